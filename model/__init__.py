@@ -1,0 +1,1 @@
+"""Batches in, a trained, averaged, evaluated and explained network out; knows neither pack nor pipelines."""
