@@ -1,0 +1,143 @@
+"""The command line of the room: python -m cache demo | pack | info | verify."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from cache import demo as demo_module
+from cache import pack as pack_module
+from cache.command import progress_bar, run
+from cache.store import SPLITS, Pack, PackError
+from cache.survey import SurveyError
+
+
+def demo(out: Positional[Path], classes: int = 12, per_class: int = 60, seed: int = 0) -> int:
+    """Draw a synthetic fine-grained data set: cartoon dogs, with planted faults and their ground truth.
+
+    Args:
+        out: The folder to make; one subfolder a breed, and truth.csv.
+        classes: Breeds.
+        per_class: Images of each.
+        seed: Another seed, other dogs.
+    """
+    with progress_bar("drawing") as update:
+        summary = demo_module.draw_demo(out, classes, per_class, seed, update)
+    faults = ", ".join(f"{count} {name}" for name, count in sorted(summary.faults.items()))
+    print(f"{out}: {summary.images} images of {summary.classes} breeds; planted: {faults or 'no faults'}")
+    return 0
+
+
+def pack(
+    images: Positional[Path],
+    out: Path,
+    val: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    keep_grayscale: bool = False,
+    exclude: Path | None = None,
+) -> int:
+    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file.
+
+    Args:
+        images: The folder, with one subfolder a class.
+        out: The pack to write.
+        val: Share of each class held out for validation.
+        test: Share of each class held out for the final test.
+        seed: Another seed, another split.
+        keep_grayscale: Keep grayscale photographs, which are left out otherwise.
+        exclude: A CSV with the columns path and reason: images that a person found wrong.
+    """
+    chosen = pack_module.read_exclusions(exclude) if exclude else {}
+    options = pack_module.Options(val, test, seed, keep_grayscale, chosen)
+    with progress_bar("looking at every image") as update:
+        pack_module.pack(images, out, options, update)
+    _describe(Pack(out), listing=True)
+    return 0
+
+
+def info(pack: Positional[Path], json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
+    """Say what is in a pack.
+
+    Args:
+        pack: The pack.
+        json_output: As JSON.
+    """
+    opened = Pack(pack)
+    if json_output:
+        print(json.dumps(opened.summary(), indent=1))
+    else:
+        _describe(opened, listing=False)
+    return 0
+
+
+def verify(pack: Positional[Path]) -> int:
+    """Check every image of a pack against its checksum; exit code 1 if any is damaged.
+
+    Args:
+        pack: The pack.
+    """
+    opened = Pack(pack)
+    damaged = opened.damaged()
+    for index in damaged:
+        print(f"damaged: {opened.describe(index)}")
+    print(f"{pack}: {len(opened) - len(damaged)} of {len(opened)} images are as they were packed")
+    return 1 if damaged else 0
+
+
+def _describe(opened: Pack, listing: bool) -> None:
+    console, summary = Console(), opened.summary()
+    table = Table("class", *SPLITS, "all", title=f"{opened.path}", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    counts = np.stack(
+        [np.bincount(opened.labels[opened.ids(name)], minlength=len(opened.classes)) for name in SPLITS]
+    )
+    for label, name in enumerate(opened.classes):
+        table.add_row(_plain(name), *(str(count) for count in counts[:, label]), str(counts[:, label].sum()))
+    table.add_section()
+    table.add_row("all", *(str(count) for count in counts.sum(axis=1)), str(len(opened)))
+    console.print(table)
+    console.print(f"{summary['bytes'] / 2**20:,.1f} MiB of original images; digest {summary['digest'][:16]}")
+    _describe_excluded(console, opened, listing)
+
+
+def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
+    excluded, transcoded = opened.header.excluded, opened.header.transcoded
+    reasons = Counter(row.reason for row in excluded)
+    total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    console.print(_plain(f"left out: {len(excluded)}" + (f" ({total})" if total else "")), highlight=False)
+    if listing:
+        for row in excluded[:50]:
+            why = f"{row.reason}, {row.detail}" if row.detail else row.reason
+            console.print(_plain(f"  {row.path}: {why}"), highlight=False, soft_wrap=True)
+        if len(excluded) > 50:
+            console.print(f"  ... and {len(excluded) - 50} more: python -m cache info {opened.path} --json")
+    if transcoded:
+        console.print(f"stored as PNG, because not every engine decodes their own format: {len(transcoded)}")
+        for path, reason in transcoded[:10] if listing else ():
+            console.print(_plain(f"  {path}: {reason}"), highlight=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Text from a file name, with nothing in it for rich or the terminal to interpret."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text).replace("[", r"\[")
+
+
+def main() -> int:
+    """Run the subcommand that the command line names."""
+    commands: dict[str, Callable[..., Any]] = {"demo": demo, "pack": pack, "info": info, "verify": verify}
+    return int(tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"))
+
+
+if __name__ == "__main__":
+    run(main, PackError, SurveyError, FileExistsError, ValueError)

@@ -1,0 +1,345 @@
+"""Write the pack: verified originals, labels, split and statistics in one Arrow file.
+
+Before it: a folder with one subfolder a class, looked at by `survey`. After it: `store.Pack`. The file is written in
+record batches, in constant memory, under a temporary name, and renamed when it is complete: an interrupted packing
+leaves nothing behind and an older pack untouched.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import itertools
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError
+from cache.survey import Look, Progress, survey
+
+BATCH_BYTES: Final = 32 << 20
+"""A record batch is closed at this size: the memory that packing needs."""
+THUMBNAILS: Final = 12
+"""Pictures kept of what was excluded, for each reason."""
+_THUMBNAIL_SIDE: Final = 128
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file on its way into the pack. path: relative to the packed folder, forward slashes. label: -1 for none."""
+
+    file: Path
+    path: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to pack. val, test: shares of each class. exclude: path -> reason, what a person found wrong."""
+
+    val: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+    keep_grayscale: bool = False
+    exclude: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to train on."""
+        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
+            raise PackError(
+                f"val is {self.val} and test is {self.test}; expected shares from 0, together below 1"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise PackError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
+
+
+def pack(images: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
+    """Pack a folder with one subfolder a class (at least two with a usable image) into the file `out`.
+
+    progress: called with (files looked at, files in all). Raises PackError; then `out` is as it was before.
+    """
+    classes, sources = find_labelled(images)
+    return write(sources, classes, out, options, progress)
+
+
+def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
+    """Class names, sorted case-insensitively, and every file below each. Raises PackError."""
+    _check_folder(images)
+    folders = [entry for entry in images.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    folders.sort(key=lambda folder: (folder.name.casefold(), folder.name))
+    if len(folders) < 2:
+        raise PackError(
+            f"{images} has {len(folders)} subfolders; expected one a class, at least 2: {images}/CLASS/image.jpg"
+        )
+    sources = [
+        Source(file, _relative(file, images), label)
+        for label, folder in enumerate(folders)
+        for file in _files(folder)
+    ]
+    return tuple(_text(folder.name) for folder in folders), sources
+
+
+def find_unlabelled(images: Path) -> list[Source]:
+    """Every file below a folder, without labels. Raises PackError."""
+    _check_folder(images)
+    return [Source(file, _relative(file, images), -1) for file in _files(images)]
+
+
+def write(
+    sources: Sequence[Source],
+    classes: tuple[str, ...],
+    out: Path,
+    options: Options = Options(),
+    progress: Progress | None = None,
+    split: str | None = None,
+) -> Header:
+    """Survey `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
+
+    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
+    """
+    if not sources:
+        raise PackError("there are no files in the folder; expected images")
+    _check_out(out)
+    kept, excluded = _select(sources, survey([source.file for source in sources], progress=progress), options)
+    if split is None:
+        classes, kept = _drop_empty_classes(classes, kept, excluded)
+    if not kept:
+        raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0])}")
+    splits = [split] * len(kept) if split else assign_splits(kept, options)
+    header = Header(
+        classes=classes,
+        digest=_digest(kept, splits),
+        seed=options.seed,
+        excluded=tuple(_with_thumbnails(excluded)),
+        transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
+    )
+    with (
+        _replacing(out) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, header.schema()) as writer,
+    ):
+        for batch in _record_batches(kept, splits):
+            writer.write_batch(batch)
+    return header
+
+
+def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list[str]:
+    """train, val or test for every image: stratified by class, a pure function of seed and content.
+
+    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part, and
+    exact duplicates within a class stay together.
+    """
+    keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
+    by_class: dict[int, list[int]] = {}
+    for index in sorted(range(len(kept)), key=lambda index: keys[index]):
+        by_class.setdefault(kept[index][0].label, []).append(index)
+    splits = ["train"] * len(kept)
+    for members in by_class.values():
+        test = min(round(options.test * len(members)), len(members) - 1)
+        held_out = min(test + round(options.val * len(members)), len(members) - 1)
+        place = 0
+        for _, twins in itertools.groupby(members, key=lambda index: keys[index]):
+            split = "test" if place < test else "val" if place < held_out else "train"
+            for index in twins:
+                splits[index] = split
+                place += 1
+    return splits
+
+
+def read_exclusions(file: Path) -> dict[str, str]:
+    """An exclusion list: CSV with the columns path (relative to the packed folder) and reason. Raises PackError."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+            header = rows[0].keys() if rows else {"path", "reason"}
+    except OSError as error:
+        raise PackError(
+            f"{file} cannot be read ({error.strerror}); expected a CSV with the columns path and reason"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
+    if not {"path", "reason"} <= set(header):
+        raise PackError(f"{file} has the columns {', '.join(map(str, header))}; expected path and reason")
+    return {row["path"].replace(os.sep, "/"): row["reason"] or "excluded by hand" for row in rows}
+
+
+def transcode(data: bytes) -> bytes:
+    """Turn anything that Pillow reads into an upright RGB PNG, without loss; of an animation the first frame."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _check_folder(images: Path) -> None:
+    if not images.is_dir():
+        raise PackError(
+            f"{images} is {'a file' if images.exists() else 'not there'}; expected a folder of images"
+        )
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below, sorted by name, hidden ones and links to folders left alone."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _relative(file: Path, images: Path) -> str:
+    return _text(file.relative_to(images).as_posix())
+
+
+def _text(name: str) -> str:
+    """A file name as valid Unicode; bytes that are none become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _select(
+    sources: Sequence[Source], looks: Sequence[Look], options: Options
+) -> tuple[list[tuple[Source, Look]], list[tuple[Source, Excluded]]]:
+    by_hand = dict(options.exclude or {})
+    unknown = by_hand.keys() - {source.path for source in sources}
+    if unknown:
+        raise PackError(
+            f"the exclusion list names {sorted(unknown)[0]!r}, which is not among the images; {len(unknown)} such"
+        )
+    kept, excluded = [], []
+    for source, look in zip(sources, looks, strict=True):
+        if source.path in by_hand:
+            excluded.append((source, Excluded(source.path, by_hand[source.path], "exclusion list")))
+        elif look.problem:
+            excluded.append((source, Excluded(source.path, look.problem, look.detail)))
+        elif look.grayscale and not options.keep_grayscale:
+            excluded.append(
+                (source, Excluded(source.path, "grayscale", f"colourfulness {look.colourfulness:.1f}"))
+            )
+        else:
+            kept.append((source, look))
+    return kept, excluded
+
+
+def _drop_empty_classes(
+    classes: tuple[str, ...], kept: list[tuple[Source, Look]], excluded: Sequence[tuple[Source, Excluded]]
+) -> tuple[tuple[str, ...], list[tuple[Source, Look]]]:
+    """Labels without a gap: a class none of whose files can be used is no class."""
+    used = sorted({source.label for source, _ in kept})
+    if len(used) < 2:
+        why = f"; the first of {len(excluded)} files left out: {_say(excluded[0])}" if excluded else ""
+        raise PackError(f"{len(used)} of {len(classes)} classes have usable images; expected at least 2{why}")
+    labels = {old: new for new, old in enumerate(used)}
+    relabelled = [(replace(source, label=labels[source.label]), look) for source, look in kept]
+    return tuple(classes[label] for label in used), relabelled
+
+
+def _say(row: tuple[Source, Excluded]) -> str:
+    return f"{row[1].path}: {row[1].reason}" + (f" ({row[1].detail})" if row[1].detail else "")
+
+
+def _digest(kept: Sequence[tuple[Source, Look]], splits: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for (source, look), split in zip(kept, splits, strict=True):
+        digest.update(f"{source.path}\0{source.label}\0{split}\0{look.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Excluded]:
+    shown: dict[str, int] = {}
+    for source, row in excluded:
+        shown[row.reason] = shown.get(row.reason, 0) + 1
+        small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and row.reason != "bomb" else None
+        yield replace(row, thumbnail=small)
+
+
+def _thumbnail(file: Path) -> str | None:
+    """A small JPEG of whatever can still be seen of the file, base64; None where that is nothing."""
+    try:
+        with Image.open(file) as image:
+            image.draft("RGB", (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            small = ImageOps.exif_transpose(image).convert("RGB")
+            small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+            stream = io.BytesIO()
+            small.save(stream, "JPEG", quality=80)
+    except Exception:  # a file that is excluded because nothing can read it
+        return None
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    rows: list[tuple[bytes, Source, Look, str]] = []
+    for (source, look), split in zip(kept, splits, strict=True):
+        rows.append((_read(source, look), source, look, split))
+        if sum(len(row[0]) for row in rows) >= BATCH_BYTES:
+            yield _record_batch(rows)
+            rows = []
+    if rows:
+        yield _record_batch(rows)
+
+
+def _read(source: Source, look: Look) -> bytes:
+    """The bytes that the survey saw, or their PNG; a file that changed since is an error, not a surprise."""
+    try:
+        data = source.file.read_bytes()
+    except OSError as error:
+        raise PackError(
+            f"{source.file} was readable a moment ago and is no longer ({error.strerror}); pack again"
+        ) from None
+    if zlib.crc32(data) != look.crc32:
+        raise PackError(
+            f"{source.file} changed while it was being packed; pack again when nothing writes to the folder"
+        )
+    return transcode(data) if look.transcode else data
+
+
+def _record_batch(rows: Sequence[tuple[bytes, Source, Look, str]]) -> pa.RecordBatch:
+    images, sources, looks, splits = zip(*rows, strict=True)
+    split = pa.DictionaryArray.from_arrays(
+        pa.array([SPLITS.index(split) for split in splits], pa.int8()), pa.array(SPLITS)
+    )
+    columns = [
+        images,
+        [source.label for source in sources],
+        split,
+        [look.width for look in looks],
+        [look.height for look in looks],
+        [look.orientation for look in looks],
+        [look.mean_luma for look in looks],
+        [zlib.crc32(image) for image in images],
+        [source.path for source in sources],
+    ]
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, field.type)
+        for column, field in zip(columns, SCHEMA, strict=True)
+    ]
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary file beside `out` that takes its place when the block ends well, and is gone otherwise."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(out)
+    except OSError as error:
+        raise PackError(f"{out} cannot be written: {error.strerror or error}; nothing was changed") from None
+    finally:
+        temporary.unlink(missing_ok=True)

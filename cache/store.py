@@ -1,0 +1,240 @@
+"""Pack: open, verify, and read the original bytes of image i without a copy.
+
+Before it: a pack file that `pack` wrote. After it: `pipelines` decodes and augments. The whole layout of the file is
+here: the schema, the metadata, the format's version.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+FORMAT: Final = 1
+"""Version of the layout. A reader refuses a newer one."""
+SPLITS: Final = ("train", "val", "test")
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("image", pa.large_binary(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("orientation", pa.uint8(), nullable=False),
+        pa.field("mean_luma", pa.float32(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+    ]
+)
+_METADATA: Final = b"greyhound"
+_PAGE: Final = 4096
+
+Residency = Literal["mmap", "ram"]
+
+
+class PackError(ValueError):
+    """The pack, or what was to become one, is not what was expected; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A file that was left out, and why. thumbnail: a small JPEG, or None where nothing could be shown."""
+
+    path: str
+    reason: str
+    detail: str = ""
+    thumbnail: str | None = None
+    """Base64."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a pack says of itself, in its schema's metadata.
+
+    classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what was
+    stored as PNG. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
+    the same data.
+    """
+
+    classes: tuple[str, ...]
+    digest: str
+    seed: int
+    excluded: tuple[Excluded, ...] = ()
+    transcoded: tuple[tuple[str, str], ...] = ()
+    format: int = FORMAT
+
+    def schema(self) -> pa.Schema:
+        """The file's schema with this header in its metadata."""
+        text = json.dumps(self, default=lambda value: vars(value))
+        return SCHEMA.with_metadata({_METADATA: text.encode()})
+
+    @staticmethod
+    def read(schema: pa.Schema, path: Path) -> Header:
+        """The header in `schema`. Raises PackError."""
+        text = (schema.metadata or {}).get(_METADATA)
+        if text is None:
+            raise PackError(
+                f"{path} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
+            )
+        content: dict[str, Any] = json.loads(text)
+        if content["format"] > FORMAT:
+            raise PackError(
+                f"{path} has pack format {content['format']}, newer than {FORMAT}, the newest known here; update Greyhound"
+            )
+        return Header(
+            classes=tuple(content["classes"]),
+            digest=content["digest"],
+            seed=content["seed"],
+            excluded=tuple(Excluded(**row) for row in content["excluded"]),
+            transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
+            format=content["format"],
+        )
+
+
+class Pack:
+    """An open pack. Owns the mapping of the file; every array is read-only and aligned with the file's rows.
+
+    labels: int32 `[n]`. sizes: int32 `[n, 2]`, width and height after EXIF rotation; stored_sizes: before it.
+    orientations: uint8 `[n]`, EXIF 1..8. mean_lumas: float32 `[n]`, 0..255. crc32s: uint32 `[n]`.
+    """
+
+    def __init__(self, path: Path | str, residency: Residency = "mmap") -> None:
+        """Open in time that does not depend on the images' bytes; `make_resident` reads them. Raises PackError."""
+        self.path, self.residency = Path(path), residency
+        buffer = _map(self.path)
+        table = _read_table(self.path, buffer)
+        self.header = Header.read(table.schema, self.path)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
+        self._resident = False
+        self._starts, self._stops = _locate(buffer, table.column("image"))
+        self._paths = table.column("path")
+        self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
+        self.labels: NDArray[np.int32] = table.column("label").to_numpy()
+        self.sizes: NDArray[np.int32] = np.stack(
+            [table.column("width").to_numpy(), table.column("height").to_numpy()], axis=1
+        )
+        self.orientations: NDArray[np.uint8] = table.column("orientation").to_numpy()
+        self.stored_sizes = np.where((self.orientations >= 5)[:, None], self.sizes[:, ::-1], self.sizes)
+        self.mean_lumas: NDArray[np.float32] = table.column("mean_luma").to_numpy()
+        self.crc32s: NDArray[np.uint32] = table.column("crc32").to_numpy()
+
+    def make_resident(self) -> None:
+        """Bring every image into memory, once, so that no epoch reads the disk.
+
+        residency "mmap" touches every page of the shared page cache; "ram" makes a private copy, which memory
+        pressure can swap but not drop.
+        """
+        if self._resident:
+            return
+        if self.residency == "ram":
+            self._bytes = self._bytes.copy()
+            self._bytes.flags.writeable = False
+        else:
+            self._bytes[::_PAGE].max(initial=0)
+        self._resident = True
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._starts)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, index = label."""
+        return self.header.classes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all the images."""
+        return int((self._stops - self._starts).sum())
+
+    def encoded(self, index: int) -> NDArray[np.uint8]:
+        """The original bytes of image `index`, a read-only view into the file: nothing is copied."""
+        return self._bytes[self._starts[index] : self._stops[index]]
+
+    def image_path(self, index: int) -> str:
+        """Where image `index` came from, relative to the packed folder."""
+        return str(self._paths[int(index)].as_py())
+
+    def describe(self, index: int) -> str:
+        """Name image `index` for a message."""
+        return f"row {index} ({self.image_path(index)!r})"
+
+    def ids(self, split: str) -> NDArray[np.int64]:
+        """Rows of one split, ascending: int64 `[n]`. Raises PackError for a split that no pack has."""
+        if split not in SPLITS:
+            raise PackError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        return np.flatnonzero(self._splits == SPLITS.index(split))
+
+    def damaged(self) -> list[int]:
+        """Rows whose bytes no longer have the checksum that they were packed with."""
+        return [
+            index for index in range(len(self)) if zlib.crc32(self.encoded(index)) != int(self.crc32s[index])
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """What is in the pack, as JSON-able values: the run folder's `pack.json` and `info --json`."""
+        reasons: dict[str, int] = {}
+        for row in self.header.excluded:
+            reasons[row.reason] = reasons.get(row.reason, 0) + 1
+        return {
+            "path": str(self.path),
+            "digest": self.header.digest,
+            "seed": self.header.seed,
+            "images": len(self),
+            "bytes": self.nbytes,
+            "classes": list(self.classes),
+            "splits": {split: len(self.ids(split)) for split in SPLITS},
+            "excluded": {
+                "total": len(self.header.excluded),
+                "reasons": reasons,
+                "images": [vars(row) for row in self.header.excluded],
+            },
+            "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
+        }
+
+
+def _map(path: Path) -> pa.Buffer:
+    try:
+        return pa.memory_map(str(path)).read_buffer()
+    except FileNotFoundError:
+        raise PackError(
+            f"there is no pack at {path}; make one: python -m cache pack IMAGES --out {path}"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise PackError(f"{path} cannot be opened ({reason}); expected a pack file") from None
+
+
+def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
+    if not table.schema.equals(SCHEMA):
+        raise PackError(
+            f"{path} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
+        )
+    if not len(table):
+        raise PackError(f"{path} holds no images; pack the images again")
+    return table
+
+
+def _locate(buffer: pa.Buffer, column: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in the file each image starts and stops.
+
+    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in.
+    """
+    bounds = []
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        bounds.append(
+            np.frombuffer(offsets, dtype=np.int64)[: len(chunk) + 1] + (data.address - buffer.address)
+        )
+    return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])

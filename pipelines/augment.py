@@ -1,0 +1,252 @@
+"""Augmentation as data: one geometry matrix and one colour matrix an image, drawn from (seed, epoch, id, view).
+
+Before it: sizes and mean lumas from the pack. After it: an engine warps by the geometry and multiplies by the
+colour. Nothing else in the system draws random numbers for images, so what an image looked like in any epoch can be
+computed again at any time, on any engine.
+
+Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in HSV);
+contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the steps; crop,
+rotation and shear are one interpolation, so what rotates into the window is the photograph around it, not fill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.philox import philox, uniform
+
+Matrices = NDArray[np.float64]
+Draws = dict[str, NDArray[np.float64]]
+
+# The slots of an image's random numbers. Append only: a slot that moves changes every picture ever drawn.
+_SLOTS: Final = (
+    "scale",
+    "across",
+    "down",
+    "rotation",
+    "shear",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "flip",
+)
+MAX_HALVINGS: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
+_LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_YIQ: Final = np.array(
+    [_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
+)  # NTSC; grey has I = Q = 0
+_RGB: Final = np.linalg.inv(_YIQ)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to an image, in torchvision's units; the defaults are the seed's recipe."""
+
+    size: int = 256
+    """Side of the square output, pixels. At scale 1 the image's short side is `size`."""
+    scale: tuple[float, float] = (0.8, 1.2)
+    """The short side becomes s * size, s uniform in this range (the seed's RandomResizedCrop)."""
+    placement: Literal["random", "centre"] = "random"
+    """Where the window lies in the scaled image."""
+    rotation: float = 15.0
+    """Degrees to either side."""
+    shear: float = 10.0
+    """Degrees to either side, along x."""
+    flip: float = 0.0
+    """Probability of a mirror image."""
+    brightness: float = 0.25
+    """The factor is uniform in 1 - b .. 1 + b; likewise contrast and saturation."""
+    contrast: float = 0.25
+    saturation: float = 0.25
+    hue: float = 0.1
+    """Turns of the colour circle to either side; 0.1 is 36 degrees."""
+    fill: int = 0
+    """Level, 0..255, of what lies outside the image."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Subtracted after the division by 255; with `std` what pretrained weights expect. The seed used neither."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no image could have."""
+        checks = {
+            f"size is {self.size}; expected at least 1 pixel": self.size >= 1,
+            f"scale is {self.scale}; expected 0 < low <= high": 0 < self.scale[0] <= self.scale[1],
+            f"rotation is {self.rotation}; expected 0..180 degrees": 0 <= self.rotation <= 180,
+            f"shear is {self.shear}; expected 0..<90 degrees": 0 <= self.shear < 90,
+            f"flip is {self.flip}; expected a probability": 0 <= self.flip <= 1,
+            f"hue is {self.hue}; expected 0..0.5 turns": 0 <= self.hue <= 0.5,
+            f"fill is {self.fill}; expected 0..255": 0 <= self.fill <= 255,
+            f"std is {self.std}; expected positive numbers": min(self.std) > 0,
+        }
+        for name in ("brightness", "contrast", "saturation"):
+            checks[f"{name} is {getattr(self, name)}; expected 0..1"] = 0 <= getattr(self, name) <= 1
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(f"augment: {message}")
+
+    def crops(self) -> Augment:
+        """The same images under random resized crops only: the views of test-time augmentation."""
+        return replace(
+            self, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+        )
+
+    def centre(self) -> Augment:
+        """No randomness: the short side becomes `size`, the window is the centre."""
+        return replace(self.crops(), scale=(1.0, 1.0), placement="centre")
+
+
+def draw(
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    ids: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    view: int = 0,
+    lumas: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The augmentation of `n` images, each a function of (seed, epoch, its id, view) alone.
+
+    ids: int64 `[n]`, 0 <= id < 2**32. sizes: int32 `[n, 2]`, width and height after EXIF rotation, pixels.
+    lumas: float32 `[n]`, mean luma of each image, 0..255, on which contrast pivots; without them mid-grey.
+
+    Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), corner origin (the
+    first pixel's centre is (0.5, 0.5)); and colour, float32 `[n, 3, 4]`: RGB in 0..255 -> the network's floats.
+    """
+    numbers = _numbers(seed, epoch, ids, view)
+    if lumas is None:
+        lumas = np.full(len(ids), 127.5, dtype=np.float32)
+    geometry = _window(augment, numbers, sizes) @ _affine(augment, numbers)
+    return geometry.astype(np.float32), _colour(augment, numbers, lumas).astype(np.float32)
+
+
+def halvings(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """How often each image is halved, antialiased, before the warp: 0..3, int32 `[n]`.
+
+    The largest power of two, at most 8, that leaves the short side at `augment.size` or more. The warp then reduces
+    by less than 2 at scale 1, where bilinear interpolation needs no antialiasing; and 1/2, 1/4, 1/8 are the scales at
+    which libjpeg decodes directly.
+    """
+    ratio = sizes.min(axis=1) / augment.size
+    return np.clip(np.floor(np.log2(np.maximum(ratio, 1))), 0, MAX_HALVINGS).astype(np.int32)
+
+
+def to_stored(
+    geometry: NDArray[np.float32],
+    sizes: NDArray[np.int32],
+    orientations: NDArray[np.uint8],
+    halved: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    """Lead geometry from the upright image to the pixels that a decoder delivers.
+
+    EXIF orientation and the halvings are matrices like any other, so neither costs an image operation.
+
+    geometry: float32 `[n, ..., 3, 3]`, as `draw` returns it. sizes: int32 `[n, 2]`, upright. orientations: uint8
+    `[n]`, EXIF 1..8. halved: int32 `[n]`. Returns float32 of geometry's shape.
+    """
+    stored = _ORIENT[orientations].copy()
+    stored[:, :2, 2] = np.einsum("nij,nj->ni", _CORNERS[orientations], sizes)
+    stored[:, :2] *= (0.5**halved)[:, None, None]
+    extra = geometry.ndim - 3
+    stored = stored.reshape(len(stored), *[1] * extra, 3, 3)
+    return (stored @ geometry).astype(np.float32)
+
+
+def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int) -> Draws:
+    """Uniform numbers in (0, 1), one array `[n]` a slot."""
+    blocks = np.arange(-(-len(_SLOTS) // 4))
+    words = philox((np.asarray(ids)[:, None], epoch, view, blocks), seed)
+    return dict(zip(_SLOTS, uniform(words).reshape(len(ids), -1).T, strict=False))
+
+
+def _between(number: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    return low + (high - low) * number
+
+
+def _window(augment: Augment, numbers: Draws, sizes: NDArray[np.int32]) -> Matrices:
+    """Window pixel -> source pixel: shift to the window's place, then undo the scaling; `[n, 3, 3]`."""
+    scale = _between(numbers["scale"], *augment.scale) * augment.size / sizes.min(axis=1)
+    slack = sizes * scale[:, None] - augment.size  # negative where the window is larger than the image
+    place = np.stack([numbers["across"], numbers["down"]], axis=1) if augment.placement == "random" else 0.5
+    matrices = np.zeros((len(sizes), 3, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / scale
+    matrices[:, :2, 2] = slack * place / scale[:, None]
+    matrices[:, 2, 2] = 1
+    return matrices
+
+
+def _affine(augment: Augment, numbers: Draws) -> Matrices:
+    """Output pixel -> window pixel: the inverse of torchvision's RandomAffine about the centre; `[n, 3, 3]`."""
+    angle = np.deg2rad(_between(numbers["rotation"], -augment.rotation, augment.rotation))
+    lean = np.tan(np.deg2rad(_between(numbers["shear"], -augment.shear, augment.shear)))
+    mirror = np.where(numbers["flip"] < augment.flip, -1.0, 1.0)
+    cos, sin = np.cos(angle), np.sin(angle)
+    matrices = np.zeros((len(angle), 3, 3))
+    matrices[:, 0, 0] = (cos - lean * sin) * mirror
+    matrices[:, 0, 1] = sin + lean * cos
+    matrices[:, 1, 0] = -sin * mirror
+    matrices[:, 1, 1] = cos
+    matrices[:, 2, 2] = 1
+    centre = augment.size / 2
+    matrices[:, :2, 2] = centre - centre * matrices[:, :2, :2].sum(axis=2)
+    return matrices
+
+
+def _colour(augment: Augment, numbers: Draws, lumas: NDArray[np.float32]) -> Matrices:
+    """Brightness, contrast, saturation, hue, /255, mean and std as one matrix; `[n, 3, 4]`."""
+    brightness, contrast, saturation = (
+        _between(numbers[name], 1 - width, 1 + width)
+        for name, width in (
+            ("brightness", augment.brightness),
+            ("contrast", augment.contrast),
+            ("saturation", augment.saturation),
+        )
+    )
+    turn = _between(numbers["hue"], -augment.hue, augment.hue) * 2 * np.pi
+    linear = (brightness * contrast)[:, None, None] * (_turn_hue(turn) @ _saturate(saturation))
+    pivot = (1 - contrast) * brightness * lumas  # grey passes saturation and hue unchanged
+    mean, std = np.array(augment.mean), np.array(augment.std)
+    offset = (pivot[:, None] / 255 - mean) / std
+    return np.concatenate([linear / (255 * std)[:, None], offset[:, :, None]], axis=2)
+
+
+def _saturate(factor: NDArray[np.float64]) -> Matrices:
+    factor = factor[:, None, None]
+    return factor * np.eye(3) + (1 - factor) * _LUMA
+
+
+def _turn_hue(turn: NDArray[np.float64]) -> Matrices:
+    """Rotate the chroma plane of YIQ by `turn` radians."""
+    rotation = np.zeros((len(turn), 3, 3))
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)
+    rotation[:, 1, 2] = -np.sin(turn)
+    rotation[:, 2, 1] = np.sin(turn)
+    return np.asarray(_RGB @ rotation @ _YIQ)
+
+
+def _orientation_tables() -> tuple[Matrices, Matrices]:
+    """For EXIF 1..8: the linear map upright -> stored, and which sides of the upright image it shifts by."""
+    stored_axes = {  # stored x and y, each as (along upright x, along upright y)
+        1: ((1, 0), (0, 1)),
+        2: ((-1, 0), (0, 1)),
+        3: ((-1, 0), (0, -1)),
+        4: ((1, 0), (0, -1)),
+        5: ((0, 1), (1, 0)),
+        6: ((0, 1), (-1, 0)),
+        7: ((0, -1), (-1, 0)),
+        8: ((0, -1), (1, 0)),
+    }
+    linear = np.zeros((9, 3, 3))
+    linear[0] = np.eye(3)  # files that carry 0 mean nothing by it
+    for orientation, axes in stored_axes.items():
+        linear[orientation, :2, :2] = axes
+        linear[orientation, 2, 2] = 1
+    return linear, np.where(linear[:, :2, :2] < 0, 1.0, 0.0)
+
+
+_ORIENT, _CORNERS = _orientation_tables()

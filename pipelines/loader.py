@@ -1,0 +1,191 @@
+"""Loader: pack + order + augment + engine -> batches on the device, one endless stream.
+
+Before it: the pack, and the pure functions that say what each batch is. After it: train, eval and explain. The
+engine and the device are chosen here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.store import Pack
+from cache.survey import available_cores
+from pipelines import dali, threads
+from pipelines.augment import Augment, draw, halvings, to_stored
+from pipelines.order import epoch_order, even_bounds, full_bounds, share
+from pipelines.request import Device, Engine, Request, Settings
+
+EngineName = Literal["auto", "dali", "threads"]
+DeviceName = Literal["auto", "gpu", "cpu"]
+
+_ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
+
+
+class DeviceError(ValueError):
+    """The engine or device that was asked for does not exist on this machine."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: float32 `[B, 3, S, S]` in channels_last memory, `[B, K, 3, S, S]` for K > 1 views; ids: int64 `[B]`,
+    rows of the pack, in host memory; labels: int64 `[B]`, on the images' device.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a stream stands: an epoch, and how many images of it are done. With the seed, all there is to resume."""
+
+    epoch: int = 0
+    images: int = 0
+
+
+def choose(
+    engine: EngineName = "auto", device: DeviceName = "auto"
+) -> tuple[Literal["dali", "threads"], Device]:
+    """The one place where engine and device are chosen: DALI on a GPU, threads without one.
+
+    Raises DeviceError for a GPU or an engine that is not there.
+    """
+    if device == "gpu" and not torch.cuda.is_available():
+        raise DeviceError("device gpu: torch finds no CUDA GPU here; use --device cpu, or auto")
+    if engine == "dali" and not dali.available():
+        raise DeviceError(
+            "engine dali: DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
+        )
+    gpu = device != "cpu" and torch.cuda.is_available()
+    if engine == "auto":
+        engine = "dali" if gpu and dali.available() else "threads"
+    return engine, "gpu" if gpu else "cpu"
+
+
+class Loader:
+    """An endless stream of batches. Owns the engine's threads and memory: close it, or use it in a `with`."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        augment: Augment,
+        ids: NDArray[np.int64],
+        *,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        views: int = 1,
+        epochs: int | None = None,
+        start: Position = Position(),
+        engine: EngineName = "auto",
+        device: DeviceName = "auto",
+        thread_count: int | None = None,
+        prefetch: int = 2,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        """Open a stream over the rows `ids` of `pack`.
+
+        batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of nearly
+        equal size (training); without it the rows in their order and a short last batch (evaluation). views: K,
+        augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there.
+        thread_count: default one a core. prefetch: batches prepared ahead. Raises DeviceError, ValueError.
+        """
+        for name, value in (
+            ("batch_size", batch_size),
+            ("views", views),
+            ("prefetch", prefetch),
+            ("ids", len(ids)),
+        ):
+            if value < 1:
+                raise ValueError(f"loader: {name} is {value}; expected at least 1")
+        self.engine, self.device = choose(engine, device)
+        pack.make_resident()
+        self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
+        self.shuffle, self.seed, self.views = shuffle, seed, views
+        self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
+        self.position = start
+        settings = Settings(
+            size=augment.size,
+            fill=augment.fill,
+            views=views,
+            batch_size=-(-batch_size // ranks),
+            threads=thread_count or available_cores(),
+            prefetch=prefetch,
+            device=self.device,
+        )
+        self._stream = _ENGINES[self.engine](pack, self._requests(start, epochs), settings)
+
+    def __enter__(self) -> Loader:
+        """The loader itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End the engine's threads and free its memory; batches that were handed out stay valid."""
+        self._stream.close()
+
+    def __len__(self) -> int:
+        """Batches in one whole epoch."""
+        return -(-len(self.ids) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """All the batches to come, across epochs."""
+        for request, images in self._stream:
+            self.position = Position(request.epoch, request.stop)
+            yield self._batch(request, images)
+
+    def epoch(self) -> Iterator[Batch]:
+        """The rest of the epoch that `position` is in; a whole one when it stands at a boundary."""
+        for batch in self:
+            if self.position.images == len(self.ids):
+                self.position = Position(self.position.epoch + 1)
+                yield batch
+                return
+            yield batch
+
+    def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> Request:
+        """What the rows `ids` look like in `epoch`: pure, and the answer to "show me image 1204 as epoch 37 saw it"."""
+        sizes, lumas = self.pack.sizes[ids], self.pack.mean_lumas[ids]
+        drawn = [draw(self.augment, self.seed, epoch, ids, sizes, view, lumas) for view in range(self.views)]
+        halved = halvings(self.augment, sizes)
+        geometry = np.stack([geometry for geometry, _ in drawn], axis=1)
+        return Request(
+            ids=ids,
+            geometry=to_stored(geometry, sizes, self.pack.orientations[ids], halved),
+            colour=np.stack([colour for _, colour in drawn], axis=1),
+            halvings=halved,
+            epoch=epoch,
+            stop=stop,
+        )
+
+    def _requests(self, start: Position, epochs: int | None) -> Iterator[Request]:
+        """Every batch from `start` on; engines read ahead of what was handed out, so this does not touch `position`."""
+        cut = even_bounds if self.shuffle else full_bounds
+        numbers = itertools.count(start.epoch) if epochs is None else range(start.epoch, start.epoch + epochs)
+        for epoch in numbers:
+            order = epoch_order(self.ids, self.seed, epoch) if self.shuffle else self.ids
+            done = start.images if epoch == start.epoch else 0
+            for low, high in cut(len(order), self.batch_size, done):
+                yield self.request(epoch, share(order[low:high], self.rank, self.ranks), high)
+
+    def _batch(self, request: Request, images: torch.Tensor) -> Batch:
+        images = images.permute(0, 1, 4, 2, 3)
+        labels = torch.from_numpy(self.pack.labels[request.ids].astype(np.int64))
+        device = torch.device("cuda" if self.device == "gpu" else "cpu")
+        return Batch(
+            images=(images[:, 0] if self.views == 1 else images).to(device),
+            labels=labels.to(device, non_blocking=True),
+            ids=torch.from_numpy(request.ids),
+        )

@@ -1,0 +1,50 @@
+"""The order of an epoch, its batches, and a rank's share: three pure functions.
+
+Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. Nothing here
+knows the batch size when it shuffles, so the order of the images survives a change of batch size or of ranks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.philox import philox
+
+_ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up from 0 and never comes near
+
+
+def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Shuffle `ids` for one epoch.
+
+    Every id is sorted by 64 random bits of its own, drawn from (seed, epoch, id): adding or removing an image never
+    reorders the others, and equal keys (about n**2 / 2**65) fall back to the order of the ids.
+
+    ids: int64 `[n]`, each at most once. Returns int64 `[n]`, a permutation of them.
+    """
+    ids = np.sort(ids)
+    words = philox((ids, epoch, 0, _ORDER), seed).astype(np.uint64)
+    return ids[np.argsort(words[:, 0] << np.uint64(32) | words[:, 1], kind="stable")]
+
+
+def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
+    """Cut the positions `start..count` into the fewest batches of at most `batch_size`, as equal as can be.
+
+    Training uses this: no epoch ends in a batch of one image, whose statistics would be the last that BatchNorm sees
+    before validation. Cutting again from any of its own bounds gives the same remaining bounds.
+    """
+    left = count - start
+    batches = -(-left // batch_size)
+    sizes = [(left + k) // batches for k in range(batches)]
+    stops = np.cumsum(sizes, dtype=np.int64) + start
+    return [(int(stop) - size, int(stop)) for stop, size in zip(stops, sizes, strict=True)]
+
+
+def full_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
+    """Cut the positions `start..count` into full batches and a short last one, as evaluation does."""
+    return [(low, min(low + batch_size, count)) for low in range(start, count, batch_size)]
+
+
+def share(ids: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
+    """The part of one global batch that `rank` of `ranks` reads; all the shares together are the batch."""
+    return ids[rank::ranks]

@@ -1,0 +1,59 @@
+"""What the loader asks an engine for: the words that `loader`, `dali` and `threads` share.
+
+Before it: draws and order. After it: an engine, which turns every request into one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.store import Pack
+
+Device = Literal["gpu", "cpu"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch: which images, under which matrices; K views of each.
+
+    ids: int64 `[B]`, rows of the pack. geometry: float32 `[B, K, 3, 3]`, output pixel -> stored pixel after the
+    halvings. colour: float32 `[B, K, 3, 4]`. halvings: int32 `[B]`. epoch, stop: where the stream stands once this
+    batch is done, as an epoch and a number of images of it.
+    """
+
+    ids: NDArray[np.int64]
+    geometry: NDArray[np.float32]
+    colour: NDArray[np.float32]
+    halvings: NDArray[np.int32]
+    epoch: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same from batch to batch. size, fill: pixels and level, as in `Augment`."""
+
+    size: int
+    fill: int
+    views: int
+    batch_size: int
+    threads: int
+    prefetch: int
+    device: Device
+
+
+Stream = Iterator[tuple[Request, torch.Tensor]]
+"""Requests and their images: float32 `[B, K, S, S, 3]`, in the order asked for."""
+
+Engine = Callable[[Pack, Iterator[Request], Settings], Any]
+"""A generator function `(pack, requests, settings) -> Stream`; closing the generator frees what it holds."""
+
+
+class BadImageError(RuntimeError):
+    """An image of the pack did not decode, though it did when it was packed."""

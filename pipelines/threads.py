@@ -1,0 +1,128 @@
+"""The `threads` engine: decode -> halve -> warp -> colour on CPU threads, with libjpeg-turbo and OpenCV.
+
+Before it: `loader` says which images, under which matrices. After it: torch tensors in host memory. All three steps
+release the GIL, so plain threads use every core, and each writes its pixels straight into the batch's own memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.store import Pack
+from pipelines.decode import DecodeError, decode
+from pipelines.request import BadImageError, Request, Settings, Stream
+
+_WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+
+
+def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Stream:
+    """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
+    cv2.setNumThreads(1)  # the threads are ours
+    ring = Ring(
+        (settings.batch_size, settings.views, settings.size, settings.size, 3), settings.device == "gpu"
+    )
+    pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="greyhound")
+    ahead: deque[tuple[Request, NDArray[np.float32], list[Future[None]]]] = deque()
+    try:
+        for request in requests:
+            batch = ring.take()
+            ahead.append((request, batch, _start(pool, pack, request, batch, settings)))
+            if len(ahead) > settings.prefetch:
+                yield _finish(ring, *ahead.popleft())
+        while ahead:
+            yield _finish(ring, *ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Ring:
+    """Preallocated batches of one shape, each reused once no tensor on it is alive.
+
+    A consumer that keeps its batches gets new memory for the next ones: nothing is ever overwritten under it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], pinned: bool = False) -> None:
+        """pinned: page-locked memory, from which a GPU copies fastest."""
+        self._shape, self._pinned = shape, pinned
+        self._free: list[NDArray[np.float32]] = []
+        self.allocated = 0
+
+    def take(self) -> NDArray[np.float32]:
+        """Memory for one batch that nobody reads."""
+        if self._free:
+            return self._free.pop()
+        self.allocated += 1
+        fresh: NDArray[np.float32] = torch.empty(self._shape, pin_memory=self._pinned).numpy()
+        return fresh
+
+    def lend(self, batch: NDArray[np.float32], count: int) -> torch.Tensor:
+        """The first `count` images as a tensor; when the last view of it dies, `batch` is free again."""
+        view = batch[:count]
+        weakref.finalize(view, self._free.append, batch).atexit = False
+        return torch.from_numpy(view)
+
+
+def _start(
+    pool: ThreadPoolExecutor, pack: Pack, request: Request, batch: NDArray[np.float32], settings: Settings
+) -> list[Future[None]]:
+    """One task a thread; the tasks take images off a common iterator until it is empty."""
+    todo = iter(range(len(request.ids)))  # `next` on it is atomic
+    matrices = to_opencv(request.geometry)
+    return [
+        pool.submit(_fill, pack, request, matrices, todo, batch, settings)
+        for _ in range(min(settings.threads, len(request.ids)))
+    ]
+
+
+def _finish(
+    ring: Ring, request: Request, batch: NDArray[np.float32], tasks: list[Future[None]]
+) -> tuple[Request, torch.Tensor]:
+    for task in tasks:
+        task.result()
+    return request, ring.lend(batch, len(request.ids))
+
+
+def _fill(
+    pack: Pack,
+    request: Request,
+    matrices: NDArray[np.float64],
+    todo: Iterator[int],
+    batch: NDArray[np.float32],
+    settings: Settings,
+) -> None:
+    """The path of an image: decode once, then warp and colour every view of it."""
+    window = (settings.size, settings.size)
+    warped = np.empty((*window, 3), dtype=np.uint8)
+    fill = (settings.fill,) * 3
+    for row in todo:
+        pixels = _decode_row(pack, int(request.ids[row]), int(request.halvings[row]))
+        for view, image in enumerate(batch[row]):
+            cv2.warpAffine(pixels, matrices[row, view], window, warped, _WARP, cv2.BORDER_CONSTANT, fill)
+            np.copyto(image, warped)
+            cv2.transform(image, request.colour[row, view], image)
+
+
+def _decode_row(pack: Pack, index: int, halvings: int) -> NDArray[np.uint8]:
+    try:
+        width, height = pack.stored_sizes[index]
+        return decode(pack.encoded(index), halvings, (int(width), int(height)))
+    except DecodeError as error:
+        raise BadImageError(
+            f"an image no longer decodes: {pack.describe(index)} ({error}). "
+            f"Check the pack: python -m cache verify {pack.path}"
+        ) from None
+
+
+def to_opencv(geometry: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Geometry with OpenCV's origin, the first pixel's centre, instead of its corner: `[..., 2, 3]`."""
+    matrices = geometry[..., :2, :].astype(np.float64)
+    matrices[..., 2] += 0.5 * (matrices[..., 0] + matrices[..., 1]) - 0.5
+    return matrices
