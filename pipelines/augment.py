@@ -11,10 +11,12 @@ rotation and shear are one interpolation, so what rotates into the window is the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipelines.philox import philox, uniform
@@ -99,6 +101,18 @@ class Augment:
         """No randomness: the short side becomes `size`, the window is the centre."""
         return replace(self.crops(), scale=(1.0, 1.0), placement="centre")
 
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Augment:
+        """The augmentation that a run's recipe.json describes."""
+        return Augment(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        )
+
+    def to_pixels(self, images: torch.Tensor) -> NDArray[np.uint8]:
+        """A batch as it looks: the network's floats `[B, 3, S, S]` -> uint8 `[B, S, S, 3]`, `mean` and `std` undone."""
+        levels = images.detach().cpu().permute(0, 2, 3, 1).numpy() * np.array(self.std) + np.array(self.mean)
+        return np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
+
 
 def draw(
     augment: Augment,
@@ -132,7 +146,10 @@ def halvings(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     which libjpeg decodes directly.
     """
     ratio = sizes.min(axis=1) / augment.size
-    return np.clip(np.floor(np.log2(np.maximum(ratio, 1))), 0, MAX_HALVINGS).astype(np.int32)
+    halved: NDArray[np.int32] = np.clip(np.floor(np.log2(np.maximum(ratio, 1))), 0, MAX_HALVINGS).astype(
+        np.int32
+    )
+    return halved
 
 
 def to_stored(
@@ -224,8 +241,8 @@ def _turn_hue(turn: NDArray[np.float64]) -> Matrices:
     rotation = np.zeros((len(turn), 3, 3))
     rotation[:, 0, 0] = 1
     rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)
-    rotation[:, 1, 2] = -np.sin(turn)
-    rotation[:, 2, 1] = np.sin(turn)
+    rotation[:, 1, 2] = np.sin(turn)
+    rotation[:, 2, 1] = -np.sin(turn)
     return np.asarray(_RGB @ rotation @ _YIQ)
 
 

@@ -1,0 +1,39 @@
+# Two commands: `make demo` shows the whole flow, `make test` proves it. Each makes its environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEMO ?= demo
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,weights]"
+	@touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/python -m cache demo $(DEMO)/images
+	$(BIN)/python -m cache pack $(DEMO)/images --out $(DEMO)/dogs.arrow
+	$(BIN)/python train.py demo --pack $(DEMO)/dogs.arrow --out $(DEMO)/run
+	$(BIN)/python eval.py --run $(DEMO)/run --crops 10
+	$(BIN)/python explain.py --run $(DEMO)/run
+	@echo "Open $(DEMO)/run/report.html"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m pipelines.benchmark
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,126 @@
+"""Explain: where a trained network looks, as the gradient of the loss at the pixels of random test images.
+
+    python explain.py --run runs/dogs --count 12
+
+Before it: `train.py`. After it: saliency.png, saliency.json and the report in the run folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from model.checkpoint import CheckpointError
+from model.saliency import Saliency, normalise, saliency
+from torch import nn
+
+from cache.command import run
+from cache.store import Pack, PackError
+from model import figures, report
+from model.run import PACK, RECIPE, CheckpointName, Run, RunError
+from pipelines.augment import Augment
+from pipelines.loader import Batch, DeviceError, DeviceName, EngineName, Loader, choose
+from pipelines.order import epoch_order
+from pipelines.request import BadImageError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to explain."""
+
+    run: Path
+    """The run folder of a training."""
+    pack: Path | None = None
+    """Another pack than the one trained on."""
+    count: int = 12
+    """Images, drawn at random."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which images of the pack."""
+    checkpoint: CheckpointName = "auto"
+    """auto: swa or best, whichever did better on the validation split."""
+    seed: int = 0
+    """Other images."""
+    engine: EngineName = "auto"
+    device: DeviceName = "auto"
+
+
+def main() -> int:
+    """Explain what the command line names."""
+    explain(tyro.cli(Job, prog="python explain.py"))
+    return 0
+
+
+def explain(job: Job) -> None:
+    """Draw the images through the evaluation's pipeline, look at the gradient, write the sheet."""
+    if job.count < 1:
+        raise RunError(f"--count is {job.count}; expected at least 1")
+    _, device = choose(job.engine, job.device)
+    folder = Run(job.run)
+    _, network = folder.network(job.checkpoint, torch.device("cuda" if device == "gpu" else "cpu"))
+    pack = Pack(job.pack or folder.read(PACK)["path"])
+    if list(pack.classes) != folder.read(PACK)["classes"]:
+        raise PackError(
+            f"{pack.path} has other classes than {job.run} was trained on; name the pack it was trained on"
+        )
+    augment = Augment.from_json(folder.read(RECIPE)["augment"]).centre()
+    batch = draw_images(job, pack, augment)
+    result = untouched(network, batch)
+    rows = describe(pack, batch, result)
+    folder.write("saliency.json", rows)
+    figures.saliency_sheet(
+        folder.folder / "saliency.png",
+        augment.to_pixels(batch.images),
+        normalise(result.gradient),
+        [f"true: {row['true']}\npredicted: {row['predicted']}\nloss: {row['loss']:.3f}" for row in rows],
+        [row["true"] == row["predicted"] for row in rows],
+    )
+    print(f"{len(rows)} images: {folder.folder / 'saliency.png'}")
+    print(f"report: {report.build(folder.folder)}")
+
+
+def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
+    """`count` random images of the split, as evaluation sees them."""
+    ids = pack.ids(job.split)
+    if not len(ids):
+        raise PackError(f"{pack.path} has no images in its split {job.split}; name another: --split")
+    chosen = epoch_order(ids, job.seed, 0)[: job.count]
+    with Loader(
+        pack, augment, chosen, batch_size=len(chosen), epochs=1, engine=job.engine, device=job.device
+    ) as loader:
+        return next(iter(loader))
+
+
+def untouched(network: nn.Module, batch: Batch) -> Saliency:
+    """The saliency of a batch; explaining must not change what it explains, and that is checked."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    result = saliency(network, batch.images, batch.labels)
+    for name, value in network.state_dict().items():
+        if not torch.equal(value, before[name]):
+            raise RuntimeError(f"explaining changed {name}; this is a bug")
+    return result
+
+
+def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]:
+    """A row an image: where it came from, what it is, what it was taken for, and the loss."""
+    return [
+        {
+            "path": pack.image_path(index),
+            "true": pack.classes[label],
+            "predicted": pack.classes[prediction],
+            "loss": loss,
+        }
+        for index, label, prediction, loss in zip(
+            batch.ids.tolist(),
+            batch.labels.tolist(),
+            result.predictions.tolist(),
+            result.loss.tolist(),
+            strict=True,
+        )
+    ]
+
+
+if __name__ == "__main__":
+    run(main, PackError, RunError, DeviceError, CheckpointError, BadImageError)

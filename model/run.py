@@ -1,0 +1,135 @@
+"""The run folder: where train, eval and explain meet.
+
+Before it: train writes it. After it: eval and explain read the network from it, `report` reads everything. The names
+of its files are here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+
+from model import checkpoint
+from model.atomic import replacing
+from model.network import build
+
+RECIPE: Final = "recipe.json"
+VERSIONS: Final = "versions.json"
+PACK: Final = "pack.json"
+METRICS: Final = "metrics.jsonl"
+SWA: Final = "swa.json"
+EVALUATION: Final = "eval.json"
+LAST: Final = "last.ckpt"
+BEST: Final = "best.ckpt"
+AVERAGED: Final = "swa.ckpt"
+
+CheckpointName = Literal["auto", "swa", "best", "last"]
+
+_FILES: Final = {"swa": AVERAGED, "best": BEST, "last": LAST}
+_PACKAGES: Final = (
+    "greyhound",
+    "torch",
+    "timm",
+    "nvidia-dali-cuda120",
+    "opencv-python-headless",
+    "simplejpeg",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
+
+
+class RunError(ValueError):
+    """The run folder is not what was expected; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    def read(self, name: str) -> Any:
+        """The JSON content of one file. Raises RunError."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.folder} has no {name}; expected a run folder, as made by: "
+                "python train.py fast --pack PACK --out RUN"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}); train again into another folder") from None
+
+    def write(self, name: str, content: Any) -> None:
+        """Write one JSON file, whole or not at all."""
+        self.write_text(name, json.dumps(content, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one text file, whole or not at all."""
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row an epoch, in their order."""
+        path = self.folder / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the metrics of all epochs."""
+        self.write_text(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
+        """A checkpoint's name and content; "auto" takes the better of swa and best by validation accuracy.
+
+        Raises RunError where there is none, CheckpointError where it is damaged.
+        """
+        wanted = ("swa", "best", "last") if name == "auto" else (name,)
+        there = [name for name in wanted if (self.folder / _FILES[name]).exists()]
+        if not there:
+            raise RunError(
+                f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: python train.py"
+            )
+        loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
+        best = max(loaded, key=lambda name: loaded[name].get("accuracy", 0.0))  # a tie goes to the average
+        return best, loaded[best]
+
+    def network(self, name: CheckpointName, device: torch.device) -> tuple[str, nn.Module]:
+        """The trained network on `device`, in evaluation mode, and the checkpoint's name."""
+        recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
+        chosen, content = self.load(name)
+        network = build(recipe["network"], len(classes), weights="none")
+        network.load_state_dict(content["network"])
+        return chosen, network.to(device).eval()
+
+
+def versions(**more: str) -> dict[str, str]:
+    """What a result depends on: packages, machine, date; and whatever `more` is given."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return found | {"machine": f"{_processor()}, {cores} cores", "gpu": gpu, "date": date} | more
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

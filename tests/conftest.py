@@ -1,0 +1,37 @@
+"""Fixtures that many tests share: photographs where they exist, and small packs made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cache.store import Pack
+from pictures import coded, encode, packed
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def _folder(name: str) -> Path:
+    if not (DATA / name).is_dir():
+        pytest.skip(f"needs {DATA / name}, which is no part of the product")
+    return DATA / name
+
+
+@pytest.fixture(scope="session")
+def dogs() -> Path:
+    """3,629 crops of dogs, one folder a breed, 224 x 224."""
+    return _folder("dogs25")
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """200 photographs at their own size, about 500 x 375."""
+    return _folder("photos")
+
+
+@pytest.fixture(scope="session")
+def coded_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """20 coordinate-coded images in two classes, sizes all different; blue is the row, and label is row >= 9."""
+    images = [encode(coded(70 + 3 * row, 91 - 2 * row, row), "PNG" if row % 2 else "JPEG") for row in range(20)]
+    return packed(tmp_path_factory.mktemp("coded"), {"first": images[:9], "second": images[9:]})

@@ -1,0 +1,66 @@
+"""The slow, obvious reference: what both engines must deliver, in plain numpy, from the same arguments.
+
+Before it: decoded pixels and the matrices that `pipelines.augment` draws. After it: the tests hold the engines
+against it. Every line is the definition, none is an optimisation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+def halve(pixels: Pixels, times: int) -> Pixels:
+    """The mean of every block of 2**times pixels a side, uint8 `[ceil(H / 2**t), ceil(W / 2**t), 3]`.
+
+    Where the size is no multiple, the last row and column repeat.
+    """
+    block = 2**times
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, ((0, -height % block), (0, -width % block), (0, 0)), mode="edge")
+    blocks = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block, 3)
+    return np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+
+
+def warp(pixels: Pixels, geometry: Floats, size: int, fill: int = 0) -> Pixels:
+    """For every output pixel, the bilinear blend of the four pixels around where geometry says that it comes from.
+
+    geometry: `[3, 3]`, output -> source, corner origin. A neighbour outside the image has the level `fill`.
+    """
+    down, across = np.mgrid[:size, :size] + 0.5  # the centre of every output pixel
+    x, y, w = geometry.astype(np.float64) @ np.stack([across, down, np.ones_like(down)]).reshape(3, -1)
+    x, y = x / w - 0.5, y / w - 0.5  # in steps from the centre of the first source pixel
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, bottom = x - left, y - top  # weights
+    blend = (
+        _at(pixels, left, top, fill) * ((1 - right) * (1 - bottom))[:, None]
+        + _at(pixels, left + 1, top, fill) * (right * (1 - bottom))[:, None]
+        + _at(pixels, left, top + 1, fill) * ((1 - right) * bottom)[:, None]
+        + _at(pixels, left + 1, top + 1, fill) * (right * bottom)[:, None]
+    )
+    return np.floor(blend + 0.5).astype(np.uint8).reshape(size, size, 3)
+
+
+def render(pixels: Pixels, geometry: Floats, colour: Floats, size: int, fill: int = 0) -> Floats:
+    """The whole path after decoding and halving: warp, round to uint8, multiply by the colour matrix `[3, 4]`."""
+    warped = warp(pixels, geometry, size, fill).astype(np.float64)
+    return (warped @ colour[:, :3].T.astype(np.float64) + colour[:, 3]).astype(np.float32)
+
+
+def psnr(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """Peak signal-to-noise ratio of two images of levels 0..255, decibels."""
+    error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _at(
+    pixels: Pixels, x: NDArray[np.int_], y: NDArray[np.int_], fill: int
+) -> NDArray[np.float64]:
+    height, width = pixels.shape[:2]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    found = np.full((len(x), 3), float(fill))
+    found[inside] = pixels[y[inside], x[inside]]
+    return found

@@ -1,0 +1,129 @@
+"""The order of an epoch, its batches and a rank's share, with the numbers written out."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from pipelines.augment import Augment, draw
+from pipelines.order import epoch_order, even_bounds, full_bounds, share
+
+
+def test_an_epoch_is_a_permutation() -> None:
+    ids = np.array([3, 900, 17, 4_000_000_000, 0])
+    for epoch in range(20):
+        assert sorted(epoch_order(ids, 0, epoch).tolist()) == [0, 3, 17, 900, 4_000_000_000]
+    assert epoch_order(ids, 0, 0).dtype == np.int64
+    assert epoch_order(ids[:1], 0, 0).tolist() == [3]
+    assert epoch_order(ids[:0], 0, 0).tolist() == []
+
+
+def test_the_order_of_the_ids_given_does_not_matter() -> None:
+    ids = np.arange(50)
+    assert epoch_order(ids[::-1], 1, 2).tolist() == epoch_order(ids, 1, 2).tolist()
+    assert ids.tolist() == list(range(50))  # and they are left as they were
+
+
+def test_every_seed_and_every_epoch_shuffles_anew() -> None:
+    orders = [epoch_order(np.arange(64), seed, epoch) for seed in range(5) for epoch in range(5)]
+    assert len({tuple(order.tolist()) for order in orders}) == 25  # (0, 1) and (1, 0) among them
+
+
+def test_each_place_gets_each_image_about_equally_often() -> None:
+    orders = np.stack([epoch_order(np.arange(8), 0, epoch) for epoch in range(4000)])
+    counts = np.stack([np.bincount(orders[:, place], minlength=8) for place in range(8)])
+    assert 410 < counts.min()  # 500 expected, standard deviation 21
+    assert counts.max() < 590
+
+
+def test_adding_an_image_never_reorders_the_others() -> None:
+    before = epoch_order(np.arange(0, 200, 2), 5, 3)
+    after = epoch_order(np.arange(200), 5, 3)
+    assert after[after % 2 == 0].tolist() == before.tolist()
+
+
+def test_the_order_is_no_part_of_the_draws() -> None:
+    """The words that sort an id are not the words that augment it."""
+    ids = np.arange(1000)
+    places = np.argsort(epoch_order(ids, 0, 0))
+    geometry, _ = draw(Augment(), 0, 0, ids, np.full((1000, 2), 256, dtype=np.int32))
+    assert abs(np.corrcoef(places, geometry[:, 0, 0])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "bounds"),
+    [
+        (10, 4, [(0, 3), (3, 6), (6, 10)]),
+        (8, 4, [(0, 4), (4, 8)]),
+        (9, 8, [(0, 4), (4, 9)]),
+        (5, 8, [(0, 5)]),
+        (1, 8, [(0, 1)]),
+        (3, 1, [(0, 1), (1, 2), (2, 3)]),
+        (0, 8, []),
+    ],
+)
+def test_even_bounds(count: int, batch_size: int, bounds: list[tuple[int, int]]) -> None:
+    assert even_bounds(count, batch_size) == bounds
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "bounds"),
+    [
+        (10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (8, 4, [(0, 4), (4, 8)]),
+        (9, 8, [(0, 8), (8, 9)]),
+        (1, 8, [(0, 1)]),
+        (0, 8, []),
+    ],
+)
+def test_full_bounds(count: int, batch_size: int, bounds: list[tuple[int, int]]) -> None:
+    assert full_bounds(count, batch_size) == bounds
+
+
+def test_even_bounds_are_the_fewest_and_nearly_equal() -> None:
+    for count in range(1, 130):
+        for batch_size in range(1, 40):
+            bounds = even_bounds(count, batch_size)
+            sizes = [stop - start for start, stop in bounds]
+            assert len(bounds) == -(-count // batch_size)
+            assert max(sizes) <= batch_size
+            assert max(sizes) - min(sizes) <= 1
+            assert bounds[0][0] == 0
+            assert bounds[-1][1] == count
+            assert all(one[1] == other[0] for one, other in zip(bounds[:-1], bounds[1:], strict=True))
+
+
+@pytest.mark.parametrize("cut", [even_bounds, full_bounds])
+def test_cutting_again_from_a_bound_leaves_the_remaining_bounds(cut: type[object]) -> None:
+    bounds_of = even_bounds if cut is even_bounds else full_bounds
+    for count in range(1, 130):
+        for batch_size in (1, 2, 3, 5, 8, 13, 32, 64, 200):
+            bounds = bounds_of(count, batch_size)
+            for place, (start, _) in enumerate(bounds):
+                assert bounds_of(count, batch_size, start) == bounds[place:]
+            assert bounds_of(count, batch_size, count) == []
+
+
+def test_bounds_are_plain_integers() -> None:
+    """They go into a checkpoint as JSON."""
+    assert {type(bound) for pair in even_bounds(10, 4) for bound in pair} == {int}
+
+
+def test_shares_partition_a_batch() -> None:
+    batch = np.array([5, 3, 8, 1, 9, 2, 7])
+    assert share(batch, 0, 1).tolist() == [5, 3, 8, 1, 9, 2, 7]
+    assert [share(batch, rank, 3).tolist() for rank in range(3)] == [[5, 1, 7], [3, 9], [8, 2]]
+    assert share(batch[:1], 2, 3).tolist() == []
+
+
+@pytest.mark.slow
+def test_imagenet_is_ordered_and_drawn_in_seconds() -> None:
+    count, batch = 1_281_167, 4096
+    start = time.perf_counter()
+    order = epoch_order(np.arange(count), 0, 0)
+    sizes = np.full((batch, 2), 400, dtype=np.int32)
+    for low, high in even_bounds(count, batch):
+        draw(Augment(), 0, 0, order[low:high], sizes[: high - low])
+    assert time.perf_counter() - start < 15
