@@ -22,19 +22,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from model.checkpoint import CheckpointError
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import progress_bar, run
+from cache.command import parse, progress_bar, run
 from cache.pack import Options, Source, find_unlabelled, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
 from model import figures, metrics, report
-from model.precision import forward, use_fast_kernels
+from model.checkpoint import CheckpointError
+from model.precision import forward, has_bf16, use_fast_kernels
 from model.run import EVALUATION, PACK, RECIPE, CheckpointName, Run, RunError
 from pipelines.augment import Augment
-from pipelines.loader import DeviceError, DeviceName, EngineName, Loader, choose
+from pipelines.loader import DeviceError, DeviceName, EngineName, Loader, choose, torch_device
 from pipelines.request import BadImageError
 
 IMAGES_AT_ONCE = 64
@@ -71,7 +71,7 @@ class Job:
 
 def main() -> int:
     """Evaluate what the command line names."""
-    evaluate(tyro.cli(Job, prog="python eval.py"))
+    evaluate(parse(lambda: tyro.cli(Job, prog="python eval.py")))
     return 0
 
 
@@ -82,10 +82,10 @@ def evaluate(job: Job) -> None:
     _, device = choose(job.engine, job.device)
     use_fast_kernels()
     folder = Run(job.run)
-    recipe = folder.read(RECIPE)
-    chosen, network = folder.network(job.checkpoint, torch.device("cuda" if device == "gpu" else "cpu"))
+    trained = Augment.from_json(folder.read(RECIPE)["augment"])
+    chosen, network = folder.network(job.checkpoint, torch_device(device))
     with open_images(job, folder) as (pack, ids):
-        probabilities = predict(job, recipe, network, pack, ids)
+        probabilities = predict(job, trained, network, pack, ids)
         labels = pack.labels[ids]
         if (labels < 0).all():
             write_predictions(
@@ -161,11 +161,11 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 
 @torch.no_grad()
 def predict(
-    job: Job, recipe: dict[str, Any], network: nn.Module, pack: Pack, ids: NDArray[np.int64]
+    job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Class probabilities of every crop: float32 `[n, crops, K]`."""
-    trained = Augment.from_json(recipe["augment"])
     augment = trained.crops() if job.crops > 1 else trained.centre()
+    bf16 = has_bf16(next(network.parameters()).device)
     parts = []
     with (
         Loader(
@@ -184,7 +184,7 @@ def predict(
     ):
         for batch in loader:
             views = batch.images.reshape(-1, *batch.images.shape[-3:])
-            logits = forward(network, views, recipe["bf16"])
+            logits = forward(network, views, bf16)
             parts.append(logits.softmax(1).view(len(batch.ids), job.crops, -1))
             update(loader.position.images, len(ids))
     probabilities: NDArray[np.float32] = torch.cat(parts).cpu().numpy()

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from model.checkpoint import CheckpointError
-from model.saliency import Saliency, normalise, saliency
 from torch import nn
 
-from cache.command import run
+from cache.command import parse, run
 from cache.store import Pack, PackError
 from model import figures, report
+from model.checkpoint import CheckpointError
 from model.run import PACK, RECIPE, CheckpointName, Run, RunError
+from model.saliency import Saliency, normalise, saliency
 from pipelines.augment import Augment
-from pipelines.loader import Batch, DeviceError, DeviceName, EngineName, Loader, choose
+from pipelines.loader import Batch, DeviceError, DeviceName, EngineName, Loader, choose, torch_device
 from pipelines.order import epoch_order
 from pipelines.request import BadImageError
 
@@ -49,7 +49,7 @@ class Job:
 
 def main() -> int:
     """Explain what the command line names."""
-    explain(tyro.cli(Job, prog="python explain.py"))
+    explain(parse(lambda: tyro.cli(Job, prog="python explain.py")))
     return 0
 
 
@@ -59,7 +59,7 @@ def explain(job: Job) -> None:
         raise RunError(f"--count is {job.count}; expected at least 1")
     _, device = choose(job.engine, job.device)
     folder = Run(job.run)
-    _, network = folder.network(job.checkpoint, torch.device("cuda" if device == "gpu" else "cpu"))
+    _, network = folder.network(job.checkpoint, torch_device(device))
     pack = Pack(job.pack or folder.read(PACK)["path"])
     if list(pack.classes) != folder.read(PACK)["classes"]:
         raise PackError(

@@ -16,28 +16,37 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
 import tyro
-from model.checkpoint import CheckpointError, save
-from model.loss import smoothed_cross_entropy
-from model.network import WeightsError, build, normalisation
-from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import nn
 from torch.nn import functional
 
-from cache.command import run
+from cache.command import parse, run
 from cache.store import Pack, PackError, Residency
 from model import figures, head, report, swa
-from model.precision import forward, use_fast_kernels
+from model.checkpoint import CheckpointError, save
+from model.loss import smoothed_cross_entropy
+from model.network import WeightsError, build, normalisation
+from model.precision import forward, has_bf16, use_fast_kernels
 from model.run import AVERAGED, BEST, LAST, PACK, RECIPE, SWA, VERSIONS, Run, RunError, versions
+from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from pipelines.augment import Augment
-from pipelines.loader import Batch, DeviceError, DeviceName, EngineName, Loader, Position, choose
+from pipelines.loader import (
+    Batch,
+    DeviceError,
+    DeviceName,
+    EngineName,
+    Loader,
+    Position,
+    choose,
+    torch_device,
+)
 from pipelines.request import BadImageError
 
 
@@ -75,8 +84,8 @@ class Recipe:
     solve_head: bool = False
     """Before the first epoch, solve the last layer on the frozen features."""
     averaging: Averaging = field(default_factory=Averaging)
-    bf16: bool = True
-    """Compute in bfloat16 where torch's autocast allows; weights stay float32."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the device has instructions for it; weights stay float32 either way."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
     compile: bool = False
@@ -85,6 +94,11 @@ class Recipe:
     """The order of the images, their augmentation, and the new head's first weights."""
     note: tyro.conf.Suppress[str] = ""
     """Said beside every accuracy in the report."""
+
+    @property
+    def bf16(self) -> bool:
+        """Whether to compute in bfloat16, once `resolve` has made the choice."""
+        return self.precision == "bf16"
 
 
 _PRETRAINED: Final = (
@@ -156,7 +170,7 @@ class Stopped(Exception):
 
 def main() -> int:
     """Run the recipe that the command line names."""
-    job = parse(sys.argv[1:])
+    job = read_job(sys.argv[1:])
     with stop_signals() as stop:
         try:
             train(job, stop)
@@ -166,7 +180,7 @@ def main() -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Job:
+def read_job(arguments: list[str]) -> Job:
     """The command line, which follows from the types: a recipe's name, then any field of it."""
     described = {
         "paper": ("The seed's recipe, number by number: 200 epochs.", PAPER),
@@ -177,7 +191,7 @@ def parse(arguments: list[str]) -> Job:
         name: (text, Job(pack=tyro.MISSING, out=tyro.MISSING, recipe=recipe))
         for name, (text, recipe) in described.items()
     }
-    return tyro.extras.overridable_config_cli(jobs, args=arguments, prog="python train.py")
+    return parse(lambda: tyro.extras.overridable_config_cli(jobs, args=arguments, prog="python train.py"))
 
 
 @contextmanager
@@ -199,15 +213,16 @@ def stop_signals() -> Iterator[Stop]:
 
 def train(job: Job, stop: Stop) -> None:
     """The whole flow: open, prepare the run folder, solve the head, train, average, report."""
-    engine, device = choose(job.engine, job.device)
+    engine, where = choose(job.engine, job.device)
+    device = torch_device(where)
     use_fast_kernels()
     pack = Pack(job.pack, job.residency)
     check_splits(pack)
-    job = replace(job, recipe=resolve(job.recipe))
+    job = replace(job, recipe=resolve(job.recipe, device))
     folder, state = open_run(job, pack)
     network = new_network(job.recipe, len(pack.classes), device, fresh=state is None)
     if state is None:
-        start_run(job, pack, folder, versions(engine=engine, device=device))
+        start_run(job, pack, folder, versions(engine=engine, device=where))
         draw_pictures(job, pack, folder)
         solve_head(job, pack, network)
     fit(job, pack, network, folder, state, stop)
@@ -215,12 +230,14 @@ def train(job: Job, stop: Stop) -> None:
     print(f"report: {report.build(folder.folder)}")
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with the normalisation that its network's weights expect written into its augmentation."""
-    if not recipe.normalise:
-        return recipe
-    mean, std = normalisation(recipe.network)
-    return replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
+def resolve(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with every choice that it left open made: the precision, and the weights' mean and std."""
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision="bf16" if has_bf16(device) else "fp32")
+    if recipe.normalise:
+        mean, std = normalisation(recipe.network)
+        recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
+    return recipe
 
 
 def check_splits(pack: Pack) -> None:
@@ -263,12 +280,12 @@ def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
     folder.write(RECIPE, asdict(job.recipe))
 
 
-def new_network(recipe: Recipe, classes: int, device: str, fresh: bool) -> nn.Module:
+def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool) -> nn.Module:
     """The recipe's network on its device, with its pretrained weights if `fresh`."""
     torch.manual_seed(recipe.seed)
     weights = recipe.weights if fresh else "none"
     network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
-    return network.to(torch.device("cuda" if device == "gpu" else "cpu"))
+    return network.to(device)
 
 
 def open_loader(job: Job, pack: Pack, ids: NDArray[np.int64], augment: Augment, **options: Any) -> Loader:

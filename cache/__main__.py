@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -16,7 +15,7 @@ from tyro.conf import Positional
 
 from cache import demo as demo_module
 from cache import pack as pack_module
-from cache.command import progress_bar, run
+from cache.command import deferred, parse, progress_bar, run
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
 
@@ -135,8 +134,9 @@ def _plain(text: str) -> str:
 
 def main() -> int:
     """Run the subcommand that the command line names."""
-    commands: dict[str, Callable[..., Any]] = {"demo": demo, "pack": pack, "info": info, "verify": verify}
-    return int(tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"))
+    commands = {command.__name__: deferred(command) for command in (demo, pack, info, verify)}
+    call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"))
+    return call()
 
 
 if __name__ == "__main__":

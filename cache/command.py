@@ -5,15 +5,21 @@ Before it: nothing. After it: `python -m cache`, `python -m pipelines.benchmark`
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Result = TypeVar("Result")
 
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
@@ -42,6 +48,31 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
         sys.exit(1)
 
 
+def parse(read: Callable[[], Result]) -> Result:
+    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return read()
+    except SystemExit as leaving:
+        if leaving.code == BAD_INPUT:
+            lines = [
+                line for line in said.getvalue().splitlines() if not line.startswith("\u256d")
+            ]  # a box's title
+            _complain("error: " + re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)))
+        raise
+
+
+def deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Result]]:
+    """`command` with its signature, but calling it only returns the call, to be made when parsing is over."""
+
+    @functools.wraps(command)
+    def later(*values: Any, **named: Any) -> Callable[[], Result]:
+        return lambda: command(*values, **named)
+
+    return later
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error for as long as the block runs; yields `update(done, total)`."""
@@ -51,7 +82,9 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # into a file or a pipe not even a transient bar writes nothing: it ends in an empty line
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -15,7 +15,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -159,8 +159,8 @@ def read_exclusions(file: Path) -> dict[str, str]:
     """An exclusion list: CSV with the columns path (relative to the packed folder) and reason. Raises PackError."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-            header = rows[0].keys() if rows else {"path", "reason"}
+            reader = csv.DictReader(stream)
+            rows, header = list(reader), reader.fieldnames or ()
     except OSError as error:
         raise PackError(
             f"{file} cannot be read ({error.strerror}); expected a CSV with the columns path and reason"
@@ -168,7 +168,10 @@ def read_exclusions(file: Path) -> dict[str, str]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
     if not {"path", "reason"} <= set(header):
-        raise PackError(f"{file} has the columns {', '.join(map(str, header))}; expected path and reason")
+        raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
+    for line, row in enumerate(rows, start=2):
+        if not row["path"]:
+            raise PackError(f"{file} names no path in row {line}; expected path and reason in every row")
     return {row["path"].replace(os.sep, "/"): row["reason"] or "excluded by hand" for row in rows}
 
 
@@ -342,4 +345,5 @@ def _replacing(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise PackError(f"{out} cannot be written: {error.strerror or error}; nothing was changed") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -82,7 +82,15 @@ class Header:
             raise PackError(
                 f"{path} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
             )
-        content: dict[str, Any] = json.loads(text)
+        try:
+            return Header._parse(json.loads(text), path)
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise PackError(
+                f"{path} has a damaged header ({type(error).__name__}); pack the images again"
+            ) from None
+
+    @staticmethod
+    def _parse(content: dict[str, Any], path: Path) -> Header:
         if content["format"] > FORMAT:
             raise PackError(
                 f"{path} has pack format {content['format']}, newer than {FORMAT}, the newest known here; update Greyhound"
@@ -174,7 +182,9 @@ class Pack:
     def damaged(self) -> list[int]:
         """Rows whose bytes no longer have the checksum that they were packed with."""
         return [
-            index for index in range(len(self)) if zlib.crc32(self.encoded(index)) != int(self.crc32s[index])
+            index
+            for index in range(len(self))
+            if zlib.crc32(self.encoded(index).data) != int(self.crc32s[index])
         ]
 
     def summary(self) -> dict[str, Any]:
@@ -214,7 +224,7 @@ def _map(path: Path) -> pa.Buffer:
 def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
     if not table.schema.equals(SCHEMA):

@@ -148,7 +148,11 @@ class _Child:
 
     def __init__(self) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
-        self.process = self._start()
+        try:
+            self.process = self._start()
+        except BaseException:
+            self.errors.close()
+            raise
 
     def look(self, path: Path) -> Look:
         answer = self._ask(path)
@@ -192,7 +196,8 @@ class _Child:
         )
         assert process.stdout
         if process.stdout.readline() != b"ready\n":
-            process.wait()
+            with process:
+                pass  # leaving closes its pipes and waits for its end
             self.errors.seek(0)
             last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[
                 -1

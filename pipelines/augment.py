@@ -104,14 +104,15 @@ class Augment:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Augment:
         """The augmentation that a run's recipe.json describes."""
-        return Augment(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-        )
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
+        return Augment(**fields)
 
     def to_pixels(self, images: torch.Tensor) -> NDArray[np.uint8]:
         """A batch as it looks: the network's floats `[B, 3, S, S]` -> uint8 `[B, S, S, 3]`, `mean` and `std` undone."""
         levels = images.detach().cpu().permute(0, 2, 3, 1).numpy() * np.array(self.std) + np.array(self.mean)
-        return np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(levels * 255), 0, 255), dtype=np.uint8)
 
 
 def draw(
@@ -177,7 +178,7 @@ def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int) -> Draws:
     """Uniform numbers in (0, 1), one array `[n]` a slot."""
     blocks = np.arange(-(-len(_SLOTS) // 4))
     words = philox((np.asarray(ids)[:, None], epoch, view, blocks), seed)
-    return dict(zip(_SLOTS, uniform(words).reshape(len(ids), -1).T, strict=False))
+    return dict(zip(_SLOTS, uniform(words).reshape(len(ids), 4 * len(blocks)).T, strict=False))
 
 
 def _between(number: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
@@ -233,7 +234,7 @@ def _colour(augment: Augment, numbers: Draws, lumas: NDArray[np.float32]) -> Mat
 
 def _saturate(factor: NDArray[np.float64]) -> Matrices:
     factor = factor[:, None, None]
-    return factor * np.eye(3) + (1 - factor) * _LUMA
+    return np.asarray(factor * np.eye(3) + (1 - factor) * _LUMA)
 
 
 def _turn_hue(turn: NDArray[np.float64]) -> Matrices:

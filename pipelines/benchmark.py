@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cache.command import run
+from cache.command import parse, run
 from cache.pack import Options, find_unlabelled, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError, available_cores
@@ -134,7 +134,7 @@ class _SeedsWay(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
         augment, row = Augment(), index % len(self.pack)
         scale = augment.scale[0] + (augment.scale[1] - augment.scale[0]) * float(torch.rand(()))
-        image = Image.open(io.BytesIO(self.pack.encoded(row))).convert("RGB")
+        image = Image.open(io.BytesIO(self.pack.encoded(row).data)).convert("RGB")
         resized = functional.resize(image, [round(scale * augment.size)])
         return self.finish(resized), int(self.pack.labels[row])
 
@@ -158,7 +158,7 @@ ROWS: dict[str, Pass] = {
 
 def main() -> int:
     """Measure what the command line names."""
-    job = tyro.cli(Job, prog="python -m pipelines.benchmark")
+    job = parse(lambda: tyro.cli(Job, prog="python -m pipelines.benchmark"))
     unknown = [name for name in job.rows if name not in ROWS]
     if unknown:
         raise PackError(f"there is no row {unknown[0]!r}; expected some of {', '.join(ROWS)}")
@@ -248,7 +248,9 @@ def _summarise(name: str, timings: list[tuple[float, float]]) -> Row:
 
 def report(job: Job, rows: list[Row]) -> None:
     """Print the table, then the JSON as the last line."""
-    table = Table("row", "img/s", "core-ms/img", "range", "ratio", caption="ratio: core-ms to torchvision-pil's")
+    table = Table(
+        "row", "img/s", "core-ms/img", "range", "ratio", caption="ratio: core-ms to torchvision-pil's"
+    )
     base = {row.name: row.core_ms_per_image for row in rows}.get("torchvision-pil")
     for row in rows:
         ratio = f"{row.core_ms_per_image / base:.2f}" if base else "-"

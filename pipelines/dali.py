@@ -97,24 +97,30 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
     )  # DALI reads the arrays in place, so they are held until the answer
 
     def source() -> Any:
-        request = next(requests)
-        arrays = _arrays(pack, request)
-        asked.append((request, arrays))
-        return arrays
+        for request in requests:
+            asked.append((request, _arrays(pack, request)))
+            if len(request.ids):
+                return asked[-1][1]
+        raise StopIteration
 
+    def empty() -> Stream:
+        """A rank's share of a short last batch may be empty; DALI is never asked for it, since it refuses nothing."""
+        while asked and not len(asked[0][0].ids):
+            yield asked.popleft()[0], torch.empty(0, *shape)
+
+    shape = (settings.views, settings.size, settings.size, 3)
     pipeline = graph(source, settings)
     while True:
         try:
             (output,) = pipeline.run(torch.cuda.current_stream() if settings.device == "gpu" else None)
         except StopIteration:
+            yield from empty()
             return
         except RuntimeError as error:
             raise BadImageError(_blame(pack, asked, error)) from error
+        yield from empty()
         request, _ = asked.popleft()
-        yield (
-            request,
-            to_torch(output).view(len(request.ids), settings.views, settings.size, settings.size, 3),
-        )
+        yield request, to_torch(output).view(len(request.ids), *shape)
 
 
 def to_torch(output: Any) -> torch.Tensor:

@@ -56,7 +56,10 @@ def decode(
     if encoded[:2].tobytes() == b"\xff\xd8":
         least = (-(-size[0] // 2**halvings), -(-size[1] // 2**halvings)) if halvings else (0, 0)
         return _decode_jpeg(encoded, halvings, least, strict)
-    pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # no bytes at all, or more pixels than OpenCV allows itself
+        raise DecodeError(f"OpenCV: {error.err}") from None
     if pixels is None:
         raise DecodeError("neither a JPEG nor an image that OpenCV reads")
     return halve(np.asarray(pixels, dtype=np.uint8), halvings)
@@ -108,7 +111,7 @@ def examine(data: bytes, probe: Probe) -> Look:
     except UnidentifiedImageError:
         return Look(**known, problem="undecodable", detail="not an image")
     except Exception as error:
-        return Look(**known, problem="undecodable", detail=_one_line(error))
+        return Look(**known, problem=_fault(_one_line(error)), detail=_one_line(error))
     if known["width"] * known["height"] > MAX_PIXELS:
         claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
         return Look(**known, problem="bomb", detail=claim)
@@ -118,10 +121,21 @@ def examine(data: bytes, probe: Probe) -> Look:
 def _header(data: bytes) -> dict[str, Any]:
     """Format, upright size and orientation, read without decoding a pixel."""
     with Image.open(io.BytesIO(data)) as image:
-        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1) or 1)
-        orientation = orientation if 1 <= orientation <= 8 else 1
+        bomb = image.width * image.height > MAX_PIXELS  # of a PNG, reading EXIF decodes the pixels
+        orientation = 1 if bomb else _orientation(image)
         width, height = image.size if orientation < 5 else image.size[::-1]
         return {"format": image.format or "", "width": width, "height": height, "orientation": orientation}
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; broken EXIF, which many a good photograph carries, means 1."""
+    try:
+        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1) or 1)
+    except OSError:
+        raise  # the pixels are at fault
+    except Exception:
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def _try_decoders(data: bytes, known: dict[str, Any], probe: Probe) -> Look:
@@ -133,11 +147,15 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: Probe) -> Look:
             pixels = pillow_pixels(data)
         except Exception as unreadable:
             message = _one_line(unreadable)
-            truncated = any(word in (message + problem).lower() for word in ("truncated", "premature"))
-            return Look(**known, problem="truncated" if truncated else "undecodable", detail=message)
+            return Look(**known, problem=_fault(message + problem), detail=message)
         # Pillow turns the picture upright before it is packed as PNG.
         known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
     return Look(**known, **measure(pixels), transcode=problem)
+
+
+def _fault(message: str) -> str:
+    truncated = any(word in message.lower() for word in ("truncated", "premature"))
+    return "truncated" if truncated else "undecodable"
 
 
 def _decode_strictly(data: bytes, known: dict[str, Any], probe: Probe) -> Pixels:

@@ -70,6 +70,11 @@ def choose(
     return engine, "gpu" if gpu else "cpu"
 
 
+def torch_device(device: Device) -> torch.device:
+    """Torch's name for it."""
+    return torch.device("cuda" if device == "gpu" else "cpu")
+
+
 class Loader:
     """An endless stream of batches. Owns the engine's threads and memory: close it, or use it in a `with`."""
 
@@ -183,7 +188,7 @@ class Loader:
     def _batch(self, request: Request, images: torch.Tensor) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
         labels = torch.from_numpy(self.pack.labels[request.ids].astype(np.int64))
-        device = torch.device("cuda" if self.device == "gpu" else "cpu")
+        device = torch_device(self.device)
         return Batch(
             images=(images[:, 0] if self.views == 1 else images).to(device),
             labels=labels.to(device, non_blocking=True),

@@ -33,5 +33,7 @@ def photos() -> Path:
 @pytest.fixture(scope="session")
 def coded_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """20 coordinate-coded images in two classes, sizes all different; blue is the row, and label is row >= 9."""
-    images = [encode(coded(70 + 3 * row, 91 - 2 * row, row), "PNG" if row % 2 else "JPEG") for row in range(20)]
+    images = [
+        encode(coded(70 + 3 * row, 91 - 2 * row, row), "PNG" if row % 2 else "JPEG") for row in range(20)
+    ]
     return packed(tmp_path_factory.mktemp("coded"), {"first": images[:9], "second": images[9:]})

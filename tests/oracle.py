@@ -56,9 +56,7 @@ def psnr(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _at(
-    pixels: Pixels, x: NDArray[np.int_], y: NDArray[np.int_], fill: int
-) -> NDArray[np.float64]:
+def _at(pixels: Pixels, x: NDArray[np.int_], y: NDArray[np.int_], fill: int) -> NDArray[np.float64]:
     height, width = pixels.shape[:2]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     found = np.full((len(x), 3), float(fill))

@@ -45,7 +45,9 @@ def noise(width: int, height: int, seed: int = 0) -> Pixels:
     """A busy, coloured picture: smooth blobs with grain, which compresses about as a photograph does."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    smooth = np.asarray(
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16
+    )
     grain = generator.integers(-6, 7, (height, width, 3))
     return np.clip(smooth + grain, 0, 255).astype(np.uint8)
 

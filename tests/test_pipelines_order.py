@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -96,14 +97,15 @@ def test_even_bounds_are_the_fewest_and_nearly_equal() -> None:
 
 
 @pytest.mark.parametrize("cut", [even_bounds, full_bounds])
-def test_cutting_again_from_a_bound_leaves_the_remaining_bounds(cut: type[object]) -> None:
-    bounds_of = even_bounds if cut is even_bounds else full_bounds
+def test_cutting_again_from_a_bound_leaves_the_remaining_bounds(
+    cut: Callable[[int, int, int], list[tuple[int, int]]],
+) -> None:
     for count in range(1, 130):
         for batch_size in (1, 2, 3, 5, 8, 13, 32, 64, 200):
-            bounds = bounds_of(count, batch_size)
+            bounds = cut(count, batch_size, 0)
             for place, (start, _) in enumerate(bounds):
-                assert bounds_of(count, batch_size, start) == bounds[place:]
-            assert bounds_of(count, batch_size, count) == []
+                assert cut(count, batch_size, start) == bounds[place:]
+            assert cut(count, batch_size, count) == []
 
 
 def test_bounds_are_plain_integers() -> None:

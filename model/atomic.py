@@ -1,0 +1,46 @@
+"""A file is replaced whole or not at all.
+
+Before it: whoever has something to write. After it: checkpoints, JSON, pictures and the report in the run folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file name beside `path`, for the block to write; it takes `path`'s place if the block ends well.
+
+    If it does not (disk full, Ctrl-C, any error), the temporary file is removed, what was at `path` stays, and the
+    error goes on. The temporary name ends as `path` does, for writers that choose a format by the suffix; `path`'s
+    folder is made if it is missing. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the renaming itself survive a power cut, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,104 @@
+"""Checkpoints: saved whole or not at all, loaded without running what is in them.
+
+Before it: train and swa have a network's state. After it: a resumed training, eval and explain.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from model.atomic import replacing
+
+FORMAT: Final = 1
+"""Version of the layout. A reader refuses a newer one."""
+_KEY: Final = "greyhound_checkpoint"
+_ZIP: Final = b"PK\x03\x04"
+_PICKLE: Final = b"\x80"
+
+
+class CheckpointError(ValueError):
+    """The file is not the checkpoint that was expected; the message is one line for the user."""
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to `path`, whole or not at all; what was there before stays until then.
+
+    Raises CheckpointError if the file cannot be written.
+    """
+    data = io.BytesIO()  # torch reports a full disk as RuntimeError, a plain file as what it is
+    torch.save({**content, _KEY: FORMAT}, data)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data.getbuffer())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}; nothing was changed"
+        ) from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` was given, its tensors on the CPU. Nothing in the file is run. Raises CheckpointError."""
+    content = check_format(path, read(path))
+    del content[_KEY]
+    return content
+
+
+def read(path: Path) -> Any:
+    """Whatever torch saved at `path`, Greyhound or not: tensors and plain values only. Raises CheckpointError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there; expected a checkpoint as train writes it") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}; expected a checkpoint"
+        ) from None
+    try:
+        _check_sums(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of foreign pickles; what matters raises as well
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch promises none in particular, and says much that would mislead here
+        raise CheckpointError(f"{path} {_reason(data, error)}") from None
+
+
+def check_format(path: Path, content: Any) -> dict[str, Any]:
+    """The content, if it is a Greyhound checkpoint that this version can read. Raises CheckpointError."""
+    if not isinstance(content, dict) or not isinstance(content.get(_KEY), int):
+        raise CheckpointError(
+            f"{path} is a torch file but no Greyhound checkpoint; expected one as train writes it"
+        )
+    if content[_KEY] > FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {content[_KEY]}, newer than {FORMAT}, the newest known here; "
+            "update Greyhound"
+        )
+    return content
+
+
+def _check_sums(data: bytes) -> None:
+    """Find bit rot, which torch loads without a word. Raises BadZipFile."""
+    if not data.startswith(_ZIP):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    """What is wrong with a file that torch refused, from its bytes and the error."""
+    if data.startswith(_ZIP) and not zipfile.is_zipfile(io.BytesIO(data)):
+        return "is truncated; copy it again, or use another checkpoint"
+    if data.startswith((_ZIP, _PICKLE)) and isinstance(error, pickle.UnpicklingError):
+        return "holds more than tensors and plain values, which could run code; it was not opened"
+    if data.startswith(_ZIP):
+        return "is damaged; copy it again, or use another checkpoint"
+    return "is no checkpoint, or a damaged one; expected one as train writes it"

@@ -1,0 +1,128 @@
+"""Accuracy with its uncertainty: in total and by class, of single crops and of their mean.
+
+Before it: eval predicts the probabilities of every crop. After it: eval.json, the printed table, the confusion figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Score:
+    """An accuracy over `n` images and its 95 % Wilson interval; both None where there is no image."""
+
+    n: int
+    accuracy: float | None
+    interval: list[float] | None
+
+    @staticmethod
+    def of(right: NDArray[np.floating[Any]]) -> Score:
+        """The score of images `[n]`, each counted as right by a share of 0 to 1."""
+        n = len(right)
+        if n == 0:
+            return Score(0, None, None)
+        successes = float(right.sum(dtype=np.float64))
+        return Score(n, successes / n, list(wilson(successes, n)))
+
+
+def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval (Wilson 1927) of a share `successes / n`; z = 1.959964 covers 95 %.
+
+    Unlike the normal interval it stays within 0..1 and is right near the ends. Raises ValueError if there are no
+    trials, or successes outside 0..n.
+    """
+    if n < 1:
+        raise ValueError(f"an interval over n = {n}; expected at least 1")
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}; expected 0 to {n}")
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Counts int64 `[K, K]` of labels and predictions, both int64 `[n]`: row is the true class, column the predicted."""
+    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.int64)
+
+
+def evaluate(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that eval.json says about probabilities `[n, V, K]` of V crops of n images with labels `[n]`.
+
+    `accuracy` is the mean over all n * V single crops, as the seed counts; `ensemble_accuracy` takes the class with the
+    highest mean probability of an image's V crops, and so do `confusion` (row: true class) and `cross_entropy`. Both
+    intervals are over n and not n * V: crops of one image are right or wrong together, so they are no further
+    trials. A class without images has None. Raises ValueError if there is no image, or if shapes, labels or
+    probabilities are not those of `class_names`.
+    """
+    _check(probabilities, labels, len(class_names))
+    mean = probabilities.mean(axis=1, dtype=np.float64)
+    predictions = mean.argmax(axis=1)
+    singles = (probabilities.argmax(axis=2) == labels[:, None]).mean(axis=1)
+    ensembles = (predictions == labels).astype(np.float64)
+    everything = np.ones(len(labels), dtype=bool)
+    return {
+        "crops": probabilities.shape[1],
+        **_scores(singles, ensembles, everything),
+        "cross_entropy": _cross_entropy(mean, labels),
+        "classes": [
+            {"name": name} | _scores(singles, ensembles, labels == index)
+            for index, name in enumerate(class_names)
+        ],
+        "confusion": confusion(labels, predictions, len(class_names)).tolist(),
+    }
+
+
+def table(evaluation: Mapping[str, Any], worst_first: bool = False) -> list[str]:
+    """The seed's lines, `Accuracy of Afghan_hound(n=36): 0.928`, in class order or worst first; the total comes last."""
+    rows = list(evaluation["classes"])
+    if worst_first:
+        rows.sort(key=lambda row: 2.0 if row["accuracy"] is None else row["accuracy"])
+    lines = [f"Accuracy of {row['name']}(n={row['n']}): {_say(row['accuracy'])}" for row in rows]
+    return [*lines, f"Total Accuracy: {_say(evaluation['accuracy'])}"]
+
+
+def _check(probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> None:
+    if len(labels) == 0:
+        raise ValueError("there are no images to evaluate; expected at least one")
+    if probabilities.ndim != 3 or probabilities.shape != (len(labels), probabilities.shape[1], classes):
+        raise ValueError(
+            f"probabilities have the shape {probabilities.shape}; expected ({len(labels)}, crops, {classes})"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels go from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
+
+
+def _scores(
+    singles: NDArray[np.float64], ensembles: NDArray[np.float64], chosen: NDArray[np.bool_]
+) -> dict[str, Any]:
+    single, ensemble = Score.of(singles[chosen]), Score.of(ensembles[chosen])
+    return {
+        "n": single.n,
+        "accuracy": single.accuracy,
+        "interval": single.interval,
+        "ensemble_accuracy": ensemble.accuracy,
+        "ensemble_interval": ensemble.interval,
+    }
+
+
+def _cross_entropy(mean: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Of the true class; a probability that float32 rounded to 0 counts as the smallest one it has."""
+    true = mean[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
+
+
+def _say(accuracy: float | None) -> str:
+    return "no images" if accuracy is None else f"{accuracy:.3f}"

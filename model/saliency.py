@@ -1,0 +1,67 @@
+"""Where a network looks: the gradient of the loss at the pixels; nothing of the network is changed.
+
+Before it: a trained network and a batch as evaluation sees it. After it: explain draws the maps beside the images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from model.network import evaluating
+
+_BRIGHTEST: Final = 99
+"""Percentile of a map that is drawn white: a few single pixels would leave all else black."""
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Of B images.
+
+    gradient: float32 `[B, S, S]`, the largest |d loss / d input| of the three channels. loss: float32 `[B]`, cross
+    entropy. predictions: int64 `[B]`. probabilities: float32 `[B, K]`.
+    """
+
+    gradient: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    predictions: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Saliency:
+    """Backpropagate each image's cross entropy to its pixels (Simonyan et al. 2013, section 3.1).
+
+    images: `[B, 3, S, S]` on the network's device, labels: int64 `[B]`. In evaluation mode, so that no image sees
+    another; parameters get no gradient, and network and images are left as they were.
+    """
+    pixels = images.detach().clone().requires_grad_()
+    with evaluating(network), torch.enable_grad():
+        logits = network(pixels)
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        (gradient,) = torch.autograd.grad(losses.sum(), pixels)
+    return Saliency(
+        gradient=_numpy(gradient.abs().amax(dim=1).float()),
+        loss=_numpy(losses.float()),
+        predictions=_numpy(logits.argmax(dim=1)),
+        probabilities=_numpy(logits.float().softmax(dim=1)),
+    )
+
+
+def normalise(gradient: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Maps `[B, S, S]` for display, uint8: each from 0 to its own 99th percentile, what is above cut off."""
+    finite = np.nan_to_num(gradient, posinf=0.0)
+    white = np.percentile(finite, _BRIGHTEST, axis=(1, 2), keepdims=True)
+    white = np.where(white > 0, white, finite.max(axis=(1, 2), keepdims=True))
+    shares = np.divide(finite, white, out=np.zeros_like(finite), where=white > 0)
+    return np.asarray(np.rint(255 * np.minimum(shares, 1)), dtype=np.uint8)
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,75 @@
+"""The learning rate as arithmetic: phases are values, the rate at a moment is a function of them.
+
+Before it: a recipe. After it: train sets the rate of every step, and draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A triangular cyclic rate (Smith 2017, "Cyclical Learning Rates"): from `high` down to `low` and up again, linearly.
+
+    cycles: full periods over the phase; 2.5 starts high and ends low after three descents, 0.5 is one straight decay.
+    warm_up: epochs at the start over which the rate is also multiplied by a ramp from 0 to 1. Raises ValueError.
+    """
+
+    epochs: int
+    high: float
+    low: float
+    cycles: float = 2.5
+    warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that give no rate."""
+        if self.epochs < 1:
+            raise ValueError(f"a phase of {self.epochs} epochs; expected at least 1")
+        if not (0 <= self.low <= self.high and isfinite(self.high)):
+            raise ValueError(f"a phase from high {self.high} to low {self.low}; expected 0 <= low <= high")
+        if not (self.cycles > 0 and isfinite(self.cycles)):
+            raise ValueError(f"a phase of {self.cycles} cycles; expected more than 0")
+        if not 0 <= self.warm_up <= self.epochs:
+            raise ValueError(f"a warm-up of {self.warm_up} epochs; expected 0 to the phase's {self.epochs}")
+
+    def rate(self, epoch: float) -> float:
+        """The rate `epoch` epochs after the phase's start, 0 to `epochs`."""
+        turn = epoch / self.epochs * self.cycles % 1
+        depth = 1 - abs(2 * turn - 1)
+        ramp = min(1.0, epoch / self.warm_up) if self.warm_up else 1.0
+        return ramp * (self.high * (1 - depth) + self.low * depth)
+
+
+PAPER_PHASES: Final = (
+    Phase(epochs=50, high=1e-1, low=1e-2),
+    Phase(epochs=50, high=1e-2, low=1e-4),
+    Phase(epochs=50, high=1e-4, low=1e-6),
+    Phase(epochs=50, high=1e-6, low=1e-10),
+)
+"""The seed's four phases."""
+
+
+def total_epochs(phases: Sequence[Phase]) -> int:
+    """Epochs of all phases together."""
+    return sum(phase.epochs for phase in phases)
+
+
+def lr_at(phases: Sequence[Phase], epoch: float) -> float:
+    """The learning rate at a moment, in epochs from the start of training, fractions included.
+
+    Where one phase ends the next has begun; past the last one the rate stays where that ended. Raises ValueError if
+    `epoch` is negative or there are no phases.
+    """
+    if not epoch >= 0:
+        raise ValueError(f"the learning rate at epoch {epoch}; expected 0 or later")
+    if not phases:
+        raise ValueError("a schedule without phases has no learning rate; give it at least one")
+    for phase in phases:
+        if epoch < phase.epochs:
+            return phase.rate(epoch)
+        epoch -= phase.epochs
+    return phases[-1].rate(phases[-1].epochs)

@@ -1,0 +1,111 @@
+"""Stochastic weight averaging, the seed's way: whole-training-set gradient steps at a fixed rate, averaged.
+
+Before it: a trained network. After it: the averaged network is validated and saved beside it. Izmailov et al. 2018
+average along minibatch steps; the seed's step follows the gradient of the whole training set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
+
+from model.network import evaluating
+
+Batches: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits `[B, K]` and labels `[B]` -> the batch's mean loss."""
+Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+"""How a network is called: the place for autocast."""
+
+
+def call(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The plain way to call a network."""
+    logits: torch.Tensor = network(images)
+    return logits
+
+
+def average(
+    network: nn.Module,
+    passes: Callable[[], Batches],
+    images: int,
+    loss: Loss,
+    rate: float,
+    steps: int,
+    momentum: float = 0.0,
+    forward: Forward = call,
+    on_step: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """A copy of the network whose parameters are the mean of those after each of `steps` full-batch steps at `rate`.
+
+    passes: called for one pass over the training set's `images`, once a step and once more for BatchNorm, whose
+    statistics are refreshed for the mean. on_step: called with the step, from 0, and the mean loss before it. The
+    network itself is left as it is. Raises ValueError.
+    """
+    if steps < 1:
+        raise ValueError(f"averaging over {steps} steps; expected at least 1")
+    walker = deepcopy(network)
+    optimiser = torch.optim.SGD(walker.parameters(), lr=rate, momentum=momentum)
+    averaged = AveragedModel(walker)
+    for step in range(steps):
+        value = full_batch_step(walker, passes(), images, loss, optimiser, forward)
+        averaged.update_parameters(walker)
+        if on_step:
+            on_step(step, value)
+    refresh_batchnorm(averaged.module, passes(), forward)
+    return averaged.module
+
+
+def full_batch_step(
+    network: nn.Module,
+    batches: Batches,
+    images: int,
+    loss: Loss,
+    optimiser: torch.optim.Optimizer,
+    forward: Forward = call,
+) -> float:
+    """One step along the gradient of the mean loss over all `images`, added up batch by batch; returns that loss.
+
+    Batches may differ in size. BatchNorm, where there is any, still normalises each by its own statistics. The loss
+    is read from the device once, at the end. Raises ValueError if the batches hold another number of images; then no
+    step is made.
+    """
+    network.train()
+    optimiser.zero_grad(set_to_none=True)
+    total: torch.Tensor | float = 0.0
+    seen = 0
+    for pixels, labels in batches:
+        share = loss(forward(network, pixels), labels) * (len(labels) / images)
+        share.backward()  # type: ignore[no-untyped-call]
+        total, seen = total + share.detach().double(), seen + len(labels)
+    if seen != images:
+        raise ValueError(f"one pass gave {seen} images; expected the whole training set, {images}")
+    optimiser.step()
+    return float(total)
+
+
+@torch.no_grad()
+def refresh_batchnorm(network: nn.Module, batches: Batches, forward: Forward = call) -> None:
+    """Set BatchNorm's running statistics to the mean of the batches' own, each weighted by its images.
+
+    Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation. A network
+    without BatchNorm takes nothing from `batches`.
+    """
+    momenta = {module: module.momentum for module in network.modules() if isinstance(module, _BatchNorm)}
+    seen = 0
+    try:
+        with evaluating(network):
+            for images, _ in batches if momenta else ():
+                seen += len(images)
+                for norm in momenta:
+                    norm.train().momentum = len(images) / seen  # 1 at first: what was there before is gone
+                forward(network, images)
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum

@@ -1,0 +1,271 @@
+"""`cache.demo`: the same dogs for the same numbers, and a `truth.csv` that says what is really in the files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cache import demo
+
+CLASSES, PER_CLASS = 4, 25  # 100 images: the smallest set that promises every fault
+UNREADABLE = {"truncated", "empty", "not-an-image"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One drawn data set: its folder, the lines of its `truth.csv`, what `draw_demo` returned and reported."""
+
+    folder: Path
+    truth: list[dict[str, str]]
+    summary: demo.DemoSummary
+    progress: list[tuple[int, int]]
+
+    def rows(self, *faults: str) -> list[dict[str, str]]:
+        return [row for row in self.truth if row["fault"] in faults]
+
+
+def draw(folder: Path, classes: int, per_class: int, seed: int = 0) -> Drawn:
+    progress: list[tuple[int, int]] = []
+    summary = demo.draw_demo(
+        folder, classes, per_class, seed, lambda done, total: progress.append((done, total))
+    )
+    with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
+        return Drawn(folder, list(csv.DictReader(file)), summary, progress)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", CLASSES, PER_CLASS)
+
+
+def load(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image.copy()
+
+
+def breed_of(label: str) -> demo.Breed:
+    return next(breed for breed in demo.BREEDS if breed.name.replace(" ", "_") == label)
+
+
+def number_of(path: str) -> int:
+    return int(Path(path).stem.rsplit("_", 1)[1])
+
+
+def difference(first: Image.Image, second: Image.Image) -> float:
+    return float(np.abs(np.asarray(first, np.float32) - np.asarray(second, np.float32)).mean())
+
+
+def test_truth_has_one_line_for_every_file(drawn: Drawn) -> None:
+    files = [path for path in drawn.folder.rglob("*") if path.is_file() and path.name != "truth.csv"]
+    assert list(drawn.truth[0]) == ["path", "label", "fault", "of", "detail"]
+    assert sorted(row["path"] for row in drawn.truth) == sorted(
+        path.relative_to(drawn.folder).as_posix() for path in files
+    )
+    assert Counter(path.parent.name for path in files) == dict.fromkeys(
+        (breed.name.replace(" ", "_") for breed in demo.BREEDS[:CLASSES]), PER_CLASS
+    )
+
+
+def test_summary_and_progress_agree_with_truth(drawn: Drawn) -> None:
+    assert drawn.summary.images == CLASSES * PER_CLASS and drawn.summary.classes == CLASSES
+    assert drawn.summary.faults == Counter(row["fault"] for row in drawn.truth if row["fault"])
+    assert drawn.progress == [(done + 1, 100) for done in range(100)]
+
+
+def test_every_fault_is_planted_in_every_breed_equally(drawn: Drawn) -> None:
+    faulty = [row for row in drawn.truth if row["fault"]]
+    assert {row["fault"] for row in faulty} == set(demo.FAULTS)
+    counts = Counter(row["path"].split("/")[0] for row in faulty)
+    assert len(counts) == CLASSES and max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_label_is_the_folder_unless_mislabelled(drawn: Drawn) -> None:
+    for row in drawn.truth:
+        assert (row["path"].split("/")[0] == row["label"]) != (row["fault"] == "mislabelled")
+
+
+def test_sound_files_decode_with_sides_of_300_to_500(drawn: Drawn) -> None:
+    for row in drawn.truth:
+        if row["fault"] not in UNREADABLE:
+            size = load(drawn.folder / row["path"]).size
+            assert min(size) >= 300 and max(size) <= 500, row
+
+
+def test_clean_files_are_rgb_jpegs_as_heavy_as_photographs(drawn: Drawn) -> None:
+    paths = [drawn.folder / row["path"] for row in drawn.rows("")]
+    for path in paths:
+        with Image.open(path) as image:
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+    assert 30_000 < np.mean([path.stat().st_size for path in paths]) < 110_000
+
+
+def test_truncated_files_open_but_do_not_load(drawn: Drawn) -> None:
+    for row in drawn.rows("truncated"):
+        with Image.open(drawn.folder / row["path"]) as image, pytest.raises(OSError, match="truncated"):
+            image.load()
+        whole = demo.encode(demo.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0))
+        rest = (drawn.folder / row["path"]).read_bytes()
+        assert whole.startswith(rest) and 0.39 < len(rest) / len(whole) <= 0.7
+
+
+def test_empty_and_foreign_files_are_no_images(drawn: Drawn) -> None:
+    for row in drawn.rows("empty", "not-an-image"):
+        with pytest.raises(UnidentifiedImageError):
+            load(drawn.folder / row["path"])
+        assert row["path"].endswith(".jpg")
+        assert ((drawn.folder / row["path"]).stat().st_size == 0) == (row["fault"] == "empty")
+
+
+def test_grayscale_comes_in_one_channel_and_in_three_equal_ones(drawn: Drawn) -> None:
+    images = [load(drawn.folder / row["path"]) for row in drawn.rows("grayscale")]
+    assert {image.mode for image in images} == {"L", "RGB"}
+    for image in images:
+        pixels = np.asarray(image.convert("RGB"))
+        assert (pixels == pixels[..., :1]).all()
+
+
+def test_exif_rotated_files_are_upright_for_a_viewer(drawn: Drawn) -> None:
+    for row in drawn.rows("exif-rotated"):
+        with Image.open(drawn.folder / row["path"]) as stored:
+            assert stored.getexif()[ExifTags.Base.Orientation] == int(row["detail"])
+            upright = ImageOps.exif_transpose(stored)
+        assert upright is not None
+        assert difference(upright, demo.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0)) < 6
+
+
+@pytest.mark.parametrize("orientation", ["3", "6", "8"])
+def test_lay_down_is_undone_by_the_orientation(orientation: str, tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").resize((64, 32)).convert("RGB")
+    (tmp_path / "lying.jpg").write_bytes(demo.lay_down(image, orientation))
+    with Image.open(tmp_path / "lying.jpg") as stored:
+        upright = ImageOps.exif_transpose(stored)
+        assert difference(stored.resize(image.size), image) > 50
+    assert upright is not None and upright.size == image.size and difference(upright, image) < 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "form", "mode"), [("cmyk", "JPEG", "CMYK"), ("gif", "GIF", "P"), ("png", "PNG", "RGB")]
+)
+def test_other_formats_are_what_they_say(drawn: Drawn, fault: str, form: str, mode: str) -> None:
+    for row in drawn.rows(fault):
+        with Image.open(drawn.folder / row["path"]) as image:
+            assert (image.format, image.mode) == (form, mode)
+        assert Path(row["path"]).suffix == (".jpg" if fault == "cmyk" else f".{fault}")
+
+
+def test_duplicates_name_a_clean_original_beside_them(drawn: Drawn) -> None:
+    faults = {row["path"]: row["fault"] for row in drawn.truth}
+    for row in drawn.rows("exact-duplicate", "near-duplicate"):
+        assert faults[row["of"]] == "" and Path(row["of"]).parent == Path(row["path"]).parent
+        same = (drawn.folder / row["of"]).read_bytes() == (drawn.folder / row["path"]).read_bytes()
+        assert same == (row["fault"] == "exact-duplicate")
+    clean = [(drawn.folder / row["path"]).read_bytes() for row in drawn.rows("")]
+    assert len(set(clean)) == len(clean)
+
+
+@pytest.mark.parametrize("kind", demo.KINDS["near-duplicate"])
+def test_a_twin_is_nearly_the_same_picture(kind: str) -> None:
+    image = demo.draw_dog(demo.BREEDS[3], 7, 0)
+    other = Image.open(io.BytesIO(demo.twin(image, kind))).resize(image.size)
+    if kind == "mirrored":
+        other = ImageOps.mirror(other)
+    assert 0.5 < difference(image, other) < 16
+    assert difference(image, demo.draw_dog(demo.BREEDS[3], 8, 0).resize(image.size)) > 25
+
+
+def test_mislabelled_files_show_the_true_breed_and_are_nowhere_else(drawn: Drawn) -> None:
+    for row in drawn.rows("mislabelled"):
+        number = demo.STRAYS + number_of(row["path"])
+        found = (drawn.folder / row["path"]).read_bytes()
+        assert found == demo.encode(demo.draw_dog(breed_of(row["label"]), number, 0))
+
+
+def test_a_clean_file_never_depends_on_how_many_there_are(drawn: Drawn, tmp_path: Path) -> None:
+    fewer = draw(tmp_path / "fewer", 3, 4)
+    clean = {row["path"] for row in drawn.rows("")} & {row["path"] for row in fewer.rows("")}
+    assert len(clean) >= 8
+    for path in clean:
+        assert (drawn.folder / path).read_bytes() == (fewer.folder / path).read_bytes()
+
+
+def test_the_seed_the_breed_and_the_number_each_change_the_picture() -> None:
+    keys = [(demo.BREEDS[0], 0, 0), (demo.BREEDS[1], 0, 0), (demo.BREEDS[0], 1, 0), (demo.BREEDS[0], 0, 1)]
+    assert len({demo.draw_dog(*key).tobytes() for key in keys}) == 4
+    assert demo.draw_dog(*keys[0]).tobytes() == demo.draw_dog(*keys[0]).tobytes()
+
+
+def test_at_the_default_size_four_to_five_per_cent_are_faulty() -> None:
+    plans = demo.plan_demo(12, 60, 0)
+    faulty = [plan for plan in plans if plan.fault]
+    assert 0.04 <= len(faulty) / 720 <= 0.05
+    assert sum(plan.fault == "mislabelled" for plan in plans) == 7
+    assert set(Counter(plan.path.split("/")[0] for plan in faulty).values()) <= {2, 3}
+
+
+@pytest.mark.parametrize("per_class", [1, 2, 4, 50, 200])
+@pytest.mark.parametrize("classes", [2, 3, 25, len(demo.BREEDS)])
+def test_any_size_can_be_planned(classes: int, per_class: int) -> None:
+    plans = demo.plan_demo(classes, per_class, 5)
+    faults = {plan.path: plan.fault for plan in plans}
+    assert len(faults) == classes * per_class
+    assert all(faults[plan.of] == "" for plan in plans if plan.of)
+    assert set(faults.values()) - {""} == set(demo.FAULTS) or classes * per_class < 100
+
+
+def test_every_breed_is_distinct_and_its_words_are_known() -> None:
+    assert len({breed.name for breed in demo.BREEDS}) == len(demo.BREEDS) >= 25
+    for breed in demo.BREEDS:
+        assert breed.marking in demo.MARKINGS and breed.ears in demo.EARS
+        assert breed.tail in demo.TAILS and breed.texture in demo.COATS
+        patterned = demo.pattern(breed.pattern, np.random.default_rng(0), (90, 90), 60.0).any()
+        assert patterned == (breed.pattern != "solid")
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="found 1 entries, expected a new or empty folder"):
+        demo.draw_demo(tmp_path, 2, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    with pytest.raises(FileExistsError, match="found a file"):
+        demo.draw_demo(tmp_path / "note.txt", 2, 1)
+    assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "dogs").mkdir()
+    assert draw(tmp_path / "dogs", 2, 1).summary == demo.DemoSummary(2, 2, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["dogs"]
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.draw_demo(tmp_path / "dogs", 2, 1, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((1, 60, 0), "classes is 1, expected 2 to 26"),
+        ((27, 60, 0), "classes is 27, expected 2 to 26"),
+        ((12, 0, 0), "per_class is 0, expected 1 to"),
+        ((12, 60, -1), "seed is -1, expected 0 to"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    numbers: tuple[int, int, int], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        demo.draw_demo(tmp_path / "dogs", *numbers)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,228 @@
+"""python -m cache, end to end: what it prints, its exit codes, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cache.store import Pack
+from pictures import encode, folder, noise
+
+ROOT = Path(__file__).parents[1]
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def command(*arguments: str | Path) -> Answer:
+    """The command line as a user starts it."""
+    line = [sys.executable, "-m", "cache", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, cwd=ROOT, env={**os.environ, "COLUMNS": "200"})
+    return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = {
+        f"{name}/{row}.jpg": encode(noise(40, 30, first + row), "JPEG")
+        for name, first in (("Akita", 0), ("[b]eagle", 100))
+        for row in range(10)
+    }
+    files["Akita/cut.jpg"] = encode(noise(300, 200, 1), "JPEG")[:-20_000]
+    files["Akita/1[red].gif"] = encode(noise(30, 30, 70), "PNG")  # the name may say what it likes
+    files["[b]eagle/two\nlines.jpg"] = b"bad"
+    return folder(tmp_path_factory.mktemp("main") / "images", files)
+
+
+@pytest.fixture(scope="module")
+def packed(images: Path) -> tuple[Path, Answer]:
+    out = images.with_name("images.arrow")
+    return out, command("pack", images, "--out", out, "--val", "0.1", "--test", "0.2", "--seed", "4")
+
+
+def test_pack(packed: tuple[Path, Answer]) -> None:
+    out, answer = packed
+    assert (answer.code, answer.err) == (0, "")
+    rows = [line.replace("│", " ").split() for line in answer.out.splitlines()]
+    assert ["Akita", "8", "1", "2", "11"] in rows
+    assert ["[b]eagle", "7", "1", "2", "10"] in rows
+    assert ["all", "15", "2", "4", "21"] in rows
+    assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
+    assert "  Akita/cut.jpg: truncated, " in answer.out
+    assert "  [b]eagle/two\ufffdlines.jpg: undecodable, not an image" in answer.out
+    pack = Pack(out)
+    assert len(pack) == 21
+    assert pack.header.seed == 4
+    assert sorted(path.name for path in out.parent.iterdir()) == ["images", "images.arrow"]
+
+
+def test_info(packed: tuple[Path, Answer]) -> None:
+    answer = command("info", packed[0])
+    assert (answer.code, answer.err) == (0, "")
+    assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
+    assert "Akita/cut.jpg" not in answer.out  # `pack` lists them, and --json
+
+
+def test_info_as_json(packed: tuple[Path, Answer]) -> None:
+    answer = command("info", packed[0], "--json")
+    assert (answer.code, answer.err) == (0, "")
+    content = json.loads(answer.out)
+    assert content == json.loads(json.dumps(Pack(packed[0]).summary()))
+    assert content["classes"] == ["[b]eagle", "Akita"]
+    assert content["splits"] == {"train": 15, "val": 2, "test": 4}
+
+
+def test_verify(packed: tuple[Path, Answer], tmp_path: Path) -> None:
+    answer = command("verify", packed[0])
+    assert answer == (0, f"{packed[0]}: 21 of 21 images are as they were packed\n", "")
+    data = bytearray(packed[0].read_bytes())
+    place = data.find(Pack(packed[0]).encoded(13).tobytes()) + 300
+    data[place] ^= 8
+    (tmp_path / "p.arrow").write_bytes(data)
+    answer = command("verify", tmp_path / "p.arrow")
+    assert (answer.code, answer.err) == (1, "")
+    assert answer.out.splitlines() == [
+        f"damaged: {Pack(packed[0]).describe(13)}",
+        f"{tmp_path / 'p.arrow'}: 20 of 21 images are as they were packed",
+    ]
+
+
+def test_help_says_what_there_is() -> None:
+    answer = command("--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert all(name in answer.out for name in ("demo", "pack", "info", "verify"))
+
+
+# --- one line for everything that is wrong ---------------------------------------------------------------------------
+
+
+def here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str | Path
+) -> Answer:
+    """The same without a new process: for the many ways to be wrong."""
+    monkeypatch.setattr(sys, "argv", ["cache", *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module("cache", run_name="__main__")
+    return Answer(int(str(leaving.value.code)), *capfd.readouterr())
+
+
+WRONG = {
+    "no folder": (
+        ["pack", "{tmp}/none", "--out", "{tmp}/p"],
+        "error: {tmp}/none is not there; expected a folder",
+    ),
+    "no images": (
+        ["pack", "{tmp}", "--out", "{tmp}/p"],
+        "error: {tmp} has 0 subfolders; expected one a class",
+    ),
+    "out is a folder": (
+        ["pack", "{images}", "--out", "{tmp}"],
+        "error: --out is the folder {tmp}; expected a file",
+    ),
+    "shares": (
+        ["pack", "{images}", "--out", "{tmp}/p", "--val", "0.6", "--test", "0.6"],
+        "error: val is 0.6 and test is 0.6; expected shares from 0, together below 1",
+    ),
+    "no exclusion list": (
+        ["pack", "{images}", "--out", "{tmp}/p", "--exclude", "{tmp}/none.csv"],
+        "error: {tmp}/none.csv cannot be read (No such file or directory)",
+    ),
+    "info of nothing": (["info", "{tmp}/none"], "error: there is no pack at {tmp}/none; make one:"),
+    "info of a folder": (["info", "{tmp}"], "error: {tmp} cannot be opened ("),
+    "verify of some file": (
+        ["verify", "/proc/self/cmdline"],
+        "error: /proc/self/cmdline is no readable pack (",
+    ),
+    "no number": (["pack", "{images}", "--out", "{tmp}/p", "--val", "much"], "error: "),
+    "an unknown flag": (["info", "{tmp}", "--yaml"], "error: "),
+    "an unknown command": (["unpack"], "error: "),
+    "no --out": (["pack", "{images}"], "error: "),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_line_and_exit_code_2(
+    name: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    arguments, message = WRONG[name]
+    places = {"tmp": str(tmp_path), "images": str(images)}
+    answer = here(monkeypatch, capfd, *(argument.format(**places) for argument in arguments))
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(message.format(**places))
+    assert answer.err.count("\n") == 1
+    assert answer.err.endswith("\n")
+    assert "Traceback" not in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_line_as_a_user_sees_it(tmp_path: Path) -> None:
+    answer = command("pack", tmp_path, "--out", tmp_path / "p.arrow")
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+
+
+def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(self: Pack) -> None:
+        raise RuntimeError("oh\nno")
+
+    monkeypatch.setattr(Pack, "summary", fail)
+    monkeypatch.setattr("cache.store._read_table", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "p.arrow").write_bytes(b"1234")
+    monkeypatch.setattr("cache.store._map", lambda _: fail)
+    monkeypatch.setattr("cache.store._read_table", lambda *_: fail(Pack.__new__(Pack)))
+    answer = here(monkeypatch, capfd, "info", tmp_path / "p.arrow")
+    assert (answer.code, answer.out) == (1, "")
+    (log,) = tmp_path.glob("greyhound-*.log")
+    assert answer.err == f"unexpected RuntimeError: oh no -- please report it with {log}\n"
+    assert "Traceback (most recent call last)" in log.read_text()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(packed: tuple[Path, Answer]) -> None:
+    line = f"{sys.executable} -m cache info {packed[0]} --json | head -c 10"
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True)
+    assert done.stderr == b""
+
+
+def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "cache", "pack", str(images), "--out", str(tmp_path / "p.arrow")]
+    process = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    while not _decoding(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    out, err = process.communicate(timeout=30)
+    assert not children.exists()
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _decoding(pid: int) -> bool:
+    """Whether a decoder process of `pid` runs."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                return b"pipelines.decode" in status.with_name("cmdline").read_bytes()
+        except (OSError, IndexError):
+            continue
+    return False

@@ -1,0 +1,697 @@
+"""Packing: originals byte for byte, a split that only content decides, and an old pack that survives every accident."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageOps, features
+
+import cache.pack as module
+from cache.pack import (
+    Options,
+    Source,
+    assign_splits,
+    find_labelled,
+    find_unlabelled,
+    pack,
+    read_exclusions,
+    transcode,
+    write,
+)
+from cache.store import SPLITS, Header, Pack, PackError
+from cache.survey import Look
+from pictures import coded, encode, folder, noise, store_as, survey_here
+from pipelines import dali
+from pipelines.augment import Augment
+from pipelines.loader import Loader
+
+ALL_TRAIN = Options(val=0, test=0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at files in this process: the children have a test file of their own."""
+    monkeypatch.setattr(module, "survey", survey_here)
+
+
+def images(root: Path, classes: Mapping[str, int], **options: Any) -> Path:
+    """A folder with so many different coloured images a class."""
+    seeds = iter(range(10_000))
+    return folder(
+        root,
+        {
+            f"{name}/{name}_{number}.png": encode(noise(12, 10, next(seeds)), **options)
+            for name, count in classes.items()
+            for number in range(count)
+        },
+    )
+
+
+def pack_of(root: Path, options: Options = ALL_TRAIN) -> Pack:
+    pack(root, root.with_suffix(".arrow"), options)
+    return Pack(root.with_suffix(".arrow"))
+
+
+def paths_of(opened: Pack) -> list[str]:
+    return [opened.image_path(row) for row in range(len(opened))]
+
+
+def leftovers(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.name.endswith(".tmp"))
+
+
+# --- what is in the file ---------------------------------------------------------------------------------------------
+
+
+def test_originals_byte_for_byte(tmp_path: Path) -> None:
+    files = {
+        "a/one.jpg": encode(noise(40, 30, 0), "JPEG", 6) + b"trailing bytes stay",
+        "a/two.png": encode(noise(20, 50, 1)),
+        "b/three.webp": encode(noise(33, 22, 2), "WEBP"),
+    }
+    opened = pack_of(folder(tmp_path / "images", files))
+    assert paths_of(opened) == list(files)
+    for row, data in enumerate(files.values()):
+        assert opened.encoded(row).tobytes() == data
+        assert int(opened.crc32s[row]) == zlib.crc32(data)
+    assert opened.labels.tolist() == [0, 0, 1]
+    assert opened.sizes.tolist() == [[30, 40], [20, 50], [33, 22]]
+    assert opened.stored_sizes.tolist() == [[40, 30], [20, 50], [33, 22]]
+    assert opened.orientations.tolist() == [6, 1, 1]
+    assert opened.nbytes == sum(map(len, files.values()))
+    luma = (noise(20, 50, 1) @ [0.299, 0.587, 0.114]).mean()
+    assert opened.mean_lumas[1] == pytest.approx(luma, abs=0.01)
+
+
+def test_labels_are_the_classes_sorted_case_insensitively(tmp_path: Path) -> None:
+    opened = pack_of(
+        images(tmp_path / "images", {"beagle": 1, "Zorgi": 1, "Akita": 1, "airedale": 1, "akita": 1})
+    )
+    assert opened.classes == ("airedale", "Akita", "akita", "beagle", "Zorgi")
+    assert [path.split("/")[0] for path in paths_of(opened)] == list(opened.classes)
+    assert opened.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_file_is_plain_arrow(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 2, "b": 3})
+    opened = pack_of(root, Options(val=0, test=0.34))
+    table = pa.ipc.open_file(pa.memory_map(str(tmp_path / "images.arrow"))).read_all()
+    assert table.column_names == [
+        "image",
+        "label",
+        "split",
+        "width",
+        "height",
+        "orientation",
+        "mean_luma",
+        "crc32",
+        "path",
+    ]
+    assert table["label"].to_pylist() == [0, 0, 1, 1, 1]
+    assert table["path"].to_pylist() == paths_of(opened)
+    assert table["width"].to_pylist() == [12] * 5
+    assert table["height"].to_pylist() == [10] * 5
+    assert [(root / path).read_bytes() for path in paths_of(opened)] == table["image"].to_pylist()
+    assert sorted(table["split"].to_pylist()) == ["test", "test", "train", "train", "train"]
+
+
+def test_many_record_batches_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_BYTES", 1000)
+    root = images(tmp_path / "images", {"a": 7, "b": 6})
+    opened = pack_of(root, Options(0.2, 0.2))
+    assert pa.ipc.open_file(str(tmp_path / "images.arrow")).num_record_batches > 3
+    for row, path in enumerate(paths_of(opened)):
+        assert opened.encoded(row).tobytes() == (root / path).read_bytes()
+    assert sum(len(opened.ids(split)) for split in SPLITS) == 13
+
+
+def test_packing_again_gives_the_same_digest_and_bytes(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 3, "b": 3})
+    first = pack(root, tmp_path / "one.arrow", Options(0.2, 0.2))
+    second = pack(root, tmp_path / "two.arrow", Options(0.2, 0.2))
+    assert first == second
+    assert (tmp_path / "one.arrow").read_bytes() == (tmp_path / "two.arrow").read_bytes()
+    assert len(first.digest) == 64
+
+
+def test_the_digest_says_whether_two_packs_hold_the_same_data(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 3, "b": 3})
+    digests = [pack(root, tmp_path / "p.arrow", ALL_TRAIN).digest]
+    digests.append(pack(root, tmp_path / "p.arrow", Options(0, 0.4)).digest)
+    (root / "a" / "a_0.png").rename(root / "a" / "renamed.png")
+    digests.append(pack(root, tmp_path / "p.arrow", ALL_TRAIN).digest)
+    (root / "a" / "renamed.png").write_bytes(encode(noise(12, 10, 777)))
+    digests.append(pack(root, tmp_path / "p.arrow", ALL_TRAIN).digest)
+    assert len(set(digests)) == 4
+
+
+def test_the_header_comes_back(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 2, "b": 2})
+    folder(root, {"a/bad.jpg": b"bad"})
+    header = pack(root, tmp_path / "p.arrow", Options(seed=2**64 - 1))
+    assert Pack(tmp_path / "p.arrow").header == header
+    assert isinstance(header, Header)
+    assert header.seed == 2**64 - 1
+
+
+# --- the split -------------------------------------------------------------------------------------------------------
+
+
+def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, Look]]:
+    """(label, content) -> what `assign_splits` takes; the names are made up from the place."""
+    return [
+        (
+            Source(Path(f"{place}.jpg"), f"{place}.jpg", label),
+            Look(sha256=hashlib.sha256(text.encode()).hexdigest()),
+        )
+        for place, (label, text) in enumerate(contents)
+    ]
+
+
+def shares(contents: Sequence[tuple[int, str]], options: Options) -> dict[tuple[int, str], str]:
+    return dict(zip(contents, assign_splits(looked_at(contents), options), strict=True))
+
+
+CONTENTS = [(place % 3, f"image {place}") for place in range(300)]
+
+
+def test_the_shares_are_those_asked_for_in_every_class() -> None:
+    found = shares(CONTENTS, Options(0.1, 0.2))
+    for label in range(3):
+        splits = [split for (owner, _), split in found.items() if owner == label]
+        assert {split: splits.count(split) for split in SPLITS} == {"train": 70, "val": 10, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("count", "val", "test", "expected"),
+    [
+        (10, 0.1, 0.2, (7, 1, 2)),
+        (1, 0.1, 0.2, (1, 0, 0)),
+        (2, 0.45, 0.45, (1, 0, 1)),
+        (3, 0.3, 0.3, (1, 1, 1)),
+        (4, 0.1, 0.2, (3, 0, 1)),
+        (10, 0.0, 0.0, (10, 0, 0)),
+        (10, 0.49, 0.5, (1, 4, 5)),
+        (10, 0.0, 0.99, (1, 0, 9)),
+    ],
+)
+def test_small_classes_always_keep_something_to_train_on(
+    count: int, val: float, test: float, expected: tuple[int, int, int]
+) -> None:
+    splits = assign_splits(looked_at([(0, str(place)) for place in range(count)]), Options(val, test))
+    assert tuple(splits.count(split) for split in SPLITS) == expected
+
+
+def test_only_seed_and_content_decide() -> None:
+    found = shares(CONTENTS, Options(0.1, 0.2, seed=5))
+    assert shares(CONTENTS[::-1], Options(0.1, 0.2, seed=5)) == found
+    assert shares(CONTENTS, Options(0.1, 0.2, seed=6)) != found
+    assert shares(CONTENTS, Options(0.1, 0.2, seed=5, keep_grayscale=True)) == found
+
+
+def test_a_class_does_not_depend_on_the_others() -> None:
+    found = shares(CONTENTS, Options())
+    alone = [(label, text) for label, text in CONTENTS if label == 1]
+    assert shares(alone, Options()) == {key: found[key] for key in alone}
+
+
+def test_exact_duplicates_stay_together() -> None:
+    contents = [(0, f"image {place // 3}") for place in range(300)]
+    for seed in range(5):
+        splits = assign_splits(looked_at(contents), Options(0.2, 0.3, seed))
+        triples = {place // 3: set(splits[place : place + 3]) for place in range(0, 300, 3)}
+        assert all(len(triple) == 1 for triple in triples.values())
+        assert 85 <= splits.count("test") <= 92  # 90, give or take a family
+        assert 55 <= splits.count("val") <= 65
+
+
+def test_renaming_and_touching_files_moves_no_image(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 12, "b": 12})
+    before = pack_of(root, Options(0.2, 0.2))
+    by_content = {before.encoded(row).tobytes(): before._splits[row] for row in range(24)}
+    for number, file in enumerate(sorted((root / "a").iterdir())):
+        file.rename(root / "a" / f"{99 - number}-renamed.jpeg")
+        os.utime(root / "a" / f"{99 - number}-renamed.jpeg", (number, number))
+    after = pack_of(root, Options(0.2, 0.2))
+    assert len(after) == 24
+    assert {after.encoded(row).tobytes(): after._splits[row] for row in range(24)} == by_content
+
+
+def test_everything_into_one_split_with_classes_kept(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 2})
+    header = write(find_unlabelled(root), ("cat", "dog"), tmp_path / "p.arrow", ALL_TRAIN, split="test")
+    opened = Pack(tmp_path / "p.arrow")
+    assert header.classes == opened.classes == ("cat", "dog")
+    assert opened.labels.tolist() == [-1, -1]
+    assert opened.ids("test").tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val": -0.1}, "val is -0.1 and test is 0.2; expected shares from 0, together below 1"),
+        ({"val": 0.5, "test": 0.5}, "val is 0.5 and test is 0.5; expected shares from 0, together below 1"),
+        ({"val": float("nan")}, "val is nan and test is 0.2; expected shares from 0, together below 1"),
+        ({"seed": -1}, "seed is -1; expected 0 to 2**64 - 1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; expected 0 to 2**64 - 1"),
+    ],
+)
+def test_shares_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PackError) as refusal:
+        Options(**options)
+    assert str(refusal.value) == message
+
+
+# --- what is left out ------------------------------------------------------------------------------------------------
+
+
+def faulty(root: Path) -> Path:
+    grey = np.asarray(Image.fromarray(noise(80, 60, 1)).convert("L"))
+    return folder(
+        images(root, {"a": 3, "b": 3}),
+        {
+            "a/grey.jpg": encode(Image.fromarray(grey), "JPEG"),
+            "b/cut.jpg": encode(noise(300, 200, 2), "JPEG")[:-30_000],
+            "b/empty.jpg": b"",
+            "b/text.jpg": b"not an image",
+        },
+    )
+
+
+def test_what_is_left_out_is_listed_with_reason_and_picture(tmp_path: Path) -> None:
+    opened = pack_of(faulty(tmp_path / "images"))
+    assert len(opened) == 6
+    rows = {row.path: row for row in opened.header.excluded}
+    assert {path: row.reason for path, row in rows.items()} == {
+        "a/grey.jpg": "grayscale",
+        "b/cut.jpg": "truncated",
+        "b/empty.jpg": "undecodable",
+        "b/text.jpg": "undecodable",
+    }
+    assert rows["a/grey.jpg"].detail.startswith("colourfulness ")
+    assert rows["b/empty.jpg"].detail == "the file is empty"
+    assert rows["b/empty.jpg"].thumbnail is rows["b/text.jpg"].thumbnail is None
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(rows["a/grey.jpg"].thumbnail or "")))
+    assert thumbnail.size == (80, 60)
+    summary = opened.summary()["excluded"]
+    assert summary["total"] == 4
+    assert summary["reasons"] == {"grayscale": 1, "truncated": 1, "undecodable": 2}
+
+
+def test_thumbnails_are_small_and_few(tmp_path: Path) -> None:
+    grey = np.asarray(Image.fromarray(noise(400, 300, 1)).convert("L"))
+    files = {f"a/{number:02}.png": encode(Image.fromarray(grey + np.uint8(number))) for number in range(15)}
+    opened = pack_of(folder(images(tmp_path / "images", {"a": 1, "b": 1}), files))
+    pictures = [row.thumbnail for row in opened.header.excluded]
+    assert len(pictures) == 15
+    assert [picture is None for picture in pictures] == [False] * 12 + [True] * 3
+    assert Image.open(io.BytesIO(base64.b64decode(pictures[0] or ""))).size == (128, 96)
+
+
+def test_grayscale_can_be_kept(tmp_path: Path) -> None:
+    opened = pack_of(faulty(tmp_path / "images"), Options(0, 0, keep_grayscale=True))
+    assert len(opened) == 7
+    assert "a/grey.jpg" in paths_of(opened)
+
+
+def test_what_a_person_found_wrong_is_left_out(tmp_path: Path) -> None:
+    root = faulty(tmp_path / "images")
+    opened = pack_of(root, Options(0, 0, exclude={"a/a_1.png": "a cat", "b/empty.jpg": "seen before"}))
+    assert "a/a_1.png" not in paths_of(opened)
+    rows = {row.path: row for row in opened.header.excluded}
+    assert (rows["a/a_1.png"].reason, rows["a/a_1.png"].detail) == ("a cat", "exclusion list")
+    assert rows["a/a_1.png"].thumbnail
+    assert rows["b/empty.jpg"].reason == "seen before"
+
+
+def test_an_exclusion_that_names_no_image_is_an_error(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 2, "b": 2})
+    with pytest.raises(PackError) as refusal:
+        pack_of(root, Options(exclude={"a/a_7.png": "x", "a/a_1.png": "y", "a/a_8.png": "z"}))
+    assert str(refusal.value) == (
+        "the exclusion list names 'a/a_7.png', which is not among the images; 2 such"
+    )
+
+
+def test_an_exclusion_list_is_a_csv(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    rows = [
+        {"path": "a/x.jpg", "reason": "a cat, not a dog", "by": "me"},
+        {"path": 'a/two\nlines "quoted".jpg', "reason": "", "by": ""},
+    ]
+    with file.open("w", newline="", encoding="utf-8-sig") as stream:
+        writer = csv.DictWriter(stream, ["reason", "path", "by"])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert read_exclusions(file) == {
+        "a/x.jpg": "a cat, not a dog",
+        'a/two\nlines "quoted".jpg': "excluded by hand",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file,why\na.jpg,x\n", "{file} has the columns file, why; expected path and reason"),
+        (b"file,why\n", "{file} has the columns file, why; expected path and reason"),
+        (b"path\na.jpg\n", "{file} has the columns path; expected path and reason"),
+        (b"", "{file} has the columns ; expected path and reason"),
+        (b"path,reason\n\xff\xfe,x\n", "{file} is no CSV ("),
+        (
+            None,
+            "{file} cannot be read (No such file or directory); expected a CSV with the columns path and reason",
+        ),
+    ],
+)
+def test_an_exclusion_list_that_is_none(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "list.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(PackError) as refusal:
+        read_exclusions(file)
+    assert str(refusal.value).startswith(message.format(file=file))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_short_row_of_an_exclusion_list(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("reason,path\nblurred\nx,a.jpg\n")
+    with pytest.raises(PackError, match="names no path in row 2"):
+        read_exclusions(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("path,reason\na.jpg\n")
+    assert read_exclusions(tmp_path / "list.csv") == {"a.jpg": "excluded by hand"}
+
+
+def test_a_class_without_a_usable_image_is_no_class(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 2, "c": 2})
+    folder(root, {"b/bad.jpg": b"bad"})
+    (root / "empty").mkdir()
+    opened = pack_of(root)
+    assert opened.classes == ("a", "c")
+    assert opened.labels.tolist() == [0, 0, 1, 1]
+
+
+# --- what every engine decodes ---------------------------------------------------------------------------------------
+
+
+def others() -> dict[str, bytes]:
+    picture = Image.fromarray(noise(44, 30, 1))
+    frames = [picture.rotate(90 * turn).quantize(64) for turn in range(3)]
+    found = {
+        "a/1.gif": encode(picture.quantize(64), "GIF"),
+        "a/2.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "b/3.ppm": encode(picture, "PPM"),
+    }
+    if features.check("avif"):
+        turned = Image.fromarray(store_as(np.asarray(picture), 6))
+        found["b/4.avif"] = encode(turned, "AVIF", 6, quality=100, subsampling="4:4:4")
+    return found
+
+
+def test_other_formats_are_stored_as_upright_png(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images", others())
+    opened = pack_of(root)
+    assert [path for path, _ in opened.header.transcoded] == list(others())
+    assert opened.header.transcoded[0] == ("a/1.gif", "GIF is not a format that both engines decode")
+    assert opened.sizes.tolist() == [[44, 30]] * len(opened)
+    assert opened.orientations.tolist() == [1] * len(opened)
+    assert opened.damaged() == []  # the checksum is that of the PNG
+    for row in range(len(opened)):
+        stored = Image.open(io.BytesIO(opened.encoded(row).tobytes()))
+        assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (44, 30))
+    first = Image.open(io.BytesIO(others()["a/1.gif"])).convert("RGB")
+    assert opened.encoded(0).tobytes() == transcode(others()["a/1.gif"])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(opened.encoded(0).tobytes()))), np.asarray(first))
+
+
+@pytest.mark.parametrize("engine", ["threads", "dali"])
+def test_other_formats_reach_both_engines(tmp_path: Path, engine: Any) -> None:
+    if engine == "dali" and not dali.available():
+        pytest.skip("DALI is not installed")
+    opened = pack_of(folder(tmp_path / "images", others()))
+    augment = Augment(size=30).centre()
+    with Loader(opened, augment, opened.ids("train"), engine=engine, device="cpu", epochs=1) as loader:
+        (batch,) = loader
+    for image, data in zip(augment.to_pixels(batch.images), others().values(), strict=True):
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert np.array_equal(image, np.asarray(upright)[:, 7:37])
+
+
+def test_transcoding_keeps_the_first_frame_upright() -> None:
+    picture = noise(44, 30, 1)
+    data = transcode(encode(store_as(picture, 8), "PNG", 8))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), picture)
+
+
+# --- folders of every kind -------------------------------------------------------------------------------------------
+
+
+def test_hidden_files_are_left_alone_and_nested_ones_found(tmp_path: Path) -> None:
+    good = encode(coded(9, 9))
+    root = folder(
+        tmp_path / "images",
+        {
+            "a/deep/er/1.png": good,
+            "a/2.png": good,
+            "b/3.png": good,
+            "a/.hidden.png": good,
+            "a/.git/4.png": good,
+            ".cache/5.png": good,
+            "top.png": good,
+        },
+    )
+    classes, sources = find_labelled(root)
+    assert classes == ("a", "b")
+    assert [(source.path, source.label) for source in sources] == [
+        ("a/2.png", 0),
+        ("a/deep/er/1.png", 0),
+        ("b/3.png", 1),
+    ]
+    assert [source.path for source in find_unlabelled(root)] == [
+        "top.png",
+        "a/2.png",
+        "a/deep/er/1.png",
+        "b/3.png",
+    ]
+
+
+def test_symbolic_links_lead_to_files_but_in_no_circle(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    (root / "a" / "loop").symlink_to(root)
+    (root / "a" / "self.png").symlink_to(root / "a" / "self.png")
+    (root / "a" / "twin.png").symlink_to(root / "b" / "b_0.png")
+    (root / "loop").symlink_to(root / "loop")
+    paths = [source.path for source in find_labelled(root)[1]]
+    assert paths == ["a/a_0.png", "a/self.png", "a/twin.png", "b/b_0.png"]
+
+
+def test_names_of_every_kind(tmp_path: Path) -> None:
+    names = [
+        "a b.png",
+        "a'\".png",
+        "two\nlines.png",
+        "\U0001f415.png",
+        "[red]x.png",
+        "-x.png",
+        "a,b;c.png",
+    ]
+    root = folder(
+        tmp_path / "images", {f"the class/{name}": encode(noise(9, 9, row)) for row, name in enumerate(names)}
+    )
+    folder(root, {"b/1.png": encode(noise(9, 9, 50))})
+    raw = os.fsencode(root / "b") + b"/\xff\xfe.png"
+    Path(os.fsdecode(raw)).write_bytes(encode(noise(9, 9, 99)))
+    opened = pack_of(root)
+    assert paths_of(opened) == [
+        "b/1.png",
+        "b/\ufffd\ufffd.png",
+        *(f"the class/{name}" for name in sorted(names)),
+    ]
+    assert opened.classes == ("b", "the class")
+    assert "\n" not in opened.describe(paths_of(opened).index("the class/two\nlines.png"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "{root} is not there; expected a folder of images"),
+        (lambda root: root.write_bytes(b""), "{root} is a file; expected a folder of images"),
+        (
+            lambda root: root.mkdir(),
+            "{root} has 0 subfolders; expected one a class, at least 2: {root}/CLASS/image.jpg",
+        ),
+        (
+            lambda root: images(root, {"a": 3}),
+            "{root} has 1 subfolders; expected one a class, at least 2: {root}/CLASS/image.jpg",
+        ),
+        (
+            lambda root: [(root / name).mkdir(parents=True) for name in "ab"],
+            "there are no files in the folder; expected images",
+        ),
+        (
+            lambda root: folder(images(root, {"a": 3}), {"b/bad.jpg": b"bad"}),
+            "1 of 2 classes have usable images; expected at least 2; the first of 1 files left out: "
+            "b/bad.jpg: undecodable (not an image)",
+        ),
+        (
+            lambda root: folder(root, {"a/1.jpg": b"", "b/2.jpg": b""}),
+            "0 of 2 classes have usable images; expected at least 2; the first of 2 files left out: "
+            "a/1.jpg: undecodable (the file is empty)",
+        ),
+    ],
+    ids=["missing", "a file", "empty", "one class", "no files", "one usable class", "nothing usable"],
+)
+def test_folders_that_cannot_be_packed(tmp_path: Path, make: Any, message: str) -> None:
+    root, out = tmp_path / "images", tmp_path / "images.arrow"
+    make(root)
+    with pytest.raises(PackError) as refusal:
+        pack(root, out)
+    assert str(refusal.value) == message.format(root=root)
+    assert not out.exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_unlabelled_folders_that_cannot_be_packed(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images", {"1.jpg": b"bad"})
+    with pytest.raises(PackError) as refusal:
+        write(find_unlabelled(root), (), tmp_path / "p.arrow", split="test")
+    assert (
+        str(refusal.value)
+        == "none of 1 files is a usable image; the first: 1.jpg: undecodable (not an image)"
+    )
+
+
+# --- accidents -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> tuple[Path, Path, bytes]:
+    """A folder, the pack that was made of it before, and that pack's bytes."""
+    root, out = images(tmp_path / "images", {"a": 3, "b": 3}), tmp_path / "images.arrow"
+    pack(root, out)
+    folder(root, {"a/new.png": encode(noise(9, 9, 500))})
+    return root, out, out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "accident", [KeyboardInterrupt, MemoryError, PackError, OSError(28, "No space left on device")]
+)
+def test_an_interrupted_packing_leaves_the_old_pack(
+    old: tuple[Path, Path, bytes], accident: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out, before = old
+    monkeypatch.setattr(module, "BATCH_BYTES", 1)
+    calls = []
+
+    def fail(rows: Any, real: Any = module._record_batch) -> Any:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise accident
+        return real(rows)
+
+    monkeypatch.setattr(module, "_record_batch", fail)
+    expected = PackError if isinstance(accident, OSError) else accident
+    with pytest.raises(expected) as error:
+        pack(root, out)
+    assert len(calls) == 3
+    if isinstance(accident, OSError):
+        assert str(error.value) == f"{out} cannot be written: No space left on device; nothing was changed"
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in out.parent.iterdir()) == ["images", "images.arrow"]
+
+
+def test_an_interrupted_first_packing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = images(tmp_path / "images", {"a": 2, "b": 2})
+
+    def fail(rows: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_record_batch", fail)
+    with pytest.raises(KeyboardInterrupt):
+        pack(root, tmp_path / "images.arrow")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_packing_again_replaces_the_old_pack_and_its_readers_keep_theirs(
+    old: tuple[Path, Path, bytes],
+) -> None:
+    root, out, _ = old
+    reader = Pack(out)
+    pack(root, out)
+    assert len(Pack(out)) == 7
+    assert len(reader) == 6
+    assert reader.damaged() == []
+
+
+def test_a_file_that_changes_while_it_is_packed(
+    old: tuple[Path, Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out, before = old
+
+    def change(*arguments: Any, **options: Any) -> list[Look]:
+        looks = survey_here(*arguments, **options)
+        (root / "b" / "b_1.png").write_bytes(encode(noise(12, 10, 888)))
+        return looks
+
+    monkeypatch.setattr(module, "survey", change)
+    with pytest.raises(
+        PackError, match="b_1.png changed while it was being packed; pack again when nothing writes"
+    ):
+        pack(root, out)
+    assert out.read_bytes() == before
+    assert leftovers(out.parent) == []
+
+
+def test_a_file_that_vanishes_while_it_is_packed(
+    old: tuple[Path, Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out, before = old
+
+    def remove(*arguments: Any, **options: Any) -> list[Look]:
+        looks = survey_here(*arguments, **options)
+        (root / "b" / "b_1.png").unlink()
+        return looks
+
+    monkeypatch.setattr(module, "survey", remove)
+    with pytest.raises(PackError, match=r"b_1.png was readable a moment ago and is no longer \(No such file"):
+        pack(root, out)
+    assert out.read_bytes() == before
+
+
+def test_out_is_a_folder(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    with pytest.raises(PackError) as refusal:
+        pack(root, tmp_path)
+    assert str(refusal.value) == (
+        f"--out is the folder {tmp_path}; expected a file name, as in {tmp_path}/images.arrow"
+    )
+
+
+def test_out_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    pack(root, tmp_path / "new" / "deep" / "p.arrow", ALL_TRAIN)
+    assert len(Pack(tmp_path / "new" / "deep" / "p.arrow")) == 2
+
+
+def test_out_below_a_file(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PackError, match=r"file/p.arrow cannot be written: .+; nothing was changed"):
+        pack(root, tmp_path / "file" / "p.arrow", ALL_TRAIN)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that even root cannot write to")
+def test_out_where_nothing_can_be_written(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    with pytest.raises(PackError, match=r"^/proc/self/p.arrow cannot be written: .+; nothing was changed$"):
+        pack(root, Path("/proc/self/p.arrow"), ALL_TRAIN)

@@ -1,0 +1,279 @@
+"""An open pack: nothing is copied, nothing is read twice, and whatever is wrong with the file is said in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cache import store as module
+from cache.pack import Options
+from cache.store import FORMAT, SCHEMA, Excluded, Header, Pack, PackError
+from pictures import coded, encode, noise, packed
+
+FILES = {
+    "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
+    "b": [encode(noise(25, 25, 2)), encode(noise(40, 10, 3)), encode(noise(9, 8, 4), "BMP")],
+}
+ALL = [*FILES["a"], *FILES["b"]]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("store"), FILES, Options(0.2, 0.4, seed=3)).path
+
+
+def changed(path: Path, target: Path, place: int, new: bytes) -> Path:
+    """A copy of the pack with other bytes at one place."""
+    data = bytearray(path.read_bytes())
+    data[place : place + len(new)] = new
+    target.write_bytes(data)
+    return target
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("residency", ["mmap", "ram"])
+def test_every_image_before_and_after_it_is_resident(path: Path, residency: Any) -> None:
+    pack = Pack(path, residency)
+    for _ in range(2):
+        assert [pack.encoded(row).tobytes() for row in range(len(pack))] == ALL
+        pack.make_resident()
+    assert len(pack) == 5
+    assert pack.nbytes == sum(map(len, ALL))
+    assert pack.classes == ("a", "b")
+
+
+def test_an_image_is_a_view_that_cannot_be_written(path: Path) -> None:
+    pack = Pack(path)
+    image = pack.encoded(3)
+    assert image.dtype == np.uint8
+    assert not image.flags.owndata
+    assert np.shares_memory(image, pack.encoded(3))
+    with pytest.raises(ValueError, match="read-only"):
+        image[0] = 0
+    whole = np.frombuffer(pa.memory_map(str(path)).read_buffer(), dtype=np.uint8)
+    place = whole.tobytes().find(ALL[3])
+    assert image.tobytes() == whole[place : place + len(ALL[3])].tobytes()
+
+
+def test_mmap_reads_the_file_itself_and_ram_a_copy_of_it(path: Path, tmp_path: Path) -> None:
+    """What happens to the file afterwards shows through the one, and not through the other."""
+    twin = changed(path, tmp_path / "twin.arrow", 0, b"")
+    mapped, copied = Pack(twin, "mmap"), Pack(twin, "ram")
+    copied.make_resident()
+    mapped.make_resident()
+    place = twin.read_bytes().find(ALL[2])
+    with twin.open("r+b") as file:
+        file.seek(place)
+        file.write(b"XYZ")
+    assert mapped.encoded(2)[:3].tobytes() == b"XYZ"
+    assert copied.encoded(2).tobytes() == ALL[2]
+    with pytest.raises(ValueError, match="read-only"):
+        copied.encoded(2)[0] = 0
+
+
+def test_the_columns(path: Path) -> None:
+    pack = Pack(path)
+    assert pack.labels.tolist() == [0, 0, 1, 1, 1]
+    assert pack.sizes.tolist() == [[30, 20], [30, 20], [25, 25], [40, 10], [9, 8]]
+    assert pack.stored_sizes.tolist() == [[30, 20], [20, 30], [25, 25], [40, 10], [9, 8]]
+    assert pack.orientations.tolist() == [1, 6, 1, 1, 1]
+    assert pack.labels.dtype == pack.sizes.dtype == np.int32
+    assert (pack.orientations.dtype, pack.crc32s.dtype, pack.mean_lumas.dtype) == (
+        np.uint8,
+        np.uint32,
+        np.float32,
+    )
+    assert pack.image_path(3) == "b/0001.img"
+    assert pack.describe(3) == "row 3 ('b/0001.img')"
+    assert pack.image_path(np.int64(3)) == "b/0001.img"  # type: ignore[arg-type]  # which is what ids are
+
+
+def test_the_splits_partition_the_rows(path: Path) -> None:
+    pack = Pack(path)
+    parts = [pack.ids(split) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [2, 1, 2]
+    assert sorted(np.concatenate(parts).tolist()) == [0, 1, 2, 3, 4]
+    assert all(part.dtype == np.int64 and np.all(np.diff(part) > 0) for part in parts)
+    with pytest.raises(PackError) as refusal:
+        pack.ids("valid")
+    assert str(refusal.value) == "split is 'valid'; expected one of train, val, test"
+
+
+def test_the_summary_is_json(path: Path) -> None:
+    summary = json.loads(json.dumps(Pack(path).summary()))
+    digest = summary.pop("digest")
+    assert len(digest) == 64
+    assert summary == {
+        "path": str(path),
+        "seed": 3,
+        "images": 5,
+        "bytes": sum(map(len, ALL)),
+        "classes": ["a", "b"],
+        "splits": {"train": 2, "val": 1, "test": 2},
+        "excluded": {"total": 0, "reasons": {}, "images": []},
+        "transcoded": [],
+    }
+
+
+# --- verifying -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_pack_has_no_damage(path: Path) -> None:
+    assert Pack(path).damaged() == []
+
+
+def test_one_flipped_bit_is_found_and_named(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    for row in (1, 4):
+        place = data.find(ALL[row]) + len(ALL[row]) // 2
+        pack = Pack(changed(path, tmp_path / f"{row}.arrow", place, bytes([data[place] ^ 1])))
+        assert pack.damaged() == [row]
+        assert pack.describe(row).startswith(f"row {row} (")
+
+
+# --- files that are no pack ------------------------------------------------------------------------------------------
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(PackError) as refusal:
+        Pack(path)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    missing = tmp_path / "p.arrow"
+    assert complaint(missing) == (
+        f"there is no pack at {missing}; make one: python -m cache pack IMAGES --out {missing}"
+    )
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert complaint(tmp_path).startswith(f"{tmp_path} cannot be opened (")
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1", b"hello, world" * 100, bytes(5000)])
+def test_some_other_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.arrow").write_bytes(content)
+    message = complaint(tmp_path / "p.arrow")
+    assert message.startswith(f"{tmp_path / 'p.arrow'} is no readable pack (")
+    assert message.endswith("); pack the images again")
+
+
+def test_a_truncated_pack(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    for length in (1, 8, 100, len(data) // 2, len(data) - 1):
+        (tmp_path / "p.arrow").write_bytes(data[:length])
+        assert "is no readable pack (" in complaint(tmp_path / "p.arrow")
+
+
+def arrow(path: Path, schema: pa.Schema, rows: int = 1) -> Path:
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), ["train"])
+        if pa.types.is_dictionary(field.type)
+        else pa.array(
+            [b"" if pa.types.is_large_binary(field.type) else "x" if field.type == pa.string() else 1] * rows,
+            field.type,
+        )
+        for field in schema
+    ]
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        if rows:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return path
+
+
+def test_another_arrow_file(tmp_path: Path) -> None:
+    expected = f"{tmp_path / 'p.arrow'} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
+    assert complaint(arrow(tmp_path / "p.arrow", pa.schema([("x", pa.int64())]))) == expected
+    assert complaint(arrow(tmp_path / "p.arrow", SCHEMA)) == expected  # without a header
+
+
+HEADER = Header(("a", "b"), "0" * 64, 7, (Excluded("p", "r", "d", "dGh1bWI="),), (("x.gif", "a GIF"),))
+
+
+def test_the_header_survives_the_file(tmp_path: Path) -> None:
+    assert Pack(arrow(tmp_path / "p.arrow", HEADER.schema())).header == HEADER
+
+
+def test_a_newer_format(tmp_path: Path) -> None:
+    newer = Header(("a", "b"), "0" * 64, 0, format=FORMAT + 1)
+    assert complaint(arrow(tmp_path / "p.arrow", newer.schema())) == (
+        f"{tmp_path / 'p.arrow'} has pack format 2, newer than 1, the newest known here; update Greyhound"
+    )
+
+
+def test_a_pack_without_images(tmp_path: Path) -> None:
+    assert complaint(arrow(tmp_path / "p.arrow", HEADER.schema(), rows=0)) == (
+        f"{tmp_path / 'p.arrow'} holds no images; pack the images again"
+    )
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": "one"}', b"null"])
+def test_a_damaged_header(tmp_path: Path, text: bytes) -> None:
+    schema = SCHEMA.with_metadata({module._METADATA: text})
+    message = complaint(arrow(tmp_path / "p.arrow", schema))
+    assert message.startswith(f"{tmp_path / 'p.arrow'} has a damaged header (")
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+READ_AN_EPOCH = """
+import sys
+import numpy as np
+from cache.store import Pack
+
+def from_disk():
+    return int(dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())["read_bytes"])
+
+pack = Pack(sys.argv[1], sys.argv[2])
+pack.make_resident()
+total = sum(int(pack.encoded(row).sum()) for row in range(len(pack)))
+before = from_disk()
+again = sum(int(pack.encoded(row).sum()) for row in np.random.default_rng(0).permutation(len(pack)))
+assert total == again
+print(from_disk() - before)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/io").exists(), reason="Linux counts the bytes that a process reads from disk"
+)
+@pytest.mark.parametrize("residency", ["mmap", "ram"])
+def test_an_epoch_after_the_first_reads_nothing_from_disk(path: Path, residency: str) -> None:
+    command = [sys.executable, "-c", READ_AN_EPOCH, str(path), residency]
+    answer = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(answer.stdout) == 0
+
+
+def test_opening_a_large_pack_takes_no_time(tmp_path: Path) -> None:
+    arrow(tmp_path / "p.arrow", HEADER.schema(), rows=200_000)
+    start = time.perf_counter()
+    pack = Pack(tmp_path / "p.arrow")
+    assert time.perf_counter() - start < 1
+    assert len(pack) == 200_000
+    start = time.perf_counter()
+    for row in range(0, 200_000, 100):
+        pack.encoded(row)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_reading_does_not_depend_on_the_record_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.pack.BATCH_BYTES", 1)
+    files = [encode(coded(9 + row, 9, row)) for row in range(6)]
+    pack = packed(tmp_path, {"a": files[:3], "b": files[3:]})
+    assert pa.ipc.open_file(str(pack.path)).num_record_batches == 6
+    assert [pack.encoded(row).tobytes() for row in range(6)] == files
+    assert pack.sizes[:, 0].tolist() == [9, 10, 11, 12, 13, 14]
+    assert pack.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [pack.image_path(row) for row in (0, 5)] == ["a/0000.img", "b/0002.img"]

@@ -1,0 +1,283 @@
+"""The survey: answers in order, one child lost for one murderous file, and the rule that says what is grayscale."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache import survey as module
+from cache.survey import Look, SurveyError, available_cores, measure, survey
+from pictures import coded, encode, folder, noise
+
+CHILD = """
+import os, time
+from pipelines import decode
+
+class NoProbe:
+    def check(self, encoded, expected):
+        pass
+
+def answer(path, probe, real=decode._answer):
+    if path.name.startswith("abort"):
+        os.abort()
+    if path.name.startswith("exit"):
+        os._exit(3)
+    if path.name.startswith("hang"):
+        time.sleep(60)
+    if path.name.startswith("slow"):
+        time.sleep(0.3)
+    if path.name.startswith("babble"):
+        os.write(1, b"a C library has something to say\\n")
+    return real(path, probe)
+
+decode.Probe, decode._answer = NoProbe, answer
+decode.main()
+"""
+"""The child process, but for DALI's probe, which takes seconds to start, and with files that end it."""
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Start `CHILD` for every child process, and keep them all."""
+    return start_instead(["-c", CHILD], monkeypatch)
+
+
+def start_instead(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(_: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen([sys.executable, *command], **options))
+        return started[-1]
+
+    monkeypatch.setattr(module.subprocess, "Popen", start)
+    return started
+
+
+def files(root: Path, *names: str) -> list[Path]:
+    """Images that tell themselves apart by their width: 10, 11, 12, ..."""
+    folder(root, {name: encode(coded(10 + place, 9)) for place, name in enumerate(names)})
+    return [root / name for name in names]
+
+
+def gone(children: list[subprocess.Popen[bytes]]) -> bool:
+    return all(child.poll() is not None for child in children)
+
+
+# --- the children ----------------------------------------------------------------------------------------------------
+
+
+def test_the_real_child_looks_at_real_files(tmp_path: Path) -> None:
+    folder(
+        tmp_path,
+        {"a.png": encode(coded(20, 10)), "b.jpg": b"\xff\xd8 no", "c.gif": encode(coded(9, 9), "GIF")},
+    )
+    good, bad, other = survey([tmp_path / "a.png", tmp_path / "b.jpg", tmp_path / "c.gif"], workers=1)
+    assert (good.format, good.width, good.height, good.problem, good.transcode) == ("PNG", 20, 10, "", "")
+    assert bad.problem == "undecodable"
+    assert other.transcode == "GIF is not a format that both engines decode"
+
+
+def test_the_answers_come_in_the_order_of_the_files(tmp_path: Path, children: list[Any]) -> None:
+    names = [f"{'slow' if place % 5 == 0 else 'quick'}{place}.png" for place in range(16)]
+    paths = files(tmp_path, *names)
+    progress: list[tuple[int, int]] = []
+    looks = survey(paths, 2, lambda done, total: progress.append((done, total)))
+    assert [look.width for look in looks] == list(range(10, 26))
+    assert len(children) == 2
+    assert gone(children)
+    assert progress[-1] == (16, 16)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+    assert {total for _, total in progress} == {16}
+
+
+def test_no_files_no_answers(children: list[Any]) -> None:
+    assert survey([]) == []
+    assert gone(children)
+
+
+def test_a_file_that_kills_its_decoder_is_blamed_alone(tmp_path: Path, children: list[Any]) -> None:
+    paths = files(tmp_path, "a.png", "abort.png", "b.png", "exit.png", "c.png", "abort2.png")
+    looks = survey(paths, workers=1)
+    assert [look.width for look in looks] == [10, 0, 12, 0, 14, 0]
+    assert [look.problem for look in looks] == ["", "undecodable", "", "undecodable", "", "undecodable"]
+    assert looks[1].detail == "the file ended its decoder (exit status -6)"
+    assert looks[3].detail == "the file ended its decoder (exit status 3)"
+    assert len(children) == 4
+    assert gone(children)
+
+
+def test_a_file_that_takes_for_ever_is_given_up(
+    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.8)
+    start = time.monotonic()
+    looks = survey(files(tmp_path, "a.png", "hang.png", "b.png"), workers=1)
+    assert time.monotonic() - start < 20
+    assert [look.width for look in looks] == [10, 0, 12]
+    assert looks[1].problem == "undecodable"
+    assert looks[1].detail == "the file ended its decoder (took more than 1 s or all the memory)"
+    assert gone(children)
+
+
+def test_what_a_library_prints_does_not_mix_with_the_answers(tmp_path: Path, children: list[Any]) -> None:
+    looks = survey(files(tmp_path, "babble.png", "b.png"), workers=1)
+    assert [look.width for look in looks] == [10, 11]
+    assert len(children) == 1
+
+
+def test_what_is_no_regular_file(tmp_path: Path, children: list[Any]) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it: to open it would wait for ever
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    names = ["folder", "pipe", "loop", "dangling", "missing"]
+    looks = survey([tmp_path / name for name in names], workers=1)
+    assert looks == [Look(problem="undecodable", detail="not a regular file")] * 5
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path, children: list[Any]) -> None:
+    (path,) = files(tmp_path, "a.png")
+    path.chmod(0)
+    assert survey([path], workers=1) == [Look(problem="unreadable", detail="Permission denied")]
+
+
+def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
+    names = [
+        b"a b.png",
+        b"a'\".png",
+        b"two\nlines.png",
+        "\U0001f415.png".encode(),
+        b"\xff\xfe.png",
+        b"-x.png",
+    ]
+    for place, name in enumerate(names):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(encode(coded(10 + place, 9)))
+    looks = survey([tmp_path / os.fsdecode(name) for name in names], workers=1)
+    assert [look.width for look in looks] == [10, 11, 12, 13, 14, 15]
+
+
+def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    children = start_instead(["-c", "raise ImportError('libGL.so.1 is missing')"], monkeypatch)
+    with pytest.raises(SurveyError) as error:
+        survey(files(tmp_path, "a.png", "b.png"), workers=2)
+    assert str(error.value) == "the decoder process does not start: ImportError: libGL.so.1 is missing"
+    assert gone(children)
+
+
+def test_an_interrupted_survey_leaves_no_child_behind(tmp_path: Path, children: list[Any]) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        survey(files(tmp_path, *[f"slow{place}.png" for place in range(40)]), 2, interrupt)
+    assert time.monotonic() - start < 6  # 40 slow files would take 6 s at the least
+    assert children
+    assert gone(children)
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert available_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def flat(*colour: int, width: int = 8, height: int = 8) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), colour, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "luma", "colourfulness", "grayscale"),
+    [
+        (flat(100, 100, 100), 100.0, 0.0, True),
+        (np.hstack([flat(0, 0, 0), flat(255, 255, 255)]), 127.5, 0.0, True),
+        (flat(255, 0, 0), 76.245, 85.53, False),
+        (flat(0, 255, 0), 149.685, 85.53, False),
+        (flat(0, 0, 255), 29.07, 76.5, False),
+        (np.hstack([flat(255, 0, 0), flat(0, 0, 255)]), 52.6575, 272.619, False),
+    ],
+)
+def test_measure(pixels: NDArray[np.uint8], luma: float, colourfulness: float, grayscale: bool) -> None:
+    found = measure(pixels)
+    assert found["mean_luma"] == pytest.approx(luma, abs=1e-3)
+    assert found["colourfulness"] == pytest.approx(colourfulness, abs=1e-2)
+    assert found["grayscale"] is grayscale
+    assert [type(value) for value in found.values()] == [float, float, bool]  # they go into JSON
+
+
+def test_large_images_are_measured_on_a_grid() -> None:
+    picture = noise(1600, 1200, 3)
+    found = measure(picture)
+    assert found["mean_luma"] == pytest.approx((picture @ [0.299, 0.587, 0.114]).mean(), abs=0.5)
+    assert measure(flat(9, 9, 9, width=5000, height=3))["mean_luma"] == pytest.approx(9)
+
+
+@pytest.mark.parametrize(
+    ("spread", "share", "grayscale"),
+    [(4, 1.0, True), (5, 1.0, False), (60, 0.02, False), (60, 0.005, True), (0, 1.0, True)],
+)
+def test_an_image_is_grayscale_when_99_in_100_pixels_are(spread: int, share: float, grayscale: bool) -> None:
+    pixels = flat(120, 120, 120, width=100, height=100)
+    coloured = pixels.reshape(-1, 3)[: round(share * 10_000)]
+    coloured[:, 1] += spread
+    assert measure(pixels)["grayscale"] is grayscale
+
+
+def as_jpeg(pixels: NDArray[np.uint8] | Image.Image, **options: Any) -> NDArray[np.uint8]:
+    import io
+
+    data = encode(pixels, "JPEG", **{"quality": 75, "subsampling": 2, **options})
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def grey() -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(noise(300, 200, 5)).convert("L"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: as_jpeg(Image.fromarray(grey())),
+        lambda: as_jpeg(np.stack([grey()] * 3, axis=2)),
+        lambda: as_jpeg(as_jpeg(np.stack([grey()] * 3, axis=2), quality=90), quality=40),
+        lambda: np.stack([grey(), grey(), np.clip(grey().astype(int) - 3, 0, 255).astype(np.uint8)], axis=2),
+    ],
+    ids=["one channel", "three equal channels", "twice a jpeg", "three levels of tint"],
+)
+def test_grayscale_photographs_are_found(make: Callable[[], NDArray[np.uint8]]) -> None:
+    assert measure(make())["grayscale"] is True
+
+
+def test_a_white_dog_in_snow_is_a_coloured_photograph() -> None:
+    """Pale all over: snow with a breath of blue, fur with a breath of yellow, and a dark nose."""
+    snow, fur, nose = (
+        flat(243, 246, 250, width=60, height=90),
+        flat(250, 247, 238, width=38, height=90),
+        flat(30, 28, 30, width=2, height=90),
+    )
+    picture = as_jpeg(np.hstack([snow, fur, nose]), quality=90)
+    found = measure(picture)
+    assert found["colourfulness"] < 12
+    assert found["grayscale"] is False
+
+
+def test_a_sepia_print_is_coloured() -> None:
+    tint = grey()[..., None] * np.array([1.0, 0.9, 0.72])
+    assert measure(as_jpeg(tint.astype(np.uint8)))["grayscale"] is False

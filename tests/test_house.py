@@ -1,0 +1,103 @@
+"""The house rules that a reader cannot see at a glance: which room may know which, read from the imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("cache", "pipelines", "model")
+SCRIPTS = ("train", "eval", "explain")
+FORBIDDEN = {
+    "cache": {"pipelines", "model", *SCRIPTS},
+    "pipelines": {"model", *SCRIPTS},
+    "model": {"cache", "pipelines", *SCRIPTS},
+    "train": {"eval", "explain"},
+    "eval": {"train", "explain"},
+    "explain": {"train", "eval"},
+}
+FOREIGN = {"nvidia": {"pipelines"}, "cv2": {"pipelines"}, "simplejpeg": {"pipelines"}, "timm": {"model"}}
+"""Libraries that only some rooms may know."""
+
+
+def files() -> Iterator[tuple[str, Path]]:
+    """Every module of the product and the room that it is in."""
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            yield room, path
+    for script in SCRIPTS:
+        if (ROOT / f"{script}.py").exists():
+            yield script, ROOT / f"{script}.py"
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """First names of everything imported, at the top or inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {(node.module or "").split(".")[0]} if not node.level else {"a relative import"}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {str(arg.value).split(".")[0] for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+    return found
+
+
+MODULES = [pytest.param(room, path, id=str(path.relative_to(ROOT))) for room, path in files()]
+
+
+def test_there_is_a_house() -> None:
+    assert {room for room, _ in files()} >= set(ROOMS)
+
+
+@pytest.mark.parametrize(("room", "path"), MODULES)
+def test_no_arrow_runs_back(room: str, path: Path) -> None:
+    known = imports(ast.parse(path.read_text()))
+    assert not known & FORBIDDEN[room], f"{path.name} of {room} may not know this"
+    assert "a relative import" not in known
+
+
+@pytest.mark.parametrize(("room", "path"), MODULES)
+def test_libraries_stay_in_their_room(room: str, path: Path) -> None:
+    for library in imports(ast.parse(path.read_text())) & FOREIGN.keys():
+        assert room in FOREIGN[library], f"{path.name} of {room} may not know {library}"
+
+
+@pytest.mark.parametrize(("room", "path"), MODULES)
+def test_every_module_says_what_it_does(room: str, path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_imports_are_seen_wherever_they_are() -> None:
+    source = "import a.b\nfrom c.d import e\nfrom . import f\ndef g():\n    import h\n    importlib.import_module('i.j')"
+    assert imports(ast.parse(source)) == {"a", "c", "h", "i", "a relative import"}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("cache.pack", ("torch", "cv2", "nvidia.dali", "pipelines")),
+        ("cache.store", ("torch", "cv2", "nvidia.dali", "pipelines")),
+        ("cache.command", ("torch", "cv2", "nvidia.dali", "pipelines")),
+        ("pipelines.loader", ("nvidia.dali", "timm", "model")),
+    ],
+)
+def test_an_import_brings_no_more_than_it_needs(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
+
+
+def test_the_command_line_of_the_cache_needs_no_torch() -> None:
+    code = "import sys, cache.__main__; print('torch' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "False\n"

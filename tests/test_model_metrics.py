@@ -1,0 +1,179 @@
+"""Accuracy and its intervals, against published numbers and numbers counted by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.metrics import Score, confusion, evaluate, table, wilson
+
+NAMES = ("cat", "dog", "emu")
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_newcombes_examples(successes: int, n: int, low: float, high: float) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3."""
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_ends_stay_within_0_and_1() -> None:
+    """At k = n the interval is n / (n + z^2) to 1, at k = 0 its mirror image."""
+    for n in (1, 7, 36, 807):
+        squared = 1.959964**2
+        assert wilson(n, n) == pytest.approx((n / (n + squared), 1.0), rel=1e-12)
+        assert wilson(0, n) == pytest.approx((0.0, squared / (n + squared)), rel=1e-12, abs=1e-15)
+        assert 0 <= wilson(0, n)[0] <= wilson(n, n)[1] <= 1
+
+
+def test_z_widens_and_fractions_count() -> None:
+    """By hand for 1 of 2 and z = 1: centre 1/2, half 1/(3/2) * sqrt(1/8 + 1/16) = 0.288675."""
+    assert wilson(1, 2, z=1.0) == pytest.approx((0.5 - 0.288675, 0.5 + 0.288675), abs=1e-6)
+    assert wilson(1.5, 2)[0] > wilson(1, 2)[0]
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5), (float("nan"), 5), (0, -1)])
+def test_an_interval_over_nothing_is_refused(successes: float, n: int) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        wilson(successes, n)
+
+
+def test_confusion_rows_are_true() -> None:
+    counts = confusion(np.array([0, 0, 0, 2, 1]), np.array([0, 1, 1, 1, 1]), 3)
+    assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [0, 1, 0]]
+    assert counts.dtype == np.int64
+
+
+def example() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Four images, two crops each.
+
+    A cat, right in both crops; a cat, right in the first only, dog on average; a dog, wrong in both crops (cat, emu)
+    yet right on average; a dog, right in both. No emu.
+    """
+    rows = [
+        [[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]],
+        [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1]],
+        [[0.5, 0.4, 0.1], [0.1, 0.4, 0.5]],
+        [[0.0, 1.0, 0.0], [0.2, 0.6, 0.2]],
+    ]
+    return np.array(rows, dtype=np.float32), np.array([0, 0, 1, 1])
+
+
+def test_every_number_of_an_evaluation() -> None:
+    result = evaluate(*example(), NAMES)
+    assert {name: result[name] for name in ("n", "crops", "accuracy", "ensemble_accuracy")} == {
+        "n": 4,
+        "crops": 2,
+        "accuracy": 5 / 8,
+        "ensemble_accuracy": 3 / 4,
+    }
+    assert result["interval"] == list(wilson(2.5, 4))
+    assert result["ensemble_interval"] == list(wilson(3, 4))
+    assert result["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    expected = -(math.log(0.7) + math.log(0.3) + math.log(0.4) + math.log(0.8)) / 4
+    assert result["cross_entropy"] == pytest.approx(expected)
+    assert result["classes"] == [
+        {
+            "name": "cat",
+            "n": 2,
+            "accuracy": 0.75,
+            "interval": list(wilson(1.5, 2)),
+            "ensemble_accuracy": 0.5,
+            "ensemble_interval": list(wilson(1, 2)),
+        },
+        {
+            "name": "dog",
+            "n": 2,
+            "accuracy": 0.5,
+            "interval": list(wilson(1, 2)),
+            "ensemble_accuracy": 1.0,
+            "ensemble_interval": list(wilson(2, 2)),
+        },
+        {
+            "name": "emu",
+            "n": 0,
+            "accuracy": None,
+            "interval": None,
+            "ensemble_accuracy": None,
+            "ensemble_interval": None,
+        },
+    ]
+
+
+def test_an_evaluation_is_json_that_every_reader_takes() -> None:
+    result = evaluate(*example(), NAMES)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_a_probability_of_0_has_a_finite_cross_entropy() -> None:
+    result = evaluate(np.array([[[1.0, 0.0]]], dtype=np.float32), np.array([1]), ("a", "b"))
+    assert result["cross_entropy"] == pytest.approx(87.336545)
+
+
+def test_the_interval_does_not_shrink_with_crops() -> None:
+    probabilities, labels = example()
+    more = evaluate(np.concatenate([probabilities] * 5, axis=1), labels, NAMES)
+    assert more["crops"] == 10
+    assert more["interval"] == evaluate(probabilities, labels, NAMES)["interval"]
+
+
+def test_the_seeds_lines() -> None:
+    evaluation: dict[str, Any] = {
+        "accuracy": 0.93061,
+        "classes": [
+            {"name": "Afghan_hound", "n": 36, "accuracy": 0.9277},
+            {"name": "Chihuahua", "n": 30, "accuracy": 0.63},
+            {"name": "Dingo", "n": 0, "accuracy": None},
+            {"name": "Whippet", "n": 30, "accuracy": 0.63},
+        ],
+    }
+    lines = [
+        "Accuracy of Afghan_hound(n=36): 0.928",
+        "Accuracy of Chihuahua(n=30): 0.630",
+        "Accuracy of Dingo(n=0): no images",
+        "Accuracy of Whippet(n=30): 0.630",
+        "Total Accuracy: 0.931",
+    ]
+    assert table(evaluation) == lines
+    assert table(evaluation, worst_first=True) == [lines[1], lines[3], lines[0], lines[2], lines[4]]
+    assert table(evaluation) == lines  # sorting left the evaluation alone
+
+
+def test_a_score_without_images_has_no_numbers() -> None:
+    assert Score.of(np.array([])) == Score(n=0, accuracy=None, interval=None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "words"),
+    [
+        ((0, 2, 3), [], "no images"),
+        ((2, 2, 3), [0, 1, 2], r"shape \(2, 2, 3\); expected \(3, crops, 3\)"),
+        ((2, 2, 4), [0, 1], r"shape \(2, 2, 4\); expected \(2, crops, 3\)"),
+        ((2, 3), [0, 1], r"shape \(2, 3\)"),
+        ((2, 2, 3), [0, 3], "labels go from 0 to 3; expected 0 to 2"),
+        ((2, 2, 3), [-1, 0], "labels go from -1 to 0; expected 0 to 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(shape: tuple[int, ...], labels: list[int], words: str) -> None:
+    probabilities = np.full(shape, 1 / 3, dtype=np.float32)
+    with pytest.raises(ValueError, match=words):
+        evaluate(probabilities, np.array(labels, dtype=np.int64), NAMES)
+
+
+def test_a_diverged_network_gets_no_accuracy() -> None:
+    probabilities, labels = example()
+    probabilities[2, 1] = np.nan
+    with pytest.raises(ValueError, match="diverged"):
+        evaluate(probabilities, labels, NAMES)

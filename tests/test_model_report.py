@@ -1,0 +1,561 @@
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model import report
+from model.report import ReportError, Scale, chart
+
+NASTY = "<img src=x onerror=alert(1)>"
+QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
+NOTE = "The network starts from ImageNet weights."
+SECTIONS = {
+    "result": "Result",
+    "recipe": "What was trained",
+    "data": "Data",
+    "rate": "Learning rate",
+    "epochs": "Epoch by epoch",
+    "averaging": "Weight averaging",
+    "classes": "Class by class",
+    "confusion": "What it confuses",
+    "saliency": "Where it looks",
+    "augmented": "What it saw",
+    "versions": "Versions",
+}
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser makes of the report: its elements, in order, and the text of each section."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, str] = {}
+        self.open: list[str] = []
+        self.section = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, attributes))
+        if tag == "section":
+            self.section = attributes["id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self.section] = self.texts.get(self.section, "") + data + " "
+
+    def all(self, name: str) -> list[str]:
+        """Every value of an attribute."""
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+    def text(self, section: str) -> str:
+        """A section's text with single spaces, narrow ones included."""
+        return " ".join(self.texts[section].split())
+
+
+def thumbnail() -> str:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(stream, "JPEG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def class_row(name: str, n: int, accuracy: float | None) -> dict[str, Any]:
+    interval = None if accuracy is None else [accuracy * 0.9, min(1, accuracy * 1.1)]
+    return {
+        "name": name,
+        "n": n,
+        "accuracy": accuracy,
+        "interval": interval,
+        "ensemble_accuracy": accuracy,
+        "ensemble_interval": interval,
+    }
+
+
+def recipe() -> dict[str, Any]:
+    return {
+        "name": "fast",
+        "network": "tf_efficientnet_lite2",
+        "batch_size": 32,
+        "bf16": True,
+        "augment": {"size": 256, "scale": [0.8, 1.2], "inner": {"depth": 3}},
+        "phases": [{"epochs": 50, "high": 0.1, "low": 1e-10}, {"epochs": 2, "cycles": 2.5}],
+        "unheard_of": None,
+        "note": NOTE,
+    }
+
+
+def pack(classes: list[str], path: str) -> dict[str, Any]:
+    excluded = [
+        {"path": path, "reason": "grayscale", "detail": "no channel differs", "thumbnail": thumbnail()},
+        {"path": "b/cut.jpg", "reason": "truncated", "detail": "ends early", "thumbnail": None},
+    ]
+    return {
+        "path": "/somewhere/dogs of mine.arrow",
+        "digest": "9f8a1c0b",
+        "images": 3629,
+        "bytes": 123_456_789,
+        "classes": classes,
+        "splits": {"train": 2540, "val": 363, "test": 726},
+        "excluded": {"total": 2, "reasons": {"grayscale": 1, "truncated": 1}, "images": excluded},
+        "transcoded": [{"path": path, "reason": "AVIF"}],
+    }
+
+
+def epochs(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1.4 / (epoch + 1),
+            "valid_loss": 0.47 / (epoch + 1),
+            "accuracy": 1 - 0.11 / (epoch + 1),
+            "learning_rate": 0.05,
+            "seconds": 91.93,
+            "images_per_second": 43.0,
+            "waiting": 0.012,
+        }
+        for epoch in range(count)
+    ]
+
+
+def evaluation(classes: list[str]) -> dict[str, Any]:
+    rows = [class_row(name, 10, 0.7 + 0.1 * index) for index, name in enumerate(classes[:-1])]
+    return class_row("", 720, 0.901) | {
+        "crops": 10,
+        "split": "test",
+        "checkpoint": "swa",
+        "cross_entropy": 0.2134,
+        "classes": [*rows, class_row(classes[-1], 0, None)],
+        "confusion": (
+            np.eye(len(classes), dtype=int) * 8 + np.eye(len(classes), k=1, dtype=int) * 2
+        ).tolist(),
+    }
+
+
+def write(run: Path, name: str, content: Any) -> None:
+    lines = content if name == "metrics.jsonl" else [content]
+    (run / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def draw(run: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in report.PICTURES:
+        Image.fromarray(generator.integers(0, 256, (48, 96, 3), dtype=np.uint8)).save(run / name)
+
+
+def full_run(
+    run: Path, classes: tuple[str, ...] = ("Afghan", "borzoi", "clumber", "dingo"), path: str = "b/grey.jpg"
+) -> Path:
+    """A run folder with everything in it."""
+    run.mkdir()
+    names = list(classes)
+    write(run, "recipe.json", recipe())
+    write(run, "versions.json", {"python": "3.11.9", "torch": "2.14.1", "machine": "AMD EPYC, 2 cores"})
+    write(run, "pack.json", pack(names, path))
+    write(run, "metrics.jsonl", epochs(4))
+    result = {"valid_loss": 0.1312, "accuracy": 0.953, "n": 363}
+    after = result | {"accuracy": 0.961}
+    write(run, "swa.json", {"steps": 5, "rate": 0.001, "seconds": 120.0, "before": result, "after": after})
+    write(run, "eval.json", evaluation(names))
+    draw(run)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return full_run(tmp_path / "dogs")
+
+
+def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(run: Path) -> None:
+    assert report.build(run) == run / "report.html"
+    page = Page(run / "report.html")
+    assert page.open == []
+    assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == list(SECTIONS)
+    assert all(page.text(name).startswith(title) for name, title in SECTIONS.items())
+    assert "missing" not in page.all("class")
+    assert len([source for source in page.all("src") if source.startswith("data:image/png;base64,")]) == 4
+
+
+@pytest.mark.parametrize(
+    ("section", "texts"),
+    [
+        ("result", ["90.1 %", "81.1 % to 99.1 %", "n = 720", "over 10", NOTE, "43.0", "1.2 %", "6 min"]),
+        ("recipe", ["bf16 yes", "scale 0.8, 1.2", "Inner depth 3", "0.1 1e-10 none", "unheard of none"]),
+        (
+            "data",
+            ["3,629", "123.5 MB", "2,540", "in the split val", "grayscale 1", "no channel differs", "AVIF"],
+        ),
+        ("epochs", ["compare neither", "0.350", "best 0.350 in epoch 3", "97.2 %", NOTE, "91.9 s", "0.0500"]),
+        ("averaging", ["5 full steps", "0.001", "95.3 %", "96.1 %", "363", NOTE]),
+        ("classes", ["Afghan 10 70.0 %", "63.0 % to 77.0 %", "dingo 0 –", NOTE]),
+        ("confusion", ["Afghan borzoi 2"]),
+        ("versions", ["torch 2.14.1", "AMD EPYC, 2 cores"]),
+    ],
+)
+def test_the_numbers_are_in_their_sections(run: Path, section: str, texts: list[str]) -> None:
+    found = Page(report.build(run)).text(section).casefold()
+    assert not [text for text in texts if text.casefold() not in found]
+
+
+def test_names_of_classes_and_files_stay_text(tmp_path: Path) -> None:
+    run = full_run(tmp_path / "run", (NASTY, QUOTED, "\udcff", "w" * 300), path=f"{NASTY}/{QUOTED}")
+    write(run, "versions.json", {NASTY: QUOTED})
+    write(run, "recipe.json", recipe() | {NASTY: QUOTED, "network": NASTY, "note": QUOTED, "name": QUOTED})
+    page = Page(report.build(run))
+    assert page.open == []
+    assert {tag for tag, _ in page.elements} & {
+        "script",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "base",
+    } == set()
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    for section in ("classes", "data", "confusion", "recipe", "versions"):
+        assert NASTY in page.texts[section] and QUOTED in page.texts[section]
+    assert f"{NASTY}/{QUOTED}, excluded: grayscale" in page.all("alt")
+
+
+def test_a_run_folder_of_any_name_stays_text(tmp_path: Path) -> None:
+    run = full_run(tmp_path / "<i>'$(touch x)")
+    (run / "eval.json").unlink()
+    page = Page(report.build(run))
+    assert "<i>'$(touch x)" in page.texts[""]
+    quoted = "'" + str(run).replace("'", "'\"'\"'") + "'"
+    assert f"python eval.py --run {quoted}" in page.texts["result"]
+    assert not [tag for tag, attributes in page.elements if tag == "i" and "class" in attributes]
+
+
+def test_the_page_needs_nothing_but_itself(run: Path) -> None:
+    page = Page(report.build(run))
+    references = [
+        *page.all("src"),
+        *[value for tag, attributes in page.elements if tag == "link" for value in [attributes["href"]]],
+    ]
+    assert references and all(value.startswith("data:") for value in references)
+    anchors = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert {value.removeprefix("#") for value in anchors} <= set(page.all("id"))
+    source = re.sub(
+        r"data:image/[a-z]+;base64,[\w+/=]+", "", (run / "report.html").read_text(encoding="utf-8")
+    )
+    assert not re.search(r"https?:|//|url\(|@import|file:|srcset|<script", source)
+    assert str(run.parent) not in source
+    assert "default-src 'none'" in page.all("content")[0]
+
+
+def test_the_page_can_be_read_without_eyes(run: Path) -> None:
+    page = Page(report.build(run))
+    tags = [tag for tag, _ in page.elements]
+    assert page.elements[0] == ("html", {"lang": "en"})
+    assert {"main", "nav", "header", "footer"} <= set(tags) and tags.count("h1") == 1
+    assert all(attributes.get("alt") for tag, attributes in page.elements if tag == "img")
+    assert all(attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg")
+    assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
+    assert len(page.all("id")) == len(set(page.all("id")))
+    assert set(page.all("aria-labelledby")) <= set(page.all("id"))
+
+
+def test_a_new_run_says_which_command_makes_what_is_missing(tmp_path: Path) -> None:
+    write(tmp_path, "recipe.json", {"name": "paper"})
+    page = Page(report.build(tmp_path))
+    training = f"python train.py paper --pack PACK --out {tmp_path} --resume"
+    assert f"Not evaluated yet: python eval.py --run {tmp_path}" in page.text("result")
+    assert f"python explain.py --run {tmp_path}" in page.text("saliency")
+    assert f"python eval.py --run {tmp_path}" in page.text("classes")
+    assert f"python eval.py --run {tmp_path}" in page.text("confusion")
+    for section in ("data", "rate", "epochs", "averaging", "augmented", "versions"):
+        assert training in page.text(section)
+    assert page.all("class").count("missing") == 10
+
+
+def test_commands_name_the_pack_of_the_run(run: Path) -> None:
+    (run / "swa.json").unlink()
+    text = Page(report.build(run)).text("averaging")
+    assert f"python train.py fast --pack '/somewhere/dogs of mine.arrow' --out {run} --resume" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["versions.json", "pack.json", "metrics.jsonl", "swa.json", "eval.json", *report.PICTURES]
+)
+def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
+    (run / name).unlink()
+    page = Page(report.build(run))
+    assert page.open == [] and "missing" in page.all("class")
+
+
+def test_before_evaluation_the_validation_accuracy_is_told_with_its_caveat(run: Path) -> None:
+    (run / "eval.json").unlink()
+    text = Page(report.build(run)).text("result")
+    assert "flatters it: 97.2 % after epoch 3" in text and NOTE in text
+
+
+def test_one_crop_is_told_once(run: Path) -> None:
+    write(run, "eval.json", json.loads((run / "eval.json").read_text()) | {"crops": 1, "split": "images"})
+    page = Page(report.build(run))
+    assert "together" not in page.text("result") and "together" not in page.text("classes")
+    assert "given images" in page.text("")
+
+
+def test_without_a_note_nothing_is_said(run: Path) -> None:
+    write(run, "recipe.json", recipe() | {"note": ""})
+    assert not [value for value in Page(report.build(run)).all("class") if value.startswith("caution")]
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_break_nothing(run: Path, value: float | None) -> None:
+    names = (
+        "train_loss",
+        "valid_loss",
+        "accuracy",
+        "seconds",
+        "waiting",
+        "images_per_second",
+        "learning_rate",
+    )
+    rows = epochs(5)
+    rows[1] |= dict.fromkeys(names, value)
+    write(run, "metrics.jsonl", rows)
+    write(run, "swa.json", {"steps": None, "before": {"accuracy": value}, "after": None})
+    result = evaluation(["a", "b"]) | {"accuracy": value, "interval": [value, value], "cross_entropy": value}
+    result["classes"][0] |= {"accuracy": value, "interval": None, "ensemble_interval": [value, value]}
+    write(run, "eval.json", result)
+    page = Page(report.build(run))
+    assert page.open == []
+    found = " ".join(page.texts.values()) + " ".join(page.all("d")) + " ".join(page.all("style"))
+    assert not re.search(r"\b(nan|inf|None)\b", found)
+    assert [path.count("M") for path in page.all("d")] == [2, 2, 2]
+
+
+def test_a_run_without_one_finite_number_is_drawn_empty(run: Path) -> None:
+    write(run, "metrics.jsonl", [{"epoch": 0}, {"epoch": 1, "accuracy": math.nan}])
+    text = Page(report.build(run)).text("epochs")
+    assert text.count("no values") == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe.json", "versions.json", "pack.json", "metrics.jsonl", "swa.json", "eval.json"]
+)
+@pytest.mark.parametrize("damage", [b'{"n": ', b"\xff\xfe", b"[" * 100_000, b"null", b"7"])
+def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, damage: bytes) -> None:
+    (run / name).write_bytes(damage)
+    with pytest.raises(ReportError) as caught:
+        report.build(run)
+    message = str(caught.value)
+    assert message.startswith(str(run / name)) and "expected" in message and "python " in message
+    assert "\n" not in message and len(message) < 600
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("eval.json", {"classes": [{"name": 7}]}, "eval.classes[0].name is 7; expected text"),
+        ("eval.json", {"accuracy": "high"}, "eval.accuracy is high; expected a number"),
+        ("eval.json", {"confusion": [[1, 2], None]}, "eval.confusion[1] is null; expected a list"),
+        ("eval.json", {"n": True}, "eval.n is true; expected a whole number"),
+        ("pack.json", {"splits": {"train": "many"}}, "pack.splits.train is many; expected a whole number"),
+        ("pack.json", {"classes": "a b"}, 'pack.classes is "a b"; expected a list'),
+        ("recipe.json", {"note": ["x"]}, 'recipe.note is ["x"]; expected text'),
+    ],
+)
+def test_a_value_of_another_kind_is_named(run: Path, name: str, change: dict[str, Any], message: str) -> None:
+    write(run, name, json.loads((run / name).read_text()) | change)
+    with pytest.raises(ReportError, match=re.escape(f"{run / name}: {message}; ")):
+        report.build(run)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ReportError, match=r"has no recipe\.json; expected a run folder, as made by: python train\.py"
+    ):
+        report.build(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_is_none_is_refused(run: Path) -> None:
+    (run / "saliency.png").write_bytes(b"GIF89a")
+    with pytest.raises(
+        ReportError, match=r"saliency\.png is no picture; .* delete it, then: python explain\.py"
+    ):
+        report.build(run)
+
+
+def test_a_report_that_fails_leaves_the_old_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = report.build(run).read_bytes()
+    there = sorted(run.iterdir())
+
+    def fail(self: Path, data: bytes) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.build(run)
+    monkeypatch.undo()
+    assert (run / "report.html").read_bytes() == before
+    assert sorted(run.iterdir()) == there
+
+
+def test_many_excluded_images_are_cut_short_and_counted(run: Path) -> None:
+    content = pack(["a"], "x")
+    images = [{"path": f"{index}.jpg", "reason": "grayscale", "thumbnail": None} for index in range(60)]
+    content["excluded"] = {"total": 60, "reasons": {"grayscale": 60}, "images": images}
+    write(run, "pack.json", content)
+    page = Page(report.build(run))
+    assert f"{report.THUMBNAILS} of 60 shown" in page.text("data")
+    assert page.text("data").count(".jpg") == report.THUMBNAILS
+
+
+def test_classes_come_worst_first_and_those_without_images_last() -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "b", "accuracy": 0.5},
+        {"name": "none", "accuracy": None},
+        {"name": "A", "accuracy": 0.5},
+        {"name": "worst", "accuracy": 0.0},
+        {"name": "unknown", "accuracy": math.nan},
+    ]
+    assert [row["name"] for row in report.worst_first(rows)] == ["worst", "A", "b", "none", "unknown"]
+
+
+def test_confusions_are_the_commonest_mistakes_and_nothing_right() -> None:
+    content = {"classes": [{"name": "a"}, {"name": "b"}], "confusion": [[9, 1], [3, 9]]}
+    assert report.confusions(content) == [("b", "a", 3), ("a", "b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 4, [0, 1, 2, 3, 4]),
+        (0.12, 0.47, [0.1, 0.2, 0.3, 0.4, 0.5]),
+        (88.2, 95.9, [88, 90, 92, 94, 96]),
+        (0, 199, [0, 50, 100, 150, 200]),
+        (-1, 1, [-1, -0.5, 0, 0.5, 1]),
+        (1e-10, 4e-10, [1e-10, 2e-10, 3e-10, 4e-10]),
+        (0, 1e9, [0, 5e8, 1e9]),
+    ],
+)
+def test_ticks_are_round_and_reach_over_the_values(low: float, high: float, expected: list[float]) -> None:
+    assert report.ticks(low, high) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [1.0], [1e-300], [1e300], [3.0, 3.0], [], [100.0], [5e-324, 0], [1, 1 + 1e-15]]
+)
+def test_the_vertical_axis_takes_any_values(values: list[float]) -> None:
+    axis = report.vertical(values, ceiling=100)
+    assert axis.low < axis.high and len(axis.marks) >= 2
+    assert all(report.TOP <= axis(value) <= report.BOTTOM for value in values)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "marks"),
+    [
+        ([], (0,)),
+        ([0], (0,)),
+        ([7], (7,)),
+        ([0, 1], (0, 1)),
+        (range(4), (0, 1, 2, 3)),
+        (range(200), (0, 50, 100, 150)),
+    ],
+)
+def test_the_horizontal_axis_is_marked_at_whole_epochs(epochs: list[int], marks: tuple[int, ...]) -> None:
+    axis = report.horizontal(epochs)
+    assert axis.marks == marks
+    assert all(report.LEFT <= axis(mark) <= report.RIGHT for mark in marks)
+
+
+def test_a_scale_is_linear_and_its_labels_have_equal_digits() -> None:
+    scale = Scale(0.5, 2.0, 100, 0, (0.5, 1.0, 1.5, 2.0))
+    assert scale.labelled("%") == ((100.0, "0.5%"), (66.7, "1.0%"), (33.3, "1.5%"), (0.0, "2.0%"))
+
+
+def test_a_curve_is_broken_where_a_value_is_missing() -> None:
+    assert report.polyline([(0, 1), (1, 2), (2, math.nan), (3, 4)]) == "M0.0 1.0L1.0 2.0M3.0 4.0"
+
+
+def test_a_chart_names_its_last_and_its_best_value() -> None:
+    loss = chart("loss", "", [(0, 0.4), (1, 0.2), (2, math.nan), (3, 0.3)])
+    assert (loss.last, loss.best) == ("0.300", "best 0.200 in epoch 1")
+    assert [text for *_, text in loss.dots] == ["epoch 0: 0.400", "epoch 1: 0.200", "epoch 3: 0.300"]
+    accuracy = chart("accuracy", "", [(0, 90.0), (1, 100.0), (2, 95.0)], percents=True)
+    assert accuracy.best.replace("\u202f", " ") == "best 100.0 % in epoch 1"
+    assert accuracy.up[-1] == (report.TOP, "100%")
+
+
+@pytest.mark.parametrize(
+    ("write_as", "value", "expected"),
+    [
+        (report.percent, 0.9306, "93.1\u202f%"),
+        (report.percent, True, "–"),
+        (report.share, 1.2, "1.0000"),
+        (report.share, None, "0"),
+        (report.number, 0.0, "0.000"),
+        (report.number, 1e-10, "1.00e-10"),
+        (report.number, 1234567, "1.23e+06"),
+        (report.count, 12345, "12,345"),
+        (report.size, 0, "0 bytes"),
+        (report.size, 999, "999 bytes"),
+        (report.size, 1000, "1.0 kB"),
+        (report.size, 2.2e9, "2.2 GB"),
+        (report.duration, 91.93, "91.9 s"),
+        (report.duration, 720, "12 min"),
+        (report.duration, 12000, "3 h 20 min"),
+        (report.duration, "soon", "–"),
+        (report.scalar, 1e-10, "1e-10"),
+        (report.scalar, [1, [2.5, True]], "1, 2.5, yes"),
+        (report.scalar, "", "none"),
+    ],
+)
+def test_values_are_written_for_people(
+    write_as: Callable[[object], str], value: object, expected: str
+) -> None:
+    assert write_as(value) == expected
+
+
+CHROMIUM = shutil.which("chromium")
+PROBE = """<!doctype html><iframe id=f src=report.html style="width:{width}px;height:900px;border:0"></iframe><pre id=o></pre>
+<script>f.onload = () => {{ const w = f.contentWindow, d = f.contentDocument.documentElement;
+o.textContent = JSON.stringify([w.innerWidth, d.scrollWidth, d.querySelectorAll("section").length,
+[...d.querySelectorAll("img")].filter(i => i.loading != "lazy" && !i.naturalWidth).length, w.pwned || 0]) }}</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [360, 1400])
+def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path: Path, width: int) -> None:
+    classes = ("<img src=x onerror=parent.pwned=window.pwned=1>", "w" * 200, "under_score", "a b " * 50)
+    run = full_run(tmp_path / "run", classes, path="p" * 200)
+    report.build(run)
+    (run / "probe.html").write_text(PROBE.format(width=width))
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files")
+    wait = ("--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
+    command = [str(CHROMIUM), *flags, *wait, f"file://{run / 'probe.html'}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    measured = re.search(r'<pre id="o">(.*?)</pre>', dom)
+    assert measured
+    inner, scroll, sections, unseen, pwned = json.loads(html.unescape(measured[1]))
+    assert scroll <= inner == width
+    assert (sections, unseen, pwned) == (len(SECTIONS), 0, 0)

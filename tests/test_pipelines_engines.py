@@ -1,0 +1,394 @@
+"""Both engines against the slow reference, against each other, and against what the pixels say of themselves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import oracle
+from cache.pack import Options
+from cache.store import Pack
+from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
+from pipelines import dali
+from pipelines.augment import Augment, draw, halvings, to_stored
+from pipelines.loader import Loader, Position
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+ENGINES = [
+    "threads",
+    pytest.param("dali", marks=pytest.mark.skipif(not dali.available(), reason="DALI is not installed")),
+]
+both = pytest.mark.parametrize("engine", ENGINES)
+needs_dali = pytest.mark.skipif(not dali.available(), reason="DALI is not installed")
+
+
+def produce(
+    pack: Pack, augment: Augment, engine: Any, epoch: int = 0, ids: Any = None, **options: Any
+) -> Floats:
+    """What the engine makes of the images `ids` (default: all) in one epoch: float32 `[n, S, S, 3]`, or views between."""
+    ids = np.arange(len(pack)) if ids is None else np.asarray(ids)
+    start = Position(epoch)
+    with Loader(pack, augment, ids, engine=engine, device="cpu", epochs=1, start=start, **options) as loader:
+        batches = list(loader)
+    seen = np.concatenate([batch.ids.numpy() for batch in batches])
+    images = np.concatenate([np.moveaxis(batch.images.numpy(), -3, -1) for batch in batches])
+    labels = np.concatenate([batch.labels.numpy() for batch in batches])
+    assert labels.tolist() == pack.labels[seen].tolist()
+    place = np.argsort(seen)
+    assert seen[place].tolist() == sorted(ids.tolist())
+    return np.asarray(images[place], dtype=np.float32)
+
+
+def expect(pack: Pack, augment: Augment, stored: Sequence[Pixels], epoch: int = 0, view: int = 0) -> Floats:
+    """What the reference makes of the same draws. stored: the pixels of every row as the file stores them."""
+    ids = np.arange(len(pack))
+    geometry, colour = draw(augment, 0, epoch, ids, pack.sizes, view, pack.mean_lumas)
+    halved = halvings(augment, pack.sizes)
+    matrices = to_stored(geometry, pack.sizes, pack.orientations, halved)
+    return np.stack(
+        [
+            oracle.render(
+                oracle.halve(pixels, int(halved[row])), matrices[row], colour[row], augment.size, augment.fill
+            )
+            for row, pixels in enumerate(stored)
+        ]
+    )
+
+
+def by_pillow(pack: Pack) -> list[Pixels]:
+    """The stored pixels of every row, decoded by neither engine."""
+    return [
+        np.asarray(Image.open(io.BytesIO(pack.encoded(row).tobytes())).convert("RGB"))
+        for row in range(len(pack))
+    ]
+
+
+def levels_apart(one: Floats, other: Floats) -> Floats:
+    return np.abs(one - other) * 255
+
+
+# --- the pixels say where they come from -----------------------------------------------------------------------------
+
+
+@both
+def test_every_pixel_comes_from_where_its_draw_says(coded_pack: Pack, engine: str) -> None:
+    """No image is shifted, mirrored, transposed or swapped with another: red says x, green says y, blue says which."""
+    size = 48
+    augment = replace(Augment(size=size, flip=0.5), brightness=0, contrast=0, saturation=0, hue=0)
+    down, across = np.mgrid[:size, :size] + 0.5
+    places = np.stack([across, down, np.ones_like(down)], axis=-1)
+    for epoch in range(2):
+        images = 255 * produce(coded_pack, augment, engine, epoch, batch_size=7)
+        geometry, _ = draw(augment, 0, epoch, np.arange(len(coded_pack)), coded_pack.sizes)
+        for row, (width, height) in enumerate(coded_pack.sizes):
+            source = places @ geometry[row].T.astype(np.float64) - 0.5
+            x, y = source[..., 0], source[..., 1]
+            inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+            assert inside.mean() > 0.5
+            expected = np.stack(
+                [255 * x / (width - 1), 255 * y / (height - 1), np.full_like(x, 8 * row + 4)], axis=-1
+            )
+            assert np.abs(images[row] - expected)[inside].max() < (1 if row % 2 else 3.5)  # PNG, JPEG
+            outside = (x <= -1) | (x >= width) | (y <= -1) | (y >= height)
+            assert np.abs(images[row][outside]).max(initial=0) < 1e-3
+
+
+@both
+def test_image_label_and_id_belong_together(coded_pack: Pack, engine: Any) -> None:
+    """Under shuffling, over epochs, with uneven batches: blue says which image it is."""
+    options: dict[str, Any] = {
+        "batch_size": 6,
+        "shuffle": True,
+        "epochs": 3,
+        "engine": engine,
+        "device": "cpu",
+    }
+    augment = Augment(size=32).centre()
+    with Loader(coded_pack, augment, np.arange(20), **options) as loader:
+        for batch in loader:
+            shown = identities(np.moveaxis(255 * batch.images.numpy(), 1, -1))
+            assert shown.tolist() == batch.ids.tolist()
+            assert (shown >= 9).astype(int).tolist() == batch.labels.tolist()
+
+
+@both
+def test_the_centre_at_scale_one_is_the_original(tmp_path: Path, engine: str) -> None:
+    wide, tall = coded(40, 24, 1), coded(24, 33, 2)
+    pack = packed(tmp_path, {"a": [encode(wide)], "b": [encode(tall)]})
+    levels = 255 * produce(pack, Augment(size=24).centre(), engine)
+    np.testing.assert_allclose(levels[0], wide[:, 8:32], atol=1e-3)
+    np.testing.assert_allclose(levels[1][:, :, 2], 20, atol=1e-3)
+    middle = (tall[4:28, :, 1].astype(float) + tall[5:29, :, 1]) / 2  # the window starts between two rows
+    np.testing.assert_allclose(levels[1][:, :, 1], middle, atol=0.51)
+
+
+# --- against the reference -------------------------------------------------------------------------------------------
+
+
+@both
+def test_coded_images_equal_the_reference(coded_pack: Pack, engine: str) -> None:
+    stored = by_pillow(coded_pack)
+    for augment in (Augment(size=48), Augment(size=48, fill=90, flip=0.5)):
+        apart = levels_apart(produce(coded_pack, augment, engine), expect(coded_pack, augment, stored))
+        assert apart.mean() < 0.05
+        assert apart.max() < 2.5  # a rounding to the other side, times contrast and saturation
+    augment = Augment(size=33).centre()  # half-way between pixels it often is exactly half-way between levels
+    apart = levels_apart(produce(coded_pack, augment, engine), expect(coded_pack, augment, stored))
+    assert apart.max() < 2.5
+    assert apart.mean() < 0.2
+
+
+@both
+def test_the_edge_blends_into_the_fill(tmp_path: Path, engine: str) -> None:
+    """A white image, moved by half a pixel and enlarged: half-way out it is half-way to the fill."""
+    white = np.full((8, 8, 3), 255, dtype=np.uint8)
+    pack = packed(tmp_path, {"a": [encode(white)], "b": [encode(white)]}, Options(0, 0, keep_grayscale=True))
+    augment = replace(Augment(size=15, scale=(8 / 15, 8 / 15), fill=55).centre(), scale=(8 / 15, 8 / 15))
+    level = 255 * produce(pack, augment, engine)[0, 7, :, 0]
+    np.testing.assert_allclose(level, [55, 55, 55, 155, *[255] * 7, 155, 55, 55, 55], atol=0.51)
+
+
+@pytest.fixture(scope="module")
+def photo_pack(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """16 photographs of about 500 x 375."""
+    files = [file.read_bytes() for file in sorted(photos.iterdir())[:16]]
+    return packed(tmp_path_factory.mktemp("photos"), {"a": files[:8], "b": files[8:]})
+
+
+@both
+def test_photographs_equal_the_reference(photo_pack: Pack, engine: str) -> None:
+    """Without halvings the only freedom is rounding."""
+    rows = np.flatnonzero(halvings(Augment(), photo_pack.sizes) == 0)
+    assert len(rows) >= 12
+    stored = by_pillow(photo_pack)
+    apart = levels_apart(produce(photo_pack, Augment(), engine), expect(photo_pack, Augment(), stored))
+    assert apart[rows].mean() < 0.01
+    assert apart.mean(axis=(1, 2, 3)).max() < 1
+
+
+@needs_dali
+def test_photographs_are_alike_on_both_engines(photo_pack: Pack) -> None:
+    rows = np.flatnonzero(halvings(Augment(), photo_pack.sizes) == 0)
+    apart = levels_apart(produce(photo_pack, Augment(), "dali"), produce(photo_pack, Augment(), "threads"))
+    assert apart[rows].mean() < 0.01
+    assert apart.mean(axis=(1, 2, 3)).max() < 1
+
+
+def smallest_psnr(one: Floats, other: Floats) -> float:
+    return min(oracle.psnr(255 * a, 255 * b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("size", "times"), [(180, 1), (90, 2), (45, 3)])
+def test_halved_photographs_are_the_means_of_blocks(photo_pack: Pack, size: int, times: int) -> None:
+    """libjpeg halves in the frequency domain: not the same numbers, but the same picture."""
+    augment = Augment(size=size).crops()
+    assert times in halvings(augment, photo_pack.sizes)
+    expected = expect(photo_pack, augment, by_pillow(photo_pack))
+    found = {
+        engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + dali.available()]
+    }
+    assert all(smallest_psnr(images, expected) > 40 for images in found.values())
+    if dali.available():
+        assert smallest_psnr(found["dali"], found["threads"]) > 40
+
+
+@pytest.fixture(scope="module")
+def large_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """Originals of odd sizes that shrink by 2, 4 and 8 to 32 pixels, half of them JPEG."""
+    sizes = [(101, 75), (131, 203), (259, 301), (64, 65), (257, 999), (67, 300)]
+    images = [encode(noise(*size, seed), "PNG" if seed % 2 else "JPEG") for seed, size in enumerate(sizes)]
+    return packed(tmp_path_factory.mktemp("large"), {"a": images[:3], "b": images[3:]})
+
+
+@both
+def test_large_originals_are_halved(large_pack: Pack, engine: str) -> None:
+    augment = replace(Augment(size=32), brightness=0, contrast=0, saturation=0, hue=0)
+    assert halvings(augment, large_pack.sizes).tolist() == [1, 2, 3, 1, 3, 1]
+    images, expected = (
+        produce(large_pack, augment, engine),
+        expect(large_pack, augment, by_pillow(large_pack)),
+    )
+    assert smallest_psnr(images, expected) > 40
+    assert levels_apart(images, expected)[1::2].max() < 2.5  # PNG: nothing but rounding
+
+
+# --- every kind of file ----------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_every_orientation_comes_out_upright(tmp_path: Path, engine: str, format: str) -> None:
+    upright = coded(61, 44)
+    options = {"lossless": True} if format == "WEBP" else {}
+    files = [encode(store_as(upright, turn), format, turn, **options) for turn in range(1, 9)]
+    pack = packed(tmp_path, {"a": files[:4], "b": files[4:]})
+    assert pack.sizes.tolist() == [[61, 44]] * 8
+    if format != "WEBP":  # DALI cannot read the size of some small ones, which are then stored as upright PNG
+        assert pack.orientations.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert pack.header.transcoded == ()
+    centre = 255 * produce(pack, Augment(size=44).centre(), engine)
+    np.testing.assert_allclose(centre[:, :, :, 1], np.broadcast_to(upright[:, :44, 1], (8, 44, 44)), atol=2)
+    assert np.abs(centre[1:] - centre[0]).max() < 3
+    augment = Augment(size=40, flip=0.5)
+    apart = levels_apart(produce(pack, augment, engine), expect(pack, augment, by_pillow(pack)))
+    assert apart.mean() < 0.05
+
+
+@both
+def test_orientation_and_halving_together(tmp_path: Path, engine: str) -> None:
+    upright = noise(203, 131, 7)
+    files = [encode(store_as(upright, turn), "PNG", turn) for turn in range(1, 9)]
+    pack = packed(tmp_path, {"a": files[:4], "b": files[4:]})
+    augment = Augment(size=40).centre()
+    assert halvings(augment, pack.sizes).tolist() == [1] * 8
+    apart = levels_apart(produce(pack, augment, engine), expect(pack, augment, by_pillow(pack)))
+    assert apart.max() < 1.1
+
+
+def opencv(suffix: str, pixels: NDArray[Any]) -> bytes:
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def kinds() -> Mapping[str, bytes]:
+    """One picture in every kind of file that is stored as it is."""
+    pixels = noise(96, 72, 1)
+    image = Image.fromarray(pixels)
+    alpha = Image.fromarray(np.dstack([pixels, np.tile(np.linspace(0, 255, 96).astype(np.uint8), (72, 1))]))
+    return {
+        "jpeg": encode(pixels, "JPEG"),
+        "jpeg 4:2:0": encode(pixels, "JPEG", quality=85, subsampling=2),
+        "jpeg progressive": encode(pixels, "JPEG", progressive=True),
+        "jpeg grayscale": encode(image.convert("L"), "JPEG"),
+        "jpeg cmyk": encode(image.convert("CMYK"), "JPEG"),
+        "mpo": encode(pixels, "MPO", save_all=True, append_images=[image]),
+        "png": encode(pixels),
+        "png grayscale": encode(image.convert("L")),
+        "png palette": encode(image.quantize(64)),
+        "png rgba": encode(alpha),
+        "png 16 bit": opencv(".png", pixels[..., ::-1].astype(np.uint16) * 256 + 77),
+        "webp": encode(pixels, "WEBP", quality=80),
+        "webp lossless": encode(pixels, "WEBP", lossless=True),
+        "webp rgba": encode(alpha, "WEBP", lossless=True),
+        "bmp": encode(pixels, "BMP"),
+        "tiff": encode(pixels, "TIFF"),
+        "tiff lzw": encode(pixels, "TIFF", compression="tiff_lzw"),
+    }
+
+
+@pytest.fixture(scope="module")
+def kinds_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    files = list(kinds().values())
+    root = tmp_path_factory.mktemp("kinds")
+    return packed(root, {"a": files[:8], "b": files[8:]}, Options(0, 0, keep_grayscale=True))
+
+
+def test_every_kind_is_stored_as_it_is(kinds_pack: Pack) -> None:
+    assert kinds_pack.header.transcoded == ()
+    assert kinds_pack.header.excluded == ()
+    assert [kinds_pack.encoded(row).tobytes() for row in range(len(kinds_pack))] == list(kinds().values())
+
+
+@both
+@pytest.mark.parametrize("augment", [Augment(size=72).centre(), Augment(size=64), Augment(size=30)], ids=str)
+def test_every_kind_decodes(kinds_pack: Pack, engine: str, augment: Augment) -> None:
+    images, expected = (
+        produce(kinds_pack, augment, engine),
+        expect(kinds_pack, augment, by_pillow(kinds_pack)),
+    )
+    for name, image, other in zip(kinds(), images, expected, strict=True):
+        bound = 3 if name == "jpeg cmyk" else 1.5  # there is no one way from CMYK to RGB
+        assert levels_apart(image, other).mean() < bound, name
+
+
+@both
+def test_the_smallest_image(tmp_path: Path, engine: str) -> None:
+    one = np.array([[[200, 100, 50]]], dtype=np.uint8)
+    pack = packed(tmp_path, {"a": [encode(one)], "b": [encode(one, "BMP")]})
+    levels = 255 * produce(pack, Augment(size=4).centre(), engine)
+    np.testing.assert_allclose(levels[:, 1:3, 1:3], np.broadcast_to([125, 62.5, 31], (2, 2, 2, 3)), atol=40)
+    levels = 255 * produce(pack, Augment(size=1).centre(), engine)
+    np.testing.assert_allclose(levels, np.broadcast_to([200, 100, 50], (2, 1, 1, 3)), atol=1e-3)
+
+
+# --- the same pixels, however they are asked for ---------------------------------------------------------------------
+
+
+@both
+def test_the_same_bits_for_any_threads_batch_size_and_prefetch(coded_pack: Pack, engine: str) -> None:
+    augment = Augment(size=40)
+    expected = produce(coded_pack, augment, engine, epoch=1)
+    for options in (
+        {"thread_count": 1, "batch_size": 20},
+        {"thread_count": 4, "batch_size": 3},
+        {"thread_count": 2, "batch_size": 1, "prefetch": 5},
+        {"thread_count": 3, "batch_size": 64, "prefetch": 1},
+        {"batch_size": 7, "shuffle": True},
+    ):
+        assert np.array_equal(produce(coded_pack, augment, engine, 1, **options), expected), options
+
+
+@both
+def test_a_subset_has_the_same_bits(coded_pack: Pack, engine: str) -> None:
+    augment = Augment(size=40)
+    everything = produce(coded_pack, augment, engine)
+    assert np.array_equal(produce(coded_pack, augment, engine, ids=[2, 11, 17]), everything[[2, 11, 17]])
+
+
+@both
+def test_views_are_single_draws(coded_pack: Pack, engine: str) -> None:
+    augment = Augment(size=40)
+    views = produce(coded_pack, augment, engine, views=3, batch_size=7)
+    assert views.shape == (20, 3, 40, 40, 3)
+    assert np.array_equal(views[:, 0], produce(coded_pack, augment, engine))
+    stored = by_pillow(coded_pack)
+    for view in range(3):
+        apart = levels_apart(views[:, view], expect(coded_pack, augment, stored, view=view))
+        assert apart.mean() < 0.05
+
+
+@needs_dali
+def test_both_engines_agree_on_views_and_halvings(large_pack: Pack) -> None:
+    augment = replace(Augment(size=32), brightness=0, contrast=0, saturation=0, hue=0)
+    one, other = (
+        produce(large_pack, augment, engine, views=4).reshape(-1, 32, 32, 3) for engine in ("dali", "threads")
+    )
+    assert smallest_psnr(one, other) > 40
+
+
+@both
+def test_normalisation(coded_pack: Pack, engine: str) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    plain = produce(coded_pack, Augment(size=40), engine)
+    normalised = produce(coded_pack, replace(Augment(size=40), mean=mean, std=std), engine)
+    np.testing.assert_allclose(normalised, (plain - np.float32(mean)) / np.float32(std), atol=2e-5)
+
+
+@both
+def test_what_lies_outside_has_the_fill_level(coded_pack: Pack, engine: str) -> None:
+    augment = replace(Augment(size=40, fill=77).crops(), scale=(0.5, 0.5), placement="centre")
+    corners = 255 * produce(coded_pack, augment, engine)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    np.testing.assert_allclose(corners, 77, atol=1e-3)
+
+
+@both
+def test_fill_is_a_level_before_the_colours_change(coded_pack: Pack, engine: str) -> None:
+    augment = replace(Augment(size=40, fill=100), scale=(0.5, 0.5), placement="centre", rotation=0, shear=0)
+    _, colour = draw(augment, 0, 0, np.arange(20), coded_pack.sizes, 0, coded_pack.mean_lumas)
+    corners = produce(coded_pack, augment, engine)[:, 0, 0]
+    np.testing.assert_allclose(corners, colour[:, :, :3].sum(axis=2) * 100 + colour[:, :, 3], atol=1e-5)
+
+
+def test_the_codes_are_far_enough_apart() -> None:
+    assert identities(np.stack([coded(9, 9, identity) for identity in range(20)])).tolist() == list(range(20))
+    assert BLUE_STEP * 19 + BLUE_STEP // 2 <= 255

@@ -1,0 +1,166 @@
+"""The GPU graph, inspected where there is no GPU: what runs where, and that it is the CPU's graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.store import Pack
+from pipelines import dali
+from pipelines.augment import Augment
+from pipelines.loader import Loader
+from pipelines.request import Device, Settings
+
+pytestmark = pytest.mark.skipif(not dali.available(), reason="DALI is not installed")
+
+
+def operators(device: Device, views: int = 2) -> dict[str, Any]:
+    """Name -> operator instance of everything that the graph's output depends on."""
+    pipeline = dali.graph(lambda: None, Settings(64, 7, views, 8, 3, 2, device))
+    pipeline._build_graph()  # runs our function; only `build` needs a driver
+    found: dict[str, Any] = {}
+    waiting = list(pipeline._graph_outputs)
+    while waiting:
+        operator = waiting.pop().source
+        if operator.name not in found:
+            found[operator.name] = operator
+            waiting.extend(operator.inputs)
+    return found
+
+
+def kind(operator: Any) -> str:
+    return re.sub(r"_\d+$", "", operator.name).strip("_")
+
+
+def placement(operator: Any) -> str:
+    return str(operator._op.device)
+
+
+def specification(operator: Any) -> str:
+    """Arguments and inputs of an operator as text, without its placement and its place in our source."""
+    lines = [line for line in str(operator.spec).splitlines() if "_origin_stack" not in line]
+    return re.sub(r"(?<![A-Za-z])(cpu|gpu|mixed)\b", "DEVICE", "\n".join(lines))
+
+
+def after(start: str, found: dict[str, Any]) -> Iterator[Any]:
+    """Every operator that sees, directly or not, an output of an operator of this kind."""
+    seen = {name for name, operator in found.items() if kind(operator) == start}
+    while True:
+        new = [
+            operator
+            for name, operator in found.items()
+            if name not in seen and any(node.source.name in seen for node in operator.inputs)
+        ]
+        if not new:
+            return
+        yield from new
+        seen |= {operator.name for operator in new}
+
+
+def count(found: dict[str, Any]) -> dict[str, int]:
+    kinds = [kind(operator) for operator in found.values()]
+    return {name: kinds.count(name) for name in sorted(set(kinds))}
+
+
+def test_the_graph_is_what_the_design_says() -> None:
+    found = count(operators("gpu"))
+    image_steps = {
+        name: found[name] for name in ("Image", "Resize", "WarpPerspective", "CoordTransform", "Stack")
+    }
+    assert image_steps == {"Image": 1, "Resize": 3, "WarpPerspective": 2, "CoordTransform": 2, "Stack": 1}
+    assert found["ExternalSource"] == 5
+    assert set(found) - set(image_steps) == {
+        "ExternalSource",
+        "Split",
+        "Merge",
+        "ArithmeticGenericOp",
+        "TensorSubscript",
+    }
+
+
+def test_one_view_needs_no_stack() -> None:
+    found = count(operators("gpu", views=1))
+    assert "Stack" not in found
+    assert found["WarpPerspective"] == found["CoordTransform"] == 1
+
+
+def test_decoding_is_mixed_and_everything_after_it_on_the_gpu() -> None:
+    found = operators("gpu")
+    (decoder,) = [operator for operator in found.values() if kind(operator) == "Image"]
+    assert placement(decoder) == "mixed"
+    downstream = list(after("Image", found))
+    assert {kind(operator) for operator in downstream} == {
+        "Split",
+        "Merge",
+        "Resize",
+        "WarpPerspective",
+        "CoordTransform",
+        "Stack",
+    }
+    assert {placement(operator) for operator in downstream} == {"gpu"}
+
+
+def test_only_numbers_are_computed_on_the_cpu() -> None:
+    found = operators("gpu")
+    downstream = {operator.name for operator in after("Image", found)}
+    others = [
+        operator for name, operator in found.items() if name not in downstream and kind(operator) != "Image"
+    ]
+    assert {placement(operator) for operator in others} == {"cpu"}
+    images = {"Resize", "WarpPerspective", "CoordTransform", "Stack"}
+    assert not images & {kind(operator) for operator in others}
+
+
+def test_the_warp_takes_its_matrix_on_the_gpu_and_the_colours_theirs_on_the_cpu() -> None:
+    found = operators("gpu")
+    for operator in found.values():
+        devices = [node.device for node in operator.inputs]
+        if kind(operator) == "WarpPerspective":
+            assert devices == ["gpu", "gpu"]
+        if kind(operator) == "CoordTransform":
+            assert devices == ["gpu", "cpu"]
+
+
+def test_nothing_runs_on_the_gpu_of_the_cpu_graph() -> None:
+    found = operators("cpu")
+    assert {placement(operator) for operator in found.values()} == {"cpu"}
+    assert {node.device for operator in found.values() for node in operator.inputs} == {"cpu"}
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_both_graphs_are_one_operator_for_operator(views: int) -> None:
+    on_gpu, on_cpu = operators("gpu", views), operators("cpu", views)
+    assert on_gpu.keys() == on_cpu.keys()
+    for name, operator in on_gpu.items():
+        assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
+        assert specification(operator) == specification(on_cpu[name])
+
+
+def test_the_arguments_that_matter() -> None:
+    found = {kind(operator): specification(operator) for operator in operators("gpu").values()}
+    assert "adjust_orientation: False" in found["Image"]
+    assert "jpeg_fancy_upsampling: True" in found["Image"]
+    assert "fill_value: [7.0" in found["WarpPerspective"]
+    assert "antialias: False" in found["Resize"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_makes_the_pixels_of_a_cpu(coded_pack: Pack) -> None:
+    augment, ids = Augment(size=48, fill=90), np.arange(len(coded_pack))
+    with Loader(coded_pack, augment, ids, engine="dali", device="gpu", epochs=2, views=2) as stream:
+        on_gpu = list(stream)
+    with Loader(coded_pack, augment, ids, engine="threads", device="cpu", epochs=2, views=2) as stream:
+        on_cpu = list(stream)
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        assert one.images.is_cuda
+        assert one.labels.is_cuda
+        assert one.images.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+        assert one.ids.tolist() == other.ids.tolist()
+        apart = 255 * (one.images.cpu() - other.images).abs()
+        assert apart.mean() < 1

@@ -1,0 +1,452 @@
+"""The stream of batches: every image once an epoch, resumable, never overwritten, and clear when it cannot go on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.store import Pack
+from pictures import coded, encode, identities, noise, packed
+from pipelines import dali, loader, threads
+from pipelines.augment import Augment
+from pipelines.loader import Batch, DeviceError, Loader, Position, choose
+from pipelines.request import BadImageError
+from pipelines.threads import Ring
+
+ENGINES = [
+    "threads",
+    pytest.param("dali", marks=pytest.mark.skipif(not dali.available(), reason="DALI is not installed")),
+]
+both = pytest.mark.parametrize("engine", ENGINES)
+SMALL = Augment(size=32)
+
+
+def open_loader(pack: Pack, engine: Any, augment: Augment = SMALL, count: int = 20, **options: Any) -> Loader:
+    return Loader(
+        pack, augment, np.arange(count), **{"engine": engine, "device": "cpu", "batch_size": 6} | options
+    )
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return (
+        torch.equal(one.images, other.images)
+        and torch.equal(one.labels, other.labels)
+        and torch.equal(one.ids, other.ids)
+    )
+
+
+def sizes(batches: list[Batch]) -> list[int]:
+    return [len(batch.ids) for batch in batches]
+
+
+# --- what a batch is -------------------------------------------------------------------------------------------------
+
+
+@both
+def test_the_contract_of_a_batch(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine) as stream:
+        batch = next(iter(stream))
+    assert batch.images.shape == (6, 3, 32, 32)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.device.type == "cpu"
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images.stride() == (3 * 32 * 32, 1, 3 * 32, 3)
+    assert batch.labels.dtype == batch.ids.dtype == torch.int64
+    assert batch.ids.tolist() == [0, 1, 2, 3, 4, 5]
+    assert batch.labels.tolist() == [0] * 6
+
+
+@both
+def test_the_contract_of_views(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, views=4) as stream:
+        batch = next(iter(stream))
+    assert batch.images.shape == (6, 4, 3, 32, 32)
+    assert batch.images.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(batch.images[:, 0], batch.images[:, 1])
+    assert batch.labels.shape == batch.ids.shape == (6,)
+
+
+@both
+def test_batches_of_one_image_each(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, batch_size=1, epochs=1) as stream:
+        assert [batch.ids.tolist() for batch in stream] == [[row] for row in range(20)]
+
+
+@both
+def test_a_batch_may_be_larger_than_the_epoch(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, batch_size=50, epochs=2) as stream:
+        assert sizes(list(stream)) == [20, 20]
+
+
+# --- epochs ----------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_evaluation_sees_every_image_once_in_order_and_pads_nothing(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, epochs=1) as stream:
+        assert len(stream) == 4
+        batches = list(stream)
+    assert sizes(batches) == [6, 6, 6, 2]
+    assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(20))
+
+
+@both
+def test_training_is_endless_and_sees_every_image_once_an_epoch(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, shuffle=True) as stream:
+        assert len(stream) == 4
+        batches = list(itertools.islice(stream, 4 * 5))
+    assert sizes(batches) == [5] * 20
+    epochs = torch.cat([batch.ids for batch in batches]).view(5, 20)
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 5
+
+
+@both
+def test_epoch_by_epoch_is_the_same_stream(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, shuffle=True) as stream:
+        straight = list(itertools.islice(stream, 12))
+    with open_loader(coded_pack, engine, shuffle=True) as stream:
+        by_epoch = []
+        for number in range(3):
+            assert stream.position == Position(number)
+            by_epoch.append(list(stream.epoch()))
+    assert [len(epoch) for epoch in by_epoch] == [4, 4, 4]
+    assert all(map(same, straight, itertools.chain(*by_epoch)))
+
+
+@both
+def test_epochs_end_where_they_were_asked_to(coded_pack: Pack, engine: str) -> None:
+    with open_loader(coded_pack, engine, epochs=3) as stream:
+        assert len(list(stream)) == 12
+        assert list(stream) == []
+        assert list(stream.epoch()) == []
+
+
+def test_every_epoch_augments_anew(coded_pack: Pack) -> None:
+    with open_loader(coded_pack, "threads", batch_size=20) as stream:
+        first, second = itertools.islice(stream, 2)
+    assert first.ids.tolist() == second.ids.tolist()
+    assert not any(torch.equal(one, other) for one, other in zip(first.images, second.images, strict=True))
+
+
+def test_seeds_differ(coded_pack: Pack) -> None:
+    firsts = []
+    for seed in (0, 1):
+        with open_loader(coded_pack, "threads", shuffle=True, seed=seed) as stream:
+            firsts.append(next(iter(stream)))
+    assert firsts[0].ids.tolist() != firsts[1].ids.tolist()
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_resuming_anywhere_gives_the_rest_of_the_stream(coded_pack: Pack, engine: str, shuffle: bool) -> None:
+    options = {"shuffle": shuffle, "seed": 7, "batch_size": 8}
+    with open_loader(coded_pack, engine, **options) as stream:
+        whole, positions = [], [stream.position]
+        for batch in itertools.islice(stream, 9):
+            whole.append(batch)
+            positions.append(stream.position)
+    for done, position in enumerate(positions[:-1]):
+        with open_loader(coded_pack, engine, start=position, **options) as stream:
+            rest = list(itertools.islice(stream, 9 - done))
+        assert len(rest) == 9 - done
+        assert all(map(same, whole[done:], rest))
+
+
+def test_the_position_is_where_the_consumer_stands_and_not_the_engine(coded_pack: Pack) -> None:
+    with open_loader(coded_pack, "threads", prefetch=3) as stream:
+        assert stream.position == Position(0, 0)
+        found = [stream.position for _ in itertools.islice(stream, 5)]
+    assert found == [Position(0, 6), Position(0, 12), Position(0, 18), Position(0, 20), Position(1, 6)]
+
+
+def test_epoch_closes_the_epoch(coded_pack: Pack) -> None:
+    with open_loader(coded_pack, "threads") as stream:
+        found = [stream.position for _ in stream.epoch()]
+        assert found == [Position(0, 6), Position(0, 12), Position(0, 18), Position(1, 0)]
+        half = stream.epoch()
+        next(half)
+        assert sizes(list(stream.epoch())) == [6, 6, 2]  # the rest of the epoch that was begun
+
+
+def test_another_batch_size_or_prefetch_shows_the_same_images(coded_pack: Pack) -> None:
+    orders = []
+    for batch_size in (1, 7, 20):
+        with open_loader(coded_pack, "threads", batch_size=batch_size, shuffle=True, epochs=2) as stream:
+            orders.append(torch.cat([batch.ids for batch in stream]).tolist())
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
+    with open_loader(coded_pack, "threads", shuffle=True, start=Position(37), seed=3) as stream:
+        batch = next(iter(stream))
+        request = stream.request(37, batch.ids.numpy()[2:3])
+        engine = threads.stream(coded_pack, iter([request]), loader.Settings(32, 0, 1, 1, 1, 1, "cpu"))
+        ((_, images),) = engine
+    assert torch.equal(images[0, 0].permute(2, 0, 1), batch.images[2])
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_ranks_together_are_the_epoch(coded_pack: Pack, engine: str, shuffle: bool) -> None:
+    options = {"shuffle": shuffle, "epochs": 2, "batch_size": 7}
+    with open_loader(coded_pack, engine, **options) as stream:
+        whole = list(stream)
+    shares = []
+    for rank in range(3):
+        with open_loader(coded_pack, engine, rank=rank, ranks=3, **options) as stream:
+            shares.append(list(stream))
+            assert stream.position == Position(1, 20)
+    for step, batch in enumerate(whole):
+        for rank in range(3):
+            assert shares[rank][step].ids.tolist() == batch.ids.tolist()[rank::3]
+            assert torch.equal(shares[rank][step].images, batch.images[rank::3])
+
+
+@both
+def test_a_rank_without_an_image_gets_an_empty_batch(coded_pack: Pack, engine: str) -> None:
+    """Every rank takes the same number of steps, or they would wait for each other for ever."""
+    with open_loader(coded_pack, engine, batch_size=19, rank=1, ranks=2, epochs=2) as stream:
+        batches = list(stream)
+    assert sizes(batches) == [9, 0, 9, 0]
+    assert batches[1].images.shape == (0, 3, 32, 32)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_batches_that_are_kept_are_never_overwritten(coded_pack: Pack, engine: str) -> None:
+    """Keep every batch of many epochs, some as views, and hold them against copies made when they were fresh."""
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with open_loader(coded_pack, engine, shuffle=True, prefetch=3) as stream:
+        for batch in itertools.islice(stream, 60):
+            held = batch.images[1:3, 2] if len(kept) % 2 else batch.images
+            kept.append((held, held.clone()))
+    assert all(torch.equal(held, copy) for held, copy in kept)
+
+
+@both
+def test_hand_over_under_stress(coded_pack: Pack, engine: str) -> None:
+    """300 batches, each held for a random time while the engine works on: blue still says which images they are."""
+    dice = random.Random(0)
+    held: list[Batch] = []
+    augment = Augment(size=16).centre()
+    with open_loader(coded_pack, engine, augment, shuffle=True, batch_size=3, prefetch=4) as stream:
+        for batch in itertools.islice(stream, 300):
+            held.append(batch)
+            dice.shuffle(held)
+            for old in held[dice.randrange(len(held) + 1) :]:
+                assert identities(old.images.permute(0, 2, 3, 1).numpy() * 255).tolist() == old.ids.tolist()
+            del held[dice.randrange(9) :]
+
+
+def test_the_ring_does_not_grow_when_the_consumer_lets_go(
+    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings: list[Ring] = []
+
+    class Watched(Ring):
+        def __init__(self, shape: tuple[int, ...], pinned: bool = False) -> None:
+            super().__init__(shape, pinned)
+            rings.append(self)
+
+    monkeypatch.setattr(threads, "Ring", Watched)
+    with open_loader(coded_pack, "threads", shuffle=True, prefetch=3) as stream:
+        for batch in itertools.islice(stream, 50):
+            assert len(batch.ids) == 5
+    assert len(rings) == 1
+    assert 4 <= rings[0].allocated <= 5  # prefetch + 2
+
+
+def test_the_ring_reuses_only_what_nobody_reads() -> None:
+    ring = Ring((4, 2))
+    one, other = ring.take(), ring.take()
+    assert ring.allocated == 2
+    tensor = ring.lend(one, 3)
+    assert tensor.shape == (3, 2)
+    view = tensor[1:].T
+    del tensor
+    assert ring.take() is not one
+    del view
+    assert ring.take() is one
+    assert ring.allocated == 3
+    assert other is not one
+
+
+def engine_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("greyhound")]
+
+
+@both
+def test_closing_early_leaves_no_threads_behind(coded_pack: Pack, engine: str) -> None:
+    def running() -> int:
+        return (
+            len(os.listdir("/proc/self/task"))
+            if Path("/proc/self/task").is_dir()
+            else threading.active_count()
+        )
+
+    for _ in range(2):  # what a library starts once and for all is there after the first time
+        before = running()
+        stream = open_loader(coded_pack, engine, thread_count=3, prefetch=3)
+        batch = next(iter(stream))
+        assert running() > before
+        stream.close()
+        stream.close()  # twice does no harm
+    deadline = time.monotonic() + 5
+    while running() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert running() <= before
+    assert engine_threads() == []
+    assert batch.images.isfinite().all()  # what was handed out stays valid
+
+
+def test_an_error_in_the_loop_closes_the_loader(coded_pack: Pack) -> None:
+    with pytest.raises(KeyError), open_loader(coded_pack, "threads") as stream:
+        for _ in stream:
+            raise KeyError
+    assert engine_threads() == []
+
+
+def test_a_loader_that_is_never_read_costs_no_thread(coded_pack: Pack) -> None:
+    with open_loader(coded_pack, "threads"):
+        assert engine_threads() == []
+
+
+# --- the one device choice -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "cuda", "installed", "chosen"),
+    [
+        ("auto", "auto", False, True, ("threads", "cpu")),
+        ("auto", "auto", False, False, ("threads", "cpu")),
+        ("auto", "auto", True, True, ("dali", "gpu")),
+        ("auto", "auto", True, False, ("threads", "gpu")),
+        ("auto", "cpu", True, True, ("threads", "cpu")),
+        ("auto", "gpu", True, True, ("dali", "gpu")),
+        ("dali", "auto", False, True, ("dali", "cpu")),
+        ("dali", "auto", True, True, ("dali", "gpu")),
+        ("dali", "cpu", True, True, ("dali", "cpu")),
+        ("threads", "auto", False, False, ("threads", "cpu")),
+        ("threads", "auto", True, True, ("threads", "gpu")),
+        ("threads", "gpu", True, False, ("threads", "gpu")),
+    ],
+)
+def test_choose(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Any,
+    device: Any,
+    cuda: bool,
+    installed: bool,
+    chosen: tuple[str, str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(dali, "available", lambda: installed)
+    assert choose(engine, device) == chosen
+
+
+def test_a_gpu_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for engine in ("auto", "threads", "dali"):
+        with pytest.raises(DeviceError) as refusal:
+            open_loader(coded_pack, engine, device="gpu")
+        assert str(refusal.value) == "device gpu: torch finds no CUDA GPU here; use --device cpu, or auto"
+
+
+def test_a_dali_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dali, "available", lambda: False)
+    with pytest.raises(
+        DeviceError, match="DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
+    ):
+        open_loader(coded_pack, "dali")
+    with open_loader(coded_pack, "auto") as stream:
+        assert stream.engine == "threads"
+
+
+def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise ModuleNotFoundError("No module named 'nvidia'")
+
+    monkeypatch.setattr(dali.importlib.util, "find_spec", missing)
+    assert dali.available() is False
+    monkeypatch.setattr(dali.importlib.util, "find_spec", lambda _: None)
+    assert dali.available() is False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "loader: batch_size is 0; expected at least 1"),
+        ({"views": 0}, "loader: views is 0; expected at least 1"),
+        ({"prefetch": 0}, "loader: prefetch is 0; expected at least 1"),
+        ({"count": 0}, "loader: ids is 0; expected at least 1"),
+    ],
+)
+def test_numbers_that_no_stream_could_have_are_refused(
+    coded_pack: Pack, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError) as refusal:
+        open_loader(coded_pack, "threads", **options)
+    assert str(refusal.value) == message
+
+
+# --- images that go bad ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rotten(tmp_path: Path) -> Iterator[Pack]:
+    """A pack whose third image lost its first bytes after it was packed."""
+    files = [encode(noise(60, 50, seed), "JPEG") for seed in range(6)]
+    path = packed(tmp_path, {"a": files[:3], "b": files[3:]}).path
+    data = bytearray(path.read_bytes())
+    place = data.find(files[2])
+    data[place : place + 64] = bytes(64)
+    path.with_name("rotten.arrow").write_bytes(data)
+    yield Pack(path.with_name("rotten.arrow"))
+
+
+@both
+def test_an_image_that_goes_bad_is_named(rotten: Pack, engine: str) -> None:
+    assert rotten.damaged() == [2]
+    with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(BadImageError) as error:
+        list(itertools.islice(stream, 9))
+    message = str(error.value)
+    assert message.startswith("an image no longer decodes: row 2 ('a/0002.img')")
+    assert message.endswith(f"Check the pack: python -m cache verify {rotten.path}")
+    assert "\n" not in message
+    assert engine_threads() == []
+
+
+@both
+def test_a_bad_image_elsewhere_does_not_matter(rotten: Pack, engine: str) -> None:
+    options: dict[str, Any] = {"engine": engine, "device": "cpu", "epochs": 1}
+    with Loader(rotten, SMALL, np.array([0, 1, 3, 4, 5]), **options) as stream:
+        assert sizes(list(stream)) == [5]
+
+
+def test_the_pack_is_made_resident_before_the_first_batch(tmp_path: Path) -> None:
+    files = [encode(coded(40, 40, row)) for row in range(2)]
+    pack = packed(tmp_path, {"a": files[:1], "b": files[1:]})
+    calls: list[str] = []
+    original = pack.make_resident
+    pack.make_resident = lambda: (calls.append("resident"), original())[1]  # type: ignore[method-assign]
+    with open_loader(pack, "threads", count=2):
+        assert calls == ["resident"]
