@@ -449,7 +449,7 @@ def _brief(value: object) -> str:
 def _environment() -> Environment:
     """Jinja with everything escaped; what a run folder lacks is empty."""
     environment = Environment(
-        autoescape=False,
+        autoescape=True,
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=ChainableUndefined,
         trim_blocks=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pictures import coded, encode, packed
 
 from cache.store import Pack
-from pictures import coded, encode, packed
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -22,7 +22,7 @@ def halve(pixels: Pixels, times: int) -> Pixels:
     height, width = pixels.shape[:2]
     padded = np.pad(pixels, ((0, -height % block), (0, -width % block), (0, 0)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block, 3)
-    return np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+    return np.asarray(np.floor(blocks.mean(axis=(1, 3)) + 0.5), dtype=np.uint8)
 
 
 def warp(pixels: Pixels, geometry: Floats, size: int, fill: int = 0) -> Pixels:
@@ -41,7 +41,7 @@ def warp(pixels: Pixels, geometry: Floats, size: int, fill: int = 0) -> Pixels:
         + _at(pixels, left, top + 1, fill) * ((1 - right) * bottom)[:, None]
         + _at(pixels, left + 1, top + 1, fill) * (right * bottom)[:, None]
     )
-    return np.floor(blend + 0.5).astype(np.uint8).reshape(size, size, 3)
+    return np.asarray(np.floor(blend + 0.5), dtype=np.uint8).reshape(size, size, 3)
 
 
 def render(pixels: Pixels, geometry: Floats, colour: Floats, size: int, fill: int = 0) -> Floats:

@@ -22,6 +22,7 @@ from cache.survey import Look
 from pipelines.decode import Probe, examine
 
 Pixels = NDArray[np.uint8]
+ALL_TRAIN = Options(val=0, test=0)
 BLUE_STEP = 8
 """Levels of blue from one identity to the next: more than JPEG or interpolation can blur."""
 
@@ -38,7 +39,7 @@ def coded(width: int, height: int, identity: int = 0) -> Pixels:
 def identities(images: NDArray[Any]) -> NDArray[np.int64]:
     """Read back which image each is, from levels `[..., H, W, 3]` with nothing but image in the window."""
     blue = np.median(images[..., 2], axis=(-2, -1))
-    return np.floor(blue / BLUE_STEP).astype(np.int64)
+    return np.asarray(np.floor(blue / BLUE_STEP), dtype=np.int64)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Pixels:
@@ -49,7 +50,7 @@ def noise(width: int, height: int, seed: int = 0) -> Pixels:
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16
     )
     grain = generator.integers(-6, 7, (height, width, 3))
-    return np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(smooth + grain, 0, 255), dtype=np.uint8)
 
 
 def encode(pixels: Pixels | Image.Image, format: str = "PNG", orientation: int = 1, **options: Any) -> bytes:
@@ -97,7 +98,7 @@ def survey_here(
     return [examine(path.read_bytes(), _probe()) for path in paths]
 
 
-def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options = Options(0, 0)) -> Pack:
+def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options = ALL_TRAIN) -> Pack:
     """Pack encoded images, class -> files in order; the rows keep that order, all in train unless told otherwise."""
     names = {
         f"{name}/{index:04}.img": data for name, files in classes.items() for index, data in enumerate(files)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pictures import coded, encode, folder, noise, store_as, survey_here
 from PIL import Image, ImageOps, features
 
 import cache.pack as module
@@ -31,7 +32,6 @@ from cache.pack import (
 )
 from cache.store import SPLITS, Header, Pack, PackError
 from cache.survey import Look
-from pictures import coded, encode, folder, noise, store_as, survey_here
 from pipelines import dali
 from pipelines.augment import Augment
 from pipelines.loader import Loader
@@ -645,7 +645,7 @@ def test_a_file_that_changes_while_it_is_packed(
 
     monkeypatch.setattr(module, "survey", change)
     with pytest.raises(
-        PackError, match="b_1.png changed while it was being packed; pack again when nothing writes"
+        PackError, match=r"b_1\.png changed while it was being packed; pack again when nothing writes"
     ):
         pack(root, out)
     assert out.read_bytes() == before

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pictures import coded, encode, noise, packed
 
 from cache import store as module
 from cache.pack import Options
 from cache.store import FORMAT, SCHEMA, Excluded, Header, Pack, PackError
-from pictures import coded, encode, noise, packed
 
 FILES = {
     "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
@@ -88,11 +88,8 @@ def test_the_columns(path: Path) -> None:
     assert pack.stored_sizes.tolist() == [[30, 20], [20, 30], [25, 25], [40, 10], [9, 8]]
     assert pack.orientations.tolist() == [1, 6, 1, 1, 1]
     assert pack.labels.dtype == pack.sizes.dtype == np.int32
-    assert (pack.orientations.dtype, pack.crc32s.dtype, pack.mean_lumas.dtype) == (
-        np.uint8,
-        np.uint32,
-        np.float32,
-    )
+    columns = (pack.orientations, pack.crc32s, pack.mean_lumas)
+    assert [str(column.dtype) for column in columns] == ["uint8", "uint32", "float32"]
     assert pack.image_path(3) == "b/0001.img"
     assert pack.describe(3) == "row 3 ('b/0001.img')"
     assert pack.image_path(np.int64(3)) == "b/0001.img"  # type: ignore[arg-type]  # which is what ids are

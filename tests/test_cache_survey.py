@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pictures import coded, encode, folder, noise
 from PIL import Image
 
 from cache import survey as module
 from cache.survey import Look, SurveyError, available_cores, measure, survey
-from pictures import coded, encode, folder, noise
 
 CHILD = """
 import os, time
@@ -60,7 +60,7 @@ def start_instead(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[s
         started.append(popen([sys.executable, *command], **options))
         return started[-1]
 
-    monkeypatch.setattr(module.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     return started
 
 
@@ -163,7 +163,7 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
         b"-x.png",
     ]
     for place, name in enumerate(names):
-        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(encode(coded(10 + place, 9)))
+        (tmp_path / os.fsdecode(name)).write_bytes(encode(coded(10 + place, 9)))
     looks = survey([tmp_path / os.fsdecode(name) for name in names], workers=1)
     assert [look.width for look in looks] == [10, 11, 12, 13, 14, 15]
 

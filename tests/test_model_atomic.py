@@ -17,7 +17,7 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError()])
@@ -28,7 +28,7 @@ def test_an_interrupted_block_leaves_the_old_content(tmp_path: Path, error: Base
         temporary.write_text("ne")
         raise error
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
@@ -57,10 +57,17 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 def test_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
     replace, fsync = Path.replace, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda number: (happened.append("fsync"), fsync(number)))
-    monkeypatch.setattr(
-        Path, "replace", lambda self, target: (happened.append("replace"), replace(self, target))
-    )
+
+    def watched_fsync(number: int) -> None:
+        happened.append("fsync")
+        fsync(number)
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        happened.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
     with replacing(tmp_path / "a") as temporary:
         temporary.write_text("x")
     assert happened[:2] == ["fsync", "replace"]

@@ -96,7 +96,7 @@ def test_a_failed_save_leaves_the_checkpoint_before_it(
     if isinstance(error, OSError):
         assert str(raised.value) == f"{path} cannot be written: No space left on device; nothing was changed"
     assert load(path) == {"epoch": 1}
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_file_that_the_system_lets_grow_no_further(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_file_that_the_system_lets_grow_no_further(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load(path) == {"epoch": 1}
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ FOREIGN = [
     "emoji 🐕 中文",
     "\udcff lone surrogate",
     r"\frac{1}{2} \$",
+    r"$\nonsense{$",
     "w" * 200,
     "",
 ]

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from model.head import features, solve
+from model.network import build
 
 
 class Flat(nn.Module):
@@ -46,7 +47,7 @@ def blobs(classes: list[int], width: int = 6) -> tuple[NDArray[np.float32], NDAr
     labels = np.repeat(np.array(classes), 30)
     centres = random.normal(size=(max(classes) + 1, width))
     rows = centres[labels] + random.normal(size=(len(labels), width))
-    return (rows * 10.0 ** np.arange(-3, width - 3) + 5).astype(np.float32), labels
+    return (rows * 10.0 ** (np.arange(width) % 6 - 3) + 5).astype(np.float32), labels
 
 
 def logits(network: nn.Module, rows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -93,9 +94,9 @@ def test_a_class_without_images_is_never_predicted(present: list[int]) -> None:
 
 
 def test_a_feature_that_never_changes() -> None:
-    rows, labels = blobs([0, 1, 2])
+    rows, labels = blobs([0, 1, 2], width=20)
     rows[:, 0] = 3
-    network = Flat(6, 3)
+    network = Flat(20, 3)
     solve(network, rows, labels)
     assert network.fc.weight[:, 0].tolist() == [0, 0, 0]
     assert (logits(network, rows).argmax(1) == labels).mean() > 0.8
@@ -131,7 +132,7 @@ def test_a_head_that_is_not_linear() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_features_are_what_the_head_sees(training: bool) -> None:
     network = Flat(12, 3).train(training)
-    network.norm.running_mean += 1
+    network.get_buffer("norm.running_mean").add_(1)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([2, 0, 1, 1, 0, 2, 2])
@@ -139,7 +140,7 @@ def test_features_are_what_the_head_sees(training: bool) -> None:
     rows, found = features(network, batches, bf16=False)
     np.testing.assert_allclose(rows, (2 * images.flatten(1).numpy() - 1) / np.sqrt(1 + 1e-5), rtol=1e-5)
     assert found.tolist() == [2, 0, 1, 1, 0, 2, 2]
-    assert (rows.dtype, found.dtype) == (np.float32, np.int64)
+    assert [rows.dtype.name, found.dtype.name] == ["float32", "int64"]
     assert network.norm.training is training
     for key, value in network.state_dict().items():
         assert value.equal(before[key])
@@ -147,8 +148,6 @@ def test_features_are_what_the_head_sees(training: bool) -> None:
 
 
 def test_a_timm_network_predicts_with_the_solved_head() -> None:
-    from model.network import build
-
     torch.manual_seed(0)
     network = build("test_efficientnet", 3, "none")
     labels = torch.arange(30) % 3
@@ -158,15 +157,25 @@ def test_a_timm_network_predicts_with_the_solved_head() -> None:
         assert network.eval()(images).argmax(1).equal(labels)
 
 
-def test_bfloat16_is_near_and_comes_back_as_float32() -> None:
-    from model.network import build
+class Deep(Flat):
+    """A layer before it that autocast computes in bfloat16."""
 
-    network = build("test_efficientnet", 3, "none")
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    def __init__(self) -> None:
+        super().__init__(8, 3)
+        self.layer = nn.Linear(12, 8)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.layer(images.flatten(1))
+        return hidden
+
+
+def test_bfloat16_is_near_and_comes_back_as_float32() -> None:
+    network = Deep()
+    images = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     exact, _ = features(network, [(images, torch.arange(2))], bf16=False)
     coarse, _ = features(network, [(images, torch.arange(2))], bf16=True)
     assert coarse.dtype == np.float32
-    assert 0 < np.abs(coarse - exact).max() < 0.05 * np.abs(exact).max()
+    assert 0 < np.abs(coarse - exact).max() < 0.02 * np.abs(exact).max()
 
 
 def test_no_images() -> None:

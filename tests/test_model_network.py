@@ -217,9 +217,7 @@ def test_offline_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_network_without_pretrained_weights() -> None:
-    assert "timm has no pretrained weights for efficientnet_b8;" in refused(
-        lambda: build("efficientnet_b8", 3)
-    )
+    assert "timm has no pretrained weights for mnasnet_050;" in refused(lambda: build("mnasnet_050", 3))
 
 
 @pytest.mark.parametrize("way", ["online", "cached", "other file"])
@@ -271,11 +269,11 @@ def test_recomputing_activations_changes_no_number() -> None:
     for recompute in (False, True):
         torch.manual_seed(0)
         network = build(TINY, 4, "none", activation_checkpointing=recompute).train()
-        network(torch.randn(4, 3, 64, 64)).square().sum().backward()
+        network(torch.randn(4, 3, 32, 32)).square().sum().backward()
         results.append(
             [*(parameter.grad for parameter in network.parameters()), *network.state_dict().values()]
         )
-        assert network.grad_checkpointing is recompute
+        assert getattr(network, "grad_checkpointing") is recompute  # noqa: B009
     for plain, recomputed in zip(*results, strict=True):
         if plain.dtype.is_floating_point:  # BatchNorm counts its calls, and there are two
             torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)

@@ -50,7 +50,8 @@ def copied(network: nn.Module) -> dict[str, torch.Tensor]:
 def test_the_accumulated_gradient_is_that_of_one_batch(sizes: tuple[int, ...]) -> None:
     network, reference = plain(), plain()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9)
-    network[0].weight.grad = torch.ones_like(network[0].weight)  # of before, to be forgotten
+    first = network.get_parameter("0.weight")
+    first.grad = torch.ones_like(first)  # of before, to be forgotten
     images, labels = data()
     expected = functional.cross_entropy(reference(images), labels)
     expected.backward()  # type: ignore[no-untyped-call]
@@ -72,7 +73,7 @@ def test_a_pass_of_another_length_makes_no_step(sizes: tuple[int, ...], images: 
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
 
 
-class Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts how often a value is read from the device."""
 
     count = 0
@@ -85,7 +86,7 @@ class Reads(TorchDispatchMode):
 def test_the_loss_is_read_once() -> None:
     network = plain()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9)
-    with Reads() as reads:
+    with Reads() as reads:  # type: ignore[no-untyped-call]
         torch.ones(()).item()
         assert reads.count == 1  # the counter counts
         full_batch_step(network, batches(1, 2, 3, 6), 12, nn.CrossEntropyLoss(), optimiser)
@@ -103,7 +104,7 @@ def by_hand(network: nn.Module, steps: int, rate: float, momentum: float) -> lis
         velocity = [momentum * speed + slope for speed, slope in zip(velocity, gradient, strict=True)]
         with torch.no_grad():
             for parameter, speed in zip(network.parameters(), velocity, strict=True):
-                parameter -= rate * speed
+                parameter.sub_(rate * speed)
         after.append([parameter.detach().clone() for parameter in network.parameters()])
     return after
 
@@ -147,12 +148,13 @@ def test_the_network_is_left_as_it_was(training: bool) -> None:
         ] * 2
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert not averaged[0].weight.equal(network[0].weight)
-    network.train()(data()[0]).sum().backward()
+    assert not averaged.get_parameter("0.weight").equal(network.get_parameter("0.weight"))
+    network.train()
+    network(data()[0]).sum().backward()
 
 
 def test_every_step_and_batchnorm_get_a_pass_of_their_own() -> None:
-    passes = []
+    passes: list[int] = []
 
     def one_pass() -> Batches:
         passes.append(len(passes))
@@ -165,25 +167,24 @@ def test_every_step_and_batchnorm_get_a_pass_of_their_own() -> None:
 def test_the_averages_batchnorm_is_that_of_the_data() -> None:
     averaged = average(normed(), lambda: batches(12), 12, nn.CrossEntropyLoss(), rate=0.3, steps=2)
     images, _ = data()
-    torch.testing.assert_close(averaged[0].running_mean, images.mean((0, 2, 3)))
-    torch.testing.assert_close(averaged[0].running_var, images.var((0, 2, 3)))
+    scale, shift = averaged.get_parameter("0.weight"), averaged.get_parameter("0.bias")
     with torch.no_grad():
-        hidden = averaged[1](
-            functional.batch_norm(images, None, None, *averaged[0].parameters(), training=True)
-        )
-    torch.testing.assert_close(averaged[2].running_mean, hidden.mean((0, 2, 3)))
-    torch.testing.assert_close(averaged[2].running_var, hidden.var((0, 2, 3)))
+        standard = functional.batch_norm(images, None, None, scale, shift, training=True)
+        hidden = averaged.get_submodule("1")(standard)
+    for name, values in (("0", images), ("2", hidden)):
+        torch.testing.assert_close(averaged.get_buffer(f"{name}.running_mean"), values.mean((0, 2, 3)))
+        torch.testing.assert_close(averaged.get_buffer(f"{name}.running_var"), values.var((0, 2, 3)))
 
 
 @pytest.mark.parametrize("sizes", [(4, 8), (1, 2, 9), (11, 1)])
 def test_batches_count_by_their_images(sizes: tuple[int, ...]) -> None:
     network = normed()
-    network[0].running_mean += 100
+    network.get_buffer("0.running_mean").add_(100)
     refresh_batchnorm(network, batches(*sizes))
     images, _ = data()
-    torch.testing.assert_close(network[0].running_mean, images.mean((0, 2, 3)))
+    torch.testing.assert_close(network.get_buffer("0.running_mean"), images.mean((0, 2, 3)))
     parts = [pixels.var((0, 2, 3)) * len(pixels) for pixels, _ in batches(*sizes)]
-    torch.testing.assert_close(network[0].running_var, torch.stack(parts).sum(0) / 12)
+    torch.testing.assert_close(network.get_buffer("0.running_var"), torch.stack(parts).sum(0) / 12)
 
 
 def test_equal_batches_are_refreshed_as_torch_does_it() -> None:

@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from numpy.typing import NDArray
+from pictures import coded, store_as
 from PIL import Image, ImageOps
 from torchvision.transforms.functional import _get_inverse_affine_matrix
 from torchvision.transforms.v2 import functional as torchvision
 
-import oracle
-from pictures import coded, store_as
 from pipelines import augment as module
 from pipelines.augment import Augment, draw, halvings, to_stored
 
@@ -162,7 +162,7 @@ def test_the_numbers_of_an_image_are_independent_of_each_other() -> None:
 def test_a_draw_is_the_same_for_ever() -> None:
     """A change of these numbers changes every picture that anybody's seed ever drew: then say so in the changelog."""
     geometry, colour = draw(Augment(), 1, 2, np.array([3]), squares(1))
-    drawn = [[0.804560, 0.257548, -15.631977], [-0.185721, 0.820811, 54.416409], [0, 0, 1]]
+    drawn: list[list[float]] = [[0.804560, 0.257548, -15.631977], [-0.185721, 0.820811, 54.416409], [0, 0, 1]]
     np.testing.assert_allclose(geometry[0], drawn, rtol=1e-5, atol=1e-5)
     coloured = [
         [0.813560, 0.089514, -0.186406, 6.152658],
@@ -341,7 +341,7 @@ def test_colour_is_torchvisions_step_by_step(names: tuple[str, ...]) -> None:
         expected = image
         for name in names:
             expected = adjust[name](expected, float(factors(ids, name)[0]))
-        assert 0 < expected.min()
+        assert expected.min() > 0
         assert expected.max() < 1  # nothing was clamped
         ours = colour_levels(colour[0], 255 * image.permute(1, 2, 0).double().numpy())
         np.testing.assert_allclose(

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 from numpy.typing import NDArray
+from pictures import coded, encode, noise, store_as
 from PIL import Image, features
 
-import oracle
 from cache.survey import Look
-from pictures import Pixels, coded, encode, noise, store_as
 from pipelines import dali
 from pipelines.decode import DecodeError, Probe, decode, examine, halve, pillow_pixels
 
@@ -111,7 +111,7 @@ def test_decode_refuses_what_is_no_image(data: bytes, strict: bool) -> None:
 def test_a_truncated_jpeg_is_refused_only_when_strict() -> None:
     data = encode(PICTURE, "JPEG")
     assert decode(array(data[: len(data) // 2])).shape == (72, 96, 3)
-    with pytest.raises(DecodeError, match="(?i)premature"):
+    with pytest.raises(DecodeError, match=r"(?i)premature"):
         decode(array(data[: len(data) // 2]), strict=True)
     assert np.array_equal(decode(array(data), strict=True), decode(array(data)))
 
@@ -285,7 +285,7 @@ def test_what_nothing_decodes(data: bytes, problem: str | None, detail: str | No
 def test_the_probe_recovers_after_every_bad_image(probe: Probe) -> None:
     good = array(encode(PICTURE))
     for bad in (b"GIF89a" + bytes(50), b"\xff\xd8\xff" + bytes(50), encode(PICTURE)[:90]):
-        with pytest.raises(DecodeError, match="^DALI: "):
+        with pytest.raises(DecodeError, match=r"^DALI: "):
             probe.check(array(bad), PICTURE)
         probe.check(good, PICTURE)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import oracle
 import pytest
 from numpy.typing import NDArray
+from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from PIL import Image
 
-import oracle
 from cache.pack import Options
 from cache.store import Pack
-from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from pipelines import dali
 from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.loader import Loader, Position
@@ -75,7 +75,7 @@ def by_pillow(pack: Pack) -> list[Pixels]:
 
 
 def levels_apart(one: Floats, other: Floats) -> Floats:
-    return np.abs(one - other) * 255
+    return np.asarray(np.abs(one - other) * 255, dtype=np.float32)
 
 
 # --- the pixels say where they come from -----------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def smallest_psnr(one: Floats, other: Floats) -> float:
 
 @pytest.mark.parametrize(("size", "times"), [(180, 1), (90, 2), (45, 3)])
 def test_halved_photographs_are_the_means_of_blocks(photo_pack: Pack, size: int, times: int) -> None:
-    """libjpeg halves in the frequency domain: not the same numbers, but the same picture."""
+    """Libjpeg halves in the frequency domain: not the same numbers, but the same picture."""
     augment = Augment(size=size).crops()
     assert times in halvings(augment, photo_pack.sizes)
     expected = expect(photo_pack, augment, by_pillow(photo_pack))
@@ -371,7 +371,7 @@ def test_normalisation(coded_pack: Pack, engine: str) -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     plain = produce(coded_pack, Augment(size=40), engine)
     normalised = produce(coded_pack, replace(Augment(size=40), mean=mean, std=std), engine)
-    np.testing.assert_allclose(normalised, (plain - np.float32(mean)) / np.float32(std), atol=2e-5)
+    np.testing.assert_allclose(normalised, (plain - np.array(mean)) / np.array(std), atol=2e-5)
 
 
 @both

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
-import os
 import random
 import threading
 import time
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import coded, encode, identities, noise, packed
 
 from cache.store import Pack
-from pictures import coded, encode, identities, noise, packed
-from pipelines import dali, loader, threads
+from pipelines import dali, threads
 from pipelines.augment import Augment
 from pipelines.loader import Batch, DeviceError, Loader, Position, choose
-from pipelines.request import BadImageError
+from pipelines.request import BadImageError, Settings
 from pipelines.threads import Ring
 
 ENGINES = [
@@ -153,7 +153,7 @@ def test_seeds_differ(coded_pack: Pack) -> None:
 @both
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_resuming_anywhere_gives_the_rest_of_the_stream(coded_pack: Pack, engine: str, shuffle: bool) -> None:
-    options = {"shuffle": shuffle, "seed": 7, "batch_size": 8}
+    options: dict[str, Any] = {"shuffle": shuffle, "seed": 7, "batch_size": 8}
     with open_loader(coded_pack, engine, **options) as stream:
         whole, positions = [], [stream.position]
         for batch in itertools.islice(stream, 9):
@@ -194,7 +194,7 @@ def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads", shuffle=True, start=Position(37), seed=3) as stream:
         batch = next(iter(stream))
         request = stream.request(37, batch.ids.numpy()[2:3])
-        engine = threads.stream(coded_pack, iter([request]), loader.Settings(32, 0, 1, 1, 1, 1, "cpu"))
+        engine = threads.stream(coded_pack, iter([request]), Settings(32, 0, 1, 1, 1, 1, "cpu"))
         ((_, images),) = engine
     assert torch.equal(images[0, 0].permute(2, 0, 1), batch.images[2])
 
@@ -205,7 +205,7 @@ def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
 @both
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_ranks_together_are_the_epoch(coded_pack: Pack, engine: str, shuffle: bool) -> None:
-    options = {"shuffle": shuffle, "epochs": 2, "batch_size": 7}
+    options: dict[str, Any] = {"shuffle": shuffle, "epochs": 2, "batch_size": 7}
     with open_loader(coded_pack, engine, **options) as stream:
         whole = list(stream)
     shares = []
@@ -298,7 +298,7 @@ def engine_threads() -> list[str]:
 def test_closing_early_leaves_no_threads_behind(coded_pack: Pack, engine: str) -> None:
     def running() -> int:
         return (
-            len(os.listdir("/proc/self/task"))
+            len(list(Path("/proc/self/task").iterdir()))
             if Path("/proc/self/task").is_dir()
             else threading.active_count()
         )
@@ -385,9 +385,9 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
     def missing(_: str) -> None:
         raise ModuleNotFoundError("No module named 'nvidia'")
 
-    monkeypatch.setattr(dali.importlib.util, "find_spec", missing)
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
     assert dali.available() is False
-    monkeypatch.setattr(dali.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert dali.available() is False
 
 
@@ -442,11 +442,12 @@ def test_a_bad_image_elsewhere_does_not_matter(rotten: Pack, engine: str) -> Non
         assert sizes(list(stream)) == [5]
 
 
-def test_the_pack_is_made_resident_before_the_first_batch(tmp_path: Path) -> None:
+def test_the_pack_is_made_resident_before_the_first_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [encode(coded(40, 40, row)) for row in range(2)]
     pack = packed(tmp_path, {"a": files[:1], "b": files[1:]})
-    calls: list[str] = []
-    original = pack.make_resident
-    pack.make_resident = lambda: (calls.append("resident"), original())[1]  # type: ignore[method-assign]
+    calls: list[Pack] = []
+    monkeypatch.setattr(Pack, "make_resident", lambda self: calls.append(self))
     with open_loader(pack, "threads", count=2):
-        assert calls == ["resident"]
+        assert calls == [pack]

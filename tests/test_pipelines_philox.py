@@ -63,7 +63,7 @@ def test_every_word_of_the_counter_and_both_halves_of_the_seed_matter() -> None:
 def test_uniform_is_open_at_both_ends() -> None:
     words = np.array([[0, 1], [0x80000000, ONES]], dtype=np.uint32)
     assert uniform(words).tolist() == [[2.0**-33, 3 * 2.0**-33], [0.5 + 2.0**-33, 1 - 2.0**-33]]
-    assert 0 < uniform(words).min()
+    assert uniform(words).min() > 0
     assert uniform(words).max() < 1
 
 
