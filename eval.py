@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import numpy as np
 import torch
@@ -92,7 +95,10 @@ def evaluate(job: Job) -> None:
                 job.predictions or job.run / "predictions.csv", folder, pack, ids, probabilities
             )
             return
-        result = metrics.evaluate(probabilities, labels.astype(np.int64), pack.classes)
+        try:
+            result = metrics.evaluate(probabilities, labels.astype(np.int64), pack.classes)
+        except ValueError as error:  # a network that diverged
+            raise RunError(f"{job.run}, checkpoint {chosen}: {error}") from None
         data = {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
     conclude(job, folder, result | data | {"checkpoint": chosen, "seed": job.seed})
 

@@ -9,6 +9,7 @@ value: another one is derived from it with `replace`, or on the command line by 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import numpy as np
 import torch
@@ -95,6 +98,22 @@ class Recipe:
     note: tyro.conf.Suppress[str] = ""
     """Said beside every accuracy in the report."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no training could have."""
+        checks = {
+            f"batch_size is {self.batch_size}; expected at least 1": self.batch_size >= 1,
+            f"momentum is {self.momentum}; expected 0 to below 1": 0 <= self.momentum < 1,
+            f"weight_decay is {self.weight_decay}; expected 0 or more": self.weight_decay >= 0,
+            f"label_smoothing is {self.label_smoothing}; expected 0 to below 1": 0
+            <= self.label_smoothing
+            < 1,
+            f"averaging.steps is {self.averaging.steps}; expected 0 or more": self.averaging.steps >= 0,
+            f"seed is {self.seed}; expected 0 to 2**63 - 1": 0 <= self.seed < 2**63,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
+
     @property
     def bf16(self) -> bool:
         """Whether to compute in bfloat16, once `resolve` has made the choice."""
@@ -110,16 +129,17 @@ FAST: Final = replace(
     PAPER,
     name="fast",
     network="tf_efficientnet_lite2",
+    augment=Augment(size=224),
     normalise=True,
     solve_head=True,
-    phases=(Phase(epochs=2, high=2e-3, low=1e-5, cycles=0.5),),
+    phases=(Phase(epochs=2, high=2e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=1, rate=1e-3),
 )
 DEMO: Final = replace(
     FAST,
     name="demo",
     network="tf_efficientnet_lite0",
-    augment=Augment(size=160),
+    augment=Augment(size=128),
     phases=(Phase(epochs=4, high=1e-2, low=1e-4, cycles=0.5),),
     averaging=Averaging(steps=2, rate=1e-3),
 )
@@ -201,7 +221,7 @@ def stop_signals() -> Iterator[Stop]:
 
     def receive(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -327,7 +347,10 @@ def solve_head(job: Job, pack: Pack, network: nn.Module) -> None:
     with open_loader(job, pack, pack.ids("train"), centre, batch_size=64, epochs=1) as loader:
         features, labels = head.features(network, pairs(loader), job.recipe.bf16)
     head.solve(network, features, labels)
-    print(f"head solved on {len(labels)} frozen features, time: {time.perf_counter() - started:.6f} sec")
+    print(
+        f"head: solved on {len(labels)} frozen features, time: {time.perf_counter() - started:.6f} sec",
+        flush=True,
+    )
 
 
 def fit(
@@ -339,11 +362,17 @@ def fit(
         network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
     progress = restore(state, network, optimiser, folder) if state else Progressed()
-    compiled = torch.compile(network) if recipe.compile else network
+    compiled: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
     with (
         training_loader(job, pack, progress.position) as training,
         validation_loader(job, pack) as validation,
     ):
+        if state is None and recipe.solve_head:
+            result = validate(compiled, validation.epoch(), recipe.bf16)
+            print(
+                f"head: valid loss = {result['valid_loss']:.9f}, acc = {result['accuracy']:.3f}", flush=True
+            )
+            keep_best(folder, network, progress, result["accuracy"])
         while progress.position.epoch < total_epochs(recipe.phases):
             row = train_epoch(compiled, optimiser, training, recipe, progress, stop)
             if row is None:
@@ -351,7 +380,8 @@ def fit(
                 raise Stopped(f"in epoch {progress.position.epoch} after {progress.position.images} images")
             row |= validate(compiled, validation.epoch(), recipe.bf16)
             log_epoch(folder, row)
-            save_epoch(folder, network, optimiser, progress, row)
+            keep_best(folder, network, progress, row["accuracy"])
+            save_last(folder, network, optimiser, progress)
 
 
 def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
@@ -489,19 +519,11 @@ def log_epoch(folder: Run, row: dict[str, Any]) -> None:
     report.build(folder.folder)
 
 
-def save_epoch(
-    folder: Run,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progress: Progressed,
-    row: dict[str, Any],
-) -> None:
-    """best.ckpt if the epoch was the best so far, then last.ckpt."""
-    if row["accuracy"] > progress.best:
-        progress.best = row["accuracy"]
-        content = {"network": network.state_dict(), "accuracy": row["accuracy"], "epoch": row["epoch"]}
-        save(folder.folder / BEST, content)
-    save_last(folder, network, optimiser, progress)
+def keep_best(folder: Run, network: nn.Module, progress: Progressed, accuracy: float) -> None:
+    """best.ckpt, if no validation before was as accurate."""
+    if accuracy > progress.best:
+        progress.best = accuracy
+        save(folder.folder / BEST, {"network": network.state_dict(), "accuracy": accuracy})
 
 
 def save_last(

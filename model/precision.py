@@ -1,12 +1,23 @@
-"""How numbers are computed: bfloat16 or float32, and the backends' switches, in one place.
+"""How numbers are computed: bfloat16 or float32, and the switches of backends and allocator, in one place.
 
 Before it: a network from `network`. After it: train, average and evaluate all call `forward`.
+
+One switch cannot be here, because OpenMP reads it when torch is loaded: train.py and eval.py set OMP_WAIT_POLICY to
+PASSIVE before they import torch. OpenMP's threads otherwise spin while they wait, on cores that the loader needs.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from typing import Final
+
 import torch
 from torch import nn
+
+_M_TRIM_THRESHOLD: Final = -1  # glibc, malloc.h
+_M_MMAP_MAX: Final = -4
+_NEVER: Final = 2**31 - 1
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -16,7 +27,7 @@ def has_bf16(device: torch.device) -> bool:
     12 times as long as in float32, and more (docs/log.md, 2026-11-24).
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -29,6 +40,15 @@ def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tenso
 
 
 def use_fast_kernels() -> None:
-    """On a GPU: let cuDNN try its algorithms once a shape, and let float32 products use TF32."""
+    """On a GPU: let cuDNN try its algorithms once a shape, and let float32 products use TF32.
+
+    On a CPU under glibc: keep freed memory. Activations of tens of megabytes otherwise go back to the kernel at every
+    step and are zeroed again at the next, a fifth of the step's core time (docs/log.md, 2026-11-24).
+    """
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
+    if sys.platform == "linux" and not torch.cuda.is_available():
+        tune = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if tune is not None:
+            tune(_M_MMAP_MAX, 0)
+            tune(_M_TRIM_THRESHOLD, _NEVER)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
 import pytest
 from pictures import coded, encode, packed
+from runs import never, tiny_job, tiny_pack
 
+import train
 from cache.store import Pack
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -37,3 +42,17 @@ def coded_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
         encode(coded(70 + 3 * row, 91 - 2 * row, row), "PNG" if row % 2 else "JPEG") for row in range(20)
     ]
     return packed(tmp_path_factory.mktemp("coded"), {"first": images[:9], "second": images[9:]})
+
+
+@pytest.fixture(scope="session")
+def colour_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """60 images whose class their colour tells, with all three splits."""
+    return tiny_pack(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Path:
+    """The run folder of a complete tiny training. Read it; a test that writes copies it first."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train.train(tiny_job(colour_pack.path, out), never)
+    return out

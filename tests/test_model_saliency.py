@@ -127,12 +127,16 @@ def test_display_goes_from_0_to_the_99th_percentile() -> None:
 
 
 def test_display_of_maps_that_are_almost_black() -> None:
-    gradient = np.zeros((3, 20, 20), dtype=np.float32)
+    gradient = np.zeros((4, 20, 20), dtype=np.float32)
     gradient[1, 3, 4] = 2.0
     gradient[2] = np.nan
     gradient[2, 0, 0] = np.inf
+    gradient[3] = 3.0
+    gradient[3, 5, 6] = np.nan
     shown = normalise(gradient)
     assert shown[0].max() == 0
     assert shown[1].max() == shown[1, 3, 4] == 255
     assert (shown[1] > 0).sum() == 1
     assert shown[2].max() == 0
+    assert shown[3, 5, 6] == 0
+    assert (shown[3] == 255).sum() == 399  # one number that is none does not hide the others

@@ -28,6 +28,11 @@ def test_the_order_of_the_ids_given_does_not_matter() -> None:
     assert ids.tolist() == list(range(50))  # and they are left as they were
 
 
+def test_equal_keys_fall_back_to_the_order_of_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.order.philox", lambda counter, _: np.zeros((len(counter[0]), 4)))
+    assert epoch_order(np.array([5, 2, 9, 1]), 0, 0).tolist() == [1, 2, 5, 9]
+
+
 def test_every_seed_and_every_epoch_shuffles_anew() -> None:
     orders = [epoch_order(np.arange(64), seed, epoch) for seed in range(5) for epoch in range(5)]
     assert len({tuple(order.tolist()) for order in orders}) == 25  # (0, 1) and (1, 0) among them

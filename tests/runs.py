@@ -1,0 +1,54 @@
+"""A training small enough for a test: three classes that colour tells apart, a tiny network, two epochs.
+
+Before it: `pictures`. After it: the tests of train, eval and explain share one such run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pictures import encode, noise, packed
+
+import train
+from cache.pack import Options
+from cache.store import Pack
+from model.schedule import Phase
+from pipelines.augment import Augment
+
+TINY = replace(
+    train.PAPER,
+    name="tiny",
+    network="test_efficientnet",
+    weights="none",
+    augment=Augment(size=32, hue=0.02),
+    batch_size=8,
+    phases=(Phase(epochs=2, high=0.01, low=0.002, cycles=0.5),),
+    averaging=train.Averaging(steps=2, rate=0.002),
+    precision="fp32",
+)
+
+
+def tinted(level: int, seed: int) -> bytes:
+    """A busy JPEG in which one channel, 0..2, stands out."""
+    pixels = noise(48, 40, seed) // 3
+    pixels[..., level] += np.uint8(150)
+    return encode(pixels, "JPEG")
+
+
+def tiny_pack(root: Path) -> Pack:
+    """60 images, 20 a class; 42 to train on, 6 for validation, 12 for the test."""
+    names = ("blue <b>", "green", "red")
+    images = {name: [tinted(2 - k, 100 * k + n) for n in range(20)] for k, name in enumerate(names)}
+    return packed(root, images, Options(val=0.1, test=0.2))
+
+
+def tiny_job(pack: Path, out: Path, resume: bool = False, recipe: train.Recipe = TINY) -> train.Job:
+    """Train `recipe` on the CPU with one loader thread."""
+    return train.Job(pack=pack, out=out, recipe=recipe, device="cpu", threads=1, resume=resume)
+
+
+def never() -> int | None:
+    """No signal came."""
+    return None

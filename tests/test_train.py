@@ -1,0 +1,307 @@
+"""train.py: recipes, the loop, checkpoints, resuming, averaging, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import TINY, never, tiny_job, tiny_pack
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train
+from cache.store import Pack, PackError
+from model import checkpoint
+from model.network import build
+from model.run import AVERAGED, BEST, LAST, RECIPE, SWA, Run, RunError
+from model.schedule import Phase
+from pipelines.loader import Position
+
+ROOT = Path(__file__).parents[1]
+LINE = re.compile(
+    r"epoch: \d+, train loss = \d+\.\d{9}, valid loss = \d+\.\d{9}, acc = \d\.\d{3}, time: \d+\.\d{6} sec"
+)
+
+
+def test_paper_is_the_seeds_recipe_number_by_number() -> None:
+    paper = train.PAPER
+    assert (paper.network, paper.label_smoothing, paper.momentum, paper.weight_decay) == (
+        "efficientnet_b2",
+        0.1,
+        0.9,
+        0,
+    )
+    assert [(phase.epochs, phase.high, phase.low) for phase in paper.phases] == [
+        (50, 1e-1, 1e-2),
+        (50, 1e-2, 1e-4),
+        (50, 1e-4, 1e-6),
+        (50, 1e-6, 1e-10),
+    ]
+    augment = paper.augment
+    assert (augment.size, augment.scale, augment.rotation, augment.shear) == (256, (0.8, 1.2), 15, 10)
+    assert (augment.brightness, augment.contrast, augment.saturation, augment.hue) == (0.25, 0.25, 0.25, 0.1)
+    assert (augment.mean, augment.std, augment.flip, paper.normalise) == ((0, 0, 0), (1, 1, 1), 0, False)
+    assert not paper.solve_head
+
+
+def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.train(tiny_job(colour_pack.path, tmp_path / "run"), never)
+    lines = capsys.readouterr().out.splitlines()
+    assert [bool(LINE.fullmatch(line)) for line in lines[:2]] == [True, True]
+    names = {entry.name for entry in (tmp_path / "run").iterdir()}
+    assert names == {
+        "recipe.json",
+        "pack.json",
+        "versions.json",
+        "metrics.jsonl",
+        "swa.json",
+        "last.ckpt",
+        "best.ckpt",
+        "swa.ckpt",
+        "lr.png",
+        "augmented.png",
+        "report.html",
+    }
+
+
+def test_the_network_learns_what_colour_tells(tiny_run: Path) -> None:
+    rows = Run(tiny_run).metrics()
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert 0 <= rows[0]["waiting"] <= 1
+    after = Run(tiny_run).read(SWA)["after"]
+    assert after["n"] == 6
+    assert after["accuracy"] >= 0.8
+
+
+def test_validation_loss_is_plain_cross_entropy_of_the_checkpoint(tiny_run: Path, colour_pack: Pack) -> None:
+    state = checkpoint.load(tiny_run / LAST)
+    network = build("test_efficientnet", 3, "none")
+    network.load_state_dict(state["network"])
+    with train.validation_loader(tiny_job(colour_pack.path, tiny_run), colour_pack) as loader:
+        (batch,) = list(loader.epoch())
+    with torch.no_grad():
+        logits = network.eval()(batch.images)
+    chosen = logits.log_softmax(1)[torch.arange(len(batch.labels)), batch.labels]
+    row = Run(tiny_run).metrics()[-1]
+    assert row["valid_loss"] == pytest.approx(-chosen.mean().item(), rel=1e-5)
+    assert row["accuracy"] == pytest.approx((logits.argmax(1) == batch.labels).float().mean().item())
+
+
+def test_averaging_changes_the_weights_and_swa_checkpoint_holds_them(tiny_run: Path) -> None:
+    averaged, last = (checkpoint.load(tiny_run / name)["network"] for name in (AVERAGED, LAST))
+    assert any(not torch.equal(averaged[name], last[name]) for name in last if name.endswith("weight"))
+    assert Run(tiny_run).load("swa")[0] == "swa"
+
+
+def stop_after(steps: int) -> train.Stop:
+    """As if a signal came during step number `steps`."""
+    asked = iter(range(1, 10_000))
+    return lambda: signal.SIGTERM if next(asked) >= steps else None
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6, 9])
+def test_a_resumed_run_is_the_run(tiny_run: Path, colour_pack: Pack, tmp_path: Path, steps: int) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(train.Stopped):
+        train.train(tiny_job(colour_pack.path, out), stop_after(steps))
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    for name in (LAST, AVERAGED, BEST):
+        resumed, whole = (checkpoint.load(folder / name)["network"] for folder in (out, tiny_run))
+        assert all(torch.equal(resumed[key], whole[key]) for key in whole), name
+    kept = ("epoch", "train_loss", "valid_loss", "accuracy", "learning_rate")
+    rows = [[{key: row[key] for key in kept} for row in Run(folder).metrics()] for folder in (out, tiny_run)]
+    assert rows[0] == rows[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = {name: (out / name).read_bytes() for name in (LAST, AVERAGED, "metrics.jsonl")}
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_run_is_never_overwritten(tiny_run: Path, colour_pack: Pack) -> None:
+    before = (tiny_run / RECIPE).read_bytes()
+    with pytest.raises(
+        RunError, match="holds a run already; name another folder, or go on with it: --resume"
+    ):
+        train.train(tiny_job(colour_pack.path, tiny_run), never)
+    assert (tiny_run / RECIPE).read_bytes() == before
+
+
+def test_resuming_with_another_recipe_says_what_differs(tiny_run: Path, colour_pack: Pack) -> None:
+    other = replace(TINY, batch_size=16)
+    with pytest.raises(RunError, match="batch_size = 8, not 16"):
+        train.train(tiny_job(colour_pack.path, tiny_run, resume=True, recipe=other), never)
+
+
+def test_resuming_with_another_pack_is_refused(tiny_run: Path, coded_pack: Pack, tmp_path: Path) -> None:
+    other = tiny_pack(tmp_path)
+    assert (
+        other.header.digest == Run(tiny_run).read("pack.json")["digest"]
+    )  # same images: same pack, wherever
+    job = tiny_job(other.path, tiny_run, resume=True)
+    other.header = replace(other.header, digest="0" * 64)
+    with pytest.raises(RunError, match="another pack"):
+        train.check_same(Run(tiny_run), train.resolve(job.recipe, torch.device("cpu")), other)
+
+
+def test_a_pack_without_validation_images_is_refused(coded_pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="no images in its split val; pack again, with --val"):
+        train.train(tiny_job(coded_pack.path, tmp_path / "run"), never)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_does_not_exist_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
+    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, network="efficientnet_b22"))
+    with pytest.raises(ValueError, match="efficientnet_b2"):
+        train.train(job, never)
+    assert not (tmp_path / "run").exists()
+
+
+class CountReads(TorchDispatchMode):
+    """Counts reads of single values from tensors, each of which would make a GPU's host wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += "local_scalar_dense" in str(func) or "nonzero" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path: Path) -> None:
+    recipe = train.resolve(TINY, torch.device("cpu"))
+    network = build(recipe.network, 3, "none")
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
+    with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
+        with CountReads() as counter:
+            row = train.train_epoch(network, optimiser, loader, recipe, train.Progressed(), never)
+        assert row is not None
+        steps = len(loader)
+    assert steps == 6
+    assert counter.reads == 1, "the sum of the losses, once, at the end of the epoch"
+
+
+def test_the_clock_counts_waiting_and_images() -> None:
+    class Item:
+        ids = np.arange(3)
+
+    def slow() -> Iterator[Any]:
+        for _ in range(4):
+            time.sleep(0.02)
+            yield Item()
+
+    clock = train.Clock()
+    for _ in clock.waits(slow()):
+        time.sleep(0.01)
+    assert clock.images == 12
+    assert 0.08 <= clock.waiting < clock.seconds()
+    assert clock.seconds() >= 0.12
+
+
+def test_a_solved_head_starts_where_a_random_one_does_not(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(TINY, solve_head=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
+    recipe = replace(recipe, averaging=train.Averaging(steps=0))
+    train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    said = capsys.readouterr().out
+    solved = re.search(r"head: solved on 42 frozen features.*\nhead: valid loss = (\S+), acc = (\S+)", said)
+    assert solved
+    assert float(solved[2]) >= 0.8
+    assert Run(tmp_path / "run").load("best")[1]["accuracy"] == pytest.approx(float(solved[2]), abs=1e-3)
+    assert not (tmp_path / "run" / AVERAGED).exists()
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "error: "),
+        (("fast",), "--pack"),
+        (("fast", "--pack", "nowhere.arrow", "--out", "x"), "there is no pack at nowhere.arrow"),
+        (("fast", "--pack", "nowhere.arrow", "--out", "x", "--colour", "1"), "--colour"),
+        (
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--augment.hue", "7"),
+            "hue is 7.0; expected 0..0.5 turns",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_gpu_without_one_is_one_line_and_exit_code_2(colour_pack: Pack, tmp_path: Path) -> None:
+    result = command(
+        "fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), "--device", "gpu"
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: device gpu: torch finds no CUDA GPU here")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_leaves(
+    colour_pack: Pack, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "paper",
+        "--pack",
+        str(colour_pack.path),
+        "--out",
+        str(out),
+        "--network",
+        "test_efficientnet",
+    ]
+    arguments += ["--weights", "none", "--augment.size", "32", "--batch-size", "8", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("epoch: 0")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "with --resume goes on" in said
+    assert "Traceback" not in said
+    state = checkpoint.load(out / LAST)
+    assert state["position"]["epoch"] >= 1
+    assert not [entry for entry in out.iterdir() if entry.name.startswith(".")]
+    json.loads((out / RECIPE).read_text())
