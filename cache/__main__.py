@@ -136,7 +136,8 @@ def main() -> int:
     """Run the subcommand that the command line names."""
     commands = {command.__name__: deferred(command) for command in (demo, pack, info, verify)}
     call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"))
-    return call()
+    code: int = call()
+    return code
 
 
 if __name__ == "__main__":

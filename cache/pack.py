@@ -209,8 +209,8 @@ def _relative(file: Path, images: Path) -> str:
 
 
 def _text(name: str) -> str:
-    """A file name as valid Unicode; bytes that are none become U+FFFD."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    r"""A file name as valid Unicode; a byte that is none is written as \xff, so that two names never become one."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _select(

@@ -2,7 +2,7 @@
 
 Before it: a folder of photographs. After it: `pack` leaves out what cannot be used and says why.
 
-The looking itself happens in child processes (`python -m pipelines.decode`), because the decoders that training uses
+The looking itself happens in child processes (`python -m pipelines.examine`), because the decoders that training uses
 live in another room, and because a file that crashes a decoder must cost one child and not the survey. A child reads
 one JSON line per file on its standard input and answers one JSON line.
 """
@@ -188,7 +188,7 @@ class _Child:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.decode"],
+            [sys.executable, "-m", "pipelines.examine"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

@@ -33,9 +33,9 @@ from cache.command import parse, run
 from cache.pack import Options, find_unlabelled, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError, available_cores
-from pipelines import dali
 from pipelines.augment import Augment
 from pipelines.decode import decode
+from pipelines.examine import available
 from pipelines.loader import EngineName, Loader
 
 BATCH_SIZE = 64
@@ -189,7 +189,7 @@ def open_pack(job: Job, temporary: Path) -> Pack:
 def measure(job: Job, pack: Pack) -> list[Row]:
     """Check that the engines agree, then time every row, interleaved."""
     check_agreement(pack)
-    names = [name for name in job.rows if name != "dali-cpu-encoded" or dali.available()]
+    names = [name for name in job.rows if name != "dali-cpu-encoded" or available()]
     counts = {name: _calibrate(ROWS[name], pack, job.seconds) for name in names}
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(job.repeats):
@@ -200,7 +200,7 @@ def measure(job: Job, pack: Pack) -> list[Row]:
 
 def check_agreement(pack: Pack) -> None:
     """Rows that claim equal pixels must have them, or no time of theirs means anything."""
-    if not dali.available():
+    if not available():
         return
     pixels = [_first_batch(pack, name) for name in ("threads", "dali")]
     apart = float((pixels[0] - pixels[1]).abs().mean() * 255)

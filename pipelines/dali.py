@@ -6,7 +6,6 @@ validation, test-time augmentation, averaging and saliency all run this graph; o
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,14 +17,6 @@ import torch.utils.dlpack
 from cache.store import Pack
 from pipelines.augment import MAX_HALVINGS
 from pipelines.request import BadImageError, Request, Settings, Stream
-
-
-def available() -> bool:
-    """Whether DALI is installed (it exists for Linux only)."""
-    try:
-        return importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def graph(source: Callable[[], Any], settings: Settings) -> Any:
@@ -132,18 +123,6 @@ def to_torch(output: Any) -> torch.Tensor:
     """
     tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
     return tensor
-
-
-def decoder() -> Any:
-    """A pipeline that decodes one image as `graph` does, for `decode.Probe`: `run(encoded=[bytes])`."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
-    def one_image() -> Any:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(encoded, device="cpu", adjust_orientation=False)
-
-    return one_image()
 
 
 def _arrays(pack: Pack, request: Request) -> tuple[Any, ...]:

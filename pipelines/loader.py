@@ -19,6 +19,7 @@ from cache.store import Pack
 from cache.survey import available_cores
 from pipelines import dali, threads
 from pipelines.augment import Augment, draw, halvings, to_stored
+from pipelines.examine import available
 from pipelines.order import epoch_order, even_bounds, full_bounds, share
 from pipelines.request import Device, Engine, Request, Settings
 
@@ -60,13 +61,13 @@ def choose(
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise DeviceError("device gpu: torch finds no CUDA GPU here; use --device cpu, or auto")
-    if engine == "dali" and not dali.available():
+    if engine == "dali" and not available():
         raise DeviceError(
             "engine dali: DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
         )
     gpu = device != "cpu" and torch.cuda.is_available()
     if engine == "auto":
-        engine = "dali" if gpu and dali.available() else "threads"
+        engine = "dali" if gpu and available() else "threads"
     return engine, "gpu" if gpu else "cpu"
 
 
@@ -104,14 +105,21 @@ class Loader:
         augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there.
         thread_count: default one a core. prefetch: batches prepared ahead. Raises DeviceError, ValueError.
         """
-        for name, value in (
-            ("batch_size", batch_size),
-            ("views", views),
-            ("prefetch", prefetch),
-            ("ids", len(ids)),
-        ):
+        at_least_one = {
+            "batch_size": batch_size,
+            "views": views,
+            "prefetch": prefetch,
+            "images": len(ids),
+            "ranks": ranks,
+        }
+        for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"loader: {name} is {value}; expected at least 1")
+        if not 0 <= rank < ranks:
+            raise ValueError(f"loader: rank is {rank}; expected 0 to {ranks - 1}")
+        low, high = np.min(ids), np.max(ids)
+        if low < 0 or high >= len(pack):
+            raise ValueError(f"loader: ids go from {low} to {high}; the pack has rows 0 to {len(pack) - 1}")
         self.engine, self.device = choose(engine, device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)

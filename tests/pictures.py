@@ -19,7 +19,7 @@ from PIL import Image
 from cache.pack import Options, pack
 from cache.store import Pack
 from cache.survey import Look
-from pipelines.decode import Probe, examine
+from pipelines.examine import Probe, examine
 
 Pixels = NDArray[np.uint8]
 ALL_TRAIN = Options(val=0, test=0)

@@ -21,13 +21,13 @@ from cache.survey import Look, SurveyError, available_cores, measure, survey
 
 CHILD = """
 import os, time
-from pipelines import decode
+from pipelines import examine
 
 class NoProbe:
     def check(self, encoded, expected):
         pass
 
-def answer(path, probe, real=decode._answer):
+def answer(path, probe, real=examine._answer):
     if path.name.startswith("abort"):
         os.abort()
     if path.name.startswith("exit"):
@@ -40,8 +40,8 @@ def answer(path, probe, real=decode._answer):
         os.write(1, b"a C library has something to say\\n")
     return real(path, probe)
 
-decode.Probe, decode._answer = NoProbe, answer
-decode.main()
+examine.Probe, examine._answer = NoProbe, answer
+examine.main()
 """
 """The child process, but for DALI's probe, which takes seconds to start, and with files that end it."""
 

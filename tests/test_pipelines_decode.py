@@ -21,10 +21,11 @@ from pictures import coded, encode, noise, store_as
 from PIL import Image, features
 
 from cache.survey import Look
-from pipelines import dali
-from pipelines.decode import DecodeError, Probe, decode, examine, halve, pillow_pixels
+from pipelines import examine as module
+from pipelines.decode import DecodeError, decode, halve
+from pipelines.examine import Probe, examine, pillow_pixels
 
-needs_dali = pytest.mark.skipif(not dali.available(), reason="DALI is not installed")
+needs_dali = pytest.mark.skipif(not module.available(), reason="DALI is not installed")
 PICTURE = noise(96, 72, 1)
 
 
@@ -302,7 +303,7 @@ def test_the_probe_compares_pixels(probe: Probe) -> None:
 
 
 def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali, "available", lambda: False)
+    monkeypatch.setattr(module, "available", lambda: False)
     look = examine(encode(PICTURE), Probe())
     assert (look.problem, look.transcode) == ("", "")
 
@@ -316,7 +317,7 @@ def test_the_child_answers_line_by_line(tmp_path: Path) -> None:
     asked = [tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "missing.png", tmp_path]
     lines = "".join(json.dumps(os.fsencode(path).hex()) + "\n" for path in asked)
     child = subprocess.run(
-        [sys.executable, "-m", "pipelines.decode"],
+        [sys.executable, "-m", "pipelines.examine"],
         input=lines.encode(),
         capture_output=True,
         check=True,

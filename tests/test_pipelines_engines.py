@@ -18,8 +18,8 @@ from PIL import Image
 
 from cache.pack import Options
 from cache.store import Pack
-from pipelines import dali
 from pipelines.augment import Augment, draw, halvings, to_stored
+from pipelines.examine import available
 from pipelines.loader import Loader, Position
 
 Floats = NDArray[np.float32]
@@ -27,10 +27,10 @@ Pixels = NDArray[np.uint8]
 
 ENGINES = [
     "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not dali.available(), reason="DALI is not installed")),
+    pytest.param("dali", marks=pytest.mark.skipif(not available(), reason="DALI is not installed")),
 ]
 both = pytest.mark.parametrize("engine", ENGINES)
-needs_dali = pytest.mark.skipif(not dali.available(), reason="DALI is not installed")
+needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
 def produce(
@@ -196,10 +196,10 @@ def test_halved_photographs_are_the_means_of_blocks(photo_pack: Pack, size: int,
     assert times in halvings(augment, photo_pack.sizes)
     expected = expect(photo_pack, augment, by_pillow(photo_pack))
     found = {
-        engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + dali.available()]
+        engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + available()]
     }
     assert all(smallest_psnr(images, expected) > 40 for images in found.values())
-    if dali.available():
+    if available():
         assert smallest_psnr(found["dali"], found["threads"]) > 40
 
 

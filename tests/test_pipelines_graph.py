@@ -13,10 +13,11 @@ import torch
 from cache.store import Pack
 from pipelines import dali
 from pipelines.augment import Augment
+from pipelines.examine import available
 from pipelines.loader import Loader
 from pipelines.request import Device, Settings
 
-pytestmark = pytest.mark.skipif(not dali.available(), reason="DALI is not installed")
+pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
 def operators(device: Device, views: int = 2) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from pictures import coded, encode, identities, noise, packed
 
 from cache.store import Pack
-from pipelines import dali, threads
+from pipelines import examine, loader, threads
 from pipelines.augment import Augment
 from pipelines.loader import Batch, DeviceError, Loader, Position, choose
 from pipelines.request import BadImageError, Settings
@@ -25,7 +25,7 @@ from pipelines.threads import Ring
 
 ENGINES = [
     "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not dali.available(), reason="DALI is not installed")),
+    pytest.param("dali", marks=pytest.mark.skipif(not examine.available(), reason="DALI is not installed")),
 ]
 both = pytest.mark.parametrize("engine", ENGINES)
 SMALL = Augment(size=32)
@@ -359,7 +359,7 @@ def test_choose(
     chosen: tuple[str, str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(dali, "available", lambda: installed)
+    monkeypatch.setattr(loader, "available", lambda: installed)
     assert choose(engine, device) == chosen
 
 
@@ -372,7 +372,7 @@ def test_a_gpu_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_dali_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali, "available", lambda: False)
+    monkeypatch.setattr(loader, "available", lambda: False)
     with pytest.raises(
         DeviceError, match="DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
     ):
@@ -386,9 +386,9 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         raise ModuleNotFoundError("No module named 'nvidia'")
 
     monkeypatch.setattr(importlib.util, "find_spec", missing)
-    assert dali.available() is False
+    assert examine.available() is False
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert dali.available() is False
+    assert examine.available() is False
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,10 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         ({"batch_size": 0}, "loader: batch_size is 0; expected at least 1"),
         ({"views": 0}, "loader: views is 0; expected at least 1"),
         ({"prefetch": 0}, "loader: prefetch is 0; expected at least 1"),
-        ({"count": 0}, "loader: ids is 0; expected at least 1"),
+        ({"count": 0}, "loader: images is 0; expected at least 1"),
+        ({"ranks": 0}, "loader: ranks is 0; expected at least 1"),
+        ({"rank": 2, "ranks": 2}, "loader: rank is 2; expected 0 to 1"),
+        ({"count": 21}, "loader: ids go from 0 to 20; the pack has rows 0 to 19"),
     ],
 )
 def test_numbers_that_no_stream_could_have_are_refused(

@@ -174,11 +174,11 @@ def test_a_network_that_does_not_exist_leaves_no_folder(colour_pack: Pack, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-class CountReads(TorchDispatchMode):
+class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts reads of single values from tensors, each of which would make a GPU's host wait."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.reads = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,0 +1,198 @@
+"""eval.py: the seed's table, the ensemble, folders with and without labels, and what is said about bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pictures import folder
+from runs import tinted
+
+import eval as evaluation
+from cache.pack import Source
+from cache.store import Pack, PackError
+from model.metrics import wilson
+from model.precision import has_bf16
+from model.run import Run, RunError
+from pipelines.augment import Augment
+from pipelines.loader import Loader
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run, to write into."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def job(run: Path, **options: Any) -> evaluation.Job:
+    return evaluation.Job(run=run, device="cpu", threads=1, **options)
+
+
+def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation.evaluate(job(run, crops=4))
+    lines = capsys.readouterr().out.splitlines()
+    result = Run(run).read("eval.json")
+    assert [line.split("(")[0] for line in lines[:3]] == [
+        "Accuracy of blue <b>",
+        "Accuracy of green",
+        "Accuracy of red",
+    ]
+    assert lines[3] == f"Total Accuracy: {result['accuracy']:.3f}"
+    assert lines[4].startswith("one crop, on average over 4: ")
+    assert lines[5].startswith("mean of 4 probabilities: ")
+    assert (result["n"], result["crops"], result["split"], result["checkpoint"]) == (12, 4, "test", "swa")
+    assert np.array(result["confusion"]).sum(axis=1).tolist() == [4, 4, 4]
+    assert result["ensemble_interval"] == pytest.approx(list(wilson(result["ensemble_accuracy"] * 12, 12)))
+    assert (run / "confusion.png").stat().st_size > 1000
+    assert (
+        "Total" not in (run / "report.html").read_text()
+        or "blue &lt;b&gt;" in (run / "report.html").read_text()
+    )
+
+
+def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour_pack: Pack) -> None:
+    evaluation.evaluate(job(run, crops=3, checkpoint="last"))
+    result = Run(run).read("eval.json")
+    _, network = Run(run).network("last", torch.device("cpu"))
+    augment = Augment.from_json(Run(run).read("recipe.json")["augment"]).crops()
+    right = []
+    with Loader(
+        colour_pack, augment, colour_pack.ids("test"), batch_size=12, views=3, epochs=1, device="cpu"
+    ) as loader:
+        (batch,) = list(loader)
+    with torch.no_grad():
+        for view in range(3):
+            right.append((network(batch.images[:, view]).argmax(1) == batch.labels).float().mean().item())
+    if not has_bf16(torch.device("cpu")):
+        assert result["accuracy"] == pytest.approx(np.mean(right))
+    assert abs(result["accuracy"] - np.mean(right)) <= 1 / 12
+
+
+def test_one_crop_is_the_centre_window(run: Path, colour_pack: Pack) -> None:
+    evaluation.evaluate(job(run, crops=1))
+    result = Run(run).read("eval.json")
+    assert result["accuracy"] == result["ensemble_accuracy"]
+    evaluation.evaluate(job(run, crops=1, seed=5))
+    assert Run(run).read("eval.json")["cross_entropy"] == pytest.approx(result["cross_entropy"])
+
+
+def test_worst_classes_come_first_on_request(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation.evaluate(job(run, crops=2, worst_first=True, checkpoint="last"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Accuracy of")]
+    accuracies = [float(line.rsplit(" ", 1)[1]) for line in lines]
+    assert accuracies == sorted(accuracies)
+
+
+def labelled(root: Path) -> Path:
+    names = ("blue <b>", "green", "red")
+    return folder(
+        root, {f"{name}/{n}.jpg": tinted(2 - k, 900 + n) for k, name in enumerate(names) for n in range(3)}
+    )
+
+
+def test_a_labelled_folder_is_evaluated(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation.evaluate(job(run, images=labelled(tmp_path / "more"), crops=2))
+    result = Run(run).read("eval.json")
+    assert (result["n"], result["split"]) == (9, "images")
+    assert [row["n"] for row in result["classes"]] == [3, 3, 3]
+
+
+def test_a_folder_without_labels_gets_predictions(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ('odd, "name".jpg', "b.jpg", "broken.jpg")
+    images = folder(
+        tmp_path / "new", {names[0]: tinted(0, 1), names[1]: tinted(1, 2), names[2]: b"not an image"}
+    )
+    before = (run / "report.html").read_bytes()
+    evaluation.evaluate(job(run, images=images, crops=2))
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["b.jpg", 'odd, "name".jpg']
+    assert {row["prediction"] for row in rows} <= {"blue <b>", "green", "red"}
+    assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    assert not (run / "eval.json").exists()
+    assert (run / "report.html").read_bytes() == before
+    assert "left out: broken.jpg: undecodable (not an image)" in capsys.readouterr().err
+
+
+def test_find_images_reads_labels_from_class_folders(tmp_path: Path) -> None:
+    images = labelled(tmp_path / "more")
+    sources = evaluation.find_images(images, ("blue <b>", "green", "red"))
+    assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
+    assert [source.label for source in sources] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {source.label for source in evaluation.find_images(images, ("cats", "dogs"))} == {-1}
+
+
+def test_a_folder_of_another_class_is_refused(tmp_path: Path) -> None:
+    images = folder(labelled(tmp_path / "more"), {"purple/1.jpg": b""})
+    with pytest.raises(PackError, match="subfolder 'purple', which is no class of this run"):
+        evaluation.find_images(images, ("blue <b>", "green", "red"))
+
+
+def test_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
+    images = folder(labelled(tmp_path / "more"), {"loose.jpg": b""})
+    with pytest.raises(PackError, match=r"'loose\.jpg' for one; move them into a class"):
+        evaluation.find_images(images, ("blue <b>", "green", "red"))
+
+
+def test_a_pack_of_other_classes_is_refused(run: Path, coded_pack: Pack) -> None:
+    with pytest.raises(PackError, match="other classes"):
+        evaluation.evaluate(job(run, pack=coded_pack.path))
+
+
+def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
+    from model import checkpoint
+
+    content = checkpoint.load(run / "last.ckpt")
+    content["network"]["classifier.bias"].fill_(float("nan"))
+    checkpoint.save(run / "last.ckpt", content)
+    with pytest.raises(RunError, match=r"checkpoint last: .*not finite"):
+        evaluation.evaluate(job(run, checkpoint="last", crops=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--run", "nowhere"), "nowhere has no recipe.json"),
+        (("--run", "nowhere", "--crops", "0"), "--crops is 0; expected at least 1"),
+        (("--run", "nowhere", "--checkpoint", "newest"), "--checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "eval.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert says in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoint_that_validated_best_is_taken(run: Path) -> None:
+    from model import checkpoint
+
+    for better, name in (("best", "best.ckpt"), ("swa", "swa.ckpt")):
+        other = "swa.ckpt" if name == "best.ckpt" else "best.ckpt"
+        for file, accuracy in ((name, 0.9), (other, 0.8)):
+            checkpoint.save(run / file, checkpoint.load(run / file) | {"accuracy": accuracy})
+        assert Run(run).load("auto")[0] == better
+    checkpoint.save(run / "best.ckpt", checkpoint.load(run / "best.ckpt") | {"accuracy": 0.9})
+    assert Run(run).load("auto")[0] == "swa", "a tie goes to the average"
+    json.dumps(Run(run).metrics())
