@@ -35,7 +35,7 @@ from cache.store import Pack, PackError, Residency
 from model import figures, head, report, swa
 from model.checkpoint import CheckpointError, save
 from model.loss import smoothed_cross_entropy
-from model.network import WeightsError, build, normalisation
+from model.network import WeightsError, build, normalisation, set_training
 from model.precision import forward, has_bf16, use_fast_kernels
 from model.run import AVERAGED, BEST, LAST, PACK, RECIPE, SWA, VERSIONS, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
@@ -86,6 +86,8 @@ class Recipe:
     """1 - e on the true class, e / (K - 1) on each other one."""
     solve_head: bool = False
     """Before the first epoch, solve the last layer on the frozen features."""
+    frozen_statistics: bool = False
+    """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
     averaging: Averaging = field(default_factory=Averaging)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the device has instructions for it; weights stay float32 either way."""
@@ -129,19 +131,30 @@ FAST: Final = replace(
     PAPER,
     name="fast",
     network="tf_efficientnet_lite2",
-    augment=Augment(size=224),
+    augment=Augment(
+        size=224,
+        scale=(0.9, 1.3),
+        rotation=10.0,
+        shear=5.0,
+        flip=0.5,
+        brightness=0.15,
+        contrast=0.15,
+        saturation=0.15,
+        hue=0.02,
+    ),
     normalise=True,
     solve_head=True,
-    phases=(Phase(epochs=2, high=2e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
-    averaging=Averaging(steps=1, rate=1e-3),
+    frozen_statistics=True,
+    phases=(Phase(epochs=2, high=5e-4, low=1e-5, cycles=0.5, warm_up=0.5),),
+    averaging=Averaging(steps=1, rate=5e-4),
 )
 DEMO: Final = replace(
     FAST,
     name="demo",
     network="tf_efficientnet_lite0",
-    augment=Augment(size=128),
-    phases=(Phase(epochs=4, high=1e-2, low=1e-4, cycles=0.5),),
-    averaging=Averaging(steps=2, rate=1e-3),
+    augment=replace(FAST.augment, size=128),
+    phases=(Phase(epochs=3, high=5e-4, low=1e-5, cycles=0.5, warm_up=0.5),),
+    averaging=Averaging(steps=2, rate=5e-4),
 )
 
 
@@ -407,7 +420,7 @@ def train_epoch(
 
     Nothing in the loop reads a value from the device: losses add up there and are read once, at the end.
     """
-    network.train()
+    set_training(network, recipe.frozen_statistics)
     loss = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
     epoch, images, rate = progress.position.epoch, len(loader.ids), 0.0
     device = next(network.parameters()).device
@@ -493,6 +506,7 @@ def average(job: Job, pack: Pack, network: nn.Module, folder: Run, stop: Stop) -
             recipe.averaging.rate,
             recipe.averaging.steps,
             forward=lambda network, images: forward(network, images, recipe.bf16),
+            frozen_statistics=recipe.frozen_statistics,
             on_step=after_step,
         )
         after = validate(averaged, validation.epoch(), recipe.bf16)

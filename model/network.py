@@ -69,6 +69,14 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
+def set_training(network: nn.Module, frozen_statistics: bool) -> None:
+    """Training mode; with frozen statistics BatchNorm normalises by those it came with, and keeps them."""
+    network.train()
+    for module in network.modules() if frozen_statistics else ():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for as long as the block runs; then each module is back in the mode that it had."""

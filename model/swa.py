@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from model.network import evaluating
+from model.network import evaluating, set_training
 
 Batches: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
@@ -40,12 +40,13 @@ def average(
     steps: int,
     momentum: float = 0.0,
     forward: Forward = call,
+    frozen_statistics: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """A copy of the network whose parameters are the mean of those after each of `steps` full-batch steps at `rate`.
 
     passes: called for one pass over the training set's `images`, once a step and once more for BatchNorm, whose
-    statistics are refreshed for the mean. on_step: called with the step, from 0, and the mean loss before it. The
+    statistics are refreshed for the mean unless they are frozen (`network.set_training`). on_step: called with the step, from 0, and the mean loss before it. The
     network itself is left as it is. Raises ValueError.
     """
     if steps < 1:
@@ -54,11 +55,12 @@ def average(
     optimiser = torch.optim.SGD(walker.parameters(), lr=rate, momentum=momentum)
     averaged = AveragedModel(walker)
     for step in range(steps):
-        value = full_batch_step(walker, passes(), images, loss, optimiser, forward)
+        value = full_batch_step(walker, passes(), images, loss, optimiser, forward, frozen_statistics)
         averaged.update_parameters(walker)
         if on_step:
             on_step(step, value)
-    refresh_batchnorm(averaged.module, passes(), forward)
+    if not frozen_statistics:
+        refresh_batchnorm(averaged.module, passes(), forward)
     return averaged.module
 
 
@@ -69,6 +71,7 @@ def full_batch_step(
     loss: Loss,
     optimiser: torch.optim.Optimizer,
     forward: Forward = call,
+    frozen_statistics: bool = False,
 ) -> float:
     """One step along the gradient of the mean loss over all `images`, added up batch by batch; returns that loss.
 
@@ -76,7 +79,7 @@ def full_batch_step(
     is read from the device once, at the end. Raises ValueError if the batches hold another number of images; then no
     step is made.
     """
-    network.train()
+    set_training(network, frozen_statistics)
     optimiser.zero_grad(set_to_none=True)
     total: torch.Tensor | float = 0.0
     seen = 0

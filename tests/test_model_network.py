@@ -24,6 +24,7 @@ from model.network import (
     evaluating,
     load_state,
     normalisation,
+    set_training,
 )
 
 TINY = "test_efficientnet"
@@ -294,3 +295,13 @@ def test_evaluating_gives_every_module_its_mode_back() -> None:
         assert not any(module.training for module in network.modules())
         raise KeyError
     assert [module.training for module in network.modules()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_set_training_leaves_frozen_statistics_alone(frozen: bool) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(4)))
+    network.eval()
+    set_training(network, frozen)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert [norm.training for norm in norms] == [not frozen, not frozen]
+    assert network[1].training

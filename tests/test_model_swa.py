@@ -245,3 +245,16 @@ def test_no_steps_are_refused() -> None:
     never: Callable[[], Batches] = lambda: batches(12)  # noqa: E731
     with pytest.raises(ValueError, match="over 0 steps; expected at least 1"):
         average(plain(), never, 12, nn.CrossEntropyLoss(), 0.1, 0)
+
+
+def test_frozen_statistics_stay_and_scale_and_shift_still_learn() -> None:
+    network = normed()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    averaged = average(
+        network, lambda: batches(5, 7), 12, nn.CrossEntropyLoss(), rate=0.3, steps=2, frozen_statistics=True
+    )
+    after = averaged.state_dict()
+    running = [name for name in before if "running" in name or "tracked" in name]
+    assert running
+    assert all(torch.equal(before[name], after[name]) for name in running)
+    assert all(not torch.equal(before[name], after[name]) for name in before if name not in running)
