@@ -13,9 +13,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from model.network import evaluating
@@ -55,6 +52,11 @@ def solve(
     the regression's decision function. strength: sklearn's C, the inverse of its L2 penalty. A class without images
     gets a constant logit below all others. Raises ValueError if the labels are not of two classes or more in 0..K-1.
     """
+    # scikit-learn takes a second to import, which a run without a solved head should not wait for
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     head = _classifier(network)
     _check(labels, head.out_features)
     scaler = StandardScaler().fit(features.astype(np.float64))
@@ -94,7 +96,7 @@ def _check(labels: NDArray[np.int64], classes: int) -> None:
         raise ValueError(f"all labels are {labels.min()}; expected images of at least two classes")
 
 
-def _rows(regression: LogisticRegression) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _rows(regression: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A row a class. Of two classes sklearn gives the difference of their rows: half of it goes to each."""
     weight, bias = regression.coef_, regression.intercept_
     if len(weight) > 1:

@@ -1,0 +1,67 @@
+"""model/run.py: the run folder's files, read and written whole, and one line for what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.run import Run, RunError, versions
+
+
+def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
+    content = {"a": [1, 2.5, None], "b": {"c": "é\n<"}}
+    Run(tmp_path).write("x.json", content)
+    assert Run(tmp_path).read("x.json") == content
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_metrics_come_back_in_their_order(tmp_path: Path) -> None:
+    assert Run(tmp_path).metrics() == []
+    rows = [{"epoch": 0, "accuracy": 0.5}, {"epoch": 1, "accuracy": 0.25}]
+    Run(tmp_path).write_metrics(rows)
+    assert Run(tmp_path).metrics() == rows
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"has no recipe\.json; expected a run folder, as made by: python train\.py"
+    ):
+        Run(tmp_path).read("recipe.json")
+
+
+def test_damaged_json_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_bytes(b'{"a": \xff')
+    with pytest.raises(RunError, match=r"recipe\.json cannot be read") as refusal:
+        Run(tmp_path).read("recipe.json")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="has no checkpoint swa or best or last; train first"):
+        Run(tmp_path).load("auto")
+
+
+def test_auto_falls_back_to_what_is_there(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.ckpt", {"network": {}})
+    assert Run(tmp_path).load("auto")[0] == "last"
+    checkpoint.save(tmp_path / "best.ckpt", {"network": {}, "accuracy": 0.5})
+    assert Run(tmp_path).load("auto")[0] == "best"
+
+
+def test_the_network_comes_back_in_evaluation_mode(tiny_run: Path) -> None:
+    name, network = Run(tiny_run).network("last", torch.device("cpu"))
+    stored = checkpoint.load(tiny_run / "last.ckpt")["network"]
+    assert name == "last"
+    assert not network.training
+    assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
+
+
+def test_versions_name_what_a_result_depends_on() -> None:
+    found = versions(engine="threads")
+    assert {"python", "torch", "timm", "numpy", "machine", "gpu", "date", "engine"} <= found.keys()
+    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
+    assert "cores" in found["machine"]
