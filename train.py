@@ -25,12 +25,10 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from torch import nn
 from torch.nn import functional
 
-from cache.command import parse, run
+from cache.command import parse, progress_bar, run
 from cache.store import Pack, PackError, Residency
 from model import figures, head, report, swa
 from model.checkpoint import CheckpointError, save
@@ -426,12 +424,12 @@ def train_epoch(
     device = next(network.parameters()).device
     total = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
     clock = Clock()
-    with epoch_bar(epoch, images) as update:
+    with progress_bar(f"epoch {epoch}") as update:
         for batch in clock.waits(loader.epoch()):
             rate = lr_at(recipe.phases, epoch + progress.position.images / images)
             total += train_step(network, optimiser, batch, loss, rate, recipe.bf16) * len(batch.ids)
             progress.position = loader.position
-            update(progress.position.images or images, clock)
+            update(progress.position.images or images, images, clock.note())
             if stop() and progress.position.images:
                 break
     progress.loss_sum, progress.seconds = float(total), progress.seconds + clock.seconds()
@@ -577,6 +575,11 @@ class Clock:
         """Since the clock was made."""
         return time.perf_counter() - self.started
 
+    def note(self) -> str:
+        """Images a second, and the share of the time that went into waiting."""
+        seconds = self.seconds()
+        return f"{self.images / seconds:.0f} img/s, {self.waiting / seconds:.1%} waiting for data"
+
     def waits(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; the time that each takes to come is waiting."""
         while True:
@@ -587,21 +590,6 @@ class Clock:
                 return
             self.images += len(batch.ids)
             yield batch
-
-
-@contextmanager
-def epoch_bar(epoch: int, images: int) -> Iterator[Callable[[int, Clock], None]]:
-    """A progress bar with images a second and the share of time spent waiting for data."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"epoch {epoch}", total=images, speed="")
-
-        def update(done: int, clock: Clock) -> None:
-            seconds = clock.seconds()
-            speed = f"{clock.images / seconds:.0f} img/s, {clock.waiting / seconds:.1%} waiting for data"
-            bar.update(task, completed=done, speed=speed)
-
-        yield update
 
 
 if __name__ == "__main__":
