@@ -32,8 +32,8 @@ check: $(STAMP)
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
-	$(BIN)/python -m pipelines.benchmark
+	@test -n "$(IMAGES)" || { echo "name a folder of photographs: make bench IMAGES=FOLDER" >&2; exit 2; }
+	$(BIN)/python -m pipelines.benchmark --images "$(IMAGES)"
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -150,9 +150,9 @@ DEMO: Final = replace(
     FAST,
     name="demo",
     network="tf_efficientnet_lite0",
-    augment=replace(FAST.augment, size=128),
-    phases=(Phase(epochs=3, high=5e-4, low=1e-5, cycles=0.5, warm_up=0.5),),
-    averaging=Averaging(steps=2, rate=5e-4),
+    augment=replace(FAST.augment, size=160),
+    phases=(Phase(epochs=4, high=2e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    averaging=Averaging(steps=1, rate=5e-4),
 )
 
 
