@@ -305,7 +305,12 @@ def check_same(folder: Run, recipe: Recipe, pack: Pack) -> None:
 
 def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
     """Make the run folder and write down what the run depends on."""
-    folder.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder.folder} cannot be made ({error.strerror}); name another folder: --out"
+        ) from None
     folder.write(PACK, pack.summary())
     folder.write(VERSIONS, used)
     folder.write(RECIPE, asdict(job.recipe))

@@ -76,15 +76,24 @@ class Run:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one text file, whole or not at all."""
-        with replacing(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        """Write one text file, whole or not at all. Raises RunError where it cannot be written."""
+        try:
+            with replacing(self.folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(
+                f"{self.folder / name} cannot be written ({reason}); expected a folder with room in it"
+            ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row an epoch, in their order."""
         path = self.folder / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace the metrics of all epochs."""

@@ -65,3 +65,15 @@ def test_versions_name_what_a_result_depends_on() -> None:
     assert {"python", "torch", "timm", "numpy", "machine", "gpu", "date", "engine"} <= found.keys()
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert "cores" in found["machine"]
+
+
+def test_damaged_metrics_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo')
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read .*; expected one JSON object a line"):
+        Run(tmp_path).metrics()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot be written \(File exists\)"):
+        Run(tmp_path / "file").write("x.json", {})

@@ -305,3 +305,9 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
     assert state["position"]["epoch"] >= 1
     assert not [entry for entry in out.iterdir() if entry.name.startswith(".")]
     json.loads((out / RECIPE).read_text())
+
+
+def test_an_out_that_cannot_be_a_folder_is_one_line(colour_pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot be made \(Not a directory\); name another folder: --out"):
+        train.train(tiny_job(colour_pack.path, tmp_path / "file" / "run"), never)
