@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-DEMO ?= demo
+override DEMO := demo
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:

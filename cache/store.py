@@ -193,7 +193,7 @@ class Pack:
         for row in self.header.excluded:
             reasons[row.reason] = reasons.get(row.reason, 0) + 1
         return {
-            "path": str(self.path),
+            "path": str(self.path.resolve()),
             "digest": self.header.digest,
             "seed": self.header.seed,
             "images": len(self),
