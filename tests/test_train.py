@@ -251,6 +251,14 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--augment.hue", "7"),
             "hue is 7.0; expected 0..0.5 turns",
         ),
+        (
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--batch-size", "0"),
+            "batch_size is 0; expected at least 1",
+        ),
+        (
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--prefetch", "0"),
+            "prefetch is 0; expected at least 1",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
