@@ -209,7 +209,13 @@ def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path) ->
         os.link(one, one.with_name(f"link{number}{one.suffix}"))
     line = [sys.executable, "-m", "cache", "pack", str(many), "--out", str(tmp_path / "out" / "p.arrow")]
     process = subprocess.Popen(
-        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        line,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # what runs in a shell's background, as CI may, ignores SIGINT and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 20
     while not _decoding(process.pid) and time.monotonic() < deadline:
