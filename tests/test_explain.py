@@ -29,6 +29,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:
     before = {name: (run / name).read_bytes() for name in ("best.ckpt", "swa.ckpt", "last.ckpt")}
+    before_page = (run / "report.html").read_text()
     explain.explain(explain.Job(run=run, count=5, device="cpu"))
     rows = Run(run).read("saliency.json")
     test = {
@@ -40,7 +41,8 @@ def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:
     assert all(row["loss"] >= 0 for row in rows)
     with Image.open(run / "saliency.png") as sheet:
         assert min(sheet.size) > 200
-    assert "saliency" in (run / "report.html").read_text()
+    assert "Not explained yet" in before_page
+    assert "Not explained yet" not in (run / "report.html").read_text()
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
