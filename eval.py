@@ -12,14 +12,19 @@ from __future__ import annotations
 import csv
 import io
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
+if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C ends the imports without a traceback; `run` takes over
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import numpy as np
@@ -28,20 +33,25 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import parse, progress_bar, run
+from cache.command import parse, plain, progress_bar, run
 from cache.pack import Options, Source, find_unlabelled, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
+from cache.values import ValueFormatError, from_json
 from model import figures, metrics, report
 from model.checkpoint import CheckpointError
+from model.inference import folded
 from model.precision import forward, has_bf16, use_fast_kernels
-from model.run import EVALUATION, PACK, RECIPE, CheckpointName, Run, RunError
+from model.run import CheckpointName, Run, RunError
+from model.shapes import EVALUATION, PACK, RECIPE
 from pipelines.augment import Augment
-from pipelines.loader import DeviceError, DeviceName, EngineName, Loader, choose, torch_device
-from pipelines.request import BadImageError
+from pipelines.loader import DeviceError, Loader, Resources, choose, torch_device
+from pipelines.request import StreamError
 
-IMAGES_AT_ONCE = 64
+IMAGES_AT_ONCE: Final = 64
 """Views that go through the network together."""
+GUESSES: Final = 3
+"""Classes that the table of predictions names, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,8 @@ class Job:
     """Another pack than the one trained on."""
     images: Path | None = None
     """A folder instead of a pack: subfolders named as the classes, or no labels at all."""
-    split: Literal["test", "val", "train"] = "test"
-    """Which images of the pack."""
+    split: Literal["test", "val", "train"] | None = None
+    """Which images of the pack; default: test."""
     crops: int = 10
     """Random resized crops of each image; 1: the centre window alone."""
     checkpoint: CheckpointName = "auto"
@@ -66,51 +76,61 @@ class Job:
     """Where a folder without labels gets its table; default: predictions.csv in the run folder."""
     seed: int = 0
     """Other crops."""
-    engine: EngineName = "auto"
-    device: DeviceName = "auto"
-    threads: int | None = None
-    """Loader threads; default one a core."""
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.crops < 1:
+            raise ValueError(f"crops is {self.crops}; expected at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
+        if self.images and (self.pack or self.split):
+            raise ValueError("--images is a folder of its own; expected neither --pack nor --split beside it")
 
 
 def main() -> int:
     """Evaluate what the command line names."""
-    evaluate(parse(lambda: tyro.cli(Job, prog="python eval.py")))
+    try:
+        job = parse(lambda: tyro.cli(Job, prog="python eval.py"))
+    except ValueError as error:  # a job that refuses its numbers
+        raise RunError(str(error)) from None
+    evaluate(job)
     return 0
 
 
 def evaluate(job: Job) -> None:
     """Open network and images, predict every crop, and write down what came of it."""
-    if job.crops < 1:
-        raise RunError(f"--crops is {job.crops}; expected at least 1")
-    _, device = choose(job.engine, job.device)
-    use_fast_kernels()
+    engine, where = choose(job.resources.engine, job.resources.device)
+    device = torch_device(where)
+    use_fast_kernels(device)
     folder = Run(job.run)
-    trained = Augment.from_json(folder.read(RECIPE)["augment"])
-    chosen, network = folder.network(job.checkpoint, torch_device(device))
+    recipe = folder.read(RECIPE)
+    trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
+    bf16 = recipe["precision"] == "bf16" and has_bf16(device)
+    origin, network = folder.network(job.checkpoint, device)
     with open_images(job, folder) as (pack, ids):
-        probabilities = predict(job, trained, network, pack, ids)
+        probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
         labels = pack.labels[ids]
         if (labels < 0).all():
-            write_predictions(
-                job.predictions or job.run / "predictions.csv", folder, pack, ids, probabilities
-            )
+            write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
             return
         try:
             result = metrics.evaluate(probabilities, labels.astype(np.int64), pack.classes)
         except ValueError as error:  # a network that diverged
-            raise RunError(f"{job.run}, checkpoint {chosen}: {error}") from None
-        data = {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
-    conclude(job, folder, result | data | {"checkpoint": chosen, "seed": job.seed})
+            raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
+        name, data = describe_data(job, folder, pack)
+    how = {"precision": "bf16" if bf16 else "fp32", "engine": engine, "device": where, "seed": job.seed}
+    conclude(job, folder, name, result | data | origin | how)
 
 
 @contextmanager
 def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]]]:
     """The pack to evaluate and the rows of it; a folder of images is packed for as long as the block runs."""
     if job.images is None:
-        pack = open_pack(job, folder)
-        ids = pack.ids(job.split)
+        pack, split = open_pack(job, folder), job.split or "test"
+        ids = pack.ids(split)
         if not len(ids):
-            raise PackError(f"{pack.path} has no images in its split {job.split}; name another: --split")
+            raise PackError(f"{pack.path} has no images in its split {split}; name another: --split")
         yield pack, ids
         return
     classes = tuple(folder.read(PACK)["classes"])
@@ -126,7 +146,7 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
                 split="test",
             )
         for row in header.excluded:
-            print(f"left out: {row.path}: {row.reason} ({row.detail})", file=sys.stderr)
+            print(plain(f"left out: {row.path}: {row.reason} ({row.detail})"), file=sys.stderr)
         pack = Pack(out)
         yield pack, pack.ids("test")
 
@@ -134,11 +154,8 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
 def open_pack(job: Job, folder: Run) -> Pack:
     """The pack that the run was trained on, or the one asked for, if it has the same classes."""
     trained = folder.read(PACK)
-    pack = Pack(job.pack or trained["path"])
-    if list(pack.classes) != trained["classes"]:
-        raise PackError(
-            f"{pack.path} has other classes than {job.run} was trained on; expected {len(trained['classes'])}: {', '.join(trained['classes'][:5])}, ..."
-        )
+    pack = Pack(job.pack or trained["path"], job.resources.residency)
+    pack.require_classes(trained["classes"], str(job.run))
     if pack.header.digest != trained["digest"]:
         print(
             f"note: {pack.path} is not the pack that {job.run} was trained on; its split may hold training images",
@@ -147,11 +164,27 @@ def open_pack(job: Job, folder: Run) -> Pack:
     return pack
 
 
+def describe_data(job: Job, folder: Run, pack: Pack) -> tuple[str, dict[str, str]]:
+    """Which images these are, and the file for their result: eval.json is for the test split of the run's own pack."""
+    if job.images:
+        return "eval-images.json", {"split": "images", "data": str(job.images)}
+    split = job.split or "test"
+    data = {"split": split, "data": str(pack.path)}
+    if pack.header.digest != folder.read(PACK)["digest"]:
+        return f"eval-other-{split}.json", data
+    return EVALUATION if split == "test" else f"eval-{split}.json", data
+
+
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     """The files of a folder, labelled where its subfolders carry the names of the classes. Raises PackError."""
     sources = find_unlabelled(images)
     named = {source.path.split("/")[0] for source in sources if "/" in source.path}
     if not named & set(classes):
+        if named:
+            print(
+                f"note: no subfolder of {images} is named as a class of this run, so its images have no labels",
+                file=sys.stderr,
+            )
         return sources
     if named - set(classes):
         raise PackError(
@@ -167,24 +200,21 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 
 @torch.no_grad()
 def predict(
-    job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64]
+    job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64], bf16: bool
 ) -> NDArray[np.float32]:
     """Class probabilities of every crop: float32 `[n, crops, K]`."""
     augment = trained.crops() if job.crops > 1 else trained.centre()
-    bf16 = has_bf16(next(network.parameters()).device)
     parts = []
     with (
         Loader(
             pack,
             augment,
             ids,
+            job.resources,
             batch_size=max(1, IMAGES_AT_ONCE // job.crops),
             seed=job.seed,
             views=job.crops,
             epochs=1,
-            engine=job.engine,
-            device=job.device,
-            thread_count=job.threads,
         ) as loader,
         progress_bar("evaluating") as update,
     ):
@@ -197,11 +227,11 @@ def predict(
     return probabilities
 
 
-def conclude(job: Job, folder: Run, result: dict[str, Any]) -> None:
-    """eval.json, confusion.png, the report; and on the terminal the seed's table, then ours."""
-    folder.write(EVALUATION, result)
-    names = [row["name"] for row in result["classes"]]
-    figures.confusion(folder.folder / "confusion.png", np.array(result["confusion"]), names)
+def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
+    """The result's JSON, its confusion matrix, the report; and on the terminal the seed's table, then ours."""
+    folder.write(name, result)
+    picture = folder.folder / name.replace("eval", "confusion").replace(".json", ".png")
+    figures.confusion(picture, np.array(result["confusion"]), [row["name"] for row in result["classes"]])
     print("\n".join(metrics.table(result, job.worst_first)))
     rows = (
         (f"one crop, on average over {result['crops']}", result["accuracy"], result["interval"]),
@@ -211,24 +241,40 @@ def conclude(job: Job, folder: Run, result: dict[str, Any]) -> None:
             result["ensemble_interval"],
         ),
     )
-    for name, accuracy, (low, high) in rows:
-        print(f"{name}: {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {result['n']})")
+    for label, accuracy, (low, high) in rows:
+        print(f"{label}: {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {result['n']})")
+    print(f"checkpoint: {result['checkpoint']}, after {result['after']}")
+    if name != EVALUATION:
+        print(f"result: {folder.folder / name}")
     print(f"report: {report.build(folder.folder)}")
 
 
 def write_predictions(
-    path: Path, folder: Run, pack: Pack, ids: NDArray[np.int64], probabilities: NDArray[np.float32]
+    path: Path, pack: Pack, ids: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> None:
-    """A CSV with a row an image: path, prediction, probability (the mean over the crops)."""
+    """A CSV with a row an image: path, then the likeliest classes with their probability, the mean over the crops."""
     mean = probabilities.mean(axis=1)
+    guesses = min(GUESSES, len(pack.classes))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "prediction", "probability"])
+    more = [f"{name}_{place}" for place in range(2, guesses + 1) for name in ("prediction", "probability")]
+    table.writerow(["path", "prediction", "probability", *more])
     for index, row in zip(ids, mean, strict=True):
-        table.writerow([pack.image_path(index), pack.classes[row.argmax()], f"{row.max():.4f}"])
+        likeliest = np.argsort(-row, kind="stable")[:guesses]
+        cells = [cell for label in likeliest for cell in (pack.classes[label], f"{row[label]:.4f}")]
+        table.writerow([pack.image_path(index), *cells])
     Run(path.parent).write_text(path.name, text.getvalue())
     print(f"{len(ids)} predictions: {path}")
 
 
 if __name__ == "__main__":
-    run(main, PackError, SurveyError, RunError, DeviceError, CheckpointError, BadImageError)
+    run(
+        main,
+        PackError,
+        SurveyError,
+        RunError,
+        DeviceError,
+        CheckpointError,
+        StreamError,
+        ValueFormatError,
+    )

@@ -7,9 +7,17 @@ Before it: `train.py`. After it: saliency.png, saliency.json and the report in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import signal
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C ends the imports without a traceback; `run` takes over
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import torch
 import tyro
@@ -17,14 +25,17 @@ from torch import nn
 
 from cache.command import parse, run
 from cache.store import Pack, PackError
+from cache.values import ValueFormatError, from_json
 from model import figures, report
 from model.checkpoint import CheckpointError
-from model.run import PACK, RECIPE, CheckpointName, Run, RunError
+from model.precision import use_fast_kernels
+from model.run import CheckpointName, Run, RunError
 from model.saliency import Saliency, normalise, saliency
+from model.shapes import PACK, RECIPE
 from pipelines.augment import Augment
-from pipelines.loader import Batch, DeviceError, DeviceName, EngineName, Loader, choose, torch_device
+from pipelines.loader import Batch, DeviceError, Loader, Resources, choose, torch_device
 from pipelines.order import epoch_order
-from pipelines.request import BadImageError
+from pipelines.request import StreamError
 
 
 @dataclass(frozen=True)
@@ -43,36 +54,45 @@ class Job:
     """auto: swa or best, whichever did better on the validation split."""
     seed: int = 0
     """Other images."""
-    engine: EngineName = "auto"
-    device: DeviceName = "auto"
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that draw nothing."""
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}; expected at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
 
 
 def main() -> int:
     """Explain what the command line names."""
-    explain(parse(lambda: tyro.cli(Job, prog="python explain.py")))
+    try:
+        job = parse(lambda: tyro.cli(Job, prog="python explain.py"))
+    except ValueError as error:  # a job that refuses its numbers
+        raise RunError(str(error)) from None
+    explain(job)
     return 0
 
 
 def explain(job: Job) -> None:
     """Draw the images through the evaluation's pipeline, look at the gradient, write the sheet."""
-    if job.count < 1:
-        raise RunError(f"--count is {job.count}; expected at least 1")
-    _, device = choose(job.engine, job.device)
+    _, where = choose(job.resources.engine, job.resources.device)
+    device = torch_device(where)
+    use_fast_kernels(device)
     folder = Run(job.run)
-    _, network = folder.network(job.checkpoint, torch_device(device))
-    pack = Pack(job.pack or folder.read(PACK)["path"])
-    if list(pack.classes) != folder.read(PACK)["classes"]:
-        raise PackError(
-            f"{pack.path} has other classes than {job.run} was trained on; name the pack it was trained on"
-        )
-    augment = Augment.from_json(folder.read(RECIPE)["augment"]).centre()
+    _, network = folder.network(job.checkpoint, device)
+    trained = folder.read(PACK)
+    pack = Pack(job.pack or trained["path"], job.resources.residency)
+    pack.require_classes(trained["classes"], str(job.run))
+    recipe = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment")
+    augment = recipe.centre()
     batch = draw_images(job, pack, augment)
     result = untouched(network, batch)
     rows = describe(pack, batch, result)
     folder.write("saliency.json", rows)
     figures.saliency_sheet(
         folder.folder / "saliency.png",
-        augment.to_pixels(batch.images),
+        augment.to_pixels(batch.images.numpy(force=True)),
         normalise(result.gradient),
         [f"true: {row['true']}\npredicted: {row['predicted']}\nloss: {row['loss']:.3f}" for row in rows],
         [row["true"] == row["predicted"] for row in rows],
@@ -87,9 +107,7 @@ def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
     if not len(ids):
         raise PackError(f"{pack.path} has no images in its split {job.split}; name another: --split")
     chosen = epoch_order(ids, job.seed, 0)[: job.count]
-    with Loader(
-        pack, augment, chosen, batch_size=len(chosen), epochs=1, engine=job.engine, device=job.device
-    ) as loader:
+    with Loader(pack, augment, chosen, job.resources, batch_size=len(chosen), epochs=1) as loader:
         return next(iter(loader))
 
 
@@ -123,4 +141,4 @@ def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, DeviceError, CheckpointError, BadImageError)
+    run(main, PackError, RunError, DeviceError, CheckpointError, StreamError, ValueFormatError)

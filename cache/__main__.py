@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from cache import demo as demo_module
 from cache import pack as pack_module
-from cache.command import deferred, parse, progress_bar, run
+from cache.command import deferred, parse, plain, progress_bar, run
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
 
@@ -73,7 +73,7 @@ def info(pack: Positional[Path], json_output: Annotated[bool, tyro.conf.arg(name
     """
     opened = Pack(pack)
     if json_output:
-        print(json.dumps(opened.summary(), indent=1))
+        print(json.dumps(opened.summary(thumbnails=False), indent=1))
     else:
         _describe(opened, listing=False)
     return 0
@@ -121,6 +121,12 @@ def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
             console.print(_plain(f"  {row.path}: {why}"), highlight=False, soft_wrap=True)
         if len(excluded) > 50:
             console.print(f"  ... and {len(excluded) - 50} more: python -m cache info {opened.path} --json")
+    for name in sorted(
+        {row.path.partition("/")[0] for row in excluded if "/" in row.path} - set(opened.classes)
+    ):
+        console.print(
+            _plain(f"class {name} has no usable image, and is no class of the pack"), highlight=False
+        )
     if transcoded:
         console.print(f"stored as PNG, because not every engine decodes their own format: {len(transcoded)}")
         for path, reason in transcoded[:10] if listing else ():
@@ -128,8 +134,8 @@ def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text from a file name, with nothing in it for rich or the terminal to interpret."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text).replace("[", r"\[")
+    """Text from a file name, with nothing in it for rich or a terminal to interpret."""
+    return plain(text).replace("[", r"\[")
 
 
 def main() -> int:
@@ -141,4 +147,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main, PackError, SurveyError, FileExistsError, ValueError)
+    run(main, PackError, SurveyError, demo_module.DemoError)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -31,6 +32,8 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     Errors of the `expected` types are the user's to mend: one line on standard error, exit code 2. Ctrl-C: 130. Any
     other error is ours: one line that says where its traceback was written, exit code 1.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
@@ -73,6 +76,31 @@ def deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Resul
     return later
 
 
+Stop = Callable[[], int | None]
+"""The signal that asked for an end, if any did."""
+
+
+class Stopped(Exception):
+    """A signal asked for an end, and what there was to save is saved."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """For as long as the block runs, the first SIGINT or SIGTERM only asks for an end; the next one forces it."""
+    received: list[int] = []
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Update(Protocol):
     """Moves a progress bar."""
 
@@ -99,6 +127,11 @@ def progress_bar(title: str) -> Iterator[Update]:
             bar.update(task, completed=done, total=total, note=note)
 
         yield update
+
+
+def plain(text: str) -> str:
+    """Text from a file name, with nothing in it for a terminal to interpret."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _complain(message: str) -> None:

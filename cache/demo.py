@@ -28,7 +28,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter
 
-from cache.survey import available_cores
+from cache.machine import available_cores
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]
@@ -83,13 +83,17 @@ class Plan:
     detail: str = ""
 
 
+class DemoError(ValueError):
+    """The demo cannot be drawn as asked; the message is one line for the user."""
+
+
 def draw_demo(
     out: Path, classes: int = 12, per_class: int = 60, seed: int = 0, progress: Progress | None = None
 ) -> DemoSummary:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
     All is drawn beside `out` and renamed at the end, so a failure leaves nothing behind. progress: called with
-    (images done, images in all). Raises ValueError for numbers out of range, FileExistsError when `out` is in use.
+    (images done, images in all). Raises DemoError for numbers out of range, and when `out` is in use or cannot be made.
     """
     out = Path(out).absolute()
     _check("classes", classes, 2, len(BREEDS))
@@ -97,8 +101,12 @@ def draw_demo(
     _check("seed", seed, 0, 2**63)
     _check_vacant(out)
     plans = plan_demo(classes, per_class, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft_folder = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+    except OSError as error:
+        raise DemoError(f"{out} cannot be made ({error.strerror}); name another folder") from None
+    with draft_folder as scratch:
         draft = Path(scratch) / out.name
         for folder in {Path(plan.path).parent for plan in plans}:
             (draft / folder).mkdir(parents=True)
@@ -114,17 +122,16 @@ def draw_demo(
 
 def _check(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, expected {low} to {high}: choose a number in that range")
+        raise DemoError(f"{name} is {value}, expected {low} to {high}: choose a number in that range")
 
 
 def _check_vacant(out: Path) -> None:
     if not out.exists() and not out.is_symlink():
         return
-    found = f"{len(list(out.iterdir()))} entries" if out.is_dir() else "a file"
-    if found != "0 entries":
-        raise FileExistsError(
-            f"{out}: found {found}, expected a new or empty folder: name another, or remove it"
-        )
+    entries = len(list(out.iterdir())) if out.is_dir() else None
+    if entries != 0:
+        found = "a file" if entries is None else f"a folder with {entries} in it"
+        raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
 
 
 def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:

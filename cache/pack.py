@@ -13,6 +13,7 @@ import hashlib
 import io
 import itertools
 import os
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,11 +32,14 @@ BATCH_BYTES: Final = 32 << 20
 THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _THUMBNAIL_SIDE: Final = 128
+_UNSEEN: Final = ("bomb", "no class")
+"""Reasons for which a file was not opened, and is not opened for its picture either."""
+NO_LABEL: Final = -1
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file on its way into the pack. path: relative to the packed folder, forward slashes. label: -1 for none."""
+    """One file on its way into the pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL."""
 
     file: Path
     path: str
@@ -72,26 +76,37 @@ def pack(images: Path, out: Path, options: Options = Options(), progress: Progre
 
 
 def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
-    """Class names, sorted case-insensitively, and every file below each. Raises PackError."""
-    _check_folder(images)
-    folders = [entry for entry in images.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    folders.sort(key=lambda folder: (folder.name.casefold(), folder.name))
+    """Class names, sorted case-insensitively, and every file below each; files beside them have no label.
+
+    What begins with a dot is hidden, and left alone. Raises PackError.
+    """
+    entries = [entry for entry in _list_folder(images) if not entry.name.startswith(".")]
+    folders = sorted(filter(Path.is_dir, entries), key=lambda folder: (folder.name.casefold(), folder.name))
     if len(folders) < 2:
-        raise PackError(
-            f"{images} has {len(folders)} subfolders; expected one a class, at least 2: {images}/CLASS/image.jpg"
-        )
+        found = "1 subfolder" if folders else "no subfolders"
+        raise PackError(f"{images} has {found}; expected one a class, at least 2: {images}/CLASS/image.jpg")
     sources = [
         Source(file, _relative(file, images), label)
         for label, folder in enumerate(folders)
         for file in _files(folder)
     ]
-    return tuple(_text(folder.name) for folder in folders), sources
+    if not sources:
+        raise PackError(f"the {len(folders)} subfolders of {images} hold no files; expected images in them")
+    loose = [
+        Source(file, _relative(file, images), NO_LABEL)
+        for file in sorted(entries)
+        if file not in set(folders)
+    ]
+    return tuple(_text(folder.name) for folder in folders), sources + loose
 
 
 def find_unlabelled(images: Path) -> list[Source]:
     """Every file below a folder, without labels. Raises PackError."""
-    _check_folder(images)
-    return [Source(file, _relative(file, images), -1) for file in _files(images)]
+    _list_folder(images)
+    sources = [Source(file, _relative(file, images), NO_LABEL) for file in _files(images)]
+    if not sources:
+        raise PackError(f"{images} holds no files; expected images")
+    return sources
 
 
 def write(
@@ -106,10 +121,11 @@ def write(
 
     split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
     """
-    if not sources:
-        raise PackError("there are no files in the folder; expected images")
     _check_out(out)
+    loose = [source for source in sources if split is None and source.label == NO_LABEL]
+    sources = [source for source in sources if source not in set(loose)] if loose else sources
     kept, excluded = _select(sources, survey([source.file for source in sources], progress=progress), options)
+    excluded += [(source, Excluded(source.path, "no class", "beside the class folders")) for source in loose]
     if split is None:
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
@@ -183,21 +199,42 @@ def transcode(data: bytes) -> bytes:
     return stream.getvalue()
 
 
-def _check_folder(images: Path) -> None:
+def _list_folder(images: Path) -> list[Path]:
     if not images.is_dir():
         raise PackError(
             f"{images} is {'a file' if images.exists() else 'not there'}; expected a folder of images"
         )
+    try:
+        return list(images.iterdir())
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> PackError:
+    return PackError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or move it away")
 
 
 def _check_out(out: Path) -> None:
+    """Find out before the images are looked at, which takes long."""
     if out.is_dir():
         raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
+    nearest = next(parent for parent in out.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise PackError(
+            f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"
+        ) from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below, sorted by name, hidden ones and links to folders left alone."""
-    for parent, folders, names in os.walk(folder):
+
+    def complain(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for parent, folders, names in os.walk(folder, onerror=complain):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
@@ -220,7 +257,9 @@ def _select(
     unknown = by_hand.keys() - {source.path for source in sources}
     if unknown:
         raise PackError(
-            f"the exclusion list names {sorted(unknown)[0]!r}, which is not among the images; {len(unknown)} such"
+            f"the exclusion list names {sorted(unknown)[0]!r}"
+            + (f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is")
+            + " not among the images; expected paths relative to the packed folder"
         )
     kept, excluded = [], []
     for source, look in zip(sources, looks, strict=True):
@@ -265,7 +304,9 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and row.reason != "bomb" else None
+        small = (
+            _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and row.reason not in _UNSEEN else None
+        )
         yield replace(row, thumbnail=small)
 
 
@@ -285,11 +326,13 @@ def _thumbnail(file: Path) -> str | None:
 
 def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
     rows: list[tuple[bytes, Source, Look, str]] = []
+    size = 0
     for (source, look), split in zip(kept, splits, strict=True):
         rows.append((_read(source, look), source, look, split))
-        if sum(len(row[0]) for row in rows) >= BATCH_BYTES:
+        size += len(rows[-1][0])
+        if size >= BATCH_BYTES:
             yield _record_batch(rows)
-            rows = []
+            rows, size = [], 0
     if rows:
         yield _record_batch(rows)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -179,6 +180,16 @@ class Pack:
             raise PackError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
         return np.flatnonzero(self._splits == SPLITS.index(split))
 
+    def require_classes(self, classes: Sequence[str], whose: str) -> None:
+        """Raise PackError unless the pack has just these classes. whose: whom they are of, for the message."""
+        if list(self.classes) != list(classes):
+            missing = sorted(set(classes) - set(self.classes))
+            why = f"{missing[0]!r} is missing, for one" if missing else f"it has {len(self.classes)} classes"
+            raise PackError(
+                f"{self.path} has other classes than {whose} was trained on ({why}); expected those "
+                f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+            )
+
     def damaged(self) -> list[int]:
         """Rows whose bytes no longer have the checksum that they were packed with."""
         return [
@@ -187,8 +198,8 @@ class Pack:
             if zlib.crc32(self.encoded(index).data) != int(self.crc32s[index])
         ]
 
-    def summary(self) -> dict[str, Any]:
-        """What is in the pack, as JSON-able values: the run folder's `pack.json` and `info --json`."""
+    def summary(self, thumbnails: bool = True) -> dict[str, Any]:
+        """What is in the pack, as JSON-able values: the run folder's `pack.json`; `info --json` without thumbnails."""
         reasons: dict[str, int] = {}
         for row in self.header.excluded:
             reasons[row.reason] = reasons.get(row.reason, 0) + 1
@@ -203,7 +214,10 @@ class Pack:
             "excluded": {
                 "total": len(self.header.excluded),
                 "reasons": reasons,
-                "images": [vars(row) for row in self.header.excluded],
+                "images": [
+                    vars(row) if thumbnails else vars(replace(row, thumbnail=None))
+                    for row in self.header.excluded
+                ],
             },
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
         }

@@ -26,6 +26,8 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.machine import available_cores
+
 GREY_SPREAD: Final = 4.0
 """Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels.
 On 3,829 real photographs the 18 grayscale ones measured at most 2, the palest coloured one 8 (docs/log.md)."""
@@ -105,11 +107,6 @@ def survey(paths: Sequence[Path], workers: int | None = None, progress: Progress
         finally:
             stopping.set()
     return [look for look in looks if look is not None]
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _drain(waiting: queue.SimpleQueue[int], stopping: threading.Event) -> Iterator[int]:

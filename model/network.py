@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import timm
 import torch
@@ -32,6 +32,17 @@ _HUB_SECONDS: Final = 5.0
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 
+class Linear(NamedTuple):
+    """A linear classifier as numbers. weight: `[C, D]`. bias: `[C]`."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits `[n, C]` of features `[n, D]`."""
+        return rows @ self.weight.T + self.bias
+
+
 class WeightsError(ValueError):
     """The network cannot be built, or its weights not be had; the message is one line for the user."""
 
@@ -48,13 +59,25 @@ def build(
     """
     check_name(name)
     network: nn.Module = timm.create_model(name, num_classes=classes)
-    if weights == "auto":
-        _load_auto(network, name)
-    elif weights != "none":
-        load_state(network, _read_state(Path(weights)), weights)
+    if weights != "none":
+        load_state(network, *_find_state(network, name, weights))
     if activation_checkpointing:
         _checkpoint_activations(network, name)
     return network.to(memory_format=torch.channels_last)
+
+
+def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | None:
+    """The classifier that came with the weights, see `build`, whatever its classes; None if none did.
+
+    network: one that was built of them. Raises WeightsError.
+    """
+    if weights == "none":
+        return None
+    state, _ = _find_state(network, name, weights)
+    found = {key.rpartition(".")[2]: state[key] for key in _head_names(network) if key in state}
+    if found.keys() != {"weight", "bias"} or found["weight"].ndim != 2:
+        return None
+    return Linear(found["weight"], found["bias"])
 
 
 def normalisation(name: str) -> tuple[Triple, Triple]:
@@ -62,11 +85,6 @@ def normalisation(name: str) -> tuple[Triple, Triple]:
     check_name(name)
     described = timm.get_pretrained_cfg(name)
     return tuple(described.mean), tuple(described.std)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """How many numbers training can change."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def set_training(network: nn.Module, frozen_statistics: bool) -> None:
@@ -121,13 +139,15 @@ def load_state(network: nn.Module, state: State, source: str) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def _load_auto(network: nn.Module, name: str) -> None:
+def _find_state(network: nn.Module, name: str, weights: str) -> tuple[State, str]:
+    """The tensors that `weights` names, see `build`, and where they are from."""
+    if weights != "auto":
+        return _read_state(Path(weights)), weights
     architecture = name.partition(".")[0]
     file = _find_package(architecture)
     if file is not None:
-        load_state(network, _in_order(_read_state(file), network, file), str(file))
-        return
-    load_state(network, _download(name, PACKAGES.get(architecture)), f"{name} from timm's hub")
+        return _in_order(_read_state(file), network, file), str(file)
+    return _download(name, PACKAGES.get(architecture)), f"{name} from timm's hub"
 
 
 def _find_package(architecture: str) -> Path | None:

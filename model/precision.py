@@ -39,7 +39,7 @@ def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tenso
     return logits.float()
 
 
-def use_fast_kernels() -> None:
+def use_fast_kernels(device: torch.device) -> None:
     """On a GPU: let cuDNN try its algorithms once a shape, and let float32 products use TF32.
 
     On a CPU under glibc: keep freed memory. Activations of tens of megabytes otherwise go back to the kernel at every
@@ -47,7 +47,7 @@ def use_fast_kernels() -> None:
     """
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    if sys.platform == "linux" and not torch.cuda.is_available():
+    if sys.platform == "linux" and device.type == "cpu":
         tune = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if tune is not None:
             tune(_M_MMAP_MAX, 0)

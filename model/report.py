@@ -21,54 +21,15 @@ from typing import Any, Final, TypeGuard
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from model.atomic import replacing
-from model.run import EVALUATION, METRICS, PACK, RECIPE, SWA, VERSIONS, RunError
+from model.run import RunError
+from model.shapes import EVALUATION, HEAD, METRICS, PACK, RECIPE, SHAPES, SWA, VERSIONS, first_fault
 
 REPORT: Final = "report.html"
 PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
-THUMBNAILS: Final = 48
+THUMBNAILS: Final = 12
 """Pictures shown for each reason to exclude an image; the rest are in pack.json."""
 CONFUSIONS: Final = 10
 """Mistakes listed, the commonest first."""
-
-_NUMBER: Final = (int, float)
-_RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int}
-_CLASS: Final = {
-    "name": str,
-    "n": int,
-    "accuracy": _NUMBER,
-    "interval": [_NUMBER],
-    "ensemble_accuracy": _NUMBER,
-    "ensemble_interval": [_NUMBER],
-}
-_SHAPES: Final[dict[str, Any]] = {
-    RECIPE: {"name": str, "network": str, "note": str},
-    VERSIONS: {},
-    PACK: {
-        "path": str,
-        "digest": str,
-        "classes": [str],
-        "splits": {"*": int},
-        "excluded": {
-            "reasons": {"*": int},
-            "images": [{"path": str, "reason": str, "detail": str, "thumbnail": str}],
-        },
-        "transcoded": [{"path": str, "reason": str}],
-    },
-    METRICS: [{"epoch": int, "train_loss": _NUMBER, "valid_loss": _NUMBER, "accuracy": _NUMBER}],
-    SWA: {"before": _RESULT, "after": _RESULT},
-    EVALUATION: {
-        "n": int,
-        "crops": int,
-        "accuracy": _NUMBER,
-        "interval": [_NUMBER],
-        "ensemble_accuracy": _NUMBER,
-        "ensemble_interval": [_NUMBER],
-        "classes": [_CLASS],
-        "confusion": [[int]],
-    },
-}
-"""What the page relies on where it is there at all; whatever else the files hold is welcome."""
-_WORDS: Final = {dict: "an object", list: "a list", str: "text", int: "a whole number", _NUMBER: "a number"}
 
 
 class ReportError(RunError):
@@ -158,12 +119,14 @@ def gather(run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "speed": speed(metrics),
         "charts": charts(metrics),
+        "stages": stages(read(run, HEAD), metrics, read(run, SWA)),
         "swa": read(run, SWA),
         "evaluation": evaluation,
+        "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
         "classes": worst_first((evaluation or {}).get("classes") or []),
         "confusions": confusions(evaluation or {}),
         "pictures": {name: picture(run / name) for name in PICTURES},
-        "commands": {name: command(run, name, recipe, pack) for name in (*_SHAPES, *PICTURES)},
+        "commands": {name: command(run, name, recipe, pack) for name in (*SHAPES, *PICTURES)},
     }
 
 
@@ -179,28 +142,10 @@ def read(run: Path, name: str) -> Any:
         raise ReportError(
             f"{run / name} cannot be read ({reason}); expected JSON; {remedy(run / name)}"
         ) from None
-    fault = next(faults(content, _SHAPES[name], name.partition(".")[0]), None)
+    fault = first_fault(name, content)
     if fault:
         raise ReportError(f"{run / name}: {fault}; {remedy(run / name)}")
     return content
-
-
-def faults(content: Any, shape: Any, place: str) -> Iterator[str]:
-    """Where `content` is not of `shape`: an object's known keys ("*": any key), a list of one shape, or a type.
-
-    A key may be missing, and a value may be null where nothing is nested in it.
-    """
-    expected = type(shape) if isinstance(shape, dict | list) else shape
-    if not isinstance(content, expected) or isinstance(content, bool):
-        if content is not None or isinstance(shape, dict | list):
-            yield f"{place} is {_brief(content)}; expected {_WORDS[expected]}"
-    elif isinstance(shape, dict):
-        known = {key: shape.get(key, shape.get("*")) for key in content}
-        for key in (key for key in known if known[key] is not None and content[key] is not None):
-            yield from faults(content[key], known[key], f"{place}.{_brief(key)}")
-    elif isinstance(shape, list):
-        for index, item in enumerate(content):
-            yield from faults(item, shape[0], f"{place}[{index}]")
 
 
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
@@ -268,6 +213,17 @@ def speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     values = {name: [row[name] for row in metrics if _finite(row.get(name))] for name in names}
     medians = {name: median(found) if found else None for name, found in values.items()}
     return medians | {"total": sum(values["seconds"]) or None}
+
+
+def stages(
+    head: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, Any]], swa: Mapping[str, Any] | None
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """What each stage of a training reached on the validation split, in their order: its name and result."""
+    rows: list[tuple[str, Mapping[str, Any] | None]] = [("the solved head alone, nothing fine-tuned", head)]
+    if metrics:
+        rows.append((f"after the last epoch, {metrics[-1].get('epoch', len(metrics) - 1)}", metrics[-1]))
+    rows.append(("averaged weights", (swa or {}).get("after")))
+    return [(name, row) for name, row in rows if row]
 
 
 def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -437,12 +393,6 @@ def _finite(value: object) -> TypeGuard[float]:
 
 def _is_table(value: object) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def _brief(value: object) -> str:
-    """A value in an error message: as JSON, on one line, not too long."""
-    text = value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 @cache

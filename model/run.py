@@ -1,13 +1,12 @@
 """The run folder: where train, eval and explain meet.
 
 Before it: train writes it. After it: eval and explain read the network from it, `report` reads everything. The names
-of its files are here and nowhere else.
+and shapes of its JSON files are in `shapes`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,19 +20,15 @@ from torch import nn
 from model import checkpoint
 from model.atomic import replacing
 from model.network import build
+from model.shapes import METRICS, PACK, RECIPE, first_fault
 
-RECIPE: Final = "recipe.json"
-VERSIONS: Final = "versions.json"
-PACK: Final = "pack.json"
-METRICS: Final = "metrics.jsonl"
-SWA: Final = "swa.json"
-EVALUATION: Final = "eval.json"
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
 
 CheckpointName = Literal["auto", "swa", "best", "last"]
 
+_NEEDED: Final = {RECIPE: ("name", "network", "precision", "augment"), PACK: ("path", "digest", "classes")}
 _FILES: Final = {"swa": AVERAGED, "best": BEST, "last": LAST}
 _PACKAGES: Final = (
     "greyhound",
@@ -62,14 +57,20 @@ class Run:
         """The JSON content of one file. Raises RunError."""
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
                 f"{self.folder} has no {name}; expected a run folder, as made by: "
                 "python train.py fast --pack PACK --out RUN"
             ) from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read ({error}); train again into another folder") from None
+        except (OSError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{path} cannot be read ({reason}); train again into another folder") from None
+        fault = first_fault(name, content)
+        missing = [key for key in _NEEDED.get(name, ()) if fault is None and content.get(key) is None]
+        if fault or missing:
+            raise RunError(f"{path}: {fault or f'no {missing[0]}'}; train again into another folder")
+        return content
 
     def write(self, name: str, content: Any) -> None:
         """Write one JSON file, whole or not at all."""
@@ -114,31 +115,35 @@ class Run:
         best = max(loaded, key=lambda name: loaded[name].get("accuracy", 0.0))  # a tie goes to the average
         return best, loaded[best]
 
-    def network(self, name: CheckpointName, device: torch.device) -> tuple[str, nn.Module]:
-        """The trained network on `device`, in evaluation mode, and the checkpoint's name."""
+    def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
+        """The trained network on `device`, in evaluation mode, and where it is from: `checkpoint`, and `after` what."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
         network = build(recipe["network"], len(classes), weights="none")
+        load_network(network, content, self.folder / _FILES[chosen])
+        origin = {"checkpoint": chosen, "after": content.get("after", "the last step")}
+        return origin, network.to(device).eval()
+
+
+def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Give the network a checkpoint's weights. path: the checkpoint, for the message. Raises RunError."""
+    try:
         network.load_state_dict(content["network"])
-        return chosen, network.to(device).eval()
+    except (RuntimeError, KeyError, TypeError, AttributeError):
+        raise RunError(
+            f"{path} is of another network than {RECIPE} and {PACK} beside it say; put the three back that belong "
+            "together, or train again into another folder"
+        ) from None
 
 
 def versions(**more: str) -> dict[str, str]:
-    """What a result depends on: packages, machine, date; and whatever `more` is given."""
+    """What a result depends on: packages, GPU, date; and whatever `more` is given, as the machine and the engine."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return found | {"machine": f"{_processor()}, {cores} cores", "gpu": gpu, "date": date} | more
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return found | {"gpu": gpu, "date": date} | more

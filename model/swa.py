@@ -6,7 +6,7 @@ average along minibatch steps; the seed's step follows the gradient of the whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TypeAlias
 
@@ -16,11 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from model.network import evaluating, set_training
+from model.step import Loss, Pairs
 
-Batches: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
-"""Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
-Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits `[B, K]` and labels `[B]` -> the batch's mean loss."""
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """How a network is called: the place for autocast."""
 
@@ -33,7 +30,7 @@ def call(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def average(
     network: nn.Module,
-    passes: Callable[[], Batches],
+    passes: Callable[[], Pairs],
     images: int,
     loss: Loss,
     rate: float,
@@ -66,7 +63,7 @@ def average(
 
 def full_batch_step(
     network: nn.Module,
-    batches: Batches,
+    batches: Pairs,
     images: int,
     loss: Loss,
     optimiser: torch.optim.Optimizer,
@@ -94,7 +91,7 @@ def full_batch_step(
 
 
 @torch.no_grad()
-def refresh_batchnorm(network: nn.Module, batches: Batches, forward: Forward = call) -> None:
+def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = call) -> None:
     """Set BatchNorm's running statistics to the mean of the batches' own, each weighted by its images.
 
     Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation. A network

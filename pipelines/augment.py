@@ -11,12 +11,10 @@ rotation and shear are one interpolation, so what rotates into the window is the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipelines.philox import philox, uniform
@@ -101,17 +99,9 @@ class Augment:
         """No randomness: the short side becomes `size`, the window is the centre."""
         return replace(self.crops(), scale=(1.0, 1.0), placement="centre")
 
-    @staticmethod
-    def from_json(content: Mapping[str, Any]) -> Augment:
-        """The augmentation that a run's recipe.json describes."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-        }
-        return Augment(**fields)
-
-    def to_pixels(self, images: torch.Tensor) -> NDArray[np.uint8]:
+    def to_pixels(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
         """A batch as it looks: the network's floats `[B, 3, S, S]` -> uint8 `[B, S, S, 3]`, `mean` and `std` undone."""
-        levels = images.detach().cpu().permute(0, 2, 3, 1).numpy() * np.array(self.std) + np.array(self.mean)
+        levels = images.transpose(0, 2, 3, 1) * np.array(self.std) + np.array(self.mean)
         return np.asarray(np.clip(np.rint(levels * 255), 0, 255), dtype=np.uint8)
 
 

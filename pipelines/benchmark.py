@@ -30,13 +30,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.command import parse, run
+from cache.machine import available_cores, describe_machine
 from cache.pack import Options, find_unlabelled, write
 from cache.store import Pack, PackError
-from cache.survey import SurveyError, available_cores
+from cache.survey import SurveyError
 from pipelines.augment import Augment
 from pipelines.decode import decode
 from pipelines.examine import available
-from pipelines.loader import EngineName, Loader
+from pipelines.loader import EngineName, Loader, Resources
 
 BATCH_SIZE = 64
 AGREEMENT = 1.0
@@ -89,11 +90,9 @@ def _engine(name: EngineName) -> Pass:
             pack,
             Augment(),
             ids,
+            Resources(name, "cpu", threads),
             batch_size=BATCH_SIZE,
             shuffle=True,
-            engine=name,
-            device="cpu",
-            thread_count=threads,
         ) as loader:
             done = 0
             for batch in loader:
@@ -212,7 +211,7 @@ def check_agreement(pack: Pack) -> None:
 
 def _first_batch(pack: Pack, engine: EngineName) -> torch.Tensor:
     ids: NDArray[np.int64] = np.arange(min(len(pack), BATCH_SIZE))
-    with Loader(pack, Augment(), ids, batch_size=len(ids), epochs=1, engine=engine, device="cpu") as loader:
+    with Loader(pack, Augment(), ids, Resources(engine, "cpu"), batch_size=len(ids), epochs=1) as loader:
         return next(iter(loader)).images.clone()
 
 
@@ -280,14 +279,8 @@ def conditions(job: Job) -> dict[str, Any]:
         "simplejpeg",
         "pillow",
     )
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in info.read_text().splitlines()
-        if line.startswith("model name")
-    ]
     return {
-        "machine": f"{models[0] if models else 'unknown processor'}, {available_cores()} cores",
+        "machine": describe_machine(),
         "versions": {name: metadata.version(name) for name in packages},
         "date": datetime.now(UTC).date().isoformat(),
         "data": str(job.images or job.pack),

@@ -16,7 +16,7 @@ import torch.utils.dlpack
 
 from cache.store import Pack
 from pipelines.augment import MAX_HALVINGS
-from pipelines.request import BadImageError, Request, Settings, Stream
+from pipelines.request import BadImageError, Request, Settings, Stream, StreamError
 
 
 def graph(source: Callable[[], Any], settings: Settings) -> Any:
@@ -61,10 +61,15 @@ def graph(source: Callable[[], Any], settings: Settings) -> Any:
     return image_path(
         batch_size=settings.batch_size,
         num_threads=settings.threads,
-        device_id=0 if gpu else None,
+        device_id=_gpu() if gpu else None,
         prefetch_queue_depth=settings.prefetch,
         exec_dynamic=True,
     )
+
+
+def _gpu() -> int:
+    """The GPU that torch uses; without a driver the first, so that the graph can be inspected."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def _halve(images: Any, size: Any) -> Any:
@@ -108,7 +113,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
             yield from empty()
             return
         except RuntimeError as error:
-            raise BadImageError(_blame(pack, asked, error)) from error
+            raise _explain(pack, asked, settings, error) from error
         yield from empty()
         request, _ = asked.popleft()
         yield request, to_torch(output).view(len(request.ids), *shape)
@@ -135,19 +140,27 @@ def _arrays(pack: Pack, request: Request) -> tuple[Any, ...]:
     )
 
 
-def _blame(pack: Pack, asked: deque[tuple[Request, Any]], error: RuntimeError) -> str:
-    """Name the images of the batches under way that no longer decode; DALI itself names none."""
+def _explain(
+    pack: Pack, asked: deque[tuple[Request, Any]], settings: Settings, error: RuntimeError
+) -> StreamError:
+    """What stopped DALI: images of the batches under way that no longer decode, which it does not name, or itself."""
     from pipelines.decode import DecodeError, decode
 
-    suspects = [index for request, _ in asked for index in request.ids]
     bad = []
-    for index in suspects:
+    for index in (index for request, _ in asked for index in request.ids):
         try:
             decode(pack.encoded(index), strict=True)
         except DecodeError:
             bad.append(pack.describe(index))
-    found = (
-        ", ".join(bad[:5])
-        or f"one of {len(suspects)} images; DALI says: {' '.join(str(error).split())[:200]}"
+    if bad:
+        found = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        return BadImageError(
+            f"an image no longer decodes: {found}. Check the pack: python -m cache verify {pack.path}"
+        )
+    said = " ".join(str(error).split())
+    remedy = (
+        f"lower the batch size, {settings.batch_size} images of {settings.views} views, or --prefetch"
+        if "memory" in said or "bad_alloc" in said
+        else "--engine threads does the same on the CPU"
     )
-    return f"an image no longer decodes: {found}. Check the pack: python -m cache verify {pack.path}"
+    return StreamError(f"DALI stopped, though every image of the batch decodes: {said[:300]}; {remedy}")

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.store import Pack
-from cache.survey import available_cores
+from cache.machine import available_cores
+from cache.store import Pack, Residency
 from pipelines import dali, threads
 from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.examine import available
@@ -31,6 +31,29 @@ _ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.st
 
 class DeviceError(ValueError):
     """The engine or device that was asked for does not exist on this machine."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stream runs on; no pixel depends on it beyond the engines' tolerance."""
+
+    engine: EngineName = "auto"
+    """auto: DALI on a GPU, threads without one."""
+    device: DeviceName = "auto"
+    """gpu, cpu, or whichever is there."""
+    threads: int | None = None
+    """Loader threads; default one a core."""
+    prefetch: int = 2
+    """Batches prepared ahead."""
+    residency: Residency = "mmap"
+    """Where the originals lie; mmap: in the page cache; ram: in a private copy."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no loader could do."""
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}; expected at least 1")
+        if self.prefetch < 1:
+            raise ValueError(f"prefetch is {self.prefetch}; expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,7 @@ class Loader:
         pack: Pack,
         augment: Augment,
         ids: NDArray[np.int64],
+        resources: Resources = Resources(),
         *,
         batch_size: int = 64,
         shuffle: bool = False,
@@ -91,10 +115,6 @@ class Loader:
         views: int = 1,
         epochs: int | None = None,
         start: Position = Position(),
-        engine: EngineName = "auto",
-        device: DeviceName = "auto",
-        thread_count: int | None = None,
-        prefetch: int = 2,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -103,24 +123,10 @@ class Loader:
         batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of nearly
         equal size (training); without it the rows in their order and a short last batch (evaluation). views: K,
         augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there.
-        thread_count: default one a core. prefetch: batches prepared ahead. Raises DeviceError, ValueError.
+        Raises DeviceError, ValueError.
         """
-        at_least_one = {
-            "batch_size": batch_size,
-            "views": views,
-            "prefetch": prefetch,
-            "images": len(ids),
-            "ranks": ranks,
-        }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"loader: {name} is {value}; expected at least 1")
-        if not 0 <= rank < ranks:
-            raise ValueError(f"loader: rank is {rank}; expected 0 to {ranks - 1}")
-        low, high = np.min(ids), np.max(ids)
-        if low < 0 or high >= len(pack):
-            raise ValueError(f"loader: ids go from {low} to {high}; the pack has rows 0 to {len(pack) - 1}")
-        self.engine, self.device = choose(engine, device)
+        _check(len(pack), ids, {"batch_size": batch_size, "views": views, "ranks": ranks}, rank)
+        self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
         self.shuffle, self.seed, self.views = shuffle, seed, views
@@ -131,8 +137,8 @@ class Loader:
             fill=augment.fill,
             views=views,
             batch_size=-(-batch_size // ranks),
-            threads=thread_count or available_cores(),
-            prefetch=prefetch,
+            threads=resources.threads or available_cores(),
+            prefetch=resources.prefetch,
             device=self.device,
         )
         self._stream = _ENGINES[self.engine](pack, self._requests(start, epochs), settings)
@@ -202,3 +208,15 @@ class Loader:
             labels=labels.to(device, non_blocking=True),
             ids=torch.from_numpy(request.ids),
         )
+
+
+def _check(rows: int, ids: NDArray[np.int64], counts: dict[str, int], rank: int) -> None:
+    """Refuse a stream that cannot be: of a pack of `rows` rows, with `counts` that must be at least 1."""
+    for name, value in {**counts, "images": len(ids)}.items():
+        if value < 1:
+            raise ValueError(f"loader: {name} is {value}; expected at least 1")
+    if not 0 <= rank < counts["ranks"]:
+        raise ValueError(f"loader: rank is {rank}; expected 0 to {counts['ranks'] - 1}")
+    low, high = np.min(ids), np.max(ids)
+    if low < 0 or high >= rows:
+        raise ValueError(f"loader: ids go from {low} to {high}; the pack has rows 0 to {rows - 1}")

@@ -55,5 +55,9 @@ Engine = Callable[[Pack, Iterator[Request], Settings], Any]
 """A generator function `(pack, requests, settings) -> Stream`; closing the generator frees what it holds."""
 
 
-class BadImageError(RuntimeError):
+class StreamError(RuntimeError):
+    """The engine stopped: the message is one line for the user."""
+
+
+class BadImageError(StreamError):
     """An image of the pack did not decode, though it did when it was packed."""

@@ -16,6 +16,7 @@ from cache.pack import Options
 from cache.store import Pack
 from model.schedule import Phase
 from pipelines.augment import Augment
+from pipelines.loader import Resources
 
 TINY = replace(
     train.PAPER,
@@ -28,6 +29,9 @@ TINY = replace(
     averaging=train.Averaging(steps=2, rate=0.002),
     precision="fp32",
 )
+
+
+ONE_THREAD = Resources(device="cpu", threads=1)
 
 
 def tinted(level: int, seed: int) -> bytes:
@@ -46,7 +50,7 @@ def tiny_pack(root: Path) -> Pack:
 
 def tiny_job(pack: Path, out: Path, resume: bool = False, recipe: train.Recipe = TINY) -> train.Job:
     """Train `recipe` on the CPU with one loader thread."""
-    return train.Job(pack=pack, out=out, recipe=recipe, device="cpu", threads=1, resume=resume)
+    return train.Job(pack=pack, out=out, recipe=recipe, resources=ONE_THREAD, resume=resume)
 
 
 def never() -> int | None:

@@ -231,10 +231,10 @@ def test_every_breed_is_distinct_and_its_words_are_known() -> None:
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="found 1 entries, expected a new or empty folder"):
+    with pytest.raises(demo.DemoError, match="a folder with 1 in it; expected a new or empty folder"):
         demo.draw_demo(tmp_path, 2, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    with pytest.raises(FileExistsError, match="found a file"):
+    with pytest.raises(demo.DemoError, match="is a file; expected"):
         demo.draw_demo(tmp_path / "note.txt", 2, 1)
     assert (tmp_path / "note.txt").read_text() == "mine"
 
@@ -266,6 +266,6 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_numbers_out_of_range_are_refused(
     numbers: tuple[int, int, int], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(demo.DemoError, match=message):
         demo.draw_demo(tmp_path / "dogs", *numbers)
     assert list(tmp_path.iterdir()) == []

@@ -126,7 +126,7 @@ WRONG = {
     ),
     "no images": (
         ["pack", "{tmp}", "--out", "{tmp}/p"],
-        "error: {tmp} has 0 subfolders; expected one a class",
+        "error: {tmp} has no subfolders; expected one a class",
     ),
     "out is a folder": (
         ["pack", "{images}", "--out", "{tmp}"],

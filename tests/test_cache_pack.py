@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -20,6 +21,7 @@ from PIL import Image, ImageOps, features
 
 import cache.pack as module
 from cache.pack import (
+    NO_LABEL,
     Options,
     Source,
     assign_splits,
@@ -34,7 +36,7 @@ from cache.store import SPLITS, Header, Pack, PackError
 from cache.survey import Look
 from pipelines.augment import Augment
 from pipelines.examine import available
-from pipelines.loader import Loader
+from pipelines.loader import Loader, Resources
 
 ALL_TRAIN = Options(val=0, test=0)
 
@@ -335,12 +337,53 @@ def test_what_a_person_found_wrong_is_left_out(tmp_path: Path) -> None:
     assert rows["b/empty.jpg"].reason == "seen before"
 
 
+def test_files_beside_the_class_folders_are_listed(tmp_path: Path) -> None:
+    root = folder(
+        images(tmp_path / "images", {"a": 2, "b": 2}),
+        {"loose.png": encode(noise(8, 8, 1)), "notes.txt": b"?"},
+    )
+    opened = pack_of(root)
+    assert [(row.path, row.reason) for row in opened.header.excluded] == [
+        ("loose.png", "no class"),
+        ("notes.txt", "no class"),
+    ]
+    assert len(opened) == 4
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root every folder can be listed, so the system call is what fails here."""
+    root = images(tmp_path / "images", {"a": 2, "b": 2})
+    real = os.scandir
+
+    def denied(path: Any) -> Any:
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PackError, match=r"images/b cannot be read \(Permission denied\); make it readable"):
+        pack_of(root)
+
+
+def test_an_out_that_cannot_be_written_is_found_before_the_images_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = images(tmp_path / "images", {"a": 2, "b": 2})
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr("cache.pack.survey", lambda *_, **__: pytest.fail("looked at the images"))
+    with pytest.raises(
+        PackError, match=r"p\.arrow cannot be written \(Not a directory\); name a file in a folder"
+    ):
+        pack(root, tmp_path / "file" / "p.arrow")
+
+
 def test_an_exclusion_that_names_no_image_is_an_error(tmp_path: Path) -> None:
     root = images(tmp_path / "images", {"a": 2, "b": 2})
     with pytest.raises(PackError) as refusal:
         pack_of(root, Options(exclude={"a/a_7.png": "x", "a/a_1.png": "y", "a/a_8.png": "z"}))
     assert str(refusal.value) == (
-        "the exclusion list names 'a/a_7.png', which is not among the images; 2 such"
+        "the exclusion list names 'a/a_7.png' and 1 more paths that are not among the images; "
+        "expected paths relative to the packed folder"
     )
 
 
@@ -440,9 +483,9 @@ def test_other_formats_reach_both_engines(tmp_path: Path, engine: Any) -> None:
         pytest.skip("DALI is not installed")
     opened = pack_of(folder(tmp_path / "images", others()))
     augment = Augment(size=30).centre()
-    with Loader(opened, augment, opened.ids("train"), engine=engine, device="cpu", epochs=1) as loader:
+    with Loader(opened, augment, opened.ids("train"), Resources(engine, "cpu"), epochs=1) as loader:
         (batch,) = loader
-    for image, data in zip(augment.to_pixels(batch.images), others().values(), strict=True):
+    for image, data in zip(augment.to_pixels(batch.images.numpy()), others().values(), strict=True):
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)).convert("RGB"))
         assert np.array_equal(image, np.asarray(upright)[:, 7:37])
 
@@ -476,6 +519,7 @@ def test_hidden_files_are_left_alone_and_nested_ones_found(tmp_path: Path) -> No
         ("a/2.png", 0),
         ("a/deep/er/1.png", 0),
         ("b/3.png", 1),
+        ("top.png", NO_LABEL),
     ]
     assert [source.path for source in find_unlabelled(root)] == [
         "top.png",
@@ -492,7 +536,7 @@ def test_symbolic_links_lead_to_files_but_in_no_circle(tmp_path: Path) -> None:
     (root / "a" / "twin.png").symlink_to(root / "b" / "b_0.png")
     (root / "loop").symlink_to(root / "loop")
     paths = [source.path for source in find_labelled(root)[1]]
-    assert paths == ["a/a_0.png", "a/self.png", "a/twin.png", "b/b_0.png"]
+    assert paths == ["a/a_0.png", "a/self.png", "a/twin.png", "b/b_0.png", "loop"]
 
 
 def test_names_of_every_kind(tmp_path: Path) -> None:
@@ -528,15 +572,15 @@ def test_names_of_every_kind(tmp_path: Path) -> None:
         (lambda root: root.write_bytes(b""), "{root} is a file; expected a folder of images"),
         (
             lambda root: root.mkdir(),
-            "{root} has 0 subfolders; expected one a class, at least 2: {root}/CLASS/image.jpg",
+            "{root} has no subfolders; expected one a class, at least 2: {root}/CLASS/image.jpg",
         ),
         (
             lambda root: images(root, {"a": 3}),
-            "{root} has 1 subfolders; expected one a class, at least 2: {root}/CLASS/image.jpg",
+            "{root} has 1 subfolder; expected one a class, at least 2: {root}/CLASS/image.jpg",
         ),
         (
             lambda root: [(root / name).mkdir(parents=True) for name in "ab"],
-            "there are no files in the folder; expected images",
+            "the 2 subfolders of {root} hold no files; expected images in them",
         ),
         (
             lambda root: folder(images(root, {"a": 3}), {"b/bad.jpg": b"bad"}),
@@ -686,12 +730,16 @@ def test_out_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
 def test_out_below_a_file(tmp_path: Path) -> None:
     root = images(tmp_path / "images", {"a": 1, "b": 1})
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(PackError, match=r"file/p.arrow cannot be written: .+; nothing was changed"):
+    with pytest.raises(
+        PackError, match=r"file/p.arrow cannot be written \(.+\); name a file in a folder that can"
+    ):
         pack(root, tmp_path / "file" / "p.arrow", ALL_TRAIN)
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that even root cannot write to")
 def test_out_where_nothing_can_be_written(tmp_path: Path) -> None:
     root = images(tmp_path / "images", {"a": 1, "b": 1})
-    with pytest.raises(PackError, match=r"^/proc/self/p.arrow cannot be written: .+; nothing was changed$"):
+    with pytest.raises(
+        PackError, match=r"^/proc/self/p.arrow cannot be written \(.+\); name a file in a folder that can$"
+    ):
         pack(root, Path("/proc/self/p.arrow"), ALL_TRAIN)

@@ -174,12 +174,13 @@ def test_a_truncated_pack(path: Path, tmp_path: Path) -> None:
         assert "is no readable pack (" in complaint(tmp_path / "p.arrow")
 
 
-def arrow(path: Path, schema: pa.Schema, rows: int = 1) -> Path:
+def arrow(path: Path, schema: pa.Schema, rows: int = 1, image: bytes = b"") -> Path:
     columns = [
         pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), ["train"])
         if pa.types.is_dictionary(field.type)
         else pa.array(
-            [b"" if pa.types.is_large_binary(field.type) else "x" if field.type == pa.string() else 1] * rows,
+            [image if pa.types.is_large_binary(field.type) else "x" if field.type == pa.string() else 1]
+            * rows,
             field.type,
         )
         for field in schema
@@ -237,8 +238,9 @@ with open(sys.argv[1], "rb") as file:  # out of the page cache, where writing it
 def from_disk():
     return int(dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())["read_bytes"])
 
-pack = Pack(sys.argv[1], sys.argv[2])
-pack.make_resident()
+pack = Pack(sys.argv[1], sys.argv[2].removeprefix("not "))
+if not sys.argv[2].startswith("not "):
+    pack.make_resident()
 before = from_disk()
 total = sum(int(pack.encoded(row).sum()) for row in range(len(pack)))
 again = sum(int(pack.encoded(row).sum()) for row in np.random.default_rng(0).permutation(len(pack)))
@@ -251,10 +253,18 @@ print(from_disk() - before)
     not Path("/proc/self/io").exists(), reason="Linux counts the bytes that a process reads from disk"
 )
 @pytest.mark.parametrize("residency", ["mmap", "ram"])
-def test_no_epoch_of_a_resident_pack_reads_the_disk(path: Path, residency: str) -> None:
-    command = [sys.executable, "-c", READ_AN_EPOCH, str(path), residency]
-    answer = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
-    assert int(answer.stdout) == 0
+def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path, residency: str) -> None:
+    """64 MiB, far more than a disk reads ahead; a pack that was not made resident shows that reads are counted."""
+    path = arrow(tmp_path / "p.arrow", HEADER.schema(), rows=64, image=np.random.default_rng(0).bytes(2**20))
+
+    def read(how: str) -> int:
+        command = [sys.executable, "-c", READ_AN_EPOCH, str(path), how]
+        answer = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+        return int(answer.stdout)
+
+    if read("not mmap") == 0:
+        pytest.skip("this file system does not count its reads, so none can be missed")
+    assert read(residency) == 0
 
 
 def test_opening_a_large_pack_takes_no_time(tmp_path: Path) -> None:

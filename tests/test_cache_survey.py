@@ -17,7 +17,7 @@ from pictures import coded, encode, folder, noise
 from PIL import Image
 
 from cache import survey as module
-from cache.survey import Look, SurveyError, available_cores, measure, survey
+from cache.survey import Look, SurveyError, measure, survey
 
 CHILD = """
 import os, time
@@ -186,14 +186,6 @@ def test_an_interrupted_survey_leaves_no_child_behind(tmp_path: Path, children: 
     assert time.monotonic() - start < 6  # 40 slow files would take 6 s at the least
     assert children
     assert gone(children)
-
-
-def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert available_cores() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert available_cores() == 1
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

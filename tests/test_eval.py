@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 from pictures import folder
-from runs import tinted
+from runs import ONE_THREAD, tinted
 
 import eval as evaluation
 from cache.pack import Source
 from cache.store import Pack, PackError
+from cache.values import ValueFormatError, from_json
 from model.metrics import wilson
 from model.precision import has_bf16
 from model.run import Run, RunError
 from pipelines.augment import Augment
-from pipelines.loader import Loader
+from pipelines.loader import Loader, Resources
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def job(run: Path, **options: Any) -> evaluation.Job:
-    return evaluation.Job(run=run, device="cpu", threads=1, **options)
+    return evaluation.Job(run=run, resources=ONE_THREAD, **options)
 
 
 def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,10 +64,16 @@ def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour
     evaluation.evaluate(job(run, crops=3, checkpoint="last"))
     result = Run(run).read("eval.json")
     _, network = Run(run).network("last", torch.device("cpu"))
-    augment = Augment.from_json(Run(run).read("recipe.json")["augment"]).crops()
+    augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").crops()
     right = []
     with Loader(
-        colour_pack, augment, colour_pack.ids("test"), batch_size=12, views=3, epochs=1, device="cpu"
+        colour_pack,
+        augment,
+        colour_pack.ids("test"),
+        Resources(device="cpu"),
+        batch_size=12,
+        views=3,
+        epochs=1,
     ) as loader:
         (batch,) = list(loader)
     with torch.no_grad():
@@ -83,6 +90,42 @@ def test_one_crop_is_the_centre_window(run: Path, colour_pack: Pack) -> None:
     assert result["accuracy"] == result["ensemble_accuracy"]
     evaluation.evaluate(job(run, crops=1, seed=5))
     assert Run(run).read("eval.json")["cross_entropy"] == pytest.approx(result["cross_entropy"])
+
+
+def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> None:
+    evaluation.evaluate(job(run, crops=2))
+    test = (run / "eval.json").read_bytes()
+    evaluation.evaluate(job(run, crops=2, split="val"))
+    assert (run / "eval.json").read_bytes() == test
+    assert Run(run).read("eval-val.json")["n"] == 6
+    page = (run / "report.html").read_text()
+    assert "of test images correctly" in page
+    assert "Evaluated beside it" in page
+
+
+def test_the_result_says_how_it_was_computed(run: Path) -> None:
+    evaluation.evaluate(job(run, crops=1))
+    result = Run(run).read("eval.json")
+    how = {name: result[name] for name in ("precision", "engine", "device", "checkpoint", "after")}
+    assert how == {
+        "precision": "fp32",
+        "engine": "threads",
+        "device": "cpu",
+        "checkpoint": "swa",
+        "after": "averaging",
+    }
+
+
+def test_an_edited_recipe_is_one_line(run: Path) -> None:
+    recipe = Run(run).read("recipe.json")
+    recipe["augment"]["size"] = "large"
+    Run(run).write("recipe.json", recipe)
+    with pytest.raises(ValueFormatError, match=r"recipe.json, augment: size: .* not 'large'"):
+        evaluation.evaluate(job(run))
+    del recipe["augment"]
+    Run(run).write("recipe.json", recipe)
+    with pytest.raises(RunError, match=r"recipe.json: no augment; train again into another folder"):
+        evaluation.evaluate(job(run))
 
 
 def test_worst_classes_come_first_on_request(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +146,9 @@ def test_a_labelled_folder_is_evaluated(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation.evaluate(job(run, images=labelled(tmp_path / "more"), crops=2))
-    result = Run(run).read("eval.json")
+    result = Run(run).read("eval-images.json")
+    assert not (run / "eval.json").exists(), "the run's own test is another result"
+    assert (run / "confusion-images.png").exists()
     assert (result["n"], result["split"]) == (9, "images")
     assert [row["n"] for row in result["classes"]] == [3, 3, 3]
 
@@ -122,17 +167,26 @@ def test_a_folder_without_labels_gets_predictions(
     assert [row["path"] for row in rows] == ["b.jpg", 'odd, "name".jpg']
     assert {row["prediction"] for row in rows} <= {"blue <b>", "green", "red"}
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    for row in rows:
+        guesses = [row["prediction"], row["prediction_2"], row["prediction_3"]]
+        chances = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
+        assert sorted(guesses) == ["blue <b>", "green", "red"]
+        assert chances == sorted(chances, reverse=True)
+        assert sum(chances) == pytest.approx(1, abs=2e-4)
     assert not (run / "eval.json").exists()
     assert (run / "report.html").read_bytes() == before
     assert "left out: broken.jpg: undecodable (not an image)" in capsys.readouterr().err
 
 
-def test_find_images_reads_labels_from_class_folders(tmp_path: Path) -> None:
+def test_find_images_reads_labels_from_class_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = labelled(tmp_path / "more")
     sources = evaluation.find_images(images, ("blue <b>", "green", "red"))
     assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
     assert [source.label for source in sources] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert {source.label for source in evaluation.find_images(images, ("cats", "dogs"))} == {-1}
+    assert "is named as a class of this run, so its images have no labels" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_class_is_refused(tmp_path: Path) -> None:
@@ -166,7 +220,10 @@ def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
     ("arguments", "says"),
     [
         (("--run", "nowhere"), "nowhere has no recipe.json"),
-        (("--run", "nowhere", "--crops", "0"), "--crops is 0; expected at least 1"),
+        (("--run", "nowhere", "--crops", "0"), "crops is 0; expected at least 1"),
+        (("--run", "nowhere", "--threads", "-2"), "threads is -2; expected at least 1"),
+        (("--run", "nowhere", "--seed", "-1"), "seed is -1; expected 0 to"),
+        (("--run", "nowhere", "--images", "x", "--split", "val"), "expected neither --pack nor --split"),
         (("--run", "nowhere", "--checkpoint", "newest"), "--checkpoint"),
     ],
 )

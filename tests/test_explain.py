@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import ONE_THREAD
 
 import explain
 from cache.store import Pack
+from cache.values import from_json
 from model import checkpoint
-from model.run import Run, RunError
+from model.run import Run
 from pipelines.augment import Augment
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +32,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:
     before = {name: (run / name).read_bytes() for name in ("best.ckpt", "swa.ckpt", "last.ckpt")}
     before_page = (run / "report.html").read_text()
-    explain.explain(explain.Job(run=run, count=5, device="cpu"))
+    explain.explain(explain.Job(run=run, count=5, resources=ONE_THREAD))
     rows = Run(run).read("saliency.json")
     test = {
         colour_pack.image_path(index): colour_pack.classes[colour_pack.labels[index]]
@@ -49,20 +51,20 @@ def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:
 def test_another_seed_shows_other_images_and_the_same_seed_the_same(run: Path) -> None:
     shown = []
     for seed in (0, 0, 1):
-        explain.explain(explain.Job(run=run, count=4, seed=seed, device="cpu"))
+        explain.explain(explain.Job(run=run, count=4, seed=seed, resources=ONE_THREAD))
         shown.append([row["path"] for row in Run(run).read("saliency.json")])
     assert shown[0] == shown[1]
     assert shown[0] != shown[2]
 
 
 def test_more_than_there_are_is_all_there_are(run: Path) -> None:
-    explain.explain(explain.Job(run=run, count=500, device="cpu"))
+    explain.explain(explain.Job(run=run, count=500, resources=ONE_THREAD))
     assert len(Run(run).read("saliency.json")) == 12
 
 
 def test_the_loss_is_that_of_the_evaluation_pipeline(run: Path, colour_pack: Pack) -> None:
-    augment = Augment.from_json(Run(run).read("recipe.json")["augment"]).centre()
-    batch = explain.draw_images(explain.Job(run=run, count=4, device="cpu"), colour_pack, augment)
+    augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").centre()
+    batch = explain.draw_images(explain.Job(run=run, count=4, resources=ONE_THREAD), colour_pack, augment)
     _, network = Run(run).network("swa", torch.device("cpu"))
     result = explain.untouched(network, batch)
     with torch.no_grad():
@@ -76,8 +78,8 @@ def test_a_network_that_explaining_changes_is_noticed(
     run: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, network = Run(run).network("swa", torch.device("cpu"))
-    augment = Augment.from_json(Run(run).read("recipe.json")["augment"]).centre()
-    batch = explain.draw_images(explain.Job(run=run, count=2, device="cpu"), colour_pack, augment)
+    augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").centre()
+    batch = explain.draw_images(explain.Job(run=run, count=2, resources=ONE_THREAD), colour_pack, augment)
 
     def change(*_: object) -> None:
         with torch.no_grad():
@@ -99,11 +101,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: nowhere has no recipe.json; expected a run folder")
     assert len(result.stderr.splitlines()) == 1
-    with pytest.raises(RunError, match="--count is 0; expected at least 1"):
-        explain.explain(explain.Job(run=tmp_path, count=0))
+    with pytest.raises(ValueError, match="count is 0; expected at least 1"):
+        explain.Job(run=tmp_path, count=0)
 
 
 def test_a_damaged_checkpoint_is_one_line(run: Path) -> None:
     (run / "swa.ckpt").write_bytes((run / "swa.ckpt").read_bytes()[:5000])
     with pytest.raises(checkpoint.CheckpointError):
-        explain.explain(explain.Job(run=run, count=2, checkpoint="swa", device="cpu"))
+        explain.explain(explain.Job(run=run, count=2, checkpoint="swa", resources=ONE_THREAD))

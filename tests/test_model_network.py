@@ -20,10 +20,10 @@ from model.network import (
     WeightsError,
     build,
     check_name,
-    count_parameters,
     evaluating,
     load_state,
     normalisation,
+    pretrained_head,
     set_training,
 )
 
@@ -76,14 +76,6 @@ def test_memory_is_channels_last() -> None:
     assert tiny().get_parameter("conv_stem.weight").is_contiguous(memory_format=torch.channels_last)
 
 
-def test_count_parameters() -> None:
-    layer = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    assert count_parameters(layer) == 3 * 4 + 4 + 4 + 4
-    layer[0].bias.requires_grad_(False)
-    assert count_parameters(layer) == 3 * 4 + 4 + 4
-    assert count_parameters(build("efficientnet_b2", 25, "none")) == 7_736_219  # 9,109,994 for 1000 classes
-
-
 def test_normalisation_is_that_of_the_weights() -> None:
     assert normalisation("efficientnet_b2") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert normalisation("tf_efficientnet_lite2.in1k") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -115,6 +107,28 @@ def test_a_torch_file_and_a_safetensors_file(tmp_path: Path) -> None:
     )
     assert same(build(TINY, 4, str(tmp_path / "a.pth")), before)
     assert same(build(TINY, 4, str(tmp_path / "a.safetensors")), before)
+
+
+def test_the_head_that_came_with_the_weights(tmp_path: Path) -> None:
+    """Ours is random where the classes are others; theirs can be had beside it, and names what they would have named."""
+    torch.manual_seed(1)
+    theirs = build(TINY, 7, "none").eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    ours = build(TINY, 3, str(tmp_path / "weights.pt")).eval()
+    found = pretrained_head(ours, TINY, str(tmp_path / "weights.pt"))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        pooled = ours.forward_head(ours.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        assert found is not None
+        assert torch.allclose(found(pooled), theirs(images), atol=1e-5)
+
+
+def test_no_weights_or_a_body_alone_bring_no_head(tmp_path: Path) -> None:
+    network = build(TINY, 3, "none")
+    assert pretrained_head(network, TINY, "none") is None
+    body = {key: value for key, value in network.state_dict().items() if "classifier" not in key}
+    torch.save(body, tmp_path / "body.pt")
+    assert pretrained_head(network, TINY, str(tmp_path / "body.pt")) is None
 
 
 def test_a_head_of_other_classes_stays_ours(tmp_path: Path) -> None:

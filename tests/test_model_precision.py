@@ -43,6 +43,6 @@ def test_forward_computes_in_bf16_only_if_asked_and_returns_float32(bf16: bool) 
 
 
 def test_fast_kernels_are_switched_on() -> None:
-    precision.use_fast_kernels()
+    precision.use_fast_kernels(torch.device("cpu"))
     assert torch.backends.cudnn.benchmark
     assert torch.get_float32_matmul_precision() == "high"

@@ -53,18 +53,18 @@ def test_auto_falls_back_to_what_is_there(tmp_path: Path) -> None:
 
 
 def test_the_network_comes_back_in_evaluation_mode(tiny_run: Path) -> None:
-    name, network = Run(tiny_run).network("last", torch.device("cpu"))
+    origin, network = Run(tiny_run).network("last", torch.device("cpu"))
     stored = checkpoint.load(tiny_run / "last.ckpt")["network"]
-    assert name == "last"
+    assert origin == {"checkpoint": "last", "after": "the last step"}
     assert not network.training
     assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
 
 
 def test_versions_name_what_a_result_depends_on() -> None:
-    found = versions(engine="threads")
+    found = versions(machine="4 cores", engine="threads")
     assert {"python", "torch", "timm", "numpy", "machine", "gpu", "date", "engine"} <= found.keys()
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
-    assert "cores" in found["machine"]
+    assert found["machine"] == "4 cores"
 
 
 def test_damaged_metrics_are_one_line(tmp_path: Path) -> None:

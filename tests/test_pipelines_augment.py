@@ -422,7 +422,7 @@ def test_to_pixels_undoes_the_normalisation() -> None:
     levels = np.array([[[0, 128, 255], [1, 2, 3]], [[200, 30, 90], [255, 255, 255]]], dtype=np.uint8)
     _, colour = draw(augment, 0, 0, MANY[:1], squares(1))
     images = torch.tensor(colour_levels(colour[0], levels.astype(np.float64))).permute(2, 0, 1)[None]
-    assert np.array_equal(augment.to_pixels(images), levels[None])
+    assert np.array_equal(augment.to_pixels(images.numpy()), levels[None])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from cache.pack import Options
 from cache.store import Pack
 from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.examine import available
-from pipelines.loader import Loader, Position
+from pipelines.loader import Loader, Position, Resources
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -34,12 +34,20 @@ needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
 def produce(
-    pack: Pack, augment: Augment, engine: Any, epoch: int = 0, ids: Any = None, **options: Any
+    pack: Pack,
+    augment: Augment,
+    engine: Any,
+    epoch: int = 0,
+    ids: Any = None,
+    threads: int | None = None,
+    prefetch: int = 2,
+    **options: Any,
 ) -> Floats:
     """What the engine makes of the images `ids` (default: all) in one epoch: float32 `[n, S, S, 3]`, or views between."""
     ids = np.arange(len(pack)) if ids is None else np.asarray(ids)
     start = Position(epoch)
-    with Loader(pack, augment, ids, engine=engine, device="cpu", epochs=1, start=start, **options) as loader:
+    resources = Resources(engine, "cpu", threads, prefetch)
+    with Loader(pack, augment, ids, resources, epochs=1, start=start, **options) as loader:
         batches = list(loader)
     seen = np.concatenate([batch.ids.numpy() for batch in batches])
     images = np.concatenate([np.moveaxis(batch.images.numpy(), -3, -1) for batch in batches])
@@ -107,15 +115,10 @@ def test_every_pixel_comes_from_where_its_draw_says(coded_pack: Pack, engine: st
 @both
 def test_image_label_and_id_belong_together(coded_pack: Pack, engine: Any) -> None:
     """Under shuffling, over epochs, with uneven batches: blue says which image it is."""
-    options: dict[str, Any] = {
-        "batch_size": 6,
-        "shuffle": True,
-        "epochs": 3,
-        "engine": engine,
-        "device": "cpu",
-    }
-    augment = Augment(size=32).centre()
-    with Loader(coded_pack, augment, np.arange(20), **options) as loader:
+    augment, resources = Augment(size=32).centre(), Resources(engine, "cpu")
+    with Loader(
+        coded_pack, augment, np.arange(20), resources, batch_size=6, shuffle=True, epochs=3
+    ) as loader:
         for batch in loader:
             shown = identities(np.moveaxis(255 * batch.images.numpy(), 1, -1))
             assert shown.tolist() == batch.ids.tolist()
@@ -329,10 +332,10 @@ def test_the_same_bits_for_any_threads_batch_size_and_prefetch(coded_pack: Pack,
     augment = Augment(size=40)
     expected = produce(coded_pack, augment, engine, epoch=1)
     for options in (
-        {"thread_count": 1, "batch_size": 20},
-        {"thread_count": 4, "batch_size": 3},
-        {"thread_count": 2, "batch_size": 1, "prefetch": 5},
-        {"thread_count": 3, "batch_size": 64, "prefetch": 1},
+        {"threads": 1, "batch_size": 20},
+        {"threads": 4, "batch_size": 3},
+        {"threads": 2, "batch_size": 1, "prefetch": 5},
+        {"threads": 3, "batch_size": 64, "prefetch": 1},
         {"batch_size": 7, "shuffle": True},
     ):
         assert np.array_equal(produce(coded_pack, augment, engine, 1, **options), expected), options

@@ -14,7 +14,7 @@ from cache.store import Pack
 from pipelines import dali
 from pipelines.augment import Augment
 from pipelines.examine import available
-from pipelines.loader import Loader
+from pipelines.loader import Loader, Resources
 from pipelines.request import Device, Settings
 
 pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
@@ -154,9 +154,9 @@ def test_the_arguments_that_matter() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_gpu_makes_the_pixels_of_a_cpu(coded_pack: Pack) -> None:
     augment, ids = Augment(size=48, fill=90), np.arange(len(coded_pack))
-    with Loader(coded_pack, augment, ids, engine="dali", device="gpu", epochs=2, views=2) as stream:
+    with Loader(coded_pack, augment, ids, Resources("dali", "gpu"), epochs=2, views=2) as stream:
         on_gpu = list(stream)
-    with Loader(coded_pack, augment, ids, engine="threads", device="cpu", epochs=2, views=2) as stream:
+    with Loader(coded_pack, augment, ids, Resources("threads", "cpu"), epochs=2, views=2) as stream:
         on_cpu = list(stream)
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one.images.is_cuda

@@ -19,7 +19,7 @@ from pictures import coded, encode, identities, noise, packed
 from cache.store import Pack
 from pipelines import examine, loader, threads
 from pipelines.augment import Augment
-from pipelines.loader import Batch, DeviceError, Loader, Position, choose
+from pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
 from pipelines.request import BadImageError, Settings
 from pipelines.threads import Ring
 
@@ -31,10 +31,18 @@ both = pytest.mark.parametrize("engine", ENGINES)
 SMALL = Augment(size=32)
 
 
-def open_loader(pack: Pack, engine: Any, augment: Augment = SMALL, count: int = 20, **options: Any) -> Loader:
-    return Loader(
-        pack, augment, np.arange(count), **{"engine": engine, "device": "cpu", "batch_size": 6} | options
-    )
+def open_loader(
+    pack: Pack,
+    engine: Any,
+    augment: Augment = SMALL,
+    count: int = 20,
+    threads: int | None = None,
+    prefetch: int = 2,
+    batch_size: int = 6,
+    **options: Any,
+) -> Loader:
+    resources = Resources(engine, "cpu", threads, prefetch)
+    return Loader(pack, augment, np.arange(count), resources, batch_size=batch_size, **options)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -305,7 +313,7 @@ def test_closing_early_leaves_no_threads_behind(coded_pack: Pack, engine: str) -
 
     for _ in range(2):  # what a library starts once and for all is there after the first time
         before = running()
-        stream = open_loader(coded_pack, engine, thread_count=3, prefetch=3)
+        stream = open_loader(coded_pack, engine, threads=3, prefetch=3)
         batch = next(iter(stream))
         assert running() > before
         stream.close()
@@ -365,9 +373,10 @@ def test_choose(
 
 def test_a_gpu_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for engine in ("auto", "threads", "dali"):
+    engines: tuple[EngineName, ...] = ("auto", "threads", "dali")
+    for engine in engines:
         with pytest.raises(DeviceError) as refusal:
-            open_loader(coded_pack, engine, device="gpu")
+            Loader(coded_pack, SMALL, np.arange(20), Resources(engine, "gpu"))
         assert str(refusal.value) == "device gpu: torch finds no CUDA GPU here; use --device cpu, or auto"
 
 
@@ -396,7 +405,8 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
     [
         ({"batch_size": 0}, "loader: batch_size is 0; expected at least 1"),
         ({"views": 0}, "loader: views is 0; expected at least 1"),
-        ({"prefetch": 0}, "loader: prefetch is 0; expected at least 1"),
+        ({"prefetch": 0}, "prefetch is 0; expected at least 1"),
+        ({"threads": -2}, "threads is -2; expected at least 1"),
         ({"count": 0}, "loader: images is 0; expected at least 1"),
         ({"ranks": 0}, "loader: ranks is 0; expected at least 1"),
         ({"rank": 2, "ranks": 2}, "loader: rank is 2; expected 0 to 1"),
@@ -439,9 +449,8 @@ def test_an_image_that_goes_bad_is_named(rotten: Pack, engine: str) -> None:
 
 
 @both
-def test_a_bad_image_elsewhere_does_not_matter(rotten: Pack, engine: str) -> None:
-    options: dict[str, Any] = {"engine": engine, "device": "cpu", "epochs": 1}
-    with Loader(rotten, SMALL, np.array([0, 1, 3, 4, 5]), **options) as stream:
+def test_a_bad_image_elsewhere_does_not_matter(rotten: Pack, engine: Any) -> None:
+    with Loader(rotten, SMALL, np.array([0, 1, 3, 4, 5]), Resources(engine, "cpu"), epochs=1) as stream:
         assert sizes(list(stream)) == [5]
 
 

@@ -9,24 +9,25 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from runs import TINY, never, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
+from cache.command import Stop, Stopped
 from cache.store import Pack, PackError
+from cache.values import ValueFormatError
 from model import checkpoint
 from model.network import build
-from model.run import AVERAGED, BEST, LAST, RECIPE, SWA, Run, RunError
+from model.progress import Progress
+from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
+from model.shapes import HEAD, RECIPE, SWA
 from pipelines.loader import Position
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,7 @@ def test_validation_loss_is_plain_cross_entropy_of_the_checkpoint(tiny_run: Path
     state = checkpoint.load(tiny_run / LAST)
     network = build("test_efficientnet", 3, "none")
     network.load_state_dict(state["network"])
-    with train.validation_loader(tiny_job(colour_pack.path, tiny_run), colour_pack) as loader:
+    with train.evaluation_loader(tiny_job(colour_pack.path, tiny_run), colour_pack, "val") as loader:
         (batch,) = list(loader.epoch())
     with torch.no_grad():
         logits = network.eval()(batch.images)
@@ -108,16 +109,16 @@ def test_averaging_changes_the_weights_and_swa_checkpoint_holds_them(tiny_run: P
     assert Run(tiny_run).load("swa")[0] == "swa"
 
 
-def stop_after(steps: int) -> train.Stop:
-    """As if a signal came during step number `steps`."""
+def stop_after(steps: int) -> Stop:
+    """As if a signal came before batch number `steps`: 6 of training, 1 of validation an epoch, then the averaging."""
     asked = iter(range(1, 10_000))
     return lambda: signal.SIGTERM if next(asked) >= steps else None
 
 
-@pytest.mark.parametrize("steps", [1, 4, 6, 9])
+@pytest.mark.parametrize("steps", [1, 4, 6, 7, 8, 9, 14, 15, 17, 23])
 def test_a_resumed_run_is_the_run(tiny_run: Path, colour_pack: Pack, tmp_path: Path, steps: int) -> None:
     out = tmp_path / "run"
-    with pytest.raises(train.Stopped):
+    with pytest.raises(Stopped):
         train.train(tiny_job(colour_pack.path, out), stop_after(steps))
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     for name in (LAST, AVERAGED, BEST):
@@ -158,7 +159,7 @@ def test_resuming_with_another_pack_is_refused(tiny_run: Path, coded_pack: Pack,
     job = tiny_job(other.path, tiny_run, resume=True)
     other.header = replace(other.header, digest="0" * 64)
     with pytest.raises(RunError, match="another pack"):
-        train.check_same(Run(tiny_run), train.resolve(job.recipe, torch.device("cpu")), other)
+        train.open_run(job, other, torch.device("cpu"))
 
 
 def test_a_pack_without_validation_images_is_refused(coded_pack: Pack, tmp_path: Path) -> None:
@@ -192,28 +193,11 @@ def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path
     optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
     with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
         with CountReads() as counter:
-            row = train.train_epoch(network, optimiser, loader, recipe, train.Progressed(), never)
-        assert row is not None
+            row = train.train_epoch(network, optimiser, loader, recipe, Progress(), never)
+        assert row["epoch"] == 0
         steps = len(loader)
     assert steps == 6
     assert counter.reads == 1, "the sum of the losses, once, at the end of the epoch"
-
-
-def test_the_clock_counts_waiting_and_images() -> None:
-    class Item:
-        ids = np.arange(3)
-
-    def slow() -> Iterator[Any]:
-        for _ in range(4):
-            time.sleep(0.02)
-            yield Item()
-
-    clock = train.Clock()
-    for _ in clock.waits(slow()):
-        time.sleep(0.01)
-    assert clock.images == 12
-    assert 0.08 <= clock.waiting < clock.seconds()
-    assert clock.seconds() >= 0.12
 
 
 def test_a_solved_head_starts_where_a_random_one_does_not(
@@ -227,7 +211,61 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     assert solved
     assert float(solved[2]) >= 0.8
     assert Run(tmp_path / "run").load("best")[1]["accuracy"] == pytest.approx(float(solved[2]), abs=1e-3)
+    best = Run(tmp_path / "run").load("best")[1]
+    assert best["after"] == "the solved head"
+    written = Run(tmp_path / "run").read(HEAD)
+    assert written["accuracy"] == best["accuracy"]
+    assert "the solved head alone" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / AVERAGED).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (
+            {"network": "vit_tiny_patch16_224"},
+            r"does not take an image of 32 px .*choose another --augment.size",
+        ),
+        ({"label_smoothing": 0.9}, r"label smoothing of 0\.9; expected 0 to 0\.667"),
+        ({"network": "levit_128s", "solve_head": True}, "train without solve_head"),
+    ],
+)
+def test_what_does_not_fit_together_is_said_before_anything_is_written(
+    colour_pack: Pack, tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, **changed))
+    with pytest.raises(RunError, match=says):
+        train.train(job, never)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plain_resume_takes_the_runs_own_recipe(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = replace(TINY, batch_size=999)
+    monkeypatch.setitem(train.RECIPES, "tiny", base)
+    cpu = torch.device("cpu")
+    assert train.recipe_to_resume(Run(tiny_run), base, cpu).batch_size == TINY.batch_size
+    with pytest.raises(RunError, match=r"has batch_size = 8, not 999"):
+        train.recipe_to_resume(Run(tiny_run), replace(base, momentum=0.8), cpu)
+
+
+def test_an_edited_recipe_is_not_resumed(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    recipe = Run(out).read(RECIPE)
+    recipe["phases"][0]["epochs"] = 0
+    Run(out).write(RECIPE, recipe)
+    with pytest.raises(ValueFormatError, match=r"recipe\.json: phases\.0: a phase of 0 epochs"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    state = checkpoint.load(out / LAST)
+    del state["network"]["classifier.bias"]
+    checkpoint.save(out / LAST, state)
+    with pytest.raises(RunError, match=r"last\.ckpt is of another network than recipe\.json and pack\.json"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -310,7 +348,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
     assert "with --resume goes on" in said
     assert "Traceback" not in said
     state = checkpoint.load(out / LAST)
-    assert state["position"]["epoch"] >= 1
+    assert state["progress"]["epoch"] >= 1
     assert not [entry for entry in out.iterdir() if entry.name.startswith(".")]
     json.loads((out / RECIPE).read_text())
 

@@ -1,0 +1,59 @@
+"""One step of training, and one pass of validation.
+
+Before it: images and labels on the network's device. After it: train goes round these two, epoch by epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model.precision import forward
+
+Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits `[B, K]` and labels `[B]` -> the batch's mean loss."""
+
+
+def train_step(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    loss: Loss,
+    rate: float,
+    bf16: bool,
+) -> torch.Tensor:
+    """One step of the optimiser at `rate`; the batch's mean loss before it, still on the device."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    value = loss(forward(network, images, bf16), labels)
+    optimiser.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return value.detach()
+
+
+@torch.no_grad()
+def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
+    """Plain cross entropy and accuracy over one pass, and its n; read from the device once, at the end.
+
+    Leaves the network in evaluation mode. Raises ValueError if there is no batch.
+    """
+    network.eval()
+    sums: torch.Tensor | None = None
+    count = 0
+    for images, labels in batches:
+        logits = forward(network, images, bf16)
+        losses = functional.cross_entropy(logits, labels, reduction="sum")
+        found = torch.stack([losses.double(), (logits.argmax(1) == labels).sum().double()])
+        sums, count = found if sums is None else sums + found, count + len(labels)
+    if sums is None:
+        raise ValueError("there are no images to validate on; expected at least one batch")
+    loss, right = (sums / count).tolist()
+    return {"valid_loss": loss, "accuracy": right, "n": count}

@@ -1,0 +1,41 @@
+"""cache/machine.py: the cores that are ours, by affinity and by a container's quota."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cache import machine
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "nowhere")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    assert machine.available_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.available_cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("200000 100000", 2), ("250000 100000", 3), ("50000 100000", 1), ("max 100000", 64), ("rubbish", 64)],
+)
+def test_a_containers_quota_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, cores: int
+) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "_QUOTA", quota)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.available_cores() == cores
+
+
+def test_the_machine_has_a_name() -> None:
+    assert machine.describe_machine().endswith(f", {machine.available_cores()} cores")
+    assert len(machine.describe_machine()) > len(", 2 cores")
