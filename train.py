@@ -143,9 +143,10 @@ FAST: Final = replace(
         hue=0.02,
     ),
     normalise=True,
+    label_smoothing=0.0,
     solve_head=True,
     frozen_statistics=True,
-    phases=(Phase(epochs=2, high=3e-4, low=1e-5, cycles=0.5, warm_up=0.5),),
+    phases=(Phase(epochs=2, high=1e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )
 DEMO: Final = replace(
@@ -154,7 +155,7 @@ DEMO: Final = replace(
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
     note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
-    phases=(Phase(epochs=4, high=2e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    phases=(Phase(epochs=4, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )
 RECIPES: Final = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}

@@ -76,7 +76,7 @@ def pack(images: Path, out: Path, options: Options = Options(), progress: Progre
 
 
 def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
-    """Class names, sorted case-insensitively, and every file below each; files beside them have no label.
+    """Class names, sorted case-insensitively, and every file below each; images beside them, by their name, have no label.
 
     What begins with a dot is hidden, and left alone. Raises PackError.
     """
@@ -95,7 +95,7 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
     loose = [
         Source(file, _relative(file, images), NO_LABEL)
         for file in sorted(entries)
-        if file not in set(folders)
+        if file not in set(folders) and file.suffix.lower() in Image.registered_extensions()
     ]
     return tuple(_text(folder.name) for folder in folders), sources + loose
 

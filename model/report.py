@@ -118,7 +118,7 @@ def gather(run: Path) -> dict[str, Any]:
         "excluded": by_reason(pack or {}),
         "metrics": metrics,
         "speed": speed(metrics),
-        "charts": charts(metrics),
+        "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
         "stages": stages(read(run, HEAD), metrics, read(run, SWA)),
         "swa": read(run, SWA),
         "evaluation": evaluation,
@@ -248,7 +248,7 @@ def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     return sorted(found, key=lambda mistake: -mistake[2])[:CONFUSIONS]
 
 
-def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def charts(metrics: Sequence[Mapping[str, Any]], smoothed: bool) -> list[Chart]:
     """The three curves of a training; its two losses are different quantities and never share an axis."""
 
     def points(name: str, factor: float = 1) -> list[tuple[int, float]]:
@@ -259,9 +259,10 @@ def charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
             for epoch, value in zip(epochs, values, strict=True)
         ]
 
-    smoothed, plain = "smoothed labels, augmented images", "true labels, images as they are"
+    trained = f"{'smoothed' if smoothed else 'true'} labels, augmented images"
+    plain = "true labels, images as they are"
     return [
-        chart("Training loss", smoothed, points("train_loss")),
+        chart("Training loss", trained, points("train_loss")),
         chart("Validation loss", plain, points("valid_loss")),
         chart(
             "Validation accuracy", "share of images named correctly", points("accuracy", 100), percents=True
