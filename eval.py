@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cache.command import parse, plain, progress_bar, run
-from cache.pack import Options, Source, find_unlabelled, write
+from cache.pack import Options, Source, find_unlabelled, named_as_image, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
 from cache.values import ValueFormatError, from_json
@@ -45,8 +45,8 @@ from model.precision import forward, has_bf16, use_fast_kernels
 from model.run import CheckpointName, Run, RunError
 from model.shapes import EVALUATION, PACK, RECIPE
 from pipelines.augment import Augment
-from pipelines.loader import DeviceError, Loader, Resources, choose, torch_device
-from pipelines.request import StreamError
+from pipelines.loader import Loader, Resources, choose, torch_device
+from pipelines.request import ResourcesError, StreamError
 
 IMAGES_AT_ONCE: Final = 64
 """Views that go through the network together."""
@@ -69,7 +69,7 @@ class Job:
     crops: int = 10
     """Random resized crops of each image; 1: the centre window alone."""
     checkpoint: CheckpointName = "auto"
-    """auto: swa or best, whichever did better on the validation split."""
+    """auto: swa or best, whichever did better on the validation split, by what the recipe selects."""
     worst_first: bool = False
     """List the classes by accuracy instead of by name."""
     predictions: Path | None = None
@@ -190,12 +190,16 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
         raise PackError(
             f"{images} has the subfolder {min(named - set(classes))!r}, which is no class of this run; expected only {', '.join(classes[:5])}, ..."
         )
-    loose = [source.path for source in sources if "/" not in source.path]
+    loose = [source.path for source in sources if "/" not in source.path and named_as_image(source.file)]
     if loose:
         raise PackError(
             f"{images} has images beside its class folders, {loose[0]!r} for one; move them into a class"
         )
-    return [Source(source.file, source.path, classes.index(source.path.split("/")[0])) for source in sources]
+    return [
+        Source(source.file, source.path, classes.index(source.path.split("/")[0]))
+        for source in sources
+        if "/" in source.path
+    ]
 
 
 @torch.no_grad()
@@ -273,7 +277,7 @@ if __name__ == "__main__":
         PackError,
         SurveyError,
         RunError,
-        DeviceError,
+        ResourcesError,
         CheckpointError,
         StreamError,
         ValueFormatError,

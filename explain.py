@@ -33,9 +33,9 @@ from model.run import CheckpointName, Run, RunError
 from model.saliency import Saliency, normalise, saliency
 from model.shapes import PACK, RECIPE
 from pipelines.augment import Augment
-from pipelines.loader import Batch, DeviceError, Loader, Resources, choose, torch_device
+from pipelines.loader import Batch, Loader, Resources, choose, torch_device
 from pipelines.order import epoch_order
-from pipelines.request import StreamError
+from pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -141,4 +141,4 @@ def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, DeviceError, CheckpointError, StreamError, ValueFormatError)
+    run(main, PackError, RunError, ResourcesError, CheckpointError, StreamError, ValueFormatError)

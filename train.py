@@ -39,15 +39,15 @@ from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.network import WeightsError, build, evaluating, normalisation, pretrained_head, set_training
 from model.precision import forward, has_bf16, use_fast_kernels
-from model.progress import Progress, keep_best, restore, save_last
-from model.run import AVERAGED, LAST, Run, RunError, versions
+from model.progress import Progress, keep_best, restore, save_last, scored
+from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
-from model.shapes import HEAD, PACK, RECIPE, SWA, VERSIONS
+from model.shapes import HEAD, METRICS, PACK, RECIPE, SWA, VERSIONS
 from model.step import train_step, validate
 from pipelines.augment import Augment
 from pipelines.clock import Clock
-from pipelines.loader import Batch, DeviceError, Loader, Position, Resources, choose, torch_device
-from pipelines.request import StreamError
+from pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
+from pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Recipe:
     frozen_statistics: bool = False
     """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
     averaging: Averaging = field(default_factory=Averaging)
+    select: Literal["accuracy", "loss"] = "accuracy"
+    """What makes a checkpoint the best on the validation split; of few images the cross entropy is less noisy."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the device has instructions for it: activations of 87.8 MiB an image instead of 160.7 (B2)."""
     activation_checkpointing: bool = False
@@ -144,6 +146,7 @@ FAST: Final = replace(
     ),
     normalise=True,
     label_smoothing=0.0,
+    select="loss",
     solve_head=True,
     frozen_statistics=True,
     phases=(Phase(epochs=2, high=1e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
@@ -173,6 +176,25 @@ class Job:
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     resume: bool = False
     """Go on from the run folder's last checkpoint, with the run's own recipe."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A training under way: what every stage of it works with."""
+
+    recipe: Recipe
+    """Resolved."""
+    folder: Run
+    network: nn.Module
+    training: Loader
+    """Stands where the training stands; after the last epoch it goes on for the averaging."""
+    validation: Loader
+    stop: Stop
+
+    def validate(self, network: nn.Module, title: str) -> dict[str, Any]:
+        """Loss and accuracy of a network on the validation split. Raises Stopped."""
+        inference = folded(network, self.recipe.augment.size)
+        return validate(inference, pairs(followed(title, self.validation, self.stop)), self.recipe.bf16)
 
 
 def main() -> int:
@@ -214,19 +236,25 @@ def train(job: Job, stop: Stop) -> None:
     job, folder, state = open_run(job, pack, device)
     network = new_network(job.recipe, len(pack.classes), device, fresh=state is None)
     check_network(job.recipe, network, len(pack.classes))
-    if state is None:
-        start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
-        draw_pictures(job, pack, folder)
-        solve_head(job, pack, network, stop)
-    fit(job, pack, network, folder, state, stop)
-    average(job, pack, network, folder, stop)
+    optimiser = new_optimiser(job.recipe, network)
+    progress = restore(folder, state, network, optimiser) if state else Progress()
+    start = Position(progress.epoch, progress.images)
+    with training_loader(job, pack, start) as training, evaluation_loader(job, pack, "val") as validation:
+        session = Session(job.recipe, folder, network, training, validation, stop)
+        if state is None:
+            start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
+            draw_pictures(job, pack, folder)
+            print(training.plan.why, flush=True)
+            solve_head(session, job, pack, progress)
+        fit(session, optimiser, progress)
+        average(session)
     print(f"report: {report.build(folder.folder)}")
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     """The recipe with every choice that it left open made: the precision, and the weights' mean and std."""
-    if recipe.weights == "none":
-        recipe = replace(recipe, note="")  # which speaks of pretrained weights
+    if recipe.weights != "auto" and recipe.note == _PRETRAINED:
+        recipe = replace(recipe, note="")
     if recipe.precision == "auto":
         recipe = replace(recipe, precision="bf16" if has_bf16(device) else "fp32")
     if recipe.normalise:
@@ -242,6 +270,12 @@ def check_splits(pack: Pack) -> None:
             raise PackError(
                 f"{pack.path} has no images in its split {split}; pack again, with --val 0.1 for example"
             )
+    trained = np.unique(pack.labels[pack.ids("train")])
+    if len(trained) < 2:
+        raise PackError(
+            f"{pack.path} has training images of {pack.classes[trained[0]]!r} alone; "
+            "expected at least 2 classes: pack more images, or smaller --val and --test"
+        )
 
 
 def open_run(job: Job, pack: Pack, device: torch.device) -> tuple[Job, Run, dict[str, Any] | None]:
@@ -307,6 +341,13 @@ def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
         raise RunError(f"{recipe.network} does not take an image of {size} px ({reason}); {remedy}") from None
 
 
+def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """SGD as the recipe says; every step sets its rate."""
+    return torch.optim.SGD(
+        network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+
 def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
     """Make the run folder and write down what the run depends on."""
     try:
@@ -315,6 +356,8 @@ def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
         raise RunError(
             f"{folder.folder} cannot be made ({error.strerror}); name another folder: --out"
         ) from None
+    for name in (METRICS, HEAD, SWA, AVERAGED, BEST):  # of a start that did not come to its first checkpoint
+        (folder.folder / name).unlink(missing_ok=True)
     folder.write(PACK, pack.summary())
     folder.write(VERSIONS, used)
     folder.write(RECIPE, asdict(job.recipe))
@@ -338,61 +381,50 @@ def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:
     figures.image_sheet(folder.folder / "augmented.png", np.stack(columns, axis=1), captions)
 
 
-def solve_head(job: Job, pack: Pack, network: nn.Module, stop: Stop) -> None:
+def solve_head(session: Session, job: Job, pack: Pack, progress: Progress) -> None:
     """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features."""
-    recipe = job.recipe
+    recipe, network = session.recipe, session.network
     if not recipe.solve_head:
         return
     started = time.perf_counter()
     with evaluation_loader(job, pack, "train") as loader:
-        batches = followed("solving the head", loader, stop)
+        batches = followed("solving the head", loader, session.stop)
         features, labels = head.features(folded(network, recipe.augment.size), pairs(batches), recipe.bf16)
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     found = head.solve(network, features, labels, pretrained)
     seconds = time.perf_counter() - started
-    start = "the pretrained classifier" if found.from_pretrained else "zero"
+    begun = "the pretrained classifier" if found.from_pretrained else "zero"
     print(
-        f"head: solved on {len(labels)} frozen features from {start}, penalty {found.penalty:g}; "
+        f"head: solved on {len(labels)} frozen features from {begun}, penalty {found.penalty:g}; "
         f"out of fold acc = {found.accuracy:.3f}, time: {seconds:.6f} sec",
         flush=True,
     )
+    result = session.validate(network, "validating the head")
+    session.folder.write(HEAD, result)
+    print(f"head: {say(result)}", flush=True)
+    keep_best(session.folder, progress, scored(network, result, recipe.select, "the solved head"))
 
 
-def fit(
-    job: Job, pack: Pack, network: nn.Module, folder: Run, state: dict[str, Any] | None, stop: Stop
-) -> None:
+def fit(session: Session, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
     """Train through every phase; after each epoch validate, log, and write the checkpoints."""
-    recipe = job.recipe
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    progress = restore(folder, state, network, optimiser) if state else Progress()
+    recipe, folder, network = session.recipe, session.folder, session.network
     called = compiled(recipe, network)
-    start = Position(progress.epoch, progress.images)
-    with training_loader(job, pack, start) as training, evaluation_loader(job, pack, "val") as validation:
-
-        def validated(title: str) -> dict[str, Any]:
-            inference = folded(network, recipe.augment.size)
-            return validate(inference, pairs(followed(title, validation, stop)), recipe.bf16)
-
-        if state is None and recipe.solve_head:
-            result = validated("validating the head")
-            folder.write(HEAD, result)
-            print(f"head: {say(result)}", flush=True)
-            keep_best(folder, network, progress, result["accuracy"], "the solved head")
-        try:
-            while progress.epoch < total_epochs(recipe.phases) or progress.trained:
-                if progress.trained is None:
-                    progress.trained = train_epoch(called, optimiser, training, recipe, progress, stop)
-                row = progress.trained | validated(f"validating epoch {progress.trained['epoch']}")
-                log_epoch(folder, row)
-                keep_best(folder, network, progress, row["accuracy"], f"epoch {row['epoch']}")
-                progress.trained = None
-                save_last(folder, network, optimiser, progress)
-                rebuild_report(folder)
-        except Stopped:
+    try:
+        while progress.epoch < total_epochs(recipe.phases) or progress.trained:
+            if progress.trained is None:
+                progress.trained = train_epoch(
+                    called, optimiser, session.training, recipe, progress, session.stop
+                )
+            result = session.validate(network, f"validating epoch {progress.trained['epoch']}")
+            row = progress.trained | result
+            log_epoch(folder, row)
+            keep_best(folder, progress, scored(network, result, recipe.select, f"epoch {row['epoch']}"))
+            progress.trained = None
             save_last(folder, network, optimiser, progress)
-            raise
+            rebuild_report(folder)
+    except Stopped:
+        save_last(folder, network, optimiser, progress)
+        raise
 
 
 def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:
@@ -480,35 +512,27 @@ def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor
     return ((batch.images, batch.labels) for batch in batches)
 
 
-def average(job: Job, pack: Pack, network: nn.Module, folder: Run, stop: Stop) -> None:
+def average(session: Session) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
-    recipe = job.recipe
+    recipe, folder, network = session.recipe, session.folder, session.network
     if not recipe.averaging.steps or (folder.folder / SWA).exists():
         return
     started = time.perf_counter()
-    start = Position(total_epochs(recipe.phases))
-    with training_loader(job, pack, start) as training, evaluation_loader(job, pack, "val") as validation:
-
-        def validated(network: nn.Module) -> dict[str, Any]:
-            inference = folded(network, recipe.augment.size)
-            return validate(inference, pairs(followed("validating", validation, stop)), recipe.bf16)
-
-        before = validated(network)
-        averaged = swa.average(
-            network,
-            lambda: pairs(followed("averaging", training, stop)),
-            len(training.ids),
-            smoothed_cross_entropy(recipe.label_smoothing, len(pack.classes)),
-            recipe.averaging.rate,
-            recipe.averaging.steps,
-            forward=lambda network, images: forward(network, images, recipe.bf16),
-            frozen_statistics=recipe.frozen_statistics,
-            on_step=lambda step, loss: print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True),
-        )
-        after = validated(averaged)
+    before = session.validate(network, "validating before averaging")
+    averaged = swa.average(
+        network,
+        lambda: pairs(followed("averaging", session.training, session.stop)),
+        len(session.training.ids),
+        smoothed_cross_entropy(recipe.label_smoothing, len(session.training.pack.classes)),
+        recipe.averaging.rate,
+        recipe.averaging.steps,
+        forward=lambda network, images: forward(network, images, recipe.bf16),
+        frozen_statistics=recipe.frozen_statistics,
+        on_step=lambda step, loss: print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True),
+    )
+    after = session.validate(averaged, "validating after averaging")
     seconds = time.perf_counter() - started
-    content = {"network": averaged.state_dict(), "accuracy": after["accuracy"], "after": "averaging"}
-    save(folder.folder / AVERAGED, content)
+    save(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
     folder.write(SWA, asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after})
     print(f"averaging: before, {say(before)}\naveraging: after, {say(after)}")
 
@@ -532,7 +556,7 @@ def rebuild_report(folder: Run) -> None:
     """The report so far. It is a by-product: what keeps it from being built must not end a training."""
     try:
         report.build(folder.folder)
-    except (report.ReportError, OSError) as error:
+    except report.ReportError as error:
         print(f"note: no report yet: {error}", file=sys.stderr)
 
 
@@ -541,7 +565,7 @@ if __name__ == "__main__":
         main,
         PackError,
         RunError,
-        DeviceError,
+        ResourcesError,
         WeightsError,
         CheckpointError,
         StreamError,

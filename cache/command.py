@@ -81,7 +81,7 @@ Stop = Callable[[], int | None]
 
 
 class Stopped(Exception):
-    """A signal asked for an end, and what there was to save is saved."""
+    """A signal asked for an end."""
 
 
 @contextmanager
@@ -91,7 +91,8 @@ def stop_signals() -> Iterator[Stop]:
 
     def receive(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

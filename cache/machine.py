@@ -1,4 +1,4 @@
-"""The machine: how many cores are ours, and what to call it beside a measurement.
+"""The machine: how many cores and how much memory are ours, and what to call it beside a measurement.
 
 Before it: nothing. After it: every pool of threads or processes, and every figure's conditions.
 """
@@ -11,14 +11,17 @@ import platform
 from pathlib import Path
 from typing import Final
 
-_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+_GROUP: Final = Path("/sys/fs/cgroup")
+_MEMORY: Final = Path("/proc/meminfo")
+_UNKNOWN: Final = 2 * 2**30
+"""Bytes taken to be free where the system does not say, as on macOS and Windows."""
 _PROCESSOR: Final = Path("/proc/cpuinfo")
 
 
 def available_cores() -> int:
     """Cores that this process may use, which in a container are fewer than the machine has: at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _quota_in_cores(_QUOTA))
+    return min(cores, _quota_in_cores(_GROUP / "cpu.max"))
 
 
 def describe_machine() -> str:
@@ -39,3 +42,20 @@ def _quota_in_cores(file: Path) -> int:
         return max(1, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):  # no control group, or "max": no quota
         return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that this process could still take: what is free, and what its container allows beyond what it uses.
+
+    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst, where the page cache counts
+    as used though it can be given back, so that the answer errs towards too little.
+    """
+    free = _UNKNOWN
+    if _MEMORY.exists():
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return free
+    return max(0, min(free, limit))

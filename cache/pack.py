@@ -94,8 +94,8 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
         raise PackError(f"the {len(folders)} subfolders of {images} hold no files; expected images in them")
     loose = [
         Source(file, _relative(file, images), NO_LABEL)
-        for file in sorted(entries)
-        if file not in set(folders) and file.suffix.lower() in Image.registered_extensions()
+        for file in sorted(set(entries) - set(folders))
+        if named_as_image(file)
     ]
     return tuple(_text(folder.name) for folder in folders), sources + loose
 
@@ -123,7 +123,8 @@ def write(
     """
     _check_out(out)
     loose = [source for source in sources if split is None and source.label == NO_LABEL]
-    sources = [source for source in sources if source not in set(loose)] if loose else sources
+    sources = [source for source in sources if split is not None or source.label != NO_LABEL]
+    _check_exclusions(options, sources + loose)
     kept, excluded = _select(sources, survey([source.file for source in sources], progress=progress), options)
     excluded += [(source, Excluded(source.path, "no class", "beside the class folders")) for source in loose]
     if split is None:
@@ -216,10 +217,10 @@ def _unreadable(error: OSError) -> PackError:
 
 def _check_out(out: Path) -> None:
     """Find out before the images are looked at, which takes long."""
-    if out.is_dir():
-        raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
-    nearest = next(parent for parent in out.absolute().parents if parent.exists())
     try:
+        if out.is_dir():
+            raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
+        nearest = next(parent for parent in out.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -241,6 +242,11 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def named_as_image(file: Path) -> bool:
+    """Whether a file's name ends as that of a format that Pillow opens."""
+    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
+
+
 def _relative(file: Path, images: Path) -> str:
     return _text(file.relative_to(images).as_posix())
 
@@ -250,17 +256,21 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _select(
-    sources: Sequence[Source], looks: Sequence[Look], options: Options
-) -> tuple[list[tuple[Source, Look]], list[tuple[Source, Excluded]]]:
-    by_hand = dict(options.exclude or {})
-    unknown = by_hand.keys() - {source.path for source in sources}
+def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
+    """An exclusion that names no image is a mistake, perhaps in its path."""
+    unknown = (options.exclude or {}).keys() - {source.path for source in sources}
     if unknown:
         raise PackError(
             f"the exclusion list names {sorted(unknown)[0]!r}"
             + (f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is")
             + " not among the images; expected paths relative to the packed folder"
         )
+
+
+def _select(
+    sources: Sequence[Source], looks: Sequence[Look], options: Options
+) -> tuple[list[tuple[Source, Look]], list[tuple[Source, Excluded]]]:
+    by_hand = dict(options.exclude or {})
     kept, excluded = [], []
     for source, look in zip(sources, looks, strict=True):
         if source.path in by_hand:

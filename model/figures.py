@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from model.atomic import replacing
+from model.run import RunError
 
 Pixels = NDArray[np.uint8]
 
@@ -132,10 +133,13 @@ def shorten(text: str, length: int) -> str:
 
 
 def _save(figure: Figure, path: Path, **options: Any) -> None:
-    """Write the figure as PNG, whole or not at all."""
+    """Write the figure as PNG, whole or not at all. Raises RunError where it cannot be written."""
     canvas = FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
-        canvas.print_figure(temporary, dpi=_DOTS, format="png", metadata={"Software": None}, **options)
+    try:
+        with replacing(path) as temporary:
+            canvas.print_figure(temporary, dpi=_DOTS, format="png", metadata={"Software": None}, **options)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror or error}); make room there") from None
 
 
 @cache

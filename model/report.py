@@ -98,8 +98,11 @@ BOTTOM: Final = HEIGHT - 40
 def build(run: Path) -> Path:
     """Write `report.html` into the run folder, whole or not at all, and return its path. Raises ReportError."""
     page = _environment().get_template("report.html.jinja").render(gather(run))
-    with replacing(run / REPORT) as temporary:
-        temporary.write_bytes(page.encode("utf-8", "replace"))  # the name of a file may be no valid text
+    try:
+        with replacing(run / REPORT) as temporary:
+            temporary.write_bytes(page.encode("utf-8", "replace"))  # the name of a file may be no valid text
+    except OSError as error:
+        raise ReportError(f"{run / REPORT} cannot be written ({error.strerror or error})") from None
     return run / REPORT
 
 
@@ -174,6 +177,8 @@ def picture(path: Path) -> str | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read ({error.strerror or error}); {remedy(path)}") from None
     if not data.startswith(b"\x89PNG"):
         raise ReportError(f"{path} is no picture; expected a PNG; {remedy(path)}")
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -7,6 +7,7 @@ and shapes of its JSON files are in `shapes`.
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from torch import nn
 
 from model import checkpoint
 from model.atomic import replacing
-from model.network import build
+from model.network import WeightsError, build
 from model.shapes import METRICS, PACK, RECIPE, first_fault
 
 LAST: Final = "last.ckpt"
@@ -92,16 +93,20 @@ class Run:
         path = self.folder / METRICS
         try:
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            return [json.loads(line) for line in lines]
+            rows = [json.loads(line) for line in lines]
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
+        fault = first_fault(METRICS, rows)
+        if fault:
+            raise RunError(f"{path}: {fault}; put back the file that train wrote")
+        return rows
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replace the metrics of all epochs."""
         self.write_text(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
-        """A checkpoint's name and content; "auto" takes the better of swa and best by validation accuracy.
+        """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.
 
         Raises RunError where there is none, CheckpointError where it is damaged.
         """
@@ -112,14 +117,17 @@ class Run:
                 f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: python train.py"
             )
         loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
-        best = max(loaded, key=lambda name: loaded[name].get("accuracy", 0.0))  # a tie goes to the average
+        best = max(loaded, key=lambda name: loaded[name].get("score", -math.inf))  # a tie goes to the average
         return best, loaded[best]
 
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
         """The trained network on `device`, in evaluation mode, and where it is from: `checkpoint`, and `after` what."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
-        network = build(recipe["network"], len(classes), weights="none")
+        try:
+            network = build(recipe["network"], len(classes), weights="none")
+        except WeightsError as error:
+            raise RunError(f"{self.folder / RECIPE}: {error}") from None
         load_network(network, content, self.folder / _FILES[chosen])
         origin = {"checkpoint": chosen, "after": content.get("after", "the last step")}
         return origin, network.to(device).eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,39 +16,40 @@ import torch.utils.dlpack
 
 from cache.store import Pack
 from pipelines.augment import MAX_HALVINGS
-from pipelines.request import BadImageError, Request, Settings, Stream, StreamError
+from pipelines.request import BadImageError, Originals, Request, Settings, Stream, StreamError
+
+_NOTHING: Final = np.zeros(1, dtype=np.uint8)
+_NO_PIXELS: Final = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
 def graph(source: Callable[[], Any], settings: Settings) -> Any:
     """The whole path of an image as a DALI pipeline, not yet built: it can be inspected without a driver.
 
-    source: returns, for one batch, five lists or arrays: encoded bytes, stored (height, width), halvings, geometry
-    `[K, 3, 3]` and colour `[K, 3, 4]` of each image. Output: float32 `[K, S, S, 3]` an image; for one view `[S, S, 3]`.
+    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width) and halvings of each image; if
+    the tier keeps any, whether it keeps this one, and its pixels `[H, W, 3]`; geometry `[K, 3, 3]` and colour
+    `[K, 3, 4]`. Output: float32 `[K, S, S, 3]` an image; for one view `[S, S, 3]`.
     """
-    from nvidia.dali import fn, math, pipeline_def, types
+    from nvidia.dali import fn, pipeline_def, types
 
     gpu = settings.device == "gpu"
+    matrices = [(types.FLOAT, 3, ""), (types.FLOAT, 3, "")]
+    original = [(types.UINT8, 1, ""), (types.FLOAT, 1, ""), (types.INT32, 0, "")]
+    if settings.tier.kept.any():
+        original += [(types.BOOL, 0, ""), (types.UINT8, 3, "HWC")]
+    dtypes, ndims, layouts = zip(*original, *matrices, strict=True)
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def image_path() -> Any:
-        encoded, size, halvings, geometry, colour = fn.external_source(
+        *found, geometry, colour = fn.external_source(
             source,
-            num_outputs=5,
+            num_outputs=len(dtypes),
             batch=True,
             no_copy=True,
-            dtype=[types.UINT8, types.FLOAT, types.INT32, types.FLOAT, types.FLOAT],
-            ndim=[1, 1, 0, 3, 3],
+            dtype=list(dtypes),
+            ndim=list(ndims),
+            layout=list(layouts),
         )
-        images = fn.decoders.image(
-            encoded,
-            device="mixed" if gpu else "cpu",
-            adjust_orientation=False,  # the geometry matrix turns the image
-            jpeg_fancy_upsampling=True,  # as libjpeg does: a GPU sees the pixels that a CPU sees
-        )
-        for level in range(MAX_HALVINGS):
-            if halvings > level:
-                size = math.ceil(size / 2)
-                images = _halve(images, size)
+        images = _decode(gpu, *found) if len(found) == 3 else _decode_or_take(gpu, *found)
         views = []
         for view in range(settings.views):
             matrix = geometry[view].gpu() if gpu else geometry[view]
@@ -65,6 +66,32 @@ def graph(source: Callable[[], Any], settings: Settings) -> Any:
         prefetch_queue_depth=settings.prefetch,
         exec_dynamic=True,
     )
+
+
+def _decode(gpu: bool, encoded: Any, size: Any, halvings: Any) -> Any:
+    """Encoded bytes to pixels, halved as often as each image needs."""
+    from nvidia.dali import fn, math
+
+    images = fn.decoders.image(
+        encoded,
+        device="mixed" if gpu else "cpu",
+        adjust_orientation=False,  # the geometry matrix turns the image
+        jpeg_fancy_upsampling=True,  # as libjpeg does: a GPU sees the pixels that a CPU sees
+    )
+    for level in range(MAX_HALVINGS):
+        if halvings > level:
+            size = math.ceil(size / 2)
+            images = _halve(images, size)
+    return images
+
+
+def _decode_or_take(gpu: bool, encoded: Any, size: Any, halvings: Any, kept: Any, pixels: Any) -> Any:
+    """The pixels that the tier keeps, or the decoder's."""
+    if kept:  # noqa: SIM108, DALI splits a batch at statements alone
+        images = pixels.gpu() if gpu else pixels
+    else:
+        images = _decode(gpu, encoded, size, halvings)
+    return images
 
 
 def _gpu() -> int:
@@ -94,7 +121,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
 
     def source() -> Any:
         for request in requests:
-            asked.append((request, _arrays(pack, request)))
+            asked.append((request, _arrays(pack, request, settings.tier)))
             if len(request.ids):
                 return asked[-1][1]
         raise StopIteration
@@ -105,6 +132,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
             yield asked.popleft()[0], torch.empty(0, *shape)
 
     shape = (settings.views, settings.size, settings.size, 3)
+    settings.tier.fill(settings.threads)
     pipeline = graph(source, settings)
     while True:
         try:
@@ -130,14 +158,17 @@ def to_torch(output: Any) -> torch.Tensor:
     return tensor
 
 
-def _arrays(pack: Pack, request: Request) -> tuple[Any, ...]:
-    return (
-        [pack.encoded(index) for index in request.ids],
-        pack.stored_sizes[request.ids][:, ::-1].astype(np.float32),
-        request.halvings,
-        request.geometry,
-        request.colour,
-    )
+def _arrays(pack: Pack, request: Request, tier: Originals) -> tuple[Any, ...]:
+    """What `graph` asks its source for; of an image that the tier keeps no byte is decoded, so none is given."""
+    sizes = pack.stored_sizes[request.ids][:, ::-1].astype(np.float32)
+    if not tier.kept.any():
+        encoded = [pack.encoded(index) for index in request.ids]
+        return encoded, sizes, request.halvings, request.geometry, request.colour
+    kept = tier.kept[request.ids]
+    rows = list(zip(request.ids.tolist(), kept.tolist(), strict=True))
+    encoded = [_NOTHING if here else pack.encoded(index) for index, here in rows]
+    pixels = [tier.pixels(index) if here else _NO_PIXELS for index, here in rows]
+    return encoded, sizes, request.halvings, kept, pixels, request.geometry, request.colour
 
 
 def _explain(

@@ -21,7 +21,8 @@ from pipelines import dali, threads
 from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.examine import available
 from pipelines.order import epoch_order, even_bounds, full_bounds, share
-from pipelines.request import Device, Engine, Request, Settings
+from pipelines.request import Device, Engine, Request, ResourcesError, Settings
+from pipelines.tier import Plan, Tier, TierName, parse_bytes, plan
 
 EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]
@@ -29,7 +30,7 @@ DeviceName = Literal["auto", "gpu", "cpu"]
 _ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
 
 
-class DeviceError(ValueError):
+class DeviceError(ResourcesError):
     """The engine or device that was asked for does not exist on this machine."""
 
 
@@ -47,6 +48,11 @@ class Resources:
     """Batches prepared ahead."""
     residency: Residency = "mmap"
     """Where the originals lie; mmap: in the page cache; ram: in a private copy."""
+    tier: TierName = "auto"
+    """decoded: decode each original once and keep its pixels; encoded: never; auto: with the threads engine, as many as
+    the budget allows."""
+    budget: str = ""
+    """Memory for decoded originals, such as 4GB; default: half of what is free."""
 
     def __post_init__(self) -> None:
         """Refuse what no loader could do."""
@@ -54,6 +60,8 @@ class Resources:
             raise ValueError(f"threads is {self.threads}; expected at least 1")
         if self.prefetch < 1:
             raise ValueError(f"prefetch is {self.prefetch}; expected at least 1")
+        if self.budget:
+            parse_bytes(self.budget)
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Loader:
         batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of nearly
         equal size (training); without it the rows in their order and a short last batch (evaluation). views: K,
         augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there.
-        Raises DeviceError, ValueError.
+        Raises ResourcesError, ValueError.
         """
         _check(len(pack), ids, {"batch_size": batch_size, "views": views, "ranks": ranks}, rank)
         self.engine, self.device = choose(resources.engine, resources.device)
@@ -132,6 +140,7 @@ class Loader:
         self.shuffle, self.seed, self.views = shuffle, seed, views
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         self.position = start
+        self.plan = self._plan(resources, epochs)
         settings = Settings(
             size=augment.size,
             fill=augment.fill,
@@ -140,6 +149,7 @@ class Loader:
             threads=resources.threads or available_cores(),
             prefetch=resources.prefetch,
             device=self.device,
+            tier=Tier(pack, self.plan.kept, halvings(augment, pack.sizes)),
         )
         self._stream = _ENGINES[self.engine](pack, self._requests(start, epochs), settings)
 
@@ -198,6 +208,14 @@ class Loader:
             done = start.images if epoch == start.epoch else 0
             for low, high in cut(len(order), self.batch_size, done):
                 yield self.request(epoch, share(order[low:high], self.rank, self.ranks), high)
+
+    def _plan(self, resources: Resources, epochs: int | None) -> Plan:
+        """What to keep decoded; `auto` is for the engine whose pixels do not depend on it in any bit."""
+        name: TierName = "encoded" if resources.tier == "auto" and self.engine == "dali" else resources.tier
+        budget = parse_bytes(resources.budget) if resources.budget else None
+        return plan(
+            name, self.pack, self.ids, halvings(self.augment, self.pack.sizes[self.ids]), budget, epochs
+        )
 
     def _batch(self, request: Request, images: torch.Tensor) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)

@@ -1,4 +1,4 @@
-"""What the loader asks an engine for: the words that `loader`, `dali` and `threads` share.
+"""What the loader asks an engine for: the words that `loader`, `tier`, `dali` and `threads` share.
 
 Before it: draws and order. After it: an engine, which turns every request into one tensor.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,19 @@ class Request:
     stop: int
 
 
+class Originals(Protocol):
+    """Where an engine gets pixels that are decoded already; `tier.Tier` is the one there is."""
+
+    kept: NDArray[np.bool_]
+    """Rows of the pack whose pixels are held in memory, or will be."""
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Row `index`, decoded and halved: uint8 `[H, W, 3]`."""
+
+    def fill(self, threads: int) -> None:
+        """Decode every row of `kept` now."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What stays the same from batch to batch. size, fill: pixels and level, as in `Augment`."""
@@ -46,6 +59,7 @@ class Settings:
     threads: int
     prefetch: int
     device: Device
+    tier: Originals
 
 
 Stream = Iterator[tuple[Request, torch.Tensor]]
@@ -53,6 +67,10 @@ Stream = Iterator[tuple[Request, torch.Tensor]]
 
 Engine = Callable[[Pack, Iterator[Request], Settings], Any]
 """A generator function `(pack, requests, settings) -> Stream`; closing the generator frees what it holds."""
+
+
+class ResourcesError(ValueError):
+    """What was asked for is not there, or does not fit; the message is one line for the user."""
 
 
 class StreamError(RuntimeError):

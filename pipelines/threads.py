@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.store import Pack
-from pipelines.decode import DecodeError, decode
-from pipelines.request import BadImageError, Request, Settings, Stream
+from pipelines.request import Request, Settings, Stream
 
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
@@ -34,7 +33,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
     try:
         for request in requests:
             batch = ring.take()
-            ahead.append((request, batch, _start(pool, pack, request, batch, settings)))
+            ahead.append((request, batch, _start(pool, request, batch, settings)))
             if len(ahead) > settings.prefetch:
                 yield _finish(ring, *ahead.popleft())
         while ahead:
@@ -71,13 +70,13 @@ class Ring:
 
 
 def _start(
-    pool: ThreadPoolExecutor, pack: Pack, request: Request, batch: NDArray[np.float32], settings: Settings
+    pool: ThreadPoolExecutor, request: Request, batch: NDArray[np.float32], settings: Settings
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
     todo = iter(range(len(request.ids)))  # `next` on it is atomic
     matrices = to_opencv(request.geometry)
     return [
-        pool.submit(_fill, pack, request, matrices, todo, batch, settings)
+        pool.submit(_fill, request, matrices, todo, batch, settings)
         for _ in range(min(settings.threads, len(request.ids)))
     ]
 
@@ -91,7 +90,6 @@ def _finish(
 
 
 def _fill(
-    pack: Pack,
     request: Request,
     matrices: NDArray[np.float64],
     todo: Iterator[int],
@@ -99,26 +97,30 @@ def _fill(
     settings: Settings,
 ) -> None:
     """The path of an image: decode once, then warp and colour every view of it."""
-    window = (settings.size, settings.size)
-    warped = np.empty((*window, 3), dtype=np.uint8)
-    fill = (settings.fill,) * 3
+    warped = np.empty((settings.size, settings.size, 3), dtype=np.uint8)
+    floats = np.empty(warped.shape, dtype=np.float32)  # hot in the cache, as the batch's own memory is not
     for row in todo:
-        pixels = _decode_row(pack, int(request.ids[row]), int(request.halvings[row]))
+        pixels = settings.tier.pixels(int(request.ids[row]))
         for view, image in enumerate(batch[row]):
-            cv2.warpAffine(pixels, matrices[row, view], window, warped, _WARP, cv2.BORDER_CONSTANT, fill)
-            np.copyto(image, warped)
-            cv2.transform(image, request.colour[row, view], image)
+            warp(pixels, matrices[row, view], settings.fill, warped)
+            colour(warped, request.colour[row, view], floats, image)
 
 
-def _decode_row(pack: Pack, index: int, halvings: int) -> NDArray[np.uint8]:
-    try:
-        width, height = pack.stored_sizes[index]
-        return decode(pack.encoded(index), halvings, (int(width), int(height)))
-    except DecodeError as error:
-        raise BadImageError(
-            f"an image no longer decodes: {pack.describe(index)} ({error}). "
-            f"Check the pack: python -m cache verify {pack.path}"
-        ) from None
+def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], fill: int, out: NDArray[np.uint8]) -> None:
+    """Fill the window `out`, uint8 `[S, S, 3]`, through the matrix `[2, 3]`, with `fill` where the image has ended."""
+    window = (out.shape[1], out.shape[0])
+    cv2.warpAffine(pixels, matrix, window, out, _WARP, cv2.BORDER_CONSTANT, (fill, fill, fill))
+
+
+def colour(
+    warped: NDArray[np.uint8],
+    matrix: NDArray[np.float32],
+    floats: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the window's pixels times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`, once; floats: for between."""
+    np.copyto(floats, warped)
+    cv2.transform(floats, matrix, out)
 
 
 def to_opencv(geometry: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from cache import machine
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "nowhere")
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
     assert machine.available_cores() == 3
@@ -30,10 +30,27 @@ def test_a_containers_quota_counts(
 ) -> None:
     quota = tmp_path / "cpu.max"
     quota.write_text(f"{text}\n")
-    monkeypatch.setattr(machine, "_QUOTA", quota)
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert machine.available_cores() == cores
+
+
+def test_memory_is_what_is_free_and_what_the_container_allows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal: 100 kB\nMemAvailable:    64 kB\n")
+    monkeypatch.setattr(machine, "_MEMORY", memory)
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
+    assert machine.available_memory() == 64 * 1024
+    (tmp_path / "memory.max").write_text("50000\n")
+    (tmp_path / "memory.current").write_text("20000\n")
+    assert machine.available_memory() == 30000
+    (tmp_path / "memory.current").write_text("60000\n")
+    assert machine.available_memory() == 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.available_memory() == 64 * 1024
 
 
 def test_the_machine_has_a_name() -> None:

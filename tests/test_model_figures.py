@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model import figures
+from model.run import RunError
 
 FOREIGN = [
     "plain",
@@ -193,7 +194,7 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
         raise OSError("disk full")
 
     monkeypatch.setattr("model.figures.FigureCanvasAgg.print_figure", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="disk full"):
         figures.learning_rate(path, [0, 1], [0.3, 0.4])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from model.head import FOLDS, PENALTIES, Solution, features, fit, solve
+from model.head import FOLDS, PENALTIES, Solution, _likeliest, features, fit, solve
 from model.network import Linear, build
 
 
@@ -126,6 +126,52 @@ def test_a_pretrained_classifier_that_misleads_is_left_alone() -> None:
     assert not solution.from_pretrained
     solved(alone, rows, labels)
     np.testing.assert_allclose(logits(network, rows), logits(alone, rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [1e12, 30.0])
+def test_the_head_is_the_optimum_around_the_pretrained_rows(
+    penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it stands, the penalty on the way from the pretrained rows balances the gradient of the loss."""
+    monkeypatch.setattr("model.head._choose", lambda *_: Solution(penalty, True, 0.0, 0.0))
+    rows, labels = blobs([0, 1, 2])
+    scale = rows.astype(np.float64).std(0)
+    random = np.random.default_rng(5)
+    weight, bias = random.normal(size=(9, 6)) / scale, random.normal(size=9)
+    taken = (rows @ weight.T + bias).argmax(1)
+    likeliest = [np.bincount(taken[labels == label], minlength=9).argmax() for label in range(3)]
+    network = Flat(6, 3)
+    solved(network, rows, labels, pretrained=Linear(torch.from_numpy(weight), torch.from_numpy(bias)))
+    away = (network.fc.weight.detach().numpy() - weight[likeliest]) * scale
+    found = logits(network, rows)
+    chances = np.exp(found - found.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    wrong = chances - np.eye(3)[labels]
+    np.testing.assert_allclose(wrong.sum(0), 0, atol=0.05)  # the biases are free
+    if penalty > 1e6:
+        np.testing.assert_allclose(away, 0, atol=1e-5)
+        return
+    scaled = (rows - rows.astype(np.float64).mean(0)) / scale
+    assert np.abs(away).max() > 0.1
+    np.testing.assert_allclose(-(wrong.T @ scaled), penalty * away, atol=0.05)
+
+
+def test_pretrained_rows_are_chosen_with_their_biases() -> None:
+    """Of rows that differ in nothing but the bias the one with the largest is what images are taken for."""
+    rows, labels = blobs([0, 1])
+    weight = torch.zeros(3, 6, dtype=torch.float64)
+    bias = torch.tensor([0.0, 5.0, 1.0], dtype=torch.float64)
+    start = _likeliest(torch.from_numpy(rows).double(), torch.from_numpy(labels), 2, Linear(weight, bias))
+    assert start.bias.tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 1], [0, 0, 0, 1]])
+def test_a_head_of_very_few_images(labels: list[int]) -> None:
+    network = Flat(4, 3)
+    rows = np.eye(len(labels), 4, dtype=np.float32)
+    solution = solved(network, rows, np.array(labels))
+    assert np.isfinite(solution.cross_entropy)
+    assert (logits(network, rows).argmax(1) == labels).mean() >= 0.5
 
 
 def test_two_classes() -> None:

@@ -412,7 +412,7 @@ def test_a_report_that_fails_leaves_the_old_one(run: Path, monkeypatch: pytest.M
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ReportError, match="disk full"):
         report.build(run)
     monkeypatch.undo()
     assert (run / "report.html").read_bytes() == before

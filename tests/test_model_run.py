@@ -48,7 +48,7 @@ def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
 def test_auto_falls_back_to_what_is_there(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "last.ckpt", {"network": {}})
     assert Run(tmp_path).load("auto")[0] == "last"
-    checkpoint.save(tmp_path / "best.ckpt", {"network": {}, "accuracy": 0.5})
+    checkpoint.save(tmp_path / "best.ckpt", {"network": {}, "score": 0.5})
     assert Run(tmp_path).load("auto")[0] == "best"
 
 

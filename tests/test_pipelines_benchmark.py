@@ -3,72 +3,230 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from cache.store import Pack, PackError
-from pipelines import benchmark
-from pipelines.loader import EngineName
+from cache.store import Pack
+from pipelines import benchmark, peers
+from pipelines.benchmark import BenchmarkError, Job, Result, Row, Sample
+from pipelines.examine import available
+
+ROOT = Path(__file__).parents[1]
+OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")
+DALI = ("dali-cpu-encoded", "dali-cpu-decoded", "dali-cpu-ten-views", "dali-naive")
 
 
-def test_every_row_prepares_what_it_was_asked_for(colour_pack: Pack) -> None:
-    colour_pack.make_resident()
-    for name, row in benchmark.ROWS.items():
-        done = sum(row(colour_pack, 64, 1))
-        assert 64 <= done < 64 + benchmark.BATCH_SIZE, name
+@pytest.mark.parametrize(
+    "name",
+    [
+        *OURS,
+        *(
+            pytest.param(name, marks=pytest.mark.skipif(not available(), reason="DALI is not installed"))
+            for name in DALI
+        ),
+        "torchvision-pil",
+    ],
+)
+def test_a_row_works_through_the_pack_without_end(colour_pack: Pack, name: str) -> None:
+    stream = benchmark.ROWS[name].run(colour_pack, 1)
+    counts = list(islice(stream, 4))
+    stream.close()  # type: ignore[attr-defined]
+    assert len(counts) == 4
+    assert all(30 <= count <= benchmark.BATCH_SIZE for count in counts), "60 images, over and over"
 
 
 def test_the_seeds_way_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pixels, label = benchmark._SeedsWay(colour_pack, 60)[41]
+    pixels, label = peers.Originals(colour_pack, peers.torchvision_pil())[101]
     assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
     assert pixels.min() >= 0 and pixels.max() <= 1
     assert label == colour_pack.labels[41]
 
 
+def test_albumentations_gives_the_networks_floats(colour_pack: Pack) -> None:
+    pytest.importorskip("albumentations")
+    pixels, label = peers.Originals(colour_pack, peers.albumentations())[41]
+    assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
+    assert pixels.min() >= 0 and pixels.max() <= 1
+    assert label == colour_pack.labels[41]
+
+
+def measured(pack: Pack, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    rows = ("threads-encoded", "dali-gpu-encoded")
+    job = Job(
+        pack=pack.path, rows=rows, seconds=0.3, repeats=2, json=folder / "b.json", chart=folder / "b.png"
+    )
+    benchmark.report(job, benchmark.measure(job, pack))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == (folder / "b.json").read_text().strip()
+    return dict(json.loads(last))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_the_table_ends_in_json(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = benchmark.Job(
-        pack=colour_pack.path,
-        rows=("decode-only", "threads-encoded"),
-        seconds=0.05,
-        repeats=3,
-        json=tmp_path / "b.json",
-    )
-    benchmark.report(job, benchmark.measure(job, colour_pack))
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last == json.loads((tmp_path / "b.json").read_text())
-    assert {"machine", "versions", "date", "data", "rows"} <= last.keys()
-    assert [row["name"] for row in last["rows"]] == ["decode-only", "threads-encoded"]
-    for row in last["rows"]:
-        low, high = row["spread"]
-        assert 0 < low <= row["core_ms_per_image"] <= high
+    found = measured(colour_pack, tmp_path, capsys)
+    assert {"machine", "versions", "date", "data", "rows", "account"} <= found.keys()
+    assert found["missing"] == {"dali-gpu-encoded": "needs an NVIDIA GPU"}
+    (row,) = found["rows"]
+    assert set(row) == {"name", "images_per_second", "core_ms_per_image", "peak_mib", "spread"}
+    assert 0 < row["spread"][0] <= row["core_ms_per_image"] <= row["spread"][1]
+    assert row["peak_mib"] > 50
+    account = benchmark.Account(**found["account"])
+    assert min(account.decode, account.warp, account.colour, account.hand_over) > 0
+    assert account.parts <= 1.05 * account.total
+    with Image.open(tmp_path / "b.png") as chart:
+        assert chart.width > 800
 
 
-def test_core_time_is_counted_in_milliseconds_an_image(colour_pack: Pack) -> None:
-    def burn(pack: Pack, images: int, threads: int) -> Iterator[int]:
-        before = benchmark._core_seconds()
-        while benchmark._core_seconds() < before + 0.2:
+def burn(pack: Pack, workers: int) -> Iterator[int]:
+    """40 ms of core time and 10 of sleep for every 4 images."""
+    while True:
+        until = time.process_time() + 0.04
+        while time.process_time() < until:
             pass
-        yield images
-
-    _, cost = benchmark._time(burn, colour_pack, 20)
-    assert cost == pytest.approx(10, rel=0.3)
+        time.sleep(0.01)
+        yield 4
 
 
+def test_core_time_is_counted_in_milliseconds_an_image(
+    colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(benchmark.ROWS, "burn", Row(burn))
+    taken = benchmark.sample("burn", colour_pack.path, 0.5)
+    assert taken.core_ms_per_image == pytest.approx(10, rel=0.25)
+    assert taken.images_per_second <= 4 / 0.05
+
+
+def test_workers_core_time_counts() -> None:
+    before = benchmark.core_seconds()
+    code = "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(9)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    time.sleep(1.0)
+    spent = benchmark.core_seconds() - before
+    process.kill()
+    process.wait()
+    assert spent >= 0.25
+
+
+def test_a_result_is_the_median_and_its_spread() -> None:
+    samples = [Sample(10, 3.0, 100), Sample(30, 1.0, 300), Sample(20, 2.0, 200)]
+    assert benchmark.summarise("x", samples) == Result("x", 20, 2.0, 200, (1.0, 3.0))
+
+
+@pytest.mark.skipif(not available(), reason="DALI is not installed")
 def test_engines_that_disagree_are_not_timed(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    def biased(pack: Pack, engine: EngineName) -> torch.Tensor:
-        return torch.full((1, 3, 4, 4), 0.5 if engine == "dali" else 0.51)
+    def biased(pack: Pack, name: str, tier: str) -> torch.Tensor:
+        return torch.full((1, 3, 4, 4), 0.5 if name == "threads" else 0.51)
 
-    monkeypatch.setattr(benchmark, "available", lambda: True)
-    monkeypatch.setattr(benchmark, "_first_batch", biased)
-    with pytest.raises(RuntimeError, match=r"differ by 2\.550 levels on the same draws; nothing was timed"):
-        benchmark.measure(benchmark.Job(pack=colour_pack.path), colour_pack)
+    monkeypatch.setattr(benchmark, "first_batch", biased)
+    with pytest.raises(
+        BenchmarkError, match=r"dali, encoded, differs .* by 2\.550 levels .*nothing was timed"
+    ):
+        benchmark.measure(Job(pack=colour_pack.path), colour_pack)
 
 
-def test_it_wants_photographs_or_a_pack(tmp_path: Path) -> None:
-    with pytest.raises(PackError, match="name either --images FOLDER or --pack PACK"):
-        benchmark.open_pack(benchmark.Job(), tmp_path)
+def test_engines_and_tiers_agree_on_noise(colour_pack: Pack) -> None:
+    benchmark.check_agreement(colour_pack)
+
+
+def test_a_missing_package_is_named() -> None:
+    assert benchmark.lacking(Row(burn, "no_such_module", "some-package")) == "pip install some-package"
+    assert benchmark.lacking(Row(burn)) == ""
+
+
+def content(**costs: tuple[float, float, float]) -> dict[str, Any]:
+    rows = [
+        {
+            "name": name.replace("_", "-"),
+            "images_per_second": 1000 / cost,
+            "core_ms_per_image": cost,
+            "peak_mib": 100.0,
+            "spread": [low, high],
+        }
+        for name, (low, cost, high) in costs.items()
+    ]
+    return {"machine": "m", "date": "2026-11-24", "data": "d", "rows": rows}
+
+
+def test_comparing_names_what_became_slower(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    files = {
+        "old": content(a=(1, 2, 3), b=(1, 2, 3), c=(4, 5, 6)),
+        "new": content(a=(3.5, 4, 5), b=(2, 3, 4), c=(1, 2, 3)),
+    }
+    for name, value in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    old, new = (benchmark.read(tmp_path / f"{name}.json") for name in files)
+    assert benchmark.compare(old, new) == 1
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [[cell.strip() for cell in line if cell.strip()] for line in lines] == [
+        ["a", "2.00", "4.00", "2.00", "slower"],
+        ["b", "2.00", "3.00", "1.50", "within the noise"],
+        ["c", "5.00", "2.00", "0.40", "faster"],
+    ]
+    assert benchmark.compare(old, old) == 0
+    benchmark.compare(old, new | {"machine": "another"})
+    assert "ratios say little" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_the_newest_benchmark() -> None:
+    newest = max((ROOT / "docs" / "benchmarks").glob("*.json"))
+    assert benchmark.as_markdown(benchmark.read(newest)) in (ROOT / "README.md").read_text()
+
+
+def test_markdown_has_ratios_to_the_floor_and_to_the_seed() -> None:
+    text = benchmark.as_markdown(content(decode_only=(1, 2, 3), torchvision_pil=(9, 10, 11)))
+    assert text.splitlines()[2:] == [
+        "| `decode-only` | 500 | 2.00 | 1.00 to 3.00 | 1.00 | 0.20 |",
+        "| `torchvision-pil` | 100 | 10.00 | 9.00 to 11.00 | 5.00 | 1.00 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "name either --images FOLDER or --pack PACK"),
+        (("--rows", "warp-drive"), "there is no row 'warp-drive'; expected some of copy-only, decode-only"),
+        (("--rows", "ffcv"), "there is no row 'ffcv'; it builds from source and does not build here"),
+        (("--repeats", "0"), "repeats is 0; expected at least 1"),
+        (("--seconds", "nan"), "seconds is nan; expected more than 0"),
+        (("--compare", "a.json", "b.json"), "a.json cannot be read"),
+        (("--pack", "nowhere.arrow"), "there is no pack at nowhere.arrow"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.benchmark", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+    )
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert says in result.stderr
+
+
+def test_json_that_cannot_be_written_is_one_line(colour_pack: Pack, tmp_path: Path) -> None:
+    job = Job(pack=colour_pack.path, json=tmp_path / "nowhere" / "b.json")
+    account = dict.fromkeys(("decode", "warp", "colour", "hand_over", "total", "waiting"), 1.0)
+    with pytest.raises(BenchmarkError, match=r"b\.json cannot be written \(No such file or directory\)"):
+        benchmark.report(job, content() | {"missing": {}, "account": account})
+
+
+def test_every_row_of_the_issue_is_there_or_said_to_be_missing() -> None:
+    wanted = set(OURS + DALI) | {"torchvision-pil", "albumentations", "ffcv", "model-only", "train-step"}
+    wanted |= {"dali-gpu-encoded", "dali-gpu-decoded"}
+    assert wanted <= set(benchmark.ROWS) | set(benchmark.UNTRIED)

@@ -20,9 +20,22 @@ from pipelines.request import Device, Settings
 pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
-def operators(device: Device, views: int = 2) -> dict[str, Any]:
+class Kept:
+    """As much of a tier as the graph asks for: whether it keeps anything."""
+
+    def __init__(self, some: bool) -> None:
+        self.kept = np.array([some])
+
+    def pixels(self, index: int) -> Any:
+        raise NotImplementedError
+
+    def fill(self, threads: int) -> None:
+        raise NotImplementedError
+
+
+def operators(device: Device, views: int = 2, tier: bool = False) -> dict[str, Any]:
     """Name -> operator instance of everything that the graph's output depends on."""
-    pipeline = dali.graph(lambda: None, Settings(64, 7, views, 8, 3, 2, device))
+    pipeline = dali.graph(lambda: None, Settings(64, 7, views, 8, 3, 2, device, Kept(tier)))
     pipeline._build_graph()  # runs our function; only `build` needs a driver
     found: dict[str, Any] = {}
     waiting = list(pipeline._graph_outputs)

@@ -22,6 +22,7 @@ from pipelines.augment import Augment
 from pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
 from pipelines.request import BadImageError, Settings
 from pipelines.threads import Ring
+from pipelines.tier import Tier
 
 ENGINES = [
     "threads",
@@ -202,7 +203,8 @@ def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads", shuffle=True, start=Position(37), seed=3) as stream:
         batch = next(iter(stream))
         request = stream.request(37, batch.ids.numpy()[2:3])
-        engine = threads.stream(coded_pack, iter([request]), Settings(32, 0, 1, 1, 1, 1, "cpu"))
+        tier = Tier(coded_pack, np.zeros(20, dtype=bool), np.zeros(20, dtype=np.int32))
+        engine = threads.stream(coded_pack, iter([request]), Settings(32, 0, 1, 1, 1, 1, "cpu", tier))
         ((_, images),) = engine
     assert torch.equal(images[0, 0].permute(2, 0, 1), batch.images[2])
 

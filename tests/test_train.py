@@ -9,17 +9,21 @@ import shutil
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import timm
 import torch
-from runs import TINY, never, tiny_job, tiny_pack
+from pictures import packed
+from runs import TINY, never, tinted, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from cache.command import Stop, Stopped
+from cache.pack import Options
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError
 from model import checkpoint
@@ -28,7 +32,8 @@ from model.progress import Progress
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
 from model.shapes import HEAD, RECIPE, SWA
-from pipelines.loader import Position
+from pipelines.loader import Position, Resources
+from pipelines.request import ResourcesError
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(
@@ -62,7 +67,8 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
 ) -> None:
     train.train(tiny_job(colour_pack.path, tmp_path / "run"), never)
     lines = capsys.readouterr().out.splitlines()
-    assert [bool(LINE.fullmatch(line)) for line in lines[:2]] == [True, True]
+    assert lines[0].startswith("tier: decoded, 42 of 42 images in ")
+    assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
         "recipe.json",
@@ -127,6 +133,90 @@ def test_a_resumed_run_is_the_run(tiny_run: Path, colour_pack: Pack, tmp_path: P
     kept = ("epoch", "train_loss", "valid_loss", "accuracy", "learning_rate")
     rows = [[{key: row[key] for key in kept} for row in Run(folder).metrics()] for folder in (out, tiny_run)]
     assert rows[0] == rows[1]
+
+
+def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_path: Path) -> None:
+    """What such a start left behind is not mixed into the run."""
+    out = tmp_path / "run"
+    recipe = replace(TINY, solve_head=True)
+    with pytest.raises(Stopped, match="while solving the head"):
+        train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(1))
+    assert not (out / LAST).exists()
+    (out / SWA).write_text("{}")
+    (out / "metrics.jsonl").write_text('{"epoch": 0}\n')
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
+    assert [row["epoch"] for row in Run(out).metrics()] == [0, 1]
+    assert Run(out).read(SWA)["after"]["n"] == 6
+    whole = tmp_path / "whole"
+    train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
+    resumed, expected = (checkpoint.load(folder / AVERAGED)["network"] for folder in (out, whole))
+    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+
+
+def test_random_numbers_of_the_network_go_on_where_they_stopped(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout draws from torch's generator at every step."""
+    recipe = replace(TINY, averaging=train.Averaging(steps=0))
+    torch.manual_seed(0)
+    dropping = timm.create_model("test_efficientnet", num_classes=3, drop_rate=0.5)
+    monkeypatch.setattr(train, "build", lambda *_: deepcopy(dropping))
+    train.train(tiny_job(colour_pack.path, tmp_path / "whole", recipe=recipe), never)
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(4))
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
+    resumed, whole = (checkpoint.load(folder / LAST)["network"] for folder in (out, tmp_path / "whole"))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    shutil.copy(out / BEST, out / LAST)
+    with pytest.raises(RunError, match=r"last\.ckpt is no checkpoint that a training goes on from"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+
+
+def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
+    resources = Resources(device="cpu", threads=1, tier="decoded", budget="1kB")
+    job = replace(tiny_job(colour_pack.path, tmp_path / "run"), resources=resources)
+    with pytest.raises(ResourcesError, match="raise --budget, or choose --tier auto"):
+        train.train(job, never)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_images_of_one_class_are_refused(tmp_path: Path) -> None:
+    """All images of the other class are one image: duplicates stay together, here in the test split."""
+    images = {"a": [tinted(0, 1)] * 3, "b": [tinted(1, n) for n in range(20)]}
+    pack = packed(tmp_path, images, Options(val=0.1, test=0.34))
+    with pytest.raises(PackError, match="training images of 'b' alone; expected at least 2 classes"):
+        train.train(tiny_job(pack.path, tmp_path / "run"), never)
+
+
+def test_the_best_checkpoint_is_chosen_by_what_the_recipe_selects(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [{"valid_loss": 0.2, "accuracy": 0.5, "n": 6}, {"valid_loss": 0.3, "accuracy": 0.9, "n": 6}]
+    recipe = replace(TINY, averaging=train.Averaging(steps=0))
+    choices: tuple[tuple[Literal["accuracy", "loss"], str], ...] = (
+        ("accuracy", "epoch 1"),
+        ("loss", "epoch 0"),
+    )
+    for select, after in choices:
+        answers = iter(results)
+        monkeypatch.setattr(train, "validate", lambda *_, answers=answers: next(answers))
+        out = tmp_path / select
+        train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, select=select)), never)
+        assert Run(out).load("auto")[1]["after"] == after
+
+
+def test_a_note_about_pretrained_weights_goes_with_them() -> None:
+    cpu = torch.device("cpu")
+    assert train.resolve(train.FAST, cpu).note == train.PAPER.note
+    assert train.resolve(replace(train.FAST, weights="none"), cpu).note == ""
+    assert "drawn" in train.resolve(replace(train.DEMO, weights="none"), cpu).note
 
 
 def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
@@ -341,6 +431,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout
+    assert process.stdout.readline().startswith("tier: ")
     assert process.stdout.readline().startswith("epoch: 0")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

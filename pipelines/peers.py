@@ -1,0 +1,156 @@
+"""The loaders that people use instead, for the benchmark: the same augmentation as far as each can express it.
+
+Before it: a resident pack. After it: `benchmark` times each of them beside our engines. Every peer reads its originals
+from memory, and each is written the way its own documentation would have it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from cache.store import Pack
+from pipelines.augment import Augment
+
+AUGMENT: Final = Augment()
+"""What every row does to an image: the seed's recipe."""
+_SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
+"""The short side lies between these."""
+
+
+class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Endless rows of a pack for torch's DataLoader. finish: encoded bytes -> float32 `[3, S, S]`."""
+
+    def __init__(self, pack: Pack, finish: Callable[[Any], torch.Tensor]) -> None:
+        """Nothing is read yet."""
+        self.pack, self.finish = pack, finish
+
+    def __len__(self) -> int:
+        """As good as endless."""
+        return 2**40
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """The image and its label."""
+        row = index % len(self.pack)
+        return self.finish(self.pack.encoded(row)), int(self.pack.labels[row])
+
+
+def in_workers(
+    pack: Pack, finish: Callable[[Any], torch.Tensor], batch_size: int, workers: int
+) -> Iterator[int]:
+    """Batches from torch's DataLoader with worker processes: how many images each had."""
+    loader = torch.utils.data.DataLoader(
+        Originals(pack, finish), batch_size, num_workers=workers, multiprocessing_context="fork"
+    )
+    for pixels, _ in loader:
+        yield len(pixels)
+
+
+def torchvision_pil() -> Callable[[Any], torch.Tensor]:
+    """The seed's own way: Pillow decodes, torchvision augments PIL images one step after the other."""
+    from PIL import Image
+    from torchvision.transforms import v2
+    from torchvision.transforms.v2 import functional
+
+    rest = v2.Compose(
+        [
+            v2.RandomCrop(AUGMENT.size, pad_if_needed=True),
+            v2.RandomAffine(
+                AUGMENT.rotation, shear=AUGMENT.shear, interpolation=v2.InterpolationMode.BILINEAR
+            ),
+            v2.ColorJitter(AUGMENT.brightness, AUGMENT.contrast, AUGMENT.saturation, AUGMENT.hue),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+
+    def finish(encoded: Any) -> torch.Tensor:
+        image = Image.open(io.BytesIO(encoded.data)).convert("RGB")
+        side = int(torch.randint(_SIDES[0], _SIDES[1] + 1, ()))
+        pixels: torch.Tensor = rest(functional.resize(image, [side]))
+        return pixels
+
+    return finish
+
+
+def albumentations() -> Callable[[Any], torch.Tensor]:
+    """libjpeg-turbo decodes, albumentations augments arrays with OpenCV; its fastest documented way."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for news otherwise
+    import albumentations as library
+    import cv2
+    import simplejpeg
+    from albumentations.pytorch import ToTensorV2
+
+    cv2.setNumThreads(0)
+    low, high = (1 - AUGMENT.brightness, 1 + AUGMENT.brightness)
+    compose = library.Compose(
+        [
+            library.SmallestMaxSize(max_size=list(range(_SIDES[0], _SIDES[1] + 1))),
+            library.RandomCrop(AUGMENT.size, AUGMENT.size, pad_if_needed=True),
+            library.Affine(
+                rotate=(-AUGMENT.rotation, AUGMENT.rotation),
+                shear={"x": (-AUGMENT.shear, AUGMENT.shear)},
+                p=1,
+            ),
+            library.ColorJitter((low, high), (low, high), (low, high), (-AUGMENT.hue, AUGMENT.hue), p=1),
+            library.ToFloat(max_value=255),
+            ToTensorV2(),
+        ]
+    )
+
+    def finish(encoded: Any) -> torch.Tensor:
+        pixels: torch.Tensor = compose(image=simplejpeg.decode_jpeg(encoded, "RGB"))["image"]
+        return pixels
+
+    return finish
+
+
+def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
+    """DALI's CPU backend as its examples would port the recipe: an operator a step, each with a random argument.
+
+    random_resized_crop cannot enlarge its window beyond the image, so scales below 1 are not expressed.
+    """
+    from nvidia.dali import fn, pipeline_def, types
+
+    rows = np.random.default_rng(0).permutation(len(pack))
+
+    def source(info: Any) -> Any:
+        return pack.encoded(int(rows[info.idx_in_epoch % len(rows)]))
+
+    spread = [1 - AUGMENT.brightness, 1 + AUGMENT.brightness]
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
+    def path() -> Any:
+        images = fn.decoders.image(fn.external_source(source, batch=False, dtype=types.UINT8))
+        images = fn.random_resized_crop(
+            images,
+            size=AUGMENT.size,
+            random_area=[1 / AUGMENT.scale[1] ** 2, 1.0],
+            random_aspect_ratio=[1.0, 1.0],
+        )
+        centre = [AUGMENT.size / 2, AUGMENT.size / 2]
+        turn = fn.transforms.rotation(
+            angle=fn.random.uniform(range=[-AUGMENT.rotation, AUGMENT.rotation]), center=centre
+        )
+        lean = fn.stack(fn.random.uniform(range=[-AUGMENT.shear, AUGMENT.shear]), types.Constant(0.0))
+        images = fn.warp_affine(
+            images, fn.transforms.shear(turn, angles=lean, center=centre), interp_type=types.INTERP_LINEAR
+        )
+        images = fn.color_twist(
+            images,
+            brightness=fn.random.uniform(range=spread),
+            contrast=fn.random.uniform(range=spread),
+            saturation=fn.random.uniform(range=spread),
+            hue=fn.random.uniform(range=[-360 * AUGMENT.hue, 360 * AUGMENT.hue]),
+        )
+        return fn.crop_mirror_normalize(images, dtype=types.FLOAT, output_layout="CHW", std=[255.0] * 3)
+
+    pipeline = path()
+    while True:
+        (output,) = pipeline.run()
+        yield len(output)

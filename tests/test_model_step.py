@@ -1,0 +1,50 @@
+"""model/step.py: one step by hand, and validation against torch's own functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from model.step import train_step, validate
+
+
+def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
+    network = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(network.weight)
+    optimiser = torch.optim.SGD(network.parameters(), lr=123.0)
+    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
+    loss = train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
+    assert loss.item() == pytest.approx(0.693147, abs=1e-6)  # ln 2: both classes are as likely
+    assert not loss.requires_grad
+    assert network.weight.tolist() == [[0.25, 0.5], [-0.25, -0.5]]  # 0.5 times (1 - 1/2) times the image
+
+
+def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
+    network = nn.Linear(2, 2, bias=False)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    images, labels = torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
+    gradients = []
+    for _ in range(2):
+        train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.0, bf16=False)
+        assert network.weight.grad is not None
+        gradients.append(network.weight.grad.clone())
+    assert gradients[0].equal(gradients[1])
+
+
+def test_validation_is_torchs_cross_entropy_and_accuracy_over_uneven_batches() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5))
+    images, labels = torch.rand(11, 5), torch.arange(11) % 3
+    batches = [(images[start:stop], labels[start:stop]) for start, stop in ((0, 6), (6, 10), (10, 11))]
+    found = validate(network.train(), batches, bf16=False)
+    with torch.no_grad():
+        logits = network.eval()(images)
+    assert found["n"] == 11
+    assert found["valid_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert found["accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_no_images_to_validate_on() -> None:
+    with pytest.raises(ValueError, match="no images to validate on"):
+        validate(nn.Linear(1, 2), [], bf16=False)
