@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -37,6 +39,7 @@ from model import figures, head, report, swa
 from model.checkpoint import CheckpointError, save
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
+from model.memory import measure_memory
 from model.network import WeightsError, build, evaluating, normalisation, pretrained_head, set_training
 from model.precision import forward, has_bf16, use_fast_kernels
 from model.progress import Progress, keep_best, restore, save_last, scored
@@ -124,6 +127,8 @@ class Recipe:
         return self.precision == "bf16"
 
 
+FORESEEING_STEPS: Final = 4
+"""Steps that a dry run times; the first one, which is slower, does not count."""
 _PRETRAINED: Final = (
     "The network starts from ImageNet weights; where the images, or images like them, are part of ImageNet "
     "(Stanford Dogs is), it has seen them before."
@@ -176,6 +181,8 @@ class Job:
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     resume: bool = False
     """Go on from the run folder's last checkpoint, with the run's own recipe."""
+    dry_run: bool = False
+    """Train nothing and write nothing: say what memory, how many steps and how much time it would take."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,9 @@ def train(job: Job, stop: Stop) -> None:
     start = Position(progress.epoch, progress.images)
     with training_loader(job, pack, start) as training, evaluation_loader(job, pack, "val") as validation:
         session = Session(job.recipe, folder, network, training, validation, stop)
+        if job.dry_run:
+            print("\n".join(foresee(session, optimiser)))
+            return
         if state is None:
             start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
             draw_pictures(job, pack, folder)
@@ -249,6 +259,35 @@ def train(job: Job, stop: Stop) -> None:
         fit(session, optimiser, progress)
         average(session)
     print(f"report: {report.build(folder.folder)}")
+
+
+def foresee(session: Session, optimiser: torch.optim.Optimizer) -> list[str]:
+    """What the training would take, in lines: counted, and timed on a few steps of its own batches."""
+    recipe, training = session.recipe, session.training
+    memory = measure_memory(session.network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics)
+    epochs, steps = total_epochs(recipe.phases), len(training)
+    loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
+    set_training(session.network, recipe.frozen_statistics)
+    called = compiled(recipe, session.network)
+    seconds = []
+    for batch in islice(training, FORESEEING_STEPS):
+        started = time.perf_counter()
+        float(train_step(called, optimiser, batch.images, batch.labels, loss, 0.0, recipe.bf16))
+        seconds.append(time.perf_counter() - started)
+    step = statistics.median(seconds[1:])
+    passes = recipe.averaging.steps + (not recipe.frozen_statistics) if recipe.averaging.steps else 0
+    card = 8e9
+    return [
+        f"network: {recipe.network}, {memory.parameters:,} parameters, {recipe.precision}",
+        f"memory: {memory.per_image / 2**20:.1f} MiB an image and {memory.fixed / 2**20:.1f} MiB besides: a batch of "
+        f"{recipe.batch_size} takes {memory.batch(recipe.batch_size) / 1e9:.2f} GB; {card / 1e9:.0f} GB hold "
+        f"{memory.fitting(card)} images (counted; what libraries need for themselves comes on top)",
+        f"steps: {steps:,} an epoch, {steps * epochs:,} in {epochs} epochs; averaging passes {passes} times more "
+        "over the training set",
+        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {step * steps:,.0f} s an epoch, "
+        f"{step * steps * (epochs + passes) / 3600:,.2f} h in all, validation not counted",
+        training.plan.why,
+    ]
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:

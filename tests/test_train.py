@@ -212,6 +212,22 @@ def test_the_best_checkpoint_is_chosen_by_what_the_recipe_selects(
         assert Run(out).load("auto")[1]["after"] == after
 
 
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = replace(tiny_job(colour_pack.path, tmp_path / "run"), dry_run=True)
+    train.train(job, never)
+    said = capsys.readouterr().out
+    count = sum(parameter.numel() for parameter in build("test_efficientnet", 3, "none").parameters())
+    assert f"network: test_efficientnet, {count:,} parameters, fp32" in said
+    assert re.search(
+        r"memory: \d+\.\d MiB an image .* a batch of 8 takes 0\.\d\d GB; 8 GB hold \d+ images", said
+    )
+    assert "steps: 6 an epoch, 12 in 2 epochs; averaging passes 3 times more" in said
+    assert re.search(r"time: 0\.\d{3} s a step, the median of 3 here", said)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_note_about_pretrained_weights_goes_with_them() -> None:
     cpu = torch.device("cpu")
     assert train.resolve(train.FAST, cpu).note == train.PAPER.note
