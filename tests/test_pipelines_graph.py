@@ -146,13 +146,27 @@ def test_nothing_runs_on_the_gpu_of_the_cpu_graph() -> None:
     assert {node.device for operator in found.values() for node in operator.inputs} == {"cpu"}
 
 
+@pytest.mark.parametrize("tier", [False, True])
 @pytest.mark.parametrize("views", [1, 3])
-def test_both_graphs_are_one_operator_for_operator(views: int) -> None:
-    on_gpu, on_cpu = operators("gpu", views), operators("cpu", views)
+def test_both_graphs_are_one_operator_for_operator(views: int, tier: bool) -> None:
+    on_gpu, on_cpu = operators("gpu", views, tier), operators("cpu", views, tier)
     assert on_gpu.keys() == on_cpu.keys()
     for name, operator in on_gpu.items():
         assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
         assert specification(operator) == specification(on_cpu[name])
+
+
+def test_pixels_that_the_tier_keeps_go_to_the_gpu_and_join_the_decoders() -> None:
+    plain, found = count(operators("gpu")), count(operators("gpu", tier=True))
+    assert {name: found[name] - plain.get(name, 0) for name in found} == {
+        name: {"ExternalSource": 2, "Split": 4, "Merge": 1}.get(name, 0) for name in found
+    }
+    operators_of = operators("gpu", tier=True)
+    downstream = list(after("Image", operators_of))
+    assert {placement(operator) for operator in downstream} == {"gpu"}
+    for operator in operators_of.values():
+        if kind(operator) in ("WarpPerspective", "Merge") and operator in downstream:
+            assert {node.device for node in operator.inputs[:1]} == {"gpu"}
 
 
 def test_the_arguments_that_matter() -> None:
