@@ -109,8 +109,12 @@ def evaluate(job: Job) -> None:
     bf16 = recipe["precision"] == "bf16" and has_bf16(device)
     origin, network = folder.network(job.checkpoint, device)
     with open_images(job, folder) as (pack, ids):
-        probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
         labels = pack.labels[ids]
+        if job.predictions and (labels >= 0).any():
+            raise RunError(
+                "--predictions is for a folder without labels; these images have labels: leave it out"
+            )
+        probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
         if (labels < 0).all():
             write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
             return
@@ -237,14 +241,13 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     picture = folder.folder / name.replace("eval", "confusion").replace(".json", ".png")
     figures.confusion(picture, np.array(result["confusion"]), [row["name"] for row in result["classes"]])
     print("\n".join(metrics.table(result, job.worst_first)))
-    rows = (
-        (f"one crop, on average over {result['crops']}", result["accuracy"], result["interval"]),
-        (
-            f"mean of {result['crops']} probabilities",
-            result["ensemble_accuracy"],
-            result["ensemble_interval"],
-        ),
-    )
+    crops = result["crops"]
+    rows = [
+        (f"one crop, on average over {crops}", result["accuracy"], result["interval"]),
+        (f"mean of {crops} probabilities", result["ensemble_accuracy"], result["ensemble_interval"]),
+    ]
+    if crops == 1:
+        rows = [("the centre window", result["accuracy"], result["interval"])]
     for label, accuracy, (low, high) in rows:
         print(f"{label}: {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {result['n']})")
     print(f"checkpoint: {result['checkpoint']}, after {result['after']}")

@@ -218,6 +218,8 @@ def main() -> int:
 
 def read_job(arguments: list[str]) -> Job:
     """The command line, which follows from the types: a recipe's name, then any field of it."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in RECIPES:
+        raise RunError(f"there is no recipe {arguments[0]!r}; expected one of {', '.join(RECIPES)}")
     described = {
         "paper": "The seed's recipe, number by number: 200 epochs.",
         "fast": "From pretrained weights to a good classifier, soon.",
@@ -323,6 +325,8 @@ def open_run(job: Job, pack: Pack, device: torch.device) -> tuple[Job, Run, dict
     if not job.resume:
         if (job.out / RECIPE).exists():
             raise RunError(f"{job.out} holds a run already; name another folder, or go on with it: --resume")
+        if job.out.is_dir() and any(job.out.iterdir()):
+            raise RunError(f"{job.out} holds other files and no run; name a new or empty folder: --out")
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
     job = replace(job, recipe=recipe_to_resume(folder, job.recipe, device))
     if folder.read(PACK)["digest"] != pack.header.digest:
@@ -456,6 +460,7 @@ def fit(session: Session, optimiser: torch.optim.Optimizer, progress: Progress) 
                 )
             result = session.validate(network, f"validating epoch {progress.trained['epoch']}")
             row = progress.trained | result
+            check_finite(row, recipe)
             log_epoch(folder, row)
             keep_best(folder, progress, scored(network, result, recipe.select, f"epoch {row['epoch']}"))
             progress.trained = None
@@ -464,6 +469,17 @@ def fit(session: Session, optimiser: torch.optim.Optimizer, progress: Progress) 
     except Stopped:
         save_last(folder, network, optimiser, progress)
         raise
+
+
+def check_finite(row: dict[str, Any], recipe: Recipe) -> None:
+    """Refuse to go on from a network that diverged; the checkpoints before it stay. Raises RunError."""
+    for name in ("train_loss", "valid_loss"):
+        if not math.isfinite(row[name]):
+            high = max(phase.high for phase in recipe.phases)
+            raise RunError(
+                f"epoch {row['epoch']} has {name} = {row[name]}, so the network diverged, at rates up to {high:g}; the "
+                "checkpoints before it are kept: train into another folder at lower rates, --phases.0.high"
+            )
 
 
 def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:

@@ -62,7 +62,10 @@ def parse(read: Callable[[], Result]) -> Result:
             lines = [
                 line for line in said.getvalue().splitlines() if not line.startswith("\u256d")
             ]  # a box's title
-            _complain("error: " + re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)))
+            text = " ".join(re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)).split())
+            text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
+            text = re.sub(r"[.;]? ?For full helptext, see (.*--help)\.?", r"; see \1", text)
+            _complain(f"error: {text}")
         raise
 
 

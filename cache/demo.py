@@ -130,7 +130,7 @@ def _check_vacant(out: Path) -> None:
         return
     entries = len(list(out.iterdir())) if out.is_dir() else None
     if entries != 0:
-        found = "a file" if entries is None else f"a folder with {entries} in it"
+        found = "a file" if entries is None else f"a folder with {entries} entries in it"
         raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
 
 

@@ -59,9 +59,10 @@ class Run:
         path = self.folder / name
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            found = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
-                f"{self.folder} has no {name}; expected a run folder, as made by: "
+                f"{self.folder} {found}; expected a run folder, as made by: "
                 "python train.py fast --pack PACK --out RUN"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
@@ -85,7 +86,7 @@ class Run:
         except OSError as error:
             reason = error.strerror or error
             raise RunError(
-                f"{self.folder / name} cannot be written ({reason}); expected a folder with room in it"
+                f"{self.folder / name} cannot be written ({reason}); name another place, or make room in this one"
             ) from None
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -486,6 +486,8 @@ def _installed(name: str) -> bool:
 def report(job: Job, result: dict[str, Any]) -> None:
     """The table, the account, the chart; and the JSON as the last line."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=130)
     floor = _costs(result).get("decode-only")
     table = Table(caption="ratio: core-milliseconds to decode-only's")
     for column in ("row", "img/s", "core-ms/img", "range", "ratio", "MiB", ""):

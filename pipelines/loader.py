@@ -49,8 +49,7 @@ class Resources:
     residency: Residency = "mmap"
     """Where the originals lie; mmap: in the page cache; ram: in a private copy."""
     tier: TierName = "auto"
-    """decoded: decode each original once and keep its pixels; encoded: never; auto: with the threads engine, as many as
-    the budget allows."""
+    """decoded: decode each original once, keep its pixels; encoded: never; auto: as the budget allows, by threads alone."""
     budget: str = ""
     """Memory for decoded originals, such as 4GB; default: half of what is free."""
 
@@ -145,7 +144,7 @@ class Loader:
             size=augment.size,
             fill=augment.fill,
             views=views,
-            batch_size=-(-batch_size // ranks),
+            batch_size=-(-min(batch_size, len(ids)) // ranks),
             threads=resources.threads or available_cores(),
             prefetch=resources.prefetch,
             device=self.device,

@@ -118,4 +118,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _say(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"
+    unit, name = next(
+        pair for pair in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if nbytes >= pair[0] / 100 or pair[0] == 1e3
+    )
+    return f"{nbytes / unit:.2f} {name}"

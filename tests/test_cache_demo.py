@@ -231,7 +231,7 @@ def test_every_breed_is_distinct_and_its_words_are_known() -> None:
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(demo.DemoError, match="a folder with 1 in it; expected a new or empty folder"):
+    with pytest.raises(demo.DemoError, match="a folder with 1 entries in it; expected a new or empty folder"):
         demo.draw_demo(tmp_path, 2, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     with pytest.raises(demo.DemoError, match="is a file; expected"):

@@ -103,6 +103,11 @@ def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> N
     assert "Evaluated beside it" in page
 
 
+def test_predictions_are_for_images_without_labels(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--predictions is for a folder without labels"):
+        evaluation.evaluate(job(run, predictions=tmp_path / "p.csv"))
+
+
 def test_the_result_says_how_it_was_computed(run: Path) -> None:
     evaluation.evaluate(job(run, crops=1))
     result = Run(run).read("eval.json")
@@ -219,7 +224,7 @@ def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--run", "nowhere"), "nowhere has no recipe.json"),
+        (("--run", "nowhere"), "nowhere is no folder; expected a run folder"),
         (("--run", "nowhere", "--crops", "0"), "crops is 0; expected at least 1"),
         (("--run", "nowhere", "--threads", "-2"), "threads is -2; expected at least 1"),
         (("--run", "nowhere", "--seed", "-1"), "seed is -1; expected 0 to"),

@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert result.returncode == 2
-    assert result.stderr.startswith("error: nowhere has no recipe.json; expected a run folder")
+    assert result.stderr.startswith("error: nowhere is no folder; expected a run folder")
     assert len(result.stderr.splitlines()) == 1
     with pytest.raises(ValueError, match="count is 0; expected at least 1"):
         explain.Job(run=tmp_path, count=0)

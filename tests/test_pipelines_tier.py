@@ -144,7 +144,7 @@ def test_encoded_says_why(pack: Pack, name: Any, passes: int | None, why: str) -
 
 def test_what_does_not_fit_is_said_with_its_size(pack: Pack) -> None:
     expected = (
-        r"decoded, 6 images take 0\.0\d MB, and the budget is 0\.00 MB; raise --budget, or choose --tier auto"
+        r"decoded, 6 images take 0\.0\d MB, and the budget is 0\.10 kB; raise --budget, or choose --tier auto"
     )
     with pytest.raises(ValueError, match=expected):
         plan("decoded", pack, everything(pack), halvings(AUGMENT, pack.sizes), 100, None)

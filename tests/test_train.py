@@ -228,6 +228,34 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_other_things_is_not_trained_into(colour_pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "photograph.jpg").write_bytes(b"")
+    with pytest.raises(RunError, match="holds other files and no run; name a new or empty folder: --out"):
+        train.train(tiny_job(colour_pack.path, tmp_path), never)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["photograph.jpg"]
+
+
+def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
+    colour_pack: Pack, tmp_path: Path
+) -> None:
+    phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=2, high=1e30, low=1e30))
+    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, phases=phases))
+    with pytest.raises(
+        RunError, match=r"epoch 1 has train_loss = nan, so the network diverged, at rates up to 1e\+30"
+    ):
+        train.train(job, never)
+    state = checkpoint.load(tmp_path / "run" / LAST)
+    assert state["progress"]["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert [row["epoch"] for row in Run(tmp_path / "run").metrics()] == [0]
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(colour_pack: Pack, tmp_path: Path) -> None:
+    recipe = replace(TINY, batch_size=10**12, averaging=train.Averaging(steps=0))
+    train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    assert len(Run(tmp_path / "run").metrics()) == 2
+
+
 def test_a_note_about_pretrained_weights_goes_with_them() -> None:
     cpu = torch.device("cpu")
     assert train.resolve(train.FAST, cpu).note == train.PAPER.note
@@ -389,11 +417,15 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     [
         ((), "error: "),
         (("fast",), "--pack"),
+        (
+            ("slow", "--pack", "x", "--out", "y"),
+            "there is no recipe 'slow'; expected one of paper, fast, demo",
+        ),
         (("fast", "--pack", "nowhere.arrow", "--out", "x"), "there is no pack at nowhere.arrow"),
         (("fast", "--pack", "nowhere.arrow", "--out", "x", "--colour", "1"), "--colour"),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--augment.hue", "7"),
-            "hue is 7.0; expected 0..0.5 turns",
+            "error: augment: hue is 7.0; expected 0..0.5 turns; see python train.py",
         ),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--batch-size", "0"),
