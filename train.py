@@ -164,7 +164,6 @@ DEMO: Final = replace(
     augment=replace(FAST.augment, size=160),
     note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
     phases=(Phase(epochs=4, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
-    averaging=Averaging(steps=2, rate=5e-4),
 )
 RECIPES: Final = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}
 
@@ -430,7 +429,7 @@ def solve_head(session: Session, job: Job, pack: Pack, progress: Progress) -> No
     if not recipe.solve_head:
         return
     started = time.perf_counter()
-    with evaluation_loader(job, pack, "train") as loader:
+    with evaluation_loader(job, pack, "train", epochs=1) as loader:
         batches = followed("solving the head", loader, session.stop)
         features, labels = head.features(folded(network, recipe.augment.size), pairs(batches), recipe.bf16)
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
@@ -503,9 +502,10 @@ def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
     )
 
 
-def evaluation_loader(job: Job, pack: Pack, split: str) -> Loader:
-    """A split as evaluation sees it: every image once an epoch, its centre window."""
-    return Loader(pack, job.recipe.augment.centre(), pack.ids(split), job.resources, seed=job.recipe.seed)
+def evaluation_loader(job: Job, pack: Pack, split: str, epochs: int | None = None) -> Loader:
+    """A split as evaluation sees it: every image once an epoch, its centre window. One epoch alone keeps no pixels."""
+    augment, seed = job.recipe.augment.centre(), job.recipe.seed
+    return Loader(pack, augment, pack.ids(split), job.resources, seed=seed, epochs=epochs)
 
 
 def train_epoch(

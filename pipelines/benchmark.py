@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -40,6 +40,7 @@ from cache.store import Pack, PackError
 from cache.survey import SurveyError
 from cache.values import ValueFormatError, from_json
 from pipelines import peers, threads
+from pipelines.augment import halvings
 from pipelines.loader import EngineName, Loader, Resources
 from pipelines.request import Device, ResourcesError, StreamError
 from pipelines.tier import Tier, TierName
@@ -48,6 +49,16 @@ BATCH_SIZE: Final = 64
 VIEWS: Final = 10
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""
+PACKAGES: Final = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda120",
+    "opencv-python-headless",
+    "simplejpeg",
+    "pillow",
+    "albumentations",
+)
+"""Whose versions a figure depends on."""
 _WARM_UP: Final = 3
 """Batches before the clock starts: pools, plugins and prefetching are in place then."""
 
@@ -113,7 +124,7 @@ class Account:
 
 def decode_only(pack: Pack, workers: int) -> Iterator[int]:
     """The floor: libjpeg-turbo alone, as the engine calls it, on as many threads."""
-    tier = Tier(pack, np.zeros(len(pack), dtype=bool), threads_halvings(pack))
+    tier = Tier(pack, np.zeros(len(pack), dtype=bool), halvings(peers.AUGMENT, pack.sizes))
     yield from _on_threads(workers, lambda row: tier.pixels(row % len(pack)))
 
 
@@ -124,16 +135,8 @@ def copy_only(pack: Pack, workers: int) -> Iterator[int]:
     yield from _on_threads(workers, lambda row: np.copyto(batch[row % BATCH_SIZE], source))
 
 
-def threads_halvings(pack: Pack) -> Any:
-    """How often the engines halve each image before the warp: int32 `[n]`."""
-    from pipelines.augment import halvings
-
-    return halvings(peers.AUGMENT, pack.sizes)
-
-
 def _on_threads(workers: int, work: Callable[[int], Any]) -> Iterator[int]:
     """Batches of calls `work(0)`, `work(1)`, ... on a pool whose threads take them off a common counter."""
-    from concurrent.futures import ThreadPoolExecutor
 
     def some(rows: Iterator[int]) -> None:
         for row in rows:
@@ -460,10 +463,9 @@ def summarise(name: str, samples: list[Sample]) -> Result:
 
 def conditions(job: Job, pack: Pack) -> dict[str, Any]:
     """What a figure depends on."""
-    names = ("torch", "torchvision", "nvidia-dali-cuda120", "opencv-python-headless", "simplejpeg", "pillow")
     versions = {}
-    for name in (*names, "albumentations"):
-        if any(metadata.packages_distributions().get(name.split("-")[0], ())) or _installed(name):
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
         "machine": describe_machine(),
@@ -473,14 +475,6 @@ def conditions(job: Job, pack: Pack) -> dict[str, Any]:
         "seconds": job.seconds,
         "repeats": job.repeats,
     }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def report(job: Job, result: dict[str, Any]) -> None:

@@ -98,6 +98,8 @@ def test_foreign_names_are_drawn_without_warning(tmp_path: Path) -> None:
     figures.confusion(tmp_path / "confusion.png", np.eye(count), FOREIGN)
     figures.saliency_sheet(tmp_path / "saliency.png", images, images[..., 0], FOREIGN, [False] * count)
     figures.image_sheet(tmp_path / "augmented.png", images[None], FOREIGN)
+    for name in ("confusion.png", "saliency.png", "augmented.png"):
+        assert pixels(tmp_path / name).std() > 10, name
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ class Kept:
         self.kept = np.array([some])
 
     def pixels(self, index: int) -> Any:
-        raise NotImplementedError
+        raise AssertionError("a graph is made before there is any image")
 
     def fill(self, threads: int) -> None:
-        raise NotImplementedError
+        raise AssertionError("a graph is made before there is any image")
 
 
 def operators(device: Device, views: int = 2, tier: bool = False) -> dict[str, Any]:

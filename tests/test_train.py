@@ -250,6 +250,15 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
     assert [row["epoch"] for row in Run(tmp_path / "run").metrics()] == [0]
 
 
+def test_one_pass_for_the_head_keeps_no_pixels_and_many_do(colour_pack: Pack, tmp_path: Path) -> None:
+    job = tiny_job(colour_pack.path, tmp_path / "run")
+    with train.evaluation_loader(job, colour_pack, "train", epochs=1) as once:
+        assert not once.plan.kept.any()
+        assert sum(len(batch.ids) for batch in once.epoch()) == 42
+    with train.evaluation_loader(job, colour_pack, "val") as often:
+        assert often.plan.kept.sum() == 6
+
+
 def test_a_batch_larger_than_the_data_is_all_of_it(colour_pack: Pack, tmp_path: Path) -> None:
     recipe = replace(TINY, batch_size=10**12, averaging=train.Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
