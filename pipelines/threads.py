@@ -106,7 +106,7 @@ def _start(
     todo = iter(range(len(request.ids)))  # `next` on it is atomic
     matrices = to_opencv(request.geometry)
     return [
-        pool.submit(_fill, request, matrices, todo, batch, scratches, settings)
+        pool.submit(fill, request, matrices, todo, batch, scratches, settings)
         for _ in range(min(settings.threads, len(request.ids)))
     ]
 
@@ -119,7 +119,7 @@ def _finish(
     return request, ring.lend(batch, len(request.ids))
 
 
-def _fill(
+def fill(
     request: Request,
     matrices: NDArray[np.float64],
     todo: Iterator[int],

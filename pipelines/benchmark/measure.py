@@ -1,0 +1,185 @@
+"""Measure: rows take turns, every sample in a process of its own, and figures are medians.
+
+Before it: `rows`, and a pack. After it: a dictionary, which is the JSON that `table` prints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from cache.machine import available_cores, describe_machine
+from cache.store import Pack
+from pipelines.benchmark import peers
+from pipelines.benchmark.account import take_account, take_waiting
+from pipelines.benchmark.large import enlarged, worst_psnr
+from pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking
+from pipelines.loader import EngineName, Loader, Resources
+from pipelines.tier import TierName
+
+AGREEMENT: Final = 1.0
+"""Mean levels of 255 by which rows that claim equal pixels may differ."""
+PACKAGES: Final = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda120",
+    "opencv-python-headless",
+    "simplejpeg",
+    "pillow",
+    "albumentations",
+)
+"""Whose versions a figure depends on."""
+_WARM_UP: Final = 3
+"""Batches before the clock starts: pools, plugins and prefetching are in place then."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement of one row."""
+
+    images_per_second: float
+    core_ms_per_image: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row's medians over its samples. spread: lowest and highest core-milliseconds an image."""
+
+    name: str
+    images_per_second: float
+    core_ms_per_image: float
+    peak_mib: float
+    spread: tuple[float, float]
+
+
+def measure(
+    pack: Pack, data: str, names: tuple[str, ...], seconds: float, repeats: int, folder: Path
+) -> dict[str, Any]:
+    """Check that the engines agree, then sample the rows `names`, each in turn; everything that the JSON says.
+
+    data: what the pack holds, for the reader. seconds, repeats: of and for each sample. folder: takes what the
+    measurement itself has to write. Raises BenchmarkError.
+    """
+    check_agreement(pack)
+    missing = {name: why for name in names if (why := lacking(ROWS[name]))}
+    present = [name for name in names if name not in missing]
+    result: dict[str, Any] = {"missing": missing}
+    large = folder
+    if any(ROWS[name].large for name in present):
+        large = enlarged(pack, folder)
+        result["large"] = {"bytes": Pack(large).nbytes / len(Pack(large)), "worst_psnr_db": worst_psnr(large)}
+    samples: dict[str, list[Sample]] = {name: [] for name in present}
+    for _ in range(repeats):
+        for name in present:
+            path = large if ROWS[name].large else pack.path
+            samples[name].append(_in_a_process(sample, name, path, seconds))
+    if "train-step" in present:
+        result["waiting_in_training"] = _in_a_process(take_waiting, pack.path, seconds)
+    result["account"] = asdict(_in_a_process(take_account, pack.path, seconds))
+    result["rows"] = [asdict(summarise(name, taken)) for name, taken in samples.items()]
+    return conditions(pack, data) | {"seconds": seconds, "repeats": repeats} | result
+
+
+def check_agreement(pack: Pack) -> None:
+    """Rows that claim equal pixels must have them, or no time of theirs means anything. Raises BenchmarkError."""
+    expected = first_batch(pack, "threads", "encoded")
+    others: list[tuple[EngineName, TierName]] = [("threads", "decoded")]
+    if not lacking(ROWS["dali-cpu-encoded"]):
+        others += [("dali", "encoded"), ("dali", "decoded")]
+    for name, tier in others:
+        apart = float((first_batch(pack, name, tier) - expected).abs().mean() * 255)
+        if apart > AGREEMENT:
+            raise BenchmarkError(
+                f"{name}, {tier}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
+                "nothing was timed"
+            )
+
+
+def first_batch(pack: Pack, name: EngineName, tier: TierName) -> torch.Tensor:
+    """Images of the second epoch, where a tier is in use."""
+    ids = np.arange(min(len(pack), BATCH_SIZE))
+    resources = Resources(name, "cpu", tier=tier)
+    with Loader(pack, peers.AUGMENT, ids, resources, batch_size=len(ids), epochs=2) as loader:
+        *_, last = loader
+    return last.images
+
+
+def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call in a fresh process, so that no row inherits another's memory, threads or caches."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def sample(name: str, path: Path, seconds: float) -> Sample:
+    """Run a row for so long, once it is warm."""
+    pack = Pack(path)
+    pack.make_resident()
+    stream = ROWS[name].run(pack, available_cores())
+    for _ in range(_WARM_UP):
+        next(stream)
+    done, started, before = 0, time.perf_counter(), core_seconds()
+    while time.perf_counter() - started < seconds:
+        done += next(stream)
+    elapsed, spent = time.perf_counter() - started, core_seconds() - before
+    found = Sample(done / elapsed, 1000 * spent / done, _resident_mib())
+    stream.close()  # type: ignore[attr-defined]
+    return found
+
+
+def core_seconds() -> float:
+    """User and system time so far of this process and of all its workers."""
+    import psutil
+
+    times = [process.cpu_times() for process in _family(psutil.Process())]
+    return float(sum(spent.user + spent.system for spent in times))
+
+
+def _resident_mib() -> float:
+    """Memory of this process and of all its workers, what they share counted once."""
+    import psutil
+
+    return float(sum(process.memory_full_info().pss for process in _family(psutil.Process()))) / 2**20
+
+
+def _family(process: Any) -> list[Any]:
+    return [process, *process.children(recursive=True)]
+
+
+def summarise(name: str, samples: list[Sample]) -> Result:
+    """Medians, and the spread of what is to be trusted."""
+    costs = [taken.core_ms_per_image for taken in samples]
+    return Result(
+        name,
+        statistics.median(taken.images_per_second for taken in samples),
+        statistics.median(costs),
+        statistics.median(taken.peak_mib for taken in samples),
+        (min(costs), max(costs)),
+    )
+
+
+def conditions(pack: Pack, data: str) -> dict[str, Any]:
+    """What a figure depends on."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "machine": describe_machine(),
+        "versions": versions,
+        "date": datetime.now(UTC).date().isoformat(),
+        "data": f"{len(pack)} images of {data}, {pack.nbytes / len(pack) / 1000:.0f} kB each",
+    }
