@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -36,13 +37,15 @@ from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import figures, head, report, swa
+from model.beside import Beside
 from model.checkpoint import CheckpointError, save
+from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.memory import measure_memory
 from model.network import WeightsError, build, evaluating, normalisation, pretrained_head, set_training
 from model.precision import forward, has_bf16, use_fast_kernels
-from model.progress import Progress, keep_best, restore, save_last, scored
+from model.progress import State, Write, keep_best, restore, save_last, scored
 from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import HEAD, METRICS, PACK, RECIPE, SWA, VERSIONS
@@ -88,6 +91,8 @@ class Recipe:
     """Before the first epoch, solve the last layer on the frozen features."""
     frozen_statistics: bool = False
     """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights, a step; what is validated and kept is then the average."""
     averaging: Averaging = field(default_factory=Averaging)
     select: Literal["accuracy", "loss"] = "accuracy"
     """What makes a checkpoint the best on the validation split; of few images the cross entropy is less noisy."""
@@ -111,6 +116,7 @@ class Recipe:
             f"label_smoothing is {self.label_smoothing}; expected 0 to below 1": 0
             <= self.label_smoothing
             < 1,
+            f"ema is {self.ema}; expected 0 to below 1": 0 <= self.ema < 1,
             f"averaging.steps is {self.averaging.steps}; expected 0 or more": self.averaging.steps >= 0,
             f"averaging.rate is {self.averaging.rate}; expected 0 or more": 0
             <= self.averaging.rate
@@ -191,7 +197,7 @@ class Session:
     recipe: Recipe
     """Resolved."""
     folder: Run
-    network: nn.Module
+    state: State
     training: Loader
     """Stands where the training stands; after the last epoch it goes on for the averaging."""
     validation: Loader
@@ -236,40 +242,44 @@ def read_job(arguments: list[str]) -> Job:
 
 def train(job: Job, stop: Stop) -> None:
     """The whole flow: open, prepare the run folder, solve the head, train, average, report."""
+    started = time.perf_counter()
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
     pack = Pack(job.pack, job.resources.residency)
     check_splits(pack)
-    job, folder, state = open_run(job, pack, device)
-    network = new_network(job.recipe, len(pack.classes), device, fresh=state is None)
+    job, folder, content = open_run(job, pack, device)
+    network = new_network(job.recipe, len(pack.classes), device, fresh=content is None)
     check_network(job.recipe, network, len(pack.classes))
-    optimiser = new_optimiser(job.recipe, network)
-    progress = restore(folder, state, network, optimiser) if state else Progress()
-    start = Position(progress.epoch, progress.images)
+    average = MovingAverage(network, job.recipe.ema) if job.recipe.ema else None
+    state = State(network, new_optimiser(job.recipe, network), average, since=started)
+    if content:
+        restore(folder, content, state)
+    start = Position(state.progress.epoch, state.progress.images)
     with training_loader(job, pack, start) as training, evaluation_loader(job, pack, "val") as validation:
-        session = Session(job.recipe, folder, network, training, validation, stop)
+        session = Session(job.recipe, folder, state, training, validation, stop)
         if job.dry_run:
-            print("\n".join(foresee(session, optimiser)))
+            print("\n".join(foresee(session)))
             return
-        if state is None:
+        if content is None:
             start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
             draw_pictures(job, pack, folder)
             print(training.plan.why, flush=True)
-            solve_head(session, job, pack, progress)
-        fit(session, optimiser, progress)
-        average(session)
+            solve_head(session, job, pack)
+        fit(session)
+        average_weights(session)
     print(f"report: {report.build(folder.folder)}")
 
 
-def foresee(session: Session, optimiser: torch.optim.Optimizer) -> list[str]:
+def foresee(session: Session) -> list[str]:
     """What the training would take, in lines: counted, and timed on a few steps of its own batches."""
     recipe, training = session.recipe, session.training
-    memory = measure_memory(session.network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics)
+    network, optimiser = session.state.network, session.state.optimiser
+    memory = measure_memory(network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics)
     epochs, steps = total_epochs(recipe.phases), len(training)
     loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
-    set_training(session.network, recipe.frozen_statistics)
-    called = compiled(recipe, session.network)
+    set_training(network, recipe.frozen_statistics)
+    called = compiled(recipe, network)
     seconds = []
     for batch in islice(training, FORESEEING_STEPS):
         started = time.perf_counter()
@@ -423,9 +433,10 @@ def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:
     figures.image_sheet(folder.folder / "augmented.png", np.stack(columns, axis=1), captions)
 
 
-def solve_head(session: Session, job: Job, pack: Pack, progress: Progress) -> None:
+def solve_head(session: Session, job: Job, pack: Pack) -> None:
     """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features."""
-    recipe, network = session.recipe, session.network
+    recipe, state = session.recipe, session.state
+    network = state.network
     if not recipe.solve_head:
         return
     started = time.perf_counter()
@@ -442,32 +453,45 @@ def solve_head(session: Session, job: Job, pack: Pack, progress: Progress) -> No
         flush=True,
     )
     result = session.validate(network, "validating the head")
-    session.folder.write(HEAD, result)
-    print(f"head: {say(result)}", flush=True)
-    keep_best(session.folder, progress, scored(network, result, recipe.select, "the solved head"))
+    session.folder.write(HEAD, result | {"elapsed": state.elapsed()})
+    print(f"head: {say(result)}, {state.elapsed():.0f} s after the start", flush=True)
+    content = scored(network, result, recipe.select, "the solved head")
+    keep_best(save, session.folder, state.progress, content)
 
 
-def fit(session: Session, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-    """Train through every phase; after each epoch validate, log, and write the checkpoints."""
-    recipe, folder, network = session.recipe, session.folder, session.network
-    called = compiled(recipe, network)
-    try:
-        while progress.epoch < total_epochs(recipe.phases) or progress.trained:
-            if progress.trained is None:
-                progress.trained = train_epoch(
-                    called, optimiser, session.training, recipe, progress, session.stop
-                )
-            result = session.validate(network, f"validating epoch {progress.trained['epoch']}")
-            row = progress.trained | result
-            check_finite(row, recipe)
-            log_epoch(folder, row)
-            keep_best(folder, progress, scored(network, result, recipe.select, f"epoch {row['epoch']}"))
-            progress.trained = None
-            save_last(folder, network, optimiser, progress)
-            rebuild_report(folder)
-    except Stopped:
-        save_last(folder, network, optimiser, progress)
-        raise
+def fit(session: Session) -> None:
+    """Train through every phase; after each epoch validate, and write log, checkpoints and report beside the next."""
+    recipe, folder, state = session.recipe, session.folder, session.state
+    progress = state.progress
+    called = compiled(recipe, state.network)
+    with Beside() as beside:
+
+        def write(path: Path, content: dict[str, Any]) -> None:
+            beside(save, path, deepcopy(content))  # the next epoch changes what it holds
+
+        try:
+            while progress.epoch < total_epochs(recipe.phases) or progress.trained:
+                if progress.trained is None:
+                    progress.trained = train_epoch(session, called)
+                row = progress.trained
+                result = session.validate(state.result, f"validating epoch {row['epoch']}")
+                end_epoch(session, row | result | {"elapsed": state.elapsed()}, beside, write)
+        except Stopped:
+            save_last(write, folder, state)
+            raise
+
+
+def end_epoch(session: Session, row: dict[str, Any], beside: Beside, write: Write) -> None:
+    """Say how the epoch went, and have it written: metrics, best.ckpt, last.ckpt, report. Raises RunError."""
+    recipe, folder, state = session.recipe, session.folder, session.state
+    check_finite(row, recipe)
+    print(epoch_line(row), flush=True)
+    beside(folder.add_metrics, row)
+    content = scored(state.result, row, recipe.select, f"epoch {row['epoch']}")
+    keep_best(write, folder, state.progress, content)
+    state.progress.trained = None
+    save_last(write, folder, state)
+    beside(rebuild_report, folder)
 
 
 def check_finite(row: dict[str, Any], recipe: Recipe) -> None:
@@ -508,28 +532,27 @@ def evaluation_loader(job: Job, pack: Pack, split: str, epochs: int | None = Non
     return Loader(pack, augment, pack.ids(split), job.resources, seed=seed, epochs=epochs)
 
 
-def train_epoch(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    loader: Loader,
-    recipe: Recipe,
-    progress: Progress,
-    stop: Stop,
-) -> dict[str, Any]:
-    """Train to the end of the epoch; its row of metrics. `progress` follows, also where a signal raises Stopped.
+def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:
+    """Train to the end of the epoch; its row of metrics. `session.state` follows, also where a signal raises Stopped.
 
-    Nothing in the loop reads a value from the device: losses add up there and are read once, at the end.
+    network: the state's, as it is called. Nothing in the loop reads a value from the device: losses add up there and
+    are read once, at the end.
     """
+    recipe, state, loader = session.recipe, session.state, session.training
+    progress = state.progress
     set_training(network, recipe.frozen_statistics)
     loss = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
     epoch, images, rate = progress.epoch, len(loader.ids), 0.0
-    device = next(network.parameters()).device
-    total = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+    if not progress.images:
+        state.begin_epoch()
+    total = torch.tensor(progress.loss_sum, dtype=torch.float64, device=state.before[0].device)
     clock = Clock()
     try:
-        for batch in followed(f"training epoch {epoch}", loader, stop, clock, progress.images):
+        for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, progress.images):
             rate = lr_at(recipe.phases, epoch + progress.images / images)
-            value = train_step(network, optimiser, batch.images, batch.labels, loss, rate, recipe.bf16)
+            value = train_step(network, state.optimiser, batch.images, batch.labels, loss, rate, recipe.bf16)
+            if state.average:
+                state.average.update(state.network)
             total += value * len(batch.ids)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
     finally:
@@ -538,6 +561,7 @@ def train_epoch(
         "epoch": epoch,
         "train_loss": progress.loss_sum / images,
         "learning_rate": rate,
+        "weights_changed": state.changed(),
         "images_per_second": clock.images / clock.seconds(),
         "waiting": clock.waiting / clock.seconds(),
         "seconds": progress.seconds,
@@ -567,9 +591,9 @@ def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor
     return ((batch.images, batch.labels) for batch in batches)
 
 
-def average(session: Session) -> None:
+def average_weights(session: Session) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
-    recipe, folder, network = session.recipe, session.folder, session.network
+    recipe, folder, network = session.recipe, session.folder, session.state.network
     if not recipe.averaging.steps or (folder.folder / SWA).exists():
         return
     started = time.perf_counter()
@@ -586,6 +610,7 @@ def average(session: Session) -> None:
         on_step=lambda step, loss: print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True),
     )
     after = session.validate(averaged, "validating after averaging")
+    after["elapsed"] = session.state.elapsed()
     seconds = time.perf_counter() - started
     save(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
     folder.write(SWA, asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after})
@@ -597,14 +622,12 @@ def say(result: dict[str, Any]) -> str:
     return f"valid loss = {result['valid_loss']:.9f}, acc = {result['accuracy']:.3f}"
 
 
-def log_epoch(folder: Run, row: dict[str, Any]) -> None:
-    """The epoch's line in the seed's form, and its row in metrics.jsonl."""
-    print(
+def epoch_line(row: dict[str, Any]) -> str:
+    """The epoch in the seed's form."""
+    return (
         f"epoch: {row['epoch']}, train loss = {row['train_loss']:.9f}, {say(row)}, "
-        f"time: {row['seconds']:.6f} sec",
-        flush=True,
+        f"time: {row['seconds']:.6f} sec"
     )
-    folder.write_metrics([*folder.metrics(), row])
 
 
 def rebuild_report(folder: Run) -> None:

@@ -121,6 +121,7 @@ def gather(run: Path) -> dict[str, Any]:
         "excluded": by_reason(pack or {}),
         "metrics": metrics,
         "speed": speed(metrics),
+        "idle": idle(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
         "stages": stages(read(run, HEAD), metrics, read(run, SWA)),
         "swa": read(run, SWA),
@@ -218,6 +219,12 @@ def speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     values = {name: [row[name] for row in metrics if _finite(row.get(name))] for name in names}
     medians = {name: median(found) if found else None for name, found in values.items()}
     return medians | {"total": sum(values["seconds"]) or None}
+
+
+def idle(metrics: Sequence[Mapping[str, Any]]) -> int:
+    """Epochs in which less than half of the weights changed at all."""
+    shares = [row["weights_changed"] for row in metrics if _finite(row.get("weights_changed"))]
+    return sum(share < 0.5 for share in shares)
 
 
 def stages(

@@ -106,6 +106,10 @@ class Run:
         """Replace the metrics of all epochs."""
         self.write_text(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row."""
+        self.write_metrics([*self.metrics(), row])
+
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
         """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.
 

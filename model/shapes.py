@@ -18,7 +18,7 @@ SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 
 _NUMBER: Final = (int, float)
-_RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int}
+_RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int, "elapsed": _NUMBER}
 _CLASS: Final = {
     "name": str,
     "n": int,
@@ -41,7 +41,7 @@ SHAPES: Final[dict[str, Any]] = {
         },
         "transcoded": [{"path": str, "reason": str}],
     },
-    METRICS: [{"epoch": int, "train_loss": _NUMBER, "valid_loss": _NUMBER, "accuracy": _NUMBER}],
+    METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     HEAD: _RESULT,
     SWA: {"before": _RESULT, "after": _RESULT},
     EVALUATION: {

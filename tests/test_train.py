@@ -27,8 +27,9 @@ from cache.pack import Options
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError
 from model import checkpoint
+from model.ema import MovingAverage
 from model.network import build
-from model.progress import Progress
+from model.progress import State
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
 from model.shapes import HEAD, RECIPE, SWA
@@ -90,6 +91,8 @@ def test_the_network_learns_what_colour_tells(tiny_run: Path) -> None:
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert 0 <= rows[0]["waiting"] <= 1
+    assert 0 < rows[0]["seconds"] < rows[0]["elapsed"] < rows[1]["elapsed"]
+    assert Run(tiny_run).read(SWA)["after"]["elapsed"] > rows[1]["elapsed"]
     after = Run(tiny_run).read(SWA)["after"]
     assert after["n"] == 6
     assert after["accuracy"] >= 0.8
@@ -119,6 +122,57 @@ def stop_after(steps: int) -> Stop:
     """As if a signal came before batch number `steps`: 6 of training, 1 of validation an epoch, then the averaging."""
     asked = iter(range(1, 10_000))
     return lambda: signal.SIGTERM if next(asked) >= steps else None
+
+
+AVERAGING = replace(TINY, ema=0.7)
+
+
+@pytest.fixture(scope="module")
+def averaging_run(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose recipe averages the weights as it trains."""
+    out = tmp_path_factory.mktemp("averaging") / "run"
+    train.train(tiny_job(colour_pack.path, out, recipe=AVERAGING), never)
+    return out
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6, 7, 10, 14, 17])
+def test_a_resumed_run_goes_on_with_its_average(
+    averaging_run: Path, colour_pack: Pack, tmp_path: Path, steps: int
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train.train(tiny_job(colour_pack.path, out, recipe=AVERAGING), stop_after(steps))
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=AVERAGING), never)
+    for name in (LAST, BEST):
+        resumed, whole = (checkpoint.load(folder / name) for folder in (out, averaging_run))
+        parts = [(resumed["network"], whole["network"])]
+        if name == LAST:
+            parts.append((resumed["average"]["network"], whole["average"]["network"]))
+        assert all(torch.equal(one[key], other[key]) for one, other in parts for key in other), name
+    shares = [[row["weights_changed"] for row in Run(folder).metrics()] for folder in (out, averaging_run)]
+    assert shares[0] == shares[1]
+
+
+def test_what_is_validated_and_kept_is_the_average(averaging_run: Path, tiny_run: Path) -> None:
+    last, best = (checkpoint.load(averaging_run / name) for name in (LAST, BEST))
+    assert last["average"]["updates"] == 12, "one update a step"
+    learns = checkpoint.load(tiny_run / LAST)["network"]
+    assert all(torch.equal(last["network"][key], learns[key]) for key in learns), (
+        "the average changes no step"
+    )
+    assert best["after"] == "epoch 1"
+    assert all(torch.equal(last["average"]["network"][key], value) for key, value in best["network"].items())
+    assert not torch.equal(best["network"]["classifier.weight"], last["network"]["classifier.weight"])
+
+
+def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_path: Path) -> None:
+    phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=1, high=1e-12, low=1e-12))
+    recipe = replace(TINY, phases=phases, momentum=0.0, averaging=train.Averaging(steps=0))
+    train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    first, second = (row["weights_changed"] for row in Run(tmp_path / "run").metrics())
+    assert first > 0.95
+    assert 0 < second < 0.05, "weights near zero still move"
+    assert "In 1 of 2 epochs less than half of the weights" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6, 7, 8, 9, 14, 15, 17, 23])
@@ -333,14 +387,15 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path: Path) -> None:
     recipe = train.resolve(TINY, torch.device("cpu"))
     network = build(recipe.network, 3, "none")
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
+    state = State(network, train.new_optimiser(recipe, network), MovingAverage(network, 0.9))
     with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
+        session = train.Session(recipe, Run(tmp_path), state, loader, loader, never)
         with CountReads() as counter:
-            row = train.train_epoch(network, optimiser, loader, recipe, Progress(), never)
+            row = train.train_epoch(session, network)
         assert row["epoch"] == 0
         steps = len(loader)
     assert steps == 6
-    assert counter.reads == 1, "the sum of the losses, once, at the end of the epoch"
+    assert counter.reads == 2, "at the end of the epoch: the sum of the losses, and how many weights changed"
 
 
 def test_a_solved_head_starts_where_a_random_one_does_not(
@@ -350,7 +405,9 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     recipe = replace(recipe, averaging=train.Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     said = capsys.readouterr().out
-    solved = re.search(r"head: solved on 42 frozen features.*\nhead: valid loss = (\S+), acc = (\S+)", said)
+    solved = re.search(
+        r"head: solved on 42 frozen features.*\nhead: valid loss = (\S+), acc = (\S+), \d+ s after", said
+    )
     assert solved
     assert float(solved[2]) >= 0.8
     assert Run(tmp_path / "run").load("best")[1]["accuracy"] == pytest.approx(float(solved[2]), abs=1e-3)
