@@ -43,7 +43,15 @@ from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.memory import measure_memory
-from model.network import WeightsError, build, evaluating, normalisation, pretrained_head, set_training
+from model.network import (
+    WeightsError,
+    build,
+    evaluating,
+    layers,
+    normalisation,
+    pretrained_head,
+    set_training,
+)
 from model.precision import forward, has_bf16, use_fast_kernels
 from model.progress import State, Write, keep_best, restore, save_last, scored
 from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
@@ -83,6 +91,10 @@ class Recipe:
     """Images a step."""
     phases: tuple[Phase, ...] = PAPER_PHASES
     """The learning rate, phase by phase."""
+    views: int = 1
+    """Augmentations of each image in a batch (Hoffer et al. 2020); each counts as one of the batch's images."""
+    layer_decay: float = 1.0
+    """The learning rate of each layer, as a share of the next one's: below 1 the first layers learn least."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     label_smoothing: float = 0.1
@@ -111,6 +123,10 @@ class Recipe:
         """Refuse numbers that no training could have."""
         checks = {
             f"batch_size is {self.batch_size}; expected at least 1": self.batch_size >= 1,
+            f"views is {self.views}; expected 1 to batch_size, {self.batch_size}": 1
+            <= self.views
+            <= self.batch_size,
+            f"layer_decay is {self.layer_decay}; expected more than 0, at most 1": 0 < self.layer_decay <= 1,
             f"momentum is {self.momentum}; expected 0 to below 1": 0 <= self.momentum < 1,
             f"weight_decay is {self.weight_decay}; expected 0 or more": 0 <= self.weight_decay < math.inf,
             f"label_smoothing is {self.label_smoothing}; expected 0 to below 1": 0
@@ -283,7 +299,7 @@ def foresee(session: Session) -> list[str]:
     seconds = []
     for batch in islice(training, FORESEEING_STEPS):
         started = time.perf_counter()
-        float(train_step(called, optimiser, batch.images, batch.labels, loss, 0.0, recipe.bf16))
+        float(train_step(called, optimiser, *batch.flat(), loss, 0.0, recipe.bf16))
         seconds.append(time.perf_counter() - started)
     step = statistics.median(seconds[1:])
     passes = recipe.averaging.steps + (not recipe.frozen_statistics) if recipe.averaging.steps else 0
@@ -396,7 +412,10 @@ def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
 def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """SGD as the recipe says; every step sets its rate."""
     return torch.optim.SGD(
-        network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        layers(network, recipe.layer_decay),
+        lr=0.0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
     )
 
 
@@ -519,9 +538,10 @@ def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
         recipe.augment,
         pack.ids("train"),
         job.resources,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.batch_size // recipe.views,
         shuffle=True,
         seed=recipe.seed,
+        views=recipe.views,
         start=start,
     )
 
@@ -550,7 +570,7 @@ def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:
     try:
         for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, progress.images):
             rate = lr_at(recipe.phases, epoch + progress.images / images)
-            value = train_step(network, state.optimiser, batch.images, batch.labels, loss, rate, recipe.bf16)
+            value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16)
             if state.average:
                 state.average.update(state.network)
             total += value * len(batch.ids)
@@ -588,7 +608,7 @@ def followed(
 
 def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels alone, which is all that the room `model` wants to know."""
-    return ((batch.images, batch.labels) for batch in batches)
+    return (batch.flat() for batch in batches)
 
 
 def average_weights(session: Session) -> None:
@@ -601,7 +621,7 @@ def average_weights(session: Session) -> None:
     averaged = swa.average(
         network,
         lambda: pairs(followed("averaging", session.training, session.stop)),
-        len(session.training.ids),
+        len(session.training.ids) * recipe.views,
         smoothed_cross_entropy(recipe.label_smoothing, len(session.training.pack.classes)),
         recipe.averaging.rate,
         recipe.averaging.steps,

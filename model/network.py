@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -93,6 +94,19 @@ def set_training(network: nn.Module, frozen_statistics: bool) -> None:
     for module in network.modules() if frozen_statistics else ():
         if isinstance(module, _BatchNorm):
             module.eval()
+
+
+def layers(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """The parameters for an optimiser, in groups whose `lr_scale` is `decay` to the power of the layers above them.
+
+    The layers are timm's own division of a network, the head the last of them, at 1.
+    """
+    if decay == 1:
+        return [{"params": list(network.parameters()), "lr_scale": 1.0}]
+    by_scale: dict[float, list[nn.Parameter]] = {}
+    for group in param_groups_layer_decay(network, weight_decay=0.0, layer_decay=decay):
+        by_scale.setdefault(group["lr_scale"], []).extend(group["params"])
+    return [{"params": parameters, "lr_scale": scale} for scale, parameters in by_scale.items()]
 
 
 @contextmanager

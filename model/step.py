@@ -29,9 +29,9 @@ def train_step(
     rate: float,
     bf16: bool,
 ) -> torch.Tensor:
-    """One step of the optimiser at `rate`; the batch's mean loss before it, still on the device."""
+    """One step at `rate`, times a group's `lr_scale`; the batch's mean loss before it, still on the device."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     value = loss(forward(network, images, bf16), labels)
     optimiser.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]

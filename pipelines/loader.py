@@ -73,6 +73,11 @@ class Batch:
     labels: torch.Tensor
     ids: torch.Tensor
 
+    def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every view as an image of its own: float32 `[B * K, 3, S, S]`, and its label, int64 `[B * K]`."""
+        views = self.images.shape[1] if self.images.ndim == 5 else 1
+        return self.images.flatten(0, -4), self.labels.repeat_interleave(views)
+
 
 @dataclass(frozen=True)
 class Position:

@@ -20,6 +20,21 @@ def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
     assert network.weight.tolist() == [[0.25, 0.5], [-0.25, -0.5]]  # 0.5 times (1 - 1/2) times the image
 
 
+def test_each_group_moves_at_its_share_of_the_rate() -> None:
+    first, second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
+    groups = [{"params": [first], "lr_scale": 0.5}, {"params": [second], "lr_scale": 1.0}]
+    optimiser = torch.optim.SGD(groups, lr=0.0)
+
+    class Sum(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images @ (first + second).T
+
+    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
+    train_step(Sum(), optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
+    assert second.tolist() == [[0.25, 0.5], [-0.25, -0.5]]
+    assert first.tolist() == [[0.125, 0.25], [-0.125, -0.25]]
+
+
 def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
     network = nn.Linear(2, 2, bias=False)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.0)

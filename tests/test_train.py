@@ -33,6 +33,7 @@ from model.progress import State
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
 from model.shapes import HEAD, RECIPE, SWA
+from model.step import train_step
 from pipelines.loader import Position, Resources
 from pipelines.request import ResourcesError
 
@@ -173,6 +174,27 @@ def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_pa
     assert first > 0.95
     assert 0 < second < 0.05, "weights near zero still move"
     assert "In 1 of 2 epochs less than half of the weights" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_views_of_an_image_train_and_average_in_one_batch(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def step(network: Any, optimiser: Any, images: torch.Tensor, labels: torch.Tensor, *rest: Any) -> Any:
+        seen.append((images, labels))
+        return train_step(network, optimiser, images, labels, *rest)
+
+    monkeypatch.setattr(train, "train_step", step)
+    recipe = replace(TINY, views=2, phases=(Phase(epochs=1, high=0.01, low=0.002),))
+    train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    assert [len(images) for images, _ in seen] == [8] * 9 + [6, 6], (
+        "42 images, two views each, at most 8 a step"
+    )
+    for images, labels in seen:
+        assert torch.equal(labels[::2], labels[1::2]), "views of one image stand side by side"
+        assert not torch.equal(images[::2], images[1::2])
+    assert Run(tmp_path / "run").read(SWA)["after"]["n"] == 6
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6, 7, 8, 9, 14, 15, 17, 23])
@@ -496,6 +518,14 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--batch-size", "0"),
             "batch_size is 0; expected at least 1",
+        ),
+        (
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--views", "33"),
+            "views is 33; expected 1 to batch_size, 32",
+        ),
+        (
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--layer-decay", "0"),
+            "layer_decay is 0.0; expected more than 0, at most 1",
         ),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--prefetch", "0"),
