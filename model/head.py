@@ -83,9 +83,13 @@ def solve(
     starts = [_zero(rows, len(present))]
     if pretrained is not None:
         starts.append(_likeliest(rows, targets, len(present), pretrained))
-    solution = _choose((rows - mean) / scale, targets, [start(rows) for start in starts])
+    standardised = (rows - mean) / scale
+    solution = _choose(standardised, targets, [start(rows) for start in starts])
     start = starts[solution.from_pretrained]
-    found = fit((rows - mean) / scale, targets, start(rows), solution.penalty)
+    near = fit(
+        standardised.float(), targets, start(rows).float(), solution.penalty
+    )  # most of the way, faster
+    found = fit(standardised, targets, start(rows), solution.penalty, near.double())
     weight = start.weight + (found[:-1] / scale[:, None]).T
     bias = start.bias + found[-1] - (mean / scale) @ found[:-1]
     with torch.no_grad():
