@@ -176,8 +176,10 @@ FAST: Final = replace(
     select="loss",
     solve_head=True,
     frozen_statistics=True,
-    phases=(Phase(epochs=2, high=1e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
-    averaging=Averaging(steps=2, rate=5e-4),
+    layer_decay=0.93,
+    ema=0.98,
+    phases=(Phase(epochs=1, high=3e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    averaging=Averaging(steps=0),
 )
 DEMO: Final = replace(
     FAST,
@@ -185,7 +187,10 @@ DEMO: Final = replace(
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
     note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
+    layer_decay=1.0,
+    ema=0.95,
     phases=(Phase(epochs=4, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    averaging=Averaging(steps=2, rate=5e-4),
 )
 RECIPES: Final = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}
 
