@@ -30,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from torch import nn
 
 from cache.command import Stop, Stopped, parse, progress_bar, run, stop_signals
@@ -61,6 +62,7 @@ from model.step import train_step, validate
 from pipelines.augment import Augment
 from pipelines.clock import Clock
 from pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
+from pipelines.order import epoch_order
 from pipelines.request import ResourcesError, StreamError
 
 
@@ -101,6 +103,8 @@ class Recipe:
     """1 - e on the true class, e / (K - 1) on each other one."""
     solve_head: bool = False
     """Before the first epoch, solve the last layer on the frozen features."""
+    first_look: int = 0
+    """Before all images, solve the head on so many of each class, so that a result is there soon; 0: not."""
     frozen_statistics: bool = False
     """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
     ema: float = 0.0
@@ -132,6 +136,7 @@ class Recipe:
             f"label_smoothing is {self.label_smoothing}; expected 0 to below 1": 0
             <= self.label_smoothing
             < 1,
+            f"first_look is {self.first_look}; expected 0 or more": self.first_look >= 0,
             f"ema is {self.ema}; expected 0 to below 1": 0 <= self.ema < 1,
             f"averaging.steps is {self.averaging.steps}; expected 0 or more": self.averaging.steps >= 0,
             f"averaging.rate is {self.averaging.rate}; expected 0 or more": 0
@@ -175,6 +180,7 @@ FAST: Final = replace(
     label_smoothing=0.0,
     select="loss",
     solve_head=True,
+    first_look=32,
     frozen_statistics=True,
     layer_decay=0.93,
     ema=0.98,
@@ -277,7 +283,10 @@ def train(job: Job, stop: Stop) -> None:
     if content:
         restore(folder, content, state)
     start = Position(state.progress.epoch, state.progress.images)
-    with training_loader(job, pack, start) as training, evaluation_loader(job, pack, "val") as validation:
+    with (
+        training_loader(job, pack, start) as training,
+        evaluation_loader(job, pack, pack.ids("val")) as validation,
+    ):
         session = Session(job.recipe, folder, state, training, validation, stop)
         if job.dry_run:
             print("\n".join(foresee(session)))
@@ -458,29 +467,53 @@ def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:
 
 
 def solve_head(session: Session, job: Job, pack: Pack) -> None:
-    """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features."""
+    """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features.
+
+    The body is frozen, so that every image passes it once, also those that validate a head.
+    """
     recipe, state = session.recipe, session.state
     network = state.network
     if not recipe.solve_head:
         return
-    started = time.perf_counter()
-    with evaluation_loader(job, pack, "train", epochs=1) as loader:
-        batches = followed("solving the head", loader, session.stop)
-        features, labels = head.features(folded(network, recipe.augment.size), pairs(batches), recipe.bf16)
+    inference = folded(network, recipe.augment.size)
+
+    def see(doing: str, loader: Loader) -> tuple[torch.Tensor, torch.Tensor]:
+        return head.features(inference, pairs(followed(doing, loader, session.stop)), recipe.bf16)
+
+    held_out = see("looking at the validation images", session.validation)
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
-    found = head.solve(network, features, labels, pretrained)
-    seconds = time.perf_counter() - started
-    begun = "the pretrained classifier" if found.from_pretrained else "zero"
-    print(
-        f"head: solved on {len(labels)} frozen features from {begun}, penalty {found.penalty:g}; "
-        f"out of fold acc = {found.accuracy:.3f}, time: {seconds:.6f} sec",
-        flush=True,
-    )
-    result = session.validate(network, "validating the head")
-    session.folder.write(HEAD, result | {"elapsed": state.elapsed()})
-    print(f"head: {say(result)}, {state.elapsed():.0f} s after the start", flush=True)
-    content = scored(network, result, recipe.select, "the solved head")
-    keep_best(save, session.folder, state.progress, content)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    results: list[dict[str, Any]] = []
+    for ids in looks(pack, recipe):
+        with evaluation_loader(job, pack, ids, epochs=1) as loader:
+            seen.append(see("looking at the training images", loader))
+        features, labels = (torch.cat(column) for column in zip(*seen, strict=True))
+        found = head.solve(network, features, labels, pretrained)
+        result = validate(head.classifier(network), [held_out], recipe.bf16)
+        print(
+            f"head: solved on {len(labels)} frozen features, {found}; {say(result)}, {state.elapsed():.0f} s after the start",
+            flush=True,
+        )
+        results.append(result | {"images": len(labels), "elapsed": state.elapsed()})
+        content = scored(network, result, recipe.select, "the solved head")
+        keep_best(save, session.folder, state.progress, content)
+    session.folder.write(HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None})
+
+
+def looks(pack: Pack, recipe: Recipe) -> list[NDArray[np.int64]]:
+    """The training images in the order in which the head sees them: the first look, where that is at most half, and the rest."""
+    ids = epoch_order(pack.ids("train"), recipe.seed, 0)
+    first = first_of_each(pack.labels[ids], recipe.first_look)
+    return [ids] if not 0 < 2 * first.sum() <= len(ids) else [ids[first], ids[~first]]
+
+
+def first_of_each(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
+    """Which of `labels`, int32 `[n]`, are among the first `count` of their class: bool `[n]`."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    first = np.empty(len(labels), dtype=bool)
+    first[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered) < count
+    return first
 
 
 def fit(session: Session) -> None:
@@ -551,10 +584,10 @@ def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
     )
 
 
-def evaluation_loader(job: Job, pack: Pack, split: str, epochs: int | None = None) -> Loader:
-    """A split as evaluation sees it: every image once an epoch, its centre window. One epoch alone keeps no pixels."""
+def evaluation_loader(job: Job, pack: Pack, ids: NDArray[np.int64], epochs: int | None = None) -> Loader:
+    """Images as evaluation sees them: each once an epoch, its centre window. One epoch alone keeps no pixels."""
     augment, seed = job.recipe.augment.centre(), job.recipe.seed
-    return Loader(pack, augment, pack.ids(split), job.resources, seed=seed, epochs=epochs)
+    return Loader(pack, augment, ids, job.resources, seed=seed, epochs=epochs)
 
 
 def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:

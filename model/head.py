@@ -44,6 +44,11 @@ class Solution:
     cross_entropy: float
     accuracy: float
 
+    def __str__(self) -> str:
+        """For the log."""
+        begun = "the pretrained classifier" if self.from_pretrained else "zero"
+        return f"from {begun}, penalty {self.penalty:g}, out of fold acc = {self.accuracy:.3f}"
+
 
 @torch.no_grad()
 def features(network: nn.Module, batches: Pairs, bf16: bool) -> tuple[Rows, torch.Tensor]:

@@ -231,7 +231,11 @@ def stages(
     head: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, Any]], swa: Mapping[str, Any] | None
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """What each stage of a training reached on the validation split, in their order: its name and result."""
-    rows: list[tuple[str, Mapping[str, Any] | None]] = [("the solved head alone, nothing fine-tuned", head)]
+    first = (head or {}).get("first")
+    rows: list[tuple[str, Mapping[str, Any] | None]] = [
+        (f"a head solved on {(first or {}).get('images', 'few')} images", first),
+        ("the solved head alone, nothing fine-tuned", head),
+    ]
     if metrics:
         rows.append((f"after the last epoch, {metrics[-1].get('epoch', len(metrics) - 1)}", metrics[-1]))
     rows.append(("averaged weights", (swa or {}).get("after")))

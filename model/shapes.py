@@ -42,7 +42,7 @@ SHAPES: Final[dict[str, Any]] = {
         "transcoded": [{"path": str, "reason": str}],
     },
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
-    HEAD: _RESULT,
+    HEAD: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
     SWA: {"before": _RESULT, "after": _RESULT},
     EVALUATION: {
         "n": int,

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -103,7 +104,9 @@ def test_validation_loss_is_plain_cross_entropy_of_the_checkpoint(tiny_run: Path
     state = checkpoint.load(tiny_run / LAST)
     network = build("test_efficientnet", 3, "none")
     network.load_state_dict(state["network"])
-    with train.evaluation_loader(tiny_job(colour_pack.path, tiny_run), colour_pack, "val") as loader:
+    with train.evaluation_loader(
+        tiny_job(colour_pack.path, tiny_run), colour_pack, colour_pack.ids("val")
+    ) as loader:
         (batch,) = list(loader.epoch())
     with torch.no_grad():
         logits = network.eval()(batch.images)
@@ -216,7 +219,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     """What such a start left behind is not mixed into the run."""
     out = tmp_path / "run"
     recipe = replace(TINY, solve_head=True)
-    with pytest.raises(Stopped, match="while solving the head"):
+    with pytest.raises(Stopped, match="while looking at the"):
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(1))
     assert not (out / LAST).exists()
     (out / SWA).write_text("{}")
@@ -329,10 +332,10 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
 
 def test_one_pass_for_the_head_keeps_no_pixels_and_many_do(colour_pack: Pack, tmp_path: Path) -> None:
     job = tiny_job(colour_pack.path, tmp_path / "run")
-    with train.evaluation_loader(job, colour_pack, "train", epochs=1) as once:
+    with train.evaluation_loader(job, colour_pack, colour_pack.ids("train"), epochs=1) as once:
         assert not once.plan.kept.any()
         assert sum(len(batch.ids) for batch in once.epoch()) == 42
-    with train.evaluation_loader(job, colour_pack, "val") as often:
+    with train.evaluation_loader(job, colour_pack, colour_pack.ids("val")) as often:
         assert often.plan.kept.sum() == 6
 
 
@@ -428,9 +431,7 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     recipe = replace(recipe, averaging=train.Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     said = capsys.readouterr().out
-    solved = re.search(
-        r"head: solved on 42 frozen features.*\nhead: valid loss = (\S+), acc = (\S+), \d+ s after", said
-    )
+    solved = re.search(r"head: solved on 42 frozen .*; valid loss = (\S+), acc = (\S+), \d+ s after", said)
     assert solved
     assert float(solved[2]) >= 0.8
     assert Run(tmp_path / "run").load("best")[1]["accuracy"] == pytest.approx(float(solved[2]), abs=1e-3)
@@ -440,6 +441,40 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     assert written["accuracy"] == best["accuracy"]
     assert "the solved head alone" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / AVERAGED).exists()
+
+
+def test_a_first_look_has_a_result_before_all_images_are_seen(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(TINY, solve_head=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
+    recipe = replace(recipe, averaging=train.Averaging(steps=0))
+    found = []
+    for first_look in (0, 5):
+        out = tmp_path / str(first_look)
+        train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, first_look=first_look)), never)
+        found.append(Run(out).read(HEAD))
+    plain, looked = found
+    assert re.findall(r"head: solved on (\d+) ", capsys.readouterr().out) == ["42", "15", "42"]
+    assert plain["first"] is None
+    assert (looked["first"]["images"], looked["images"]) == (15, 42)
+    assert looked["first"]["elapsed"] < looked["elapsed"]
+    assert looked["valid_loss"] == pytest.approx(plain["valid_loss"], rel=1e-4), "all images in the end"
+    assert "a head solved on 15 images" in (tmp_path / "5" / "report.html").read_text()
+
+
+def test_the_first_look_has_as_many_of_each_class_and_nothing_is_seen_twice(colour_pack: Pack) -> None:
+    first, rest = train.looks(colour_pack, replace(TINY, first_look=4))
+    assert np.bincount(colour_pack.labels[first]).tolist() == [4, 4, 4]
+    assert sorted([*first, *rest]) == colour_pack.ids("train").tolist()
+    assert len(train.looks(colour_pack, replace(TINY, first_look=8))) == 1, (
+        "more than half of 42 is no first look"
+    )
+
+
+def test_the_first_of_each_class() -> None:
+    labels = np.array([2, 0, 2, 2, 0, 1], dtype=np.int32)
+    assert train.first_of_each(labels, 2).tolist() == [True, True, True, False, True, True]
+    assert not train.first_of_each(labels, 0).any()
 
 
 @pytest.mark.parametrize(
