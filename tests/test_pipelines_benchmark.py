@@ -80,15 +80,12 @@ def test_the_table_ends_in_json(
     assert set(row) == {"name", "images_per_second", "core_ms_per_image", "peak_mib", "spread"}
     assert 0 < row["spread"][0] <= row["core_ms_per_image"] <= row["spread"][1]
     assert row["peak_mib"] > 50
+    parts = account.Account(**found["account"])
+    assert min(parts.decode, parts.warp, parts.colour, parts.hand_over) > 0
+    assert parts.parts == pytest.approx(parts.total, rel=0.05)
+    assert 0 <= parts.waiting < 1
     with Image.open(tmp_path / "b.png") as chart:
         assert chart.width > 800
-
-
-def test_the_account_closes_within_5_percent(colour_pack: Pack) -> None:
-    found = account.take_account(colour_pack.path, 0.3)
-    assert min(found.decode, found.warp, found.colour, found.hand_over) > 0
-    assert found.parts == pytest.approx(found.total, rel=0.05)
-    assert 0 <= found.waiting < 1
 
 
 def test_a_training_hardly_waits_for_its_images(colour_pack: Pack) -> None:
