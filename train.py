@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -38,12 +37,11 @@ from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import figures, head, report, swa
-from model.beside import Beside
-from model.checkpoint import CheckpointError, save
+from model.checkpoint import CheckpointError, in_host_memory, save
 from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
-from model.memory import measure_memory
+from model.memory import COPIES, measure_memory
 from model.network import (
     WeightsError,
     build,
@@ -54,11 +52,12 @@ from model.network import (
     set_training,
 )
 from model.precision import forward, has_bf16, use_fast_kernels
-from model.progress import State, Write, keep_best, restore, save_last, scored
+from model.progress import Training, drop_later_metrics, keep_best, restore, save_last, scored
 from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import HEAD, METRICS, PACK, RECIPE, SWA, VERSIONS
 from model.step import train_step, validate
+from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
 from pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
@@ -104,7 +103,7 @@ class Recipe:
     solve_head: bool = False
     """Before the first epoch, solve the last layer on the frozen features."""
     first_look: int = 0
-    """Before all images, solve the head on so many of each class, so that a result is there soon; 0: not."""
+    """With solve_head: before all images, solve it on so many of each class, so that a result is there soon; 0: not."""
     frozen_statistics: bool = False
     """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
     ema: float = 0.0
@@ -224,7 +223,7 @@ class Session:
     recipe: Recipe
     """Resolved."""
     folder: Run
-    state: State
+    state: Training
     training: Loader
     """Stands where the training stands; after the last epoch it goes on for the averaging."""
     validation: Loader
@@ -279,7 +278,7 @@ def train(job: Job, stop: Stop) -> None:
     network = new_network(job.recipe, len(pack.classes), device, fresh=content is None)
     check_network(job.recipe, network, len(pack.classes))
     average = MovingAverage(network, job.recipe.ema) if job.recipe.ema else None
-    state = State(network, new_optimiser(job.recipe, network), average, since=started)
+    state = Training(network, new_optimiser(job.recipe, network), average, since=started)
     if content:
         restore(folder, content, state)
     start = Position(state.progress.epoch, state.progress.images)
@@ -291,11 +290,13 @@ def train(job: Job, stop: Stop) -> None:
         if job.dry_run:
             print("\n".join(foresee(session)))
             return
-        if content is None:
+        if content is not None:
+            drop_later_metrics(folder, state.progress)
+        else:
             start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
             draw_pictures(job, pack, folder)
             print(training.plan.why, flush=True)
-            solve_head(session, job, pack)
+            solve_head(session, job)
         fit(session)
         average_weights(session)
     print(f"report: {report.build(folder.folder)}")
@@ -305,7 +306,8 @@ def foresee(session: Session) -> list[str]:
     """What the training would take, in lines: counted, and timed on a few steps of its own batches."""
     recipe, training = session.recipe, session.training
     network, optimiser = session.state.network, session.state.optimiser
-    memory = measure_memory(network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics)
+    copies = COPIES + (recipe.ema > 0)
+    memory = measure_memory(network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics, copies)
     epochs, steps = total_epochs(recipe.phases), len(training)
     loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
     set_training(network, recipe.frozen_statistics)
@@ -466,12 +468,12 @@ def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:
     figures.image_sheet(folder.folder / "augmented.png", np.stack(columns, axis=1), captions)
 
 
-def solve_head(session: Session, job: Job, pack: Pack) -> None:
+def solve_head(session: Session, job: Job) -> None:
     """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features.
 
     The body is frozen, so that every image passes it once, also those that validate a head.
     """
-    recipe, state = session.recipe, session.state
+    recipe, state, pack = session.recipe, session.state, session.training.pack
     network = state.network
     if not recipe.solve_head:
         return
@@ -482,26 +484,31 @@ def solve_head(session: Session, job: Job, pack: Pack) -> None:
 
     held_out = see("looking at the validation images", session.validation)
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for ids in looks(pack, recipe):
+    for ids in divide_looks(pack, recipe):
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
-            seen.append(see("looking at the training images", loader))
-        features, labels = (torch.cat(column) for column in zip(*seen, strict=True))
-        found = head.solve(network, features, labels, pretrained)
+            seen.append((*see("looking at the training images", loader), torch.from_numpy(ids)))
+        features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
+        order = rows.argsort().to(
+            features.device
+        )  # the head depends on the images, not on the order of looking
+        found = head.solve(network, features[order], labels[order], pretrained)
         result = validate(head.classifier(network), [held_out], recipe.bf16)
+        result |= {"images": len(labels), "elapsed": state.tick()}
         print(
-            f"head: solved on {len(labels)} frozen features, {found}; {say(result)}, {state.elapsed():.0f} s after the start",
+            f"head: solved on {len(labels)} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s "
+            "after the start",
             flush=True,
         )
-        results.append(result | {"images": len(labels), "elapsed": state.elapsed()})
-        content = scored(network, result, recipe.select, "the solved head")
+        results.append(result)
+        content = scored(network, result, recipe.select, f"a head solved on {len(labels)} images")
         keep_best(save, session.folder, state.progress, content)
     session.folder.write(HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None})
 
 
-def looks(pack: Pack, recipe: Recipe) -> list[NDArray[np.int64]]:
-    """The training images in the order in which the head sees them: the first look, where that is at most half, and the rest."""
+def divide_looks(pack: Pack, recipe: Recipe) -> list[NDArray[np.int64]]:
+    """The training images as the head sees them: those of the first look, where that is at most half, and the rest."""
     ids = epoch_order(pack.ids("train"), recipe.seed, 0)
     first = first_of_each(pack.labels[ids], recipe.first_look)
     return [ids] if not 0 < 2 * first.sum() <= len(ids) else [ids[first], ids[~first]]
@@ -521,34 +528,41 @@ def fit(session: Session) -> None:
     recipe, folder, state = session.recipe, session.folder, session.state
     progress = state.progress
     called = compiled(recipe, state.network)
-    with Beside() as beside:
-
-        def write(path: Path, content: dict[str, Any]) -> None:
-            beside(save, path, deepcopy(content))  # the next epoch changes what it holds
-
-        try:
+    writer = Writer()
+    try:
+        with writer:
             while progress.epoch < total_epochs(recipe.phases) or progress.trained:
                 if progress.trained is None:
                     progress.trained = train_epoch(session, called)
                 row = progress.trained
                 result = session.validate(state.result, f"validating epoch {row['epoch']}")
-                end_epoch(session, row | result | {"elapsed": state.elapsed()}, beside, write)
-        except Stopped:
-            save_last(write, folder, state)
-            raise
+                end_epoch(session, row | result | {"elapsed": state.tick()}, writer)
+    except Stopped:
+        writer.wait()
+        save_last(save, folder, state)
+        raise
 
 
-def end_epoch(session: Session, row: dict[str, Any], beside: Beside, write: Write) -> None:
-    """Say how the epoch went, and have it written: metrics, best.ckpt, last.ckpt, report. Raises RunError."""
+def end_epoch(session: Session, row: dict[str, Any], writer: Writer) -> None:
+    """Say how the epoch went, and have it written: metrics, best.ckpt, last.ckpt, report.
+
+    Waits until the epoch before is written, so that one copy of the checkpoints is in memory and no more. Raises
+    RunError, CheckpointError.
+    """
     recipe, folder, state = session.recipe, session.folder, session.state
+
+    def write(path: Path, content: dict[str, Any]) -> None:
+        writer(save, path, in_host_memory(content))  # the next epoch changes what it holds
+
     check_finite(row, recipe)
     print(epoch_line(row), flush=True)
-    beside(folder.add_metrics, row)
+    writer.wait()
+    writer(folder.add_metrics, row)
     content = scored(state.result, row, recipe.select, f"epoch {row['epoch']}")
     keep_best(write, folder, state.progress, content)
     state.progress.trained = None
     save_last(write, folder, state)
-    beside(rebuild_report, folder)
+    writer(rebuild_report, folder)
 
 
 def check_finite(row: dict[str, Any], recipe: Recipe) -> None:
@@ -601,7 +615,7 @@ def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:
     set_training(network, recipe.frozen_statistics)
     loss = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
     epoch, images, rate = progress.epoch, len(loader.ids), 0.0
-    if not progress.images:
+    if not progress.images or not state.before:
         state.begin_epoch()
     total = torch.tensor(progress.loss_sum, dtype=torch.float64, device=state.before[0].device)
     clock = Clock()
@@ -614,14 +628,15 @@ def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:
             total += value * len(batch.ids)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
     finally:
-        progress.loss_sum, progress.seconds = float(total), progress.seconds + clock.seconds()
+        progress.loss_sum, seconds = float(total), clock.seconds()
+        progress.seconds += seconds
     row = {
         "epoch": epoch,
         "train_loss": progress.loss_sum / images,
         "learning_rate": rate,
         "weights_changed": state.changed(),
-        "images_per_second": clock.images / clock.seconds(),
-        "waiting": clock.waiting / clock.seconds(),
+        "images_per_second": clock.images / seconds,
+        "waiting": clock.waiting / seconds,
         "seconds": progress.seconds,
     }
     progress.loss_sum = progress.seconds = 0.0
@@ -651,7 +666,8 @@ def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor
 
 def average_weights(session: Session) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
-    recipe, folder, network = session.recipe, session.folder, session.state.network
+    recipe, folder = session.recipe, session.folder
+    network = session.state.result
     if not recipe.averaging.steps or (folder.folder / SWA).exists():
         return
     started = time.perf_counter()
@@ -668,7 +684,7 @@ def average_weights(session: Session) -> None:
         on_step=lambda step, loss: print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True),
     )
     after = session.validate(averaged, "validating after averaging")
-    after["elapsed"] = session.state.elapsed()
+    after["elapsed"] = session.state.tick()
     seconds = time.perf_counter() - started
     save(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
     folder.write(SWA, asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after})

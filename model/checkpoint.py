@@ -44,6 +44,17 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         ) from None
 
 
+def in_host_memory(content: Any) -> Any:
+    """A copy of what `save` takes, its tensors copied to host memory: whatever happens to the original, it stays."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, Mapping):
+        return {key: in_host_memory(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(in_host_memory(value) for value in content)
+    return content
+
+
 def load(path: Path) -> dict[str, Any]:
     """What `save` was given, its tensors on the CPU. Nothing in the file is run. Raises CheckpointError."""
     content = check_format(path, read(path))

@@ -22,7 +22,7 @@ class MovingAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         """decay: 0 to below 1. The average begins at the first update."""
-        self.network = deepcopy(network).requires_grad_(False)
+        self.network = deepcopy(network)
         self.updates = 0
         self._blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 

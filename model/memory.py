@@ -14,8 +14,8 @@ from torch import nn
 from model.network import set_training
 from model.precision import forward
 
-_COPIES: Final = 3
-"""Of every parameter: itself, its gradient and its momentum."""
+COPIES: Final = 4
+"""Of every parameter: itself, its gradient, its momentum, and what it was when the epoch began."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ class Memory:
         return max(0, int((nbytes - self.fixed) // self.per_image))
 
 
-def measure_memory(network: nn.Module, size: int, bf16: bool, frozen_statistics: bool = False) -> Memory:
+def measure_memory(
+    network: nn.Module, size: int, bf16: bool, frozen_statistics: bool = False, copies: int = COPIES
+) -> Memory:
     """Count what autograd saves for the backward pass of images `[B, 3, size, size]`, by saved-tensor hooks.
+
+    copies: of every parameter that the training keeps on the device.
 
     Each storage counts once, parameters not at all; two batch sizes tell what is for every image from what is once.
     The network's modes and statistics are left as they were.
@@ -56,7 +60,7 @@ def measure_memory(network: nn.Module, size: int, bf16: bool, frozen_statistics:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     return Memory(
         parameters=sum(parameter.numel() for parameter in parameters),
-        fixed=_COPIES * weights + sum(buffer.nbytes for buffer, _ in buffers),
+        fixed=copies * weights + sum(buffer.nbytes for buffer, _ in buffers),
         per_image=(two - one) // 2 + image,
     )
 

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from model import checkpoint
 
-State: TypeAlias = dict[str, torch.Tensor]
+StateDict: TypeAlias = dict[str, torch.Tensor]
 Triple: TypeAlias = tuple[float, float, float]
 
 PACKAGES: Final = {
@@ -130,7 +130,7 @@ def check_name(name: str) -> None:
         raise WeightsError(f"timm {timm.__version__} has no network {name!r}; {hint}")
 
 
-def load_state(network: nn.Module, state: State, source: str) -> None:
+def load_state(network: nn.Module, state: StateDict, source: str) -> None:
     """Copy the tensors of `state` into the network, by name; only the head may be missing or have another shape.
 
     source: where the tensors are from, for the message. Raises WeightsError; then the network is as it was.
@@ -153,7 +153,7 @@ def load_state(network: nn.Module, state: State, source: str) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def _find_state(network: nn.Module, name: str, weights: str) -> tuple[State, str]:
+def _find_state(network: nn.Module, name: str, weights: str) -> tuple[StateDict, str]:
     """The tensors that `weights` names, see `build`, and where they are from."""
     if weights != "auto":
         return _read_state(Path(weights)), weights
@@ -173,7 +173,7 @@ def _find_package(architecture: str) -> Path | None:
     return next((file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))), None)
 
 
-def _in_order(state: State, network: nn.Module, source: Path) -> State:
+def _in_order(state: StateDict, network: nn.Module, source: Path) -> StateDict:
     """The packages' tensors under timm's names: both list the same ones in the same order. Raises WeightsError."""
     names = list(network.state_dict())
     kinds = [[key.rpartition(".")[2] for key in keys] for keys in (names, list(state))]
@@ -185,7 +185,7 @@ def _in_order(state: State, network: nn.Module, source: Path) -> State:
     return dict(zip(names, state.values(), strict=True))
 
 
-def _download(name: str, package: str | None) -> State:
+def _download(name: str, package: str | None) -> StateDict:
     """The tensors that timm has for `name`, from its cache or the hub. Raises WeightsError, soon if there is no way there."""
     described = timm.get_pretrained_cfg(name)
     if not described.has_weights:
@@ -196,7 +196,7 @@ def _download(name: str, package: str | None) -> State:
         network = timm.create_model(name, pretrained=True)
     except Exception as error:  # every library on the way to the hub has errors of its own
         raise WeightsError(_no_way(name, package, f"timm's hub failed: {_one_line(error)}")) from None
-    state: State = network.state_dict()
+    state: StateDict = network.state_dict()
     return state
 
 
@@ -230,7 +230,7 @@ def _no_way(name: str, package: str | None, reason: str) -> str:
     )
 
 
-def _read_state(path: Path) -> State:
+def _read_state(path: Path) -> StateDict:
     """Named tensors from a .safetensors file, a torch file or a Greyhound checkpoint. Raises WeightsError."""
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path)
@@ -240,11 +240,11 @@ def _read_state(path: Path) -> State:
         raise WeightsError(f"weights: {error}") from None
     if not _is_state(content):
         raise WeightsError(f"{path} is no state dict; expected named tensors, or a Greyhound checkpoint")
-    state: State = content
+    state: StateDict = content
     return state
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -289,7 +289,7 @@ def _checkpoint_activations(network: Any, name: str) -> None:
             module.momentum = 1 - (1 - module.momentum) ** 0.5
 
 
-def _say_wrong(key: str, wanted: torch.Tensor, state: State) -> str:
+def _say_wrong(key: str, wanted: torch.Tensor, state: StateDict) -> str:
     if key not in state:
         return f"{key} is missing"
     return f"{key} is {_say_shape(state[key])}, not {_say_shape(wanted)}"

@@ -41,7 +41,7 @@ class Progress:
 
 
 @dataclass
-class State:
+class Training:
     """A training between two steps: with torch's random state, all that going on needs."""
 
     network: nn.Module
@@ -59,8 +59,8 @@ class State:
         """The network that is validated and kept: the average, or the one that learns."""
         return self.average.network if self.average else self.network
 
-    def elapsed(self) -> float:
-        """Seconds from the command's start until now."""
+    def tick(self) -> float:
+        """Bring `progress.elapsed` up to date; returns it."""
         now = time.perf_counter()
         self.progress.elapsed += now - self.since
         self.since = now
@@ -96,9 +96,9 @@ def keep_best(write: Write, run: Run, progress: Progress, content: dict[str, Any
         write(run.folder / BEST, content)
 
 
-def save_last(write: Write, run: Run, state: State) -> None:
+def save_last(write: Write, run: Run, state: Training) -> None:
     """last.ckpt: everything that going on needs."""
-    state.elapsed()
+    state.tick()
     content = {
         "progress": asdict(state.progress),
         "network": state.network.state_dict(),
@@ -111,11 +111,8 @@ def save_last(write: Write, run: Run, state: State) -> None:
     write(run.folder / LAST, content)
 
 
-def restore(run: Run, content: dict[str, Any], state: State) -> None:
-    """Put weights, momentum, average and random state back, and drop the metrics of epochs that are trained again.
-
-    Raises RunError if the checkpoint is of another network.
-    """
+def restore(run: Run, content: dict[str, Any], state: Training) -> None:
+    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint holds others."""
     load_network(state.network, content, run.folder / LAST)
     try:
         state.optimiser.load_state_dict(content["optimiser"])
@@ -131,5 +128,9 @@ def restore(run: Run, content: dict[str, Any], state: State) -> None:
         raise RunError(
             f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that train wrote"
         ) from None
-    done = state.progress.epoch - (state.progress.trained is not None)
+
+
+def drop_later_metrics(run: Run, progress: Progress) -> None:
+    """Drop the rows of epochs that are trained again."""
+    done = progress.epoch - (progress.trained is not None)
     run.write_metrics([row for row in run.metrics() if row.get("epoch", done) < done])

@@ -129,6 +129,8 @@ class Run:
         """The trained network on `device`, in evaluation mode, and where it is from: `checkpoint`, and `after` what."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
+        if content.get("average"):  # what was validated is the average
+            content["network"] = content["average"]["network"]
         try:
             network = build(recipe["network"], len(classes), weights="none")
         except WeightsError as error:

@@ -106,7 +106,7 @@ def _start(
     todo = iter(range(len(request.ids)))  # `next` on it is atomic
     matrices = to_opencv(request.geometry)
     return [
-        pool.submit(fill, request, matrices, todo, batch, scratches, settings)
+        pool.submit(fill_rows, request, matrices, todo, batch, scratches, settings)
         for _ in range(min(settings.threads, len(request.ids)))
     ]
 
@@ -119,7 +119,7 @@ def _finish(
     return request, ring.lend(batch, len(request.ids))
 
 
-def fill(
+def fill_rows(
     request: Request,
     matrices: NDArray[np.float64],
     todo: Iterator[int],
@@ -127,27 +127,36 @@ def fill(
     scratches: list[Scratch],
     settings: Settings,
 ) -> None:
-    """The path of an image: decode once, then warp and colour every view of it."""
-    scratch = scratches.pop()  # one a thread, so there always is one
+    """A thread's part of a batch: of every row that `todo` gives, decode the image once, then warp and colour its views.
+
+    matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this call's for as
+    long as it takes. Raises BadImageError.
+    """
+    scratch = scratches.pop()  # there is one for each thread
     try:
         for row in todo:
             pixels = scratch.pad(settings.tier.pixels(int(request.ids[row])))
             for view, image in enumerate(batch[row]):
                 warp(pixels, matrices[row, view], settings.fill, scratch.warped)
-                colour(scratch, request.colour[row, view], image)
+                colour(scratch.warped, request.colour[row, view], scratch, image)
     finally:
         scratches.append(scratch)
 
 
-def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], fill: int, out: NDArray[np.uint8]) -> None:
-    """Fill the window `out`, uint8 `[S, S, C]`, through the matrix `[2, 3]`, with `fill` where the image has ended."""
+def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out: NDArray[np.uint8]) -> None:
+    """Fill the window `out`, uint8 `[S, S, C]`, with what each of its pixels sees of the image, uint8 `[H, W, C]`.
+
+    matrix: `[2, 3]`, from the window to the image. level: what is seen where the image has ended.
+    """
     window = (out.shape[1], out.shape[0])
-    cv2.warpAffine(pixels, matrix, window, out, _WARP, cv2.BORDER_CONSTANT, (fill,) * 4)
+    cv2.warpAffine(pixels, matrix, window, out, _WARP, cv2.BORDER_CONSTANT, (level,) * 4)
 
 
-def colour(scratch: Scratch, matrix: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Write the pixels of `scratch.warped` times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`, once."""
-    cv2.cvtColor(scratch.warped, cv2.COLOR_RGBA2RGB, scratch.rgb)
+def colour(
+    warped: NDArray[np.uint8], matrix: NDArray[np.float32], scratch: Scratch, out: NDArray[np.float32]
+) -> None:
+    """Write the pixels of the window, uint8 `[S, S, 4]`, times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`, once."""
+    cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, scratch.rgb)
     np.copyto(scratch.floats, scratch.rgb)
     cv2.transform(scratch.floats, matrix, out)
 

@@ -15,7 +15,7 @@ def test_two_layers_by_hand() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Flatten())
     found = measure_memory(network, 4, bf16=False)
     assert found.parameters == 24
-    assert found.fixed == 3 * 24 * 4
+    assert found.fixed == 4 * 24 * 4
     batch = 3 * 16 * 4  # the image in the batch itself, which the convolution saves as its input too
     assert found.per_image == batch + 8 * 16 * 4 + batch
 

@@ -30,7 +30,7 @@ from cache.values import ValueFormatError
 from model import checkpoint
 from model.ema import MovingAverage
 from model.network import build
-from model.progress import State
+from model.progress import Training
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
 from model.shapes import HEAD, RECIPE, SWA
@@ -126,6 +126,37 @@ def stop_after(steps: int) -> Stop:
     """As if a signal came before batch number `steps`: 6 of training, 1 of validation an epoch, then the averaging."""
     asked = iter(range(1, 10_000))
     return lambda: signal.SIGTERM if next(asked) >= steps else None
+
+
+def failing(name: str) -> Any:
+    """`save`, for which the disk is full when it comes to the file `name`."""
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        if path.name == name:
+            raise checkpoint.CheckpointError(f"{path} cannot be written: no space left")
+        checkpoint.save(path, content)
+
+    return save
+
+
+def test_a_checkpoint_that_cannot_be_written_on_a_signal_is_said(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "save", failing(LAST))
+    with pytest.raises(checkpoint.CheckpointError, match=r"last\.ckpt cannot be written"):
+        train.train(tiny_job(colour_pack.path, tmp_path / "run"), stop_after(3))
+
+
+@pytest.mark.parametrize("stop", [never, stop_after(10)])
+def test_nothing_is_written_after_a_write_that_failed(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop
+) -> None:
+    """last.ckpt would say that best.ckpt is there."""
+    monkeypatch.setattr(train, "save", failing(BEST))
+    with pytest.raises(checkpoint.CheckpointError, match=r"best\.ckpt cannot be written"):
+        train.train(tiny_job(colour_pack.path, tmp_path / "run"), stop)
+    assert not (tmp_path / "run" / LAST).exists()
+    assert [row["epoch"] for row in Run(tmp_path / "run").metrics()] == [0]
 
 
 AVERAGING = replace(TINY, ema=0.7)
@@ -413,7 +444,7 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path: Path) -> None:
     recipe = train.resolve(TINY, torch.device("cpu"))
     network = build(recipe.network, 3, "none")
-    state = State(network, train.new_optimiser(recipe, network), MovingAverage(network, 0.9))
+    state = Training(network, train.new_optimiser(recipe, network), MovingAverage(network, 0.9))
     with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
         session = train.Session(recipe, Run(tmp_path), state, loader, loader, never)
         with CountReads() as counter:
@@ -436,7 +467,7 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     assert float(solved[2]) >= 0.8
     assert Run(tmp_path / "run").load("best")[1]["accuracy"] == pytest.approx(float(solved[2]), abs=1e-3)
     best = Run(tmp_path / "run").load("best")[1]
-    assert best["after"] == "the solved head"
+    assert best["after"] == "a head solved on 42 images"
     written = Run(tmp_path / "run").read(HEAD)
     assert written["accuracy"] == best["accuracy"]
     assert "the solved head alone" in (tmp_path / "run" / "report.html").read_text()
@@ -463,10 +494,10 @@ def test_a_first_look_has_a_result_before_all_images_are_seen(
 
 
 def test_the_first_look_has_as_many_of_each_class_and_nothing_is_seen_twice(colour_pack: Pack) -> None:
-    first, rest = train.looks(colour_pack, replace(TINY, first_look=4))
+    first, rest = train.divide_looks(colour_pack, replace(TINY, first_look=4))
     assert np.bincount(colour_pack.labels[first]).tolist() == [4, 4, 4]
     assert sorted([*first, *rest]) == colour_pack.ids("train").tolist()
-    assert len(train.looks(colour_pack, replace(TINY, first_look=8))) == 1, (
+    assert len(train.divide_looks(colour_pack, replace(TINY, first_look=8))) == 1, (
         "more than half of 42 is no first look"
     )
 

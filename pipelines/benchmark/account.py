@@ -28,8 +28,8 @@ class Account:
     """Where the core time of the threads engine goes: core-milliseconds an image, each part measured by itself.
 
     hand_over: drawing, ordering and lending batches in the main thread, and the loop of the engine's threads around
-    the three steps. total: of the process, by the kernel; the parts are within 5 % of it. waiting: share of their
-    time, 0..1, that the engine's threads had nothing to do.
+    the three steps. total: of the process, by the kernel; the parts are within 5 % of it. waiting: share of the
+    cores' time, 0..1, that the engine's threads did not use, because they had nothing to do or others used it.
     """
 
     decode: float
@@ -54,15 +54,15 @@ def take_account(path: Path, seconds: float) -> Account:
     pack = Pack(path)
     pack.make_resident()
     started = time.perf_counter()
-    _pass(pack, 1)
-    epochs = math.ceil(seconds / (time.perf_counter() - started))
+    _pass(pack, 2)
+    epochs = math.ceil(2 * seconds / (time.perf_counter() - started))
     spent = dict.fromkeys(("decode", "pad", "warp", "colour", "fill"), 0.0)
     steps = {
         "decode": (Tier, "pixels"),
         "pad": (threads.Scratch, "pad"),
         "warp": (threads, "warp"),
         "colour": (threads, "colour"),
-        "fill": (threads, "fill"),
+        "fill": (threads, "fill_rows"),
     }
     with _replaced({place: _timed(getattr(*place), name, spent) for name, place in steps.items()}):
         started, total, main = time.perf_counter(), time.process_time(), time.thread_time()
@@ -83,7 +83,7 @@ def take_account(path: Path, seconds: float) -> Account:
 
 
 def take_waiting(path: Path, seconds: float) -> float:
-    """Share of a training's time, 0..1, that it waits for data: the row `train-step`, so long, once it is warm."""
+    """Share of a training's time, 0..1, that it waits for data: the row `train-step`, at least so long, once warm."""
     pack = Pack(path)
     pack.make_resident()
     clock = Clock()

@@ -41,9 +41,8 @@ def enlarged(pack: Pack, folder: Path) -> Path:
     return folder / "large.arrow"
 
 
-def worst_psnr(path: Path) -> float:
+def worst_psnr(pack: Pack) -> float:
     """The lowest ratio, in dB, of signal to error of the scaled decode against the block means of a full decode."""
-    pack = Pack(path)
     found = []
     for row, times in enumerate(halvings(peers.AUGMENT, pack.sizes).tolist()):
         width, height = pack.stored_sizes[row]

@@ -47,7 +47,7 @@ _WARM_UP: Final = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement of one row."""
+    """One measurement of one row. peak_mib: at its end, when every buffer is in use."""
 
     images_per_second: float
     core_ms_per_image: float
@@ -77,15 +77,16 @@ def measure(
     missing = {name: why for name in names if (why := lacking(ROWS[name]))}
     present = [name for name in names if name not in missing]
     result: dict[str, Any] = {"missing": missing}
-    large = folder
-    if any(ROWS[name].large for name in present):
-        large = enlarged(pack, folder)
-        result["large"] = {"bytes": Pack(large).nbytes / len(Pack(large)), "worst_psnr_db": worst_psnr(large)}
+    paths = dict.fromkeys(present, pack.path)
+    of_large = [name for name in present if ROWS[name].large]
+    if of_large:
+        large = Pack(enlarged(pack, folder))
+        paths |= dict.fromkeys(of_large, large.path)
+        result["large"] = {"bytes": large.nbytes / len(large), "worst_psnr_db": worst_psnr(large)}
     samples: dict[str, list[Sample]] = {name: [] for name in present}
     for _ in range(repeats):
         for name in present:
-            path = large if ROWS[name].large else pack.path
-            samples[name].append(_in_a_process(sample, name, path, seconds))
+            samples[name].append(_in_a_process(sample, name, paths[name], seconds))
     if "train-step" in present:
         result["waiting_in_training"] = _in_a_process(take_waiting, pack.path, seconds)
     result["account"] = asdict(_in_a_process(take_account, pack.path, seconds))

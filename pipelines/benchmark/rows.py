@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Row:
     """One thing to measure. needs: an importable module. package: what pip calls it. note: what it does not do."""
 
     run: Pass
+    kind: Literal["ours", "ceiling", "peer", "training"]
     needs: str = ""
     package: str = ""
     note: str = ""
@@ -114,7 +115,6 @@ def train_step(with_loader: bool, clock: Clock | None = None) -> Pass:
     Without the loader: one batch again and again, the ceiling of what any loader could reach. clock: is told how long
     each step waits for its batch.
     """
-    clock = clock or Clock()
 
     def work(pack: Pack, workers: int) -> Iterator[int]:
         from torchvision.models import efficientnet_b2
@@ -126,7 +126,7 @@ def train_step(with_loader: bool, clock: Clock | None = None) -> Pass:
         with Loader(
             pack, peers.AUGMENT, ids, Resources("threads", "cpu", workers), batch_size=8, shuffle=True
         ) as loader:
-            stream = clock.waits(iter(loader))
+            stream = (clock or Clock()).waits(iter(loader))
             images = next(stream).images
             while True:
                 loss = torch.nn.functional.cross_entropy(network(images), labels[: len(images)])
@@ -147,29 +147,35 @@ def in_workers(finish: Callable[[], Callable[[Any], torch.Tensor]]) -> Pass:
 
 _DALI: Final[tuple[str, str]] = ("nvidia.dali", "nvidia-dali-cuda120")
 ROWS: Final[dict[str, Row]] = {
-    "copy-only": Row(copy_only, note="ceiling: memory alone"),
-    "decode-only": Row(decode_only, note="ceiling: libjpeg-turbo alone"),
-    "threads-encoded": Row(engine("threads", "encoded")),
-    "threads-decoded": Row(engine("threads", "decoded"), note="originals decoded before"),
-    "threads-ten-views": Row(engine("threads", "encoded", VIEWS), note="each view counts"),
-    "dali-cpu-encoded": Row(engine("dali", "encoded"), *_DALI),
-    "dali-cpu-decoded": Row(engine("dali", "decoded"), *_DALI, "originals decoded before"),
-    "dali-cpu-ten-views": Row(engine("dali", "encoded", VIEWS), *_DALI, "each view counts"),
-    "dali-gpu-encoded": Row(engine("dali", "encoded", device="gpu"), *_DALI, device="gpu"),
-    "dali-gpu-decoded": Row(engine("dali", "decoded", device="gpu"), *_DALI, device="gpu"),
-    "large-encoded": Row(engine("threads", "encoded"), note="12 megapixels each", large=True),
-    "large-full-decode": Row(full_decode, note="12 megapixels each, decoded in full, no warp", large=True),
+    "copy-only": Row(copy_only, "ceiling", note="ceiling: memory alone"),
+    "decode-only": Row(decode_only, "ceiling", note="ceiling: libjpeg-turbo alone"),
+    "threads-encoded": Row(engine("threads", "encoded"), "ours"),
+    "threads-decoded": Row(engine("threads", "decoded"), "ours", note="originals decoded before"),
+    "threads-ten-views": Row(engine("threads", "encoded", VIEWS), "ours", note="each view counts"),
+    "dali-cpu-encoded": Row(engine("dali", "encoded"), "ours", *_DALI),
+    "dali-cpu-decoded": Row(engine("dali", "decoded"), "ours", *_DALI, "originals decoded before"),
+    "dali-cpu-ten-views": Row(engine("dali", "encoded", VIEWS), "ours", *_DALI, "each view counts"),
+    "dali-gpu-encoded": Row(engine("dali", "encoded", device="gpu"), "ours", *_DALI, device="gpu"),
+    "dali-gpu-decoded": Row(engine("dali", "decoded", device="gpu"), "ours", *_DALI, device="gpu"),
+    "large-encoded": Row(engine("threads", "encoded"), "ours", note="12 megapixels each", large=True),
+    "large-full-decode": Row(
+        full_decode, "peer", note="12 megapixels each, decoded in full, no warp", large=True
+    ),
     "albumentations": Row(
-        in_workers(peers.albumentations), "albumentations", "albumentations", "colour and geometry one by one"
+        in_workers(peers.albumentations),
+        "peer",
+        "albumentations",
+        "albumentations",
+        "colour and geometry one by one",
     ),
     "torchvision-pil": Row(
-        in_workers(peers.torchvision_pil), "torchvision", "torchvision", "the seed's own way"
+        in_workers(peers.torchvision_pil), "peer", "torchvision", "torchvision", "the seed's own way"
     ),
     "dali-naive": Row(
-        lambda pack, workers: peers.dali_naive(pack, BATCH_SIZE, workers), *_DALI, "no scale below 1"
+        lambda pack, workers: peers.dali_naive(pack, BATCH_SIZE, workers), "peer", *_DALI, "no scale below 1"
     ),
-    "model-only": Row(train_step(with_loader=False), note="EfficientNet-B2, float32, batch 8"),
-    "train-step": Row(train_step(with_loader=True), note="the same with its loader"),
+    "model-only": Row(train_step(with_loader=False), "training", note="EfficientNet-B2, float32, batch 8"),
+    "train-step": Row(train_step(with_loader=True), "training", note="the same with its loader"),
 }
 UNTRIED: Final = {
     "ffcv": "it builds from source and does not build here (Python 3.11, OpenCV 5), so nothing was written for it"

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cache.values import from_json
 from pipelines.benchmark.account import Account
+from pipelines.benchmark.measure import Result
 from pipelines.benchmark.rows import ROWS, BenchmarkError
 
 
@@ -46,12 +47,12 @@ def report(result: dict[str, Any], file: Path | None = None, chart: Path | None 
     console.print(table)
     for line in remarks(result):
         console.print(line, highlight=False, soft_wrap=True)
-    text = json.dumps(result)
+    text = json.dumps(result) + "\n"
+    console.file.write(text)  # before what may fail: a measurement takes minutes
+    if file:
+        _write(file, text)
     if chart:
         draw(chart, result)
-    if file:
-        _write(file, text + "\n")
-    console.file.write(text + "\n")
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
@@ -88,16 +89,19 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     """Core-milliseconds an image of every loader as bars with their spread, the cheapest on top; ours in blue."""
     from matplotlib.figure import Figure
 
-    apart = ("model-only", "train-step", "large-encoded", "large-full-decode")
     rows = sorted(
-        (row for row in result["rows"] if row["name"] not in apart), key=lambda row: row["core_ms_per_image"]
+        (
+            row
+            for row in result["rows"]
+            if ROWS[row["name"]].kind != "training" and not ROWS[row["name"]].large
+        ),
+        key=lambda row: row["core_ms_per_image"],
     )
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
-    ceilings, ours = ("copy-only", "decode-only"), ("threads", "dali-cpu", "dali-gpu")
+    colours = {"ours": "#1c5d7a", "ceiling": "#b9b3a6", "peer": "#a5421c"}
     for place, row in enumerate(rows):
-        own = row["name"].startswith(ours)
-        colour = "#1c5d7a" if own else "#b9b3a6" if row["name"] in ceilings else "#a5421c"
+        colour = colours[ROWS[row["name"]].kind]
         cost, (low, high) = row["core_ms_per_image"], row["spread"]
         axes.barh(place, cost, color=colour, height=0.62)
         axes.plot([low, high], [place, place], color="black", linewidth=1.2)
@@ -123,7 +127,7 @@ class Measured:
     machine: str
     date: str
     data: str
-    rows: list[dict[str, Any]]
+    rows: list[Result]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -132,7 +136,10 @@ def read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{path} cannot be read ({error}); expected what --json wrote") from None
-    from_json(Measured, content, str(path), partly=True)
+    measured = from_json(Measured, content, str(path), partly=True)
+    for row in measured.rows:
+        if row.core_ms_per_image <= 0:
+            raise BenchmarkError(f"{path}: {row.name} costs {row.core_ms_per_image}; expected more than 0")
     return dict(content)
 
 
