@@ -222,7 +222,7 @@ def test_comparing_names_what_became_slower(
     ("rows", "says"),
     [
         ([{"name": "a"}], r"b\.json: rows\.0"),
-        (content(a=(0, 0, 0))["rows"], r"a costs 0; expected more than 0"),
+        (content(a=(0, 0, 0))["rows"], r"a costs 0.0; expected more than 0"),
     ],
 )
 def test_a_file_that_cannot_be_compared_is_one_line(
