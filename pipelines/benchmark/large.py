@@ -23,7 +23,9 @@ _COUNT: Final = 16
 """Images that are enlarged: enough that no cache holds them."""
 _GRAIN: Final = 4.0
 """Standard deviation of the added noise, in levels of 255: what a sensor adds, so that the files are as large as real ones."""
-_QUALITY: Final = 85
+_QUALITY: Final = 87
+_SUBSAMPLING: Final = "420"
+"""Of the chroma, as cameras have it."""
 
 
 def enlarged(pack: Pack, folder: Path) -> Path:
@@ -36,7 +38,9 @@ def enlarged(pack: Pack, folder: Path) -> Path:
         large = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         grain = np.random.default_rng(row).normal(0, _GRAIN, large.shape[:2]).astype(np.float32)
         grained = np.clip(large + grain[..., None], 0, 255).astype(np.uint8)
-        (images / f"{row:03}.jpg").write_bytes(simplejpeg.encode_jpeg(grained, _QUALITY))
+        (images / f"{row:03}.jpg").write_bytes(
+            simplejpeg.encode_jpeg(grained, _QUALITY, colorsubsampling=_SUBSAMPLING)
+        )
     write(find_unlabelled(images), (), folder / "large.arrow", Options(keep_grayscale=True), split="train")
     return folder / "large.arrow"
 
