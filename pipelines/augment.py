@@ -111,12 +111,13 @@ def draw(
     epoch: int,
     ids: NDArray[np.int64],
     sizes: NDArray[np.int32],
-    view: int = 0,
+    view: int | NDArray[np.int64] = 0,
     lumas: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The augmentation of `n` images, each a function of (seed, epoch, its id, view) alone.
 
     ids: int64 `[n]`, 0 <= id < 2**32. sizes: int32 `[n, 2]`, width and height after EXIF rotation, pixels.
+    view: of all images, or int64 `[n]`, of each.
     lumas: float32 `[n]`, mean luma of each image, 0..255, on which contrast pivots; without them mid-grey.
 
     Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), corner origin (the
@@ -164,10 +165,10 @@ def to_stored(
     return (stored @ geometry).astype(np.float32)
 
 
-def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int) -> Draws:
+def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Draws:
     """Uniform numbers in (0, 1), one array `[n]` a slot."""
     blocks = np.arange(-(-len(_SLOTS) // 4))
-    words = philox((np.asarray(ids)[:, None], epoch, view, blocks), seed)
+    words = philox((np.asarray(ids)[:, None], epoch, np.reshape(view, (-1, 1)), blocks), seed)
     return dict(zip(_SLOTS, uniform(words).reshape(len(ids), 4 * len(blocks)).T, strict=False))
 
 

@@ -190,14 +190,17 @@ class Loader:
 
     def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> Request:
         """What the rows `ids` look like in `epoch`: pure, and the answer to "show me image 1204 as epoch 37 saw it"."""
-        sizes, lumas = self.pack.sizes[ids], self.pack.mean_lumas[ids]
-        drawn = [draw(self.augment, self.seed, epoch, ids, sizes, view, lumas) for view in range(self.views)]
+        sizes, shape = self.pack.sizes[ids], (len(ids), self.views)
+        every = np.repeat(np.arange(len(ids)), self.views)  # each image as often as it has views
+        view = np.tile(np.arange(self.views), len(ids))
+        lumas = self.pack.mean_lumas[ids[every]]
+        geometry, colour = draw(self.augment, self.seed, epoch, ids[every], sizes[every], view, lumas)
         halved = halvings(self.augment, sizes)
-        geometry = np.stack([geometry for geometry, _ in drawn], axis=1)
+        stored = to_stored(geometry.reshape(*shape, 3, 3), sizes, self.pack.orientations[ids], halved)
         return Request(
             ids=ids,
-            geometry=to_stored(geometry, sizes, self.pack.orientations[ids], halved),
-            colour=np.stack([colour for _, colour in drawn], axis=1),
+            geometry=stored,
+            colour=colour.reshape(*shape, 3, 4),
             halvings=halved,
             epoch=epoch,
             stop=stop,

@@ -450,3 +450,11 @@ def test_numbers_that_no_image_could_have_are_refused(options: dict[str, Any], m
     with pytest.raises(ValueError) as refusal:
         Augment(**options)
     assert str(refusal.value) == message
+
+
+def test_views_drawn_together_are_the_views_drawn_one_by_one() -> None:
+    ids, sizes = np.array([3, 3, 3, 9]), np.array([[400, 300]] * 4, dtype=np.int32)
+    together = draw(Augment(), 5, 2, ids, sizes, np.array([0, 1, 7, 1]))
+    for row, (index, view) in enumerate(((3, 0), (3, 1), (3, 7), (9, 1))):
+        alone = draw(Augment(), 5, 2, np.array([index]), sizes[:1], view)
+        assert all(np.array_equal(one[row], other[0]) for one, other in zip(together, alone, strict=True))
