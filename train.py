@@ -194,7 +194,7 @@ DEMO: Final = replace(
     note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
     layer_decay=1.0,
     ema=0.95,
-    phases=(Phase(epochs=4, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    phases=(Phase(epochs=3, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )
 RECIPES: Final = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}
