@@ -103,7 +103,8 @@ class Recipe:
     solve_head: bool = False
     """Before the first epoch, solve the last layer on the frozen features."""
     first_look: int = 0
-    """With solve_head: before all images, solve it on so many of each class, so that a result is there soon; 0: not."""
+    """With solve_head: before all images, solve it on so many of each class, so that a result is there soon; 0: not.
+    Left out where it would be more than half of them."""
     frozen_statistics: bool = False
     """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
     ema: float = 0.0
@@ -292,6 +293,10 @@ def train(job: Job, stop: Stop) -> None:
             return
         if content is not None:
             drop_later_metrics(folder, state.progress)
+            print(
+                f"resumed in epoch {start.epoch}, after {start.images} of {len(training.ids)} images",
+                flush=True,
+            )
         else:
             start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
             draw_pictures(job, pack, folder)
@@ -490,9 +495,8 @@ def solve_head(session: Session, job: Job) -> None:
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
             seen.append((*see("looking at the training images", loader), torch.from_numpy(ids)))
         features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
-        order = rows.argsort().to(
-            features.device
-        )  # the head depends on the images, not on the order of looking
+        # In the order of the pack: the head depends on the images, not on the order of looking.
+        order = rows.argsort().to(features.device)
         found = head.solve(network, features[order], labels[order], pretrained)
         result = validate(head.classifier(network), [held_out], recipe.bf16)
         result |= {"images": len(labels), "elapsed": state.tick()}

@@ -18,7 +18,6 @@ from pictures import encode, noise, packed
 from PIL import Image
 
 from cache.store import Pack
-from cache.values import ValueFormatError
 from pipelines.benchmark import account, large, measure, peers, rows, table
 from pipelines.benchmark.measure import Result, Sample
 from pipelines.benchmark.rows import BenchmarkError, Row
@@ -221,7 +220,7 @@ def test_comparing_names_what_became_slower(
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([{"name": "a"}], r"b\.json: rows\.0"),
+        ([{"name": "a"}], r"b\.json: rows\.0.*; expected what --json wrote"),
         (content(a=(0, 0, 0))["rows"], r"a costs 0.0; expected more than 0"),
     ],
 )
@@ -229,7 +228,7 @@ def test_a_file_that_cannot_be_compared_is_one_line(
     tmp_path: Path, rows: list[dict[str, Any]], says: str
 ) -> None:
     (tmp_path / "b.json").write_text(json.dumps(content() | {"rows": rows}))
-    with pytest.raises((BenchmarkError, ValueFormatError), match=says):
+    with pytest.raises(BenchmarkError, match=says):
         table.read(tmp_path / "b.json")
 
 

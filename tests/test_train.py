@@ -207,7 +207,10 @@ def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_pa
     first, second = (row["weights_changed"] for row in Run(tmp_path / "run").metrics())
     assert first > 0.95
     assert 0 < second < 0.05, "weights near zero still move"
-    assert "In 1 of 2 epochs less than half of the weights" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "In 1 of 2 epochs less than half of the weights" in page
+    assert "This recipe does not average after training." in page
+    assert "Not averaged yet" not in page
 
 
 def test_views_of_an_image_train_and_average_in_one_batch(
@@ -233,11 +236,15 @@ def test_views_of_an_image_train_and_average_in_one_batch(
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6, 7, 8, 9, 14, 15, 17, 23])
-def test_a_resumed_run_is_the_run(tiny_run: Path, colour_pack: Pack, tmp_path: Path, steps: int) -> None:
+def test_a_resumed_run_is_the_run(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stopped):
         train.train(tiny_job(colour_pack.path, out), stop_after(steps))
+    capsys.readouterr()
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert re.match(r"resumed in epoch [012], after \d+ of 42 images\n", capsys.readouterr().out)
     for name in (LAST, AVERAGED, BEST):
         resumed, whole = (checkpoint.load(folder / name)["network"] for folder in (out, tiny_run))
         assert all(torch.equal(resumed[key], whole[key]) for key in whole), name

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cache.values import from_json
+from cache.values import ValueFormatError, from_json
 from pipelines.benchmark.account import Account
 from pipelines.benchmark.measure import Result
 from pipelines.benchmark.rows import ROWS, BenchmarkError
@@ -61,7 +61,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
     lines = [
         f"threads, encoded, core-ms an image: decode {account.decode:.2f} + warp {account.warp:.2f} + colour "
         f"{account.colour:.2f} + hand-over {account.hand_over:.2f} = {account.parts:.2f} of {account.total:.2f}; "
-        f"its threads waited {account.waiting:.1%} of the time"
+        f"its threads left {account.waiting:.1%} of the cores' time unused; measured by itself, beside the row"
     ]
     if "waiting_in_training" in result:
         lines.append(f"train-step waited for data {result['waiting_in_training']:.2%} of its time")
@@ -136,7 +136,10 @@ def read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{path} cannot be read ({error}); expected what --json wrote") from None
-    measured = from_json(Measured, content, str(path), partly=True)
+    try:
+        measured = from_json(Measured, content, str(path), partly=True)
+    except ValueFormatError as error:
+        raise BenchmarkError(f"{error}; expected what --json wrote") from None
     for row in measured.rows:
         if row.core_ms_per_image <= 0:
             raise BenchmarkError(f"{path}: {row.name} costs {row.core_ms_per_image}; expected more than 0")
