@@ -97,7 +97,9 @@ class Recipe:
     layer_decay: float = 1.0
     """The learning rate of each layer, as a share of the next one's: below 1 the first layers learn least."""
     momentum: float = 0.9
+    """Of SGD: the share of the last step that goes into the next one."""
     weight_decay: float = 0.0
+    """L2 penalty on every weight, as torch's SGD applies it."""
     label_smoothing: float = 0.1
     """1 - e on the true class, e / (K - 1) on each other one."""
     solve_head: bool = False
@@ -205,10 +207,10 @@ RECIPES: Final = {recipe.name: recipe for recipe in (PAPER, FAST, DEMO)}
 class Job:
     """A recipe, and where it runs."""
 
-    pack: Path
-    """The pack to train on: python -m cache pack IMAGES --out PACK."""
     out: Path
     """The run folder."""
+    pack: Path | None = None
+    """The pack to train on: python -m cache pack IMAGES --out PACK. With --resume: the run's own where none is named."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     resume: bool = False
@@ -257,10 +259,7 @@ def read_job(arguments: list[str]) -> Job:
         "fast": "From pretrained weights to a good classifier, soon.",
         "demo": "Minutes on two cores, for `python -m cache demo`.",
     }
-    jobs = {
-        name: (text, Job(pack=tyro.MISSING, out=tyro.MISSING, recipe=RECIPES[name]))
-        for name, text in described.items()
-    }
+    jobs = {name: (text, Job(out=tyro.MISSING, recipe=RECIPES[name])) for name, text in described.items()}
     try:
         return parse(lambda: tyro.extras.overridable_config_cli(jobs, args=arguments, prog="python train.py"))
     except ValueError as error:  # a recipe that refuses its numbers
@@ -273,7 +272,7 @@ def train(job: Job, stop: Stop) -> None:
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
-    pack = Pack(job.pack, job.resources.residency)
+    pack = Pack(pack_path(job), job.resources.residency)
     check_splits(pack)
     job, folder, content = open_run(job, pack, device)
     network = new_network(job.recipe, len(pack.classes), device, fresh=content is None)
@@ -348,6 +347,15 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
         mean, std = normalisation(recipe.network)
         recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
     return recipe
+
+
+def pack_path(job: Job) -> Path:
+    """The pack that the job names, or that the run to resume was trained on. Raises RunError."""
+    if job.pack is None and not job.resume:
+        raise RunError(
+            "a training needs a pack: --pack PACK, made by: python -m cache pack IMAGES --out PACK"
+        )
+    return job.pack or Path(Run(job.out).read(PACK)["path"])
 
 
 def check_splits(pack: Pack) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, Literal, TypeGuard
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
@@ -123,7 +123,7 @@ def gather(run: Path) -> dict[str, Any]:
         "speed": speed(metrics),
         "idle": idle(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
-        "stages": stages(read(run, HEAD), metrics, read(run, SWA)),
+        "stages": stages(read(run, HEAD), metrics, read(run, SWA), recipe.get("select", "accuracy")),
         "swa": read(run, SWA),
         "evaluation": evaluation,
         "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
@@ -227,19 +227,47 @@ def idle(metrics: Sequence[Mapping[str, Any]]) -> int:
     return sum(share < 0.5 for share in shares)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a training had reached on the validation split when a part of it was over."""
+
+    name: str
+    result: Mapping[str, Any]
+    best: bool
+    """Whether evaluation takes this one: the recipe ranks it above all others."""
+
+
 def stages(
-    head: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, Any]], swa: Mapping[str, Any] | None
-) -> list[tuple[str, Mapping[str, Any]]]:
-    """What each stage of a training reached on the validation split, in their order: its name and result."""
+    head: Mapping[str, Any] | None,
+    metrics: Sequence[Mapping[str, Any]],
+    swa: Mapping[str, Any] | None,
+    select: Literal["accuracy", "loss"],
+) -> list[Stage]:
+    """The stages of a training in their order; of its epochs the best one and the last one.
+
+    Of equals the first is the best, as in best.ckpt; but the average, which is a checkpoint of its own, goes before.
+    """
+
+    def rank(row: Mapping[str, Any]) -> float:
+        value = row.get("accuracy" if select == "accuracy" else "valid_loss")
+        return -math.inf if not _finite(value) else value if select == "accuracy" else -value
+
     first = (head or {}).get("first")
-    rows: list[tuple[str, Mapping[str, Any] | None]] = [
+    found: list[tuple[str, Mapping[str, Any] | None]] = [
         (f"a head solved on {(first or {}).get('images', 'few')} images", first),
         ("the solved head alone, nothing fine-tuned", head),
     ]
     if metrics:
-        rows.append((f"after the last epoch, {metrics[-1].get('epoch', len(metrics) - 1)}", metrics[-1]))
-    rows.append(("averaged weights", (swa or {}).get("after")))
-    return [(name, row) for name, row in rows if row]
+        epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
+        last = max(epochs)
+        top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
+        found += [(f"the best epoch, {top}", epochs[top])] if top != last else []
+        found.append((f"the last epoch, {last}", epochs[last]))
+    averaged = "averaged weights"
+    found.append((averaged, (swa or {}).get("after")))
+    rows = {name: row for name, row in found if row}
+    best = max(rows, key=lambda name: (rank(rows[name]), name == averaged), default=None)
+    return [Stage(name, row, name == best) for name, row in rows.items()]
 
 
 def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -388,6 +416,15 @@ def duration(value: object) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def clock(value: object) -> str:
+    """Seconds as "0:08", "12:05" or "3:20:00", so that a column of them compares at a glance."""
+    if not _finite(value):
+        return "–"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 def scalar(value: object) -> str:
     """A value of the recipe as words: yes and no, numbers without needless digits, lists with commas."""
     if isinstance(value, bool):
@@ -422,7 +459,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (percent, share, number, count, size, duration, scalar, spaced):
+    for function in (percent, share, number, count, size, duration, clock, scalar, spaced):
         environment.filters[function.__name__] = function
     environment.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "RIGHT": RIGHT, "BOTTOM": BOTTOM}
     environment.globals |= {"THUMBNAILS": THUMBNAILS}

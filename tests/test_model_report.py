@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -427,6 +427,42 @@ def test_many_excluded_images_are_cut_short_and_counted(run: Path) -> None:
     page = Page(report.build(run))
     assert f"{report.THUMBNAILS} of 60 shown" in page.text("data")
     assert page.text("data").count(".jpg") == report.THUMBNAILS
+
+
+def result(accuracy: float, loss: float) -> dict[str, Any]:
+    return {"accuracy": accuracy, "valid_loss": loss, "n": 100, "elapsed": 12.0}
+
+
+@pytest.mark.parametrize(
+    ("select", "epochs", "averaged", "names", "best"),
+    [
+        ("loss", [], None, ["head"], "the solved head alone, nothing fine-tuned"),
+        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, ["head", "best epoch, 0", "last epoch, 1"], "the best epoch, 0"),
+        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, ["head", "last epoch, 1"], "the last epoch, 1"),
+        ("loss", [(0.9, 0.4)], (0.9, 0.5), ["head", "last epoch, 0", "averaged"], "the solved head alone, nothing fine-tuned"),
+        ("loss", [(0.9, 0.1)], (0.8, 0.1), ["head", "last epoch, 0", "averaged"], "averaged weights"),
+        ("loss", [(0.9, 0.3)], None, ["head", "last epoch, 0"], "the solved head alone, nothing fine-tuned"),
+    ],
+)  # fmt: skip
+def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
+    select: Literal["accuracy", "loss"],
+    epochs: list[tuple[float, float]],
+    averaged: tuple[float, float] | None,
+    names: list[str],
+    best: str,
+) -> None:
+    metrics = [{"epoch": epoch} | result(*row) for epoch, row in enumerate(epochs)]
+    swa = {"after": result(*averaged)} if averaged else None
+    stages = report.stages(result(0.9, 0.3) | {"images": 40}, metrics, swa, select)
+    assert [name in stage.name for name, stage in zip(names, stages, strict=True)] == [True] * len(names)
+    assert [stage.name for stage in stages if stage.best] == [best]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.4, "0:08"), (59.6, "1:00"), (725, "12:05"), (12000, "3:20:00"), (None, "–")]
+)
+def test_times_of_day_align(seconds: float | None, text: str) -> None:
+    assert report.clock(seconds) == text
 
 
 def test_classes_come_worst_first_and_those_without_images_last() -> None:

@@ -535,6 +535,15 @@ def test_what_does_not_fit_together_is_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_resumed_run_finds_its_own_pack(tiny_run: Path, colour_pack: Pack) -> None:
+    job = train.Job(out=tiny_run, resume=True)
+    assert train.pack_path(job) == colour_pack.path.resolve()
+    with pytest.raises(
+        RunError, match=r"a training needs a pack: --pack PACK, made by: python -m cache pack"
+    ):
+        train.pack_path(replace(job, resume=False))
+
+
 def test_a_plain_resume_takes_the_runs_own_recipe(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = replace(TINY, batch_size=999)
     monkeypatch.setitem(train.RECIPES, "tiny", base)
@@ -578,7 +587,8 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     ("arguments", "says"),
     [
         ((), "error: "),
-        (("fast",), "--pack"),
+        (("fast",), "--out PATH The run folder; see python train.py fast --help"),
+        (("fast", "--out", "x"), "a training needs a pack: --pack PACK"),
         (
             ("slow", "--pack", "x", "--out", "y"),
             "there is no recipe 'slow'; expected one of paper, fast, demo",

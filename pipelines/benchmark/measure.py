@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from cache.command import progress_bar
 from cache.machine import available_cores, describe_machine
 from cache.store import Pack
 from pipelines.benchmark import peers
@@ -84,8 +85,10 @@ def measure(
         paths |= dict.fromkeys(of_large, large.path)
         result["large"] = {"bytes": large.nbytes / len(large), "worst_psnr_db": worst_psnr(large)}
     samples: dict[str, list[Sample]] = {name: [] for name in present}
-    for _ in range(repeats):
-        for name in present:
+    turns = [name for _ in range(repeats) for name in present]
+    with progress_bar("measuring") as update:
+        for done, name in enumerate(turns):
+            update(done, len(turns), name)
             samples[name].append(_in_a_process(sample, name, paths[name], seconds))
     if "train-step" in present:
         result["waiting_in_training"] = _in_a_process(take_waiting, pack.path, seconds)
@@ -182,5 +185,5 @@ def conditions(pack: Pack, data: str) -> dict[str, Any]:
         "machine": describe_machine(),
         "versions": versions,
         "date": datetime.now(UTC).date().isoformat(),
-        "data": f"{len(pack)} images of {data}, {pack.nbytes / len(pack) / 1000:.0f} kB each",
+        "data": f"{data}: {len(pack)} images, {pack.nbytes / len(pack) / 1000:.0f} kB each",
     }
