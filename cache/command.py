@@ -65,7 +65,7 @@ def parse(read: Callable[[], Result]) -> Result:
             text = " ".join(re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)).split())
             text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
             text = re.sub(
-                r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:) (.*--help)\.?", r"; see \1", text
+                r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:?) (.*--help)\.?", r"; see \1", text
             )
             _complain(f"error: {text}")
         raise
