@@ -8,14 +8,17 @@ value: another one is derived from it with `replace`, or on the command line by 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -29,6 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 import numpy as np
 import torch
 import tyro
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import nn
 
@@ -37,7 +41,7 @@ from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import figures, head, report, swa
-from model.checkpoint import CheckpointError, in_host_memory, save
+from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, numbered, save
 from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
@@ -52,10 +56,21 @@ from model.network import (
     set_training,
 )
 from model.precision import forward, has_bf16, use_fast_kernels
-from model.progress import Training, drop_later_metrics, keep_best, restore, save_last, scored
+from model.progress import (
+    NEVER,
+    Checkpoints,
+    Losses,
+    Timetable,
+    Training,
+    drop_later_rows,
+    keep_best,
+    restore,
+    save_last,
+    scored,
+)
 from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
-from model.shapes import HEAD, METRICS, PACK, RECIPE, SWA, VERSIONS
+from model.shapes import DIVERGED, DIVERGED_PICTURE, HEAD, LOCK, METRICS, PACK, RECIPE, SWA, TIMES, VERSIONS
 from model.step import train_step, validate
 from model.writer import Writer
 from pipelines.augment import Augment
@@ -158,6 +173,8 @@ class Recipe:
 
 FORESEEING_STEPS: Final = 4
 """Steps that a dry run times; the first one, which is slower, does not count."""
+VERIFYING_STEPS: Final = 20
+"""Steps that are taken twice and compared."""
 _PRETRAINED: Final = (
     "The network starts from ImageNet weights; where the images, or images like them, are part of ImageNet "
     "(Stanford Dogs is), it has seen them before."
@@ -213,10 +230,15 @@ class Job:
     """The pack to train on: python -m cache pack IMAGES --out PACK. With --resume: the run's own where none is named."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     resume: bool = False
     """Go on from the run folder's last checkpoint, with the run's own recipe."""
+    force: tuple[Literal["recipe", "pack", "versions"], ...] = ()
+    """Resume all the same where these differ from the run's own; the result is then no longer that of one command."""
     dry_run: bool = False
     """Train nothing and write nothing: say what memory, how many steps and how much time it would take."""
+    verify_determinism: bool = False
+    """Train nothing and write nothing: take 20 steps twice from the start, and compare the weights, bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +252,7 @@ class Session:
     training: Loader
     """Stands where the training stands; after the last epoch it goes on for the averaging."""
     validation: Loader
+    checkpoints: Checkpoints
     stop: Stop
 
     def validate(self, network: nn.Module, title: str) -> dict[str, Any]:
@@ -243,11 +266,22 @@ def main() -> int:
     job = read_job(sys.argv[1:])
     with stop_signals() as stop:
         try:
-            train(job, stop)
+            return train(job, stop)
         except Stopped as stopped:
             print(f"stopped {stopped}; the same command with --resume goes on", file=sys.stderr)
             return 128 + (stop() or signal.SIGTERM)
-    return 0
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory at batch size {job.recipe.batch_size}; lower --batch-size, or add "
+                "--activation-checkpointing; --dry-run says what fits"
+            ) from None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is torch's or Python's way to say that memory did not suffice."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def read_job(arguments: list[str]) -> Job:
@@ -266,61 +300,96 @@ def read_job(arguments: list[str]) -> Job:
         raise RunError(str(error)) from None
 
 
-def train(job: Job, stop: Stop) -> None:
-    """The whole flow: open, prepare the run folder, solve the head, train, average, report."""
+def train(job: Job, stop: Stop) -> int:
+    """The whole flow: open, prepare the run folder, solve the head, train, average, report. The exit code."""
     started = time.perf_counter()
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
     pack = Pack(pack_path(job), job.resources.residency)
     check_splits(pack)
-    job, folder, content = open_run(job, pack, device)
-    network = new_network(job.recipe, len(pack.classes), device, fresh=content is None)
-    check_network(job.recipe, network, len(pack.classes))
-    average = MovingAverage(network, job.recipe.ema) if job.recipe.ema else None
-    state = Training(network, new_optimiser(job.recipe, network), average, since=started)
+    used = versions(machine=describe_machine(), engine=engine, device=where)
+    job, folder, content = open_run(job, pack, device, used)
+    state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
     if content:
         restore(folder, content, state)
+        if folder.read(PACK)["digest"] != pack.header.digest:
+            state.progress.begin_again()
     start = Position(state.progress.epoch, state.progress.images)
     with (
         training_loader(job, pack, start) as training,
         evaluation_loader(job, pack, pack.ids("val")) as validation,
     ):
-        session = Session(job.recipe, folder, state, training, validation, stop)
+        session = Session(job.recipe, folder, state, training, validation, job.checkpoints, stop)
         if job.dry_run:
             print("\n".join(foresee(session)))
-            return
-        if content is not None:
-            drop_later_metrics(folder, state.progress)
-            print(
-                f"resumed in epoch {start.epoch}, after {start.images} of {len(training.ids)} images",
-                flush=True,
-            )
-        else:
-            start_run(job, pack, folder, versions(machine=describe_machine(), engine=engine, device=where))
-            draw_pictures(job, pack, folder)
-            print(training.plan.why, flush=True)
-            solve_head(session, job)
-        fit(session)
-        average_weights(session)
+            return 0
+        if job.verify_determinism:
+            return verify_determinism(job, session, device)
+        with alone(folder):
+            if content:
+                resume_run(job, session, used)
+            else:
+                start_run(job, pack, folder, used)
+                draw_pictures(job, pack, folder)
+                print(training.plan.why, flush=True)
+                solve_head(session, job)
+            fit(session)
+            average_weights(session)
     print(f"report: {report.build(folder.folder)}")
+    return 0
+
+
+def new_state(
+    recipe: Recipe, classes: int, device: torch.device, started: float, fresh: bool = True
+) -> Training:
+    """A training before its first step. fresh: with pretrained weights. Raises RunError."""
+    network = new_network(recipe, classes, device, fresh)
+    check_network(recipe, network, classes)
+    average = MovingAverage(network, recipe.ema) if recipe.ema else None
+    return Training(network, new_optimiser(recipe, network), average, since=started)
+
+
+def verify_determinism(job: Job, session: Session, device: torch.device) -> int:
+    """Take the first steps twice from the same start, say whether the weights agree; 1 if not, else 0."""
+    recipe, pack = session.recipe, session.training.pack
+    hashes = []
+    for turn in range(2):
+        state = session.state if turn == 0 else new_state(recipe, len(pack.classes), device, 0.0)
+        with training_loader(job, pack, Position()) as training:
+            take_steps(replace(session, state=state, training=training), VERIFYING_STEPS)
+        hashes.append(fingerprint(state.network))
+    same = hashes[0] == hashes[1]
+    print(
+        f"{VERIFYING_STEPS} steps twice: weights {hashes[0][:16]} and {hashes[1][:16]}, "
+        f"{'equal, bit for bit' if same else 'which differ: this machine does not compute the same twice'}"
+    )
+    return 0 if same else 1
+
+
+def take_steps(session: Session, steps: int) -> list[float]:
+    """Train for so many steps, whatever the epoch, at the recipe's highest rate; the seconds of each."""
+    recipe, network, training = session.recipe, session.state.network, session.training
+    loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
+    rate = max(phase.high for phase in recipe.phases)
+    set_training(network, recipe.frozen_statistics)
+    called = compiled(recipe, network)
+    seconds = []
+    for batch in islice(training, steps):
+        started = time.perf_counter()
+        float(train_step(called, session.state.optimiser, *batch.flat(), loss, rate, recipe.bf16))
+        seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def foresee(session: Session) -> list[str]:
     """What the training would take, in lines: counted, and timed on a few steps of its own batches."""
     recipe, training = session.recipe, session.training
-    network, optimiser = session.state.network, session.state.optimiser
+    network = session.state.network
     copies = COPIES + (recipe.ema > 0)
     memory = measure_memory(network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics, copies)
     epochs, steps = total_epochs(recipe.phases), len(training)
-    loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
-    set_training(network, recipe.frozen_statistics)
-    called = compiled(recipe, network)
-    seconds = []
-    for batch in islice(training, FORESEEING_STEPS):
-        started = time.perf_counter()
-        float(train_step(called, optimiser, *batch.flat(), loss, 0.0, recipe.bf16))
-        seconds.append(time.perf_counter() - started)
+    seconds = take_steps(session, FORESEEING_STEPS)
     step = statistics.median(seconds[1:])
     passes = recipe.averaging.steps + (not recipe.frozen_statistics) if recipe.averaging.steps else 0
     card = 8e9
@@ -373,19 +442,24 @@ def check_splits(pack: Pack) -> None:
         )
 
 
-def open_run(job: Job, pack: Pack, device: torch.device) -> tuple[Job, Run, dict[str, Any] | None]:
-    """The job, its recipe resolved; its folder; the checkpoint to go on from. A run is never overwritten."""
+def open_run(
+    job: Job, pack: Pack, device: torch.device, used: dict[str, str]
+) -> tuple[Job, Run, dict[str, Any] | None]:
+    """The job, its recipe resolved; its folder; the checkpoint to go on from. A run is never overwritten.
+
+    used: `versions` of here. Raises RunError, CheckpointError.
+    """
     folder = Run(job.out)
     if not job.resume:
         if (job.out / RECIPE).exists():
             raise RunError(f"{job.out} holds a run already; name another folder, or go on with it: --resume")
-        if job.out.is_dir() and any(job.out.iterdir()):
+        if job.out.is_dir() and any(entry.name != LOCK for entry in job.out.iterdir()):
             raise RunError(f"{job.out} holds other files and no run; name a new or empty folder: --out")
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
-    job = replace(job, recipe=recipe_to_resume(folder, job.recipe, device))
-    if folder.read(PACK)["digest"] != pack.header.digest:
-        raise RunError(f"{job.out} was trained on another pack than {pack.path}; give it the same one")
-    return job, folder, folder.load("last")[1] if (job.out / LAST).exists() else None
+    forced = "recipe" in job.force
+    recipe = resolve(job.recipe, device) if forced else recipe_to_resume(folder, job.recipe, device)
+    check_same(folder, pack, used, job.force)
+    return replace(job, recipe=recipe), folder, newest(folder)
 
 
 def recipe_to_resume(folder: Run, asked: Recipe, device: torch.device) -> Recipe:
@@ -397,12 +471,60 @@ def recipe_to_resume(folder: Run, asked: Recipe, device: torch.device) -> Recipe
     then = from_json(Recipe, folder.read(RECIPE), str(path))
     if asked != RECIPES.get(then.name):
         for name, was, now in differences(asdict(then), asdict(resolve(asked, device))):
-            raise RunError(f"{path} has {name} = {was}, not {now}; resume with the same recipe")
+            raise RunError(
+                f"{path} has {name} = {was}, not {now}; resume with the same recipe, or take this one all the same: "
+                "--force recipe"
+            )
     return then
 
 
+def check_same(folder: Run, pack: Pack, used: dict[str, str], force: Sequence[str]) -> None:
+    """Refuse to go on with another pack, or with other versions of what computes; `force` names what may differ.
+
+    Raises RunError.
+    """
+    if "pack" not in force and folder.read(PACK)["digest"] != pack.header.digest:
+        raise RunError(
+            f"{folder.folder} was trained on another pack than {pack.path}; give it the same one, or go on all the "
+            "same: --force pack"
+        )
+    for name, was, now in other_versions(folder, used) if "versions" not in force else ():
+        raise RunError(
+            f"{folder.folder} was trained with {name} {was}, and here is {now}; use that one, or go on all the same: "
+            "--force versions"
+        )
+
+
+def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, Any, Any]]:
+    """What a result depends on and is not as it was when the run began: name, then, now."""
+    then = folder.read(VERSIONS)
+    named = {name: then.get(name, "none") for name in used if name not in ("date", "machine")}
+    return list(differences(named, used))
+
+
+def newest(folder: Run) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None where there is none. Raises CheckpointError."""
+    fault = None
+    for age in itertools.count():
+        path = numbered(folder.folder / LAST, age)
+        if age and not path.exists():
+            break
+        try:
+            content = load(path) if path.exists() else None
+        except CheckpointError as error:
+            fault = fault or error
+            continue
+        if fault:
+            print(f"note: {fault}; going on from {path.name}, the one before it", file=sys.stderr)
+        if content is not None:
+            return content
+    if fault:
+        raise fault
+    return None
+
+
 def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every field in which two recipes differ: its dotted name, the one value and the other."""
+    """Every field in which `now` differs from `then`: its dotted name, the one value and the other."""
     for name, was in then.items():
         if isinstance(was, dict):
             yield from differences(was, now[name], f"{place}{name}.")
@@ -448,16 +570,50 @@ def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
-    """Make the run folder and write down what the run depends on."""
+@contextmanager
+def alone(folder: Run) -> Iterator[None]:
+    """Make the run folder, and hold it for as long as the block runs: two trainings in one would spoil both.
+
+    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises RunError.
+    """
+    lock = FileLock(folder.folder / LOCK)
     try:
         folder.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{folder.folder} is in use by another training; wait for its end, or name another folder: --out"
+        ) from None
     except OSError as error:
         raise RunError(
-            f"{folder.folder} cannot be made ({error.strerror}); name another folder: --out"
+            f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
         ) from None
-    for name in (METRICS, HEAD, SWA, AVERAGED, BEST):  # of a start that did not come to its first checkpoint
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
+    """Write down what the run depends on, into a folder without the leavings of a start that reached no checkpoint."""
+    for name in (METRICS, TIMES, HEAD, SWA, AVERAGED, BEST):
         (folder.folder / name).unlink(missing_ok=True)
+    describe_run(job, pack, folder, used)
+
+
+def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
+    """Say where the run goes on, and write down what it depends on from here where that was forced to change."""
+    folder, progress, pack = session.folder, session.state.progress, session.training.pack
+    drop_later_rows(folder, progress)
+    if job.force:
+        until = {f"{name} until epoch {progress.epoch}": was for name, was, _ in other_versions(folder, used)}
+        describe_run(job, pack, folder, used | until)
+    done, count = progress.images, len(session.training.ids)
+    print(f"resumed in epoch {progress.epoch}, after {done} of {count} images", flush=True)
+
+
+def describe_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
+    """pack.json, versions.json and recipe.json; the last one makes the folder a run."""
     folder.write(PACK, pack.summary())
     folder.write(VERSIONS, used)
     folder.write(RECIPE, asdict(job.recipe))
@@ -537,7 +693,7 @@ def first_of_each(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
 
 def fit(session: Session) -> None:
     """Train through every phase; after each epoch validate, and write log, checkpoints and report beside the next."""
-    recipe, folder, state = session.recipe, session.folder, session.state
+    recipe, state = session.recipe, session.state
     progress = state.progress
     called = compiled(recipe, state.network)
     writer = Writer()
@@ -545,13 +701,14 @@ def fit(session: Session) -> None:
         with writer:
             while progress.epoch < total_epochs(recipe.phases) or progress.trained:
                 if progress.trained is None:
-                    progress.trained = train_epoch(session, called)
+                    progress.trained = train_epoch(session, called, writer)
                 row = progress.trained
                 result = session.validate(state.result, f"validating epoch {row['epoch']}")
                 end_epoch(session, row | result | {"elapsed": state.tick()}, writer)
     except Stopped:
         writer.wait()
-        save_last(save, folder, state)
+        refuse_divergence(session)
+        save_last(partial(save_newest, keep=session.checkpoints.keep), session.folder, state)
         raise
 
 
@@ -569,23 +726,74 @@ def end_epoch(session: Session, row: dict[str, Any], writer: Writer) -> None:
     check_finite(row, recipe)
     print(epoch_line(row), flush=True)
     writer.wait()
-    writer(folder.add_metrics, row)
+    writer(folder.add_epoch, row)
     content = scored(state.result, row, recipe.select, f"epoch {row['epoch']}")
     keep_best(write, folder, state.progress, content)
     state.progress.trained = None
-    save_last(write, folder, state)
+    write_last(session, writer)
     writer(rebuild_report, folder)
 
 
+def write_last(session: Session, writer: Writer) -> None:
+    """last.ckpt as the training stands now, written beside what follows. Raises RunError if the network diverged."""
+
+    def write(path: Path, content: dict[str, Any]) -> None:
+        writer(save_newest, path, in_host_memory(content), session.checkpoints.keep)
+
+    refuse_divergence(session)
+    writer.wait()
+    save_last(write, session.folder, session.state)
+
+
+def save_newest(path: Path, content: dict[str, Any], keep: int) -> None:
+    """`save`, and keep those before it, up to `keep` in all. Raises CheckpointError."""
+    keep_previous(path, keep)
+    save(path, content)
+
+
 def check_finite(row: dict[str, Any], recipe: Recipe) -> None:
-    """Refuse to go on from a network that diverged; the checkpoints before it stay. Raises RunError."""
-    for name in ("train_loss", "valid_loss"):
-        if not math.isfinite(row[name]):
-            high = max(phase.high for phase in recipe.phases)
-            raise RunError(
-                f"epoch {row['epoch']} has {name} = {row[name]}, so the network diverged, at rates up to {high:g}; the "
-                "checkpoints before it are kept: train into another folder at lower rates, --phases.0.high"
-            )
+    """Refuse to go on from a network that validates to no number; the checkpoints before it stay. Raises RunError."""
+    if not math.isfinite(row["valid_loss"]):
+        high = max(phase.high for phase in recipe.phases)
+        raise RunError(
+            f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates up to "
+            f"{high:g}; the checkpoints before it are kept: {LOWER_RATES}"
+        )
+
+
+SHEET_COLUMNS: Final = 8
+"""Images beside each other in the picture of a batch."""
+LOWER_RATES: Final = "train into another folder at lower rates, --phases.0.high"
+
+
+def refuse_divergence(session: Session) -> None:
+    """Stop where the loss of a batch was no number: say at which step and rate, and show its images. Raises RunError."""
+    recipe, progress, training = session.recipe, session.state.progress, session.training
+    if progress.diverged == NEVER:
+        return
+    with training.again(Position(progress.epoch, progress.diverged)) as loader:
+        batch = next(iter(loader))
+    rate = lr_at(recipe.phases, progress.epoch + progress.diverged / len(training.ids))
+    rows = batch.ids.tolist()
+    paths = [training.pack.image_path(row) for row in rows]
+    facts = {"epoch": progress.epoch, "images": progress.diverged, "learning_rate": rate, "rows": rows}
+    session.folder.write(DIVERGED, facts | {"paths": paths})
+    pixels = recipe.augment.to_pixels(batch.flat()[0].numpy(force=True))
+    picture = session.folder.folder / DIVERGED_PICTURE
+    shape = (-(-len(pixels) // SHEET_COLUMNS), SHEET_COLUMNS)
+    sheet = np.zeros((shape[0] * shape[1], *pixels.shape[1:]), dtype=pixels.dtype)
+    sheet[: len(pixels)] = pixels
+    figures.image_sheet(picture, sheet.reshape(*shape, *pixels.shape[1:]), [""] * SHEET_COLUMNS)
+    raise RunError(
+        f"the loss is no number in epoch {progress.epoch}, after {progress.diverged} of {len(training.ids)} images, "
+        f"at a learning rate of {rate:g}; the batch's rows of the pack are {brief(rows)}, {picture} shows them; the "
+        f"checkpoints before it are kept: {LOWER_RATES}"
+    )
+
+
+def brief(rows: list[int]) -> str:
+    """The first rows of a batch; diverged.json has all."""
+    return ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
 
 
 def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:
@@ -616,11 +824,12 @@ def evaluation_loader(job: Job, pack: Pack, ids: NDArray[np.int64], epochs: int 
     return Loader(pack, augment, ids, job.resources, seed=seed, epochs=epochs)
 
 
-def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:
+def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[str, Any]:
     """Train to the end of the epoch; its row of metrics. `session.state` follows, also where a signal raises Stopped.
 
-    network: the state's, as it is called. Nothing in the loop reads a value from the device: losses add up there and
-    are read once, at the end.
+    network: the state's, as it is called. writer: takes the checkpoints that are due on the way. Nothing in the loop
+    reads a value from the device but for these: losses add up there and are read once, at the end. Raises RunError if
+    the loss becomes no number.
     """
     recipe, state, loader = session.recipe, session.state, session.training
     progress = state.progress
@@ -629,19 +838,30 @@ def train_epoch(session: Session, network: nn.Module) -> dict[str, Any]:
     epoch, images, rate = progress.epoch, len(loader.ids), 0.0
     if not progress.images or not state.before:
         state.begin_epoch()
-    total = torch.tensor(progress.loss_sum, dtype=torch.float64, device=state.before[0].device)
-    clock = Clock()
+    losses = Losses(progress.loss_sum, state.before[0].device)
+    clock, timetable, earlier = Clock(), Timetable(session.checkpoints), progress.seconds
+
+    def settle() -> None:
+        progress.loss_sum, progress.diverged = losses.read()
+        progress.seconds = earlier + clock.seconds()
+
     try:
         for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, progress.images):
             rate = lr_at(recipe.phases, epoch + progress.images / images)
             value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16)
             if state.average:
                 state.average.update(state.network)
-            total += value * len(batch.ids)
+            losses.add(value, len(batch.ids), progress.images)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
+            if timetable.due() and progress.epoch == epoch:
+                settle()
+                write_last(session, writer)
     finally:
-        progress.loss_sum, seconds = float(total), clock.seconds()
-        progress.seconds += seconds
+        settle()
+    if progress.diverged != NEVER:
+        progress.epoch = epoch  # where the batch is
+    refuse_divergence(session)
+    seconds = clock.seconds()
     row = {
         "epoch": epoch,
         "train_loss": progress.loss_sum / images,

@@ -5,8 +5,11 @@ Before it: train and swa have a network's state. After it: a resumed training, e
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import pickle
+import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from model.atomic import replacing
 
@@ -44,6 +48,38 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         ) from None
 
 
+def keep_previous(path: Path, keep: int) -> None:
+    """Before `path` is written again, make last.1.ckpt of last.ckpt, last.2.ckpt of last.1.ckpt, up to `keep` in all.
+
+    `path` itself stays where it is until its successor is whole. Raises CheckpointError.
+    """
+    try:
+        for age in range(keep - 1, 1, -1):
+            if numbered(path, age - 1).exists():
+                numbered(path, age - 1).replace(numbered(path, age))
+        if keep > 1 and path.exists():
+            _link(path, numbered(path, 1))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be kept: {error.strerror or error}; make room, or keep fewer: --checkpoints.keep 1"
+        ) from None
+
+
+def numbered(path: Path, age: int) -> Path:
+    """Where the checkpoint lies that was at `path` so many checkpoints ago: last.ckpt, last.1.ckpt, ..."""
+    return path.with_name(f"{path.stem}.{age}{path.suffix}") if age else path
+
+
+def _link(path: Path, other: Path) -> None:
+    """A second name for the file, which costs no space; where the file system has none, a copy."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:
+        with replacing(other) as temporary:
+            shutil.copyfile(path, temporary)
+
+
 def in_host_memory(content: Any) -> Any:
     """A copy of what `save` takes, its tensors copied to host memory: whatever happens to the original, it stays."""
     if isinstance(content, torch.Tensor):
@@ -53,6 +89,15 @@ def in_host_memory(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return type(content)(in_host_memory(value) for value in content)
     return content
+
+
+def fingerprint(network: nn.Module) -> str:
+    """sha256 over every weight and statistic, in hexadecimal: equal for equal bits."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(path: Path) -> dict[str, Any]:

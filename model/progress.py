@@ -10,16 +10,59 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from model.ema import MovingAverage
 from model.run import BEST, LAST, Run, RunError, load_network
+from model.shapes import METRICS, TIMES
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """How often last.ckpt is written, beside the end of every epoch and a signal, and how many are kept."""
+
+    minutes: float = 0.0
+    """Also after so many minutes of training; 0: not."""
+    steps: int = 0
+    """Also after so many steps; 0: not."""
+    keep: int = 2
+    """The newest so many: last.ckpt, last.1.ckpt before it, and so on."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no timetable."""
+        if not 0 <= self.minutes < math.inf:
+            raise ValueError(f"checkpoints.minutes is {self.minutes}; expected 0 or more")
+        if self.steps < 0:
+            raise ValueError(f"checkpoints.steps is {self.steps}; expected 0 or more")
+        if self.keep < 1:
+            raise ValueError(f"checkpoints.keep is {self.keep}; expected at least 1")
+
+
+class Timetable:
+    """Says after which steps a checkpoint is due."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        """The first one is due as long after now as any other after the one before it."""
+        self.checkpoints, self.steps, self.since = checkpoints, 0, time.perf_counter()
+
+    def due(self) -> bool:
+        """Whether one is due, a step after the last time this was asked."""
+        self.steps += 1
+        late = time.perf_counter() - self.since >= 60 * self.checkpoints.minutes > 0
+        if not (late or self.steps >= self.checkpoints.steps > 0):
+            return False
+        self.steps, self.since = 0, time.perf_counter()
+        return True
+
 
 Write: TypeAlias = Callable[[Path, dict[str, Any]], None]
 """Writes a checkpoint: `checkpoint.save`, now or beside the training."""
+
+
+NEVER: Final = -1
 
 
 @dataclass
@@ -38,6 +81,32 @@ class Progress:
     """Score of best.ckpt on the validation split, see `score`."""
     trained: dict[str, Any] | None = None
     """The row of metrics of an epoch that is trained and not yet validated."""
+    diverged: int = NEVER
+    """Images of this epoch done before the first batch whose loss was no number."""
+
+    def begin_again(self) -> None:
+        """Go back to the start of the epoch under way."""
+        self.images, self.loss_sum, self.seconds = 0, 0.0, 0.0
+
+
+class Losses:
+    """The sum of an epoch's losses on the device, and where the first came that is no number; read when asked for."""
+
+    def __init__(self, total: float, device: torch.device) -> None:
+        """total: the sum so far."""
+        self.total = torch.tensor(total, dtype=torch.float64, device=device)
+        self.diverged = torch.tensor(NEVER, device=device)
+
+    def add(self, value: torch.Tensor, count: int, done: int) -> None:
+        """A batch's mean loss, over `count` images, after `done` of the epoch."""
+        first = ~value.isfinite() & (self.diverged == NEVER)
+        self.diverged = torch.where(first, done, self.diverged)
+        self.total += value * count
+
+    def read(self) -> tuple[float, int]:
+        """The sum, and how many images were done before the first loss that is no number, or NEVER."""
+        total, diverged = torch.stack([self.total, self.diverged.double()]).tolist()
+        return total, int(diverged)
 
 
 @dataclass
@@ -130,7 +199,8 @@ def restore(run: Run, content: dict[str, Any], state: Training) -> None:
         ) from None
 
 
-def drop_later_metrics(run: Run, progress: Progress) -> None:
+def drop_later_rows(run: Run, progress: Progress) -> None:
     """Drop the rows of epochs that are trained again."""
     done = progress.epoch - (progress.trained is not None)
-    run.write_metrics([row for row in run.metrics() if row.get("epoch", done) < done])
+    for name in (METRICS, TIMES):
+        run.write_rows(name, [row for row in run.rows(name) if row.get("epoch", done) < done])

@@ -22,7 +22,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from model.atomic import replacing
 from model.run import RunError
-from model.shapes import EVALUATION, HEAD, METRICS, PACK, RECIPE, SHAPES, SWA, VERSIONS, first_fault
+from model.shapes import EVALUATION, HEAD, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS, first_fault
 
 REPORT: Final = "report.html"
 PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
@@ -111,7 +111,7 @@ def gather(run: Path) -> dict[str, Any]:
     recipe, pack, evaluation = read(run, RECIPE), read(run, PACK), read(run, EVALUATION)
     if recipe is None:
         raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
-    metrics = read(run, METRICS) or []
+    metrics = timed(read(run, METRICS) or [], read(run, TIMES) or [])
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -138,7 +138,9 @@ def read(run: Path, name: str) -> Any:
     """The content of one JSON file of the run folder, or None if there is no such file. Raises ReportError."""
     try:
         text = (run / name).read_text(encoding="utf-8")
-        content = [json.loads(line) for line in text.splitlines()] if name == METRICS else json.loads(text)
+        content = (
+            [json.loads(line) for line in text.splitlines()] if name in (METRICS, TIMES) else json.loads(text)
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -211,6 +213,14 @@ def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str,
     counts = Counter({reason: len(found) for reason, found in images.items()})
     counts |= Counter({reason: count or 0 for reason, count in (excluded.get("reasons") or {}).items()})
     return [(reason, count, images.get(reason, [])) for reason, count in counts.most_common()]
+
+
+def timed(
+    metrics: Sequence[Mapping[str, Any]], times: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Every epoch's row with what the clock said of it."""
+    by_epoch = {row.get("epoch"): row for row in times}
+    return [{**by_epoch.get(row.get("epoch"), {}), **row} for row in metrics]
 
 
 def speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

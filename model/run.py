@@ -21,7 +21,7 @@ from torch import nn
 from model import checkpoint
 from model.atomic import replacing
 from model.network import WeightsError, build
-from model.shapes import METRICS, PACK, RECIPE, first_fault
+from model.shapes import CLOCKED, METRICS, PACK, RECIPE, TIMES, first_fault
 
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
@@ -89,26 +89,31 @@ class Run:
                 f"{self.folder / name} cannot be written ({reason}); name another place, or make room in this one"
             ) from None
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """One row an epoch, in their order."""
-        path = self.folder / METRICS
+    def rows(self, name: Literal["metrics.jsonl", "times.jsonl"]) -> list[dict[str, Any]]:
+        """One row an epoch, in their order: what it came to, or how long it took. Raises RunError."""
+        path = self.folder / name
         try:
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             rows = [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
-        fault = first_fault(METRICS, rows)
+        fault = first_fault(name, rows)
         if fault:
             raise RunError(f"{path}: {fault}; put back the file that train wrote")
         return rows
 
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the metrics of all epochs."""
-        self.write_text(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    def write_rows(self, name: Literal["metrics.jsonl", "times.jsonl"], rows: list[dict[str, Any]]) -> None:
+        """Replace the rows of all epochs."""
+        self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def add_metrics(self, row: dict[str, Any]) -> None:
-        """Add an epoch's row."""
-        self.write_metrics([*self.metrics(), row])
+    def add_epoch(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row. What the clock says goes into a file of its own: metrics.jsonl is the same for every
+        run of a recipe, resumed or not.
+        """
+        timed = {key: value for key, value in row.items() if key in CLOCKED or key == "epoch"}
+        result = {key: value for key, value in row.items() if key not in CLOCKED}
+        self.write_rows(TIMES, [*self.rows(TIMES), timed])
+        self.write_rows(METRICS, [*self.rows(METRICS), result])
 
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
         """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 RECIPE: Final = "recipe.json"
 VERSIONS: Final = "versions.json"
 PACK: Final = "pack.json"
-METRICS: Final = "metrics.jsonl"
+METRICS: Final[Literal["metrics.jsonl"]] = "metrics.jsonl"
+TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 HEAD: Final = "head.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
+DIVERGED: Final = "diverged.json"
+DIVERGED_PICTURE: Final = "diverged.png"
+LOCK: Final = ".lock"
+
+CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
+"""What of an epoch's row depends on the clock, and stands in times.jsonl."""
 
 _NUMBER: Final = (int, float)
 _RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int, "elapsed": _NUMBER}
@@ -42,6 +49,7 @@ SHAPES: Final[dict[str, Any]] = {
         "transcoded": [{"path": str, "reason": str}],
     },
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
+    TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     HEAD: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
     SWA: {"before": _RESULT, "after": _RESULT},
     EVALUATION: {

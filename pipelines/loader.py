@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -141,7 +141,7 @@ class Loader:
         self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
-        self.shuffle, self.seed, self.views = shuffle, seed, views
+        self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         self.position = start
         self.plan = self._plan(resources, epochs)
@@ -187,6 +187,22 @@ class Loader:
                 yield batch
                 return
             yield batch
+
+    def again(self, start: Position) -> Loader:
+        """The same stream from another place on, as a loader of its own, which keeps nothing decoded: for a look back."""
+        return Loader(
+            self.pack,
+            self.augment,
+            self.ids,
+            replace(self.resources, tier="encoded"),
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            views=self.views,
+            start=start,
+            rank=self.rank,
+            ranks=self.ranks,
+        )
 
     def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> Request:
         """What the rows `ids` look like in `epoch`: pure, and the answer to "show me image 1204 as epoch 37 saw it"."""

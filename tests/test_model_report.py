@@ -133,9 +133,19 @@ def epochs(count: int) -> list[dict[str, Any]]:
             "valid_loss": 0.47 / (epoch + 1),
             "accuracy": 1 - 0.11 / (epoch + 1),
             "learning_rate": 0.05,
+        }
+        for epoch in range(count)
+    ]
+
+
+def times(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
             "seconds": 91.93,
             "images_per_second": 43.0,
             "waiting": 0.012,
+            "elapsed": 92.0 * epoch,
         }
         for epoch in range(count)
     ]
@@ -156,7 +166,7 @@ def evaluation(classes: list[str]) -> dict[str, Any]:
 
 
 def write(run: Path, name: str, content: Any) -> None:
-    lines = content if name == "metrics.jsonl" else [content]
+    lines = content if name.endswith(".jsonl") else [content]
     (run / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
@@ -176,6 +186,7 @@ def full_run(
     write(run, "versions.json", {"python": "3.11.9", "torch": "2.14.1", "machine": "AMD EPYC, 2 cores"})
     write(run, "pack.json", pack(names, path))
     write(run, "metrics.jsonl", epochs(4))
+    write(run, "times.jsonl", times(4))
     result = {"valid_loss": 0.1312, "accuracy": 0.953, "n": 363}
     after = result | {"accuracy": 0.961}
     write(run, "swa.json", {"steps": 5, "rate": 0.001, "seconds": 120.0, "before": result, "after": after})
@@ -299,7 +310,8 @@ def test_commands_name_the_pack_of_the_run(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["versions.json", "pack.json", "metrics.jsonl", "swa.json", "eval.json", *report.PICTURES]
+    "name",
+    ["versions.json", "pack.json", "metrics.jsonl", "times.jsonl", "swa.json", "eval.json", *report.PICTURES],
 )
 def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
     (run / name).unlink()
@@ -357,7 +369,8 @@ def test_a_run_without_one_finite_number_is_drawn_empty(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["recipe.json", "versions.json", "pack.json", "metrics.jsonl", "swa.json", "eval.json"]
+    "name",
+    ["recipe.json", "versions.json", "pack.json", "metrics.jsonl", "times.jsonl", "swa.json", "eval.json"],
 )
 @pytest.mark.parametrize("damage", [b'{"n": ', b"\xff\xfe", b"[" * 100_000, b"null", b"7"])
 def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, damage: bytes) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from model import checkpoint
 from model.run import Run, RunError, versions
+from model.shapes import METRICS
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -19,10 +20,10 @@ def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
 
 
 def test_metrics_come_back_in_their_order(tmp_path: Path) -> None:
-    assert Run(tmp_path).metrics() == []
+    assert Run(tmp_path).rows(METRICS) == []
     rows = [{"epoch": 0, "accuracy": 0.5}, {"epoch": 1, "accuracy": 0.25}]
-    Run(tmp_path).write_metrics(rows)
-    assert Run(tmp_path).metrics() == rows
+    Run(tmp_path).write_rows(METRICS, rows)
+    assert Run(tmp_path).rows(METRICS) == rows
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
 
 
@@ -70,7 +71,7 @@ def test_versions_name_what_a_result_depends_on() -> None:
 def test_damaged_metrics_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo')
     with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read .*; expected one JSON object a line"):
-        Run(tmp_path).metrics()
+        Run(tmp_path).rows(METRICS)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 import timm
 import torch
 from pictures import packed
+from PIL import Image
 from runs import TINY, never, tinted, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,12 +31,14 @@ from cache.values import ValueFormatError
 from model import checkpoint
 from model.ema import MovingAverage
 from model.network import build
-from model.progress import Training
+from model.progress import Checkpoints, Training
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
-from model.shapes import HEAD, RECIPE, SWA
+from model.shapes import HEAD, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
 from model.step import train_step
+from model.writer import Writer
 from pipelines.loader import Position, Resources
+from pipelines.order import epoch_order
 from pipelines.request import ResourcesError
 
 ROOT = Path(__file__).parents[1]
@@ -78,8 +81,11 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
         "pack.json",
         "versions.json",
         "metrics.jsonl",
+        "times.jsonl",
         "swa.json",
         "last.ckpt",
+        "last.1.ckpt",
+        ".lock",
         "best.ckpt",
         "swa.ckpt",
         "lr.png",
@@ -89,12 +95,14 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
 
 
 def test_the_network_learns_what_colour_tells(tiny_run: Path) -> None:
-    rows = Run(tiny_run).metrics()
+    rows = Run(tiny_run).rows(METRICS)
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
-    assert 0 <= rows[0]["waiting"] <= 1
-    assert 0 < rows[0]["seconds"] < rows[0]["elapsed"] < rows[1]["elapsed"]
-    assert Run(tiny_run).read(SWA)["after"]["elapsed"] > rows[1]["elapsed"]
+    times = Run(tiny_run).rows(TIMES)
+    assert [row["epoch"] for row in times] == [0, 1]
+    assert 0 <= times[0]["waiting"] <= 1
+    assert 0 < times[0]["seconds"] < times[0]["elapsed"] < times[1]["elapsed"]
+    assert Run(tiny_run).read(SWA)["after"]["elapsed"] > times[1]["elapsed"]
     after = Run(tiny_run).read(SWA)["after"]
     assert after["n"] == 6
     assert after["accuracy"] >= 0.8
@@ -111,7 +119,7 @@ def test_validation_loss_is_plain_cross_entropy_of_the_checkpoint(tiny_run: Path
     with torch.no_grad():
         logits = network.eval()(batch.images)
     chosen = logits.log_softmax(1)[torch.arange(len(batch.labels)), batch.labels]
-    row = Run(tiny_run).metrics()[-1]
+    row = Run(tiny_run).rows(METRICS)[-1]
     assert row["valid_loss"] == pytest.approx(-chosen.mean().item(), rel=1e-5)
     assert row["accuracy"] == pytest.approx((logits.argmax(1) == batch.labels).float().mean().item())
 
@@ -156,7 +164,7 @@ def test_nothing_is_written_after_a_write_that_failed(
     with pytest.raises(checkpoint.CheckpointError, match=r"best\.ckpt cannot be written"):
         train.train(tiny_job(colour_pack.path, tmp_path / "run"), stop)
     assert not (tmp_path / "run" / LAST).exists()
-    assert [row["epoch"] for row in Run(tmp_path / "run").metrics()] == [0]
+    assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0]
 
 
 AVERAGING = replace(TINY, ema=0.7)
@@ -184,7 +192,9 @@ def test_a_resumed_run_goes_on_with_its_average(
         if name == LAST:
             parts.append((resumed["average"]["network"], whole["average"]["network"]))
         assert all(torch.equal(one[key], other[key]) for one, other in parts for key in other), name
-    shares = [[row["weights_changed"] for row in Run(folder).metrics()] for folder in (out, averaging_run)]
+    shares = [
+        [row["weights_changed"] for row in Run(folder).rows(METRICS)] for folder in (out, averaging_run)
+    ]
     assert shares[0] == shares[1]
 
 
@@ -204,7 +214,7 @@ def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_pa
     phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=1, high=1e-12, low=1e-12))
     recipe = replace(TINY, phases=phases, momentum=0.0, averaging=train.Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
-    first, second = (row["weights_changed"] for row in Run(tmp_path / "run").metrics())
+    first, second = (row["weights_changed"] for row in Run(tmp_path / "run").rows(METRICS))
     assert first > 0.95
     assert 0 < second < 0.05, "weights near zero still move"
     page = (tmp_path / "run" / "report.html").read_text()
@@ -248,9 +258,7 @@ def test_a_resumed_run_is_the_run(
     for name in (LAST, AVERAGED, BEST):
         resumed, whole = (checkpoint.load(folder / name)["network"] for folder in (out, tiny_run))
         assert all(torch.equal(resumed[key], whole[key]) for key in whole), name
-    kept = ("epoch", "train_loss", "valid_loss", "accuracy", "learning_rate")
-    rows = [[{key: row[key] for key in kept} for row in Run(folder).metrics()] for folder in (out, tiny_run)]
-    assert rows[0] == rows[1]
+    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
 
 
 def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_path: Path) -> None:
@@ -263,7 +271,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     (out / SWA).write_text("{}")
     (out / "metrics.jsonl").write_text('{"epoch": 0}\n')
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
-    assert [row["epoch"] for row in Run(out).metrics()] == [0, 1]
+    assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1]
     assert Run(out).read(SWA)["after"]["n"] == 6
     whole = tmp_path / "whole"
     train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
@@ -358,14 +366,28 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
 ) -> None:
     phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=2, high=1e30, low=1e30))
     job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, phases=phases))
-    with pytest.raises(
-        RunError, match=r"epoch 1 has train_loss = nan, so the network diverged, at rates up to 1e\+30"
-    ):
+    with pytest.raises(RunError) as raised:
         train.train(job, never)
+    said = str(raised.value)
+    found = re.match(
+        r"the loss is no number in epoch 1, after (\d+) of 42 images, at a learning rate of 1e\+30; "
+        r"the batch's rows of the pack are ((?:\d+, )+\d+)",
+        said,
+    )
+    assert found, said
+    facts = Run(tmp_path / "run").read("diverged.json")
+    order = epoch_order(colour_pack.ids("train"), TINY.seed, 1)
+    start = int(found[1])
+    assert start >= 7, "the first step's own loss is still a number"
+    assert facts["rows"] == order[start : start + 7].tolist() == [int(row) for row in found[2].split(", ")]
+    assert facts["paths"] == [colour_pack.image_path(row) for row in facts["rows"]]
+    assert facts["learning_rate"] == pytest.approx(1e30)
+    with Image.open(tmp_path / "run" / "diverged.png") as picture:
+        assert picture.width > 4 * picture.height > 100, "eight beside each other"
     state = checkpoint.load(tmp_path / "run" / LAST)
     assert state["progress"]["epoch"] == 1
     assert all(value.isfinite().all() for value in state["network"].values())
-    assert [row["epoch"] for row in Run(tmp_path / "run").metrics()] == [0]
+    assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0]
 
 
 def test_one_pass_for_the_head_keeps_no_pixels_and_many_do(colour_pack: Pack, tmp_path: Path) -> None:
@@ -380,7 +402,7 @@ def test_one_pass_for_the_head_keeps_no_pixels_and_many_do(colour_pack: Pack, tm
 def test_a_batch_larger_than_the_data_is_all_of_it(colour_pack: Pack, tmp_path: Path) -> None:
     recipe = replace(TINY, batch_size=10**12, averaging=train.Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
-    assert len(Run(tmp_path / "run").metrics()) == 2
+    assert len(Run(tmp_path / "run").rows(METRICS)) == 2
 
 
 def test_a_note_about_pretrained_weights_goes_with_them() -> None:
@@ -419,8 +441,8 @@ def test_resuming_with_another_pack_is_refused(tiny_run: Path, coded_pack: Pack,
     )  # same images: same pack, wherever
     job = tiny_job(other.path, tiny_run, resume=True)
     other.header = replace(other.header, digest="0" * 64)
-    with pytest.raises(RunError, match="another pack"):
-        train.open_run(job, other, torch.device("cpu"))
+    with pytest.raises(RunError, match=r"another pack than .*; give it the same one, or .*: --force pack"):
+        train.open_run(job, other, torch.device("cpu"), Run(tiny_run).read(VERSIONS))
 
 
 def test_a_pack_without_validation_images_is_refused(coded_pack: Pack, tmp_path: Path) -> None:
@@ -453,13 +475,13 @@ def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path
     network = build(recipe.network, 3, "none")
     state = Training(network, train.new_optimiser(recipe, network), MovingAverage(network, 0.9))
     with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
-        session = train.Session(recipe, Run(tmp_path), state, loader, loader, never)
+        session = train.Session(recipe, Run(tmp_path), state, loader, loader, Checkpoints(), never)
         with CountReads() as counter:
-            row = train.train_epoch(session, network)
+            row = train.train_epoch(session, network, Writer())
         assert row["epoch"] == 0
         steps = len(loader)
     assert steps == 6
-    assert counter.reads == 2, "at the end of the epoch: the sum of the losses, and how many weights changed"
+    assert counter.reads == 1, "how many weights changed; the losses are copied once, at the end of the epoch"
 
 
 def test_a_solved_head_starts_where_a_random_one_does_not(
@@ -668,7 +690,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
     assert "Traceback" not in said
     state = checkpoint.load(out / LAST)
     assert state["progress"]["epoch"] >= 1
-    assert not [entry for entry in out.iterdir() if entry.name.startswith(".")]
+    assert [entry.name for entry in out.iterdir() if entry.name.startswith(".")] == [LOCK]
     json.loads((out / RECIPE).read_text())
 
 

@@ -1,0 +1,381 @@
+"""Promises of docs/reliability.md, each with its fault injected: train, killed and resumed, alone in its folder."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from runs import TINY, never, tiny_job
+
+import train
+from cache.command import Stopped
+from cache.store import Pack
+from model import checkpoint
+from model.checkpoint import CheckpointError, keep_previous, numbered
+from model.progress import Checkpoints, Timetable
+from model.run import AVERAGED, BEST, LAST, Run, RunError
+from model.shapes import LOCK, METRICS, VERSIONS
+from model.step import train_step
+from pipelines.order import epoch_order
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+sys.path[:0] = {paths!r}
+from runs import TINY, never, tiny_job
+from model.progress import Checkpoints
+import train
+pack, out = map(Path, sys.argv[1:3])
+print("started", flush=True)
+job = tiny_job(pack, out, resume="resume" in sys.argv, recipe=replace(TINY, solve_head=True, ema=0.7))
+train.train(replace(job, checkpoints=Checkpoints(steps=2)), never)
+"""
+
+
+def start(pack: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """A tiny training in a process of its own, past its imports."""
+    script = SCRIPT.format(paths=[str(ROOT), str(ROOT / "tests")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(pack), str(out), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout and process.stdout.readline() == "started\n"
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> float:
+    """Wait for its good end; the seconds that it took."""
+    started = time.perf_counter()
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return time.perf_counter() - started
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Every weight of every checkpoint, and the metrics, bit for bit."""
+    assert (one / METRICS).read_bytes() == (other / METRICS).read_bytes()
+    for name in (LAST, BEST, AVERAGED):
+        found, expected = (checkpoint.load(folder / name) for folder in (one, other))
+        assert found["network"].keys() == expected["network"].keys()
+        assert all(torch.equal(found["network"][key], value) for key, value in expected["network"].items()), (
+            name
+        )
+        if name == LAST:
+            assert all(
+                torch.equal(found["average"]["network"][key], value)
+                for key, value in expected["average"]["network"].items()
+            )
+    assert (one / "head.json").exists() and (one / "swa.json").exists()
+
+
+def kill_and_resume(pack: Path, out: Path, moments: list[float]) -> int:
+    """Start, kill at each of the moments (seconds after the imports), resume to the end; how often it was still alive."""
+    killed = 0
+    for moment in moments:
+        process = start(pack, out, *(["resume"] if (out / "recipe.json").exists() else []))
+        try:
+            process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+    finish(start(pack, out, "resume"))
+    return killed
+
+
+def test_a_run_that_was_killed_again_and_again_is_the_run(colour_pack: Pack, tmp_path: Path) -> None:
+    seconds = finish(start(colour_pack.path, tmp_path / "whole"))
+    generator = random.Random(time.time_ns())
+    moments = [generator.uniform(0.3, 0.8) * seconds for _ in range(4)]
+    killed = kill_and_resume(colour_pack.path, tmp_path / "run", moments)
+    assert killed >= 1, f"no moment of {moments} came before the end"
+    same_run(tmp_path / "run", tmp_path / "whole")
+    assert not [
+        entry for entry in (tmp_path / "run").iterdir() if entry.name.startswith(".") and entry.name != LOCK
+    ]
+
+
+@pytest.mark.parametrize("moment", range(9))
+def test_a_run_killed_at_any_write_is_the_run(
+    colour_pack: Pack, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """As if the machine lost power when the write number `moment` had its data and not yet its name."""
+    out, count = tmp_path / "run", 0
+    replacing = Path.replace
+
+    def lose_power(self: Path, target: Path) -> Path:
+        nonlocal count
+        if target.suffix in (".ckpt", ".jsonl", ".json") and target.parent == out:
+            count += 1
+            if count > 3 + moment:  # the first three describe the run
+                raise SystemExit("no power")
+        return replacing(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lose_power)
+        with pytest.raises(SystemExit):
+            train.train(tiny_job(colour_pack.path, out), never)
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
+    for name in (LAST, BEST, AVERAGED):
+        found, expected = (checkpoint.load(folder / name)["network"] for folder in (out, tiny_run))
+        assert all(torch.equal(found[key], value) for key, value in expected.items()), name
+
+
+def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = replace(tiny_job(colour_pack.path, out), checkpoints=Checkpoints(steps=2, keep=3))
+    train.train(job, never)
+    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
+    places = []
+    for age in range(3):
+        content = checkpoint.load(numbered(out / LAST, age))
+        places.append((content["progress"]["epoch"], content["progress"]["images"]))
+    assert places == [(2, 0), (1, 28), (1, 14)], "the end, and after four and two of six steps"
+    assert not numbered(out / LAST, 3).exists()
+
+
+def test_a_timetable_counts_steps_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("model.progress.time.perf_counter", lambda: now[0])
+    steps = Timetable(Checkpoints(steps=3))
+    assert [steps.due() for _ in range(7)] == [False, False, True, False, False, True, False]
+    minutes = Timetable(Checkpoints(minutes=2))
+    assert not minutes.due()
+    now[0] += 120
+    assert minutes.due()
+    assert not minutes.due()
+    assert not any(Timetable(Checkpoints()).due() for _ in range(10))
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"minutes": -1.0}, {"minutes": float("nan")}, {"steps": -1}, {"keep": 0}]
+)
+def test_a_timetable_that_is_none_is_refused(numbers: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"checkpoints\.\w+ is .*; expected"):
+        Checkpoints(**numbers)  # type: ignore[arg-type]
+
+
+def test_the_newest_checkpoints_are_kept_and_the_file_itself_never_misses(tmp_path: Path) -> None:
+    path = tmp_path / LAST
+    for turn in range(5):
+        keep_previous(path, 3)
+        assert turn == 0 or path.exists()
+        checkpoint.save(path, {"turn": turn})
+    assert [checkpoint.load(numbered(path, age))["turn"] for age in range(3)] == [4, 3, 2]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    data = bytearray((out / LAST).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / LAST).write_bytes(data)
+    (out / AVERAGED).unlink()
+    (out / "swa.json").unlink()
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    said = capsys.readouterr()
+    assert "last.ckpt is damaged" in said.err and "going on from last.1.ckpt, the one before it" in said.err
+    assert said.out.startswith("resumed in epoch 1, after 0 of 42 images")
+    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
+    found, expected = (checkpoint.load(folder / LAST)["network"] for folder in (out, tiny_run))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_where_every_checkpoint_is_damaged_the_newest_is_named(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    for age in range(2):
+        numbered(out / LAST, age).write_bytes(b"PK\x03\x04 nothing more")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is truncated"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_owners_is_not(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); time.sleep(600)",
+            str(out / LOCK),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout and holder.stdout.readline()
+        with pytest.raises(
+            RunError, match="is in use by another training; wait for its end, or name another folder"
+        ):
+            train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    finally:
+        holder.kill()
+        holder.communicate()
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    with FileLock(out / LOCK).acquire(timeout=0):
+        assert (out / LOCK).exists(), "let go of after the end"
+
+
+def test_another_library_version_is_refused_unless_forced(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    here = Run(out).read(VERSIONS)
+    Run(out).write(VERSIONS, here | {"torch": "1.0.0", "machine": "another", "date": "2020-01-01"})
+    message = (
+        rf"was trained with torch 1\.0\.0, and here is {here['torch']}; use that one, or .*--force versions"
+    )
+    with pytest.raises(RunError, match=message):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    train.train(replace(tiny_job(colour_pack.path, out, resume=True), force=("versions",)), never)
+    after = Run(out).read(VERSIONS)
+    assert (after["torch"], after["torch until epoch 2"]) == (here["torch"], "1.0.0")
+    assert "machine until epoch 2" not in after, "another processor is no other version"
+
+
+def test_another_batch_size_keeps_the_order_of_the_images(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after 14 of 42 images at 8 a batch, and forced on at 5 a batch: the images to come are those to come."""
+    seen: list[int] = []
+    following = train.followed
+
+    def follow(doing: str, *rest: object) -> object:
+        for batch in following(doing, *rest):  # type: ignore[arg-type]
+            if doing.startswith("training"):
+                seen.extend(batch.ids.tolist())
+            yield batch
+
+    out, recipe = tmp_path / "run", replace(TINY, averaging=train.Averaging(steps=0))
+    asked = iter([None, None, signal.SIGTERM])
+    with pytest.raises(Stopped):
+        train.train(tiny_job(colour_pack.path, out, recipe=recipe), lambda: next(asked))
+    monkeypatch.setattr(train, "followed", follow)
+    smaller = replace(recipe, batch_size=5)
+    with pytest.raises(
+        RunError, match=r"batch_size = 8, not 5; resume with the same recipe, or .*: --force recipe"
+    ):
+        train.train(tiny_job(colour_pack.path, out, resume=True, recipe=smaller), never)
+    train.train(
+        replace(tiny_job(colour_pack.path, out, resume=True, recipe=smaller), force=("recipe",)), never
+    )
+    rows = colour_pack.ids("train")
+    expected = [*epoch_order(rows, 0, 0)[14:], *epoch_order(rows, 0, 1)]
+    assert seen == [int(row) for row in expected]
+    assert Run(out).read("recipe.json")["batch_size"] == 5
+
+
+def test_determinism_is_verified(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = replace(tiny_job(colour_pack.path, tmp_path / "run"), verify_determinism=True)
+    assert train.train(job, never) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("20 steps twice: weights ") and said.endswith("equal, bit for bit\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_deterministic_is_said(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepping = train_step
+
+    def shaky(network: torch.nn.Module, *rest: object) -> torch.Tensor:
+        value: torch.Tensor = stepping(network, *rest)  # type: ignore[arg-type]
+        with torch.no_grad():
+            next(network.parameters()).mul_(1 + time.perf_counter_ns() % 1000 * 1e-6)
+        return value
+
+    monkeypatch.setattr(train, "train_step", shaky)
+    job = replace(tiny_job(colour_pack.path, tmp_path / "run"), verify_determinism=True)
+    assert train.train(job, never) == 1
+    assert "which differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9")],
+)
+def test_out_of_memory_says_what_to_lower(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def step(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "train.py",
+            "fast",
+            "--pack",
+            str(colour_pack.path),
+            "--out",
+            str(tmp_path / "run"),
+            "--network",
+            "test_efficientnet",
+            "--weights",
+            "none",
+            "--augment.size",
+            "32",
+            "--no-solve-head",
+        ],
+    )
+    with pytest.raises(
+        RunError, match="out of memory at batch size 32; lower --batch-size, or add --activation"
+    ):
+        train.main()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(colour_pack: Pack, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for it: a file that grows beyond it fails as on a full disk."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "fast",
+        "--pack",
+        str(colour_pack.path),
+        "--out",
+        str(out),
+    ]
+    command += ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32"]
+    command += ["--batch-size", "8", "--averaging.steps", "2", "--device", "cpu"]
+    subprocess.run(command, check=True, capture_output=True)
+    before = {name: (out / name).read_bytes() for name in (LAST, METRICS, BEST)}
+    averaged = checkpoint.load(out / AVERAGED)["network"]
+    (out / AVERAGED).unlink()
+    (out / "swa.json").unlink()
+    limited = subprocess.run(
+        ["sh", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "sh", *command, "--resume"],
+        capture_output=True,
+        text=True,
+    )
+    assert limited.returncode == 2, limited.stderr
+    assert len(limited.stderr.splitlines()) == 1
+    assert "swa.ckpt cannot be written: File too large; nothing was changed" in limited.stderr
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert {entry.name for entry in out.iterdir() if entry.name.startswith(".")} == {LOCK}
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    found = checkpoint.load(out / AVERAGED)["network"]
+    assert all(torch.equal(found[key], value) for key, value in averaged.items())
