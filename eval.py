@@ -109,12 +109,13 @@ def evaluate(job: Job) -> None:
     bf16 = recipe["precision"] == "bf16" and has_bf16(device)
     origin, network = folder.network(job.checkpoint, device)
     with open_images(job, folder) as (pack, ids):
-        labels = pack.labels[ids]
-        if job.predictions and (labels >= 0).any():
+        if job.predictions and (pack.labels[ids] >= 0).any():
             raise RunError(
                 "--predictions is for a folder without labels; these images have labels: leave it out"
             )
-        probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
+        left_out = len(ids)
+        ids, probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
+        labels, left_out = pack.labels[ids], left_out - len(ids)
         if (labels < 0).all():
             write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
             return
@@ -124,6 +125,7 @@ def evaluate(job: Job) -> None:
             raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
         name, data = describe_data(job, folder, pack)
     how = {"precision": "bf16" if bf16 else "fp32", "engine": engine, "device": where, "seed": job.seed}
+    data |= {"left_out": left_out}
     conclude(job, folder, name, result | data | origin | how)
 
 
@@ -168,12 +170,12 @@ def open_pack(job: Job, folder: Run) -> Pack:
     return pack
 
 
-def describe_data(job: Job, folder: Run, pack: Pack) -> tuple[str, dict[str, str]]:
+def describe_data(job: Job, folder: Run, pack: Pack) -> tuple[str, dict[str, Any]]:
     """Which images these are, and the file for their result: eval.json is for the test split of the run's own pack."""
     if job.images:
         return "eval-images.json", {"split": "images", "data": str(job.images)}
     split = job.split or "test"
-    data = {"split": split, "data": str(pack.path)}
+    data: dict[str, Any] = {"split": split, "data": str(pack.path)}
     if pack.header.digest != folder.read(PACK)["digest"]:
         return f"eval-other-{split}.json", data
     return EVALUATION if split == "test" else f"eval-{split}.json", data
@@ -209,8 +211,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 @torch.no_grad()
 def predict(
     job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64], bf16: bool
-) -> NDArray[np.float32]:
-    """Class probabilities of every crop: float32 `[n, crops, K]`."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The rows that are sound, int64 `[n]`, and class probabilities of every crop of theirs: float32 `[n, crops, K]`."""
     augment = trained.crops() if job.crops > 1 else trained.centre()
     parts = []
     with (
@@ -226,13 +228,15 @@ def predict(
         ) as loader,
         progress_bar("evaluating") as update,
     ):
+        if loader.describe_damaged():
+            print(f"note: {plain(loader.describe_damaged())}", file=sys.stderr)
         for batch in loader:
             views = batch.images.reshape(-1, *batch.images.shape[-3:])
             logits = forward(network, views, bf16)
             parts.append(logits.softmax(1).view(len(batch.ids), job.crops, -1))
-            update(loader.position.images, len(ids))
+            update(loader.position.images, len(loader.ids))
     probabilities: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-    return probabilities
+    return loader.ids, probabilities
 
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import Stop, Stopped, parse, progress_bar, run, stop_signals
+from cache.command import Stop, Stopped, parse, plain, progress_bar, run, stop_signals
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
@@ -320,6 +320,8 @@ def train(job: Job, stop: Stop) -> int:
         training_loader(job, pack, start) as training,
         evaluation_loader(job, pack, pack.ids("val")) as validation,
     ):
+        for damaged in filter(None, (training.describe_damaged(), validation.describe_damaged())):
+            print(f"note: {plain(damaged)}", file=sys.stderr)
         session = Session(job.recipe, folder, state, training, validation, job.checkpoints, stop)
         if job.dry_run:
             print("\n".join(foresee(session)))
@@ -867,6 +869,7 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         "train_loss": progress.loss_sum / images,
         "learning_rate": rate,
         "weights_changed": state.changed(),
+        "replaced": len(loader.damaged),
         "images_per_second": clock.images / seconds,
         "waiting": clock.waiting / seconds,
         "seconds": progress.seconds,

@@ -24,7 +24,7 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError
+from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from cache.survey import Look, Progress, survey
 
 BATCH_BYTES: Final = 32 << 20
@@ -138,6 +138,7 @@ def write(
         seed=options.seed,
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
+        index_crc32=index_checksum(_index_arrays(kept, splits)),
     )
     with (
         _replacing(out) as temporary,
@@ -364,25 +365,25 @@ def _read(source: Source, look: Look) -> bytes:
 
 def _record_batch(rows: Sequence[tuple[bytes, Source, Look, str]]) -> pa.RecordBatch:
     images, sources, looks, splits = zip(*rows, strict=True)
-    split = pa.DictionaryArray.from_arrays(
-        pa.array([SPLITS.index(split) for split in splits], pa.int8()), pa.array(SPLITS)
-    )
-    columns = [
-        images,
-        [source.label for source in sources],
-        split,
-        [look.width for look in looks],
-        [look.height for look in looks],
-        [look.orientation for look in looks],
-        [look.mean_luma for look in looks],
-        [zlib.crc32(image) for image in images],
-        [source.path for source in sources],
-    ]
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, field.type)
-        for column, field in zip(columns, SCHEMA, strict=True)
-    ]
-    return pa.record_batch(arrays, schema=SCHEMA)
+    arrays = _index_arrays(list(zip(sources, looks, strict=True)), splits)
+    arrays["image"] = pa.array(images, SCHEMA.field("image").type)
+    arrays["crc32"] = pa.array([zlib.crc32(image) for image in images], SCHEMA.field("crc32").type)
+    return pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _index_arrays(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> dict[str, pa.Array]:
+    """The columns that are known of every row before its image is read."""
+    columns = {
+        "label": [source.label for source, _ in kept],
+        "width": [look.width for _, look in kept],
+        "height": [look.height for _, look in kept],
+        "orientation": [look.orientation for _, look in kept],
+        "mean_luma": [look.mean_luma for _, look in kept],
+        "path": [source.path for source, _ in kept],
+    }
+    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
+    indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
+    return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}
 
 
 @contextmanager

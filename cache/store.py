@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +17,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from cache.machine import available_cores
 
 FORMAT: Final = 1
 """Version of the layout. A reader refuses a newer one."""
@@ -34,6 +37,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 _METADATA: Final = b"greyhound"
+_CHECKSUM: Final = b"greyhound_crc32"
 _PAGE: Final = 4096
 
 Residency = Literal["mmap", "ram"]
@@ -69,11 +73,13 @@ class Header:
     excluded: tuple[Excluded, ...] = ()
     transcoded: tuple[tuple[str, str], ...] = ()
     format: int = FORMAT
+    index_crc32: int | None = None
+    """`index_checksum` of the rows; None in a pack from before there was one."""
 
     def schema(self) -> pa.Schema:
-        """The file's schema with this header in its metadata."""
-        text = json.dumps(self, default=lambda value: vars(value))
-        return SCHEMA.with_metadata({_METADATA: text.encode()})
+        """The file's schema with this header in its metadata, and the header's own checksum."""
+        text = json.dumps(self, default=lambda value: vars(value)).encode()
+        return SCHEMA.with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
 
     @staticmethod
     def read(schema: pa.Schema, path: Path) -> Header:
@@ -84,8 +90,12 @@ class Header:
                 f"{path} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
             )
         try:
+            if int(schema.metadata.get(_CHECKSUM, zlib.crc32(text))) != zlib.crc32(text):
+                raise ValueError("its checksum is another")
             return Header._parse(json.loads(text), path)
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except PackError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PackError(
                 f"{path} has a damaged header ({type(error).__name__}); pack the images again"
             ) from None
@@ -103,6 +113,7 @@ class Header:
             excluded=tuple(Excluded(**row) for row in content["excluded"]),
             transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
             format=content["format"],
+            index_crc32=content.get("index_crc32"),
         )
 
 
@@ -121,7 +132,8 @@ class Pack:
         self.header = Header.read(table.schema, self.path)
         self._bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
         self._resident = False
-        self._starts, self._stops = _locate(buffer, table.column("image"))
+        self._starts, self._stops = _locate(self.path, buffer, table.column("image"))
+        self._checked = np.zeros(len(self._starts), dtype=bool)
         self._paths = table.column("path")
         self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
         self.labels: NDArray[np.int32] = table.column("label").to_numpy()
@@ -132,6 +144,15 @@ class Pack:
         self.stored_sizes = np.where((self.orientations >= 5)[:, None], self.sizes[:, ::-1], self.sizes)
         self.mean_lumas: NDArray[np.float32] = table.column("mean_luma").to_numpy()
         self.crc32s: NDArray[np.uint32] = table.column("crc32").to_numpy()
+        if self.header.index_crc32 not in (
+            None,
+            index_checksum(dict(zip(table.column_names, table.columns, strict=True))),
+        ):
+            raise PackError(
+                f"{self.path} is damaged: labels, splits, sizes or paths are not those that were packed; copy it "
+                "again, or pack the images again"
+            )
+        _check_labels(self.path, self.labels, self.classes)
 
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
@@ -163,7 +184,24 @@ class Pack:
         return int((self._stops - self._starts).sum())
 
     def encoded(self, index: int) -> NDArray[np.uint8]:
-        """The original bytes of image `index`, a read-only view into the file: nothing is copied."""
+        """The original bytes of image `index`, a read-only view into the file: nothing is copied.
+
+        Their checksum is compared the first time that they are asked for. Raises PackError.
+        """
+        if not (self._checked[index] or self.is_sound(index)):
+            raise PackError(
+                f"{self.path} is damaged: {self.describe(index)} has not the bytes that were packed; copy the pack again, "
+                "or pack the images again; --on-bad skip goes on without such images"
+            )
+        return self._raw(index)
+
+    def is_sound(self, index: int) -> bool:
+        """Whether image `index` has the checksum that it was packed with."""
+        sound = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
+        self._checked[index] = sound
+        return sound
+
+    def _raw(self, index: int) -> NDArray[np.uint8]:
         return self._bytes[self._starts[index] : self._stops[index]]
 
     def image_path(self, index: int) -> str:
@@ -190,13 +228,12 @@ class Pack:
                 f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
             )
 
-    def damaged(self) -> list[int]:
-        """Rows whose bytes no longer have the checksum that they were packed with."""
-        return [
-            index
-            for index in range(len(self))
-            if zlib.crc32(self.encoded(index).data) != int(self.crc32s[index])
-        ]
+    def damaged(self, ids: NDArray[np.int64] | None = None) -> list[int]:
+        """Those of the rows `ids`, of all without, that have not the checksum that they were packed with."""
+        rows = range(len(self)) if ids is None else ids.tolist()
+        with ThreadPoolExecutor(available_cores()) as pool:
+            sound = pool.map(self.is_sound, rows, chunksize=64)
+            return [index for index, good in zip(rows, sound, strict=True) if not good]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:
         """What is in the pack, as JSON-able values: the run folder's `pack.json`; `info --json` without thumbnails."""
@@ -238,7 +275,9 @@ def _map(path: Path) -> pa.Buffer:
 def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
-    except (pa.ArrowException, OSError) as error:
+        if table.schema.equals(SCHEMA):
+            table.drop_columns("image").validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
     if not table.schema.equals(SCHEMA):
@@ -247,18 +286,73 @@ def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
         )
     if not len(table):
         raise PackError(f"{path} holds no images; pack the images again")
+    if any(column.null_count for column in table.columns):
+        raise PackError(f"{path} is damaged: rows without a value; pack the images again")
+    if any(chunk.dictionary.to_pylist() != list(SPLITS) for chunk in table.column("split").chunks):
+        raise PackError(f"{path} is damaged: its splits have other names; pack the images again")
     return table
 
 
-def _locate(buffer: pa.Buffer, column: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _locate(
+    path: Path, buffer: pa.Buffer, column: pa.ChunkedArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where in the file each image starts and stops.
 
-    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in.
+    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in. Raises
+    PackError where one would reach out of the file.
     """
     bounds = []
     for chunk in column.chunks:
         _, offsets, data = chunk.buffers()
-        bounds.append(
-            np.frombuffer(offsets, dtype=np.int64)[: len(chunk) + 1] + (data.address - buffer.address)
-        )
+        relative = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        if (
+            len(relative) <= len(chunk)
+            or relative[0] < 0
+            or relative[-1] > data.size
+            or (np.diff(relative) < 0).any()
+        ):
+            raise PackError(f"{path} is damaged: its images lie outside of it; pack the images again")
+        bounds.append(relative + (data.address - buffer.address))
     return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])
+
+
+def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...]) -> None:
+    """A label is a class, or -1 where the images have none. Raises PackError."""
+    low, high = labels.min(), labels.max()
+    if low < -1 or high >= len(classes):
+        raise PackError(
+            f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack the images "
+            "again"
+        )
+
+
+def index_checksum(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> int:
+    """crc32 over what the index says of every row: all columns but the images and their own checksums.
+
+    columns: by name; more are welcome. How the rows are divided into record batches plays no part.
+    """
+    checksum = 0
+    for name in SCHEMA.names:
+        if name in ("image", "crc32"):
+            continue
+        column = columns[name]
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        for part in zip(*map(_parts, chunks), strict=True):
+            for piece in part:
+                checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def _parts(chunk: pa.Array) -> Iterator[memoryview | bytes]:
+    """An array's values as bytes: numbers as they are, texts as their lengths and then their letters."""
+    if pa.types.is_string(chunk.type):
+        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[
+            chunk.offset : chunk.offset + len(chunk) + 1
+        ]
+        yield np.diff(offsets).tobytes()
+        letters = chunk.buffers()[2]
+        yield memoryview(letters or b"")[offsets[0] : offsets[-1]]
+    elif pa.types.is_dictionary(chunk.type):
+        yield chunk.indices.to_numpy().tobytes()
+    else:
+        yield chunk.to_numpy().tobytes()

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.machine import available_cores
-from cache.store import Pack, Residency
+from cache.store import Pack, PackError, Residency
 from pipelines import dali, threads
 from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.examine import available
@@ -26,6 +26,7 @@ from pipelines.tier import Plan, Tier, TierName, parse_bytes, plan
 
 EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]
+BadPolicy = Literal["error", "skip"]
 
 _ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
 
@@ -50,6 +51,9 @@ class Resources:
     """Where the originals lie; mmap: in the page cache; ram: in a private copy."""
     tier: TierName = "auto"
     """decoded: decode each original once, keep its pixels; encoded: never; auto: as the budget allows, by threads alone."""
+    on_bad: BadPolicy = "error"
+    """Images of the pack that are damaged: error stops; skip finds them all at the start, trains on others of their
+    classes in their place, evaluates without them, and says so."""
     budget: str = ""
     """Memory for decoded originals, such as 4GB; default: half of what is free."""
 
@@ -134,13 +138,18 @@ class Loader:
 
         batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of nearly
         equal size (training); without it the rows in their order and a short last batch (evaluation). views: K,
-        augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there.
-        Raises ResourcesError, ValueError.
+        augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there. Of
+        `ids` those that are damaged, where resources.on_bad is "skip", are replaced in training and left out in
+        evaluation; `damaged` has them. Raises ResourcesError, ValueError, PackError.
         """
         _check(len(pack), ids, {"batch_size": batch_size, "views": views, "ranks": ranks}, rank)
         self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
+        self.damaged = np.array(pack.damaged(self.ids) if resources.on_bad == "skip" else [], dtype=np.int64)
+        if not shuffle:
+            self.ids = self.ids[~np.isin(self.ids, self.damaged)]
+        self._standing_in = stand_ins(pack.labels, self.ids, self.damaged)
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         self.position = start
@@ -228,6 +237,7 @@ class Loader:
         numbers = itertools.count(start.epoch) if epochs is None else range(start.epoch, start.epoch + epochs)
         for epoch in numbers:
             order = epoch_order(self.ids, self.seed, epoch) if self.shuffle else self.ids
+            order = self._standing_in[order] if len(self.damaged) else order
             done = start.images if epoch == start.epoch else 0
             for low, high in cut(len(order), self.batch_size, done):
                 yield self.request(epoch, share(order[low:high], self.rank, self.ranks), high)
@@ -236,9 +246,17 @@ class Loader:
         """What to keep decoded; `auto` is for the engine whose pixels do not depend on it in any bit."""
         name: TierName = "encoded" if resources.tier == "auto" and self.engine == "dali" else resources.tier
         budget = parse_bytes(resources.budget) if resources.budget else None
-        return plan(
-            name, self.pack, self.ids, halvings(self.augment, self.pack.sizes[self.ids]), budget, epochs
-        )
+        rows = np.unique(self._standing_in[self.ids])
+        return plan(name, self.pack, rows, halvings(self.augment, self.pack.sizes[rows]), budget, epochs)
+
+    def describe_damaged(self) -> str:
+        """What became of the damaged images, in a line; empty where there are none."""
+        if not len(self.damaged):
+            return ""
+        first, count = self.pack.describe(self.damaged[0]), len(self.damaged)
+        others = f" and {count - 1} more are" if count > 1 else " is"
+        fate = "others of the same class stand in" if self.shuffle else "left out"
+        return f"{self.pack.path}: {first}{others} damaged; {fate}"
 
     def _batch(self, request: Request, images: torch.Tensor) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
@@ -249,6 +267,25 @@ class Loader:
             labels=labels.to(device, non_blocking=True),
             ids=torch.from_numpy(request.ids),
         )
+
+
+def stand_ins(
+    labels: NDArray[np.int32], ids: NDArray[np.int64], damaged: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The row that stands in for each row of a pack: itself, or for a damaged one the next sound one of its class.
+
+    labels: int32 `[rows]`. ids: the rows of the stream. The next one counts upwards and begins again after the last; a
+    class without a sound row takes the next one of any. Returns int64 `[rows]`. Raises PackError where all are damaged.
+    """
+    found = np.arange(len(labels))
+    sound = np.setdiff1d(ids, damaged)
+    if not len(sound):
+        raise PackError(f"all of the {len(ids)} images asked for are damaged; pack the images again")
+    for row in damaged.tolist():
+        alike = sound[labels[sound] == labels[row]]
+        among = alike if len(alike) else sound
+        found[row] = among[np.searchsorted(among, row) % len(among)]
+    return found
 
 
 def _check(rows: int, ids: NDArray[np.int64], counts: dict[str, int], rank: int) -> None:

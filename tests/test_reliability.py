@@ -8,26 +8,36 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from runs import TINY, never, tiny_job
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import TINY, never, tinted, tiny_job
 
+import eval as evaluation
 import train
 from cache.command import Stopped
-from cache.store import Pack
+from cache.store import Pack, PackError
+from cache.values import ValueFormatError, from_json
 from model import checkpoint
 from model.checkpoint import CheckpointError, keep_previous, numbered
 from model.progress import Checkpoints, Timetable
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.shapes import LOCK, METRICS, VERSIONS
 from model.step import train_step
+from pipelines.examine import Probe, available, examine
+from pipelines.loader import EngineName, Loader, Resources, stand_ins
 from pipelines.order import epoch_order
+from pipelines.tier import TierName
 
 ROOT = Path(__file__).parents[1]
+ENGINES = ["threads", *(["dali"] if available() else [])]
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -379,3 +389,163 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(colour_pack: Pack, t
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     found = checkpoint.load(out / AVERAGED)["network"]
     assert all(torch.equal(found[key], value) for key, value in averaged.items())
+
+
+def damage(pack: Pack, target: Path, rows: list[int]) -> Path:
+    """A copy of the pack with one flipped bit in each of the images `rows`."""
+    data = bytearray(pack.path.read_bytes())
+    for row in rows:
+        place = data.find(pack.encoded(row).tobytes()) + 200
+        data[place] ^= 1
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+def test_a_damaged_image_stops_a_training_by_its_name(
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
+) -> None:
+    row = int(colour_pack.ids("train")[7])
+    job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", [row]), tmp_path / "run")
+    resources = replace(job.resources, engine=engine, tier=tier)
+    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-bad skip goes on"):
+        train.train(replace(job, resources=resources), never)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+def test_skipped_images_are_replaced_counted_and_named(
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, held_out = colour_pack.ids("train"), colour_pack.ids("val")
+    bad = [int(trained[7]), int(trained[30]), int(held_out[0])]
+    job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run")
+    resources = replace(job.resources, engine=engine, tier=tier, on_bad="skip")
+    train.train(replace(job, resources=resources), never)
+    said = capsys.readouterr().err
+    assert f"row {bad[0]} (" in said and "and 1 more are damaged; others of the same class stand in" in said
+    assert f"row {bad[2]} (" in said and "is damaged; left out" in said
+    rows = Run(tmp_path / "run").rows(METRICS)
+    assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
+
+
+def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
+    colour_pack: Pack, tmp_path: Path
+) -> None:
+    trained = colour_pack.ids("train")
+    bad = [int(trained[3]), int(trained[-1])]
+    pack = Pack(damage(colour_pack, tmp_path / "p.arrow", bad))
+    orders = []
+    for batch_size in (5, 42):
+        with Loader(
+            pack,
+            TINY.augment,
+            trained,
+            Resources(device="cpu", on_bad="skip"),
+            batch_size=batch_size,
+            shuffle=True,
+            epochs=1,
+        ) as loader:
+            orders.append(np.concatenate([batch.ids.numpy() for batch in loader]))
+    assert np.array_equal(orders[0], orders[1])
+    plain = epoch_order(trained, 0, 0)
+    changed = plain != orders[0]
+    assert sorted(plain[changed].tolist()) == bad
+    assert np.array_equal(pack.labels[plain], pack.labels[orders[0]])
+    assert not np.isin(orders[0], bad).any()
+
+
+def test_stand_ins_by_hand() -> None:
+    labels = np.array([0, 0, 1, 0, 2, 1], dtype=np.int32)
+    ids = np.array([0, 1, 3, 4, 5])
+    found = stand_ins(labels, ids, np.array([1, 3, 4]))
+    assert found.tolist() == [0, 0, 2, 0, 5, 5], (
+        "the next of the class, round to the first; of none, the next of any"
+    )
+    with pytest.raises(PackError, match="all of the 2 images asked for are damaged"):
+        stand_ins(labels, np.array([0, 1]), np.array([0, 1]))
+
+
+def test_evaluation_leaves_damaged_images_out_and_says_so(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    row = int(colour_pack.ids("test")[2])
+    path = damage(colour_pack, tmp_path / "p.arrow", [row])
+    job = evaluation.Job(run=out, pack=path, crops=2, resources=Resources(device="cpu"))
+    with pytest.raises(PackError, match=rf"row {row} \("):
+        evaluation.evaluate(job)
+    assert not (out / "eval.json").exists()
+    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_bad="skip")))
+    result = Run(out).read("eval.json")
+    assert (result["n"], result["left_out"]) == (11, 1)
+    assert f"row {row} (" in capsys.readouterr().err
+
+
+# --- bytes from elsewhere --------------------------------------------------------------------------------------------
+
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def spoilt(data: bytes) -> st.SearchStrategy[bytes]:
+    """Anything at all, or `data` with a piece cut out or replaced."""
+    pieces = st.tuples(st.integers(0, len(data)), st.integers(0, 200), st.binary(max_size=40))
+    return st.one_of(st.binary(max_size=300), pieces.map(lambda p: data[: p[0]] + p[2] + data[p[0] + p[1] :]))
+
+
+def fuzz(read: Callable[[Path], object], data: bytes, file: Path, *expected: type[Exception]) -> int:
+    """Feed spoilt files to a reader; it may answer, or raise one of the expected errors in one line. How many it refused."""
+    refused = 0
+
+    @FEW
+    @given(content=spoilt(data))
+    def attempt(content: bytes) -> None:
+        nonlocal refused
+        file.write_bytes(content)
+        try:
+            read(file)
+        except expected as error:
+            refused += 1
+            assert "\n" not in str(error)
+
+    attempt()
+    return refused
+
+
+def test_any_bytes_for_a_pack(colour_pack: Pack, tmp_path: Path) -> None:
+    def read(file: Path) -> object:
+        pack = Pack(file)
+        bad = pack.damaged()
+        return [pack.encoded(row) for row in range(len(pack)) if row not in bad]
+
+    assert fuzz(read, colour_pack.path.read_bytes(), tmp_path / "p.arrow", PackError) > 30
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_any_bytes_for_a_checkpoint(tiny_run: Path, tmp_path: Path, name: str) -> None:
+    assert fuzz(checkpoint.load, (tiny_run / name).read_bytes(), tmp_path / name, CheckpointError) > 30
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "pack.json", "versions.json", "swa.json", METRICS])
+def test_any_bytes_for_a_file_of_the_run_folder(tiny_run: Path, tmp_path: Path, name: str) -> None:
+    def read(file: Path) -> object:
+        if name == METRICS:
+            return Run(file.parent).rows(METRICS)
+        content = Run(file.parent).read(name)
+        return from_json(train.Recipe, content, name) if name == "recipe.json" else content
+
+    assert fuzz(read, (tiny_run / name).read_bytes(), tmp_path / name, RunError, ValueFormatError) > 5
+
+
+def test_any_bytes_for_the_survey() -> None:
+    """Whatever a file holds, looking at it answers."""
+    probe, problems = Probe(), set()
+
+    @FEW
+    @given(content=spoilt(tinted(1, 0)))
+    def attempt(content: bytes) -> None:
+        problems.add(examine(content, probe).problem)
+
+    attempt()
+    assert {"undecodable", "truncated"} & problems
