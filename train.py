@@ -360,7 +360,7 @@ def verify_determinism(job: Job, session: Session, device: torch.device) -> int:
         state = session.state if turn == 0 else new_state(recipe, len(pack.classes), device, 0.0)
         with training_loader(job, pack, Position()) as training:
             take_steps(replace(session, state=state, training=training), VERIFYING_STEPS)
-        hashes.append(fingerprint(state.network))
+        hashes.append(fingerprint(state.network.state_dict()))
     same = hashes[0] == hashes[1]
     print(
         f"{VERIFYING_STEPS} steps twice: weights {hashes[0][:16]} and {hashes[1][:16]}, "

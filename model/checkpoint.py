@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
 
 from model.atomic import replacing
 
@@ -91,10 +90,10 @@ def in_host_memory(content: Any) -> Any:
     return content
 
 
-def fingerprint(network: nn.Module) -> str:
-    """sha256 over every weight and statistic, in hexadecimal: equal for equal bits."""
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over the names and values of a state dict, in hexadecimal: equal for equal bits."""
     digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in weights.items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
