@@ -35,6 +35,8 @@ _THUMBNAIL_SIDE: Final = 128
 _UNSEEN: Final = ("bomb", "no class")
 """Reasons for which a file was not opened, and is not opened for its picture either."""
 NO_LABEL: Final = -1
+MAX_CLASSES: Final = 25_000
+"""More than ImageNet-21k has; evaluation counts every pair of them."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
     if len(folders) < 2:
         found = "1 subfolder" if folders else "no subfolders"
         raise PackError(f"{images} has {found}; expected one a class, at least 2: {images}/CLASS/image.jpg")
+    if len(folders) > MAX_CLASSES:
+        raise PackError(
+            f"{images} has {len(folders):,} subfolders; expected one a class, at most {MAX_CLASSES:,}: put them together "
+            "into fewer"
+        )
     sources = [
         Source(file, _relative(file, images), label)
         for label, folder in enumerate(folders)
@@ -323,6 +330,8 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
 
 def _thumbnail(file: Path) -> str | None:
     """A small JPEG of whatever can still be seen of the file, base64; None where that is nothing."""
+    if not file.is_file():  # to open a pipe would wait for ever
+        return None
     try:
         with Image.open(file) as image:
             image.draft("RGB", (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))

@@ -1,0 +1,213 @@
+"""A folder that means harm, or was filled by accident: every command answers in plain lines, and nothing in it is run."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encode, folder, noise
+from PIL import Image
+from runs import tinted
+
+from cache import pack as packing
+from cache.pack import pack
+from cache.store import Pack, PackError
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = "<img src=x onerror=alert(1)>"
+NAMES = (
+    "new\nline.jpg",
+    "quote'\".jpg",
+    "up..down.jpg",
+    "-rf.jpg",
+    "\N{DOG FACE}.jpg",
+    f"{SCRIPT}.jpg",
+    "</script><script>alert(2)</script>.jpg".replace("/", "\N{FRACTION SLASH}"),
+    "{{ 7 * 7 }}.jpg",
+    "$(reboot).jpg",
+    "\x1b[31mred.jpg",
+    "n" * 250 + ".jpg",
+)
+"""Of sound images."""
+
+
+def gif(frames: int) -> bytes:
+    images = [Image.fromarray(np.full((8, 8), frame % 256, np.uint8)) for frame in range(frames)]
+    stream = io.BytesIO()
+    images[0].save(stream, "GIF", save_all=True, append_images=images[1:])
+    return stream.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG whose header says so, and whose pixels are not there."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+BAD = {
+    "nothing.jpg": b"",
+    "no-width.png": png_that_claims(0, 9),
+    "no-pixels.png": png_that_claims(9, 9),
+    "bomb.png": png_that_claims(60_000, 60_000),
+    "no-size.gif": b"GIF89a" + struct.pack("<HHBBB", 0, 0, 0, 0, 0) + b";",
+    "half.jpg": tinted(0, 3)[:900],
+    "script.jpg": b"#!/bin/sh\ntouch /tmp/greyhound-was-here\n",
+    "pickle.jpg": b"\x80\x04\x95cos\nsystem\n.",
+}
+SOUND = {
+    "wide.jpg": encode(np.full((4, 65_500, 3), (200, 40, 40), np.uint8), "JPEG"),
+    "dot.png": encode(np.full((1, 1, 3), (200, 40, 40), np.uint8)),
+    "thousand.gif": gif(1000),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, one of them named as a tag."""
+    root = tmp_path_factory.mktemp("hostile") / "images"
+    sound = {f"{SCRIPT}/{name}": tinted(0, index) for index, name in enumerate(NAMES)}
+    more = {f"plain/{index}.jpg": tinted(2, 50 + index) for index in range(12)}
+    folder(root, sound | more | {f"plain/{name}": data for name, data in (BAD | SOUND).items()})
+    (root / "plain" / os.fsdecode(b"bytes\xff.jpg")).write_bytes(tinted(2, 99))
+    (root / "plain" / "folder.jpg").mkdir()
+    (root / "plain" / "loop").symlink_to(root)
+    (root / "plain" / "loop.jpg").symlink_to(root / "plain" / "loop.jpg")
+    os.mkfifo(root / "plain" / "pipe.jpg")
+    return root
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / str(arguments[0]) if str(arguments[0]).endswith(".py") else arguments[0]
+    command = [sys.executable, script, *arguments[1:]]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        cwd=cwd,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.fixture(scope="module")
+def packed_hostile(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The pack of that folder as the command line makes it, and what was said."""
+    cwd = tmp_path_factory.mktemp("packed")
+    result = run("-m", "cache", "pack", hostile, "--out", cwd / "p.arrow", "--keep-grayscale", cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    return cwd / "p.arrow", result.stdout
+
+
+def test_every_sound_image_is_packed_and_every_other_named(packed_hostile: tuple[Path, str]) -> None:
+    opened = Pack(packed_hostile[0])
+    paths = {opened.image_path(row).rpartition("/")[2] for row in range(len(opened))}
+    assert paths == {*NAMES, *SOUND, *(f"{index}.jpg" for index in range(12)), r"bytes\xff.jpg"}
+    left_out = {row.path.rpartition("/")[2]: row.reason for row in opened.header.excluded}
+    assert set(left_out) == {*BAD, "loop.jpg", "pipe.jpg"}
+    assert left_out["bomb.png"] == "bomb"
+    assert left_out["half.jpg"] == "truncated"
+    assert opened.damaged() == []
+    assert not Path("/tmp/greyhound-was-here").exists()
+
+
+def test_no_name_reaches_the_terminal_as_a_command(packed_hostile: tuple[Path, str]) -> None:
+    assert "\x1b" not in packed_hostile[1]
+
+
+def test_the_whole_flow_takes_them_and_the_report_escapes_them(
+    hostile: Path, packed_hostile: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "--network",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--augment.size",
+        "32",
+        "--device",
+        "cpu",
+    ]
+    steps: list[tuple[str | Path, ...]] = [
+        ("train.py", "fast", "--pack", packed_hostile[0], "--out", out, *arguments),
+        ("eval.py", "--run", out, "--crops", "2", "--device", "cpu"),
+        ("eval.py", "--run", out, "--images", hostile, "--crops", "1", "--device", "cpu"),
+        ("explain.py", "--run", out, "--device", "cpu"),
+    ]
+    for step in steps:
+        result = run(*step, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+        assert "\x1b" not in result.stdout + result.stderr
+    page = (out / "report.html").read_text()
+    assert SCRIPT not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "<script" not in page
+
+
+def test_more_classes_than_can_be_told_apart_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before any image is looked at; with a lower limit, for the sake of the disk."""
+    assert packing.MAX_CLASSES == 25_000
+    monkeypatch.setattr(packing, "MAX_CLASSES", 1500)
+    monkeypatch.setattr(packing, "survey", lambda *_, **__: pytest.fail("looked at images"))
+    for label in range(1501):
+        (tmp_path / "images" / f"{label:06}").mkdir(parents=True)
+    with pytest.raises(PackError, match=r"has 1,501 subfolders; expected one a class, at most 1,500"):
+        pack(tmp_path / "images", tmp_path / "p.arrow")
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_too_few_classes_are_refused(tmp_path: Path, classes: int) -> None:
+    folder(tmp_path / "images", {f"{label}/1.png": encode(noise(9, 9, 0)) for label in range(classes)})
+    (tmp_path / "images").mkdir(exist_ok=True)
+    result = run("-m", "cache", "pack", tmp_path / "images", "--out", tmp_path / "p.arrow", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "expected one a class, at least 2" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_two_that_pack_to_one_path_leave_one_whole_pack(hostile: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(tmp_path / "p.arrow")]
+    both = [
+        subprocess.Popen([*command, "--seed", str(seed)], cwd=ROOT, stdout=subprocess.DEVNULL)
+        for seed in (1, 2)
+    ]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    opened = Pack(tmp_path / "p.arrow")
+    assert opened.header.seed in (1, 2)
+    assert opened.damaged() == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.arrow"]
+
+
+def test_a_full_disk_leaves_the_old_pack_and_no_half_one(hostile: Path, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for it: a file that grows beyond it fails as on a full disk."""
+    out = tmp_path / "p.arrow"
+    out.write_bytes(b"an older pack")
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out)]
+    limited = ["sh", "-c", 'ulimit -f 20; trap "" XFSZ; exec "$@"', "sh", *command]
+    result = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{out} cannot be written" in result.stderr
+    assert out.read_bytes() == b"an older pack"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.arrow"]
