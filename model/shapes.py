@@ -40,6 +40,7 @@ SHAPES: Final[dict[str, Any]] = {
             "images": [{"path": str, "reason": str, "detail": str, "thumbnail": str}],
         },
         "transcoded": [{"path": str, "reason": str}],
+        "relabelled": [{"path": str, "from": str, "to": str}],
     },
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     HEAD: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
