@@ -43,7 +43,7 @@ function block(number) {
   if (!pictures) {
     const source = find(`pictures-${number}`);
     if (!source || (!source.nextElementSibling && document.readyState === "loading")) return null; // still on its way
-    pictures = source.textContent.trim().split("\n");
+    pictures = source.textContent.split("\n");
   }
   blocks.delete(number);
   blocks.set(number, pictures);
@@ -251,7 +251,7 @@ function filter() {
   cards.clear();
   current = 0;
   measure();
-  if (scrollY > grid.offsetTop) scrollTo(0, top() - bar());
+  if (scrollY > grid.offsetTop) scrollTo(0, start() - bar());
   render();
   refresh();
 }
@@ -290,7 +290,7 @@ function makeFilters() {
 // --- the grid: only what is near the window exists ------------------------------------------------------------------
 
 let layout = { columns: 1, width: 1, height: 1, gap: 1 };
-const top = () => grid.getBoundingClientRect().top + scrollY;
+const start = () => grid.getBoundingClientRect().top + scrollY;
 const bar = () => find("bar").offsetHeight;
 
 function measure() {
@@ -304,9 +304,9 @@ function measure() {
 }
 
 function render() {
-  const start = scrollY - top(), step = layout.height + layout.gap;
-  const first = Math.max(0, Math.floor((start - OVERSCAN) / step)) * layout.columns;
-  const end = Math.min(shown.length, Math.ceil((start + innerHeight + OVERSCAN) / step) * layout.columns);
+  const from = scrollY - start(), step = layout.height + layout.gap;
+  const first = Math.max(0, Math.floor((from - OVERSCAN) / step)) * layout.columns;
+  const end = Math.min(shown.length, Math.ceil((from + innerHeight + OVERSCAN) / step) * layout.columns);
   const wanted = new Set(shown.slice(first, end));
   for (const [place, card] of cards) {
     if (wanted.has(place)) continue;
@@ -342,11 +342,18 @@ function makeCard(place) {
   part("name").textContent = plain(fileName(item.path));
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
-  if (item.twin !== undefined && items[item.twin].label !== item.label) part("label").append(element("i", ` also in ${plain(items[item.twin].label || "no class")}`));
-  else if (item.likelier) part("label").append(element("i", ` rather ${plain(item.likelier)}`));
+  const hint = doubt(item);
+  if (hint) part("name").replaceChildren(element("i", hint));
   part("why").textContent = plain(item.reason || (item.findings || []).join(", "));
   part("why").title = plain(item.reason || "");
   return card;
+}
+
+// What speaks against an item's class, in a few words; it stands where the file's name would.
+function doubt(item) {
+  const twin = items[item.twin];
+  if (twin && twin.label !== item.label) return `also in ${plain(twin.label || "no class")}`;
+  return item.likelier ? `rather ${plain(item.likelier)}` : "";
 }
 
 function figure(place, caption) {
@@ -382,7 +389,7 @@ function refresh() {
     chip.lastElementChild.textContent = done === total && total ? `✓ ${count(total)}` : count(total);
   }
   const open = shown.reduce((sum, place) => sum + !decisions.has(place), 0);
-  find("accept").textContent = `Accept the machine’s verdict for ${count(open)} shown`;
+  find("accept").textContent = `Accept ${count(open)} shown`;
   find("accept").disabled = !open;
   find("save").disabled = !(decisions.size + elsewhere.length);
   showDetail();
@@ -392,7 +399,7 @@ function refresh() {
 
 function select(at, opening = false) {
   current = Math.max(0, Math.min(shown.length - 1, at));
-  const row = Math.floor(current / layout.columns) * (layout.height + layout.gap) + top();
+  const row = Math.floor(current / layout.columns) * (layout.height + layout.gap) + start();
   if (row < scrollY + bar() + 8) scrollTo(0, row - bar() - 12);
   else if (row + layout.height > scrollY + innerHeight) scrollTo(0, row + layout.height + 16 - innerHeight);
   render();
@@ -419,6 +426,7 @@ function showDetail() {
   if (item.note) parts.push(element("p", plain(item.note), "note"));
   if (item.pictures) parts.push(notedPictures(item.pictures));
   find("about").replaceChildren(...parts);
+  for (const button of find("choices").children) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
 }
 
 function pairs(item) {
@@ -533,6 +541,11 @@ grid.addEventListener("click", (event) => {
   if (choice) act(place, choice);
 });
 
+find("choices").addEventListener("click", (event) => {
+  const choice = event.target.closest("button")?.dataset.choice;
+  if (choice) act(shown[current], choice);
+});
+
 const STEPS = {
   ArrowLeft: () => -1,
   ArrowRight: () => 1,
@@ -555,9 +568,9 @@ addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, select, textarea, dialog");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !shown.length) return;
   if (event.key === "Escape") document.body.classList.remove("opened");
-  const act = KEYS[event.key.toLowerCase()];
+  const meant = KEYS[event.key.toLowerCase()];
   if (STEPS[event.key]) select(current + STEPS[event.key]());
-  else if (act) act(shown[current]);
+  else if (meant) meant(shown[current]);
   else return;
   event.preventDefault();
 });
