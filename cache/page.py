@@ -101,7 +101,10 @@ def write(
         data=embed(describe(items, suspects, rows)),
         blocks=_blocks(itertools.chain(made, added)),
     )
-    with replacing(out) as temporary, temporary.open("w", encoding="utf-8", errors="replace", newline="") as file:
+    with (
+        replacing(out) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
+    ):
         for part in parts:
             file.write(part)
     return suspects
@@ -126,10 +129,10 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], 
 def describe(items: Sequence[Item], suspects: int, rows: Iterable[Row]) -> dict[str, Any]:
     """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'."""
     classes = sorted({row.label for row in rows if row.label}, key=lambda name: (name.casefold(), name))
-    identity = hashlib.sha256("\0".join(f"{item.row.path}\0{item.row.sha256}" for item in items).encode())
+    identity = "\0".join(f"{item.row.path}\0{item.row.sha256}" for item in items)
     numbers = itertools.count(len(items))
     return {
-        "key": identity.hexdigest()[:32],
+        "key": hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32],
         "suspects": suspects,
         "block": BLOCK,
         "classes": classes,

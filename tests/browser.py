@@ -35,10 +35,12 @@ KEYS: Final = {
 
 
 class Page:
-    """One tab. `errors` are what its scripts threw and what its security policy refused."""
+    """One tab. `errors` are what its scripts threw and what its security policy refused;
+    `requests` are the addresses that it asked for.
+    """
 
-    def __init__(self, send: Callable[..., dict[str, Any]], errors: list[str], asked: list[str]) -> None:
-        self._send, self.errors, self.requests = send, errors, asked
+    def __init__(self, send: Callable[..., dict[str, Any]], errors: list[str], requests: list[str]) -> None:
+        self._send, self.errors, self.requests = send, errors, requests
 
     def open(self, url: str) -> None:
         """Go there, and wait until all of it has been read."""
@@ -65,13 +67,14 @@ class Page:
         return str(self.ask(f"document.querySelector({json.dumps(selector)}).textContent"))
 
     def click(self, selector: str) -> None:
-        """A click of the left button into the middle of an element that is in the window."""
+        """A click of the left button into the middle of an element, which is scrolled to and must not be covered."""
         across, down, hit = self.ask(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}), r = e.getBoundingClientRect();"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoViewIfNeeded();"
+            " const r = e.getBoundingClientRect();"
             " const x = r.x + r.width / 2, y = r.y + r.height / 2;"
             " const at = document.elementFromPoint(x, y); return [x, y, Boolean(at && (e.contains(at) || at.contains(e)))] })()"
         )
-        assert hit, f"{selector} is covered or outside of the window"
+        assert hit, f"{selector} is covered"
         for kind in ("mousePressed", "mouseReleased"):
             self._send("Input.dispatchMouseEvent", type=kind, x=across, y=down, button="left", clickCount=1)
 
@@ -100,10 +103,23 @@ class Page:
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """The window's size in pixels, and the colours that the person prefers."""
         self._send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._send("Emulation.setEmulatedMedia", features=[scheme])
+
+    @contextmanager
+    def before(self, script: str) -> Iterator[None]:
+        """Run a script in every page that is opened in the block, before the page's own."""
+        known = self._send("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+        try:
+            yield
+        finally:
+            self._send("Page.removeScriptToEvaluateOnNewDocument", identifier=known)
 
     def screenshot(self) -> str:
         """What the window shows: PNG, base64."""
