@@ -122,8 +122,11 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], 
     known = {row.path for row in suspects}
     twins = {row.of: by_path[row.of] for row in suspects if row.of in by_path and row.of not in known}
     places = {path: place for place, path in enumerate([*(row.path for row in suspects), *twins])}
-    shown = [*suspects, *twins.values()]
-    return [Item(row, notes.get(row.path, Note()), places.get(row.of)) for row in shown], len(suspects)
+    items = [
+        Item(row, notes.get(row.path, Note()), places.get(row.of) if row.of != row.path else None)
+        for row in [*suspects, *twins.values()]
+    ]
+    return items, len(suspects)
 
 
 def describe(items: Sequence[Item], suspects: int, rows: Iterable[Row]) -> dict[str, Any]:

@@ -213,7 +213,8 @@ function loadDecisions(text, name) {
     return say(`${plain(name)} was not loaded: ${error.message}.`);
   }
   const { found, missing } = match(rows);
-  elsewhere = missing;
+  const known = new Set(missing.map((row) => `${row[0]}\n${row[1]}`));
+  elsewhere = [...elsewhere.filter((row) => !known.has(`${row[0]}\n${row[1]}`)), ...missing];
   const changes = [...found].map(([place, row]) => [place, { choice: row[3], to: row[3] === "relabel" ? row[4] : "" }]);
   const others = missing.length ? `; ${count(missing.length)} of images that are not on this page are saved along` : "";
   decide(changes, `${many(found.size, "decision")} loaded${others}.`);
@@ -470,7 +471,7 @@ function notedPictures(pictures) {
 // --- choosing a class -----------------------------------------------------------------------------------------------
 
 let relabelled = 0; // the item whose class is being chosen
-let offered = [], pointed = 0;
+let offered = [], aimed = 0; // the classes on offer, and which of them Enter takes
 
 function askClass(place) {
   relabelled = place;
@@ -483,7 +484,7 @@ function askClass(place) {
 
 function offer() {
   const item = items[relabelled], wanted = find("wanted").value.toLowerCase();
-  const first = [item.likelier, item.twin === undefined ? "" : items[item.twin].label].filter((name) => name && name !== item.label);
+  const first = [item.likelier, item.twin === undefined ? "" : items[item.twin].label].filter((name) => name !== item.label && classes.includes(name));
   const others = classes.filter((name) => name !== item.label && !first.includes(name));
   offered = [...new Set([...first, ...others])].filter((name) => name.toLowerCase().replaceAll("_", " ").includes(wanted.replaceAll("_", " ")));
   const options = offered.slice(0, 200).map((name, at) => {
@@ -499,10 +500,10 @@ function offer() {
 }
 
 function point(at) {
-  pointed = Math.max(0, Math.min(find("classes").children.length - 1, at));
-  for (const option of find("classes").children) option.setAttribute("aria-selected", option.dataset.at === String(pointed));
-  find("wanted").setAttribute("aria-activedescendant", offered.length ? `class-${pointed}` : "");
-  find("classes").children[pointed]?.scrollIntoView({ block: "nearest" });
+  aimed = Math.max(0, Math.min(find("classes").children.length - 1, at));
+  for (const option of find("classes").children) option.setAttribute("aria-selected", option.dataset.at === String(aimed));
+  find("wanted").setAttribute("aria-activedescendant", offered.length ? `class-${aimed}` : "");
+  find("classes").children[aimed]?.scrollIntoView({ block: "nearest" });
 }
 
 function relabelTo(name) {
@@ -515,8 +516,8 @@ function relabelTo(name) {
 find("wanted").addEventListener("input", offer);
 find("wanted").addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (step) point(pointed + step);
-  else if (event.key === "Enter") relabelTo(offered[pointed]);
+  if (step) point(aimed + step);
+  else if (event.key === "Enter") relabelTo(offered[aimed]);
   else return;
   event.preventDefault();
 });
@@ -592,7 +593,12 @@ find("findings").addEventListener("click", (event) => {
   finding = chip.dataset.finding;
   filter();
 });
-for (const id of ["class", "state"]) find(id).addEventListener("change", filter);
+for (const id of ["class", "state"]) {
+  let pointed = false; // with the mouse: then the keys are for the images again
+  find(id).addEventListener("pointerdown", () => { pointed = true; });
+  find(id).addEventListener("keydown", () => { pointed = false; });
+  find(id).addEventListener("change", () => { filter(); if (pointed) find(id).blur(); });
+}
 find("accept").addEventListener("click", acceptShown);
 find("save").addEventListener("click", saveDecisions);
 find("load").addEventListener("click", () => find("file").click());
