@@ -66,11 +66,15 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image on the page: a suspect, or what a suspect duplicates. twin: the place of what it duplicates."""
+    """An image on the page: a suspect, or what a suspect duplicates.
+
+    twin: the place of what it duplicates. rank: the place of its note among the notes.
+    """
 
     row: Row
     note: Note
     twin: int | None = None
+    rank: int | None = None
 
 
 def write(
@@ -89,7 +93,7 @@ def write(
     side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
     files = [None if "bomb" in item.row.findings else find_file(images, item.row.path) for item in items]
     made = _counted(thumbnails(files, side), len(items), progress)
-    added = (picture for item in items for _, picture in item.note.pictures)
+    added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
     script = _SCRIPT.read_text(encoding="utf-8")
     page = _environment().get_template("survey.html.jinja")
     parts = page.generate(
@@ -123,7 +127,12 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], 
     twins = {row.of: by_path[row.of] for row in suspects if row.of in by_path and row.of not in known}
     places = {path: place for place, path in enumerate([*(row.path for row in suspects), *twins])}
     items = [
-        Item(row, notes.get(row.path, Note()), places.get(row.of) if row.of != row.path else None)
+        Item(
+            row,
+            notes.get(row.path, Note()),
+            twin=places.get(row.of) if row.of != row.path else None,
+            rank=rank.get(row.path),
+        )
         for row in [*suspects, *twins.values()]
     ]
     return items, len(suspects)
@@ -208,6 +217,7 @@ def _describe_item(item: Item, classes: set[str], numbers: Iterator[int]) -> dic
         "reason": row.reason,
         "facts": _facts(row),
         "twin": item.twin,
+        "rank": item.rank,
         "likelier": likelier,
         "note": note.text,
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
@@ -227,6 +237,11 @@ def _blocks(pictures: Iterable[str]) -> Iterator[str]:
     pictures = iter(pictures)
     while block := list(itertools.islice(pictures, BLOCK)):
         yield "\n".join(block)
+
+
+def _only_base64(picture: str) -> str:
+    """What can stand in the page as it is; anything else is no picture."""
+    return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""
 
 
 def _counted(made: Iterable[str], total: int, progress: Progress | None) -> Iterator[str]:

@@ -91,9 +91,11 @@ function put(changes) {
   refresh();
 }
 
+const LOST = ["undecodable", "truncated", "bomb"]; // no decision makes training read these
+
 function choose(place, choice, to = "") {
-  if (choice === "relabel" && to === items[place].label) choice = "keep";
-  decide([[place, { choice, to: choice === "relabel" ? to : "" }]], "");
+  const lost = choice !== "exclude" && items[place].findings.find((name) => LOST.includes(name));
+  decide([[place, { choice, to }]], lost ? `Noted, but pack leaves it out all the same: ${lost}.` : "");
 }
 
 // Of two equal images, keep this one.
@@ -244,6 +246,8 @@ function passes(place) {
 function filter() {
   shown = [];
   for (let place = 0; place < suspects; place++) if (passes(place)) shown.push(place);
+  const rank = (place) => items[place].rank ?? suspects;
+  if (finding === "label-suspect") shown.sort((one, other) => rank(one) - rank(other));
   find("empty").hidden = shown.length > 0;
   find("empty").textContent = suspects ? "No suspect passes these filters." : "Nothing suspicious was found. There is nothing to decide.";
   find("meaning").textContent = finding ? data.findings[finding] : "";

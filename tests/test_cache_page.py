@@ -470,6 +470,31 @@ def test_the_keyboard_goes_everywhere(work: Work) -> None:
 
 @pytest.mark.browser
 @needs_browser
+def test_what_no_decision_can_save_is_said(work: Work) -> None:
+    work.page.press("k")
+    assert work.page.text("#said") == "Noted, but pack leaves it out all the same: undecodable."
+    work.page.press("k")
+    assert work.page.text("#said") == ""
+
+
+@pytest.mark.browser
+@needs_browser
+def test_label_suspects_come_by_their_rank_whatever_else_was_found(chromium: tuple[Page, Path]) -> None:
+    page, root = chromium
+    rows = [
+        row("a/1", "grayscale", "label-suspect"),
+        row("a/2", "label-suspect"),
+        row("a/3", "label-suspect", "dark"),
+    ]
+    write(rows, root, root / "ranked.html", {path: Note() for path in ("a/3", "a/1", "a/2")})
+    page.resize(1280, 900)
+    page.open((root / "ranked.html").as_uri())
+    page.click('#findings [data-finding="label-suspect"]')
+    assert page.ask("shown.map((place) => items[place].path)") == ["a/3", "a/1", "a/2"]
+
+
+@pytest.mark.browser
+@needs_browser
 def test_relabelling_with_the_mouse_and_to_the_same_class(work: Work) -> None:
     work.page.click(work.button(GREY[0], "relabel"))
     work.page.click("#classes li:nth-child(2)")
@@ -597,7 +622,7 @@ def test_hostile_names_do_nothing_in_a_browser(chromium: tuple[Page, Path]) -> N
     rows = [
         row(f"{name}/{name}.jpg", "near-duplicate", of=f"{NASTY}/{NASTY}.jpg", reason=name) for name in names
     ]
-    notes = {each.path: Note(CLOSING, NASTY, [(CLOSING, NASTY.replace("<", ""))]) for each in rows}
+    notes = {each.path: Note(CLOSING, NASTY, [(CLOSING, CLOSING)]) for each in rows}
     write(rows, root, root / "hostile.html", notes)
     page.errors.clear()
     page.open((root / "hostile.html").as_uri())
