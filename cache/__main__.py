@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from cache import decisions as decisions_module
 from cache import demo as demo_module
 from cache import pack as pack_module
 from cache.command import deferred, parse, plain, progress_bar, run
@@ -44,6 +45,7 @@ def pack(
     seed: int = 0,
     keep_grayscale: bool = False,
     exclude: Path | None = None,
+    decisions: Path | None = None,
 ) -> int:
     """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file.
 
@@ -55,9 +57,11 @@ def pack(
         seed: Another seed, another split.
         keep_grayscale: Keep grayscale photographs, which are left out otherwise.
         exclude: A CSV with the columns path and reason: images that a person found wrong.
+        decisions: The decisions.csv that the survey's page saved: what to exclude, relabel, and keep all the same.
     """
     chosen = pack_module.read_exclusions(exclude) if exclude else {}
-    options = pack_module.Options(val, test, seed, keep_grayscale, chosen)
+    decided = decisions_module.read(decisions) if decisions else []
+    options = pack_module.Options(val, test, seed, keep_grayscale, chosen, decided)
     with progress_bar("looking at every image") as update:
         pack_module.pack(images, out, options, update)
     _describe(Pack(out), listing=True)
@@ -108,6 +112,7 @@ def _describe(opened: Pack, listing: bool) -> None:
     console.print(table)
     console.print(f"{summary['bytes'] / 2**20:,.1f} MiB of original images; digest {summary['digest'][:16]}")
     _describe_excluded(console, opened, listing)
+    _describe_relabelled(console, opened, listing)
 
 
 def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
@@ -131,6 +136,23 @@ def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
         console.print(f"stored as PNG, because not every engine decodes their own format: {len(transcoded)}")
         for path, reason in transcoded[:10] if listing else ():
             console.print(_plain(f"  {path}: {reason}"), highlight=False, soft_wrap=True)
+
+
+def _describe_relabelled(console: Console, opened: Pack, listing: bool) -> None:
+    relabelled, unmatched = opened.header.relabelled, opened.header.unmatched
+    if relabelled:
+        console.print(f"relabelled by hand: {len(relabelled)}", highlight=False)
+    for path, old, new in relabelled[:50] if listing else ():
+        console.print(_plain(f"  {path}: {old} -> {new}"), highlight=False, soft_wrap=True)
+    if listing and len(relabelled) > 50:
+        console.print(f"  ... and {len(relabelled) - 50} more: python -m cache info {opened.path} --json")
+    if unmatched:
+        verb = "decision has" if unmatched == 1 else "decisions have"
+        console.print(
+            f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _plain(text: str) -> str:

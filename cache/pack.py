@@ -24,6 +24,7 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from cache.decisions import Decision, Photograph, check_classes, match
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from cache.survey import Look, Progress, survey
 
@@ -50,13 +51,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """How to pack. val, test: shares of each class. exclude: path -> reason, what a person found wrong."""
+    """How to pack. val, test: shares of each class. exclude: path -> reason, what a person found wrong.
+
+    decisions: what a person decided image by image; they outrank `exclude` and the clean-up of grayscale images.
+    """
 
     val: float = 0.1
     test: float = 0.2
     seed: int = 0
     keep_grayscale: bool = False
     exclude: Mapping[str, str] | None = None
+    decisions: Sequence[Decision] = ()
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -132,7 +137,11 @@ def write(
     loose = [source for source in sources if split is None and source.label == NO_LABEL]
     sources = [source for source in sources if split is not None or source.label != NO_LABEL]
     _check_exclusions(options, sources + loose)
-    kept, excluded = _select(sources, survey([source.file for source in sources], progress=progress), options)
+    check_classes(options.decisions, classes)
+    looks = survey([source.file for source in sources], progress=progress)
+    decided, unmatched = _match(sources, looks, classes, options)
+    kept, excluded = _select(sources, looks, options, decided)
+    kept, relabelled = _relabel(kept, classes, decided)
     excluded += [(source, Excluded(source.path, "no class", "beside the class folders")) for source in loose]
     if split is None:
         classes, kept = _drop_empty_classes(classes, kept, excluded)
@@ -146,9 +155,11 @@ def write(
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
         index_crc32=index_checksum(_index_arrays(kept, splits)),
+        relabelled=tuple(relabelled),
+        unmatched=unmatched,
     )
     with (
-        _replacing(out) as temporary,
+        replacing(out) as temporary,
         pa.OSFile(str(temporary), "wb") as file,
         pa.ipc.new_file(file, header.schema()) as writer,
     ):
@@ -275,23 +286,59 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
         )
 
 
+def _match(
+    sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
+) -> tuple[dict[str, Decision], int]:
+    """The decision for each path that has one, and how many decisions found no image."""
+    if not options.decisions:
+        return {}, 0
+    names = dict(enumerate(classes))
+    images = [
+        Photograph(source.path, names.get(source.label, ""), look.sha256)
+        for source, look in zip(sources, looks, strict=True)
+    ]
+    decided, missing = match(options.decisions, images)
+    return decided, len(missing)
+
+
 def _select(
-    sources: Sequence[Source], looks: Sequence[Look], options: Options
+    sources: Sequence[Source], looks: Sequence[Look], options: Options, decided: Mapping[str, Decision]
 ) -> tuple[list[tuple[Source, Look]], list[tuple[Source, Excluded]]]:
-    by_hand = dict(options.exclude or {})
     kept, excluded = [], []
     for source, look in zip(sources, looks, strict=True):
-        if source.path in by_hand:
-            excluded.append((source, Excluded(source.path, by_hand[source.path], "exclusion list")))
-        elif look.problem:
-            excluded.append((source, Excluded(source.path, look.problem, look.detail)))
-        elif look.grayscale and not options.keep_grayscale:
-            excluded.append(
-                (source, Excluded(source.path, "grayscale", f"colourfulness {look.colourfulness:.1f}"))
-            )
+        row = _judge(source, look, options, decided.get(source.path))
+        if row:
+            excluded.append((source, row))
         else:
             kept.append((source, look))
     return kept, excluded
+
+
+def _judge(source: Source, look: Look, options: Options, decision: Decision | None) -> Excluded | None:
+    """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
+    listed = (options.exclude or {}).get(source.path)
+    grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
+    if decision and decision.choice == "exclude":
+        return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
+    if listed is not None and not decision:
+        return Excluded(source.path, listed, "exclusion list")
+    if look.problem:
+        return Excluded(source.path, look.problem, look.detail)
+    return Excluded(source.path, "grayscale", grey) if grey and not decision else None
+
+
+def _relabel(
+    kept: Sequence[tuple[Source, Look]], classes: Sequence[str], decided: Mapping[str, Decision]
+) -> tuple[list[tuple[Source, Look]], list[tuple[str, str, str]]]:
+    """The images with the labels that a person gave them; and of each its path, its old class and its new one."""
+    rows, relabelled = [], []
+    for source, look in kept:
+        decision = decided.get(source.path)
+        if decision and decision.choice == "relabel" and decision.to != classes[source.label]:
+            relabelled.append((source.path, classes[source.label], decision.to))
+            source = replace(source, label=classes.index(decision.to))
+        rows.append((source, look))
+    return rows, relabelled
 
 
 def _drop_empty_classes(
@@ -396,7 +443,7 @@ def _index_arrays(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) ->
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """A temporary file beside `out` that takes its place when the block ends well, and is gone otherwise."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -63,7 +63,8 @@ class Header:
     """What a pack says of itself, in its schema's metadata.
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what was
-    stored as PNG. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
+    stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: decisions of a
+    person whose content was not in the folder. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
     the same data.
     """
 
@@ -72,6 +73,8 @@ class Header:
     seed: int
     excluded: tuple[Excluded, ...] = ()
     transcoded: tuple[tuple[str, str], ...] = ()
+    relabelled: tuple[tuple[str, str, str], ...] = ()
+    unmatched: int = 0
     format: int = FORMAT
     index_crc32: int | None = None
     """`index_checksum` of the rows; None in a pack from before there was one."""
@@ -112,6 +115,8 @@ class Header:
             seed=content["seed"],
             excluded=tuple(Excluded(**row) for row in content["excluded"]),
             transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
+            relabelled=tuple((path, old, new) for path, old, new in content.get("relabelled", ())),
+            unmatched=content.get("unmatched", 0),  # packs from before there were decisions have neither
             format=content["format"],
             index_crc32=content.get("index_crc32"),
         )
@@ -257,6 +262,10 @@ class Pack:
                 ],
             },
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
+            "relabelled": [
+                {"path": path, "from": old, "to": new} for path, old, new in self.header.relabelled
+            ],
+            "unmatched": self.header.unmatched,
         }
 
 

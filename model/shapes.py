@@ -47,6 +47,7 @@ SHAPES: Final[dict[str, Any]] = {
             "images": [{"path": str, "reason": str, "detail": str, "thumbnail": str}],
         },
         "transcoded": [{"path": str, "reason": str}],
+        "relabelled": [{"path": str, "from": str, "to": str}],
     },
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],

@@ -121,6 +121,8 @@ def test_the_summary_is_json(path: Path) -> None:
         "splits": {"train": 2, "val": 1, "test": 2},
         "excluded": {"total": 0, "reasons": {}, "images": []},
         "transcoded": [],
+        "relabelled": [],
+        "unmatched": 0,
     }
 
 
@@ -288,7 +290,15 @@ def test_another_arrow_file(tmp_path: Path) -> None:
     assert complaint(arrow(tmp_path / "p.arrow", SCHEMA)) == expected  # without a header
 
 
-HEADER = Header(("a", "b"), "0" * 64, 7, (Excluded("p", "r", "d", "dGh1bWI="),), (("x.gif", "a GIF"),))
+HEADER = Header(
+    ("a", "b"),
+    "0" * 64,
+    7,
+    (Excluded("p", "r", "d", "dGh1bWI="),),
+    (("x.gif", "a GIF"),),
+    (("a/y.png", "a", "b"),),
+    2,
+)
 
 
 def test_the_header_survives_the_file(tmp_path: Path) -> None:

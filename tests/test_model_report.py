@@ -122,6 +122,7 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
         "splits": {"train": 2540, "val": 363, "test": 726},
         "excluded": {"total": 2, "reasons": {"grayscale": 1, "truncated": 1}, "images": excluded},
         "transcoded": [{"path": path, "reason": "AVIF"}],
+        "relabelled": [{"path": path, "from": classes[0], "to": classes[-1]}],
     }
 
 
@@ -217,7 +218,16 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(run: Path) 
         ("recipe", ["bf16 yes", "scale 0.8, 1.2", "Inner depth 3", "0.1 1e-10 none", "unheard of none"]),
         (
             "data",
-            ["3,629", "123.5 MB", "2,540", "in the split val", "grayscale 1", "no channel differs", "AVIF"],
+            [
+                "3,629",
+                "123.5 MB",
+                "2,540",
+                "in the split val",
+                "grayscale 1",
+                "no channel differs",
+                "AVIF",
+                "Relabelled by hand 1 image",
+            ],
         ),
         ("epochs", ["compare neither", "0.350", "best 0.350 in epoch 3", "97.2 %", "91.9 s", "0.0500"]),
         ("averaging", ["5 steps", "0.001", "95.3 %", "96.1 %", "363"]),

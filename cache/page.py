@@ -1,0 +1,261 @@
+"""The page that a person works through: every suspect of a survey, to keep, exclude or relabel.
+
+Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one file that
+needs nothing but itself. It holds a small picture of every suspect and of what a suspect duplicates, never of the other
+images, and is written as a stream: its size sets the time that it takes, and not the memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image, ImageOps
+
+from cache.findings import FINDINGS, Finding, Row
+from cache.machine import available_cores
+from cache.pack import replacing
+from cache.survey import Progress
+
+BLOCK: Final = 64
+"""Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""
+SIDES: Final = ((2_000, 256), (8_000, 192))
+"""Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100 MB."""
+FEWEST: Final = 128
+_SCRIPT: Final = Path(__file__).with_name("survey.js")
+MEANINGS: Final[Mapping[Finding, str]] = {
+    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be trained on.",
+    "truncated": "The file ends before its picture does. What is there of it is shown.",
+    "bomb": "The header claims more pixels than any photograph has. It was not opened.",
+    "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
+    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the test is leaked.",
+    "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
+    "label-suspect": "The label looks wrong to a model that was trained without this image; the surest come first.",
+    "odd-size": "Far smaller, or of far other proportions, than the rest.",
+    "dark": "So dark that little is to be seen.",
+    "bright": "So bright that little is to be seen.",
+    "blurred": "Hardly a sharp edge anywhere.",
+    "wrong-extension": "The name promises another format than the file holds. Harmless to training.",
+    "transcoded": "Not every engine decodes this format: it is packed as PNG. Harmless to training.",
+    "animated": "More than one frame: training sees the first.",
+    "cmyk": "Made for print: its colours are converted.",
+}
+"""What a finding means, in words for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """More about one suspect. likelier: the class that it is offered first. pictures: caption and JPEG in base64."""
+
+    text: str = ""
+    likelier: str = ""
+    pictures: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image on the page: a suspect, or what a suspect duplicates.
+
+    twin: the place of what it duplicates. rank: the place of its note among the notes.
+    """
+
+    row: Row
+    note: Note
+    twin: int | None = None
+    rank: int | None = None
+
+
+def write(
+    rows: Sequence[Row],
+    images: Path,
+    out: Path,
+    notes: Mapping[str, Note] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write the page to `out`, whole or not at all, and return how many suspects it shows.
+
+    rows: of the whole survey of the folder `images`. notes: path -> more about it; suspects are shown in the order of
+    FINDINGS, then in that of `notes`. progress: called with (pictures made, pictures in all). Raises PackError.
+    """
+    items, suspects = gather(rows, notes or {})
+    side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
+    files = [None if "bomb" in item.row.findings else find_file(images, item.row.path) for item in items]
+    made = _counted(thumbnails(files, side), len(items), progress)
+    added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
+    script = _SCRIPT.read_text(encoding="utf-8")
+    page = _environment().get_template("survey.html.jinja")
+    parts = page.generate(
+        name=images.resolve().name,
+        images=len(rows),
+        suspects=suspects,
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=embed(describe(items, suspects, rows)),
+        blocks=_blocks(itertools.chain(made, added)),
+    )
+    with (
+        replacing(out) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
+    ):
+        for part in parts:
+            file.write(part)
+    return suspects
+
+
+def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], int]:
+    """What the page shows: the suspects in the order to look at them, how many they are, and after them their twins."""
+    by_path = {row.path: row for row in rows}
+    rank = {path: place for place, path in enumerate(notes)}
+
+    def order(row: Row) -> tuple[int, int, str, str]:
+        return FINDINGS.index(row.findings[0]), rank.get(row.path, len(rank)), row.of, row.path
+
+    suspects = sorted((row for row in by_path.values() if row.findings), key=order)
+    known = {row.path for row in suspects}
+    twins = {row.of: by_path[row.of] for row in suspects if row.of in by_path and row.of not in known}
+    places = {path: place for place, path in enumerate([*(row.path for row in suspects), *twins])}
+    items = [
+        Item(
+            row,
+            notes.get(row.path, Note()),
+            twin=places.get(row.of) if row.of != row.path else None,
+            rank=rank.get(row.path),
+        )
+        for row in [*suspects, *twins.values()]
+    ]
+    return items, len(suspects)
+
+
+def describe(items: Sequence[Item], suspects: int, rows: Iterable[Row]) -> dict[str, Any]:
+    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'."""
+    classes = sorted({row.label for row in rows if row.label}, key=lambda name: (name.casefold(), name))
+    identity = "\0".join(f"{item.row.path}\0{item.row.sha256}" for item in items)
+    numbers = itertools.count(len(items))
+    return {
+        "key": hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32],
+        "suspects": suspects,
+        "block": BLOCK,
+        "classes": classes,
+        "findings": {name: MEANINGS[name] for name in FINDINGS},
+        "items": [_describe_item(item, set(classes), numbers) for item in items],
+    }
+
+
+def embed(values: object) -> str:
+    """JSON that can stand inside a script element whatever names it holds: no `<`, and nothing beyond ASCII."""
+    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def find_file(images: Path, path: str) -> Path:
+    r"""The file that a survey calls `path`: where a name was no valid text, its bytes are written as \xff there."""
+    file = images / path
+    if "\\x" in path and not file.exists():
+        raw = re.sub(
+            rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
+        )
+        return images / os.fsdecode(raw)
+    return file
+
+
+def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
+    """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
+
+    Made in parallel, a few ahead of the reader and no more.
+    """
+    workers = available_cores()
+    ahead: deque[Future[str]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for file in files:
+                ahead.append(pool.submit(_thumbnail, file, side))
+                if len(ahead) > 8 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thumbnail(file: Path | None, side: int) -> str:
+    if file is None:
+        return ""
+    try:
+        # What is missing of a cut JPEG is drawn grey when its end is marked after all.
+        data = io.BytesIO(file.read_bytes() + b"\xff\xd9")
+        with Image.open(data) as image:
+            image.draft("RGB", (side, side))
+            small = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:  # it is on the page because nothing can read it
+        return ""
+    small.thumbnail((side, side), Image.Resampling.BILINEAR)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=75)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _describe_item(item: Item, classes: set[str], numbers: Iterator[int]) -> dict[str, Any]:
+    row, note = item.row, item.note
+    likelier = note.likelier or (row.of if "label-suspect" in row.findings and row.of in classes else "")
+    known = {
+        "path": row.path,
+        "label": row.label,
+        "sha256": row.sha256,
+        "findings": row.findings,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "facts": _facts(row),
+        "twin": item.twin,
+        "rank": item.rank,
+        "likelier": likelier,
+        "note": note.text,
+        "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
+    }
+    return {name: value for name, value in known.items() if value not in ("", None, [])}
+
+
+def _facts(row: Row) -> str:
+    size = f"{row.width} × {row.height}" if row.width and row.height else ""
+    weight = f"{row.bytes / 1000:,.0f} kB" if row.bytes >= 1000 else f"{row.bytes} bytes"
+    figures = f"brightness {row.mean_luma:.0f}, colourfulness {row.colourfulness:.0f}" if size else ""
+    return " · ".join(filter(None, [size, row.format, weight, figures]))
+
+
+def _blocks(pictures: Iterable[str]) -> Iterator[str]:
+    """Pictures, one a line, BLOCK in a block."""
+    pictures = iter(pictures)
+    while block := list(itertools.islice(pictures, BLOCK)):
+        yield "\n".join(block)
+
+
+def _only_base64(picture: str) -> str:
+    """What can stand in the page as it is; anything else is no picture."""
+    return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""
+
+
+def _counted(made: Iterable[str], total: int, progress: Progress | None) -> Iterator[str]:
+    tell: Callable[[int, int], None] = progress or (lambda done, total: None)
+    for done, picture in enumerate(made, start=1):
+        yield picture
+        tell(done, total)
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_SCRIPT.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

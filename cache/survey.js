@@ -1,0 +1,645 @@
+// The page of a survey: shows suspects, takes decisions, remembers and saves them.
+// Before it: the data and pictures that page.py wrote around it. After it: decisions.csv, which `pack` replays.
+// Names come from strangers: they are only ever set as text, never as markup.
+"use strict";
+
+const find = (id) => document.getElementById(id);
+const data = JSON.parse(find("data").textContent);
+const { items, classes, suspects } = data;
+const COLUMNS = ["sha256", "path", "class", "decision", "to"];
+const CHOICES = ["keep", "exclude", "relabel"];
+const OVERSCAN = 700; // pixels drawn above and below what is seen
+const BLOCKS_HELD = 24;
+
+const decisions = new Map(); // place of an item -> { choice, to }
+let elsewhere = []; // decisions that were loaded, of images that are not on this page; saved again as they came
+let shown = []; // places of the items that pass the filters
+let current = 0; // where in `shown` the person is
+let finding = "";
+let unsaved = false;
+let remembers = true;
+const cards = new Map(); // place -> element, of what is near the window
+const grid = find("grid");
+
+// --- text and pictures ----------------------------------------------------------------------------------------------
+
+// A name with nothing in it that the page's own text could be mistaken for.
+const plain = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
+const count = (number) => number.toLocaleString("en");
+const many = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
+const fileName = (path) => path.slice(path.lastIndexOf("/") + 1);
+
+function element(name, text = "", className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+const blocks = new Map(); // the pictures of the blocks that were looked at last
+
+function block(number) {
+  let pictures = blocks.get(number);
+  if (!pictures) {
+    const source = find(`pictures-${number}`);
+    if (!source || (!source.nextElementSibling && document.readyState === "loading")) return null; // still on its way
+    pictures = source.textContent.split("\n");
+  }
+  blocks.delete(number);
+  blocks.set(number, pictures);
+  if (blocks.size > BLOCKS_HELD) blocks.delete(blocks.keys().next().value);
+  return pictures;
+}
+
+function picture(number, description) {
+  const tile = element("div", "", "tile");
+  const pictures = block(Math.floor(number / data.block));
+  const encoded = pictures && pictures[number % data.block];
+  if (encoded) {
+    const image = new Image();
+    image.decoding = "async";
+    image.alt = description;
+    image.src = `data:image/jpeg;base64,${encoded}`;
+    tile.append(image);
+  } else tile.append(element("span", pictures ? "no picture" : ""));
+  return tile;
+}
+
+// --- decisions ------------------------------------------------------------------------------------------------------
+
+// What is to be done with an item, in words: a person's decision, or else the machine's verdict.
+function standing(place) {
+  const decision = decisions.get(place);
+  if (!decision) return { by: "machine", choice: items[place].verdict, text: `machine: ${items[place].verdict}` };
+  const to = decision.choice === "relabel" ? ` → ${plain(decision.to)}` : "";
+  return { by: "person", choice: decision.choice, text: `✓ ${decision.choice}${to}` };
+}
+
+function decide(changes, message) {
+  const before = changes.map(([place]) => [place, decisions.get(place)]);
+  put(changes);
+  say(message, () => put(before));
+}
+
+function put(changes) {
+  for (const [place, decision] of changes) {
+    if (decision) decisions.set(place, decision);
+    else decisions.delete(place);
+  }
+  unsaved = true;
+  remember();
+  refresh();
+}
+
+const LOST = ["undecodable", "truncated", "bomb"]; // no decision makes training read these
+
+function choose(place, choice, to = "") {
+  const lost = choice !== "exclude" && items[place].findings.find((name) => LOST.includes(name));
+  decide([[place, { choice, to }]], lost ? `Noted, but pack leaves it out all the same: ${lost}.` : "");
+}
+
+// Of two equal images, keep this one.
+function swap(place) {
+  const twin = items[place].twin;
+  if (twin === undefined) return;
+  const choices = [[place, { choice: "keep", to: "" }], [twin, { choice: "exclude", to: "" }]];
+  decide(choices, `${plain(items[twin].path)} is excluded instead.`);
+}
+
+function acceptShown() {
+  const open = shown.filter((place) => !decisions.has(place));
+  const changes = open.map((place) => [place, { choice: items[place].verdict, to: "" }]);
+  const excluded = open.filter((place) => items[place].verdict === "exclude").length;
+  if (!open.length) return say("All that is shown is decided already.");
+  decide(changes, `Accepted: ${count(excluded)} excluded, ${count(open.length - excluded)} kept.`);
+}
+
+// --- remembering ----------------------------------------------------------------------------------------------------
+
+const KEY = `greyhound-survey-${data.key}`;
+
+function remember() {
+  try {
+    localStorage.setItem(KEY, JSON.stringify({ decisions: [...decisions], elsewhere }));
+    remembers = true;
+  } catch {
+    remembers = false; // a browser may forbid it, to a page that was opened from a file above all
+  }
+  find("forgetful").hidden = remembers;
+}
+
+function recall() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(KEY)) || { decisions: [], elsewhere: [] };
+    decisions.clear();
+    for (const [place, decision] of kept.decisions) if (items[place]) decisions.set(place, decision);
+    elsewhere = kept.elsewhere;
+    localStorage.setItem(KEY, JSON.stringify({ decisions: [...decisions], elsewhere }));
+  } catch {
+    remembers = false;
+  }
+  find("forgetful").hidden = remembers;
+}
+
+// --- decisions.csv --------------------------------------------------------------------------------------------------
+
+const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+function toCsv() {
+  const rows = [...decisions]
+    .sort(([one], [other]) => one - other)
+    .map(([place, { choice, to }]) => [items[place].sha256 || "", items[place].path, items[place].label || "", choice, to]);
+  return [COLUMNS, ...rows, ...elsewhere].map((row) => row.map(cell).join(",") + "\n").join("");
+}
+
+function parseCsv(text) {
+  const rows = [];
+  let row = [], value = "", quoted = false;
+  for (let at = 0; at < text.length; at++) {
+    const letter = text[at];
+    if (quoted && letter === '"' && text[at + 1] === '"') { value += '"'; at++; }
+    else if (letter === '"' && (quoted || value === "")) quoted = !quoted;
+    else if (quoted) value += letter;
+    else if (letter === ",") { row.push(value); value = ""; }
+    else if (letter === "\n") { rows.push([...row, value]); row = []; value = ""; }
+    else if (letter !== "\r" || text[at + 1] !== "\n") value += letter;
+  }
+  if (value || row.length) rows.push([...row, value]);
+  return rows.filter((cells) => cells.length > 1 || cells[0]);
+}
+
+// The rows of a decisions.csv in the order of COLUMNS; throws with one line that says what is wrong.
+function readDecisions(text) {
+  const [header = [], ...rows] = parseCsv(text);
+  const missing = COLUMNS.filter((name) => !header.includes(name));
+  if (missing.length) throw new Error(`it lacks the column ${missing.join(", ")}; expected ${COLUMNS.join(", ")}`);
+  const order = COLUMNS.map((name) => header.indexOf(name));
+  return rows.map((cells, line) => {
+    const row = order.map((at) => cells[at] || "");
+    if (!CHOICES.includes(row[3])) throw new Error(`row ${line + 2} says “${plain(row[3])}”; expected keep, exclude or relabel`);
+    if (row[3] === "relabel" && !classes.includes(row[4])) throw new Error(`row ${line + 2} relabels to “${plain(row[4])}”, which is no class here`);
+    return row;
+  });
+}
+
+// The rule of decisions.py: the file at the path if it has the content, else one of that content in that class.
+function match(rows) {
+  const key = (item) => `${item.sha256 || ""}\n${item.label || ""}`;
+  const places = new Map(items.map((item, place) => [item.path, place]));
+  const found = new Map();
+  const rest = rows.filter((row) => {
+    const place = places.get(row[1]);
+    const here = place !== undefined && (items[place].sha256 || "") === row[0];
+    if (here) found.set(place, row);
+    return !here;
+  });
+  const spare = new Map();
+  items.forEach((item, place) => {
+    if (!item.sha256 || found.has(place)) return;
+    if (!spare.has(key(item))) spare.set(key(item), []);
+    spare.get(key(item)).push(place);
+  });
+  const missing = rest.filter((row) => {
+    const place = spare.get(`${row[0]}\n${row[2]}`)?.shift();
+    if (place !== undefined) found.set(place, row);
+    return place === undefined;
+  });
+  return { found, missing };
+}
+
+function loadDecisions(text, name) {
+  let rows;
+  try {
+    rows = readDecisions(text);
+  } catch (error) {
+    return say(`${plain(name)} was not loaded: ${error.message}.`);
+  }
+  const { found, missing } = match(rows);
+  const known = new Set(missing.map((row) => `${row[0]}\n${row[1]}`));
+  elsewhere = [...elsewhere.filter((row) => !known.has(`${row[0]}\n${row[1]}`)), ...missing];
+  const changes = [...found].map(([place, row]) => [place, { choice: row[3], to: row[3] === "relabel" ? row[4] : "" }]);
+  const others = missing.length ? `; ${count(missing.length)} of images that are not on this page are saved along` : "";
+  decide(changes, `${many(found.size, "decision")} loaded${others}.`);
+}
+
+function saveDecisions() {
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([toCsv()], { type: "text/csv" }));
+  link.download = "decisions.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  unsaved = false;
+  say(`${many(decisions.size + elsewhere.length, "decision")} saved as decisions.csv.`);
+}
+
+// --- filters --------------------------------------------------------------------------------------------------------
+
+function passes(place) {
+  const item = items[place], state = find("state").value, decision = decisions.get(place);
+  if (finding && !(item.findings || []).includes(finding)) return false;
+  if (find("class").value && find("class").value !== `=${item.label || ""}`) return false;
+  if (state === "undecided") return !decision;
+  if (state === "decided") return Boolean(decision);
+  return !state || standing(place).choice === state;
+}
+
+function filter() {
+  shown = [];
+  for (let place = 0; place < suspects; place++) if (passes(place)) shown.push(place);
+  const rank = (place) => items[place].rank ?? suspects;
+  if (finding === "label-suspect") shown.sort((one, other) => rank(one) - rank(other));
+  find("empty").hidden = shown.length > 0;
+  find("empty").textContent = suspects ? "No suspect passes these filters." : "Nothing suspicious was found. There is nothing to decide.";
+  find("meaning").textContent = finding ? data.findings[finding] : "";
+  for (const chip of find("findings").children) chip.setAttribute("aria-pressed", chip.dataset.finding === finding);
+  for (const card of cards.values()) card.remove();
+  cards.clear();
+  current = 0;
+  measure();
+  if (scrollY > grid.offsetTop) scrollTo(0, start() - bar());
+  render();
+  refresh();
+}
+
+function tally() {
+  const totals = new Map([["", [0, suspects]]]);
+  const add = (name, decided) => {
+    const row = totals.get(name) || totals.set(name, [0, 0]).get(name);
+    row[0] += decided;
+    row[1] += 1;
+  };
+  for (let place = 0; place < suspects; place++) {
+    const decided = decisions.has(place) ? 1 : 0;
+    totals.get("")[0] += decided;
+    for (const name of items[place].findings) add(name, decided);
+  }
+  return totals;
+}
+
+function makeFilters() {
+  const totals = tally();
+  for (const name of ["", ...Object.keys(data.findings)]) {
+    if (!totals.has(name)) continue;
+    const chip = element("button", name || "all");
+    chip.dataset.finding = name;
+    chip.title = data.findings[name] || "";
+    chip.append(element("span"));
+    find("findings").append(chip);
+  }
+  const counts = new Map();
+  for (let place = 0; place < suspects; place++) counts.set(items[place].label || "", (counts.get(items[place].label || "") || 0) + 1);
+  const names = [...counts.keys()].sort((one, other) => one.localeCompare(other, "en"));
+  for (const name of names) find("class").append(new Option(`${plain(name) || "no class"} (${count(counts.get(name))})`, `=${name}`));
+}
+
+// --- the grid: only what is near the window exists ------------------------------------------------------------------
+
+let layout = { columns: 1, width: 1, height: 1, gap: 1 };
+const start = () => grid.getBoundingClientRect().top + scrollY;
+const bar = () => find("bar").offsetHeight;
+
+function measure() {
+  const style = getComputedStyle(grid);
+  const size = (name) => parseFloat(style.getPropertyValue(name));
+  const gap = size("--gap"), least = size("--least");
+  const columns = Math.max(1, Math.floor((grid.clientWidth + gap) / (least + gap)));
+  layout = { columns, gap, height: size("--height"), width: (grid.clientWidth - gap * (columns - 1)) / columns };
+  document.documentElement.style.setProperty("--bar", `${bar()}px`);
+  grid.style.height = `${Math.max(0, Math.ceil(shown.length / columns) * (layout.height + gap) - gap)}px`;
+}
+
+function render() {
+  const from = scrollY - start(), step = layout.height + layout.gap;
+  const first = Math.max(0, Math.floor((from - OVERSCAN) / step)) * layout.columns;
+  const end = Math.min(shown.length, Math.ceil((from + innerHeight + OVERSCAN) / step) * layout.columns);
+  const wanted = new Set(shown.slice(first, end));
+  for (const [place, card] of cards) {
+    if (wanted.has(place)) continue;
+    card.remove();
+    cards.delete(place);
+  }
+  for (let at = first; at < end; at++) setCard(at);
+}
+
+function setCard(at) {
+  const place = shown[at];
+  let card = cards.get(place);
+  if (!card) {
+    card = makeCard(place);
+    cards.set(place, card);
+    grid.append(card);
+    refreshCard(place, card);
+  }
+  card.style.width = `${layout.width}px`;
+  const across = (at % layout.columns) * (layout.width + layout.gap);
+  card.style.transform = `translate(${across}px, ${Math.floor(at / layout.columns) * (layout.height + layout.gap)}px)`;
+  card.setAttribute("aria-posinset", at + 1);
+  card.setAttribute("aria-setsize", shown.length);
+}
+
+function makeCard(place) {
+  const item = items[place];
+  const card = find("card").content.firstElementChild.cloneNode(true);
+  const part = (name) => card.querySelector(`.${name}`);
+  card.dataset.place = place;
+  part("pictures").append(figure(place, item.twin === undefined ? "" : "this"));
+  if (item.twin !== undefined) part("pictures").append(figure(item.twin, "duplicates"));
+  part("name").textContent = plain(fileName(item.path));
+  part("name").title = plain(item.path);
+  part("label").textContent = plain(item.label || "no class");
+  const hint = doubt(item);
+  if (hint) part("name").replaceChildren(element("i", hint));
+  part("why").textContent = plain(item.reason || (item.findings || []).join(", "));
+  part("why").title = plain(item.reason || "");
+  return card;
+}
+
+// What speaks against an item's class, in a few words; it stands where the file's name would.
+function doubt(item) {
+  const twin = items[item.twin];
+  if (twin && twin.label !== item.label) return `also in ${plain(twin.label || "no class")}`;
+  return item.likelier ? `rather ${plain(item.likelier)}` : "";
+}
+
+function figure(place, caption) {
+  const made = element("figure");
+  made.append(picture(place, plain(items[place].path)));
+  if (caption) made.append(element("figcaption", caption));
+  return made;
+}
+
+function refreshCard(place, card) {
+  const { by, choice, text } = standing(place);
+  card.dataset.by = by;
+  card.dataset.choice = choice;
+  const badge = card.querySelector(".badge");
+  badge.textContent = text;
+  badge.title = text;
+  for (const button of card.querySelectorAll("button")) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
+  const here = shown[current] === place;
+  card.toggleAttribute("aria-current", here);
+  if (here) card.setAttribute("aria-current", "true");
+  card.tabIndex = here ? 0 : -1;
+  card.setAttribute("aria-label", `${plain(items[place].path)}, ${text}`);
+}
+
+function refresh() {
+  for (const [place, card] of cards) refreshCard(place, card);
+  const totals = tally(), [decided, all] = totals.get("");
+  find("progress").value = decided;
+  find("progress").max = Math.max(all, 1);
+  find("decided").textContent = `${count(decided)} of ${count(all)} decided`;
+  for (const chip of find("findings").children) {
+    const [done, total] = totals.get(chip.dataset.finding);
+    chip.lastElementChild.textContent = done === total && total ? `✓ ${count(total)}` : count(total);
+  }
+  const open = shown.reduce((sum, place) => sum + !decisions.has(place), 0);
+  find("accept").textContent = `Accept ${count(open)} shown`;
+  find("accept").disabled = !open;
+  find("save").disabled = !(decisions.size + elsewhere.length);
+  showDetail();
+}
+
+// --- where the person is --------------------------------------------------------------------------------------------
+
+function select(at, opening = false) {
+  current = Math.max(0, Math.min(shown.length - 1, at));
+  const row = Math.floor(current / layout.columns) * (layout.height + layout.gap) + start();
+  if (row < scrollY + bar() + 8) scrollTo(0, row - bar() - 12);
+  else if (row + layout.height > scrollY + innerHeight) scrollTo(0, row + layout.height + 16 - innerHeight);
+  render();
+  for (const [place, card] of cards) refreshCard(place, card);
+  cards.get(shown[current])?.focus({ preventScroll: true });
+  showDetail();
+  if (opening) document.body.classList.add("opened");
+}
+
+function showDetail() {
+  const place = shown[current], detail = find("detail");
+  detail.hidden = place === undefined;
+  if (place === undefined) return;
+  const item = items[place], { by, choice, text } = standing(place);
+  const parts = [];
+  const pictures = element("div", "", "pictures");
+  pictures.append(figure(place, item.twin === undefined ? "" : "this"));
+  if (item.twin !== undefined) pictures.append(figure(item.twin, "duplicates"));
+  const badge = element("p", text, "badge");
+  badge.dataset.by = by;
+  badge.dataset.choice = choice;
+  parts.push(pictures, badge, element("h2", plain(item.path)), pairs(item));
+  if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
+  if (item.note) parts.push(element("p", plain(item.note), "note"));
+  if (item.pictures) parts.push(notedPictures(item.pictures));
+  find("about").replaceChildren(...parts);
+  for (const button of find("choices").children) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
+}
+
+function pairs(item) {
+  const list = element("dl");
+  const rows = [["class", item.label || "no class"], ["likelier", item.likelier], ["found", (item.findings || []).join(", ")], ["why", item.reason], ["file", item.facts]];
+  for (const [name, value] of rows) {
+    if (!value) continue;
+    const row = element("div");
+    row.append(element("dt", name), element("dd", plain(value)));
+    list.append(row);
+  }
+  return list;
+}
+
+function twinPart(place, twin) {
+  const part = element("div", "", "twin"), stands = standing(twin);
+  part.append(element("h3", "It duplicates"), element("p", plain(items[twin].path)), element("p", items[twin].facts || "", "quiet"));
+  if (stands.by === "person") {
+    const badge = element("p", stands.text, "badge");
+    badge.dataset.by = stands.by;
+    badge.dataset.choice = stands.choice;
+    part.append(badge);
+  }
+  const button = element("button", "Keep this, exclude the other ");
+  button.append(element("kbd", "o"));
+  button.addEventListener("click", () => swap(place));
+  part.append(button);
+  return part;
+}
+
+function notedPictures(pictures) {
+  const part = element("div", "", "noted");
+  for (const [caption, number] of pictures) {
+    const made = element("figure");
+    made.append(picture(number, plain(caption)), element("figcaption", plain(caption)));
+    part.append(made);
+  }
+  return part;
+}
+
+// --- choosing a class -----------------------------------------------------------------------------------------------
+
+let relabelled = 0; // the item whose class is being chosen
+let offered = [], aimed = 0; // the classes on offer, and which of them Enter takes
+
+function askClass(place) {
+  relabelled = place;
+  find("wanted").value = "";
+  find("asked").textContent = plain(items[place].path);
+  find("relabel").showModal();
+  offer();
+  find("wanted").focus();
+}
+
+function offer() {
+  const item = items[relabelled], wanted = find("wanted").value.toLowerCase();
+  const first = [item.likelier, item.twin === undefined ? "" : items[item.twin].label].filter((name) => name !== item.label && classes.includes(name));
+  const others = classes.filter((name) => name !== item.label && !first.includes(name));
+  offered = [...new Set([...first, ...others])].filter((name) => name.toLowerCase().replaceAll("_", " ").includes(wanted.replaceAll("_", " ")));
+  const options = offered.slice(0, 200).map((name, at) => {
+    const option = element("li", plain(name));
+    option.id = `class-${at}`;
+    option.role = "option";
+    option.dataset.at = at;
+    if (first.includes(name)) option.append(element("span", name === item.likelier ? "likelier" : "of its twin"));
+    return option;
+  });
+  find("classes").replaceChildren(...options);
+  point(0);
+}
+
+function point(at) {
+  aimed = Math.max(0, Math.min(find("classes").children.length - 1, at));
+  for (const option of find("classes").children) option.setAttribute("aria-selected", option.dataset.at === String(aimed));
+  find("wanted").setAttribute("aria-activedescendant", offered.length ? `class-${aimed}` : "");
+  find("classes").children[aimed]?.scrollIntoView({ block: "nearest" });
+}
+
+function relabelTo(name) {
+  find("relabel").close();
+  if (name === undefined) return;
+  choose(relabelled, "relabel", name);
+  if (shown[current] === relabelled) select(current + 1);
+}
+
+find("wanted").addEventListener("input", offer);
+find("wanted").addEventListener("keydown", (event) => {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (step) point(aimed + step);
+  else if (event.key === "Enter") relabelTo(offered[aimed]);
+  else return;
+  event.preventDefault();
+});
+find("classes").addEventListener("click", (event) => {
+  const option = event.target.closest("li");
+  if (option) relabelTo(offered[Number(option.dataset.at)]);
+});
+find("cancel").addEventListener("click", () => find("relabel").close());
+
+// --- mouse and keyboard ---------------------------------------------------------------------------------------------
+
+function act(place, choice) {
+  if (choice === "relabel") askClass(place);
+  else choose(place, choice);
+}
+
+grid.addEventListener("click", (event) => {
+  const card = event.target.closest(".card");
+  if (!card) return;
+  const place = Number(card.dataset.place), choice = event.target.closest("button")?.dataset.choice;
+  select(shown.indexOf(place), !choice);
+  if (choice) act(place, choice);
+});
+
+find("choices").addEventListener("click", (event) => {
+  const choice = event.target.closest("button")?.dataset.choice;
+  if (choice) act(shown[current], choice);
+});
+
+const STEPS = {
+  ArrowLeft: () => -1,
+  ArrowRight: () => 1,
+  ArrowUp: () => -layout.columns,
+  ArrowDown: () => layout.columns,
+  PageUp: () => -3 * layout.columns,
+  PageDown: () => 3 * layout.columns,
+  Home: () => -shown.length,
+  End: () => shown.length,
+};
+const KEYS = {
+  k: (place) => { choose(place, "keep"); select(current + 1); },
+  e: (place) => { choose(place, "exclude"); select(current + 1); },
+  r: (place) => askClass(place),
+  o: (place) => swap(place),
+  u: (place) => decide([[place, undefined]], ""),
+};
+
+addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input, select, textarea, dialog");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || !shown.length) return;
+  if (event.key === "Escape") document.body.classList.remove("opened");
+  const meant = KEYS[event.key.toLowerCase()];
+  if (STEPS[event.key]) select(current + STEPS[event.key]());
+  else if (meant) meant(shown[current]);
+  else return;
+  event.preventDefault();
+});
+
+let silence = 0;
+
+function say(message, undo) {
+  clearTimeout(silence);
+  find("status").hidden = !message;
+  find("said").textContent = message;
+  find("undo").hidden = !undo;
+  find("undo").onclick = () => { undo?.(); say("Undone."); };
+  if (message) silence = setTimeout(() => say(""), undo ? 12_000 : 6_000);
+}
+
+find("findings").addEventListener("click", (event) => {
+  const chip = event.target.closest("button");
+  if (!chip) return;
+  finding = chip.dataset.finding;
+  filter();
+});
+for (const id of ["class", "state"]) {
+  let pointed = false; // with the mouse: then the keys are for the images again
+  find(id).addEventListener("pointerdown", () => { pointed = true; });
+  find(id).addEventListener("keydown", () => { pointed = false; });
+  find(id).addEventListener("change", () => { filter(); if (pointed) find(id).blur(); });
+}
+find("accept").addEventListener("click", acceptShown);
+find("save").addEventListener("click", saveDecisions);
+find("load").addEventListener("click", () => find("file").click());
+find("file").addEventListener("change", async () => {
+  const [file] = find("file").files;
+  if (file) loadDecisions(await file.text(), file.name);
+  find("file").value = ""; // so that the same file can be loaded again
+});
+find("close").addEventListener("click", () => document.body.classList.remove("opened"));
+
+let drawing = false;
+
+function soon() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => { drawing = false; render(); });
+}
+
+addEventListener("scroll", soon, { passive: true });
+new ResizeObserver(() => { measure(); soon(); }).observe(grid);
+addEventListener("storage", (event) => { if (event.key === KEY) { recall(); refresh(); } }); // the page in another tab
+addEventListener("beforeunload", (event) => { if (!remembers && unsaved) event.preventDefault(); });
+
+// Pictures stand at the end of the page: what was drawn before they had arrived is drawn again.
+function arrive() {
+  for (const [place, card] of cards) {
+    if (card.querySelector("span:empty")) { card.remove(); cards.delete(place); }
+  }
+  render();
+  refresh();
+}
+
+recall();
+makeFilters();
+filter();
+document.addEventListener("DOMContentLoaded", arrive);
+if (document.readyState !== "loading") arrive();
+else {
+  const waiting = setInterval(() => (document.readyState === "loading" ? arrive() : clearInterval(waiting)), 200);
+}

@@ -1,0 +1,309 @@
+"""What a person decided: read, matched to the files of today by their content, and replayed by `pack`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pictures import ALL_TRAIN, encode, folder, noise, survey_here
+from PIL import Image
+
+from cache import __main__ as main
+from cache.decisions import COLUMNS, Choice, Decision, Photograph, check_classes, match, read
+from cache.pack import Options, pack
+from cache.store import SCHEMA, Header, Pack, PackError
+
+ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
+HEADER = ",".join(COLUMNS)
+
+
+def photograph(path: str, sha256: str = ONE) -> Photograph:
+    return Photograph(path, path.partition("/")[0], sha256)
+
+
+def matched(decisions: list[Decision], *images: Photograph) -> tuple[dict[str, str], int]:
+    """Path -> choice, and how many decisions found nothing."""
+    found, missing = match(decisions, images)
+    return {path: decision.choice for path, decision in found.items()}, len(missing)
+
+
+def test_decisions_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.csv"
+    name = 'a/two\nlines, "quoted" \\xff.jpg'
+    quoted = name.replace('"', '""')
+    file.write_text(
+        f'\ufeffnote,{HEADER}\r\nx,{ONE},"{quoted}",a,keep,\r\n,{TWO},b/2.jpg,b,relabel,a\r\n,,b/3.jpg,b,exclude,\r\n',
+        encoding="utf-8",
+        newline="",
+    )
+    assert read(file) == [
+        Decision(Photograph(name, "a", ONE), "keep", "", 3),
+        Decision(Photograph("b/2.jpg", "b", TWO), "relabel", "a", 4),
+        Decision(Photograph("b/3.jpg", "b", ""), "exclude", "", 5),
+    ]
+
+
+def test_lists_that_were_joined_may_repeat_themselves(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.csv"
+    file.write_text(f"{HEADER}\n{ONE},a/1.jpg,a,keep,\n{ONE},a/1.jpg,a,keep,\n")
+    assert [decision.line for decision in read(file)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory); expected decisions.csv; python -m cache survey"),
+        (b"\xff\xd8\xff\xe0", "is no CSV ('utf-8' codec can't decode byte"),
+        (f'{HEADER}\n{ONE},"a"b,a,keep,\n'.encode(), "is no CSV ("),
+        (b"", "has 'no columns' in its first line and lacks sha256, path, class, decision, to; expected"),
+        (b"path,reason\n", "has 'path, reason' in its first line and lacks sha256, class, decision, to;"),
+        (
+            f"{HEADER}\n{ONE},a/1.jpg,a,delete,\n".encode(),
+            "says 'delete' in line 2; expected the decision keep,",
+        ),
+        (f"{HEADER}\n{ONE},a/1.jpg,a,relabel,\n".encode(), "relabels to nothing in line 2; expected a class"),
+        (f"{HEADER}\n12,a/1.jpg,a,keep,\n".encode(), "has the sha256 '12' in line 2; expected a path and 64"),
+        (f"{HEADER}\n{ONE},,a,keep,\n".encode(), "has no path in line 2; expected a path and 64 hexadecimal"),
+        (
+            f"{HEADER}\n{ONE},a/1.jpg,a,keep,\n{ONE},a/1.jpg,a,exclude,\n".encode(),
+            "says keep in line 2 and exclude in line 3 of 'a/1.jpg'; expected one decision a file",
+        ),
+    ],
+)
+def test_a_list_that_is_none(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "decisions.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(PackError) as caught:
+        read(file)
+    assert str(caught.value).startswith(f"{file} {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_does_not_exist() -> None:
+    decisions = [
+        Decision(photograph("a/1.jpg"), "exclude", "nowhere", 2),
+        Decision(photograph("a/2.jpg"), "relabel", "Beagel", 3),
+    ]
+    with pytest.raises(PackError) as caught:
+        check_classes(decisions, ("Akita", "Beagle"))
+    assert str(caught.value) == (
+        "line 3 of the decisions relabels 'a/2.jpg' to 'Beagel', which is no class folder; "
+        "expected one of Akita, Beagle"
+    )
+    check_classes(decisions[:1], ("Akita",))
+
+
+def test_the_file_at_the_path_comes_first() -> None:
+    decision = Decision(photograph("a/2.jpg"), "exclude")
+    assert matched([decision], photograph("a/1.jpg"), photograph("a/2.jpg")) == ({"a/2.jpg": "exclude"}, 0)
+
+
+def test_equal_copies_are_told_apart() -> None:
+    decisions = [Decision(photograph("a/2.jpg"), "exclude"), Decision(photograph("a/1.jpg"), "keep")]
+    found = {"a/1.jpg": "keep", "a/2.jpg": "exclude"}
+    assert matched(decisions, photograph("a/1.jpg"), photograph("a/2.jpg")) == (found, 0)
+
+
+def test_a_renamed_file_keeps_its_decision() -> None:
+    decision = Decision(photograph("a/1.jpg"), "exclude")
+    assert matched([decision], photograph("a/new.jpg")) == ({"a/new.jpg": "exclude"}, 0)
+
+
+def test_a_renamed_copy_is_not_taken_for_one_that_has_its_own_decision() -> None:
+    decisions = [Decision(photograph("a/1.jpg"), "exclude"), Decision(photograph("a/2.jpg"), "keep")]
+    found = {"a/2.jpg": "keep", "a/3.jpg": "exclude"}
+    assert matched(decisions, photograph("a/2.jpg"), photograph("a/3.jpg")) == (found, 0)
+    assert matched(decisions, photograph("a/2.jpg")) == ({"a/2.jpg": "keep"}, 1)
+
+
+def test_two_files_that_changed_names_keep_their_own_decisions() -> None:
+    decisions = [
+        Decision(photograph("a/1.jpg", ONE), "exclude"),
+        Decision(photograph("a/2.jpg", TWO), "keep"),
+    ]
+    found = {"a/1.jpg": "keep", "a/2.jpg": "exclude"}
+    assert matched(decisions, photograph("a/1.jpg", TWO), photograph("a/2.jpg", ONE)) == (found, 0)
+
+
+def test_another_content_or_another_class_is_another_image() -> None:
+    decision = Decision(photograph("a/1.jpg"), "exclude")
+    assert matched([decision], photograph("a/1.jpg", TWO), photograph("b/1.jpg", ONE)) == ({}, 1)
+
+
+def test_a_file_without_content_is_known_by_its_path_alone() -> None:
+    decision = Decision(photograph("a/1.jpg", ""), "exclude")
+    assert matched([decision], photograph("a/1.jpg", "")) == ({"a/1.jpg": "exclude"}, 0)
+    assert matched([decision], photograph("a/2.jpg", "")) == ({}, 1)
+
+
+def test_nothing_decided() -> None:
+    assert matched([], photograph("a/1.jpg")) == ({}, 0)
+
+
+# --- replayed by pack ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes with two images each, among them a gray one; and one file that nothing decodes."""
+    monkeypatch.setattr("cache.pack.survey", survey_here)
+    grey = Image.fromarray(noise(20, 20, 7)).convert("L")
+    files = {
+        f"{name}/{row}.png": encode(noise(12, 10, seed + row))
+        for name, seed in (("a", 0), ("b", 10))
+        for row in (1, 2)
+    }
+    files |= {
+        "c/1.png": encode(noise(12, 10, 20)),
+        "c/grey.png": encode(np.asarray(grey)),
+        "c/bad.png": b"bad",
+    }
+    return folder(tmp_path / "images", files)
+
+
+def decided(root: Path, path: str, choice: Choice, to: str = "") -> Decision:
+    sha256 = hashlib.sha256((root / path).read_bytes()).hexdigest()
+    return Decision(Photograph(path, path.partition("/")[0], sha256), choice, to, 2)
+
+
+def replayed(root: Path, *decisions: Decision, exclude: dict[str, str] | None = None) -> Pack:
+    options = Options(0, 0, exclude=exclude, decisions=decisions)
+    pack(root, root.with_suffix(".arrow"), options)
+    return Pack(root.with_suffix(".arrow"))
+
+
+def labels(opened: Pack) -> dict[str, str]:
+    return {opened.image_path(row): opened.classes[label] for row, label in enumerate(opened.labels)}
+
+
+def left_out(opened: Pack) -> dict[str, tuple[str, str]]:
+    return {row.path: (row.reason, row.detail) for row in opened.header.excluded}
+
+
+def test_without_decisions_nothing_changes(root: Path) -> None:
+    pack(root, root.with_suffix(".arrow"), ALL_TRAIN)
+    before = root.with_suffix(".arrow").read_bytes()
+    replayed(root)
+    assert root.with_suffix(".arrow").read_bytes() == before
+
+
+def test_excluded_by_hand(root: Path) -> None:
+    opened = replayed(root, decided(root, "a/1.png", "exclude"), decided(root, "c/grey.png", "exclude"))
+    assert set(labels(opened)) == {"a/2.png", "b/1.png", "b/2.png", "c/1.png"}
+    assert left_out(opened) == {
+        "a/1.png": ("excluded by hand", ""),
+        "c/grey.png": ("excluded by hand", "grayscale"),
+        "c/bad.png": ("undecodable", "not an image"),
+    }
+    assert all(row.thumbnail for row in opened.header.excluded if row.reason == "excluded by hand")
+
+
+def test_relabelled_by_hand(root: Path) -> None:
+    before = replayed(root).header.digest
+    opened = replayed(root, decided(root, "a/1.png", "relabel", "b"))
+    assert labels(opened) == {"a/1.png": "b", "a/2.png": "a", "b/1.png": "b", "b/2.png": "b", "c/1.png": "c"}
+    assert opened.header.relabelled == (("a/1.png", "a", "b"),)
+    assert opened.summary()["relabelled"] == [{"path": "a/1.png", "from": "a", "to": "b"}]
+    assert opened.header.digest != before
+
+
+def test_a_class_that_is_emptied_by_hand_is_no_class(root: Path) -> None:
+    moved = [decided(root, f"a/{row}.png", "relabel", "b") for row in (1, 2)]
+    opened = replayed(root, *moved)
+    assert opened.classes == ("b", "c")
+    assert labels(opened)["a/2.png"] == "b"
+
+
+@pytest.mark.parametrize("choice", ["keep", "relabel"])
+def test_a_person_outranks_the_clean_up_and_the_exclusion_list(root: Path, choice: Choice) -> None:
+    to = "a" if choice == "relabel" else ""
+    decisions = [decided(root, path, choice, to) for path in ("c/grey.png", "b/1.png")]
+    listed = {"b/1.png": "near-duplicate", "b/2.png": "near-duplicate"}
+    opened = replayed(root, *decisions, exclude=listed)
+    assert labels(opened)["c/grey.png"] == (to or "c")
+    assert labels(opened)["b/1.png"] == (to or "b")
+    assert left_out(opened)["b/2.png"] == ("near-duplicate", "exclusion list")
+
+
+def test_the_reason_of_the_exclusion_list_is_not_lost(root: Path) -> None:
+    opened = replayed(root, decided(root, "b/1.png", "exclude"), exclude={"b/1.png": "near-duplicate"})
+    assert left_out(opened)["b/1.png"] == ("excluded by hand", "near-duplicate")
+
+
+@pytest.mark.parametrize("choice", ["keep", "relabel"])
+def test_nobody_can_keep_what_nothing_decodes(root: Path, choice: Choice) -> None:
+    opened = replayed(root, decided(root, "c/bad.png", choice, "a"))
+    assert left_out(opened)["c/bad.png"] == ("undecodable", "not an image")
+    assert opened.header.relabelled == ()
+
+
+def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path) -> None:
+    decisions = [decided(root, "a/1.png", "relabel", "c"), decided(root, "b/1.png", "exclude")]
+    (root / "a/1.png").rename(root / "a/renamed.png")
+    (root / "b/1.png").unlink()
+    opened = replayed(root, *decisions)
+    assert labels(opened)["a/renamed.png"] == "c"
+    assert opened.header.relabelled == (("a/renamed.png", "a", "c"),)
+    assert opened.header.unmatched == opened.summary()["unmatched"] == 1
+
+
+def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(paths: Sequence[Path], progress: object = None) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("cache.pack.survey", refuse)
+    with pytest.raises(
+        PackError, match=r"line 2 of the decisions relabels 'a/1\.png' to 'd', which is no class"
+    ):
+        replayed(root, decided(root, "a/1.png", "relabel", "d"))
+
+
+def test_a_pack_from_before_there_were_decisions_opens(tmp_path: Path, root: Path) -> None:
+    opened = replayed(root)
+    table = pa.ipc.open_file(pa.memory_map(str(opened.path))).read_all()
+    text = table.schema.metadata[b"greyhound"]
+    for field in (b', "relabelled": []', b', "unmatched": 0'):
+        assert field in text
+        text = text.replace(field, b"")
+    with (
+        pa.OSFile(str(tmp_path / "old.arrow"), "wb") as file,
+        pa.ipc.new_file(file, SCHEMA.with_metadata({b"greyhound": text})) as writer,
+    ):
+        writer.write_table(table.cast(SCHEMA.with_metadata({b"greyhound": text})))
+    header: Header = Pack(tmp_path / "old.arrow").header
+    assert header == opened.header
+
+
+def test_the_command_says_what_was_relabelled_and_what_was_not_found(root: Path) -> None:
+    file = root.with_name("decisions.csv")
+    rows = [
+        decided(root, "a/1.png", "relabel", "b"),
+        decided(root, "b/1.png", "exclude"),
+        Decision(photograph("a/x.png", THREE), "keep"),
+    ]
+    cells = [(d.image.sha256, d.image.path, d.image.label, d.choice, d.to) for d in rows]
+    file.write_text("\n".join([HEADER, *(",".join(row) for row in cells)]) + "\n")
+    with redirect_stdout(io.StringIO()) as said:
+        main.pack(root, root.with_suffix(".arrow"), decisions=file)
+        main.info(root.with_suffix(".arrow"))
+    packed, info = said.getvalue().split("left out: ")[1:]
+    assert packed.startswith(
+        "3 (1 excluded by hand, 1 undecodable, 1 grayscale)\n  b/1.png: excluded by hand\n"
+    )
+    assert "relabelled by hand: 1\n  a/1.png: a -> b\n" in packed
+    assert "relabelled by hand: 1\n" in info
+    assert "a/1.png" not in info
+    for text in (packed, info):
+        assert (
+            "note: 1 decision has no image any more: no file of that content lies in that class folder"
+            in text
+        )
