@@ -28,14 +28,16 @@ from cache.twins import Twins, find_twins
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
 DARK: Final = 65.0
 """Levels: dark is an image of which 95 % of the pixels are no brighter. The darkest photograph measured 71."""
-BRIGHT: Final = 180.0
+BRIGHT: Final = 190.0
 """Levels: bright is an image of which 95 % of the pixels are no darker. The palest photograph measured 155, the palest
-drawing 177."""
+drawing 180."""
 BLOWN: Final = 0.8
 """Share of white pixels from which an image is bright, too. A photograph cut out on white measured 0.67."""
 BLURRED: Final = 20.0
 """Sharpness below which an image is blurred: 99 % of the crops of dogs are below it after a Gaussian blur of 3 pixels at a
 short side of 256; as they came, 0.3 % are below 25."""
+CONTRAST: Final = 128.0
+"""Levels from the 5th to the 95th percentile of luma: with less, as in fog or in the dark, less sharpness is expected."""
 SMALL: Final = 48
 """Pixels: a shorter side than this is odd."""
 ODD_SCALE: Final = 4.0
@@ -118,8 +120,9 @@ def _own_remarks(path: str, look: Look) -> Iterator[Remark]:
         yield Remark("bright", f"95 % of its pixels are at least {look.luma_low:.0f} of 255")
     elif look.blown >= BLOWN:
         yield Remark("bright", f"{look.blown:.0%} of its pixels are white")
-    if look.sharpness < BLURRED:
-        yield Remark("blurred", f"sharpness {look.sharpness:.1f}, expected at least {BLURRED:.0f}")
+    expected = BLURRED * min(1.0, (look.luma_high - look.luma_low) / CONTRAST) ** 2
+    if look.sharpness < expected:
+        yield Remark("blurred", f"sharpness {look.sharpness:.1f}, expected at least {expected:.1f}")
     if is_misnamed(path, look.format):
         yield Remark("wrong-extension", f"the file is {look.format}")
     if look.transcode:

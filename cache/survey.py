@@ -34,7 +34,10 @@ GREY_SPREAD: Final = 4.0
 On 3,829 real photographs the 18 grayscale ones measured at most 2, the palest coloured one 8 (docs/log.md)."""
 TINT_RESIDUE: Final = 4.8
 """Levels: a tinted print is monochrome when the colour of 99 % of its pixels is this near to a smooth curve over luma.
-On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured one 5.2."""
+On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured one 5.1."""
+TINT_STIFFNESS: Final = 3e-4
+"""What it costs a coefficient of that curve to be large: 60 levels, which a strong tint takes, next to nothing, and the
+1,000 that would separate two shades a level apart more than any fit is worth."""
 TINT_DETAIL: Final = 10.0
 """Standard deviation of luma below which a picture is too flat to tell a tint from a colour."""
 TINT_STRENGTH: Final = 64.0
@@ -92,9 +95,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     depends on neighbours is measured on the whole image, averaged down to a short side of at most 256 pixels.
     """
     step = max(1, min(pixels.shape[:2]) // 256)
-    sample = pixels[::step, ::step].astype(np.float32)
-    red, green, blue = sample[..., 0], sample[..., 1], sample[..., 2]
-    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    planes = np.ascontiguousarray(pixels[::step, ::step].transpose(2, 0, 1), np.float32)
     small = shrink(pixels, 256)
     shades = luma(small)
     low, high = np.percentile(shades, (5, 95))
@@ -102,11 +103,9 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
         Image.fromarray(upright(small, orientation)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     )
     return {
-        "mean_luma": float(luma(sample).mean()),
-        "colourfulness": float(
-            np.hypot(*opponents.std(axis=(1, 2))) + 0.3 * np.hypot(*opponents.mean(axis=(1, 2)))
-        ),
-        "grayscale": is_grey(sample) or is_tinted(small),
+        "mean_luma": float(0.299 * planes[0].mean() + 0.587 * planes[1].mean() + 0.114 * planes[2].mean()),
+        "colourfulness": colourfulness(planes),
+        "grayscale": is_grey(planes) or is_tinted(small),
         "luma_low": float(low),
         "luma_high": float(high),
         "blown": float((shades >= 252).mean()),
@@ -116,29 +115,48 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     }
 
 
-def is_grey(pixels: NDArray[np.float32]) -> bool:
-    """Whether the channels of an image `[H, W, 3]` are equal but for what compression adds."""
-    return bool(np.percentile(pixels.max(axis=2) - pixels.min(axis=2), 99) <= GREY_SPREAD)
+def colourfulness(planes: NDArray[np.float32]) -> float:
+    """Hasler & Suesstrunk 2003, of red, green and blue `[3, H, W]`."""
+    red, green, blue = planes
+    opponents = red - green, (red + green) / 2 - blue
+    spread = np.hypot(*(plane.std() for plane in opponents))
+    return float(spread + 0.3 * np.hypot(*(plane.mean() for plane in opponents)))
+
+
+def is_grey(planes: NDArray[np.float32]) -> bool:
+    """Whether red, green and blue `[3, H, W]` are equal but for what compression adds."""
+    red, green, blue = planes
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return bool((spread <= GREY_SPREAD).mean() >= 0.99)
 
 
 def is_tinted(pixels: NDArray[np.uint8]) -> bool:
     """Whether an image `[H, W, 3]` is a black-and-white photograph with a tint.
 
-    In a tinted print, how dark a place is says what colour it has: colour is a smooth curve (a cubic) over luma. A white
-    dog in snow is as pale, but its fur and the snow differ in colour where they do not in luma. The image is averaged
-    down first, which leaves nothing of the noise that JPEG adds to colours.
+    In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A white dog in
+    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The image is averaged down
+    first, which leaves nothing of the noise that JPEG adds to colours.
     """
     small = shrink(pixels, 32).astype(np.float32).reshape(-1, 3)
     shades = luma(small)
     if shades.std() < TINT_DETAIL:
         return False
     colours = small[:, ::2] - shades[:, None]
-    curve = (shades[:, None] / 127.5 - 1) ** np.arange(4)
-    residue = colours - curve @ np.linalg.lstsq(curve, colours, rcond=None)[0]
-    strength = np.percentile(np.linalg.norm(colours, axis=1), 99)
-    return bool(
-        strength <= TINT_STRENGTH and np.percentile(np.linalg.norm(residue, axis=1), 99) <= TINT_RESIDUE
-    )
+    if np.percentile(np.linalg.norm(colours, axis=1), 99) > TINT_STRENGTH:
+        return False
+    return tint_residue(shades, colours) <= TINT_RESIDUE
+
+
+def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
+    """How far colours `[n, 2]`, blue and red without luma, lie from a smooth curve over luma `[n]`: 99th percentile.
+
+    The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply as it
+    takes to pass through the fur and the snow.
+    """
+    powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
+    cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
+    curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
+    return float(np.percentile(np.linalg.norm(colours - curve, axis=1), 99))
 
 
 def sharpness(shades: NDArray[np.float32]) -> float:
@@ -298,7 +316,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "PYTHONPATH": path},
+            env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
         assert process.stdout
         if process.stdout.readline() != b"ready\n":

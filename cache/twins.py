@@ -148,7 +148,7 @@ def _closest(likeness: NDArray[np.float32]) -> tuple[Indices, Indices]:
 def _low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
     """What pictures `[n, 16, 16]` are like from afar: vectors of length 1, brightness left out."""
     waves = cosines(_WAVES, shades.shape[1])
-    found = (waves @ shades @ waves.T).reshape(len(shades), -1)[:, 1:]
+    found = (waves @ shades @ waves.T).reshape(len(shades), _WAVES**2)[:, 1:]
     return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6), np.float32)
 
 
