@@ -37,7 +37,9 @@ def inspect(images: Path, progress: Progress | None = None) -> list[Row]:
 
 def check_place(images: Path, out: Path) -> None:
     """Find out before the images are looked at, which takes long, that `out` can be written to. Raises PackError."""
-    if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+    if not images.is_dir():
+        return  # `inspect` says so, and nothing was made
+    if out.resolve().is_relative_to(images.resolve()):
         raise PackError(
             f"--out {out} lies inside {images}, whose files are inspected; name a folder beside it"
         )

@@ -87,7 +87,7 @@ def test_the_exclusions_are_what_pack_takes(demo: Path, rows: list[Row], tmp_pat
     summary = Pack(tmp_path / "p.arrow").summary()
     assert summary["images"] == 102 - len(exclusions)
     listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
-    assert listed == exclusions | {"truth.csv": listed["truth.csv"]} if "truth.csv" in listed else exclusions
+    assert listed == exclusions
     assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
 
@@ -129,8 +129,11 @@ def test_a_place_to_write_to(tmp_path: Path) -> None:
         PackError, match=r"out lies inside .*images, whose files are inspected; name a folder"
     ):
         check_place(images, images / "out")
-    with pytest.raises(PackError, match=r"a.png is no folder that can be written to \(.*\); name another$"):
-        check_place(tmp_path / "elsewhere", images / "a.png")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PackError, match=r"file is no folder that can be written to \(.*\); name another$"):
+        check_place(images, tmp_path / "file")
+    check_place(tmp_path / "nowhere", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
