@@ -49,7 +49,7 @@ def survey(images: Positional[Path], out: Path) -> int:
     inspection.check_place(images, out)
     with progress_bar("looking at every image") as update:
         rows = inspection.inspect(images, update)
-    inspection.write(rows, out)
+    inspection.write(rows, out)  # survey.html, the page of the same rows, is to be written here
     _summarise(rows, out)
     return 0
 

@@ -45,7 +45,7 @@ def frames(format: str) -> bytes:
 
 
 def scaled(pixels: NDArray[np.uint8], factor: float, offset: float = 0) -> NDArray[np.uint8]:
-    return np.clip(pixels * factor + offset, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels * factor + offset, 0, 255), np.uint8)
 
 
 def grey(pixels: NDArray[np.uint8]) -> Image.Image:
