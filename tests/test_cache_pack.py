@@ -246,7 +246,8 @@ def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, 
         pixels = noise(160, 120, 1000 * label + place % families).astype(np.int16) + place % 3
         picture = np.clip(pixels, 0, 255).astype(np.uint8)
         name = f"{label}/{place}.png"
-        look = Look(sha256=hashlib.sha256(name.encode()).hexdigest(), thumbnail=measure(picture)["thumbnail"])
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        look = Look(width=160, height=120, sha256=digest, thumbnail=measure(picture)["thumbnail"])
         made.append((Source(Path(name), name, label), look))
     return made
 

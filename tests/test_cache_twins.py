@@ -25,7 +25,13 @@ def thumbnail(image: Image.Image) -> Thumbnail:
 
 
 def look(image: Image.Image, name: str, problem: str = "") -> Look:
-    return Look(sha256=name, thumbnail=thumbnail(image).tobytes(), problem=problem)
+    return Look(
+        sha256=name,
+        width=image.width,
+        height=image.height,
+        thumbnail=thumbnail(image).tobytes(),
+        problem=problem,
+    )
 
 
 def jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
@@ -136,6 +142,13 @@ def test_twins_of_looks(dogs: list[Image.Image]) -> None:
     assert found.originals.tolist() == [0, 1, 1, 3, 3, 5, 6, 7]
     assert [(pair.one, pair.other, pair.mirrored) for pair in found.pairs] == [(1, 3, True)]
     assert found.groups().tolist() == [0, 1, 1, 1, 1, 5, 6, 7]
+
+
+def test_small_pictures_have_no_near_twins() -> None:
+    for side, pairs in ((48, 1), (47, 0)):
+        picture = Image.fromarray(noise(60, side, 2))
+        looks = [look(picture, "a"), look(VARIANTS["mirrored"](picture), "b")]
+        assert len(find_twins(looks).pairs) == pairs
 
 
 def test_without_thumbnails_bytes_alone_make_twins() -> None:
