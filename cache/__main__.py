@@ -1,9 +1,10 @@
-"""The command line of the room: python -m cache demo | pack | info | verify."""
+"""The command line of the room: python -m cache demo | survey | pack | info | verify."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,10 @@ from tyro.conf import Positional
 
 from cache import decisions as decisions_module
 from cache import demo as demo_module
+from cache import inspection
 from cache import pack as pack_module
 from cache.command import deferred, parse, plain, progress_bar, run
+from cache.findings import FINDINGS, Row
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
 
@@ -34,6 +37,21 @@ def demo(out: Positional[Path], classes: int = 12, per_class: int = 60, seed: in
         summary = demo_module.draw_demo(out, classes, per_class, seed, update)
     faults = ", ".join(f"{count} {name}" for name, count in sorted(summary.faults.items()))
     print(f"{out}: {summary.images} images of {summary.classes} breeds; planted: {faults or 'no faults'}")
+    return 0
+
+
+def survey(images: Positional[Path], out: Path) -> int:
+    """Look at every image once, and write down what a careful eye would find: survey.csv and excluded.csv.
+
+    Args:
+        images: The folder, with one subfolder a class; without labels, images alone will do.
+        out: The folder to write to, outside of it.
+    """
+    inspection.check_place(images, out)
+    with progress_bar("looking at every image") as update:
+        rows = inspection.inspect(images, update)
+    inspection.write(rows, out)  # survey.html, the page of the same rows, is to be written here
+    _summarise(rows, out)
     return 0
 
 
@@ -95,6 +113,26 @@ def verify(pack: Positional[Path]) -> int:
         print(f"damaged: {opened.describe(index)}")
     print(f"{pack}: {len(opened) - len(damaged)} of {len(opened)} images are as they were packed")
     return 1 if damaged else 0
+
+
+def _summarise(rows: Sequence[Row], out: Path) -> None:
+    """Counts by finding, and what to do next."""
+    table = Table("finding", "images", "to exclude", title=f"{len(rows)} images", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for finding in FINDINGS:
+        found = [row.verdict for row in rows if finding in row.findings]
+        if found:
+            table.add_row(finding, str(len(found)), str(found.count("exclude")))
+    excluded = sum(row.verdict == "exclude" for row in rows)
+    table.add_section()
+    table.add_row("any of them", str(sum(bool(row.findings) for row in rows)), str(excluded))
+    console = Console()
+    console.print(table)
+    exclusions = _plain(str(out / "excluded.csv"))
+    console.print(
+        f"leave them out: python -m cache pack IMAGES --out PACK --exclude {exclusions}", soft_wrap=True
+    )
 
 
 def _describe(opened: Pack, listing: bool) -> None:
@@ -162,7 +200,7 @@ def _plain(text: str) -> str:
 
 def main() -> int:
     """Run the subcommand that the command line names."""
-    commands = {command.__name__: deferred(command) for command in (demo, pack, info, verify)}
+    commands = {command.__name__: deferred(command) for command in (demo, survey, pack, info, verify)}
     call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"))
     code: int = call()
     return code

@@ -11,10 +11,10 @@ import base64
 import csv
 import hashlib
 import io
-import itertools
 import os
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,8 +25,10 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from cache.decisions import Decision, Photograph, check_classes, match
+from cache.findings import FINDINGS
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from cache.survey import Look, Progress, survey
+from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
 """A record batch is closed at this size: the memory that packing needs."""
@@ -171,23 +173,31 @@ def write(
 def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
-    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part, and
-    exact duplicates within a class stay together.
+    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part. Twins, exact
+    and near, stay together: at the place of the first of them by that order, in the first split with room for them
+    all. A picture that two classes claim is for training: the other splits measure, and a wrong label measures wrongly.
     """
     keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
-    by_class: dict[int, list[int]] = {}
-    for index in sorted(range(len(kept)), key=lambda index: keys[index]):
-        by_class.setdefault(kept[index][0].label, []).append(index)
+    families: dict[int, list[int]] = {}
+    for index, group in enumerate(find_twins([look for _, look in kept]).groups().tolist()):
+        families.setdefault(group, []).append(index)
+    by_class: dict[int, list[list[int]]] = {}
+    sizes = Counter(source.label for source, _ in kept)
+    for family in sorted(families.values(), key=lambda family: min(keys[index] for index in family)):
+        labels = {kept[index][0].label for index in family}
+        if len(labels) == 1:
+            by_class.setdefault(labels.pop(), []).append(family)
     splits = ["train"] * len(kept)
-    for members in by_class.values():
-        test = min(round(options.test * len(members)), len(members) - 1)
-        held_out = min(test + round(options.val * len(members)), len(members) - 1)
-        place = 0
-        for _, twins in itertools.groupby(members, key=lambda index: keys[index]):
-            split = "test" if place < test else "val" if place < held_out else "train"
-            for index in twins:
-                splits[index] = split
-                place += 1
+    for label, members in by_class.items():
+        test = min(round(options.test * sizes[label]), sizes[label] - 1)
+        val = min(round(options.val * sizes[label]), sizes[label] - 1 - test)
+        room = {"test": test, "val": val}
+        for family in members:
+            split = next((split for split in room if room[split] >= len(family)), None)
+            if split:
+                room[split] -= len(family)
+                for index in family:
+                    splits[index] = split
     return splits
 
 
@@ -321,7 +331,7 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     if decision and decision.choice == "exclude":
         return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
     if listed is not None and not decision:
-        return Excluded(source.path, listed, "exclusion list")
+        return _exclude_by_list(source.path, listed)
     if look.problem:
         return Excluded(source.path, look.problem, look.detail)
     return Excluded(source.path, "grayscale", grey) if grey and not decision else None
@@ -339,6 +349,13 @@ def _relabel(
             source = replace(source, label=classes.index(decision.to))
         rows.append((source, look))
     return rows, relabelled
+
+
+def _exclude_by_list(path: str, reason: str) -> Excluded:
+    """A reason of the survey's begins with its finding, which is what reasons are counted by; what follows is detail."""
+    finding, _, detail = reason.partition(": ")
+    known = finding in FINDINGS and detail
+    return Excluded(path, finding, detail) if known else Excluded(path, reason, "exclusion list")
 
 
 def _drop_empty_classes(

@@ -25,12 +25,25 @@ from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cache.machine import available_cores
 
 GREY_SPREAD: Final = 4.0
 """Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels.
 On 3,829 real photographs the 18 grayscale ones measured at most 2, the palest coloured one 8 (docs/log.md)."""
+TINT_RESIDUE: Final = 4.8
+"""Levels: a tinted print is monochrome when the colour of 99 % of its pixels is this near to a smooth curve over luma.
+On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured one 5.1."""
+TINT_STIFFNESS: Final = 3e-4
+"""What it costs a coefficient of that curve to be large: 60 levels, which a strong tint takes, next to nothing, and the
+1,000 that would separate two shades a level apart more than any fit is worth."""
+TINT_DETAIL: Final = 10.0
+"""Standard deviation of luma below which a picture is too flat to tell a tint from a colour."""
+TINT_STRENGTH: Final = 64.0
+"""Levels of colour beyond which it is the light that is coloured, as under a red lamp, and no print that is tinted."""
+THUMBNAIL: Final = 16
+"""Side of the thumbnail that near-duplicates are told by."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
@@ -42,6 +55,9 @@ class Look:
     """What one look at a file found. `problem` is empty when the file can be trained on as it is.
 
     width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
+    luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness: variance of
+    the Laplacian at a short side of at most 256 pixels. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal.
+    thumbnail: RGB `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes.
     crc32, sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
     """
 
@@ -52,6 +68,14 @@ class Look:
     mean_luma: float = 0.0
     colourfulness: float = 0.0
     grayscale: bool = False
+    luma_low: float = 0.0
+    luma_high: float = 0.0
+    blown: float = 0.0
+    sharpness: float = 0.0
+    mode: str = ""
+    animated: bool = False
+    perceptual_hash: str = ""
+    thumbnail: bytes = b""
     bytes: int = 0
     crc32: int = 0
     sha256: str = ""
@@ -64,23 +88,125 @@ class SurveyError(RuntimeError):
     """The survey itself cannot run: the child process does not start."""
 
 
-def measure(pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """Statistics of one decoded image `[H, W, 3]`: the fields of `Look` that come from pixels.
+def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
+    """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `Look` that come from pixels.
 
-    Large images are sampled on a grid of at least 256 pixels a side; the means move by well under one level.
+    Means are of a grid of at least 256 pixels a side of a large image, which moves them by well under one level; what
+    depends on neighbours is measured on the whole image, averaged down to a short side of at most 256 pixels.
     """
     step = max(1, min(pixels.shape[:2]) // 256)
-    sample = pixels[::step, ::step].astype(np.float32)
-    red, green, blue = sample[..., 0], sample[..., 1], sample[..., 2]
-    spread = sample.max(axis=2) - sample.min(axis=2)
-    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    planes = np.ascontiguousarray(pixels[::step, ::step].transpose(2, 0, 1), np.float32)
+    small = shrink(pixels, 256)
+    shades = luma(small)
+    low, high = np.percentile(shades, (5, 95))
+    thumbnail = np.asarray(
+        Image.fromarray(upright(small, orientation)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    )
     return {
-        "mean_luma": float((0.299 * red + 0.587 * green + 0.114 * blue).mean()),
-        "colourfulness": float(
-            np.hypot(*opponents.std(axis=(1, 2))) + 0.3 * np.hypot(*opponents.mean(axis=(1, 2)))
-        ),
-        "grayscale": bool(np.percentile(spread, 99) <= GREY_SPREAD),
+        "mean_luma": float(0.299 * planes[0].mean() + 0.587 * planes[1].mean() + 0.114 * planes[2].mean()),
+        "colourfulness": colourfulness(planes),
+        "grayscale": is_grey(planes) or is_tinted(small),
+        "luma_low": float(low),
+        "luma_high": float(high),
+        "blown": float((shades >= 252).mean()),
+        "sharpness": sharpness(shades),
+        "perceptual_hash": perceptual_hash(thumbnail),
+        "thumbnail": thumbnail.tobytes(),
     }
+
+
+def colourfulness(planes: NDArray[np.float32]) -> float:
+    """Hasler & Suesstrunk 2003, of red, green and blue `[3, H, W]`."""
+    red, green, blue = planes
+    opponents = red - green, (red + green) / 2 - blue
+    spread = np.hypot(*(plane.std() for plane in opponents))
+    return float(spread + 0.3 * np.hypot(*(plane.mean() for plane in opponents)))
+
+
+def is_grey(planes: NDArray[np.float32]) -> bool:
+    """Whether red, green and blue `[3, H, W]` are equal but for what compression adds."""
+    red, green, blue = planes
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return bool((spread <= GREY_SPREAD).mean() >= 0.99)
+
+
+def is_tinted(pixels: NDArray[np.uint8]) -> bool:
+    """Whether an image `[H, W, 3]` is a black-and-white photograph with a tint.
+
+    In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A white dog in
+    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The image is averaged down
+    first, which leaves nothing of the noise that JPEG adds to colours.
+    """
+    small = shrink(pixels, 32).astype(np.float32).reshape(-1, 3)
+    shades = luma(small)
+    if shades.std() < TINT_DETAIL:
+        return False
+    colours = small[:, ::2] - shades[:, None]
+    if np.percentile(np.linalg.norm(colours, axis=1), 99) > TINT_STRENGTH:
+        return False
+    return tint_residue(shades, colours) <= TINT_RESIDUE
+
+
+def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
+    """How far colours `[n, 2]`, blue and red without luma, lie from a smooth curve over luma `[n]`: 99th percentile.
+
+    The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply as it
+    takes to pass through the fur and the snow.
+    """
+    powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
+    cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
+    curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
+    return float(np.percentile(np.linalg.norm(colours - curve, axis=1), 99))
+
+
+def sharpness(shades: NDArray[np.float32]) -> float:
+    """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 where there is no room for one."""
+    if min(shades.shape) < 3:
+        return 0.0
+    middle = shades[1:-1, 1:-1]
+    around = shades[:-2, 1:-1] + shades[2:, 1:-1] + shades[1:-1, :-2] + shades[1:-1, 2:]
+    return float((4 * middle - around).var())
+
+
+def perceptual_hash(thumbnail: NDArray[np.uint8]) -> str:
+    """64 bits as 16 hexadecimal digits: which of the lowest 8 x 8 waves of luma are above their median."""
+    waves = cosines(8, len(thumbnail))
+    found = waves @ luma(thumbnail) @ waves.T
+    return np.packbits(found > np.median(found)).tobytes().hex()
+
+
+def cosines(count: int, length: int) -> NDArray[np.float32]:
+    """The first `count` rows of the orthonormal cosine transform (DCT-II) of `length` values."""
+    places = (np.arange(length) + 0.5) * np.pi / length
+    waves = np.cos(np.arange(count)[:, None] * places) * np.sqrt(2 / length)
+    waves[0] /= np.sqrt(2)
+    return np.asarray(waves, np.float32)
+
+
+def luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Rec. 601 luma of RGB `[..., 3]`, 0..255."""
+    return np.asarray(pixels, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image `[H, W, 3]` averaged down to a short side of `side`; a smaller one as it is."""
+    height, width = pixels.shape[:2]
+    scale = side / min(height, width)
+    if scale >= 1:
+        return pixels
+    size = round(width * scale), round(height * scale)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A stored image `[H, W, 3]` as a viewer shows it; orientation: EXIF, 1..8."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def survey(paths: Sequence[Path], workers: int | None = None, progress: Progress | None = None) -> list[Look]:
@@ -155,6 +281,7 @@ class _Child:
         answer = self._ask(path)
         if answer is not None:
             known = {field.name for field in fields(Look)}
+            answer["thumbnail"] = bytes.fromhex(answer["thumbnail"])
             return Look(**{name: value for name, value in answer.items() if name in known})
         code = self.process.wait()
         self._close()
@@ -189,7 +316,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "PYTHONPATH": path},
+            env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
         assert process.stdout
         if process.stdout.readline() != b"ready\n":

@@ -62,7 +62,22 @@ def _header(data: bytes) -> dict[str, Any]:
         bomb = image.width * image.height > MAX_PIXELS  # of a PNG, reading EXIF decodes the pixels
         orientation = 1 if bomb else _orientation(image)
         width, height = image.size if orientation < 5 else image.size[::-1]
-        return {"format": image.format or "", "width": width, "height": height, "orientation": orientation}
+        return {
+            "format": image.format or "",
+            "width": width,
+            "height": height,
+            "orientation": orientation,
+            "mode": image.mode,
+            "animated": not bomb and _animated(image),
+        }
+
+
+def _animated(image: Image.Image) -> bool:
+    """Whether there is a second frame or page; of a GIF, Pillow skips one frame and does not count a thousand."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))  # an MPO holds a preview
+    except Exception:
+        return False
 
 
 def _orientation(image: Image.Image) -> int:
@@ -88,7 +103,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: Probe) -> Look:
             return Look(**known, problem=_fault(message + problem), detail=message)
         # Pillow turns the picture upright before it is packed as PNG.
         known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
-    return Look(**known, **measure(pixels), transcode=problem)
+    return Look(**known, **measure(pixels, known["orientation"]), transcode=problem)
 
 
 def _fault(message: str) -> str:
@@ -200,7 +215,7 @@ def main() -> None:
     probe = Probe()
     answers.write(b"ready\n")
     for path in _requests(sys.stdin.buffer):
-        answers.write(json.dumps(asdict(_answer(path, probe))).encode() + b"\n")
+        answers.write(json.dumps(asdict(_answer(path, probe)), default=bytes.hex).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 from pictures import encode, folder, noise
 
+from cache.findings import read_rows
 from cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
@@ -100,10 +101,33 @@ def test_verify(packed: tuple[Path, Answer], tmp_path: Path) -> None:
     ]
 
 
+def test_survey(images: Path, tmp_path: Path) -> None:
+    answer = command("survey", images, "--out", tmp_path / "found")
+    assert (answer.code, answer.err) == (0, "")
+    lines = [line.replace("│", " ").split() for line in answer.out.splitlines()]
+    assert lines[0] == ["23", "images"]
+    assert ["truncated", "1", "1"] in lines
+    assert ["undecodable", "1", "1"] in lines
+    assert ["wrong-extension", "1", "0"] in lines
+    assert answer.out.endswith(f"--exclude {tmp_path / 'found' / 'excluded.csv'}\n")
+    assert sorted(file.name for file in (tmp_path / "found").iterdir()) == ["excluded.csv", "survey.csv"]
+    rows = {row.path: row.verdict for row in read_rows(tmp_path / "found" / "survey.csv")}
+    assert len(rows) == 23
+    assert [path for path, verdict in rows.items() if verdict == "exclude"] == [
+        "Akita/cut.jpg",
+        "[b]eagle/two\nlines.jpg",
+    ]
+
+
+def test_a_survey_of_nothing_is_one_line(tmp_path: Path) -> None:
+    answer = command("survey", tmp_path / "x", "--out", tmp_path / "found")
+    assert answer == (2, "", f"error: {tmp_path / 'x'} is not there; expected a folder of images\n")
+
+
 def test_help_says_what_there_is() -> None:
     answer = command("--help")
     assert (answer.code, answer.err) == (0, "")
-    assert all(name in answer.out for name in ("demo", "pack", "info", "verify"))
+    assert all(name in answer.out for name in ("demo", "survey", "pack", "info", "verify"))
 
 
 # --- one line for everything that is wrong ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import io
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from cache.pack import (
     write,
 )
 from cache.store import SPLITS, Header, Pack, PackError
-from cache.survey import Look
+from cache.survey import Look, measure
 from pipelines.augment import Augment
 from pipelines.examine import available
 from pipelines.loader import Loader, Resources
@@ -238,6 +239,63 @@ def test_exact_duplicates_stay_together() -> None:
         assert abs(splits.count("val") - 60) < 4
 
 
+def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, Look]]:
+    """`count` looks of so many pictures, each with grain of its own, so that no two have the same bytes."""
+    made = []
+    for place in range(count):
+        pixels = noise(160, 120, 1000 * label + place % families).astype(np.int16) + place % 3
+        picture = np.clip(pixels, 0, 255).astype(np.uint8)
+        name = f"{label}/{place}.png"
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        look = Look(width=160, height=120, sha256=digest, thumbnail=measure(picture)["thumbnail"])
+        made.append((Source(Path(name), name, label), look))
+    return made
+
+
+def test_near_twins_stay_together() -> None:
+    kept = near_twins(90, 30)
+    for seed in range(5):
+        splits = assign_splits(kept, Options(0.2, 0.3, seed))
+        assert all(
+            len({splits[family], splits[family + 30], splits[family + 60]}) == 1 for family in range(30)
+        )
+        assert [splits.count(split) for split in ("test", "val")] == [27, 18]
+    assert assign_splits(kept[::-1], Options(0.2, 0.3, 4))[::-1] == splits
+
+
+def test_a_family_that_no_split_has_room_for_is_for_training() -> None:
+    kept = near_twins(30, 1) + near_twins(20, 20, label=1)
+    splits = assign_splits(kept, Options(0.1, 0.2))
+    assert set(splits[:30]) == {"train"}
+    assert [splits[30:].count(split) for split in SPLITS] == [14, 2, 4]
+
+
+def test_a_picture_that_two_classes_claim_is_for_training() -> None:
+    kept = near_twins(20, 20) + near_twins(20, 20, label=1)
+    source, look = kept[-1]
+    kept += [(replace(source, label=0, path="again.png"), replace(look, sha256="0" * 64)) for _ in range(3)]
+    for seed in range(5):
+        splits = assign_splits(kept, Options(0.2, 0.5, seed))
+        assert splits[-4:] == ["train"] * 4
+        assert [splits[20:40].count(split) for split in SPLITS] == [6, 4, 10]
+        assert [(splits[:20] + splits[40:]).count(split) for split in SPLITS] == [6, 5, 12]
+
+
+def test_a_pack_never_separates_a_picture_from_its_mirror_image(tmp_path: Path) -> None:
+    files = {
+        f"{name}/{seed}.png": noise(160, 120, seed)
+        for name in "ab"
+        for seed in range(8 * (name > "a"), 8 + 8 * (name > "a"))
+    }
+    mirrored = {path.replace(".png", "-m.png"): pixels[:, ::-1] for path, pixels in files.items()}
+    root = folder(tmp_path / "images", {path: encode(pixels) for path, pixels in (files | mirrored).items()})
+    opened = pack_of(root, Options(0.25, 0.25))
+    splits = dict(zip(paths_of(opened), opened._splits.tolist(), strict=True))
+    assert len(splits) == 32
+    assert all(splits[path] == splits[path.replace(".png", "-m.png")] for path in files)
+    assert sorted(splits.values()).count(SPLITS.index("test")) == 8
+
+
 def test_renaming_and_touching_files_moves_no_image(tmp_path: Path) -> None:
     root = images(tmp_path / "images", {"a": 12, "b": 12})
     before = pack_of(root, Options(0.2, 0.2))
@@ -335,6 +393,15 @@ def test_what_a_person_found_wrong_is_left_out(tmp_path: Path) -> None:
     assert (rows["a/a_1.png"].reason, rows["a/a_1.png"].detail) == ("a cat", "exclusion list")
     assert rows["a/a_1.png"].thumbnail
     assert rows["b/empty.jpg"].reason == "seen before"
+
+
+def test_what_the_survey_found_wrong_keeps_its_reason(tmp_path: Path) -> None:
+    why = {"a/a_0.png": "exact-duplicate: the same file as b/x.png", "a/a_1.png": "blurry: I think"}
+    opened = pack_of(images(tmp_path / "images", {"a": 3, "b": 3}), Options(0, 0, exclude=why))
+    assert [(row.reason, row.detail) for row in opened.header.excluded] == [
+        ("exact-duplicate", "the same file as b/x.png"),
+        ("blurry: I think", "exclusion list"),
+    ]
 
 
 def test_images_beside_the_class_folders_are_listed(tmp_path: Path) -> None:

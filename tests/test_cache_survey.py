@@ -7,17 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import coded, encode, folder, noise
-from PIL import Image
+from pictures import coded, encode, folder, noise, store_as
+from PIL import Image, ImageFilter
 
 from cache import survey as module
-from cache.survey import Look, SurveyError, measure, survey
+from cache.survey import THUMBNAIL, Look, SurveyError, is_grey, measure, sharpness, survey
 
 CHILD = """
 import os, time
@@ -211,7 +212,9 @@ def test_measure(pixels: NDArray[np.uint8], luma: float, colourfulness: float, g
     assert found["mean_luma"] == pytest.approx(luma, abs=1e-3)
     assert found["colourfulness"] == pytest.approx(colourfulness, abs=1e-2)
     assert found["grayscale"] is grayscale
-    assert [type(value) for value in found.values()] == [float, float, bool]  # they go into JSON
+    assert {name: type(value) for name, value in found.items()} == {
+        field.name: type(field.default) for field in fields(Look) if field.name in found
+    }  # they go into JSON
 
 
 def test_large_images_are_measured_on_a_grid() -> None:
@@ -239,17 +242,16 @@ def as_jpeg(pixels: NDArray[np.uint8] | Image.Image, **options: Any) -> NDArray[
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def grey() -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(noise(300, 200, 5)).convert("L"))
-
-
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: as_jpeg(Image.fromarray(grey())),
-        lambda: as_jpeg(np.stack([grey()] * 3, axis=2)),
-        lambda: as_jpeg(as_jpeg(np.stack([grey()] * 3, axis=2), quality=90), quality=40),
-        lambda: np.stack([grey(), grey(), np.clip(grey().astype(int) - 3, 0, 255).astype(np.uint8)], axis=2),
+        lambda: as_jpeg(Image.fromarray(photograph())),
+        lambda: as_jpeg(np.stack([photograph()] * 3, axis=2)),
+        lambda: as_jpeg(as_jpeg(np.stack([photograph()] * 3, axis=2), quality=90), quality=40),
+        lambda: np.stack(
+            [photograph(), photograph(), np.clip(photograph().astype(int) - 3, 0, 255).astype(np.uint8)],
+            axis=2,
+        ),
     ],
     ids=["one channel", "three equal channels", "twice a jpeg", "three levels of tint"],
 )
@@ -270,6 +272,98 @@ def test_a_white_dog_in_snow_is_a_coloured_photograph() -> None:
     assert found["grayscale"] is False
 
 
-def test_a_sepia_print_is_coloured() -> None:
-    tint = grey()[..., None] * np.array([1.0, 0.9, 0.72])
-    assert measure(as_jpeg(tint.astype(np.uint8)))["grayscale"] is False
+TINTS = {"sepia": (1.0, 0.9, 0.72), "selenium": (0.96, 0.93, 1.0), "cyanotype": (0.8, 0.95, 1.0)}
+
+
+def photograph(seed: int = 5) -> NDArray[np.uint8]:
+    """Grey blobs with grain, 300 x 200."""
+    return np.asarray(Image.fromarray(noise(300, 200, seed)).convert("L"))
+
+
+@pytest.mark.parametrize("tint", TINTS.values(), ids=TINTS)
+@pytest.mark.parametrize("quality", [95, 75, 50])
+def test_a_tinted_print_is_grayscale(tint: tuple[float, float, float], quality: int) -> None:
+    print_ = as_jpeg((photograph()[..., None] * np.array(tint)).astype(np.uint8), quality=quality)
+    assert not is_grey(print_.transpose(2, 0, 1).astype(np.float32))
+    assert measure(print_)["grayscale"] is True
+
+
+def test_shadows_and_lights_may_have_tints_of_their_own() -> None:
+    """Toned twice: bluish shadows, warm lights."""
+    share = photograph()[..., None] / 255
+    toned = 255 * share * ((1 - share) * np.array([0.85, 0.95, 1.0]) + share * np.array([1.0, 0.97, 0.88]))
+    assert measure(as_jpeg(toned.astype(np.uint8)))["grayscale"] is True
+
+
+def test_one_spot_of_another_colour_makes_a_tinted_picture_coloured() -> None:
+    tinted = (photograph()[..., None] * np.array(TINTS["sepia"])).astype(np.uint8)
+    tinted[80:120, 100:150] = (90, 100, 140)  # a fortieth of the picture
+    assert measure(as_jpeg(tinted))["grayscale"] is False
+
+
+@pytest.mark.parametrize("fur", [(250, 247, 238), (246, 240, 226), (252, 250, 242)])
+@pytest.mark.parametrize("snow", [(243, 246, 250), (228, 235, 243), (205, 214, 226)])
+def test_pale_dogs_in_snow_are_coloured(fur: tuple[int, int, int], snow: tuple[int, int, int]) -> None:
+    """With the light and shade of a photograph over both, and a nose."""
+    shade = 0.75 + 0.25 * photograph()[..., None] / 255
+    scene = np.where(np.arange(300)[:, None] % 300 < 140, np.array(fur), np.array(snow)) * shade
+    scene[90:110, 60:80] = 30
+    found = measure(as_jpeg(scene.astype(np.uint8), quality=90))
+    assert found["colourfulness"] < 20
+    assert found["grayscale"] is False
+
+
+def test_one_colour_all_over_is_not_a_tint() -> None:
+    assert measure(flat(120, 125, 120, width=64, height=64))["grayscale"] is False
+    red_light = (photograph()[..., None] * np.array([1.0, 0.1, 0.1])).astype(np.uint8)
+    assert measure(red_light)["grayscale"] is False
+
+
+def test_a_blurred_picture_is_less_sharp_at_any_size() -> None:
+    for scale in (1, 3):
+        sharp = Image.fromarray(noise(300 * scale, 260 * scale, 2))
+        blurred = sharp.filter(ImageFilter.GaussianBlur(4 * scale))
+        assert measure(np.asarray(sharp))["sharpness"] > 5 * measure(np.asarray(blurred))["sharpness"]
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    board = 10.0 * (np.indices((6, 8)).sum(axis=0) % 2).astype(np.float32)
+    assert sharpness(board) == 1600.0  # 4 x 10 against 4 x 0 above and below: +-40
+    assert sharpness(np.zeros((2, 9), np.float32)) == 0.0
+
+
+def test_the_percentiles_and_the_white_of_luma() -> None:
+    found = measure(
+        np.vstack(
+            [flat(10, 10, 10, height=30), flat(100, 100, 100, height=50), flat(255, 255, 255, height=20)]
+        )
+    )
+    assert (found["luma_low"], found["luma_high"]) == pytest.approx((10, 255))
+    assert found["blown"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_thumbnail_is_upright(orientation: int) -> None:
+    picture = coded(320, 208, 5)
+    found = measure(store_as(picture, orientation), orientation)
+    thumbnail = np.frombuffer(found["thumbnail"], np.uint8).reshape(THUMBNAIL, THUMBNAIL, 3).astype(int)
+    assert np.abs(thumbnail - coded(THUMBNAIL, THUMBNAIL, 5)).max() <= 10  # red across, green down
+    assert found["perceptual_hash"] == measure(picture)["perceptual_hash"]
+
+
+def test_the_perceptual_hash_survives_compression_and_size_and_tells_pictures_apart() -> None:
+    def bits(picture: NDArray[np.uint8]) -> int:
+        return int(measure(picture)["perceptual_hash"], 16)
+
+    picture = noise(300, 260, 1)
+    small = np.asarray(Image.fromarray(as_jpeg(picture, quality=40)).resize((120, 100)))
+    assert (bits(picture) ^ bits(small)).bit_count() <= 4
+    assert (bits(picture) ^ bits(noise(300, 260, 2))).bit_count() >= 16
+
+
+def test_what_the_child_measures_is_what_is_measured_here(tmp_path: Path, children: list[Any]) -> None:
+    (path,) = files(tmp_path, "a.png")
+    (look,) = survey([path])
+    measured = measure(coded(10, 9))
+    assert {name: getattr(look, name) for name in measured} == measured
+    assert (look.mode, look.animated) == ("RGB", False)

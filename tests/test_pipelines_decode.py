@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, store_as
 from PIL import Image, features
 
-from cache.survey import Look
+from cache.survey import Look, measure
 from pipelines import examine as module
 from pipelines.decode import DecodeError, decode, halve
 from pipelines.examine import Probe, examine, pillow_pixels
@@ -133,9 +133,8 @@ def test_a_look_at_a_good_file(probe: Probe) -> None:
         width=72,
         height=96,
         orientation=6,
-        mean_luma=look.mean_luma,
-        colourfulness=look.colourfulness,
-        grayscale=False,
+        mode="RGB",
+        **measure(decode(array(data)), 6),
         bytes=len(data),
         crc32=zlib.crc32(data),
         sha256=hashlib.sha256(data).hexdigest(),

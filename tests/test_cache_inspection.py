@@ -1,0 +1,151 @@
+"""A folder inspected as a whole: the demo's planted faults, the two tables, and `pack`, which takes one of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from pictures import encode, folder, noise, survey_here
+
+from cache import inspection as module
+from cache import pack as pack_module
+from cache.demo import draw_demo
+from cache.findings import Row, read_rows
+from cache.inspection import check_place, inspect, write
+from cache.pack import Options, pack, read_exclusions
+from cache.store import Pack, PackError
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at files in this process: the children have a test file of their own."""
+    monkeypatch.setattr(module, "survey", survey_here)
+    monkeypatch.setattr(pack_module, "survey", survey_here)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six breeds of 17, with every fault that the demo plants."""
+    folder = tmp_path_factory.mktemp("inspection") / "demo"
+    draw_demo(folder, 6, 17, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(demo: Path) -> list[Row]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "survey", survey_here)
+        return inspect(demo)
+
+
+def planted(demo: Path, *faults: str) -> dict[str, str]:
+    """Path of every image with one of these faults, and of its twin."""
+    with (demo / "truth.csv").open(newline="") as file:
+        return {row["path"]: row["of"] for row in csv.DictReader(file) if row["fault"] in faults}
+
+
+def test_every_image_of_the_demo_has_a_row(demo: Path, rows: list[Row]) -> None:
+    assert len(rows) == 102
+    assert [row.path for row in rows] == sorted(row.path for row in rows)
+    assert all((demo / row.path).is_file() and row.label == row.path.split("/")[0] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("finding", "faults"),
+    [
+        ("undecodable", ("empty", "not-an-image")),
+        ("truncated", ("truncated",)),
+        ("grayscale", ("grayscale",)),
+        ("transcoded", ("gif",)),
+        ("cmyk", ("cmyk",)),
+    ],
+)
+def test_what_the_demo_planted_is_found_and_nothing_else(
+    finding: str, faults: tuple[str, ...], demo: Path, rows: list[Row]
+) -> None:
+    truth = planted(demo, *faults)
+    assert truth
+    assert {row.path for row in rows if finding in row.findings} == truth.keys()
+
+
+@pytest.mark.parametrize("finding", ["exact-duplicate", "near-duplicate"])
+def test_the_twins_that_the_demo_planted_are_found_and_no_other(
+    finding: str, demo: Path, rows: list[Row]
+) -> None:
+    truth = {frozenset(pair) for pair in planted(demo, finding).items()}
+    assert truth
+    assert {frozenset((row.path, row.of)) for row in rows if finding in row.findings} == truth
+
+
+def test_the_exclusions_are_what_pack_takes(demo: Path, rows: list[Row], tmp_path: Path) -> None:
+    write(rows, tmp_path)
+    assert [row.path for row in read_rows(tmp_path / "survey.csv")] == [row.path for row in rows]
+    exclusions = read_exclusions(tmp_path / "excluded.csv")
+    assert exclusions == {row.path: row.reason for row in rows if row.verdict == "exclude"}
+    pack(demo, tmp_path / "p.arrow", Options(exclude=exclusions))
+    summary = Pack(tmp_path / "p.arrow").summary()
+    assert summary["images"] == 102 - len(exclusions)
+    listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
+    assert listed == exclusions
+    assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
+
+
+def test_images_without_folders_have_no_class(tmp_path: Path) -> None:
+    folder(
+        tmp_path, {"b.png": encode(noise(90, 80, 1)), "a.png": encode(noise(90, 80, 1)), "notes.txt": b"?"}
+    )
+    found = inspect(tmp_path)
+    assert [(row.path, row.label, row.verdict) for row in found] == [
+        ("a.png", "", "keep"),
+        ("b.png", "", "exclude"),
+    ]
+
+
+def test_a_class_is_the_first_folder(tmp_path: Path) -> None:
+    folder(tmp_path, {"a/deep/er/1.png": encode(noise(90, 80, 1)), "a/2.txt": b"?"})
+    assert [(row.path, row.label, row.findings) for row in inspect(tmp_path)] == [
+        ("a/2.txt", "a", ("undecodable",)),
+        ("a/deep/er/1.png", "a", ()),
+    ]
+
+
+def test_nothing_to_inspect(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match=r"x is not there; expected a folder of images$"):
+        inspect(tmp_path / "x")
+    with pytest.raises(PackError, match=r"holds no files; expected images$"):
+        inspect(tmp_path)
+    folder(tmp_path, {"notes.txt": b"?"})
+    with pytest.raises(PackError, match=r"holds no images; expected some, or one subfolder a class"):
+        inspect(tmp_path)
+
+
+def test_a_place_to_write_to(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", {"a.png": b""})
+    check_place(images, tmp_path / "new" / "out")
+    assert (tmp_path / "new" / "out").is_dir()
+    with pytest.raises(
+        PackError, match=r"out lies inside .*images, whose files are inspected; name a folder"
+    ):
+        check_place(images, images / "out")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PackError, match=r"file is no folder that can be written to \(.*\); name another$"):
+        check_place(images, tmp_path / "file")
+    check_place(tmp_path / "nowhere", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write([Row("a/1.png", "a", verdict="exclude", reason="grayscale: colourfulness 0.0")], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_rows", full)
+    with pytest.raises(
+        PackError, match=r"survey\.csv cannot be written: No space left on device; nothing was"
+    ):
+        write([], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

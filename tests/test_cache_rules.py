@@ -1,0 +1,224 @@
+"""Each finding on a file that has just that fault, and what the machine would do with twins of every kind."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pictures import encode, folder, noise, survey_here
+from PIL import Image, ImageFilter
+
+from cache.findings import FINDINGS, Row
+from cache.rules import is_misnamed, judge
+from cache.survey import Look
+
+SHARP = noise(200, 150, 3)
+
+
+def inspected(root: Path, files: Mapping[str, bytes]) -> dict[str, Row]:
+    """Rows by path; the class is the first folder."""
+    folder(root, files)
+    looks = survey_here([root / path for path in files])
+    return {row.path: row for row in judge([*files], [path.split("/")[0] for path in files], looks)}
+
+
+def bomb() -> bytes:
+    """A PNG whose header claims 20,000 x 20,000 pixels, and which holds one row."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(60_001)))
+
+
+def frames(format: str) -> bytes:
+    stream, images = io.BytesIO(), [Image.fromarray(noise(80, 60, seed)) for seed in range(3)]
+    images[0].save(stream, format, save_all=True, append_images=images[1:])
+    return stream.getvalue()
+
+
+def scaled(pixels: NDArray[np.uint8], factor: float, offset: float = 0) -> NDArray[np.uint8]:
+    return np.asarray(np.clip(pixels * factor + offset, 0, 255), np.uint8)
+
+
+def grey(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels).convert("L")
+
+
+FAULTY: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "empty": ("a/x.jpg", lambda: b"", "undecodable"),
+    "text": ("a/x.jpg", lambda: b"<html>", "undecodable"),
+    "cut short": ("a/x.jpg", lambda: encode(SHARP, "JPEG")[:-9000], "truncated"),
+    "bomb": ("a/x.png", bomb, "bomb"),
+    "one channel": ("a/x.jpg", lambda: encode(grey(SHARP), "JPEG"), "grayscale"),
+    "three equal channels": ("a/x.png", lambda: encode(grey(SHARP).convert("RGB")), "grayscale"),
+    "tiny": ("a/x.png", lambda: encode(noise(47, 60, 1)), "odd-size"),
+    "long": ("a/x.png", lambda: encode(noise(400, 130, 1)), "odd-size"),
+    "huge": ("a/x.png", lambda: encode(Image.fromarray(SHARP).resize((1000, 750), 0)), "odd-size"),
+    "dark": ("a/x.png", lambda: encode(scaled(SHARP, 0.2)), "dark"),
+    "bright": ("a/x.png", lambda: encode(scaled(SHARP, 0.2, 200)), "bright"),
+    "blown": ("a/x.png", lambda: encode(np.where(np.indices((150, 200, 3))[1] < 175, 255, SHARP).astype("u1")), "bright"),
+    "blurred": ("a/x.png", lambda: encode(Image.fromarray(SHARP).filter(ImageFilter.GaussianBlur(5))), "blurred"),
+    "misnamed": ("a/x.png", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
+    "no name of an image": ("a/x.txt", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
+    "transcoded": ("a/x.ppm", lambda: encode(SHARP, "PPM"), "transcoded"),
+    "animated": ("a/x.webp", lambda: frames("WEBP"), "animated"),
+    "pages": ("a/x.tif", lambda: frames("TIFF"), "animated"),
+    "print": ("a/x.jpg", lambda: encode(Image.fromarray(SHARP).convert("CMYK"), "JPEG"), "cmyk"),
+}  # fmt: skip
+LOST = {"undecodable", "truncated", "bomb", "grayscale"}
+
+
+@pytest.fixture(autouse=True)
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the child process: `examine` refuses bombs itself."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_each_fault_is_found_and_no_other(name: str, tmp_path: Path) -> None:
+    path, make, finding = FAULTY[name]
+    files = {f"b/{seed}.png": encode(noise(180 + seed, 140, seed)) for seed in (50, 51, 52)}
+    rows = inspected(tmp_path, files | {path: make()})
+    assert rows[path].findings == (finding,)
+    assert rows[path].verdict == ("exclude" if finding in LOST else "keep")
+    assert rows[path].reason.startswith(f"{finding}: ")
+    assert len(rows[path].reason) > len(finding) + 8
+    assert [rows[other].findings for other in files] == [()] * 3
+    assert {rows[other].reason for other in files} == {""}
+
+
+def test_an_animated_gif_is_two_findings(tmp_path: Path) -> None:
+    rows = inspected(tmp_path, {"a/x.gif": frames("GIF"), "a/y.gif": encode(noise(80, 60, 9), "GIF")})
+    assert rows["a/x.gif"].findings == ("transcoded", "animated")
+    assert rows["a/y.gif"].findings == ("transcoded",)
+
+
+def test_a_preview_inside_a_photograph_is_no_animation(tmp_path: Path) -> None:
+    assert inspected(tmp_path, {"a/x.jpg": frames("MPO")})["a/x.jpg"].findings == ()
+
+
+def test_a_row_says_what_the_look_measured(tmp_path: Path) -> None:
+    data = encode(SHARP, "JPEG", 6)
+    (look,) = survey_here([folder(tmp_path, {"x.jpg": data}) / "x.jpg"])
+    row = inspected(tmp_path, {"a/x.jpg": data})["a/x.jpg"]
+    assert (row.label, row.format, row.width, row.height, row.bytes) == ("a", "JPEG", 150, 200, len(data))
+    names = ("orientation", "colourfulness", "mean_luma", "sharpness", "sha256", "perceptual_hash")
+    assert [getattr(row, name) for name in names] == [getattr(look, name) for name in names]
+    assert row.orientation == 6
+    assert min(row.colourfulness, row.mean_luma, row.sharpness) > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "misnamed"),
+    [
+        ("a/x.jpg", "JPEG", False),
+        ("a/x.JPEG", "MPO", False),
+        ("a/x.jpg", "PNG", True),
+        ("a/x", "PNG", False),
+        ("a.jpg/x", "PNG", False),
+        ("a/x.mpo", "JPEG", False),
+        ("a/x.tif", "TIFF", False),
+        ("a/x.jp2", "JPEG2000", False),
+        ("a/x.pgm", "PPM", False),
+        ("a/x.bak", "JPEG", True),
+    ],
+)
+def test_whose_name_a_file_has(path: str, format: str, misnamed: bool) -> None:
+    assert is_misnamed(path, format) is misnamed
+
+
+# --- twins -----------------------------------------------------------------------------------------------------------
+
+
+def verdicts(rows: Mapping[str, Row]) -> dict[str, tuple[str, str]]:
+    return {path: (row.verdict, row.of) for path, row in rows.items()}
+
+
+def test_of_copies_in_one_class_the_first_is_kept(tmp_path: Path) -> None:
+    data = encode(SHARP)
+    rows = inspected(
+        tmp_path, {"a/1.png": data, "a/2.png": data, "a/3.png": data, "b/4.png": encode(noise(200, 150, 4))}
+    )
+    assert verdicts(rows) == {
+        "a/1.png": ("keep", "a/2.png"),
+        "a/2.png": ("exclude", "a/1.png"),
+        "a/3.png": ("exclude", "a/1.png"),
+        "b/4.png": ("keep", ""),
+    }
+    assert [row.findings for row in rows.values()] == [("exact-duplicate",)] * 3 + [()]
+    assert rows["a/3.png"].reason == "exact-duplicate: the same file as a/1.png"
+
+
+def test_of_copies_in_two_classes_none_is_kept(tmp_path: Path) -> None:
+    data = encode(SHARP)
+    rows = inspected(tmp_path, {"a/1.png": data, "a/2.png": data, "b/3.png": data})
+    assert verdicts(rows) == {
+        "a/1.png": ("exclude", "b/3.png"),
+        "a/2.png": ("exclude", "b/3.png"),
+        "b/3.png": ("exclude", "a/1.png"),
+    }
+    assert rows["b/3.png"].reason == (
+        "exact-duplicate: the same file as a/1.png, which has another label: at least one of them is wrong"
+    )
+
+
+def test_near_twins_are_kept_in_one_class_and_not_in_two(tmp_path: Path) -> None:
+    one, other = (Image.fromarray(noise(200, 150, seed)) for seed in (3, 4))
+    small, mirrored = other.resize((100, 75)), one.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    files = {
+        "a/1.png": encode(one),
+        "a/2.png": encode(mirrored),
+        "a/3.png": encode(other),
+        "b/4.png": encode(small),
+    }
+    rows = inspected(tmp_path, files)
+    assert verdicts(rows) == {
+        "a/1.png": ("keep", "a/2.png"),
+        "a/2.png": ("keep", "a/1.png"),
+        "a/3.png": ("exclude", "b/4.png"),
+        "b/4.png": ("exclude", "a/3.png"),
+    }
+    assert {row.findings for row in rows.values()} == {("near-duplicate",)}
+    assert rows["a/1.png"].reason == (
+        "near-duplicate: the same picture as a/2.png in a mirror; they stay in one split"
+    )
+    assert rows["b/4.png"].reason == (
+        "near-duplicate: the same picture as a/3.png, which has another label: at least one of them is wrong"
+    )
+
+
+def test_the_twin_that_excludes_is_the_one_that_is_named(tmp_path: Path) -> None:
+    """In its own class is the nearer twin, but the one in another class is why it cannot stay."""
+    image = Image.fromarray(SHARP)
+    files = {
+        "a/1.png": encode(image),
+        "a/2.jpg": encode(image, "JPEG", quality=95),
+        "b/3.jpg": encode(image.crop((6, 4, 196, 146)), "JPEG", quality=40),
+    }
+    row = inspected(tmp_path, files)["a/1.png"]
+    assert (row.verdict, row.of) == ("exclude", "b/3.jpg")
+    assert row.reason.count("near-duplicate: ") == 2
+
+
+def test_findings_come_in_the_order_in_which_to_look_at_them(tmp_path: Path) -> None:
+    dark = encode(grey(scaled(SHARP, 0.2)), "JPEG")
+    row = inspected(tmp_path, {"a/1.png": dark, "a/2.png": dark})["a/2.png"]
+    assert row.findings == ("grayscale", "exact-duplicate", "dark", "wrong-extension")
+    assert [*row.findings] == [name for name in FINDINGS if name in row.findings]
+    assert row.verdict == "exclude"
+    assert row.reason.startswith("grayscale: colourfulness 0.0; exact-duplicate: the same file as a/1.png; ")
+
+
+def test_without_labels_copies_are_copies(tmp_path: Path) -> None:
+    looks = [Look(sha256="a", luma_high=200, sharpness=99, width=90, height=90)] * 2
+    rows = judge(["1", "2"], ["", ""], looks)
+    assert [(row.verdict, row.of) for row in rows] == [("keep", "2"), ("exclude", "1")]
+    assert judge([], [], []) == []

@@ -1,0 +1,183 @@
+"""Twins on known truth: pictures changed here, by as much as is said, and strangers that resemble each other."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pictures import coded, encode, noise
+from PIL import Image
+
+from cache import twins as module
+from cache.demo import BREEDS, draw_dog
+from cache.survey import Look, measure
+from cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins, measure_apart
+
+Thumbnail = NDArray[np.uint8]
+
+
+def thumbnail(image: Image.Image) -> Thumbnail:
+    return np.frombuffer(measure(np.asarray(image.convert("RGB")))["thumbnail"], np.uint8).reshape(16, 16, 3)
+
+
+def look(image: Image.Image, name: str, problem: str = "") -> Look:
+    return Look(
+        sha256=name,
+        width=image.width,
+        height=image.height,
+        thumbnail=thumbnail(image).tobytes(),
+        problem=problem,
+    )
+
+
+def jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
+    return Image.open(io.BytesIO(encode(image, "JPEG", quality=quality, subsampling=2)))
+
+
+def crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    """What is left when shares of the sides are cut off, at the old size."""
+    width, height = image.size
+    box = left * width, top * height, (1 - right) * width, (1 - bottom) * height
+    return image.resize(image.size, Image.Resampling.BICUBIC, box)
+
+
+VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "re-encoded": lambda image: jpeg(image, 30),
+    "resized": lambda image: jpeg(image.resize((image.width // 3, image.height // 3))),
+    "squeezed": lambda image: image.resize((224, 224)),
+    "cropped all round": lambda image: jpeg(crop(image, 0.03, 0.02, 0.02, 0.03)),
+    "cropped on one side": lambda image: jpeg(crop(image, 0.06, 0, 0, 0)),
+    "mirrored": lambda image: jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "mirrored and cropped": lambda image: crop(
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 0, 0.04, 0.04, 0
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def dogs() -> list[Image.Image]:
+    """24 drawings of two breeds, in like poses."""
+    return [draw_dog(BREEDS[breed], number, 11) for breed in (1, 6) for number in range(12)]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_changed_picture_is_the_twin_of_its_original_and_of_no_other(
+    name: str, dogs: list[Image.Image]
+) -> None:
+    pictures = dogs + [VARIANTS[name](dog) for dog in dogs]
+    found = find_pairs(np.stack([thumbnail(picture) for picture in pictures]))
+    assert {(pair.one, pair.other) for pair in found} == {(place, place + 24) for place in range(24)}
+    assert max(pair.apart for pair in found) <= APART
+    assert {pair.mirrored for pair in found} == {"mirrored" in name}
+
+
+def test_drawings_of_one_breed_are_no_twins(dogs: list[Image.Image]) -> None:
+    assert find_pairs(np.stack([thumbnail(dog) for dog in dogs])) == []
+
+
+def test_half_a_picture_is_no_twin(dogs: list[Image.Image]) -> None:
+    halves = [crop(dog, 0.25, 0.25, 0.25, 0.25) for dog in dogs]
+    assert find_pairs(np.stack([thumbnail(picture) for picture in dogs + halves])) == []
+
+
+def test_what_differs_in_colour_alone_is_no_twin() -> None:
+    first, second = (thumbnail(Image.fromarray(coded(200, 150, identity))) for identity in (3, 4))
+    assert find_pairs(np.stack([first, second])) == []
+    assert [(pair.one, pair.other) for pair in find_pairs(np.stack([first, first]))] == [(0, 1)]
+
+
+def test_flat_pictures_show_nothing_to_compare() -> None:
+    assert find_pairs(np.full((5, 16, 16, 3), 200, np.uint8)) == []
+
+
+def test_how_far_apart_two_pictures_are() -> None:
+    one = np.stack([thumbnail(Image.fromarray(noise(200, 150, seed))) for seed in range(20)]).astype(
+        np.float32
+    )
+    assert measure_apart(one, one) == pytest.approx(np.zeros(20))
+    assert measure_apart(one, one[::-1]).min() > 2 * APART
+    assert measure_apart(one[:3], one[7:10]) == pytest.approx(measure_apart(one[7:10], one[:3]))
+
+
+def test_pairs_are_the_same_in_any_order_and_block(
+    dogs: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = np.stack(
+        [thumbnail(picture) for picture in dogs + [VARIANTS["mirrored"](dog) for dog in dogs]]
+    )
+    whole = find_pairs(pictures)
+    order = np.random.default_rng(0).permutation(48)
+    shuffled = {tuple(sorted((order[p.one], order[p.other]))) for p in find_pairs(pictures[order])}
+    assert shuffled == {(pair.one, pair.other) for pair in whole}
+    for name, value in (("_ROWS", 5), ("_COLUMNS", 7), ("_PAIRS", 3)):
+        monkeypatch.setattr(module, name, value)
+    assert [(p.one, p.other, p.mirrored) for p in find_pairs(pictures)] == [
+        (p.one, p.other, p.mirrored) for p in whole
+    ]
+
+
+def test_originals_are_the_first_with_the_same_hash() -> None:
+    assert find_originals(["b", "a", "", "b", "", "a", "b"]).tolist() == [0, 1, 2, 0, 4, 1, 0]
+    assert find_originals([]).tolist() == []
+
+
+def test_twins_of_looks(dogs: list[Image.Image]) -> None:
+    """Near twins are sought among originals; what has a problem has no twin, though its bytes are those of another."""
+    mirrored = VARIANTS["mirrored"](dogs[0])
+    looks = [
+        look(dogs[1], "x"),
+        look(dogs[0], "a"),
+        look(dogs[0], "a"),
+        look(mirrored, "m"),
+        look(mirrored, "m"),
+        Look(sha256="e", problem="undecodable"),
+        Look(sha256="e", problem="undecodable"),
+        Look(sha256="a", problem="unreadable"),
+    ]
+    found = find_twins(looks)
+    assert found.originals.tolist() == [0, 1, 1, 3, 3, 5, 6, 7]
+    assert [(pair.one, pair.other, pair.mirrored) for pair in found.pairs] == [(1, 3, True)]
+    assert found.groups().tolist() == [0, 1, 1, 1, 1, 5, 6, 7]
+
+
+def test_small_pictures_have_no_near_twins() -> None:
+    for side, pairs in ((48, 1), (47, 0)):
+        picture = Image.fromarray(noise(60, side, 2))
+        looks = [look(picture, "a"), look(VARIANTS["mirrored"](picture), "b")]
+        assert len(find_twins(looks).pairs) == pairs
+
+
+def test_without_thumbnails_bytes_alone_make_twins() -> None:
+    found = find_twins([Look(sha256="a"), Look(sha256="b"), Look(sha256="a")])
+    assert (found.originals.tolist(), found.pairs) == ([0, 1, 0], ())
+    assert find_twins([]).groups().tolist() == []
+
+
+def test_groups_hang_together_through_others() -> None:
+    pairs = (Pair(5, 6, 0.1, False), Pair(2, 5, 0.1, False), Pair(1, 6, 0.1, False))
+    assert Twins(np.arange(8), pairs).groups().tolist() == [0, 1, 1, 3, 4, 1, 1, 7]
+    assert Twins(np.array([0, 1, 0, 3]), (Pair(1, 3, 0.2, True),)).groups().tolist() == [0, 1, 0, 1]
+
+
+def test_a_long_burst_costs_no_square() -> None:
+    """2,000 all but equal pictures would make 2 million pairs; as few as hold them together are kept."""
+    frame = thumbnail(Image.fromarray(noise(200, 150, 1))).astype(int)
+    grain = np.random.default_rng(0).integers(-2, 3, (2000, 16, 16, 3))
+    frames = np.clip(frame + grain, 0, 255).astype(np.uint8)
+    found = find_pairs(frames)
+    assert len(found) <= 2000 * module.CLOSEST
+    assert set(Twins(np.arange(2000), tuple(found)).groups()) == {0}
+
+
+def test_a_hundred_thousand_copies_are_grouped_at_once() -> None:
+    picture = look(Image.fromarray(noise(60, 50, 1)), "a")
+    start = time.monotonic()
+    found = find_twins([picture] * 100_000)
+    groups = found.groups()
+    assert time.monotonic() - start < 10
+    assert set(groups.tolist()) == {0}
+    assert found.pairs == ()
