@@ -187,7 +187,7 @@ def _logits_out_of_fold(
 ) -> dict[float, torch.Tensor]:
     """For each penalty the logits `[n, K]` of every image, from the images of the other folds; roughly is enough."""
     logits = {penalty: torch.empty_like(offset) for penalty in PENALTIES}
-    for fold in folds.unique().tolist():
+    for fold in torch.unique(folds).tolist():
         kept, left = folds != fold, folds == fold
         found: torch.Tensor | None = None
         for penalty in PENALTIES:  # from strong to weak, each from where the one before ended
