@@ -47,9 +47,19 @@ def blow_out(picture: Picture) -> Picture:
     return picture.point(lambda level: 255 - (255 - level) * 0.1)
 
 
+def overexpose(picture: Picture) -> Picture:
+    """Five times the light, cut off at white."""
+    return picture.point(lambda level: level * 5)
+
+
 def blur(picture: Picture) -> Picture:
     """Out of focus, by a thirtieth of the short side."""
     return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 30))
+
+
+def blur_much(picture: Picture) -> Picture:
+    """Out of focus, by a tenth of the short side."""
+    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 10))
 
 
 def drain(picture: Picture) -> Picture:
@@ -101,8 +111,8 @@ def leave(picture: Picture) -> Picture:
 
 CHANGED: Final[dict[str, dict[str, Callable[[Picture], Picture]]]] = {
     "dark": {"a tenth of the light": darken},
-    "bright": {"nine tenths to white": blow_out},
-    "blurred": {"by a thirtieth": blur},
+    "bright": {"nine tenths to white": blow_out, "five times the light": overexpose},
+    "blurred": {"by a thirtieth": blur, "by a tenth": blur_much},
     "grayscale": {"one channel": drain, "three equal channels": drain_evenly},
     "odd-size": {"a twelfth": shrink, "six by six": enlarge, "a strip of 7 : 1": cut_strip},
 }
