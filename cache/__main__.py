@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from cache import decisions as decisions_module
 from cache import demo as demo_module
-from cache import inspection
+from cache import inspection, page, suspects
 from cache import pack as pack_module
 from cache.command import deferred, parse, plain, progress_bar, run
 from cache.findings import FINDINGS, Row
@@ -40,17 +40,36 @@ def demo(out: Positional[Path], classes: int = 12, per_class: int = 60, seed: in
     return 0
 
 
-def survey(images: Positional[Path], out: Path) -> int:
-    """Look at every image once, and write down what a careful eye would find: survey.csv and excluded.csv.
+def survey(
+    images: Positional[Path],
+    out: Path,
+    labels: bool = False,
+    trained: Annotated[Path | None, tyro.conf.arg(name="run")] = None,
+) -> int:
+    """Look at every image once, and write down what a careful eye would find, with a page to decide on it.
+
+    Into OUT: survey.csv, every image and its findings; excluded.csv, for pack --exclude; survey.html, the page.
 
     Args:
         images: The folder, with one subfolder a class; without labels, images alone will do.
         out: The folder to write to, outside of it.
+        labels: Look for wrong labels as well, by the features of a pretrained network.
+        trained: Look for wrong labels by what this training makes of the images that it did not see: a run folder.
     """
     inspection.check_place(images, out)
     with progress_bar("looking at every image") as update:
         rows = inspection.inspect(images, update)
-    inspection.write(rows, out)  # survey.html, the page of the same rows, is to be written here
+    inspection.write(rows, out)  # before the labels, which take longer and may fail
+    notes: dict[str, page.Note] = {}
+    if labels or trained:
+        code = suspects.review_labels(images, out / suspects.REVIEW, trained)
+        if code:
+            return code
+        review = suspects.read_review(out / suspects.REVIEW)
+        rows, notes = suspects.mark(rows, review), page.notes_on(review, images)
+        inspection.write(rows, out)
+    with progress_bar("drawing the page") as update:
+        page.write(rows, images, out / "survey.html", notes, update)
     _summarise(rows, out)
     return 0
 
@@ -129,10 +148,13 @@ def _summarise(rows: Sequence[Row], out: Path) -> None:
     table.add_row("any of them", str(sum(bool(row.findings) for row in rows)), str(excluded))
     console = Console()
     console.print(table)
-    exclusions = _plain(str(out / "excluded.csv"))
-    console.print(
-        f"leave them out: python -m cache pack IMAGES --out PACK --exclude {exclusions}", soft_wrap=True
+    pack_it = "python -m cache pack IMAGES --out PACK"
+    lines = (
+        f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions decisions.csv",
+        f"or take the machine's word: {pack_it} --exclude {out / 'excluded.csv'}",
     )
+    for line in lines:
+        console.print(_plain(line), highlight=False, soft_wrap=True)
 
 
 def _describe(opened: Pack, listing: bool) -> None:

@@ -28,6 +28,7 @@ from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
 from cache.pack import replacing
 from cache.survey import Progress
+from cache.suspects import Ranked, Review
 
 BLOCK: Final = 64
 """Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""
@@ -112,6 +113,23 @@ def write(
         for part in parts:
             file.write(part)
     return suspects
+
+
+def notes_on(review: Review, images: Path) -> dict[str, Note]:
+    """What a review says of its suspects, the most suspicious first: why, where a network looked, and who looks alike.
+
+    images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
+    """
+    return {image.path: _note_on(image, images) for image in review.suspects}
+
+
+def _note_on(image: Ranked, images: Path) -> Note:
+    near = [(f"near, {image.label}", other) for other in image.of_label]
+    near += [(f"near, {image.likelier}", other) for other in image.of_likelier]
+    small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
+    alike = [(caption, picture) for (caption, _), picture in zip(near, small, strict=True) if picture]
+    saliency = [("where the network looked", image.saliency)] if image.saliency else []
+    return Note(image.reason, image.likelier, [*saliency, *alike])
 
 
 def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], int]:

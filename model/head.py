@@ -83,11 +83,8 @@ def solve(
     _check(labels, head.out_features)
     present, targets = torch.unique(labels, return_inverse=True)
     rows = features.double()
-    mean, scale = rows.mean(0), rows.std(0, correction=0)
-    scale[scale == 0] = 1
-    starts = [_zero(rows, len(present))]
-    if pretrained is not None:
-        starts.append(_likeliest(rows, targets, len(present), pretrained))
+    mean, scale = _moments(rows)
+    starts = _starts(rows, targets, len(present), pretrained)
     standardised = (rows - mean) / scale
     solution = _choose(standardised, targets, [start(rows) for start in starts])
     start = starts[solution.from_pretrained]
@@ -102,6 +99,22 @@ def solve(
         head.weight[present] = weight.to(head.weight)
         head.bias[present] = bias.to(head.bias)
     return solution
+
+
+def out_of_fold(
+    features: Rows, labels: torch.Tensor, folds: torch.Tensor, pretrained: Linear | None = None
+) -> tuple[Solution, Rows]:
+    """Class probabilities of every image, float32 `[n, K]`, from a head that was solved without the image's own fold.
+
+    features: float32 `[n, D]`. labels: int64 `[n]`, 0..K-1, each of them there. folds: int64 `[n]`, 0..F-1. Penalty and
+    start are chosen as in `solve`, over these folds. Raises ValueError if there are fewer than two classes.
+    """
+    _check(labels, int(labels.max()) + 1)
+    rows = features.double()
+    mean, scale = _moments(rows)
+    starts = _starts(rows, labels, int(labels.max()) + 1, pretrained)
+    solution, logits = _search((rows - mean) / scale, labels, [start(rows) for start in starts], folds)
+    return solution, logits.softmax(1)
 
 
 def fit(
@@ -150,25 +163,37 @@ def classifier(network: Any) -> nn.Linear:
 
 
 def _choose(rows: Rows, targets: torch.Tensor, offsets: list[torch.Tensor]) -> Solution:
-    """The start and the penalty whose images out of fold have the least cross entropy; single precision is enough."""
-    held_out = _folds(targets)
-    rows = rows.float()
-    best: Solution | None = None
-    for index, offset in enumerate(offset.float() for offset in offsets):
-        logits = {penalty: torch.empty_like(offset) for penalty in PENALTIES}
-        for fold in range(FOLDS):
-            kept, left = held_out != fold, held_out == fold
-            found: torch.Tensor | None = None
-            for penalty in PENALTIES:  # from strong to weak, each from where the one before ended
-                found = fit(rows[kept], targets[kept], offset[kept], penalty, found, _ROUGHLY)
-                logits[penalty][left] = offset[left] + rows[left] @ found[:-1] + found[-1]
-        for penalty in PENALTIES:
-            loss = float(functional.cross_entropy(logits[penalty], targets))
-            if best is None or loss < best.cross_entropy:
-                right = float((logits[penalty].argmax(1) == targets).float().mean())
-                best = Solution(penalty, index == 1, loss, right)
+    """The start and the penalty whose images out of fold have the least cross entropy."""
+    return _search(rows, targets, offsets, _folds(targets))[0]
+
+
+def _search(
+    rows: Rows, targets: torch.Tensor, offsets: list[torch.Tensor], folds: torch.Tensor
+) -> tuple[Solution, torch.Tensor]:
+    """The best start and penalty, and the logits, float32 `[n, K]`, that they give images out of fold."""
+    best: tuple[Solution, torch.Tensor] | None = None
+    for index, offset in enumerate(offsets):
+        for penalty, logits in _logits_out_of_fold(rows.float(), targets, offset.float(), folds).items():
+            loss = float(functional.cross_entropy(logits, targets))
+            if best is None or loss < best[0].cross_entropy:
+                right = float((logits.argmax(1) == targets).float().mean())
+                best = (Solution(penalty, index == 1, loss, right), logits)
     assert best is not None
     return best
+
+
+def _logits_out_of_fold(
+    rows: Rows, targets: torch.Tensor, offset: torch.Tensor, folds: torch.Tensor
+) -> dict[float, torch.Tensor]:
+    """For each penalty the logits `[n, K]` of every image, from the images of the other folds; roughly is enough."""
+    logits = {penalty: torch.empty_like(offset) for penalty in PENALTIES}
+    for fold in torch.unique(folds).tolist():
+        kept, left = folds != fold, folds == fold
+        found: torch.Tensor | None = None
+        for penalty in PENALTIES:  # from strong to weak, each from where the one before ended
+            found = fit(rows[kept], targets[kept], offset[kept], penalty, found, _ROUGHLY)
+            logits[penalty][left] = offset[left] + rows[left] @ found[:-1] + found[-1]
+    return logits
 
 
 def _folds(targets: torch.Tensor) -> torch.Tensor:
@@ -176,6 +201,19 @@ def _folds(targets: torch.Tensor) -> torch.Tensor:
     folds = torch.empty_like(targets)
     folds[targets.argsort(stable=True)] = torch.arange(len(targets), device=targets.device) % FOLDS
     return folds
+
+
+def _moments(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and scale of every feature, `[D]`; the scale of one that never changes is 1."""
+    scale = rows.std(0, correction=0)
+    scale[scale == 0] = 1
+    return rows.mean(0), scale
+
+
+def _starts(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear | None) -> list[Linear]:
+    """Where a head may start: from zero, and from the pretrained rows."""
+    starts = [_zero(rows, classes)]
+    return starts if pretrained is None else [*starts, _likeliest(rows, targets, classes, pretrained)]
 
 
 def _zero(rows: Rows, classes: int) -> Linear:

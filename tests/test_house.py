@@ -12,16 +12,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cache", "pipelines", "model")
-SCRIPTS = ("train", "eval", "explain")
+SCRIPTS = ("train", "eval", "explain", "review")
 FORBIDDEN = {
     "cache": {"pipelines", "model", *SCRIPTS},
     "pipelines": {"model", *SCRIPTS},
     "model": {"cache", "pipelines", *SCRIPTS},
-    "train": {"eval", "explain"},
-    "eval": {"train", "explain"},
-    "explain": {"train", "eval"},
+    "train": {"eval", "explain", "review"},
+    "eval": {"train", "explain", "review"},
+    "explain": {"train", "eval", "review"},
+    "review": {"train", "eval", "explain"},
 }
-FOREIGN = {"nvidia": {"pipelines"}, "cv2": {"pipelines"}, "simplejpeg": {"pipelines"}, "timm": {"model"}}
+FOREIGN = {
+    "nvidia": {"pipelines"},
+    "cv2": {"pipelines"},
+    "simplejpeg": {"pipelines"},
+    "timm": {"model"},
+    "cleanlab": {"review"},
+}
 """Libraries that only some rooms may know."""
 
 

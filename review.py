@@ -1,0 +1,400 @@
+"""Review the labels: which images look like another class than the one they are filed under?
+
+    python review.py --images FOLDER --out labels.json
+    python review.py --run runs/dogs --out labels.json
+
+Before it: a folder with one subfolder a class, or a pack; or a training. After it: the survey marks the suspects and
+its page shows them (`cache.suspects` reads the file).
+
+Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on the frozen
+features of all folds but the image's own; with one, the run judges the images of its validation and test splits.
+The ranking is by the probability of the given label, which orders images as their loss does; how many of the first
+are suspects is what confident learning estimates (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty
+in Dataset Labels"), as cleanlab counts them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Final
+
+if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C ends the imports without a traceback; `run` takes over
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from cache.command import parse, plain, progress_bar, run
+from cache.pack import Options, pack
+from cache.store import Pack, PackError
+from cache.survey import SurveyError
+from cache.suspects import Neighbour, Ranked, Review
+from cache.values import ValueFormatError, from_json
+from model import figures, head
+from model.checkpoint import CheckpointError
+from model.inference import folded
+from model.network import WeightsError, build, normalisation, pretrained_head
+from model.precision import has_bf16, use_fast_kernels
+from model.run import CheckpointName, Run, RunError
+from model.saliency import normalise, saliency
+from model.shapes import PACK, RECIPE
+from pipelines.augment import Augment
+from pipelines.loader import Loader, Resources, choose, torch_device
+from pipelines.request import ResourcesError, StreamError
+
+SHOWN: Final = 10
+"""Suspects that the terminal lists."""
+_MAPS_AT_ONCE: Final = 16
+
+Ids = NDArray[np.int64]
+
+
+class ReviewError(ValueError):
+    """The review cannot be made as asked; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to review, and how."""
+
+    out: Path
+    """The JSON file to write: every image, the most suspicious first, and the suspects' neighbours."""
+    images: Path | None = None
+    """A folder with one subfolder a class."""
+    pack: Path | None = None
+    """A pack, instead of a folder; with --run: another one than it was trained on."""
+    run: Path | None = None
+    """A run folder: its network judges the images that it was not trained on, and shows where it looks."""
+    checkpoint: CheckpointName = "auto"
+    """With --run: swa or best, whichever did better on the validation split, or one by name."""
+    network: str = "tf_efficientnet_lite0"
+    """Without a run: whose features; any timm name."""
+    weights: str = "auto"
+    """Without a run: an installed package of weights, then timm's hub; or a file."""
+    size: int = 160
+    """Without a run: pixels a side."""
+    folds: int = 5
+    """Without a run: an image is judged by the images of the other folds."""
+    neighbours: int = 3
+    """Shown of each suspect, in either class."""
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if not (self.images or self.pack or self.run):
+            raise ValueError(
+                "there is nothing to review; name a folder, a pack or a run: --images, --pack or --run"
+            )
+        if self.images and (self.pack or self.run):
+            raise ValueError("--images is a folder of its own; expected neither --pack nor --run beside it")
+        if self.size < 32:
+            raise ValueError(f"size is {self.size}; expected at least 32 pixels")
+        if self.folds < 2:
+            raise ValueError(f"folds is {self.folds}; expected at least 2")
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours is {self.neighbours}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a judge says of n images of a pack, none of which it was fitted to.
+
+    ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1. features:
+    float32 `[n, D]`, by whose angle images are near or far.
+    """
+
+    judge: str
+    pack: Pack
+    ids: Ids
+    labels: Ids
+    probabilities: NDArray[np.float64]
+    features: NDArray[np.float32]
+
+
+def main() -> int:
+    """Review what the command line names."""
+    try:
+        job = parse(lambda: tyro.cli(Job, prog="python review.py"))
+    except ValueError as error:  # a job that refuses its numbers
+        raise ReviewError(str(error)) from None
+    review(job)
+    return 0
+
+
+def review(job: Job) -> Review:
+    """Judge every image, rank them, describe the suspects, and write it all down."""
+    check_cleanlab()
+    if not job.out.absolute().parent.is_dir():
+        raise ReviewError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
+    with open_pack(job) as opened:
+        evidence = judge_by_run(job, opened) if job.run else judge_by_features(job, opened)
+        ranking = rank(evidence)
+        ranking = with_neighbours(ranking, evidence, job.neighbours)
+        if job.run:
+            ranking = with_saliency(job, ranking, evidence)
+        accuracy = float((evidence.probabilities.argmax(axis=1) == evidence.labels).mean())
+        found = Review(evidence.judge, accuracy, len(opened) - len(evidence.ids), tuple(ranking))
+    Run(job.out.parent).write_text(job.out.name, json.dumps(asdict(found), indent=1) + "\n")
+    print("\n".join(describe(found)))
+    print(f"ranking: {job.out}")
+    return found
+
+
+def check_cleanlab() -> None:
+    """Find out before the images are looked at. Raises ReviewError."""
+    try:
+        import cleanlab  # noqa: F401
+    except ImportError:
+        raise ReviewError("cleanlab is not installed; pip install -e .[review]") from None
+
+
+@contextmanager
+def open_pack(job: Job) -> Iterator[Pack]:
+    """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
+    if job.images is None:
+        trained = Run(job.run).read(PACK) if job.run else None
+        opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.residency)
+        if trained:
+            opened.require_classes(trained["classes"], str(job.run))
+        if trained and opened.header.digest != trained["digest"]:
+            print(
+                f"note: {opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
+                "may be among those ranked",
+                file=sys.stderr,
+            )
+        yield opened
+        return
+    with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
+        out = Path(temporary) / "images.arrow"
+        with progress_bar("looking at every image") as update:
+            pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
+        yield Pack(out, job.resources.residency)
+
+
+def judge_by_features(job: Job, opened: Pack) -> Evidence:
+    """A pretrained network's features, and a head on them that never saw the fold of the image it judges."""
+    _, where = choose(job.resources.engine, job.resources.device)
+    device = torch_device(where)
+    use_fast_kernels(device)
+    mean, std = normalisation(job.network)
+    network = build(job.network, len(opened.classes), job.weights).to(device)
+    pretrained = pretrained_head(network, job.network, job.weights)
+    ids = np.arange(len(opened))
+    augment = Augment(size=job.size, mean=mean, std=std)
+    rows, labels = see(job, opened, ids, augment, network, has_bf16(device))
+    present, targets = torch.unique(labels, return_inverse=True)
+    if len(present) < 2:
+        raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
+    folds = deal(opened, ids, job.folds)
+    solution, found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
+    probabilities = np.zeros((len(ids), len(opened.classes)))
+    probabilities[:, present.numpy(force=True)] = found.double().numpy(force=True)
+    return Evidence(
+        judge=f"a head on {job.network}'s features at {job.size} pixels, {job.folds} folds, {solution}",
+        pack=opened,
+        ids=ids,
+        labels=labels.numpy(force=True),
+        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
+        features=rows.numpy(force=True),
+    )
+
+
+def judge_by_run(job: Job, opened: Pack) -> Evidence:
+    """A trained run, on the images of the splits that it was not trained on."""
+    assert job.run
+    _, where = choose(job.resources.engine, job.resources.device)
+    device = torch_device(where)
+    use_fast_kernels(device)
+    ids = np.sort(np.concatenate([opened.ids("val"), opened.ids("test")]))
+    if not len(ids):
+        raise PackError(
+            f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was trained on; "
+            "review without --run"
+        )
+    origin, network = Run(job.run).network(job.checkpoint, device)
+    bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
+    rows, labels = see(job, opened, ids, recipe_augment(job.run), network, bf16)
+    try:
+        logits = head.classifier(network)(rows)
+    except ValueError as error:
+        raise RunError(f"{job.run}: {error}; review without --run") from None
+    if not torch.isfinite(logits).all():
+        raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: the network's logits are not finite")
+    return Evidence(
+        judge=f"{job.run}, checkpoint {origin['checkpoint']}, on its splits val and test",
+        pack=opened,
+        ids=ids,
+        labels=labels.numpy(force=True),
+        probabilities=logits.double().softmax(1).numpy(force=True),
+        features=rows.numpy(force=True),
+    )
+
+
+def recipe_augment(folder: Path) -> Augment:
+    """What the run was trained with. Raises RunError, ValueFormatError."""
+    return from_json(Augment, Run(folder).read(RECIPE)["augment"], f"{folder / RECIPE}, augment")
+
+
+@torch.no_grad()
+def see(
+    job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the head sees of the rows `ids`, float32 `[n, D]`, and their labels, int64 `[n]`: each one's centre window."""
+    with (
+        Loader(opened, augment.centre(), ids, job.resources, epochs=1) as loader,
+        progress_bar("looking with the network") as update,
+    ):
+
+        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for batch in loader:
+                yield batch.flat()
+                update(loader.position.images, len(ids))
+
+        rows, labels = head.features(folded(network, augment.size), batches(), bf16)
+    return rows.clone(), labels
+
+
+def deal(opened: Pack, ids: Ids, folds: int) -> Ids:
+    """A fold for every image, int64 `[n]`: contents are dealt out class by class, and twins get one card.
+
+    An image whose copy is filed under another class would otherwise be judged by that copy.
+    """
+    contents = [hashlib.sha256(opened.encoded(index).data).digest() for index in ids.tolist()]
+    _, first, content = np.unique(contents, return_index=True, return_inverse=True)
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[np.argsort(opened.labels[ids][first], kind="stable")] = np.arange(len(first)) % folds
+    return fold[content]
+
+
+def rank(evidence: Evidence) -> list[Ranked]:
+    """Every image, the least likely label first; suspects are as many of the first as confident learning counts.
+
+    One of those whose label is the likeliest class all the same is no suspect.
+    """
+    from cleanlab.count import num_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    labels, probabilities = evidence.labels, evidence.probabilities
+    scores = get_label_quality_scores(labels, probabilities, method="self_confidence")
+    count = int(num_label_issues(labels, probabilities))
+    others = probabilities.copy()
+    others[np.arange(len(labels)), labels] = -1
+    likelier = others.argmax(axis=1)
+    classes = evidence.pack.classes
+    return [
+        Ranked(
+            path=evidence.pack.image_path(int(evidence.ids[row])),
+            label=classes[labels[row]],
+            likelier=classes[likelier[row]],
+            probability=float(scores[row]),
+            likelier_probability=float(others[row].max()),
+            suspect=place < count and bool(others[row].max() > scores[row]),
+        )
+        for place, row in enumerate(np.argsort(scores, kind="stable").tolist())
+    ]
+
+
+def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -> list[Ranked]:
+    """The ranking, with the `count` nearest images of both classes beside every suspect."""
+    paths = [evidence.pack.image_path(index) for index in evidence.ids.tolist()]
+    rows = {path: row for row, path in enumerate(paths)}
+    lengths = np.linalg.norm(evidence.features, axis=1, keepdims=True)
+    directions = evidence.features / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+    def nearest(row: int, name: str) -> tuple[Neighbour, ...]:
+        members = np.flatnonzero(evidence.labels == evidence.pack.classes.index(name))
+        members = members[members != row]
+        cosines = directions[members] @ directions[row]
+        order = np.argsort(-cosines, kind="stable")[:count]
+        return tuple(Neighbour(paths[members[place]], float(cosines[place])) for place in order)
+
+    return [
+        replace(
+            image,
+            of_label=nearest(rows[image.path], image.label),
+            of_likelier=nearest(rows[image.path], image.likelier),
+        )
+        if image.suspect
+        else image
+        for image in ranking
+    ]
+
+
+def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> list[Ranked]:
+    """The ranking, with a picture beside every suspect of where the run looks."""
+    assert job.run
+    rows = {evidence.pack.image_path(index): index for index in evidence.ids.tolist()}
+    suspects = [rows[image.path] for image in ranking if image.suspect]
+    if not suspects:
+        return list(ranking)
+    _, where = choose(job.resources.engine, job.resources.device)
+    _, network = Run(job.run).network(job.checkpoint, torch_device(where))
+    augment = recipe_augment(job.run).centre()
+    maps: dict[str, str] = {}
+    with Loader(
+        evidence.pack, augment, np.array(suspects), job.resources, batch_size=_MAPS_AT_ONCE, epochs=1
+    ) as loader:
+        for batch in loader:
+            heats = normalise(saliency(network, batch.images, batch.labels).gradient)
+            pixels = augment.to_pixels(batch.images.numpy(force=True))
+            for index, image, heat in zip(batch.ids.tolist(), pixels, heats, strict=True):
+                maps[evidence.pack.image_path(index)] = jpeg(figures.overlay(image, heat))
+    return [replace(image, saliency=maps.get(image.path, "")) for image in ranking]
+
+
+def jpeg(pixels: NDArray[np.uint8]) -> str:
+    """A picture `[S, S, 3]` as a JPEG in base64."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def describe(found: Review) -> list[str]:
+    """What was found, in lines for the terminal."""
+    suspects = found.suspects
+    lines = [
+        f"judge: {found.judge}",
+        f"{len(suspects)} label suspects among {len(found.ranking)} images, of which the judge takes "
+        f"{found.accuracy:.3f} for what their label says",
+    ]
+    if found.not_ranked:
+        lines.append(
+            f"{found.not_ranked} training images are not ranked: the run has seen them and their labels"
+        )
+    lines += [plain(f"  {image.path}: {image.reason}") for image in suspects[:SHOWN]]
+    if len(suspects) > SHOWN:
+        lines.append(f"  ... and {len(suspects) - SHOWN} more")
+    return lines
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        ReviewError,
+        PackError,
+        SurveyError,
+        RunError,
+        ResourcesError,
+        WeightsError,
+        CheckpointError,
+        StreamError,
+        ValueFormatError,
+    )

@@ -1,0 +1,214 @@
+"""Plant faults in a folder of images, and write down where: the truth for a comparison of those who look for them.
+
+    python tests/planted.py IMAGES OUT --each 12
+
+Before it: `python -m cache demo IMAGES`, of which only the images without a fault of their own are taken, or any folder
+of photographs. After it: OUT/images and OUT/planted.csv (path, fault, kind, of); `contest` reads both.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import tyro
+from PIL import Image, ImageFilter, ImageOps
+from tyro.conf import Positional
+
+from cache.command import parse, run
+from cache.pack import named_as_image
+from cache.store import PackError
+
+Picture = Image.Image
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One fault. path, of: relative to the folder. of: the original, for duplicates."""
+
+    path: str
+    fault: str
+    kind: str
+    of: str = ""
+
+
+def darken(picture: Picture) -> Picture:
+    """A tenth of the light."""
+    return picture.point(lambda level: level * 0.1)
+
+
+def blow_out(picture: Picture) -> Picture:
+    """Nine tenths of the way to white."""
+    return picture.point(lambda level: 255 - (255 - level) * 0.1)
+
+
+def overexpose(picture: Picture) -> Picture:
+    """Five times the light, cut off at white."""
+    return picture.point(lambda level: level * 5)
+
+
+def blur(picture: Picture) -> Picture:
+    """Out of focus, by a thirtieth of the short side."""
+    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 30))
+
+
+def blur_much(picture: Picture) -> Picture:
+    """Out of focus, by a tenth of the short side."""
+    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 10))
+
+
+def drain(picture: Picture) -> Picture:
+    """One channel."""
+    return picture.convert("L")
+
+
+def drain_evenly(picture: Picture) -> Picture:
+    """Three channels, all the same but for JPEG's noise."""
+    return picture.convert("L").convert("RGB")
+
+
+def shrink(picture: Picture) -> Picture:
+    """A thumbnail."""
+    return picture.resize((picture.width // 12, picture.height // 12))
+
+
+def enlarge(picture: Picture) -> Picture:
+    """A poster: the picture six times across and down, so that it is as sharp as it was."""
+    poster = Image.new("RGB", (6 * picture.width, 6 * picture.height))
+    for across in range(6):
+        for down in range(6):
+            poster.paste(picture, (across * picture.width, down * picture.height))
+    return poster
+
+
+def cut_strip(picture: Picture) -> Picture:
+    """A strip from the middle, seven times as wide as it is high."""
+    high = picture.width // 7
+    top = (picture.height - high) // 2
+    return picture.crop((0, top, picture.width, top + high))
+
+
+def resize(picture: Picture) -> Picture:
+    """Seven tenths of the size."""
+    return picture.resize((round(picture.width * 0.7), round(picture.height * 0.7)))
+
+
+def crop(picture: Picture) -> Picture:
+    """3 % off every side."""
+    across, down = round(picture.width * 0.03), round(picture.height * 0.03)
+    return picture.crop((across, down, picture.width - across, picture.height - down))
+
+
+def leave(picture: Picture) -> Picture:
+    """Nothing is done; it is only encoded again."""
+    return picture
+
+
+CHANGED: Final[dict[str, dict[str, Callable[[Picture], Picture]]]] = {
+    "dark": {"a tenth of the light": darken},
+    "bright": {"nine tenths to white": blow_out, "five times the light": overexpose},
+    "blurred": {"by a thirtieth": blur, "by a tenth": blur_much},
+    "grayscale": {"one channel": drain, "three equal channels": drain_evenly},
+    "odd-size": {"a twelfth": shrink, "six by six": enlarge, "a strip of 7 : 1": cut_strip},
+}
+COPIED: Final[dict[str, Callable[[Picture], Picture]]] = {
+    "re-encoded": leave,
+    "resized": resize,
+    "cropped": crop,
+    "mirrored": ImageOps.mirror,
+}
+
+
+def plant(source: Path, out: Path, each: int = 12, seed: int = 0) -> list[Planted]:
+    """Copy the images of `source` and plant `each` of every fault, in images that carry no other. Raises PackError."""
+    clean = find_clean(source)
+    wanted = each * (len(CHANGED) + 2)
+    if len(clean) < 2 * wanted:
+        raise PackError(
+            f"{source} has {len(clean)} images without a fault; expected at least {2 * wanted} for {each} of each"
+        )
+    images = out / "images"
+    for path in clean:
+        (images / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / path, images / path)
+    chosen = iter(np.random.default_rng(seed).permutation(clean).tolist())
+    found = [*change(images, chosen, each), *copy(images, chosen, each)]
+    with (out / "planted.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(field.name for field in fields(Planted))
+        table.writerows(map(astuple, found))
+    return found
+
+
+def find_clean(source: Path) -> list[str]:
+    """The images of a folder; of a demo set those in which nothing is planted, and of which there is no copy."""
+    truth = source / "truth.csv"
+    rows = list(csv.DictReader(truth.open(encoding="utf-8"))) if truth.exists() else []
+    marred = {name for row in rows if row["fault"] for name in (row["path"], row["of"])}
+    files = sorted(file for file in source.rglob("*") if named_as_image(file))
+    return [path for path in (file.relative_to(source).as_posix() for file in files) if path not in marred]
+
+
+def change(images: Path, chosen: Iterator[str], each: int) -> Iterator[Planted]:
+    """Spoil images in their place."""
+    for fault, kinds in CHANGED.items():
+        for number in range(each):
+            kind = list(kinds)[number % len(kinds)]
+            path = next(chosen)
+            with Image.open(images / path) as picture:
+                changed = kinds[kind](picture.convert("RGB"))
+            changed.save(images / path, "JPEG", quality=90)
+            yield Planted(path, fault, kind)
+
+
+def copy(images: Path, chosen: Iterator[str], each: int) -> Iterator[Planted]:
+    """Put copies beside images, every other one into the folder of another image."""
+    folders = sorted({file.parent for file in images.rglob("*") if file.is_file()})
+    for number in range(each):
+        original = next(chosen)
+        copied = name_copy(images, original, folders, number, "exact")
+        shutil.copyfile(images / original, images / copied)
+        yield Planted(copied, "exact-duplicate", "the same bytes", original)
+    for number in range(each):
+        kind = list(COPIED)[number % len(COPIED)]
+        original = next(chosen)
+        copied = name_copy(images, original, folders, number, "near")
+        with Image.open(images / original) as picture:
+            COPIED[kind](picture.convert("RGB")).save(images / copied, "JPEG", quality=80)
+        yield Planted(copied, "near-duplicate", kind, original)
+
+
+def name_copy(images: Path, original: str, folders: list[Path], number: int, kind: str) -> str:
+    """Where copy `number` goes: into its original's folder, or into another one."""
+    folder = (images / original).parent if number % 2 else folders[number % len(folders)]
+    return (folder / f"{kind}_{number:03}.jpg").relative_to(images).as_posix()
+
+
+def main() -> int:
+    """Plant what the command line asks for."""
+
+    def command(source: Positional[Path], out: Positional[Path], each: int = 12, seed: int = 0) -> int:
+        """Plant faults in copies of the images of SOURCE, below OUT.
+
+        Args:
+            source: A folder of images, such as a demo set.
+            out: A new folder.
+            each: Of every fault.
+            seed: Other images.
+        """
+        if out.exists():
+            raise PackError(f"{out} is there already; name a new folder")
+        found = plant(source, out, each, seed)
+        print(f"{len(found)} faults planted in {out / 'images'}; truth: {out / 'planted.csv'}")
+        return 0
+
+    return parse(lambda: tyro.cli(command, prog="python tests/planted.py"))
+
+
+if __name__ == "__main__":
+    run(main, PackError)

@@ -1,0 +1,82 @@
+"""Label suspects on their way from review.py into the survey."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cache import suspects
+from cache.findings import Row
+from cache.store import PackError
+from cache.suspects import Neighbour, Ranked, Review, mark, read_review, review_labels
+
+FIRST = Ranked(
+    path="a/1.jpg",
+    label="a",
+    likelier="b",
+    probability=0.01,
+    likelier_probability=0.97,
+    suspect=True,
+    of_label=(Neighbour("a/2.jpg", 0.5),),
+    of_likelier=(Neighbour("b/1.jpg", 0.75),),
+    saliency="/9j/",
+)
+LAST = Ranked("b/1.jpg", "b", "a", 0.9, 0.1, suspect=False)
+REVIEW = Review("a test", 0.5, 3, (FIRST, LAST))
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(asdict(REVIEW)))
+    assert read_review(tmp_path / "labels.json") == REVIEW
+    assert REVIEW.suspects == [FIRST]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"judge": 3}'])
+def test_what_is_no_review_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(
+        PackError, match=r"labels.json is no review of labels \(.*\); make it again: python review.py"
+    ):
+        read_review(tmp_path / "labels.json")
+    with pytest.raises(PackError, match=r"none\.json cannot be read"):
+        read_review(tmp_path / "none.json")
+
+
+def test_suspects_are_marked_and_a_twin_stays_the_twin() -> None:
+    rows = [
+        Row("a/1.jpg", "a"),
+        Row("b/1.jpg", "b"),
+        Row("a/0.jpg", "a", findings=("truncated",), verdict="exclude"),
+    ]
+    twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
+    why = "labelled a (probability 0.010), looks like b (0.970)"
+    assert mark(rows, REVIEW) == [
+        Row("a/1.jpg", "a", findings=("label-suspect",), of="b", reason=why),
+        rows[1],
+        rows[2],
+    ]
+    (marked,) = mark([twin], REVIEW)
+    assert (marked.findings, marked.of) == (("near-duplicate", "label-suspect"), "b/9.jpg")
+    assert marked.reason == f"is b/9.jpg again; {why}"
+
+
+def test_the_review_runs_as_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "review.py"
+    program.write_text(
+        "import pathlib, sys\npathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:-2]))\n"
+    )
+    monkeypatch.setattr(suspects, "PROGRAM", program)
+    out = tmp_path / "labels.json"
+    assert review_labels(Path("images"), out) == 0
+    assert out.read_text() == "--images images"
+    assert review_labels(Path("images"), out, run=Path("runs/dogs")) == 0
+    assert out.read_text() == "--run runs/dogs"
+    program.write_text("raise SystemExit(2)")
+    assert review_labels(Path("images"), out) == 2
+
+
+def test_the_program_is_where_it_is_looked_for() -> None:
+    assert suspects.PROGRAM.is_file()
