@@ -1,6 +1,6 @@
 """Compare our survey with cleanvision on one folder with planted faults: recall, precision and seconds, as a table.
 
-    python tests/contest.py OUT --ours survey.csv --seconds 9.1
+    python tests/contest.py OUT --ours survey.csv --seconds 9.1 12.0
 
 Before it: `planted` made OUT; `python -m cache survey OUT/images --out DIR` made survey.csv. Without --ours the survey
 is started and timed here. After it: docs/cleanvision.md.
@@ -9,6 +9,7 @@ is started and timed here. After it: docs/cleanvision.md.
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,8 @@ from cache.store import PackError
 Flagged = Mapping[str, set[str]]
 """Fault -> the paths that somebody finds it in."""
 
+Contestant = tuple[Flagged, "Cost"]
+
 THEIR_NAMES: Final = {
     "dark": ("dark",),
     "bright": ("light",),
@@ -42,6 +45,27 @@ THEIR_NAMES: Final = {
     "near-duplicate": ("near_duplicates",),
 }
 """Our findings, and what cleanvision calls them; of ours, odd-size is of aspect ratios too."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds: on the clock, and of the processors, child processes that have ended among them."""
+
+    wall: float
+    processor: float
+
+    def __str__(self) -> str:
+        """Both."""
+        return f"{self.wall:.1f}, {self.processor:.1f}"
+
+    @staticmethod
+    def now() -> Cost:
+        """What this process and its children have taken so far."""
+        return Cost(time.perf_counter(), sum(os.times()[:4]))
+
+    def since(self, start: Cost) -> Cost:
+        """What was taken from `start` to now."""
+        return Cost(self.wall - start.wall, self.processor - start.processor)
 
 
 @dataclass(frozen=True)
@@ -86,33 +110,33 @@ def ours(survey: Path) -> Flagged:
     return flagged
 
 
-def look(images: Path) -> tuple[Flagged, float]:
+def look(images: Path) -> Contestant:
     """Our survey, made here, and its seconds, Python's start among them. Raises PackError."""
     with tempfile.TemporaryDirectory(prefix="greyhound-") as out:
-        started = time.perf_counter()
+        started = Cost.now()
         command = [sys.executable, "-m", "cache", "survey", str(images), "--out", out]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - started
+        cost = Cost.now().since(started)
         if done.returncode:
             raise PackError(f"the survey failed: {done.stderr.strip()}")
-        return ours(Path(out) / "survey.csv"), seconds
+        return ours(Path(out) / "survey.csv"), cost
 
 
-def theirs(images: Path) -> tuple[Flagged, float]:
+def theirs(images: Path) -> Contestant:
     """What cleanvision says, with every check that it has, on as many cores as ours; and its seconds. Raises PackError."""
     try:
         from cleanvision import Imagelab
     except ImportError:
         raise PackError("cleanvision is not installed; pip install cleanvision") from None
-    started = time.perf_counter()
+    started = Cost.now()
     lab = Imagelab(data_path=str(images), verbose=False)
     lab.find_issues(n_jobs=available_cores(), verbose=False)
-    seconds = time.perf_counter() - started
+    cost = Cost.now().since(started)
     flagged: dict[str, set[str]] = {}
     for fault, names in THEIR_NAMES.items():
         rows = lab.issues[[f"is_{name}_issue" for name in names]].any(axis=1)
         flagged[fault] = {Path(path).relative_to(images).as_posix() for path in rows[rows].index}
-    return flagged, seconds
+    return flagged, cost
 
 
 def score(truth: Iterable[Planted], fault: str, flagged: set[str]) -> Score:
@@ -127,7 +151,7 @@ def score(truth: Iterable[Planted], fault: str, flagged: set[str]) -> Score:
     return Score(len(planted), len(planted) - len(missed), len(flagged), len(flagged & right), missed)
 
 
-def tabulate(truth: list[Planted], columns: Mapping[str, tuple[Flagged, float]]) -> list[str]:
+def tabulate(truth: list[Planted], columns: Mapping[str, Contestant]) -> list[str]:
     """A Markdown table: a row a fault, recall and precision of each contestant; then the seconds, and what was missed."""
     lines = ["| fault | " + " | ".join(f"{name}: recall, precision" for name in columns) + " |"]
     lines.append("|" + "---|" * (len(columns) + 1))
@@ -142,7 +166,9 @@ def tabulate(truth: list[Planted], columns: Mapping[str, tuple[Flagged, float]])
             for name, found in scores.items()
             if found.missed
         ]
-    lines.append("| seconds | " + " | ".join(f"{seconds:.1f}" for _, seconds in columns.values()) + " |")
+    lines.append(
+        "| seconds: wall, processors | " + " | ".join(str(cost) for _, cost in columns.values()) + " |"
+    )
     return [*lines, "", *missed]
 
 
@@ -160,7 +186,7 @@ def main() -> int:
     def command(
         folder: Positional[Path],
         ours_csv: Annotated[Path | None, tyro.conf.arg(name="ours")] = None,
-        seconds: float = float("nan"),
+        seconds: tuple[float, float] = (float("nan"), float("nan")),
         alone: bool = False,
     ) -> int:
         """Compare our survey of FOLDER/images with cleanvision's, by FOLDER/planted.csv.
@@ -168,13 +194,13 @@ def main() -> int:
         Args:
             folder: What tests/planted.py made.
             ours_csv: Our survey.csv, where it is there already.
-            seconds: How long it took.
+            seconds: How long it took, on the clock and of the processors.
             alone: Only cleanvision.
         """
         truth, images = read_truth(folder / "planted.csv"), (folder / "images").absolute()
-        columns: dict[str, tuple[Flagged, float]] = {}
+        columns: dict[str, Contestant] = {}
         if not alone:
-            columns["Greyhound"] = (ours(ours_csv), seconds) if ours_csv else look(images)
+            columns["Greyhound"] = (ours(ours_csv), Cost(*seconds)) if ours_csv else look(images)
         columns[f"cleanvision {version('cleanvision')}"] = theirs(images)
         count = sum(file.is_file() for file in images.rglob("*"))
         print(f"{count} images; {describe_machine()}\n")
