@@ -32,6 +32,8 @@ from cache.machine import available_cores
 GREY_SPREAD: Final = 4.0
 """Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels.
 On 3,829 real photographs the 18 grayscale ones measured at most 2, the palest coloured one 8 (docs/log.md)."""
+LIT: Final = 96.0
+"""Levels: an image of which 95 % of the pixels are darker is judged as if it had more light."""
 TINT_RESIDUE: Final = 4.8
 """Levels: a tinted print is monochrome when the colour of 99 % of its pixels is this near to a smooth curve over luma.
 On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured one 5.1."""
@@ -105,7 +107,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     return {
         "mean_luma": float(0.299 * planes[0].mean() + 0.587 * planes[1].mean() + 0.114 * planes[2].mean()),
         "colourfulness": colourfulness(planes),
-        "grayscale": is_grey(planes) or is_tinted(small),
+        "grayscale": is_monochrome(planes, small, LIT / max(float(high), 1.0)),
         "luma_low": float(low),
         "luma_high": float(high),
         "blown": float((shades >= 252).mean()),
@@ -123,6 +125,19 @@ def colourfulness(planes: NDArray[np.float32]) -> float:
     return float(spread + 0.3 * np.hypot(*(plane.mean() for plane in opponents)))
 
 
+def is_monochrome(planes: NDArray[np.float32], pixels: NDArray[np.uint8], gain: float) -> bool:
+    """Whether an image is black and white, with a tint or without: its planes `[3, H, W]`, or its pixels `[H, W, 3]`.
+
+    gain: what would light a dark image as any other. In the dark all colours are near to grey, and only the light that
+    is missing tells them apart; it is given back where nothing but the picture is left, not to the noise.
+    """
+    small = shrink(pixels, 32).astype(np.float32)
+    if gain > 1:
+        small = small * gain
+        return (is_grey(planes) and is_grey(small.transpose(2, 0, 1))) or is_tinted(small)
+    return is_grey(planes) or is_tinted(small)
+
+
 def is_grey(planes: NDArray[np.float32]) -> bool:
     """Whether red, green and blue `[3, H, W]` are equal but for what compression adds."""
     red, green, blue = planes
@@ -130,14 +145,14 @@ def is_grey(planes: NDArray[np.float32]) -> bool:
     return bool((spread <= GREY_SPREAD).mean() >= 0.99)
 
 
-def is_tinted(pixels: NDArray[np.uint8]) -> bool:
-    """Whether an image `[H, W, 3]` is a black-and-white photograph with a tint.
+def is_tinted(small: NDArray[np.float32]) -> bool:
+    """Whether an image, averaged down to a short side of 32 pixels, `[H, W, 3]`, is a black-and-white photograph with a tint.
 
     In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A white dog in
-    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The image is averaged down
-    first, which leaves nothing of the noise that JPEG adds to colours.
+    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The average leaves nothing of
+    the noise that JPEG adds to colours.
     """
-    small = shrink(pixels, 32).astype(np.float32).reshape(-1, 3)
+    small = small.reshape(-1, 3)
     shades = luma(small)
     if shades.std() < TINT_DETAIL:
         return False

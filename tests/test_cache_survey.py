@@ -313,6 +313,16 @@ def test_pale_dogs_in_snow_are_coloured(fur: tuple[int, int, int], snow: tuple[i
     assert found["grayscale"] is False
 
 
+@pytest.mark.parametrize("light", [1.0, 0.3, 0.1])
+def test_a_picture_taken_in_the_dark_keeps_its_colours(light: float) -> None:
+    """A tenth of the light leaves a tenth of the difference between the channels, which is less than noise adds to grey."""
+    grey = photograph()[..., None] * np.ones(3)
+    coloured = grey * np.array([1.0, 0.9, 0.8])
+    coloured[40:140, 60:200] = grey[40:140, 60:200] * np.array([0.7, 0.9, 1.0])
+    assert measure(as_jpeg((light * coloured).astype(np.uint8), quality=90))["grayscale"] is False
+    assert measure(as_jpeg((light * grey).astype(np.uint8), quality=90))["grayscale"] is True
+
+
 def test_one_colour_all_over_is_not_a_tint() -> None:
     assert measure(flat(120, 125, 120, width=64, height=64))["grayscale"] is False
     red_light = (photograph()[..., None] * np.array([1.0, 0.1, 0.1])).astype(np.uint8)
