@@ -129,7 +129,7 @@ def _note_on(image: Ranked, images: Path) -> Note:
     small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
     alike = [(caption, picture) for (caption, _), picture in zip(near, small, strict=True) if picture]
     saliency = [("where the network looked", image.saliency)] if image.saliency else []
-    return Note(image.reason, image.likelier, [*saliency, *alike])
+    return Note(likelier=image.likelier, pictures=[*saliency, *alike])  # the reason is in the row
 
 
 def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], int]:
