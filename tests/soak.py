@@ -1,8 +1,8 @@
-"""Soak: a training that is killed and resumed at random for as long as asked, beside one that nobody disturbs.
+"""Soak: trainings that are killed and resumed at random for as long as asked, beside one that nobody disturbs.
 
     python tests/soak.py --minutes 30        (make soak)
 
-Before it: nothing, it draws its images. After it: one JSON line, and exit code 0 only if both runs ended in the same
+Before it: nothing, it draws its images. After it: one JSON line, and exit code 0 only if every run ended in the same
 weights and metrics, bit for bit, and no process took more memory late than early. Not a test that `make test` runs.
 """
 
@@ -46,7 +46,9 @@ class Soak:
     """How long, and what each process trains."""
 
     minutes: float = 30.0
-    """Of killing and resuming; the undisturbed run comes on top."""
+    """Of killing and resuming; the undisturbed run comes on top, and the last run is brought to its end."""
+    epochs: int = 60
+    """Of each run."""
     lifetime: tuple[float, float] = (2.0, 25.0)
     """Seconds after its imports at which a process is killed, at random between the two."""
     seed: int = 0
@@ -57,12 +59,10 @@ class Soak:
     """Of the child: where images.arrow is."""
     name: str = ""
     """Of the child: its run."""
-    epochs: int = 0
-    """Of the child."""
 
 
 def main() -> int:
-    """Calibrate, run undisturbed, run disturbed, compare."""
+    """Run undisturbed, run disturbed, compare."""
     soak = tyro.cli(Soak)
     if soak.child:
         return work(soak)
@@ -82,6 +82,7 @@ class Result:
     date: str
     machine: str
     minutes: float
+    runs: int
     epochs: int
     killed: int
     peak_mib: tuple[int, int, int]
@@ -90,50 +91,48 @@ class Result:
 
 
 def disturb(soak: Soak) -> Result:
-    """The whole measurement; what came of it."""
-    epochs = calibrate(soak)
-    undisturbed = start(soak, "whole", epochs)
+    """The whole measurement: one run undisturbed, then one disturbed run after the other until the time is over."""
+    undisturbed = start(soak, "whole")
     if undisturbed.wait():
         raise SystemExit("the undisturbed run failed")
-    generator, peaks, killed = random.Random(soak.seed), list[float](), 0
+    generator, peaks, equal = random.Random(soak.seed), list[float](), list[bool]()
     started = time.monotonic()
-    while True:
-        late = time.monotonic() - started > 60 * soak.minutes
-        process = start(soak, "run", epochs)
-        ended, peak = watch(process, float("inf") if late else generator.uniform(*soak.lifetime))
-        peaks.append(peak)
-        killed += not ended
-        if ended:
-            break
-    if process.returncode:
-        raise SystemExit(f"a resumed run failed after {killed} kills")
+    while not equal or time.monotonic() - started < 60 * soak.minutes:
+        name = f"run {len(equal)}"
+        peaks += harass(soak, name, generator)
+        equal.append(same(soak.folder / "whole", soak.folder / name))
     third = max(1, len(peaks) // 3)
     return Result(
         date=datetime.now(UTC).date().isoformat(),
         machine=describe_machine(),
         minutes=round((time.monotonic() - started) / 60, 1),
-        epochs=epochs,
-        killed=killed,
+        runs=len(equal),
+        epochs=soak.epochs,
+        killed=len(peaks) - len(equal),
         peak_mib=(round(min(peaks)), round(statistics.median(peaks)), round(max(peaks))),
         growth=round(statistics.median(peaks[-third:]) / statistics.median(peaks[:third]), 3),
-        same=same(soak.folder / "whole", soak.folder / "run"),
+        same=all(equal),
     )
 
 
-def calibrate(soak: Soak) -> int:
-    """So many epochs that, with a process dying every so often, the run takes about as long as asked."""
-    process = start(soak, "calibration", 4)
-    process.wait()
-    times = Run(soak.folder / "calibration").rows("times.jsonl")
-    epoch = (times[-1]["elapsed"] - times[0]["elapsed"]) / 3
-    useful = statistics.mean(soak.lifetime) / (statistics.mean(soak.lifetime) + 8)  # imports take seconds
-    return max(4, int(60 * soak.minutes * useful / epoch))
+def harass(soak: Soak, name: str, generator: random.Random) -> list[float]:
+    """Start a run, kill it and resume it until it ends by itself; the memory that each process took at most, in MiB."""
+    peaks = []
+    while True:
+        process = start(soak, name)
+        ended, peak = watch(process, generator.uniform(*soak.lifetime))
+        peaks.append(peak)
+        if ended:
+            break
+    if process.returncode:
+        raise SystemExit(f"a resumed run failed after {len(peaks) - 1} kills")
+    return peaks
 
 
-def start(soak: Soak, name: str, epochs: int) -> subprocess.Popen[str]:
+def start(soak: Soak, name: str) -> subprocess.Popen[str]:
     """A training in a process of its own, past its imports; it resumes where there is something to resume."""
     command = [sys.executable, __file__, "--child", "--folder", str(soak.folder)]
-    command += ["--name", name, "--epochs", str(epochs)]
+    command += ["--name", name, "--epochs", str(soak.epochs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "started\n"
     return process
