@@ -32,7 +32,7 @@ from cache.pack import Options
 from model import checkpoint
 from model.checkpoint import fingerprint
 from model.progress import Checkpoints
-from model.run import AVERAGED, BEST, LAST, Run
+from model.run import AVERAGED, BEST, LAST
 from model.schedule import Phase
 from model.shapes import METRICS
 
