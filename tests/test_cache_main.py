@@ -110,7 +110,11 @@ def test_survey(images: Path, tmp_path: Path) -> None:
     assert ["undecodable", "1", "1"] in lines
     assert ["wrong-extension", "1", "0"] in lines
     assert answer.out.endswith(f"--exclude {tmp_path / 'found' / 'excluded.csv'}\n")
-    assert sorted(file.name for file in (tmp_path / "found").iterdir()) == ["excluded.csv", "survey.csv"]
+    assert sorted(file.name for file in (tmp_path / "found").iterdir()) == [
+        "excluded.csv",
+        "survey.csv",
+        "survey.html",
+    ]
     rows = {row.path: row.verdict for row in read_rows(tmp_path / "found" / "survey.csv")}
     assert len(rows) == 23
     assert [path for path, verdict in rows.items() if verdict == "exclude"] == [
@@ -139,6 +143,7 @@ def here(
     """The same without a new process: for the many ways to be wrong."""
     monkeypatch.setattr(sys, "argv", ["cache", *map(str, arguments)])
     with pytest.raises(SystemExit) as leaving:
+        sys.modules.pop("cache.__main__", None)  # of a test that imported it
         runpy.run_module("cache", run_name="__main__")
     return Answer(int(str(leaving.value.code)), *capfd.readouterr())
 
