@@ -142,8 +142,8 @@ def here(
 ) -> Answer:
     """The same without a new process: for the many ways to be wrong."""
     monkeypatch.setattr(sys, "argv", ["cache", *map(str, arguments)])
+    monkeypatch.delitem(sys.modules, "cache.__main__", raising=False)  # where another test imported it
     with pytest.raises(SystemExit) as leaving:
-        sys.modules.pop("cache.__main__", None)  # of a test that imported it
         runpy.run_module("cache", run_name="__main__")
     return Answer(int(str(leaving.value.code)), *capfd.readouterr())
 
