@@ -329,6 +329,12 @@ def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
     assert page.open == [] and "missing" in page.all("class")
 
 
+def test_without_the_times_there_are_dashes(run: Path) -> None:
+    (run / "times.jsonl").unlink()
+    text = Page(report.build(run)).text("result")
+    assert "– training alone, 4 epochs" in text or "training alone, 4 epochs –" in text
+
+
 def test_before_evaluation_the_validation_accuracy_is_told_with_its_caveat(run: Path) -> None:
     (run / "eval.json").unlink()
     text = Page(report.build(run)).text("result")

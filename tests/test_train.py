@@ -18,14 +18,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from pictures import packed
 from PIL import Image
-from runs import TINY, never, tinted, tiny_job, tiny_pack
+from runs import TINY, never, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from cache.command import Stop, Stopped
-from cache.pack import Options
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError
 from model import checkpoint
@@ -313,12 +311,12 @@ def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_training_images_of_one_class_are_refused(tmp_path: Path) -> None:
-    """All images of the other class are one image: duplicates stay together, here in the test split."""
-    images = {"a": [tinted(0, 1)] * 3, "b": [tinted(1, n) for n in range(20)]}
-    pack = packed(tmp_path, images, Options(val=0.1, test=0.34))
-    with pytest.raises(PackError, match="training images of 'b' alone; expected at least 2 classes"):
-        train.train(tiny_job(pack.path, tmp_path / "run"), never)
+def test_training_images_of_one_class_are_refused(colour_pack: Pack) -> None:
+    """A pack divided elsewhere: ours leaves every class something to train on."""
+    divided = Pack(colour_pack.path)
+    divided._splits = np.where(divided.labels == 1, 0, 1 + divided.labels // 2)
+    with pytest.raises(PackError, match="training images of 'green' alone; expected at least 2 classes"):
+        train.check_splits(divided)
 
 
 def test_the_best_checkpoint_is_chosen_by_what_the_recipe_selects(
@@ -696,5 +694,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
 
 def test_an_out_that_cannot_be_a_folder_is_one_line(colour_pack: Pack, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot be made \(Not a directory\); name another folder: --out"):
+    with pytest.raises(
+        RunError, match=r"cannot be made or written \(Not a directory\); name another folder: --out"
+    ):
         train.train(tiny_job(colour_pack.path, tmp_path / "file" / "run"), never)
