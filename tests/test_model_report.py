@@ -321,7 +321,7 @@ def test_commands_name_the_pack_of_the_run(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["versions.json", "pack.json", "metrics.jsonl", "times.jsonl", "swa.json", "eval.json", *report.PICTURES],
+    ["versions.json", "pack.json", "metrics.jsonl", "swa.json", "eval.json", *report.PICTURES],
 )
 def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
     (run / name).unlink()
