@@ -199,7 +199,7 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     pretrained = pretrained_head(network, job.network, job.weights)
     ids = np.arange(len(opened))
     augment = Augment(size=job.size, mean=mean, std=std)
-    rows, labels = see(job, opened, ids, augment, network, has_bf16(device))
+    ids, rows, labels = see(job, opened, ids, augment, network, has_bf16(device))
     present, targets = torch.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
@@ -231,7 +231,7 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
-    rows, labels = see(job, opened, ids, recipe_augment(job.run), network, bf16)
+    ids, rows, labels = see(job, opened, ids, recipe_augment(job.run), network, bf16)
     try:
         logits = head.classifier(network)(rows)
     except ValueError as error:
@@ -256,8 +256,10 @@ def recipe_augment(folder: Path) -> Augment:
 @torch.no_grad()
 def see(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the head sees of the rows `ids`, float32 `[n, D]`, and their labels, int64 `[n]`: each one's centre window."""
+) -> tuple[Ids, torch.Tensor, torch.Tensor]:
+    """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`, float32 `[n, D]`,
+    and their labels, int64 `[n]`.
+    """
     with (
         Loader(opened, augment.centre(), ids, job.resources, epochs=1) as loader,
         progress_bar("looking with the network") as update,
@@ -269,11 +271,12 @@ def see(
                 update(loader.position.images, len(ids))
 
         rows, labels = head.features(folded(network, augment.size), batches(), bf16)
-    return rows.clone(), labels
+        sound = loader.ids
+    return sound, rows.clone(), labels
 
 
 def deal(opened: Pack, ids: Ids, folds: int) -> Ids:
-    """A fold for every image, int64 `[n]`: contents are dealt out class by class, and twins get one card.
+    """A fold for every image, int64 `[n]`: contents are dealt out class by class, and exact copies get one card.
 
     An image whose copy is filed under another class would otherwise be judged by that copy.
     """

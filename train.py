@@ -9,6 +9,7 @@ value: another one is derived from it with `replace`, or on the command line by 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -41,7 +42,17 @@ from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import figures, head, report, swa
-from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, numbered, save
+from model.atomic import is_leftover, sweep
+from model.checkpoint import (
+    CheckpointError,
+    DamagedCheckpointError,
+    fingerprint,
+    in_host_memory,
+    keep_previous,
+    load,
+    numbered,
+    save,
+)
 from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
@@ -240,6 +251,18 @@ class Job:
     verify_determinism: bool = False
     """Train nothing and write nothing: take 20 steps twice from the start, and compare the weights, bit for bit."""
 
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.verify_determinism and self.resume:
+            raise ValueError("--verify-determinism starts from the beginning; leave out --resume")
+        if self.force and not self.resume:
+            raise ValueError("--force is for a run that is resumed; expected --resume beside it")
+
+    @property
+    def looks(self) -> bool:
+        """Whether it writes nothing."""
+        return self.dry_run or self.verify_determinism
+
 
 @dataclass(frozen=True)
 class Session:
@@ -273,9 +296,10 @@ def main() -> int:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
+            size = "the run's batch size" if job.resume else f"batch size {job.recipe.batch_size}"
             raise RunError(
-                f"out of memory at batch size {job.recipe.batch_size}; lower --batch-size, or add "
-                "--activation-checkpointing; --dry-run says what fits"
+                f"out of memory at {size}; lower --batch-size, or add --activation-checkpointing; --dry-run says what "
+                "fits"
             ) from None
 
 
@@ -309,6 +333,22 @@ def train(job: Job, stop: Stop) -> int:
     pack = Pack(pack_path(job), job.resources.residency)
     check_splits(pack)
     used = versions(machine=describe_machine(), engine=engine, device=where)
+    with ExitStack() as stack:
+        if job.resume and not job.looks and job.out.is_dir():
+            stack.enter_context(alone(Run(job.out)))
+        return train_on(job, pack, device, used, stack, started, stop)
+
+
+def train_on(
+    job: Job,
+    pack: Pack,
+    device: torch.device,
+    used: dict[str, str],
+    stack: ExitStack,
+    started: float,
+    stop: Stop,
+) -> int:
+    """The rest of `train`, once the pack is open. stack: holds the run folder where it is resumed."""
     job, folder, content = open_run(job, pack, device, used)
     state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
     if content:
@@ -328,16 +368,18 @@ def train(job: Job, stop: Stop) -> int:
             return 0
         if job.verify_determinism:
             return verify_determinism(job, session, device)
-        with alone(folder):
-            if content:
-                resume_run(job, session, used)
-            else:
-                start_run(job, pack, folder, used)
-                draw_pictures(job, pack, folder)
-                print(training.plan.why, flush=True)
-                solve_head(session, job)
-            fit(session)
-            average_weights(session)
+        if not job.resume:
+            stack.enter_context(alone(folder))
+            refuse_other_content(job.out)  # again: another start may have come first
+        if content:
+            resume_run(job, session, used)
+        else:
+            start_run(job, pack, folder, used)
+            draw_pictures(job, pack, folder)
+            print(training.plan.why, flush=True)
+            solve_head(session, job)
+        fit(session)
+        average_weights(session)
     print(f"report: {report.build(folder.folder)}")
     return 0
 
@@ -453,15 +495,21 @@ def open_run(
     """
     folder = Run(job.out)
     if not job.resume:
-        if (job.out / RECIPE).exists():
-            raise RunError(f"{job.out} holds a run already; name another folder, or go on with it: --resume")
-        if job.out.is_dir() and any(entry.name != LOCK for entry in job.out.iterdir()):
-            raise RunError(f"{job.out} holds other files and no run; name a new or empty folder: --out")
+        refuse_other_content(job.out)
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
     forced = "recipe" in job.force
     recipe = resolve(job.recipe, device) if forced else recipe_to_resume(folder, job.recipe, device)
     check_same(folder, pack, used, job.force)
-    return replace(job, recipe=recipe), folder, newest(folder)
+    return replace(job, recipe=recipe), folder, newest(folder, mend=not job.looks)
+
+
+def refuse_other_content(out: Path) -> None:
+    """Refuse a folder that holds a run, or anything but what a start leaves that was ended at once. Raises RunError."""
+    if (out / RECIPE).exists():
+        raise RunError(f"{out} holds a run already; name another folder, or go on with it: --resume")
+    known = {LOCK, PACK, VERSIONS}
+    if out.is_dir() and any(not (entry.name in known or is_leftover(entry)) for entry in out.iterdir()):
+        raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
 
 
 def recipe_to_resume(folder: Run, asked: Recipe, device: torch.device) -> Recipe:
@@ -504,25 +552,27 @@ def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, Any, An
     return list(differences(named, used))
 
 
-def newest(folder: Run) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None where there is none. Raises CheckpointError."""
-    fault = None
+def newest(folder: Run, mend: bool) -> dict[str, Any] | None:
+    """The newest checkpoint that is not damaged, or None where there is none. Raises CheckpointError.
+
+    mend: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
+    """
+    last = folder.folder / LAST
     for age in itertools.count():
-        path = numbered(folder.folder / LAST, age)
-        if age and not path.exists():
-            break
+        path = numbered(last, age)
+        if not path.exists():
+            return load(last) if age > 1 else None  # every one is damaged: the newest is named
         try:
-            content = load(path) if path.exists() else None
-        except CheckpointError as error:
-            fault = fault or error
+            content = load(path)
+        except DamagedCheckpointError as error:
+            print(f"note: {error}; looking at the one before it", file=sys.stderr)
             continue
-        if fault:
-            print(f"note: {fault}; going on from {path.name}, the one before it", file=sys.stderr)
-        if content is not None:
-            return content
-    if fault:
-        raise fault
-    return None
+        if age:
+            print(f"note: going on from {path.name}", file=sys.stderr)
+        if age and mend:
+            path.replace(last)
+        return content
+    raise AssertionError("counting never ends")
 
 
 def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -530,8 +580,8 @@ def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> I
     for name, was in then.items():
         if isinstance(was, dict):
             yield from differences(was, now[name], f"{place}{name}.")
-        elif was != now[name]:
-            yield f"{place}{name}", was, now[name]
+        elif was != now.get(name):
+            yield f"{place}{name}", was, now.get(name)
 
 
 def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool) -> nn.Module:
@@ -591,6 +641,7 @@ def alone(folder: Run) -> Iterator[None]:
             f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
         ) from None
     try:
+        sweep(folder.folder)
         yield
     finally:
         lock.release()
@@ -609,7 +660,14 @@ def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
     drop_later_rows(folder, progress)
     if job.force:
         until = {f"{name} until epoch {progress.epoch}": was for name, was, _ in other_versions(folder, used)}
-        describe_run(job, pack, folder, used | until)
+        before = {name: was for name, was in folder.read(VERSIONS).items() if " until epoch " in name}
+        for name, was, now in differences(folder.read(RECIPE), json.loads(json.dumps(asdict(job.recipe)))):
+            print(f"note: {name} was {was}, and is {now} from here", file=sys.stderr)
+        describe_run(job, pack, folder, used | before | until)
+    if {"recipe", "pack"} & set(job.force):  # what was best, and what was averaged, was so by other rules
+        progress.best = -math.inf
+        for name in (SWA, AVERAGED):
+            (folder.folder / name).unlink(missing_ok=True)
     done, count = progress.images, len(session.training.ids)
     print(f"resumed in epoch {progress.epoch}, after {done} of {count} images", flush=True)
 
@@ -659,7 +717,7 @@ def solve_head(session: Session, job: Job) -> None:
     results: list[dict[str, Any]] = []
     for ids in divide_looks(pack, recipe):
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
-            seen.append((*see("looking at the training images", loader), torch.from_numpy(ids)))
+            seen.append((*see("looking at the training images", loader), torch.from_numpy(loader.ids)))
         features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
         # In the order of the pack: the head depends on the images, not on the order of looking.
         order = rows.argsort().to(features.device)

@@ -61,17 +61,17 @@ def survey(
         rows = inspection.inspect(images, update)
     inspection.write(rows, out)  # before the labels, which take longer and may fail
     notes: dict[str, page.Note] = {}
+    code = 0
     if labels or trained:
         code = suspects.review_labels(images, out / suspects.REVIEW, trained)
-        if code:
-            return code
+    if (labels or trained) and not code:
         review = suspects.read_review(out / suspects.REVIEW)
         rows, notes = suspects.mark(rows, review), page.notes_on(review, images)
         inspection.write(rows, out)
     with progress_bar("drawing the page") as update:
         page.write(rows, images, out / "survey.html", notes, update)
     _summarise(rows, out)
-    return 0
+    return code
 
 
 def pack(

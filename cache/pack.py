@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import Look, Progress, survey
+from cache.survey import ENDED_DECODER, Look, Progress, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -386,9 +386,8 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        small = (
-            _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and row.reason not in _UNSEEN else None
-        )
+        unseen = row.reason in _UNSEEN or row.detail.startswith(ENDED_DECODER)
+        small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
         yield replace(row, thumbnail=small)
 
 

@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
 from cache.pack import replacing
-from cache.survey import Progress
+from cache.survey import ENDED_DECODER, Progress
 from cache.suspects import Ranked, Review
 
 BLOCK: Final = 64
@@ -92,7 +92,7 @@ def write(
     """
     items, suspects = gather(rows, notes or {})
     side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
-    files = [None if "bomb" in item.row.findings else find_file(images, item.row.path) for item in items]
+    files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
     made = _counted(thumbnails(files, side), len(items), progress)
     added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
     script = _SCRIPT.read_text(encoding="utf-8")
@@ -113,6 +113,11 @@ def write(
         for part in parts:
             file.write(part)
     return suspects
+
+
+def is_safe(row: Row) -> bool:
+    """Whether its file may be opened here: not where it would fill the memory, or has ended a decoder before."""
+    return "bomb" not in row.findings and ENDED_DECODER not in row.reason
 
 
 def notes_on(review: Review, images: Path) -> dict[str, Note]:
@@ -207,7 +212,7 @@ def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
 
 
 def _thumbnail(file: Path | None, side: int) -> str:
-    if file is None:
+    if file is None or not file.is_file():  # to open a pipe would wait for ever
         return ""
     try:
         # What is missing of a cut JPEG is drawn grey when its end is marked after all.

@@ -235,10 +235,14 @@ class Pack:
 
     def damaged(self, ids: NDArray[np.int64] | None = None) -> list[int]:
         """Those of the rows `ids`, of all without, that have not the checksum that they were packed with."""
-        rows = range(len(self)) if ids is None else ids.tolist()
+        rows = np.arange(len(self)) if ids is None else ids
+
+        def examine(some: NDArray[np.int64]) -> list[int]:
+            return [index for index in some.tolist() if not self.is_sound(index)]
+
         with ThreadPoolExecutor(available_cores()) as pool:
-            sound = pool.map(self.is_sound, rows, chunksize=64)
-            return [index for index, good in zip(rows, sound, strict=True) if not good]
+            parts = pool.map(examine, np.array_split(rows, 8 * available_cores()))
+            return [index for part in parts for index in part]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:
         """What is in the pack, as JSON-able values: the run folder's `pack.json`; `info --json` without thumbnails."""

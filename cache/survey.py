@@ -46,6 +46,8 @@ TINT_STRENGTH: Final = 64.0
 """Levels of colour beyond which it is the light that is coloured, as under a red lamp, and no print that is tinted."""
 THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
+ENDED_DECODER: Final = "the file ended its decoder"
+"""How the detail of a look begins whose child died: no other process should open that file."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
@@ -302,7 +304,7 @@ class _Child:
         self._close()
         self.process = self._start()
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
-        return Look(problem="undecodable", detail=f"the file ended its decoder ({why})")
+        return Look(problem="undecodable", detail=f"{ENDED_DECODER} ({why})")
 
     def end(self) -> None:
         self._close()

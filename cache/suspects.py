@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cache.findings import Row
+from cache.findings import FINDINGS, Row
 from cache.store import PackError
 from cache.values import ValueFormatError, from_json
 
@@ -109,7 +109,7 @@ def _marked(row: Row, image: Ranked) -> Row:
     """A twin stays in `of`: it is what the page compares the image with; the likelier class is in the reason too."""
     return replace(
         row,
-        findings=(*row.findings, "label-suspect"),
+        findings=tuple(name for name in FINDINGS if name in (*row.findings, "label-suspect")),
         of=row.of or image.likelier,
         reason="; ".join(filter(None, (row.reason, image.reason))),
     )

@@ -6,6 +6,7 @@ Before it: whoever has something to write. After it: checkpoints, JSON, pictures
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,17 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(file: Path) -> bool:
+    """Whether this is the temporary file of a process that was killed before it could rename or remove it."""
+    return re.fullmatch(r"\..+\.\d+\.\w+", file.name) is not None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left; nobody else may be writing into the folder."""
+    for file in filter(is_leftover, list(folder.iterdir())):
+        file.unlink(missing_ok=True)
 
 
 def _flush(file: Path) -> None:

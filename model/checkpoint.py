@@ -31,6 +31,10 @@ class CheckpointError(ValueError):
     """The file is not the checkpoint that was expected; the message is one line for the user."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """The file was one, perhaps, and its bytes have changed."""
+
+
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values to `path`, whole or not at all; what was there before stays until then.
 
@@ -122,7 +126,7 @@ def read(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # of foreign pickles; what matters raises as well
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch promises none in particular, and says much that would mislead here
-        raise CheckpointError(f"{path} {_reason(data, error)}") from None
+        raise DamagedCheckpointError(f"{path} {_reason(data, error)}") from None
 
 
 def check_format(path: Path, content: Any) -> dict[str, Any]:

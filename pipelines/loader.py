@@ -255,7 +255,7 @@ class Loader:
             return ""
         first, count = self.pack.describe(self.damaged[0]), len(self.damaged)
         others = f" and {count - 1} more are" if count > 1 else " is"
-        fate = "others of the same class stand in" if self.shuffle else "left out"
+        fate = "others stand in, of the same class where it has one" if self.shuffle else "left out"
         return f"{self.pack.path}: {first}{others} damaged; {fate}"
 
     def _batch(self, request: Request, images: torch.Tensor) -> Batch:

@@ -172,7 +172,8 @@ def same(one: Path, other: Path) -> bool:
 
     def bits(folder: Path) -> list[object]:
         contents = [checkpoint.load(folder / name) for name in (LAST, BEST, AVERAGED)]
-        return [(folder / METRICS).read_bytes(), *(fingerprint(content["network"]) for content in contents)]
+        weights = [contents[0]["average"]["network"], *(content["network"] for content in contents)]
+        return [(folder / METRICS).read_bytes(), *map(fingerprint, weights)]
 
     return bits(one) == bits(other)
 

@@ -201,11 +201,67 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     (out / "swa.json").unlink()
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     said = capsys.readouterr()
-    assert "last.ckpt is damaged" in said.err and "going on from last.1.ckpt, the one before it" in said.err
+    assert "last.ckpt is damaged" in said.err and "note: going on from last.1.ckpt\n" in said.err
     assert said.out.startswith("resumed in epoch 1, after 0 of 42 images")
     assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
     found, expected = (checkpoint.load(folder / LAST)["network"] for folder in (out, tiny_run))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
+    kept = checkpoint.load(numbered(out / LAST, 1))["progress"]
+    assert (kept["epoch"], kept["images"]) == (1, 0), "the one that it went on from, and not the damaged one"
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_passed_over(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    content = torch.load(out / LAST, weights_only=True)
+    torch.save(content | {"greyhound_checkpoint": 99}, out / LAST)
+    before = (out / LAST).read_bytes()
+    with pytest.raises(CheckpointError, match="newer than 1, the newest known here"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert (out / LAST).read_bytes() == before
+
+
+def test_what_a_killed_process_left_is_swept(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (out / ".last.4711.ckpt").write_bytes(b"half")
+    (out / ".hidden").write_bytes(b"somebody else's")
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert {entry.name for entry in out.iterdir() if entry.name.startswith(".")} == {LOCK, ".hidden"}
+
+
+@pytest.mark.parametrize("left", [("pack.json",), ("pack.json", "versions.json", ".recipe.99.json")])
+def test_a_start_that_was_ended_at_once_can_be_made_again(
+    colour_pack: Pack, tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in left:
+        (out / name).write_text("{}")
+    train.train(tiny_job(colour_pack.path, out), never)
+    assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1]
+
+
+def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="--verify-determinism starts from the beginning; leave out --resume"
+    ):
+        train.Job(out=tmp_path, resume=True, verify_determinism=True)
+    with pytest.raises(ValueError, match="--force is for a run that is resumed"):
+        train.Job(out=tmp_path, force=("recipe",))
+
+
+def test_a_finished_run_that_is_forced_on_is_averaged_again(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    longer = replace(TINY, phases=(replace(TINY.phases[0], epochs=3),), select="loss")
+    job = tiny_job(colour_pack.path, out, resume=True, recipe=longer)
+    train.train(replace(job, force=("recipe",)), never)
+    assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1, 2]
+    assert checkpoint.load(out / BEST)["after"] == "epoch 2", "an accuracy is not compared with a loss"
+    averaged, before = (checkpoint.load(folder / AVERAGED)["network"] for folder in (out, tiny_run))
+    assert any(not torch.equal(averaged[key], value) for key, value in before.items())
 
 
 def test_where_every_checkpoint_is_damaged_the_newest_is_named(
@@ -424,7 +480,10 @@ def test_skipped_images_are_replaced_counted_and_named(
     resources = replace(job.resources, engine=engine, tier=tier, on_bad="skip")
     train.train(replace(job, resources=resources), never)
     said = capsys.readouterr().err
-    assert f"row {bad[0]} (" in said and "and 1 more are damaged; others of the same class stand in" in said
+    assert (
+        f"row {bad[0]} (" in said
+        and "and 1 more are damaged; others stand in, of the same class where it has one" in said
+    )
     assert f"row {bad[2]} (" in said and "is damaged; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
@@ -454,6 +513,15 @@ def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
     assert sorted(plain[changed].tolist()) == bad
     assert np.array_equal(pack.labels[plain], pack.labels[orders[0]])
     assert not np.isin(orders[0], bad).any()
+
+
+def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path) -> None:
+    bad = [int(colour_pack.ids("train")[5]), int(colour_pack.ids("val")[1])]
+    recipe = replace(TINY, solve_head=True, first_look=5)
+    job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run", recipe=recipe)
+    train.train(replace(job, resources=replace(job.resources, on_bad="skip")), never)
+    solved = Run(tmp_path / "run").read("head.json")
+    assert (solved["images"], solved["n"]) == (41, 5)
 
 
 def test_stand_ins_by_hand() -> None:
