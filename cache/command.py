@@ -63,6 +63,8 @@ def parse(read: Callable[[], Result]) -> Result:
                 line for line in said.getvalue().splitlines() if not line.startswith("\u256d")
             ]  # a box's title
             text = " ".join(re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)).split())
+            text = re.sub(r" Argument helptext: .*?(?= For full helptext|$)", ".", text)
+            text = re.sub(r"Error parsing (--\S+): .*('.*')", r"\1 is \2; expected a number", text)
             text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
             text = re.sub(
                 r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:?) (.*--help)\.?", r"; see \1", text

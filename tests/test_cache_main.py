@@ -175,7 +175,10 @@ WRONG = {
         ["verify", "/proc/self/cmdline"],
         "error: /proc/self/cmdline is no readable pack (",
     ),
-    "no number": (["pack", "{images}", "--out", "{tmp}/p", "--val", "much"], "error: "),
+    "no number": (
+        ["pack", "{images}", "--out", "{tmp}/p", "--val", "much"],
+        "error: --val is 'much'; expected a number; see ",
+    ),
     "an unknown flag": (["info", "{tmp}", "--yaml"], "error: "),
     "an unknown command": (["unpack"], "error: "),
     "no --out": (["pack", "{images}"], "error: "),
