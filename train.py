@@ -558,21 +558,19 @@ def newest(folder: Run, mend: bool) -> dict[str, Any] | None:
     mend: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
     """
     last = folder.folder / LAST
-    for age in itertools.count():
-        path = numbered(last, age)
-        if not path.exists():
-            return load(last) if age > 1 else None  # every one is damaged: the newest is named
+    paths = list(itertools.takewhile(Path.exists, (numbered(last, age) for age in itertools.count())))
+    for path in paths:
         try:
             content = load(path)
         except DamagedCheckpointError as error:
             print(f"note: {error}; looking at the one before it", file=sys.stderr)
             continue
-        if age:
+        if path != last:
             print(f"note: going on from {path.name}", file=sys.stderr)
-        if age and mend:
+        if path != last and mend:
             path.replace(last)
         return content
-    raise AssertionError("counting never ends")
+    return load(last) if paths else None  # every one is damaged: the newest is named
 
 
 def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
