@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
 import pytest
 from pictures import coded, encode, packed
-from runs import never, tiny_job, tiny_pack
+from runs import Answer, Here, never, tiny_job, tiny_pack
 
 import train
 from cache.store import Pack
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
 
 
 def _folder(name: str) -> Path:
@@ -56,3 +61,22 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Pat
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train.train(tiny_job(colour_pack.path, out), never)
     return out
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Here]:
+    """Starts one of the programs as its command line does, in `tmp_path` but in this process: imports take seconds."""
+    monkeypatch.chdir(tmp_path)
+    interrupt = signal.getsignal(signal.SIGINT)
+
+    def start(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", list(arguments))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        return Answer(int(str(leaving.value.code)), *capfd.readouterr())
+
+    yield start
+    signal.signal(signal.SIGINT, interrupt)

@@ -5,8 +5,10 @@ Before it: `pictures`. After it: the tests of train, eval and explain share one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from pictures import encode, noise, packed
@@ -32,6 +34,18 @@ TINY = replace(
 
 
 ONE_THREAD = Resources(device="cpu", threads=1)
+
+
+class Answer(NamedTuple):
+    """What a program answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+Here: TypeAlias = Callable[..., Answer]
+"""Starts a program by its file's name and its arguments; see the fixture `here`."""
 
 
 def tinted(level: int, seed: int) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import folder
-from runs import ONE_THREAD, tinted
+from runs import ONE_THREAD, Here, tinted
 
 import eval as evaluation
 from cache.pack import Source
@@ -232,17 +230,13 @@ def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
         (("--run", "nowhere", "--checkpoint", "newest"), "--checkpoint"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "eval.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert says in result.stderr
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], says: str, tmp_path: Path, here: Here
+) -> None:
+    answer = here("eval.py", *arguments)
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+    assert says in answer.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from pictures import packed
 from PIL import Image
-from runs import ONE_THREAD, tinted
+from runs import ONE_THREAD, Here, tinted
 
 import review
 from cache.demo import draw_demo
@@ -233,12 +233,11 @@ def test_without_cleanlab_one_line_says_how_to_get_it(
         (["--pack", "nowhere", "--out", "no/labels.json"], "no is no folder; make it"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
-    command = [sys.executable, str(ROOT / "review.py"), *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert answer.returncode == 2
-    assert answer.stderr.startswith(f"error: {said}")
-    assert len(answer.stderr.splitlines()) == 1
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], said: str, here: Here) -> None:
+    answer = here("review.py", *arguments)
+    assert answer.code == 2
+    assert answer.err.startswith(f"error: {said}")
+    assert len(answer.err.splitlines()) == 1
 
 
 @needs_cleanlab

@@ -19,7 +19,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from runs import TINY, never, tiny_job, tiny_pack
+from runs import TINY, Here, never, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
@@ -637,12 +637,13 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         ),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    result = command(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], says: str, tmp_path: Path, here: Here
+) -> None:
+    answer = here("train.py", *arguments)
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+    assert says in answer.err
     assert list(tmp_path.iterdir()) == []
 
 
