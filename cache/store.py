@@ -317,13 +317,10 @@ def _locate(
     bounds = []
     for chunk in column.chunks:
         _, offsets, data = chunk.buffers()
-        relative = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        if (
-            len(relative) <= len(chunk)
-            or relative[0] < 0
-            or relative[-1] > data.size
-            or (np.diff(relative) < 0).any()
-        ):
+        count = chunk.offset + len(chunk) + 1
+        relative = np.frombuffer(offsets, dtype=np.int64, count=min(count, offsets.size // 8))[chunk.offset :]
+        inside = len(relative) > len(chunk) and relative[0] >= 0 and relative[-1] <= data.size
+        if not inside or (np.diff(relative) < 0).any():
             raise PackError(f"{path} is damaged: its images lie outside of it; pack the images again")
         bounds.append(relative + (data.address - buffer.address))
     return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])
@@ -359,9 +356,8 @@ def index_checksum(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> int:
 def _parts(chunk: pa.Array) -> Iterator[memoryview | bytes]:
     """An array's values as bytes: numbers as they are, texts as their lengths and then their letters."""
     if pa.types.is_string(chunk.type):
-        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[
-            chunk.offset : chunk.offset + len(chunk) + 1
-        ]
+        count = chunk.offset + len(chunk) + 1  # the buffer may be longer, and of any length
+        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32, count=count)[chunk.offset :]
         yield np.diff(offsets).tobytes()
         letters = chunk.buffers()[2]
         yield memoryview(letters or b"")[offsets[0] : offsets[-1]]

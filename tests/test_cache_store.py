@@ -202,6 +202,21 @@ def test_every_one_of_a_thousand_flipped_bits_is_found_or_harmless(path: Path, t
     assert found["refused"] >= 50
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_buffer_of_another_length_is_no_traceback(path: Path, tmp_path: Path, place: int) -> None:
+    """Found by the flips above: lengths in the file's own metadata that are no multiple of an offset's eight or four bytes."""
+    data = path.read_bytes()
+    for length in (6 * 8, 6 * 4):  # the offsets of five images, and of five paths
+        start = 0
+        while (start := data.find(length.to_bytes(8, "little"), start)) >= 0:
+            changed(path, tmp_path / "p.arrow", start, bytes([data[start] ^ (1 << place)]))
+            try:
+                assert Pack(tmp_path / "p.arrow").damaged() == []
+            except PackError as error:
+                assert "\n" not in str(error)
+            start += 1
+
+
 def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(
     path: Path, tmp_path: Path
 ) -> None:
