@@ -33,7 +33,7 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import parse, plain, progress_bar, run
+from cache.command import note, parse, plain, progress_bar, run
 from cache.pack import Options, Source, find_unlabelled, named_as_image, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
@@ -163,10 +163,7 @@ def open_pack(job: Job, folder: Run) -> Pack:
     pack = Pack(job.pack or trained["path"], job.resources.residency)
     pack.require_classes(trained["classes"], str(job.run))
     if pack.header.digest != trained["digest"]:
-        print(
-            f"note: {pack.path} is not the pack that {job.run} was trained on; its split may hold training images",
-            file=sys.stderr,
-        )
+        note(f"{pack.path} is not the pack that {job.run} was trained on; its split may hold training images")
     return pack
 
 
@@ -187,10 +184,7 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     named = {source.path.split("/")[0] for source in sources if "/" in source.path}
     if not named & set(classes):
         if named:
-            print(
-                f"note: no subfolder of {images} is named as a class of this run, so its images have no labels",
-                file=sys.stderr,
-            )
+            note(f"no subfolder of {images} is named as a class of this run, so its images have no labels")
         return sources
     if named - set(classes):
         raise PackError(
@@ -228,8 +222,7 @@ def predict(
         ) as loader,
         progress_bar("evaluating") as update,
     ):
-        if loader.describe_damaged():
-            print(f"note: {plain(loader.describe_damaged())}", file=sys.stderr)
+        note(loader.describe_damaged())
         for batch in loader:
             views = batch.images.reshape(-1, *batch.images.shape[-3:])
             logits = forward(network, views, bf16)

@@ -23,7 +23,7 @@ import torch
 import tyro
 from torch import nn
 
-from cache.command import parse, run
+from cache.command import note, parse, run
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import figures, report
@@ -108,6 +108,7 @@ def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
         raise PackError(f"{pack.path} has no images in its split {job.split}; name another: --split")
     chosen = epoch_order(ids, job.seed, 0)[: job.count]
     with Loader(pack, augment, chosen, job.resources, batch_size=len(chosen), epochs=1) as loader:
+        note(loader.describe_damaged())
         return next(iter(loader))
 
 

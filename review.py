@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from cache.command import parse, plain, progress_bar, run
+from cache.command import note, parse, plain, progress_bar, run
 from cache.pack import Options, pack
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
@@ -264,6 +264,7 @@ def see(
         Loader(opened, augment.centre(), ids, job.resources, epochs=1) as loader,
         progress_bar("looking with the network") as update,
     ):
+        note(loader.describe_damaged())
 
         def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for batch in loader:

@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import Stop, Stopped, parse, plain, progress_bar, run, stop_signals
+from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_signals
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
@@ -186,6 +186,9 @@ FORESEEING_STEPS: Final = 4
 """Steps that a dry run times; the first one, which is slower, does not count."""
 VERIFYING_STEPS: Final = 20
 """Steps that are taken twice and compared."""
+SHEET_COLUMNS: Final = 8
+"""Images beside each other in the picture of a batch."""
+LOWER_RATES: Final = "train into another folder at lower rates, --phases.0.high"
 _PRETRAINED: Final = (
     "The network starts from ImageNet weights; where the images, or images like them, are part of ImageNet "
     "(Stanford Dogs is), it has seen them before."
@@ -360,8 +363,8 @@ def train_on(
         training_loader(job, pack, start) as training,
         evaluation_loader(job, pack, pack.ids("val")) as validation,
     ):
-        for damaged in filter(None, (training.describe_damaged(), validation.describe_damaged())):
-            print(f"note: {plain(damaged)}", file=sys.stderr)
+        note(training.describe_damaged())
+        note(validation.describe_damaged())
         session = Session(job.recipe, folder, state, training, validation, job.checkpoints, stop)
         if job.dry_run:
             print("\n".join(foresee(session)))
@@ -563,10 +566,10 @@ def newest(folder: Run, mend: bool) -> dict[str, Any] | None:
         try:
             content = load(path)
         except DamagedCheckpointError as error:
-            print(f"note: {error}; looking at the one before it", file=sys.stderr)
+            note(f"{error}; looking at the one before it")
             continue
         if path != last:
-            print(f"note: going on from {path.name}", file=sys.stderr)
+            note(f"going on from {path.name}")
         if path != last and mend:
             path.replace(last)
         return content
@@ -660,7 +663,7 @@ def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
         until = {f"{name} until epoch {progress.epoch}": was for name, was, _ in other_versions(folder, used)}
         before = {name: was for name, was in folder.read(VERSIONS).items() if " until epoch " in name}
         for name, was, now in differences(folder.read(RECIPE), json.loads(json.dumps(asdict(job.recipe)))):
-            print(f"note: {name} was {was}, and is {now} from here", file=sys.stderr)
+            note(f"{name} was {was}, and is {now} from here")
         describe_run(job, pack, folder, used | before | until)
     if {"recipe", "pack"} & set(job.force):  # what was best, and what was averaged, was so by other rules
         progress.best = -math.inf
@@ -817,11 +820,6 @@ def check_finite(row: dict[str, Any], recipe: Recipe) -> None:
             f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates up to "
             f"{high:g}; the checkpoints before it are kept: {LOWER_RATES}"
         )
-
-
-SHEET_COLUMNS: Final = 8
-"""Images beside each other in the picture of a batch."""
-LOWER_RATES: Final = "train into another folder at lower rates, --phases.0.high"
 
 
 def refuse_divergence(session: Session) -> None:
@@ -1000,7 +998,7 @@ def rebuild_report(folder: Run) -> None:
     try:
         report.build(folder.folder)
     except report.ReportError as error:
-        print(f"note: no report yet: {error}", file=sys.stderr)
+        note(f"no report yet: {error}")
 
 
 if __name__ == "__main__":

@@ -60,11 +60,9 @@ def survey(
     with progress_bar("looking at every image") as update:
         rows = inspection.inspect(images, update)
     inspection.write(rows, out)  # before the labels, which take longer and may fail
-    notes: dict[str, page.Note] = {}
-    code = 0
-    if labels or trained:
-        code = suspects.review_labels(images, out / suspects.REVIEW, trained)
-    if (labels or trained) and not code:
+    asked, notes = labels or trained is not None, dict[str, page.Note]()
+    code = suspects.review_labels(images, out / suspects.REVIEW, trained) if asked else 0
+    if asked and not code:
         review = suspects.read_review(out / suspects.REVIEW)
         rows, notes = suspects.mark(rows, review), page.notes_on(review, images)
         inspection.write(rows, out)

@@ -142,5 +142,11 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
+def note(text: str) -> None:
+    """Say one line beside the result, on standard error; nothing where there is nothing to say."""
+    if text:
+        _complain(f"note: {plain(text)}")
+
+
 def _complain(message: str) -> None:
     print(" ".join(message.split()), file=sys.stderr)  # noqa: T201

@@ -234,8 +234,10 @@ class Pack:
             )
 
     def damaged(self, ids: NDArray[np.int64] | None = None) -> list[int]:
-        """Those of the rows `ids`, of all without, that have not the checksum that they were packed with."""
-        rows = np.arange(len(self)) if ids is None else ids
+        """Those of the rows `ids` that have not the checksum that they were packed with; what was found sound before is not
+        read again. Without `ids` every row is.
+        """
+        rows = np.arange(len(self)) if ids is None else ids[~self._checked[ids]]
 
         def examine(some: NDArray[np.int64]) -> list[int]:
             return [index for index in some.tolist() if not self.is_sound(index)]

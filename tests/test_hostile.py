@@ -17,6 +17,7 @@ from PIL import Image
 from runs import tinted
 
 from cache import pack as packing
+from cache.findings import read_rows
 from cache.pack import pack
 from cache.store import Pack, PackError
 
@@ -161,6 +162,18 @@ def test_the_whole_flow_takes_them_and_the_report_escapes_them(
     assert SCRIPT not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<script" not in page
+
+
+def test_a_survey_looks_at_them_all_and_draws_its_page(hostile: Path, tmp_path: Path) -> None:
+    """A pipe among them, which to open would wait for ever, is on the page."""
+    result = run("-m", "cache", "survey", hostile, "--out", tmp_path / "found", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = {row.path.rpartition("/")[2]: row for row in read_rows(tmp_path / "found" / "survey.csv")}
+    assert {*NAMES, *BAD, *SOUND, "pipe.jpg"} <= set(rows)
+    assert all(rows[name].verdict == "exclude" for name in (*BAD, "pipe.jpg"))
+    page = (tmp_path / "found" / "survey.html").read_text()
+    assert "pipe.jpg" in page
+    assert SCRIPT not in page
 
 
 def test_more_classes_than_can_be_told_apart_are_refused_at_once(

@@ -515,6 +515,24 @@ def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
     assert not np.isin(orders[0], bad).any()
 
 
+def test_no_image_is_read_again_to_be_found_sound(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = colour_pack.ids("train")
+    pack = Pack(damage(colour_pack, tmp_path / "p.arrow", [int(trained[3])]))
+    looked: list[int] = []
+    looking = Pack.is_sound
+
+    def look(self: Pack, index: int) -> bool:
+        looked.append(index)
+        return looking(self, index)
+
+    monkeypatch.setattr(Pack, "is_sound", look)
+    for _ in range(3):
+        assert pack.damaged(trained) == [trained[3]]
+    assert len(looked) == 42 + 2, "the damaged one three times"
+
+
 def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path) -> None:
     bad = [int(colour_pack.ids("train")[5]), int(colour_pack.ids("val")[1])]
     recipe = replace(TINY, solve_head=True, first_look=5)
