@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -227,7 +227,7 @@ def roles(
         resources = replace(ONE_THREAD, tier=tier)
         return train.train(replace(job, resources=resources, dry_run=True), never)
 
-    programs = {
+    programs: dict[str, Callable[[], object]] = {
         "train": lambda: training("encoded"),
         "K views": lambda: training("encoded", views=4),
         "decoded tier": lambda: training("decoded"),
