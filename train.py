@@ -56,7 +56,7 @@ from model.checkpoint import (
 from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
-from model.memory import COPIES, measure_memory
+from model.memory import COPIES, measure_memory, refusing_out_of_memory
 from model.network import (
     WeightsError,
     build,
@@ -82,7 +82,7 @@ from model.progress import (
 from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import DIVERGED, DIVERGED_PICTURE, HEAD, LOCK, METRICS, PACK, RECIPE, SWA, TIMES, VERSIONS
-from model.step import train_step, validate
+from model.step import loss_again, train_step, validate
 from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
@@ -290,25 +290,14 @@ class Session:
 def main() -> int:
     """Run the recipe that the command line names."""
     job = read_job(sys.argv[1:])
-    with stop_signals() as stop:
+    size = "the run's batch size" if job.resume else f"batch size {job.recipe.batch_size}"
+    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
+    with stop_signals() as stop, refusing_out_of_memory(size, remedy):
         try:
             return train(job, stop)
         except Stopped as stopped:
             print(f"stopped {stopped}; the same command with --resume goes on", file=sys.stderr)
             return 128 + (stop() or signal.SIGTERM)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            size = "the run's batch size" if job.resume else f"batch size {job.recipe.batch_size}"
-            raise RunError(
-                f"out of memory at {size}; lower --batch-size, or add --activation-checkpointing; --dry-run says what "
-                "fits"
-            ) from None
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether this is torch's or Python's way to say that memory did not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def read_job(arguments: list[str]) -> Job:
@@ -498,12 +487,20 @@ def open_run(
     """
     folder = Run(job.out)
     if not job.resume:
+        refuse_live_run(folder)
         refuse_other_content(job.out)
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
     forced = "recipe" in job.force
     recipe = resolve(job.recipe, device) if forced else recipe_to_resume(folder, job.recipe, device)
     check_same(folder, pack, used, job.force)
     return replace(job, recipe=recipe), folder, newest(folder, mend=not job.looks)
+
+
+def refuse_live_run(folder: Run) -> None:
+    """Refuse a folder that another training is using right now. Raises RunError."""
+    if (folder.folder / LOCK).exists():
+        with alone(folder):
+            return
 
 
 def refuse_other_content(out: Path) -> None:
@@ -896,24 +893,31 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         state.begin_epoch()
     losses = Losses(progress.loss_sum, state.before[0].device)
     clock, timetable, earlier = Clock(), Timetable(session.checkpoints), progress.seconds
+    batch: Batch | None = None
+    done = 0
 
     def settle() -> None:
+        if batch is not None:  # what its step left must give a number too, or it is in no checkpoint
+            losses.add(loss_again(state.network, *batch.flat(), loss, recipe.bf16), 0, done)
         progress.loss_sum, progress.diverged = losses.read()
         progress.seconds = earlier + clock.seconds()
 
     try:
         for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, progress.images):
-            rate = lr_at(recipe.phases, epoch + progress.images / images)
+            done = progress.images
+            rate = lr_at(recipe.phases, epoch + done / images)
             value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16)
             if state.average:
                 state.average.update(state.network)
-            losses.add(value, len(batch.ids), progress.images)
+            losses.add(value, len(batch.ids), done)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
             if timetable.due() and progress.epoch == epoch:
                 settle()
                 write_last(session, writer)
-    finally:
+    except Stopped:
         settle()
+        raise
+    settle()
     if progress.diverged != NEVER:
         progress.epoch = epoch  # where the batch is
     refuse_divergence(session)
