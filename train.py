@@ -41,7 +41,7 @@ from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_si
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import figures, head, report, swa
+from model import figures, head, precision, report, swa
 from model.atomic import is_leftover, sweep
 from model.checkpoint import (
     CheckpointError,
@@ -145,7 +145,7 @@ class Recipe:
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: 12.4 MiB kept an image instead of 160.7 (B2, 256 px, fp32)."""
     compile: bool = False
-    """torch.compile the network."""
+    """torch.compile the network, on a GPU into CUDA graphs; where that fails, a line says why and it runs as it is."""
     seed: int = 0
     """The order of the images, their augmentation, and the new head's first weights."""
     note: tyro.conf.Suppress[str] = ""
@@ -597,7 +597,6 @@ def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool)
 def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
     """Find out what does not fit together while nothing is written yet, by one image. Raises RunError."""
     size, device = recipe.augment.size, next(network.parameters()).device
-    called = compiled(recipe, network)
     try:
         smoothed_cross_entropy(recipe.label_smoothing, classes)
         if recipe.solve_head:
@@ -606,11 +605,12 @@ def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
         raise RunError(str(error)) from None
     try:
         with evaluating(network):
-            forward(called, torch.zeros(1, 3, size, size, device=device), recipe.bf16)
-    except Exception as error:  # networks and compilers have errors of their own
+            forward(network, torch.zeros(1, 3, size, size, device=device), recipe.bf16)
+    except Exception as error:  # networks have errors of their own
         reason = " ".join(str(error).split())[:200]
-        remedy = "train without --compile" if recipe.compile else "choose another --augment.size or --network"
-        raise RunError(f"{recipe.network} does not take an image of {size} px ({reason}); {remedy}") from None
+        raise RunError(
+            f"{recipe.network} does not take an image of {size} px ({reason}); choose another --augment.size or --network"
+        ) from None
 
 
 def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -854,7 +854,10 @@ def brief(rows: list[int]) -> str:
 
 def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:
     """The network as it is called: compiled where the recipe says so. Both share their parameters."""
-    called: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
+    if not recipe.compile:
+        return network
+    called, why = precision.compiled(network, recipe.augment.size, recipe.bf16)
+    note(why)
     return called
 
 
