@@ -37,7 +37,7 @@ from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_si
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import divergence, figures, head, rehearsal, report, swa
+from model import divergence, figures, head, precision, rehearsal, report, swa
 from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, save
 from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
 from model.divergence import Divergence, check_finite
@@ -133,7 +133,7 @@ class Recipe:
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: 12.4 MiB kept an image instead of 160.7 (B2, 256 px, fp32)."""
     compile: bool = False
-    """torch.compile the network."""
+    """torch.compile the network, on a GPU into CUDA graphs; where that fails, a line says why and it runs as it is."""
     seed: int = 0
     """The order of the images, their augmentation, and the new head's first weights."""
     note: tyro.conf.Suppress[str] = ""
@@ -494,10 +494,11 @@ def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
             head.classifier(network)
     except ValueError as error:
         raise RunError(str(error)) from None
-    remedy = "train without --compile" if recipe.compile else "choose another --augment.size or --network"
     size = recipe.augment.size
-    if reason := rehearsal.refusal(compiled(recipe, network), size, recipe.bf16):
-        raise RunError(f"{recipe.network} does not take an image of {size} px ({reason}); {remedy}")
+    if reason := rehearsal.refusal(network, size, recipe.bf16):
+        raise RunError(
+            f"{recipe.network} does not take an image of {size} px ({reason}); choose another --augment.size or --network"
+        )
 
 
 def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -659,7 +660,10 @@ def refuse_divergence(session: Session) -> None:
 
 def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:
     """The network as it is called: compiled where the recipe says so. Both share their parameters."""
-    called: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
+    if not recipe.compile:
+        return network
+    called, why = precision.compiled(network, recipe.augment.size, recipe.bf16)
+    note(why)
     return called
 
 

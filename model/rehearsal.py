@@ -46,7 +46,7 @@ def refusal(network: nn.Module, size: int, bf16: bool) -> str:
     try:
         with evaluating(network):
             forward(network, torch.zeros(1, 3, size, size, device=device), bf16)
-    except Exception as error:  # networks and compilers have errors of their own
+    except Exception as error:  # networks have errors of their own
         return " ".join(str(error).split())[:200] or type(error).__name__
     return ""
 

@@ -1,6 +1,6 @@
 """Doctor: what this machine has for training, what it lacks, and what of it is known not to work together.
 
-    python -m pipelines.doctor            (--json for programs)
+    python -m pipelines.doctor [--pack PACK]          (--json for programs)
 
 Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be learnt stands
 there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine without a GPU.
@@ -27,13 +27,18 @@ from rich.table import Table
 
 from cache.command import parse, run
 from cache.machine import available_cores, available_memory, describe_machine
-from pipelines.loader import choose
+from cache.store import Pack, PackError
+from pipelines import selftest
+from pipelines.loader import ENGINES, choose
+from pipelines.request import StreamError
 from pipelines.tier import say_bytes
 
 Verdict = Literal["ok", "note", "problem", "unknown"]
 
 _PACKAGES: Final = ("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
 _SHARED_MEMORY: Final = Path("/dev/shm")
+_TESTED: Final = 64
+"""Pictures of a pack that are decoded."""
 _LEAST_SHARED: Final = 2**30
 _LEAST_FILES: Final = 1024
 _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
@@ -257,6 +262,21 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
         yield Finding("DALI and torch", f"CUDA {theirs} beside CUDA {ours}", "note", advice)
 
 
+def try_decoder(pack: Pack) -> Finding:
+    """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
+    name, device = choose()
+    rows = selftest.spread(pack, _TESTED)
+    about = f"decoder, engine {name} on {device}"
+    try:
+        wrong = selftest.faults(pack, rows, ENGINES[name], device)
+    except StreamError as error:
+        return Finding(about, "stopped", "problem", str(error))
+    if wrong:
+        advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
+        return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
+    return Finding(about, f"{len(rows)} pictures as they were packed")
+
+
 def torchvision_fault() -> str:
     """What keeps torchvision from working with this torch, or nothing: a wrong pair fails when it is imported."""
     try:
@@ -289,6 +309,8 @@ def _major(version: str | None) -> int:
 class Job:
     """How to say it."""
 
+    pack: Path | None = None
+    """Also decode some of this pack's pictures, and compare them with what was packed."""
     json: bool = False
     """Print facts and findings as JSON, and nothing else."""
 
@@ -298,6 +320,7 @@ def main() -> int:
     job = parse(lambda: tyro.cli(Job, prog="python -m pipelines.doctor"))
     facts = learn()
     findings = judge(facts)
+    findings += [try_decoder(Pack(job.pack))] if job.pack else []
     if job.json:
         print(json.dumps({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}))  # noqa: T201
     else:
@@ -323,4 +346,4 @@ def show(findings: list[Finding]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, PackError)

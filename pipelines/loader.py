@@ -28,7 +28,7 @@ EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]
 BadPolicy = Literal["error", "skip"]
 
-_ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
+ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
 
 
 class DeviceError(ResourcesError):
@@ -164,7 +164,7 @@ class Loader:
             device=self.device,
             tier=Tier(pack, self.plan.kept, halvings(augment, pack.sizes)),
         )
-        self._stream = _ENGINES[self.engine](pack, self._requests(start, epochs), settings)
+        self._stream = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
 
     def __enter__(self) -> Loader:
         """The loader itself."""

@@ -242,7 +242,7 @@ def roles(
                 found[name].append(settings)
                 return threads.stream(pack, requests, settings)
 
-            patch.setitem(loader._ENGINES, "threads", engine)
+            patch.setitem(loader.ENGINES, "threads", engine)
             program()
     return found
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reads import host_reads
+from reads import WATCHED, host_reads, syncs_raise, walk
 from runs import TINY, never, tiny_job
 
 import train
 from cache.store import Pack
 from model import figures, report
-from model.ema import MovingAverage
-from model.loss import smoothed_cross_entropy
-from model.network import build
 from model.progress import Losses
 from model.schedule import Phase
-from model.step import train_step
-from pipelines.augment import Augment
 from pipelines.examine import available
-from pipelines.loader import DeviceName, Loader, Resources
 
 READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "item": torch.Tensor.item,
@@ -49,32 +41,6 @@ def test_every_way_to_read_is_seen(read: str) -> None:
         assert not found
         READS[read](value)
     assert found
-
-
-WARM = 6
-"""Steps before the watch begins: a ring is filled by then, and cuDNN has tried its algorithms."""
-WATCHED = 6
-
-
-def walk(pack: Pack, device: DeviceName, watch: Callable[[], AbstractContextManager[Any]]) -> Any:
-    """Take steps as an epoch does: loader, views, step, moving average, sum of losses. The last of them under `watch`."""
-    target = torch.device("cuda" if device == "gpu" else "cpu")
-    network = build("test_efficientnet", len(pack.classes), weights="none").to(target).train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
-    average, loss = MovingAverage(network, 0.9), smoothed_cross_entropy(0.1, len(pack.classes))
-    losses = Losses(0.0, target)
-    resources, ids = Resources(device=device, threads=1), pack.ids("train")
-    with (
-        Loader(pack, Augment(size=32), ids, resources, batch_size=4, shuffle=True, views=2) as loader,
-        ExitStack() as stack,
-    ):
-        found = None
-        for number, batch in enumerate(islice(loader, WARM + WATCHED)):
-            found = stack.enter_context(watch()) if number == WARM else found
-            value = train_step(network, optimiser, *batch.flat(), loss, 0.01, bf16=device == "gpu")
-            average.update(network)
-            losses.add(value, len(batch.ids), number)
-    return found
 
 
 def test_a_step_reads_nothing(colour_pack: Pack) -> None:
@@ -108,17 +74,6 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
             len(found) - found.count("numpy")
         )  # a ring of host memory says that once a batch of its own
     assert counts[0] == counts[1] > 0
-
-
-@contextmanager
-def syncs_raise() -> Iterator[None]:
-    """For as long as the block runs, an operation of torch that waits for the GPU raises."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 @pytest.mark.gpu
