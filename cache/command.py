@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -51,8 +51,11 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
         sys.exit(1)
 
 
-def parse(read: Callable[[], Result]) -> Result:
-    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house."""
+def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
+    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house.
+
+    subcommands: those that the program has; the help that the line names is that of the one that was called.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -68,7 +71,10 @@ def parse(read: Callable[[], Result]) -> Result:
             text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
             text = re.sub(
                 r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:?) (.*--help)\.?", r"; see \1", text
-            )
+            ).replace(" (required)", "")
+            called = next(iter(sys.argv[1:]), "")
+            if called in subcommands:
+                text = re.sub(rf"(?<! {called}) --help$", f" {called} --help", text)
             _complain(f"error: {text}")
         raise
 

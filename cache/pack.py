@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import tempfile
 import zlib
 from collections import Counter
@@ -27,7 +28,7 @@ from PIL import Image, ImageOps
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import ENDED_DECODER, Look, Progress, survey
+from cache.survey import ENDED_DECODER, Look, Progress, counted, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -81,6 +82,7 @@ def pack(images: Path, out: Path, options: Options = Options(), progress: Progre
     progress: called with (files looked at, files in all). Raises PackError; then `out` is as it was before.
     """
     classes, sources = find_labelled(images)
+    check_outside(out, images)
     return write(sources, classes, out, options, progress)
 
 
@@ -123,6 +125,43 @@ def find_unlabelled(images: Path) -> list[Source]:
     return sources
 
 
+def find_images(images: Path) -> Iterator[str]:
+    """The path of every file below a folder, sorted; of those beside the class folders, only what is named as an image.
+
+    Raises PackError.
+    """
+    _list_folder(images)
+    for file in _files(images):
+        if file.parent != images or named_as_image(file):
+            yield _relative(file, images)
+
+
+def find_file(images: Path, path: str) -> Path:
+    r"""The file that is called `path` here: where a name was no valid text, its bytes are written as \xff in that."""
+    file = images / path
+    if "\\x" in path and not file.exists():
+        raw = re.sub(
+            rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
+        )
+        return images / os.fsdecode(raw)
+    return file
+
+
+def check_outside(out: Path, images: Path) -> None:
+    """Refuse to write to where the next look at the images would find it. Raises PackError."""
+    if out.resolve().is_relative_to(images.resolve()):
+        raise PackError(
+            f"--out {out} lies inside {images}, where it would be taken for an image the next time; name a place outside"
+        )
+
+
+def check_writable(place: Path) -> None:
+    """Find out whether a folder is there or can be made, and can be written to, without making it. Raises OSError."""
+    nearest = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
+    with tempfile.TemporaryFile(dir=nearest):
+        pass
+
+
 def write(
     sources: Sequence[Source],
     classes: tuple[str, ...],
@@ -136,16 +175,22 @@ def write(
     split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
     """
     _check_out(out)
-    loose = [source for source in sources if split is None and source.label == NO_LABEL]
-    sources = [source for source in sources if split is not None or source.label != NO_LABEL]
-    _check_exclusions(options, sources + loose)
+    _check_exclusions(options, sources)
+    loose = [] if split else _find_loose(sources, options)
+    unseen = {source.path for source in loose}
+    sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    looks = survey([source.file for source in sources], progress=progress)
+    found = survey(source.file for source in sources)
+    looks = list(counted(found, len(sources), progress))
     decided, unmatched = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
-    excluded += [(source, Excluded(source.path, "no class", "beside the class folders")) for source in loose]
     if split is None:
+        loose += [source for source, _ in kept if source.label == NO_LABEL]
+        kept = [(source, look) for source, look in kept if source.label != NO_LABEL]
+        excluded += [
+            (source, Excluded(source.path, "no class", "beside the class folders")) for source in loose
+        ]
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0])}")
@@ -213,6 +258,8 @@ def read_exclusions(file: Path) -> dict[str, str]:
         ) from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
+    if "decision" in header:
+        raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
     if not {"path", "reason"} <= set(header):
         raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
     for line, row in enumerate(rows, start=2):
@@ -249,9 +296,7 @@ def _check_out(out: Path) -> None:
     try:
         if out.is_dir():
             raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
-        nearest = next(parent for parent in out.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        check_writable(out.absolute().parent)
     except OSError as error:
         raise PackError(
             f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"
@@ -283,6 +328,13 @@ def _relative(file: Path, images: Path) -> str:
 def _text(name: str) -> str:
     r"""A file name as valid Unicode; a byte that is none is written as \xff, so that two names never become one."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
+    """Images beside the class folders that need not be looked at: none of them where a person decided about any."""
+    if any(not decision.image.label for decision in options.decisions):
+        return []
+    return [source for source in sources if source.label == NO_LABEL]
 
 
 def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
@@ -328,6 +380,8 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = (options.exclude or {}).get(source.path)
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
+    if decision and decision.choice == "exclude" and decision.reason:
+        return _exclude_by_list(source.path, decision.reason)
     if decision and decision.choice == "exclude":
         return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
     if listed is not None and not decision:
@@ -344,8 +398,9 @@ def _relabel(
     rows, relabelled = [], []
     for source, look in kept:
         decision = decided.get(source.path)
-        if decision and decision.choice == "relabel" and decision.to != classes[source.label]:
-            relabelled.append((source.path, classes[source.label], decision.to))
+        old = "no class" if source.label == NO_LABEL else classes[source.label]
+        if decision and decision.choice == "relabel" and decision.to != old:
+            relabelled.append((source.path, old, decision.to))
             source = replace(source, label=classes.index(decision.to))
         rows.append((source, look))
     return rows, relabelled
