@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 override DEMO := demo
+MINUTES ?= 13
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak fuzz clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml
@@ -38,6 +39,10 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --minutes 30
+
+fuzz: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[fuzz]"
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
