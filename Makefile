@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 override DEMO := demo
 IMAGES ?= $(wildcard ../shared/data/photos)
+MINUTES ?= 13
 
-.PHONY: demo test check bench gpu-check soak clean
+.PHONY: demo test check bench gpu-check soak fuzz clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml
@@ -42,6 +43,10 @@ gpu-check: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --minutes 30
+
+fuzz: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[fuzz]"
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

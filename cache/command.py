@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import re
 import signal
 import sys
@@ -24,6 +25,10 @@ Result = TypeVar("Result")
 
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
+
+
+class Hung(Exception):
+    """Some thread will never end: beside an expected error, leave without waiting for it."""
 
 
 def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
@@ -43,6 +48,9 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
         sys.exit(141)
     except expected as error:
         _complain(f"error: {error}")
+        if isinstance(error, Hung):
+            sys.stdout.flush()
+            os._exit(BAD_INPUT)
         sys.exit(BAD_INPUT)
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="greyhound-", suffix=".log", delete=False) as file:

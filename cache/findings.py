@@ -92,7 +92,7 @@ def read_rows(file: Path) -> Iterator[Row]:
             yield from map(_row, csv.DictReader(stream))
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected survey.csv") from None
-    except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError) as error:
+    except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise PackError(
             f"{file} is no survey.csv ({error}); make it again: python -m cache survey IMAGES --out DIR"
         ) from None

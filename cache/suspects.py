@@ -16,7 +16,7 @@ from typing import Final
 
 from cache.findings import FINDINGS, Row
 from cache.store import PackError
-from cache.values import ValueFormatError, from_json
+from cache.values import from_json
 
 REVIEW: Final = "labels.json"
 """The review's file beside survey.csv."""
@@ -96,7 +96,7 @@ def read_review(file: Path) -> Review:
         return from_json(Review, json.loads(file.read_text(encoding="utf-8")), str(file))
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); {again}") from None
-    except (ValueError, ValueFormatError) as error:
+    except (ValueError, RecursionError) as error:
         raise PackError(f"{file} is no review of labels ({error}); {again}") from None
 
 

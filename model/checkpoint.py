@@ -152,9 +152,17 @@ def _check_sums(data: bytes) -> None:
             raise zipfile.BadZipFile
 
 
+def _has_no_end(data: bytes) -> bool:
+    """Whether the directory of a zip file, which ends it, is missing."""
+    try:
+        return not zipfile.is_zipfile(io.BytesIO(data))
+    except zipfile.BadZipFile:  # it is there, and no sense in it
+        return False
+
+
 def _reason(data: bytes, error: Exception) -> str:
     """What is wrong with a file that torch refused, from its bytes and the error."""
-    if data.startswith(_ZIP) and not zipfile.is_zipfile(io.BytesIO(data)):
+    if data.startswith(_ZIP) and _has_no_end(data):
         return "is truncated; copy it again, or use another checkpoint"
     if data.startswith((_ZIP, _PICKLE)) and isinstance(error, pickle.UnpicklingError):
         return "holds more than tensors and plain values, which could run code; it was not opened"

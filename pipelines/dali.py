@@ -132,7 +132,6 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
             yield asked.popleft()[0], torch.empty(0, *shape)
 
     shape = (settings.views, settings.size, settings.size, 3)
-    settings.tier.fill(settings.threads)
     pipeline = graph(source, settings)
     while True:
         try:

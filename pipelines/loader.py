@@ -7,6 +7,7 @@ engine and the device are chosen here and nowhere else.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -23,6 +24,7 @@ from pipelines.examine import available
 from pipelines.order import epoch_order, even_bounds, full_bounds, share
 from pipelines.request import Device, Engine, Request, ResourcesError, Settings
 from pipelines.tier import Plan, Tier, TierName, parse_bytes, plan
+from pipelines.watch import watched
 
 EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]
@@ -56,6 +58,8 @@ class Resources:
     classes in their place, evaluates without them, and says so."""
     budget: str = ""
     """Memory for decoded originals, such as 4GB; default: half of what is free."""
+    patience: float = 600.0
+    """Seconds without a batch after which the loader is taken to hang, and the program ends; 0: it waits for ever."""
 
     def __post_init__(self) -> None:
         """Refuse what no loader could do."""
@@ -63,6 +67,8 @@ class Resources:
             raise ValueError(f"threads is {self.threads}; expected at least 1")
         if self.prefetch < 1:
             raise ValueError(f"prefetch is {self.prefetch}; expected at least 1")
+        if not 0 <= self.patience < math.inf:
+            raise ValueError(f"patience is {self.patience}; expected 0 or more")
         if self.budget:
             parse_bytes(self.budget)
 
@@ -154,6 +160,7 @@ class Loader:
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         self.position = start
         self.plan = self._plan(resources, epochs)
+        tier = Tier(pack, self.plan.kept, halvings(augment, pack.sizes))
         settings = Settings(
             size=augment.size,
             fill=augment.fill,
@@ -162,9 +169,13 @@ class Loader:
             threads=resources.threads or available_cores(),
             prefetch=resources.prefetch,
             device=self.device,
-            tier=Tier(pack, self.plan.kept, halvings(augment, pack.sizes)),
+            tier=tier,
         )
-        self._stream = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
+        if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
+            tier.fill(settings.threads)
+        engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
+        consumer = torch.cuda.current_stream() if self.device == "gpu" else None
+        self._stream = watched(engine, resources.patience, consumer)
 
     def __enter__(self) -> Loader:
         """The loader itself."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.command import Hung
 from cache.store import Pack
 
 Device = Literal["gpu", "cpu"]
@@ -44,9 +45,6 @@ class Originals(Protocol):
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Row `index`, decoded and halved: uint8 `[H, W, 3]`."""
 
-    def fill(self, threads: int) -> None:
-        """Decode every row of `kept` now."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -75,6 +73,10 @@ class ResourcesError(ValueError):
 
 class StreamError(RuntimeError):
     """The engine stopped: the message is one line for the user."""
+
+
+class HangError(StreamError, Hung):
+    """The engine does not go on."""
 
 
 class BadImageError(StreamError):

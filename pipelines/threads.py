@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.store import Pack
-from pipelines.request import Request, Settings, Stream
+from pipelines.request import Request, Settings, Stream, StreamError
 
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
@@ -115,8 +115,18 @@ def _finish(
     ring: Ring, request: Request, batch: NDArray[np.float32], tasks: list[Future[None]]
 ) -> tuple[Request, torch.Tensor]:
     for task in tasks:
-        task.result()
+        try:
+            task.result()
+        except cv2.error as error:
+            raise _explain(error) from error
     return request, ring.lend(batch, len(request.ids))
+
+
+def _explain(error: cv2.error) -> Exception:
+    """What OpenCV says, in the words of those who handle it."""
+    if error.code == cv2.Error.StsNoMem:
+        return MemoryError(error.err)
+    return StreamError(f"OpenCV stopped: {' '.join(str(error).split())[:300]}; --engine dali does the same")
 
 
 def fill_rows(

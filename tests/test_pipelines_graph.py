@@ -37,9 +37,6 @@ class Kept:
     def pixels(self, index: int) -> Any:
         raise AssertionError("a graph is made before there is any image")
 
-    def fill(self, threads: int) -> None:
-        raise AssertionError("a graph is made before there is any image")
-
 
 def operators(device: Device, views: int = 2, tier: bool = False) -> dict[str, Any]:
     """Name -> operator instance of everything that the graph's output depends on."""

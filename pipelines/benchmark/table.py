@@ -134,7 +134,7 @@ def read(path: Path) -> dict[str, Any]:
     """A JSON file that a measurement wrote. Raises BenchmarkError."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} cannot be read ({error}); expected what --json wrote") from None
     try:
         measured = from_json(Measured, content, str(path), partly=True)

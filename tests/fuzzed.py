@@ -1,0 +1,405 @@
+"""The readers that face foreign bytes, each as a function of bytes: what `fuzz` feeds, and what may come of it.
+
+Before it: `pictures` and `runs` draw the examples. After it: `fuzz` mutates them under coverage; `test_fuzz` reads the
+examples, and every input that once broke a reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+import tyro
+from pictures import coded, encode, packed
+from runs import TINY
+
+import eval as evaluation
+import explain
+import review
+import train
+from cache import __main__ as room
+from cache import decisions, findings, pack, suspects
+from cache.command import deferred, parse
+from cache.pack import Options
+from cache.store import _CHECKSUM, _METADATA, SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
+from cache.values import ValueFormatError, from_json
+from model import checkpoint, report
+from model.checkpoint import CheckpointError
+from model.progress import Training, restore, save_last
+from model.run import BEST, LAST, Run, RunError, load_network
+from model.shapes import HEAD, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
+from pipelines.benchmark import table
+from pipelines.benchmark.rows import BenchmarkError
+from pipelines.examine import Probe, examine
+from pipelines.loader import Loader, Resources
+from pipelines.request import BadImageError
+
+CLASSES: Final = 3
+RUN_FILES: Final = (*SHAPES, "eval-other-test.json")
+"""JSON files of a run folder, in the order in which the first byte of an input chooses one."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader. read: given a folder of its own and the bytes. expected: what it may raise, in one line."""
+
+    seeds: Callable[[Path], list[bytes]]
+    read: Callable[[Path, bytes], object]
+    expected: tuple[type[Exception], ...]
+
+    def attempt(self, folder: Path, data: bytes) -> Exception | None:
+        """Read the bytes; the error, if they were refused. Any other error goes on."""
+        try:
+            self.read(folder, data)
+        except self.expected as error:
+            assert "\n" not in str(error), f"more than a line: {error}"
+            return error
+        return None
+
+
+# --- packs -----------------------------------------------------------------------------------------------------------
+
+
+def pack_seeds(folder: Path) -> list[bytes]:
+    """A pack of three classes."""
+    files = {f"class {k}": [encode(coded(9 + k, 8, k), "JPEG")] for k in range(CLASSES)}
+    return [packed(folder, files, Options(val=0, test=0)).path.read_bytes()]
+
+
+def read_pack(folder: Path, data: bytes) -> None:
+    """Open it, and take every image that is sound."""
+    file = folder / "p.arrow"
+    file.write_bytes(data)
+    opened = Pack(file)
+    bad = opened.damaged()
+    for row in set(range(len(opened))) - set(bad):
+        opened.encoded(row)
+    json.dumps(opened.summary())
+
+
+def header_seeds(folder: Path) -> list[bytes]:
+    """What a pack says of itself."""
+    (data,) = pack_seeds(folder)
+    schema = pa.ipc.open_file(pa.py_buffer(data)).schema
+    return [schema.metadata[_METADATA]]
+
+
+def read_header(folder: Path, data: bytes) -> None:
+    """A header whose checksum agrees."""
+    schema = SCHEMA.with_metadata({_METADATA: data, _CHECKSUM: str(zlib.crc32(data)).encode()})
+    header = Header.read(schema, folder)
+    json.dumps(asdict(header))
+
+
+ROW: Final = np.dtype(
+    [
+        ("label", "i4"),
+        ("split", "i1"),
+        ("width", "i4"),
+        ("height", "i4"),
+        ("orientation", "u1"),
+        ("mean_luma", "f4"),
+    ]
+)
+"""What an index says of an image, as the bytes of an input."""
+IMAGE: Final = encode(coded(20, 12), "JPEG")
+
+
+def index_seeds(_: Path) -> list[bytes]:
+    """Rows of an index, as they should be."""
+    rows = [(label, 0, 20, 12, 1 + label, 99.0) for label in range(CLASSES)]
+    return [np.array(rows, ROW).tobytes()]
+
+
+def read_index(folder: Path, data: bytes) -> None:
+    """A pack whose index says what somebody wanted it to, checksums and all; then batches of its images."""
+    rows = np.frombuffer(data, ROW, min(len(data) // ROW.itemsize, 16))
+    if not len(rows):
+        return
+    arrays = {
+        name: pa.array(rows[name], SCHEMA.field(name).type) for name in ROW.names or () if name != "split"
+    }
+    arrays["split"] = pa.DictionaryArray.from_arrays(pa.array(rows["split"]), pa.array(SPLITS), safe=False)
+    arrays["path"] = pa.array([f"{row}.jpg" for row in range(len(rows))])
+    arrays["image"] = pa.array([IMAGE] * len(rows), pa.large_binary())
+    arrays["crc32"] = pa.array([zlib.crc32(IMAGE)] * len(rows), pa.uint32())
+    header = Header(tuple(map(str, range(CLASSES))), "0" * 64, 0, index_crc32=index_checksum(arrays))
+    file = folder / "p.arrow"
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, header.schema()) as writer:
+        writer.write_batch(pa.record_batch([arrays[name] for name in SCHEMA.names], schema=header.schema()))
+    opened = Pack(file)
+    resources = Resources("threads", "cpu", threads=1, prefetch=1, tier="encoded")
+    with Loader(opened, TINY.augment, np.arange(len(opened)), resources, batch_size=4, epochs=1) as loader:
+        list(loader)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def image_seeds(_: Path) -> list[bytes]:
+    """A small picture in every format that is packed as it is, and in some that are not."""
+    picture = coded(9, 7, 3)
+    turned = encode(picture, "JPEG", orientation=6)
+    return [turned, *(encode(picture, name) for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"))]
+
+
+def read_image(_: Path, data: bytes) -> None:
+    """What the survey's child process does with it; whatever it holds, there is an answer."""
+    json.dumps(asdict(examine(data, _probe())), default=bytes.hex)
+
+
+@cache
+def _probe() -> Probe:
+    return Probe()
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+SHA: Final = "0123456789abcdef" * 4
+
+
+def decisions_seeds(_: Path) -> list[bytes]:
+    """Each kind of decision."""
+    head = "sha256,path,class,decision,to\n"
+    rows = (f"{SHA},a/1.jpg,a,keep,\n", f'{SHA},"a/2,\n.jpg",a,relabel,b\n', ",a/3.jpg,a,exclude,\n")
+    return [(head + "".join(rows)).encode()]
+
+
+def read_decisions(folder: Path, data: bytes) -> None:
+    """decisions.csv, and which images it is about."""
+    file = folder / "decisions.csv"
+    file.write_bytes(data)
+    found = decisions.read(file)
+    decisions.check_classes(found, ("a", "b"))
+    decisions.match(found, [decisions.Photograph("a/1.jpg", "a", SHA)])
+
+
+def excluded_seeds(_: Path) -> list[bytes]:
+    """Reasons of the survey's, of a person's, and none."""
+    return [b'path,reason\na/1.jpg,grayscale: 2.1\n"a/2.jpg",not a dog\na/3.jpg,\n']
+
+
+def read_excluded(folder: Path, data: bytes) -> None:
+    """excluded.csv."""
+    file = folder / "excluded.csv"
+    file.write_bytes(data)
+    pack.read_exclusions(file)
+
+
+def survey_seeds(folder: Path) -> list[bytes]:
+    """survey.csv of two images."""
+    rows = [
+        findings.Row("a/1.jpg", "a"),
+        findings.Row("a/2.jpg", "a", findings=("dark",), verdict="exclude", reason="x"),
+    ]
+    findings.write_rows(rows, folder / "survey.csv")
+    return [(folder / "survey.csv").read_bytes()]
+
+
+def read_survey(folder: Path, data: bytes) -> None:
+    """survey.csv."""
+    file = folder / "survey.csv"
+    file.write_bytes(data)
+    findings.read_rows(file)
+
+
+def review_seeds(_: Path) -> list[bytes]:
+    """A suspect with a neighbour."""
+    near = (suspects.Neighbour("b/1.jpg", 0.5),)
+    image = suspects.Ranked("a/1.jpg", "a", "b", 0.1, 0.9, True, near, near, "")
+    return [json.dumps(asdict(suspects.Review("judge", 0.9, 0, (image,)))).encode()]
+
+
+def read_review(folder: Path, data: bytes) -> None:
+    """labels.json, as it marks the rows of a survey."""
+    file = folder / "labels.json"
+    file.write_bytes(data)
+    suspects.mark([findings.Row("a/1.jpg", "a")], suspects.read_review(file))
+
+
+def benchmark_seeds(_: Path) -> list[bytes]:
+    """A measurement of one row."""
+    row = {"name": "decode-only", "images_per_second": 9.0, "core_ms_per_image": 1.8, "spread": [1.7, 1.9]}
+    row |= {"peak_mib": 99.0}
+    measured = {"machine": "m", "date": "2026-11-25", "data": "d", "rows": [row], "missing": {}}
+    return [json.dumps(measured).encode()]
+
+
+def read_benchmark(folder: Path, data: bytes) -> None:
+    """A benchmark's JSON, compared with itself and as the README's table."""
+    file = folder / "bench.json"
+    file.write_bytes(data)
+    with contextlib.redirect_stdout(io.StringIO()):
+        table.compare(table.read(file), table.read(file))
+        table.as_markdown(table.read(file))
+
+
+# --- the run folder --------------------------------------------------------------------------------------------------
+
+
+def run_seeds(_: Path) -> list[bytes]:
+    """Each file of a run folder, its number before it."""
+    result = {"valid_loss": 0.5, "accuracy": 0.9, "n": 6, "elapsed": 1.5}
+    row = {"name": "a", "n": 6, "accuracy": 0.9, "interval": [0.5, 1.0]}
+    row |= {"ensemble_accuracy": 0.9, "ensemble_interval": [0.5, 1.0]}
+    evaluated = row | {"crops": 2, "classes": [row, row | {"name": "b"}], "confusion": [[5, 1], [0, 6]]}
+    image = {"path": "a/9.jpg", "reason": "dark", "detail": "d", "thumbnail": None}
+    packed = {"path": "p.arrow", "digest": "0", "classes": ["a", "b"], "splits": {"train": 9}}
+    packed |= {"excluded": {"total": 1, "reasons": {"dark": 1}, "images": [image]}, "transcoded": []}
+    contents = {
+        RECIPE: asdict(TINY),
+        PACK: packed,
+        VERSIONS: {"torch": "2"},
+        METRICS: result | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
+        TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
+        HEAD: result | {"images": 9, "first": None},
+        SWA: {"before": result, "after": result},
+        RUN_FILES[-1]: evaluated,
+    }
+    return [
+        bytes([place]) + json.dumps(contents.get(name, evaluated)).encode()
+        for place, name in enumerate(RUN_FILES)
+    ]
+
+
+def read_run(folder: Path, data: bytes) -> None:
+    """One file of a run folder is as the bytes say, the recipe sound where it is another: all that reads them, and the report."""
+    for file in folder.iterdir():
+        file.unlink()
+    run = Run(folder)
+    run.write(RECIPE, asdict(TINY))
+    name = RUN_FILES[data[0] % len(RUN_FILES)] if data else RECIPE
+    (folder / name).write_bytes(data[1:])
+    report.build(folder)
+    from_json(train.Recipe, run.read(RECIPE), RECIPE)
+    run.rows(METRICS), run.rows(TIMES)
+    for other in (PACK, VERSIONS, HEAD, SWA):
+        if (folder / other).exists():
+            run.read(other)
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _training() -> Training:
+    network = torch.nn.Linear(2, 2)
+    return Training(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
+
+
+def checkpoint_seeds(folder: Path) -> list[bytes]:
+    """A checkpoint that a training goes on from, and one of a network alone, both small."""
+    state = _training()
+    save_last(checkpoint.save, Run(folder), state)
+    checkpoint.save(folder / BEST, {"network": state.network.state_dict(), "score": 0.5, "after": "epoch 1"})
+    return [(folder / name).read_bytes() for name in (LAST, BEST)]
+
+
+def read_checkpoint(folder: Path, data: bytes) -> None:
+    """A checkpoint, and a training that goes on from it, or the network in it."""
+    path = folder / LAST
+    path.write_bytes(data)
+    content = checkpoint.load(path)
+    if "progress" in content:
+        restore(Run(folder), content, _training())
+    else:
+        load_network(_training().network, content, path)
+
+
+def pickle_seeds(folder: Path) -> list[bytes]:
+    """What says in a checkpoint how its tensors belong together."""
+    return [_members(data)["data.pkl"] for data in checkpoint_seeds(folder)]
+
+
+def read_pickle(folder: Path, data: bytes) -> None:
+    """A checkpoint around these bytes whose sums all agree."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in (_sound_members() | {"data.pkl": data}).items():
+            archive.writestr(f"archive/{name}", content)
+    read_checkpoint(folder, stream.getvalue())
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """The files in a checkpoint, by their names in it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+
+
+@cache
+def _sound_members() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as temporary:
+        last, _ = checkpoint_seeds(Path(temporary))
+    return _members(last)
+
+
+# --- command lines ---------------------------------------------------------------------------------------------------
+
+COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
+    train.read_job,
+    lambda words: parse(lambda: tyro.cli(evaluation.Job, args=words)),
+    lambda words: parse(lambda: tyro.cli(explain.Job, args=words)),
+    lambda words: parse(lambda: tyro.cli(review.Job, args=words)),
+    lambda words: parse(lambda: tyro.extras.subcommand_cli_from_dict(_rooms(), args=words)),
+)
+"""Each program's parser, in the order in which the first byte of an input chooses one; nothing is done."""
+
+
+def _rooms() -> dict[str, Callable[..., Any]]:
+    return {
+        command.__name__: deferred(command)
+        for command in (room.demo, room.survey, room.pack, room.info, room.verify)
+    }
+
+
+def command_seeds(_: Path) -> list[bytes]:
+    """A command line of each program, its words apart by a zero byte."""
+    lines = (
+        "fast --pack p --out o --batch-size 8 --augment.hue 0.1 --phases.0.high 1e-2 --checkpoints.steps 2",
+        "--run r --crops 10 --split val --worst-first --budget 4GB",
+        "--run r --count 3 --engine threads --on-bad skip",
+        "--out o --images i --folds 3",
+        "pack images --out p --val 0.1 --keep-grayscale",
+    )
+    return [bytes([place]) + line.replace(" ", "\0").encode() for place, line in enumerate(lines)]
+
+
+def read_command(_: Path, data: bytes) -> None:
+    """A program's words; what is wrong with them is said in one line, with exit code 2."""
+    number, words = (data[0], data[1:].decode("utf-8", "surrogateescape").split("\0")) if data else (0, [])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            COMMANDS[number % len(COMMANDS)](words)
+    except SystemExit as leaving:
+        assert leaving.code in (0, 2), leaving.code
+        assert len(said.getvalue().splitlines()) == (1 if leaving.code else 0), said.getvalue()
+
+
+TARGETS: Final = {
+    "pack": Target(pack_seeds, read_pack, (PackError,)),
+    "header": Target(header_seeds, read_header, (PackError,)),
+    "index": Target(index_seeds, read_index, (PackError, BadImageError)),
+    "image": Target(image_seeds, read_image, ()),
+    "decisions": Target(decisions_seeds, read_decisions, (PackError,)),
+    "excluded": Target(excluded_seeds, read_excluded, (PackError,)),
+    "survey": Target(survey_seeds, read_survey, (PackError,)),
+    "review": Target(review_seeds, read_review, (PackError,)),
+    "benchmark": Target(benchmark_seeds, read_benchmark, (BenchmarkError,)),
+    "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
+    "checkpoint": Target(checkpoint_seeds, read_checkpoint, (CheckpointError, RunError)),
+    "pickle": Target(pickle_seeds, read_pickle, (CheckpointError, RunError)),
+    "command": Target(command_seeds, read_command, (RunError, ValueError)),
+}
