@@ -96,7 +96,7 @@ def plan(
     rows, first = np.unique(ids, return_index=True)
     sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << halvings[first])[:, None])
     sizes = 3 * sides.prod(axis=1)
-    free = int(_SHARE * available_memory()) if budget is None else budget
+    free = default_budget() if budget is None else budget
     fitting = np.cumsum(sizes) <= free
     if name == "decoded" and not fitting.all():
         raise ResourcesError(
@@ -107,6 +107,11 @@ def plan(
     nbytes = int(sizes[fitting].sum())
     why = f"{fitting.sum()} of {len(rows)} images in {_say(nbytes)} of {_say(free)}"
     return Plan(kept, nbytes, f"tier: {'decoded' if fitting.any() else 'encoded'}, {why}")
+
+
+def default_budget() -> int:
+    """Bytes for decoded originals where none are given."""
+    return int(_SHARE * available_memory())
 
 
 def parse_bytes(text: str) -> int:
