@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 override DEMO := demo
+IMAGES ?= $(wildcard ../shared/data/photos)
 
 .PHONY: demo test check bench soak clean
 .DELETE_ON_ERROR:

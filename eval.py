@@ -41,6 +41,7 @@ from cache.values import ValueFormatError, from_json
 from model import figures, metrics, ranks, report
 from model.checkpoint import CheckpointError
 from model.inference import folded
+from model.memory import refusing_out_of_memory
 from model.precision import forward, has_bf16, use_fast_kernels
 from model.run import CheckpointName, Run, RunError
 from model.shapes import EVALUATION, PACK, RECIPE
@@ -48,8 +49,6 @@ from pipelines.augment import Augment
 from pipelines.loader import Loader, Resources, choose, torch_device
 from pipelines.request import ResourcesError, StreamError
 
-IMAGES_AT_ONCE: Final = 64
-"""Views that go through the network together."""
 GUESSES: Final = 3
 """Classes that the table of predictions names, the likeliest first."""
 
@@ -68,6 +67,8 @@ class Job:
     """Which images of the pack; default: test."""
     crops: int = 10
     """Random resized crops of each image; 1: the centre window alone."""
+    batch_size: int = 64
+    """Crops that go through the network together; those of one image always do."""
     checkpoint: CheckpointName = "auto"
     """auto: swa or best, whichever did better on the validation split, by what the recipe selects."""
     worst_first: bool = False
@@ -82,6 +83,8 @@ class Job:
         """Refuse what contradicts itself."""
         if self.crops < 1:
             raise ValueError(f"crops is {self.crops}; expected at least 1")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.images and (self.pack or self.split):
@@ -94,7 +97,9 @@ def main() -> int:
         job = parse(lambda: tyro.cli(Job, prog="python eval.py"))
     except ValueError as error:  # a job that refuses its numbers
         raise RunError(str(error)) from None
-    evaluate(job)
+    size = f"{max(job.batch_size, job.crops)} crops at once"
+    with refusing_out_of_memory(size, "lower --batch-size and --crops, or use --device cpu"):
+        evaluate(job)
     return 0
 
 
@@ -228,7 +233,7 @@ def predict(
             augment,
             ids,
             job.resources,
-            batch_size=max(1, IMAGES_AT_ONCE // job.crops) * ranks.count(),
+            batch_size=max(1, job.batch_size // job.crops) * ranks.count(),
             seed=job.seed,
             views=job.crops,
             epochs=1,

@@ -28,6 +28,7 @@ from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import figures, report
 from model.checkpoint import CheckpointError
+from model.memory import refusing_out_of_memory
 from model.precision import use_fast_kernels
 from model.run import CheckpointName, Run, RunError
 from model.saliency import Saliency, normalise, saliency
@@ -70,7 +71,8 @@ def main() -> int:
         job = parse(lambda: tyro.cli(Job, prog="python explain.py"))
     except ValueError as error:  # a job that refuses its numbers
         raise RunError(str(error)) from None
-    explain(job)
+    with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):
+        explain(job)
     return 0
 
 

@@ -51,6 +51,7 @@ from cache.values import ValueFormatError, from_json
 from model import figures, head
 from model.checkpoint import CheckpointError
 from model.inference import folded
+from model.memory import refusing_out_of_memory
 from model.network import WeightsError, build, normalisation, pretrained_head
 from model.precision import has_bf16, use_fast_kernels
 from model.run import CheckpointName, Run, RunError
@@ -135,7 +136,8 @@ def main() -> int:
         job = parse(lambda: tyro.cli(Job, prog="python review.py"))
     except ValueError as error:  # a job that refuses its numbers
         raise ReviewError(str(error)) from None
-    review(job)
+    with refusing_out_of_memory("64 images at once", "use --device cpu, or, without --run, lower --size"):
+        review(job)
     return 0
 
 

@@ -39,12 +39,12 @@ from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import divergence, figures, head, ranks, rehearsal, report, swa
 from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, save
-from model.claim import alone, drop_results, refuse_other_content
+from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
 from model.divergence import Divergence, check_finite
 from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
-from model.memory import COPIES, measure_memory, out_of_memory
+from model.memory import COPIES, measure_memory, refusing_out_of_memory
 from model.network import (
     Linear,
     WeightsError,
@@ -72,7 +72,7 @@ from model.resume import Forcible, check_recipe, check_same, describe, forget_be
 from model.run import AVERAGED, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import HEAD, PACK, RECIPE, SWA
-from model.step import share_weight, train_step, validate
+from model.step import loss_again, share_weight, train_step, validate
 from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
@@ -280,20 +280,14 @@ class Session:
 def main() -> int:
     """Run the recipe that the command line names."""
     job = read_job(sys.argv[1:])
-    with stop_signals() as stop:
+    size = "the run's batch size" if job.resume else f"batch size {job.recipe.batch_size}"
+    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
+    with stop_signals() as stop, refusing_out_of_memory(size, remedy):
         try:
             return train(job, stop)
         except Stopped as stopped:
             print(f"stopped {stopped}; the same command with --resume goes on", file=sys.stderr)
             return 128 + (stop() or signal.SIGTERM)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            size = "the run's batch size" if job.resume else f"batch size {job.recipe.batch_size}"
-            raise RunError(
-                f"out of memory at {size}; lower --batch-size, or add --activation-checkpointing; --dry-run says what "
-                "fits"
-            ) from None
 
 
 def read_job(arguments: list[str]) -> Job:
@@ -499,6 +493,7 @@ def open_run(
     """
     folder = Run(job.out)
     if not job.resume:
+        refuse_live_run(folder)
         refuse_other_content(job.out)
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
     forced = "recipe" in job.force
@@ -785,20 +780,24 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         state.begin_epoch()
     losses = Losses(progress.loss_sum, state.before[0].device)
     clock, timetable, earlier = Clock(), Timetable(session.checkpoints), progress.seconds
+    batch: Batch | None = None
     done = progress.images
 
     def settle() -> None:
+        if batch is not None:  # what its step left must give a number too, or it is in no checkpoint
+            losses.add(loss_again(state.network, *batch.flat(), loss, recipe.bf16), 0, done)
         progress.loss_sum, progress.diverged = losses.read()
         progress.seconds = earlier + clock.seconds()
 
     try:
         for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, done):
-            rate = lr_at(recipe.phases, epoch + progress.images / images)
+            done = progress.images
+            rate = lr_at(recipe.phases, epoch + done / images)
             weight = share_weight(len(batch.ids), batch.whole)
             value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16, weight)
             if state.average:
                 state.average.update(state.network)
-            losses.add(value, len(batch.ids), progress.images)
+            losses.add(value, len(batch.ids), done)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
             if ranks.largest(timetable.due()) and progress.epoch == epoch:
                 settle()

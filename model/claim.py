@@ -41,6 +41,13 @@ def alone(folder: Run) -> Iterator[None]:
         lock.release()
 
 
+def refuse_live_run(folder: Run) -> None:
+    """Refuse a folder that another training is using right now. Raises RunError."""
+    if (folder.folder / LOCK).exists():
+        with alone(folder):
+            return
+
+
 def refuse_other_content(out: Path) -> None:
     """Refuse a folder that holds a run, or anything but what a start leaves that was ended at once. Raises RunError."""
     if (out / RECIPE).exists():

@@ -1,10 +1,13 @@
-"""What a training step needs of a device's memory, counted and not guessed.
+"""What a training step needs of a device's memory, counted and not guessed; and what to say where it did not suffice.
 
-Before it: a network and a recipe's numbers. After it: `train.py --dry-run` says what fits.
+Before it: a network and a recipe's numbers. After it: `train.py --dry-run` says what fits, and every program what to
+lower.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,9 +16,24 @@ from torch import nn
 
 from model.network import set_training
 from model.precision import forward
+from model.run import RunError
 
 COPIES: Final = 4
 """Of every parameter: itself, its gradient, its momentum, and what it was when the epoch began."""
+
+_SAID: Final = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""How torch's CPU allocator, CUDA's runtime and CUDA's libraries put it, all in a plain RuntimeError."""
+
+
+@contextmanager
+def refusing_out_of_memory(size: str, remedy: str) -> Iterator[None]:
+    """Raise RunError where the block runs out of memory, on any device. size: at what; remedy: what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _SAID):
+            raise
+        raise RunError(f"out of memory at {size}; {remedy}") from None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,23 @@ def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.T
 
 
 @torch.no_grad()
+def loss_again(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss: Loss, bf16: bool
+) -> torch.Tensor:
+    """A batch's mean loss after its step, in the mode that the network is in, still on the device.
+
+    The step's own loss is the one before it and says nothing of the weights that it left. What the pass changes, the
+    network's statistics and torch's random state, is put back.
+    """
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        value = mean_loss(loss, forward(network, images, bf16), labels)
+    for buffer, was in before:
+        buffer.copy_(was)
+    return value
+
+
+@torch.no_grad()
 def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
     """Plain cross entropy and accuracy over one pass of all ranks, and its n; read from the device once, at the end.
 

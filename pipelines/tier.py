@@ -100,12 +100,12 @@ def plan(
     fitting = np.cumsum(sizes) <= free
     if name == "decoded" and not fitting.all():
         raise ResourcesError(
-            f"decoded, {len(rows)} images take {_say(int(sizes.sum()))}, and the budget is {_say(free)}; "
+            f"decoded, {len(rows)} images take {say_bytes(int(sizes.sum()))}, and the budget is {say_bytes(free)}; "
             "raise --budget, or choose --tier auto, which keeps as many as fit"
         )
     kept[rows[fitting]] = True
     nbytes = int(sizes[fitting].sum())
-    why = f"{fitting.sum()} of {len(rows)} images in {_say(nbytes)} of {_say(free)}"
+    why = f"{fitting.sum()} of {len(rows)} images in {say_bytes(nbytes)} of {say_bytes(free)}"
     return Plan(kept, nbytes, f"tier: {'decoded' if fitting.any() else 'encoded'}, {why}")
 
 
@@ -122,7 +122,8 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"budget is {text!r}; expected a size such as 4GB or 512MB") from None
 
 
-def _say(nbytes: int) -> str:
+def say_bytes(nbytes: int) -> str:
+    """Bytes as a person reads them."""
     unit, name = next(
         pair for pair in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if nbytes >= pair[0] / 100 or pair[0] == 1e3
     )

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.memory import Memory, measure_memory
+from model.memory import Memory, measure_memory, refusing_out_of_memory
 from model.network import build
+from model.run import RunError
 
 
 def test_two_layers_by_hand() -> None:
@@ -35,6 +36,28 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
     assert not any(module.training for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_every_way_to_run_out_of_memory_says_what_to_lower(error: Exception) -> None:
+    with (
+        pytest.raises(RunError, match=r"^out of memory at batch size 9; lower it$"),
+        refusing_out_of_memory("batch size 9", "lower it"),
+    ):
+        raise error
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shape"), refusing_out_of_memory("batch size 9", "lower it"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.step import train_step, validate
+from model.step import loss_again, train_step, validate
 
 
 def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
@@ -45,6 +45,23 @@ def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
         assert network.weight.grad is not None
         gradients.append(network.weight.grad.clone())
     assert gradients[0].equal(gradients[1])
+
+
+def test_the_loss_after_a_step_is_that_of_the_next_and_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    images, labels = torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
+    train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
+    before, random = (
+        {name: value.clone() for name, value in network.state_dict().items()},
+        torch.get_rng_state(),
+    )
+    found = loss_again(network, images, labels, nn.CrossEntropyLoss(), bf16=False)
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+    assert torch.get_rng_state().equal(random)
+    assert found.equal(train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False))
+    assert not network.state_dict()["1.running_mean"].equal(before["1.running_mean"])
 
 
 def test_validation_is_torchs_cross_entropy_and_accuracy_over_uneven_batches() -> None:

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import TINY, never, tinted, tiny_job
+from runs import TINY, Here, never, tinted, tiny_job
 
 import eval as evaluation
 import train
@@ -38,6 +38,17 @@ from pipelines.tier import TierName
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ["threads", *(["dali"] if available() else [])]
+SMALL = [
+    "--network",
+    "test_efficientnet",
+    "--weights",
+    "none",
+    "--augment.size",
+    "32",
+    "--no-solve-head",
+    "--device",
+    "cpu",
+]
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -293,6 +304,8 @@ def test_a_folder_in_use_is_refused_and_a_dead_owners_is_not(
             RunError, match="is in use by another training; wait for its end, or name another folder"
         ):
             train.train(tiny_job(colour_pack.path, out, resume=True), never)
+        with pytest.raises(RunError, match="is in use by another training"):
+            train.train(tiny_job(colour_pack.path, out), never)
     finally:
         holder.kill()
         holder.communicate()
@@ -378,39 +391,49 @@ def test_what_is_not_deterministic_is_said(
 
 
 @pytest.mark.parametrize(
-    "error",
-    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9")],
+    ("program", "place", "says"),
+    [
+        (
+            "train",
+            "model.step.train_step",
+            "out of memory at batch size 32; lower --batch-size, or add --activation-checkpointing;",
+        ),
+        (
+            "eval",
+            "model.precision.forward",
+            "out of memory at 64 crops at once; lower --batch-size and --crops, or use --device cpu",
+        ),
+        (
+            "explain",
+            "model.saliency.saliency",
+            "out of memory at 7 images at once; lower --count, or use --device cpu",
+        ),
+    ],
 )
 def test_out_of_memory_says_what_to_lower(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tiny_run: Path,
+    colour_pack: Pack,
+    monkeypatch: pytest.MonkeyPatch,
+    here: Here,
+    program: str,
+    place: str,
+    says: str,
 ) -> None:
-    def step(*_: object) -> None:
-        raise error
+    """As torch says it of a GPU; every other way: `test_model_memory.py`."""
 
-    monkeypatch.setattr(train, "train_step", step)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "train.py",
-            "fast",
-            "--pack",
-            str(colour_pack.path),
-            "--out",
-            str(tmp_path / "run"),
-            "--network",
-            "test_efficientnet",
-            "--weights",
-            "none",
-            "--augment.size",
-            "32",
-            "--no-solve-head",
-        ],
-    )
-    with pytest.raises(
-        RunError, match="out of memory at batch size 32; lower --batch-size, or add --activation"
-    ):
-        train.main()
+    def allocate(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(place, allocate)
+    arguments = {
+        "train": ("fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL),
+        "eval": ("--run", str(tiny_run), "--device", "cpu"),
+        "explain": ("--run", str(tiny_run), "--device", "cpu", "--count", "7"),
+    }
+    answer = here(f"{program}.py", *arguments[program])
+    assert answer.code == 2
+    assert answer.err.startswith(f"error: {says}")
+    assert len(answer.err.splitlines()) == 1
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(colour_pack: Pack, tmp_path: Path) -> None:

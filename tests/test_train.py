@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -386,6 +387,27 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
     assert state["progress"]["epoch"] == 1
     assert all(value.isfinite().all() for value in state["network"].values())
     assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0]
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_no_checkpoint_holds_the_step_that_diverged(
+    colour_pack: Pack, tmp_path: Path, stopping: bool
+) -> None:
+    """Its own loss is still a number, and that of the next one, which is none, comes too late: the file is written."""
+    phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=2, high=1e30, low=1e30))
+    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, phases=phases))
+    job = replace(job, checkpoints=Checkpoints(steps=0 if stopping else 1, keep=1))
+    asked = itertools.count()  # 6 steps and a validation in epoch 0, a step in epoch 1
+
+    def stop() -> int | None:
+        return signal.SIGTERM if stopping and next(asked) == 8 else None
+
+    with pytest.raises(RunError, match=r"the loss is no number in epoch 1, after 0 of 42 images"):
+        train.train(job, stop)
+    state = checkpoint.load(tmp_path / "run" / LAST)
+    assert (state["progress"]["epoch"], state["progress"]["images"]) == (1, 0)
+    best = checkpoint.load(tmp_path / "run" / BEST)
+    assert all(value.equal(best["network"][name]) for name, value in state["network"].items())
 
 
 def test_one_pass_for_the_head_keeps_no_pixels_and_many_do(colour_pack: Pack, tmp_path: Path) -> None:
