@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 if __name__ == "__main__":
     signal.signal(
@@ -37,7 +37,7 @@ from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_si
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import divergence, figures, head, precision, rehearsal, report, swa
+from model import divergence, figures, head, precision, ranks, rehearsal, report, swa
 from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, save
 from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
 from model.divergence import Divergence, check_finite
@@ -46,12 +46,14 @@ from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.memory import COPIES, measure_memory, refusing_out_of_memory
 from model.network import (
+    Linear,
     WeightsError,
     build,
     layers,
     normalisation,
     pretrained_head,
     set_training,
+    synchronised,
 )
 from model.precision import forward, has_bf16, use_fast_kernels
 from model.progress import (
@@ -70,7 +72,7 @@ from model.resume import Forcible, check_recipe, check_same, describe, forget_be
 from model.run import AVERAGED, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import HEAD, PACK, RECIPE, SWA
-from model.step import loss_again, train_step, validate
+from model.step import loss_again, share_weight, train_step, validate
 from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
@@ -134,6 +136,8 @@ class Recipe:
     """Recompute activations in the backward pass: 12.4 MiB kept an image instead of 160.7 (B2, 256 px, fp32)."""
     compile: bool = False
     """torch.compile the network, on a GPU into CUDA graphs; where that fails, a line says why and it runs as it is."""
+    sync_batchnorm: bool = False
+    """On several GPUs: BatchNorm takes its statistics from the batches of all of them."""
     seed: int = 0
     """The order of the images, their augmentation, and the new head's first weights."""
     note: tyro.conf.Suppress[str] = ""
@@ -247,6 +251,11 @@ class Job:
         """Whether it writes nothing."""
         return self.dry_run or self.verify_determinism
 
+    def again(self) -> Job:
+        """The job as torchrun starts it again when a process died: from where it was, if it had begun."""
+        begun = ranks.restarted() and (self.out / RECIPE).exists()
+        return replace(self, resume=True) if begun else self
+
 
 @dataclass(frozen=True)
 class Session:
@@ -303,13 +312,37 @@ def train(job: Job, stop: Stop) -> int:
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
-    pack = Pack(pack_path(job), job.resources.residency)
-    check_splits(pack)
-    used = versions(machine=describe_machine(), engine=engine, device=where)
-    with ExitStack() as stack:
+    with ranks.joined(device), ExitStack() as stack:
+        job = replace(job.again(), resources=job.resources.shared(ranks.neighbours()))
+        check_ranks(job, device)
+        pack = Pack(ranks.from_first(lambda: pack_path(job)), job.resources.residency)
+        check_splits(pack)
+        check_same_pack(pack)
+        used = versions(machine=describe_machine(), engine=engine, device=where)
         if job.resume and not job.looks and job.out.is_dir():
-            stack.enter_context(alone(Run(job.out)))
-        return train_on(job, pack, device, used, stack, started, stop)
+            hold(stack, job)
+        return train_on(job, pack, device, used, stack, started, ranks.agreed(stop))
+
+
+def hold(stack: ExitStack, job: Job) -> None:
+    """Hold the run folder until the stack is closed: rank 0 for all. Raises RunError."""
+    ranks.from_first(lambda: stack.enter_context(alone(Run(job.out))))
+
+
+def check_ranks(job: Job, device: torch.device) -> None:
+    """Refuse what several processes cannot do. Raises RunError."""
+    if ranks.count() > 1 and job.looks:
+        raise RunError("--dry-run and --verify-determinism are for one process; start them without torchrun")
+    if ranks.count() > 1 and job.recipe.sync_batchnorm and device.type != "cuda":
+        raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --frozen-statistics")
+
+
+def check_same_pack(pack: Pack) -> None:
+    """Refuse a pack that is not the one that rank 0 has, on a machine of its own perhaps. Raises PackError."""
+    if ranks.from_first(lambda: pack.header.digest) != pack.header.digest:
+        raise PackError(
+            f"{pack.path} is another pack here, on rank {ranks.rank()}, than on rank 0; copy it to every machine"
+        )
 
 
 def train_on(
@@ -322,36 +355,39 @@ def train_on(
     stop: Stop,
 ) -> int:
     """The rest of `train`, once the pack is open. stack: holds the run folder where it is resumed."""
-    job, folder, content = open_run(job, pack, device, used)
+    asked = job
+    job, folder, content = ranks.from_first(lambda: open_run(asked, pack, device, used))
     state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
     if content:
         restore(folder, content, state)
         if folder.read(PACK)["digest"] != pack.header.digest:
             state.progress.begin_again()
+    ranks.part_randomness()
     start = Position(state.progress.epoch, state.progress.images)
     with (
         training_loader(job, pack, start) as training,
         evaluation_loader(job, pack, pack.ids("val")) as validation,
     ):
-        note(training.describe_damaged())
-        note(validation.describe_damaged())
+        ranks.first_alone(note, training.describe_damaged())
+        ranks.first_alone(note, validation.describe_damaged())
         session = Session(job.recipe, folder, state, training, validation, job.checkpoints, stop)
         if job.looks:
             return rehearse(job, session, device)
         if not job.resume:
-            stack.enter_context(alone(folder))
-            refuse_other_content(job.out)  # again: another start may have come first
+            hold(stack, job)
+            ranks.from_first(
+                lambda: refuse_other_content(job.out)
+            )  # again: another start may have come first
         if content:
-            resume_run(job, session, used)
+            ranks.from_first(lambda: resume_run(job, session, used))
+            state.progress.best = ranks.from_first(lambda: state.progress.best)
         else:
-            drop_results(folder)
-            describe(folder, asdict(job.recipe), pack.summary(), used)
-            draw_pictures(job, pack, folder)
+            ranks.from_first(lambda: start_run(job, pack, folder, used))
             print(training.plan.why, flush=True)
             solve_head(session, job)
         fit(session)
         average_weights(session)
-    print(f"report: {report.build(folder.folder)}")
+    ranks.first_alone(lambda: print(f"report: {report.build(folder.folder)}"))
     return 0
 
 
@@ -483,7 +519,7 @@ def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool)
     torch.manual_seed(recipe.seed)
     weights = recipe.weights if fresh else "none"
     network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
-    return network.to(device)
+    return (synchronised(network) if recipe.sync_batchnorm else network).to(device)
 
 
 def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
@@ -509,6 +545,13 @@ def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
+
+
+def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
+    """Write down what the run depends on, and draw what it will do."""
+    drop_results(folder)
+    describe(folder, asdict(job.recipe), pack.summary(), used)
+    draw_pictures(job, pack, folder)
 
 
 def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
@@ -552,38 +595,50 @@ def solve_head(session: Session, job: Job) -> None:
         return
     inference = folded(network, recipe.augment.size)
 
-    def see(doing: str, loader: Loader) -> tuple[torch.Tensor, torch.Tensor]:
-        return head.features(inference, pairs(followed(doing, loader, session.stop)), recipe.bf16)
+    def see(doing: str, loader: Loader) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features, labels and rows of this rank's share of the images."""
+        rows: list[torch.Tensor] = []
+        batches = noted(followed(doing, loader, session.stop), rows)
+        return *head.features(inference, pairs(batches), recipe.bf16), torch.cat(rows)
 
-    held_out = see("looking at the validation images", session.validation)
+    held_out = see("looking at the validation images", session.validation)[:2]
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
     for ids in first_looks(pack.ids("train"), pack.labels, recipe.seed, recipe.first_look):
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
-            seen.append((*see("looking at the training images", loader), torch.from_numpy(loader.ids)))
-        features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
-        # In the order of the pack: the head depends on the images, not on the order of looking.
-        order = rows.argsort().to(features.device)
-        found = head.solve(network, features[order], labels[order], pretrained)
+            seen.append(tuple(map(ranks.gathered, see("looking at the training images", loader))))
+        found, count = ranks.from_first(lambda: solve(network, seen, pretrained))
+        ranks.take_from_first(head.classifier(network).parameters())
         result = validate(head.classifier(network), [held_out], recipe.bf16)
-        result |= {"images": len(labels), "elapsed": state.tick()}
+        result |= {"images": count, "elapsed": state.tick()}
         print(
-            f"head: solved on {len(labels)} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s "
-            "after the start",
+            f"head: solved on {count} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s after the start",
             flush=True,
         )
         results.append(result)
-        content = scored(network, result, recipe.select, f"a head solved on {len(labels)} images")
-        keep_best(save, session.folder, state.progress, content)
-    session.folder.write(HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None})
+        content = scored(network, result, recipe.select, f"a head solved on {count} images")
+        keep_best(save_alone, session.folder, state.progress, content)
+    ranks.first_alone(
+        session.folder.write, HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None}
+    )
+
+
+def solve(
+    network: nn.Module, seen: list[tuple[torch.Tensor, ...]], pretrained: Linear | None
+) -> tuple[head.Solution, int]:
+    """Solve the head on all that was seen so far: features, labels and rows, look by look. And on how many images."""
+    features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
+    # In the order of the pack: the head depends on the images, not on the order of looking.
+    order = rows.argsort().to(features.device)
+    return head.solve(network, features[order], labels[order], pretrained), len(labels)
 
 
 def fit(session: Session) -> None:
     """Train through every phase; after each epoch validate, and write log, checkpoints and report beside the next."""
     recipe, state = session.recipe, session.state
     progress = state.progress
-    called = compiled(recipe, state.network)
+    called = compiled(recipe, ranks.parallel(state.network))
     writer = Writer()
     try:
         with writer:
@@ -591,12 +646,14 @@ def fit(session: Session) -> None:
                 if progress.trained is None:
                     progress.trained = train_epoch(session, called, writer)
                 row = progress.trained
+                ranks.take_from_first(state.result.buffers())  # BatchNorm's statistics are each rank's own
                 result = session.validate(state.result, f"validating epoch {row['epoch']}")
                 end_epoch(session, row | result | {"elapsed": state.tick()}, writer)
     except Stopped:
         writer.wait()
         refuse_divergence(session)
-        save_last(partial(save_newest, keep=session.checkpoints.keep), session.folder, state)
+        write = partial(save_newest, keep=session.checkpoints.keep)
+        ranks.from_first(lambda: save_last(write, session.folder, state))
         raise
 
 
@@ -609,17 +666,18 @@ def end_epoch(session: Session, row: dict[str, Any], writer: Writer) -> None:
     recipe, folder, state = session.recipe, session.folder, session.state
 
     def write(path: Path, content: dict[str, Any]) -> None:
-        writer(save, path, in_host_memory(content))  # the next epoch changes what it holds
+        if ranks.leads():
+            writer(save, path, in_host_memory(content))  # the next epoch changes what it holds
 
-    check_finite(row, max(phase.high for phase in recipe.phases))
+    ranks.from_first(lambda: check_finite(row, max(phase.high for phase in recipe.phases)))
     print(epoch_line(row), flush=True)
     writer.wait()
-    writer(folder.add_epoch, row)
+    ranks.first_alone(writer, folder.add_epoch, row)
     content = scored(state.result, row, recipe.select, f"epoch {row['epoch']}")
     keep_best(write, folder, state.progress, content)
     state.progress.trained = None
     write_last(session, writer)
-    writer(rebuild_report, folder)
+    ranks.first_alone(writer, rebuild_report, folder)
 
 
 def write_last(session: Session, writer: Writer) -> None:
@@ -630,7 +688,12 @@ def write_last(session: Session, writer: Writer) -> None:
 
     refuse_divergence(session)
     writer.wait()
-    save_last(write, session.folder, session.state)
+    ranks.first_alone(save_last, write, session.folder, session.state)
+
+
+def save_alone(path: Path, content: dict[str, Any]) -> None:
+    """`save`, of all ranks by the first. Raises CheckpointError."""
+    ranks.first_alone(save, path, content)
 
 
 def save_newest(path: Path, content: dict[str, Any], keep: int) -> None:
@@ -641,9 +704,13 @@ def save_newest(path: Path, content: dict[str, Any], keep: int) -> None:
 
 def refuse_divergence(session: Session) -> None:
     """Stop where the loss of a batch was no number: say at which step and rate, and show its images. Raises RunError."""
+    if session.state.progress.diverged != NEVER:
+        ranks.from_first(lambda: show_divergence(session))
+
+
+def show_divergence(session: Session) -> NoReturn:
+    """Decode the batch again, and write down what is known of it. Raises RunError."""
     recipe, progress, training = session.recipe, session.state.progress, session.training
-    if progress.diverged == NEVER:
-        return
     with training.again(Position(progress.epoch, progress.diverged)) as loader:
         batch = next(iter(loader))
     rows = batch.ids.tolist()
@@ -680,13 +747,25 @@ def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
         seed=recipe.seed,
         views=recipe.views,
         start=start,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
     )
 
 
 def evaluation_loader(job: Job, pack: Pack, ids: NDArray[np.int64], epochs: int | None = None) -> Loader:
     """Images as evaluation sees them: each once an epoch, its centre window. One epoch alone keeps no pixels."""
     augment, seed = job.recipe.augment.centre(), job.recipe.seed
-    return Loader(pack, augment, ids, job.resources, seed=seed, epochs=epochs)
+    return Loader(
+        pack,
+        augment,
+        ids,
+        job.resources,
+        batch_size=64 * ranks.count(),
+        seed=seed,
+        epochs=epochs,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
+    )
 
 
 def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[str, Any]:
@@ -706,7 +785,7 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
     losses = Losses(progress.loss_sum, state.before[0].device)
     clock, timetable, earlier = Clock(), Timetable(session.checkpoints), progress.seconds
     batch: Batch | None = None
-    done = 0
+    done = progress.images
 
     def settle() -> None:
         if batch is not None:  # what its step left must give a number too, or it is in no checkpoint
@@ -715,15 +794,16 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         progress.seconds = earlier + clock.seconds()
 
     try:
-        for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, progress.images):
+        for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, done):
             done = progress.images
             rate = lr_at(recipe.phases, epoch + done / images)
-            value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16)
+            weight = share_weight(len(batch.ids), batch.whole)
+            value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16, weight)
             if state.average:
                 state.average.update(state.network)
             losses.add(value, len(batch.ids), done)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
-            if timetable.due() and progress.epoch == epoch:
+            if ranks.largest(timetable.due()) and progress.epoch == epoch:
                 settle()
                 write_last(session, writer)
     except Stopped:
@@ -756,12 +836,19 @@ def followed(
     done: images of the epoch before, for the bar.
     """
     clock = clock or Clock()
-    with progress_bar(doing) as update:
+    with progress_bar(doing, ranks.leads()) as update:
         for batch in clock.waits(loader.epoch()):
             if stop():
                 raise Stopped(f"while {doing}")
             yield batch
             update(done + clock.images, len(loader.ids), clock.note())
+
+
+def noted(batches: Iterable[Batch], rows: list[torch.Tensor]) -> Iterator[Batch]:
+    """The same batches; the rows of the pack that they are of are added to `rows`."""
+    for batch in batches:
+        rows.append(batch.ids)
+        yield batch
 
 
 def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -773,7 +860,7 @@ def average_weights(session: Session) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
     recipe, folder = session.recipe, session.folder
     network = session.state.result
-    if not recipe.averaging.steps or (folder.folder / SWA).exists():
+    if not recipe.averaging.steps or ranks.from_first((folder.folder / SWA).exists):
         return
     started = time.perf_counter()
     before = session.validate(network, "validating before averaging")
@@ -791,8 +878,9 @@ def average_weights(session: Session) -> None:
     after = session.validate(averaged, "validating after averaging")
     after["elapsed"] = session.state.tick()
     seconds = time.perf_counter() - started
-    save(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
-    folder.write(SWA, asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after})
+    written = asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after}
+    save_alone(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
+    ranks.first_alone(folder.write, SWA, written)
     print(f"averaging: before, {say(before)}\naveraging: after, {say(after)}")
 
 
@@ -819,9 +907,10 @@ def rebuild_report(folder: Run) -> None:
 
 if __name__ == "__main__":
     run(
-        main,
+        ranks.reporting(main),
         PackError,
         RunError,
+        ranks.RanksError,
         ResourcesError,
         WeightsError,
         CheckpointError,

@@ -92,8 +92,9 @@ def pack(
     keep_grayscale: bool = False,
     exclude: Path | None = None,
     decisions: Path | None = None,
+    shards: int = 1,
 ) -> int:
-    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file.
+    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file, or several that are opened as one.
 
     Args:
         images: The folder, with one subfolder a class.
@@ -104,10 +105,11 @@ def pack(
         keep_grayscale: Keep grayscale photographs, which are left out otherwise.
         exclude: A CSV with the columns path and reason: images that a person found wrong.
         decisions: The decisions.csv that the survey's page saved: what to exclude, relabel, and keep all the same.
+        shards: Files to divide the pack into, OUT-00000-of-00004 and so on; every command takes them by the name OUT.
     """
     chosen = pack_module.read_exclusions(exclude) if exclude else {}
     decided = decisions_module.read(decisions) if decisions else []
-    options = pack_module.Options(val, test, seed, keep_grayscale, chosen, decided)
+    options = pack_module.Options(val, test, seed, keep_grayscale, chosen, decided, shards)
     with progress_bar("looking at every image") as update:
         pack_module.pack(images, out, options, update)
     _describe(Pack(out), LISTED)
@@ -188,7 +190,10 @@ def _describe(opened: Pack, most: int | None) -> None:
     table.add_section()
     table.add_row("all", *(str(count) for count in counts.sum(axis=1)), str(len(opened)))
     console.print(table)
-    console.print(f"{summary['bytes'] / 2**20:,.1f} MiB of original images; digest {summary['digest'][:16]}")
+    parts = f" in {opened.header.shards} shards" if opened.header.shards > 1 else ""
+    console.print(
+        f"{summary['bytes'] / 2**20:,.1f} MiB of original images{parts}; digest {summary['digest'][:16]}"
+    )
     _describe_excluded(console, opened, most)
     _describe_relabelled(console, opened, most)
 

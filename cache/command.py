@@ -131,8 +131,8 @@ class Update(Protocol):
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Update]:
-    """A bar on standard error for as long as the block runs; yields what moves it."""
+def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
+    """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -142,7 +142,9 @@ def progress_bar(title: str) -> Iterator[Update]:
     )
     console = Console(stderr=True)
     # into a file or a pipe not even a transient bar writes nothing: it ends in an empty line
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Write the pack: verified originals, labels, split and statistics in one Arrow file.
+"""Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
 Before it: a folder with one subfolder a class, looked at by `survey`. After it: `store.Pack`. The file is written in
 record batches, in constant memory, under a temporary name, and renamed when it is complete: an interrupted packing
@@ -17,7 +17,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
+from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from cache.survey import ENDED_DECODER, Look, Progress, counted, survey
 from cache.twins import find_twins
@@ -56,7 +57,8 @@ class Source:
 class Options:
     """How to pack. val, test: shares of each class. exclude: path -> reason, what a person found wrong.
 
-    decisions: what a person decided image by image; they outrank `exclude` and the clean-up of grayscale images.
+    decisions: what a person decided image by image; they outrank `exclude` and the clean-up of grayscale images. shards:
+    files that the pack is divided into.
     """
 
     val: float = 0.1
@@ -65,6 +67,7 @@ class Options:
     keep_grayscale: bool = False
     exclude: Mapping[str, str] | None = None
     decisions: Sequence[Decision] = ()
+    shards: int = 1
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -174,7 +177,7 @@ def write(
 
     split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
     """
-    _check_out(out)
+    _check_out(out, options.shards)
     _check_exclusions(options, sources)
     loose = [] if split else _find_loose(sources, options)
     unseen = {source.path for source in loose}
@@ -201,18 +204,35 @@ def write(
         seed=options.seed,
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
-        index_crc32=index_checksum(_index_arrays(kept, splits)),
         relabelled=tuple(relabelled),
         unmatched=unmatched,
     )
-    with (
-        replacing(out) as temporary,
-        pa.OSFile(str(temporary), "wb") as file,
-        pa.ipc.new_file(file, header.schema()) as writer,
-    ):
+    _write_shards(kept, splits, header, out, options.shards)
+    return header
+
+
+def _write_shards(
+    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, out: Path, shards: int
+) -> None:
+    """All files of the pack under temporary names, which they keep until the last one is complete. Raises PackError."""
+    try:
+        bounds = divide(len(kept), shards)
+    except ShardsError as error:
+        raise PackError(str(error)) from None
+    with ExitStack() as stack:
+        for index, (file, (low, high)) in enumerate(zip(shard_paths(out, shards), bounds, strict=True)):
+            temporary = stack.enter_context(replacing(file))
+            rows, places = kept[low:high], splits[low:high]
+            checksum = index_checksum(_index_arrays(rows, places))
+            _write_file(rows, places, header.of_shard(index, shards, checksum), temporary)
+
+
+def _write_file(
+    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
+) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
-    return header
 
 
 def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list[str]:
@@ -291,12 +311,15 @@ def _unreadable(error: OSError) -> PackError:
     return PackError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or move it away")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, shards: int) -> None:
     """Find out before the images are looked at, which takes long."""
     try:
         if out.is_dir():
             raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
         check_writable(out.absolute().parent)
+        check_name_free(out, shards)
+    except ShardsError as error:
+        raise PackError(str(error)) from None
     except OSError as error:
         raise PackError(
             f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"

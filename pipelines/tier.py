@@ -95,7 +95,7 @@ def plan(
         return Plan(kept, 0, f"tier: encoded, {why}")
     rows, first = np.unique(ids, return_index=True)
     sizes = decoded_sizes(pack, rows, halvings[first])
-    free = int(SHARE * available_memory()) if budget is None else budget
+    free = default_budget() if budget is None else budget
     fitting = np.cumsum(sizes) <= free
     if name == "decoded" and not fitting.all():
         raise ResourcesError(
@@ -112,6 +112,11 @@ def decoded_sizes(pack: Pack, rows: NDArray[np.int64], halvings: NDArray[np.int3
     """Bytes of the pixels of each row, halved as the warp takes them: int64 `[n]`."""
     sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << halvings)[:, None])
     return np.asarray(3 * sides.prod(axis=1), dtype=np.int64)
+
+
+def default_budget() -> int:
+    """Bytes for decoded originals where none are given."""
+    return int(SHARE * available_memory())
 
 
 def parse_bytes(text: str, name: str = "budget") -> int:
