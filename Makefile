@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 override DEMO := demo
+IMAGES ?= $(wildcard ../shared/data/photos)
 MINUTES ?= 13
 
-.PHONY: demo test check bench soak fuzz clean
+.PHONY: demo test check bench gpu-check soak fuzz clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml
@@ -36,6 +37,9 @@ bench: $(STAMP)
 	@test -n "$(IMAGES)" || { echo "name a folder of photographs: make bench IMAGES=FOLDER" >&2; exit 2; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python -m pipelines.benchmark --images "$(IMAGES)" --json bench.json --chart bench.png
+
+gpu-check: $(STAMP)
+	REQUIRE_GPU=1 $(BIN)/python tests/gpu_check.py $(if $(PACK),--pack "$(PACK)")
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --minutes 30

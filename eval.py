@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -38,7 +38,7 @@ from cache.pack import Options, Source, find_unlabelled, named_as_image, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
 from cache.values import ValueFormatError, from_json
-from model import figures, metrics, report
+from model import figures, metrics, ranks, report
 from model.checkpoint import CheckpointError
 from model.inference import folded
 from model.memory import refusing_out_of_memory
@@ -108,6 +108,14 @@ def evaluate(job: Job) -> None:
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
+    with ranks.joined(device):
+        if ranks.count() > 1 and job.images:
+            raise RunError("--images is for one process; start it without torchrun, or pack the images")
+        evaluate_on(replace(job, resources=job.resources.shared(ranks.neighbours())), engine, where, device)
+
+
+def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None:
+    """The rest of `evaluate`, once it is known where it runs."""
     folder = Run(job.run)
     recipe = folder.read(RECIPE)
     trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
@@ -120,6 +128,8 @@ def evaluate(job: Job) -> None:
             )
         left_out = len(ids)
         ids, probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
+        if not ranks.leads():
+            return
         labels, left_out = pack.labels[ids], left_out - len(ids)
         if (labels < 0).all():
             write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
@@ -211,30 +221,37 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 def predict(
     job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64], bf16: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The rows that are sound, int64 `[n]`, and class probabilities of every crop of theirs: float32 `[n, crops, K]`."""
+    """The rows that are sound, int64 `[n]`, and class probabilities of every crop of theirs: float32 `[n, crops, K]`.
+
+    Of several ranks each predicts its share; the first one gets all.
+    """
     augment = trained.crops() if job.crops > 1 else trained.centre()
-    parts = []
+    parts, rows = [], []
     with (
         Loader(
             pack,
             augment,
             ids,
             job.resources,
-            batch_size=max(1, job.batch_size // job.crops),
+            batch_size=max(1, job.batch_size // job.crops) * ranks.count(),
             seed=job.seed,
             views=job.crops,
             epochs=1,
+            rank=ranks.rank(),
+            ranks=ranks.count(),
         ) as loader,
-        progress_bar("evaluating") as update,
+        progress_bar("evaluating", ranks.leads()) as update,
     ):
-        note(loader.describe_damaged())
+        ranks.first_alone(note, loader.describe_damaged())
         for batch in loader:
             views = batch.images.reshape(-1, *batch.images.shape[-3:])
             logits = forward(network, views, bf16)
-            parts.append(logits.softmax(1).view(len(batch.ids), job.crops, -1))
+            parts.append(logits.softmax(1).view(len(batch.ids), job.crops, logits.shape[1]))
+            rows.append(batch.ids)
             update(loader.position.images, len(loader.ids))
-    probabilities: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-    return loader.ids, probabilities
+    found, probabilities = ranks.gathered(torch.cat(rows)), ranks.gathered(torch.cat(parts)).cpu()
+    order = found.argsort()
+    return found[order].numpy(), probabilities[order].numpy()
 
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
@@ -278,10 +295,11 @@ def write_predictions(
 
 if __name__ == "__main__":
     run(
-        main,
+        ranks.reporting(main),
         PackError,
         SurveyError,
         RunError,
+        ranks.RanksError,
         ResourcesError,
         CheckpointError,
         StreamError,

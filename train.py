@@ -8,21 +8,18 @@ value: another one is derived from it with `replace`, or on the command line by 
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import os
 import signal
-import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 if __name__ == "__main__":
     signal.signal(
@@ -33,7 +30,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 import numpy as np
 import torch
 import tyro
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import nn
 
@@ -41,30 +37,23 @@ from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_si
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import figures, head, report, swa
-from model.atomic import is_leftover, sweep
-from model.checkpoint import (
-    CheckpointError,
-    DamagedCheckpointError,
-    fingerprint,
-    in_host_memory,
-    keep_previous,
-    load,
-    numbered,
-    save,
-)
+from model import divergence, figures, head, precision, ranks, rehearsal, report, swa
+from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, save
+from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
+from model.divergence import Divergence, check_finite
 from model.ema import MovingAverage
 from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.memory import COPIES, measure_memory, refusing_out_of_memory
 from model.network import (
+    Linear,
     WeightsError,
     build,
-    evaluating,
     layers,
     normalisation,
     pretrained_head,
     set_training,
+    synchronised,
 )
 from model.precision import forward, has_bf16, use_fast_kernels
 from model.progress import (
@@ -79,15 +68,16 @@ from model.progress import (
     save_last,
     scored,
 )
-from model.run import AVERAGED, BEST, LAST, Run, RunError, versions
+from model.resume import Forcible, check_recipe, check_same, describe, forget_best, newest, write_down_forced
+from model.run import AVERAGED, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
-from model.shapes import DIVERGED, DIVERGED_PICTURE, HEAD, LOCK, METRICS, PACK, RECIPE, SWA, TIMES, VERSIONS
-from model.step import loss_again, train_step, validate
+from model.shapes import HEAD, PACK, RECIPE, SWA
+from model.step import loss_again, share_weight, train_step, validate
 from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
 from pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
-from pipelines.order import epoch_order
+from pipelines.order import first_looks
 from pipelines.request import ResourcesError, StreamError
 
 
@@ -145,7 +135,9 @@ class Recipe:
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: 12.4 MiB kept an image instead of 160.7 (B2, 256 px, fp32)."""
     compile: bool = False
-    """torch.compile the network."""
+    """torch.compile the network, on a GPU into CUDA graphs; where that fails, a line says why and it runs as it is."""
+    sync_batchnorm: bool = False
+    """On several GPUs: BatchNorm takes its statistics from the batches of all of them."""
     seed: int = 0
     """The order of the images, their augmentation, and the new head's first weights."""
     note: tyro.conf.Suppress[str] = ""
@@ -182,13 +174,6 @@ class Recipe:
         return self.precision == "bf16"
 
 
-FORESEEING_STEPS: Final = 4
-"""Steps that a dry run times; the first one, which is slower, does not count."""
-VERIFYING_STEPS: Final = 20
-"""Steps that are taken twice and compared."""
-SHEET_COLUMNS: Final = 8
-"""Images beside each other in the picture of a batch."""
-LOWER_RATES: Final = "train into another folder at lower rates, --phases.0.high"
 _PRETRAINED: Final = (
     "The network starts from ImageNet weights; where the images, or images like them, are part of ImageNet "
     "(Stanford Dogs is), it has seen them before."
@@ -247,7 +232,7 @@ class Job:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     resume: bool = False
     """Go on from the run folder's last checkpoint, with the run's own recipe."""
-    force: tuple[Literal["recipe", "pack", "versions"], ...] = ()
+    force: tuple[Forcible, ...] = ()
     """Resume all the same where these differ from the run's own; the result is then no longer that of one command."""
     dry_run: bool = False
     """Train nothing and write nothing: say what memory, how many steps and how much time it would take."""
@@ -265,6 +250,11 @@ class Job:
     def looks(self) -> bool:
         """Whether it writes nothing."""
         return self.dry_run or self.verify_determinism
+
+    def again(self) -> Job:
+        """The job as torchrun starts it again when a process died: from where it was, if it had begun."""
+        begun = ranks.restarted() and (self.out / RECIPE).exists()
+        return replace(self, resume=True) if begun else self
 
 
 @dataclass(frozen=True)
@@ -322,13 +312,37 @@ def train(job: Job, stop: Stop) -> int:
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
-    pack = Pack(pack_path(job), job.resources.residency)
-    check_splits(pack)
-    used = versions(machine=describe_machine(), engine=engine, device=where)
-    with ExitStack() as stack:
+    with ranks.joined(device), ExitStack() as stack:
+        job = replace(job.again(), resources=job.resources.shared(ranks.neighbours()))
+        check_ranks(job, device)
+        pack = Pack(ranks.from_first(lambda: pack_path(job)), job.resources.residency)
+        check_splits(pack)
+        check_same_pack(pack)
+        used = versions(machine=describe_machine(), engine=engine, device=where)
         if job.resume and not job.looks and job.out.is_dir():
-            stack.enter_context(alone(Run(job.out)))
-        return train_on(job, pack, device, used, stack, started, stop)
+            hold(stack, job)
+        return train_on(job, pack, device, used, stack, started, ranks.agreed(stop))
+
+
+def hold(stack: ExitStack, job: Job) -> None:
+    """Hold the run folder until the stack is closed: rank 0 for all. Raises RunError."""
+    ranks.from_first(lambda: stack.enter_context(alone(Run(job.out))))
+
+
+def check_ranks(job: Job, device: torch.device) -> None:
+    """Refuse what several processes cannot do. Raises RunError."""
+    if ranks.count() > 1 and job.looks:
+        raise RunError("--dry-run and --verify-determinism are for one process; start them without torchrun")
+    if ranks.count() > 1 and job.recipe.sync_batchnorm and device.type != "cuda":
+        raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --frozen-statistics")
+
+
+def check_same_pack(pack: Pack) -> None:
+    """Refuse a pack that is not the one that rank 0 has, on a machine of its own perhaps. Raises PackError."""
+    if ranks.from_first(lambda: pack.header.digest) != pack.header.digest:
+        raise PackError(
+            f"{pack.path} is another pack here, on rank {ranks.rank()}, than on rank 0; copy it to every machine"
+        )
 
 
 def train_on(
@@ -341,38 +355,39 @@ def train_on(
     stop: Stop,
 ) -> int:
     """The rest of `train`, once the pack is open. stack: holds the run folder where it is resumed."""
-    job, folder, content = open_run(job, pack, device, used)
+    asked = job
+    job, folder, content = ranks.from_first(lambda: open_run(asked, pack, device, used))
     state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
     if content:
         restore(folder, content, state)
         if folder.read(PACK)["digest"] != pack.header.digest:
             state.progress.begin_again()
+    ranks.part_randomness()
     start = Position(state.progress.epoch, state.progress.images)
     with (
         training_loader(job, pack, start) as training,
         evaluation_loader(job, pack, pack.ids("val")) as validation,
     ):
-        note(training.describe_damaged())
-        note(validation.describe_damaged())
+        ranks.first_alone(note, training.describe_damaged())
+        ranks.first_alone(note, validation.describe_damaged())
         session = Session(job.recipe, folder, state, training, validation, job.checkpoints, stop)
-        if job.dry_run:
-            print("\n".join(foresee(session)))
-            return 0
-        if job.verify_determinism:
-            return verify_determinism(job, session, device)
+        if job.looks:
+            return rehearse(job, session, device)
         if not job.resume:
-            stack.enter_context(alone(folder))
-            refuse_other_content(job.out)  # again: another start may have come first
+            hold(stack, job)
+            ranks.from_first(
+                lambda: refuse_other_content(job.out)
+            )  # again: another start may have come first
         if content:
-            resume_run(job, session, used)
+            ranks.from_first(lambda: resume_run(job, session, used))
+            state.progress.best = ranks.from_first(lambda: state.progress.best)
         else:
-            start_run(job, pack, folder, used)
-            draw_pictures(job, pack, folder)
+            ranks.from_first(lambda: start_run(job, pack, folder, used))
             print(training.plan.why, flush=True)
             solve_head(session, job)
         fit(session)
         average_weights(session)
-    print(f"report: {report.build(folder.folder)}")
+    ranks.first_alone(lambda: print(f"report: {report.build(folder.folder)}"))
     return 0
 
 
@@ -386,60 +401,51 @@ def new_state(
     return Training(network, new_optimiser(recipe, network), average, since=started)
 
 
-def verify_determinism(job: Job, session: Session, device: torch.device) -> int:
-    """Take the first steps twice from the same start, say whether the weights agree; 1 if not, else 0."""
-    recipe, pack = session.recipe, session.training.pack
+def rehearse(job: Job, session: Session, device: torch.device) -> int:
+    """Say what a dry run or a repetition finds; 1 if the same steps came to other weights, else 0."""
+    if job.dry_run:
+        print("\n".join(foresee(session)))
+        return 0
+    states = session.state, new_state(job.recipe, len(session.training.pack.classes), device, 0.0)
     hashes = []
-    for turn in range(2):
-        state = session.state if turn == 0 else new_state(recipe, len(pack.classes), device, 0.0)
-        with training_loader(job, pack, Position()) as training:
-            take_steps(replace(session, state=state, training=training), VERIFYING_STEPS)
+    for state in states:
+        with training_loader(job, session.training.pack, Position()) as training:
+            time_steps(replace(session, state=state, training=training), rehearsal.REPEATED_STEPS)
         hashes.append(fingerprint(state.network.state_dict()))
-    same = hashes[0] == hashes[1]
-    print(
-        f"{VERIFYING_STEPS} steps twice: weights {hashes[0][:16]} and {hashes[1][:16]}, "
-        f"{'equal, bit for bit' if same else 'which differ: this machine does not compute the same twice'}"
-    )
+    same, line = rehearsal.compare(hashes)
+    print(line)
     return 0 if same else 1
-
-
-def take_steps(session: Session, steps: int) -> list[float]:
-    """Train for so many steps, whatever the epoch, at the recipe's highest rate; the seconds of each."""
-    recipe, network, training = session.recipe, session.state.network, session.training
-    loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
-    rate = max(phase.high for phase in recipe.phases)
-    set_training(network, recipe.frozen_statistics)
-    called = compiled(recipe, network)
-    seconds = []
-    for batch in islice(training, steps):
-        started = time.perf_counter()
-        float(train_step(called, session.state.optimiser, *batch.flat(), loss, rate, recipe.bf16))
-        seconds.append(time.perf_counter() - started)
-    return seconds
 
 
 def foresee(session: Session) -> list[str]:
     """What the training would take, in lines: counted, and timed on a few steps of its own batches."""
     recipe, training = session.recipe, session.training
-    network = session.state.network
     copies = COPIES + (recipe.ema > 0)
-    memory = measure_memory(network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics, copies)
-    epochs, steps = total_epochs(recipe.phases), len(training)
-    seconds = take_steps(session, FORESEEING_STEPS)
-    step = statistics.median(seconds[1:])
-    passes = recipe.averaging.steps + (not recipe.frozen_statistics) if recipe.averaging.steps else 0
-    card = 8e9
-    return [
-        f"network: {recipe.network}, {memory.parameters:,} parameters, {recipe.precision}",
-        f"memory: {memory.per_image / 2**20:.1f} MiB an image and {memory.fixed / 2**20:.1f} MiB besides: a batch of "
-        f"{recipe.batch_size} takes {memory.batch(recipe.batch_size) / 1e9:.2f} GB; {card / 1e9:.0f} GB hold "
-        f"{memory.fitting(card)} images (counted; what libraries need for themselves comes on top)",
-        f"steps: {steps:,} an epoch, {steps * epochs:,} in {epochs} epochs; averaging passes {passes} times more "
-        "over the training set",
-        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {step * steps:,.0f} s an epoch, "
-        f"{step * steps * (epochs + passes) / 3600:,.2f} h in all, validation not counted",
-        training.plan.why,
-    ]
+    memory = measure_memory(
+        session.state.network, recipe.augment.size, recipe.bf16, recipe.frozen_statistics, copies
+    )
+    averaging = recipe.averaging.steps
+    extent = rehearsal.Extent(
+        network=recipe.network,
+        precision=recipe.precision,
+        batch_size=recipe.batch_size,
+        steps=len(training),
+        epochs=total_epochs(recipe.phases),
+        passes=averaging + (not recipe.frozen_statistics) if averaging else 0,
+    )
+    seconds = time_steps(session, rehearsal.TIMED_STEPS)
+    return [*rehearsal.forecast(extent, memory, seconds), training.plan.why]
+
+
+def time_steps(session: Session, steps: int) -> list[float]:
+    """Train for so many steps, whatever the epoch, at the recipe's highest rate; the seconds of each."""
+    recipe, state, training = session.recipe, session.state, session.training
+    loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
+    rate = max(phase.high for phase in recipe.phases)
+    set_training(state.network, recipe.frozen_statistics)
+    called = compiled(recipe, state.network)
+    batches = pairs(islice(training, steps))
+    return rehearsal.take_steps(called, state.optimiser, batches, loss, rate, recipe.bf16)
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
@@ -492,24 +498,8 @@ def open_run(
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
     forced = "recipe" in job.force
     recipe = resolve(job.recipe, device) if forced else recipe_to_resume(folder, job.recipe, device)
-    check_same(folder, pack, used, job.force)
-    return replace(job, recipe=recipe), folder, newest(folder, mend=not job.looks)
-
-
-def refuse_live_run(folder: Run) -> None:
-    """Refuse a folder that another training is using right now. Raises RunError."""
-    if (folder.folder / LOCK).exists():
-        with alone(folder):
-            return
-
-
-def refuse_other_content(out: Path) -> None:
-    """Refuse a folder that holds a run, or anything but what a start leaves that was ended at once. Raises RunError."""
-    if (out / RECIPE).exists():
-        raise RunError(f"{out} holds a run already; name another folder, or go on with it: --resume")
-    known = {LOCK, PACK, VERSIONS}
-    if out.is_dir() and any(not (entry.name in known or is_leftover(entry)) for entry in out.iterdir()):
-        raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
+    check_same(folder, pack.path, pack.header.digest, used, job.force)
+    return replace(job, recipe=recipe), folder, newest(folder, not job.looks, note)
 
 
 def recipe_to_resume(folder: Run, asked: Recipe, device: torch.device) -> Recipe:
@@ -520,66 +510,8 @@ def recipe_to_resume(folder: Run, asked: Recipe, device: torch.device) -> Recipe
     path = folder.folder / RECIPE
     then = from_json(Recipe, folder.read(RECIPE), str(path))
     if asked != RECIPES.get(then.name):
-        for name, was, now in differences(asdict(then), asdict(resolve(asked, device))):
-            raise RunError(
-                f"{path} has {name} = {was}, not {now}; resume with the same recipe, or take this one all the same: "
-                "--force recipe"
-            )
+        check_recipe(folder, asdict(then), asdict(resolve(asked, device)))
     return then
-
-
-def check_same(folder: Run, pack: Pack, used: dict[str, str], force: Sequence[str]) -> None:
-    """Refuse to go on with another pack, or with other versions of what computes; `force` names what may differ.
-
-    Raises RunError.
-    """
-    if "pack" not in force and folder.read(PACK)["digest"] != pack.header.digest:
-        raise RunError(
-            f"{folder.folder} was trained on another pack than {pack.path}; give it the same one, or go on all the "
-            "same: --force pack"
-        )
-    for name, was, now in other_versions(folder, used) if "versions" not in force else ():
-        raise RunError(
-            f"{folder.folder} was trained with {name} {was}, and here is {now}; use that one, or go on all the same: "
-            "--force versions"
-        )
-
-
-def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, Any, Any]]:
-    """What a result depends on and is not as it was when the run began: name, then, now."""
-    then = folder.read(VERSIONS)
-    named = {name: then.get(name, "none") for name in used if name not in ("date", "machine")}
-    return list(differences(named, used))
-
-
-def newest(folder: Run, mend: bool) -> dict[str, Any] | None:
-    """The newest checkpoint that is not damaged, or None where there is none. Raises CheckpointError.
-
-    mend: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
-    """
-    last = folder.folder / LAST
-    paths = list(itertools.takewhile(Path.exists, (numbered(last, age) for age in itertools.count())))
-    for path in paths:
-        try:
-            content = load(path)
-        except DamagedCheckpointError as error:
-            note(f"{error}; looking at the one before it")
-            continue
-        if path != last:
-            note(f"going on from {path.name}")
-        if path != last and mend:
-            path.replace(last)
-        return content
-    return load(last) if paths else None  # every one is damaged: the newest is named
-
-
-def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every field in which `now` differs from `then`: its dotted name, the one value and the other."""
-    for name, was in then.items():
-        if isinstance(was, dict):
-            yield from differences(was, now[name], f"{place}{name}.")
-        elif was != now.get(name):
-            yield f"{place}{name}", was, now.get(name)
 
 
 def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool) -> nn.Module:
@@ -587,27 +519,22 @@ def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool)
     torch.manual_seed(recipe.seed)
     weights = recipe.weights if fresh else "none"
     network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
-    return network.to(device)
+    return (synchronised(network) if recipe.sync_batchnorm else network).to(device)
 
 
-@torch.no_grad()
 def check_network(recipe: Recipe, network: nn.Module, classes: int) -> None:
-    """Find out what does not fit together while nothing is written yet, by one image. Raises RunError."""
-    size, device = recipe.augment.size, next(network.parameters()).device
-    called = compiled(recipe, network)
+    """Find out what does not fit together while nothing is written yet. Raises RunError."""
     try:
         smoothed_cross_entropy(recipe.label_smoothing, classes)
         if recipe.solve_head:
             head.classifier(network)
     except ValueError as error:
         raise RunError(str(error)) from None
-    try:
-        with evaluating(network):
-            forward(called, torch.zeros(1, 3, size, size, device=device), recipe.bf16)
-    except Exception as error:  # networks and compilers have errors of their own
-        reason = " ".join(str(error).split())[:200]
-        remedy = "train without --compile" if recipe.compile else "choose another --augment.size or --network"
-        raise RunError(f"{recipe.network} does not take an image of {size} px ({reason}); {remedy}") from None
+    size = recipe.augment.size
+    if reason := rehearsal.refusal(network, size, recipe.bf16):
+        raise RunError(
+            f"{recipe.network} does not take an image of {size} px ({reason}); choose another --augment.size or --network"
+        )
 
 
 def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -620,36 +547,11 @@ def new_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-@contextmanager
-def alone(folder: Run) -> Iterator[None]:
-    """Make the run folder, and hold it for as long as the block runs: two trainings in one would spoil both.
-
-    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises RunError.
-    """
-    lock = FileLock(folder.folder / LOCK)
-    try:
-        folder.folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{folder.folder} is in use by another training; wait for its end, or name another folder: --out"
-        ) from None
-    except OSError as error:
-        raise RunError(
-            f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
-        ) from None
-    try:
-        sweep(folder.folder)
-        yield
-    finally:
-        lock.release()
-
-
 def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
-    """Write down what the run depends on, into a folder without the leavings of a start that reached no checkpoint."""
-    for name in (METRICS, TIMES, HEAD, SWA, AVERAGED, BEST):
-        (folder.folder / name).unlink(missing_ok=True)
-    describe_run(job, pack, folder, used)
+    """Write down what the run depends on, and draw what it will do."""
+    drop_results(folder)
+    describe(folder, asdict(job.recipe), pack.summary(), used)
+    draw_pictures(job, pack, folder)
 
 
 def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
@@ -657,24 +559,11 @@ def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
     folder, progress, pack = session.folder, session.state.progress, session.training.pack
     drop_later_rows(folder, progress)
     if job.force:
-        until = {f"{name} until epoch {progress.epoch}": was for name, was, _ in other_versions(folder, used)}
-        before = {name: was for name, was in folder.read(VERSIONS).items() if " until epoch " in name}
-        for name, was, now in differences(folder.read(RECIPE), json.loads(json.dumps(asdict(job.recipe)))):
-            note(f"{name} was {was}, and is {now} from here")
-        describe_run(job, pack, folder, used | before | until)
-    if {"recipe", "pack"} & set(job.force):  # what was best, and what was averaged, was so by other rules
-        progress.best = -math.inf
-        for name in (SWA, AVERAGED):
-            (folder.folder / name).unlink(missing_ok=True)
+        write_down_forced(folder, asdict(job.recipe), pack.summary(), used, progress, note)
+    if {"recipe", "pack"} & set(job.force):
+        forget_best(folder, progress)
     done, count = progress.images, len(session.training.ids)
     print(f"resumed in epoch {progress.epoch}, after {done} of {count} images", flush=True)
-
-
-def describe_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
-    """pack.json, versions.json and recipe.json; the last one makes the folder a run."""
-    folder.write(PACK, pack.summary())
-    folder.write(VERSIONS, used)
-    folder.write(RECIPE, asdict(job.recipe))
 
 
 def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:
@@ -706,54 +595,50 @@ def solve_head(session: Session, job: Job) -> None:
         return
     inference = folded(network, recipe.augment.size)
 
-    def see(doing: str, loader: Loader) -> tuple[torch.Tensor, torch.Tensor]:
-        return head.features(inference, pairs(followed(doing, loader, session.stop)), recipe.bf16)
+    def see(doing: str, loader: Loader) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features, labels and rows of this rank's share of the images."""
+        rows: list[torch.Tensor] = []
+        batches = noted(followed(doing, loader, session.stop), rows)
+        return *head.features(inference, pairs(batches), recipe.bf16), torch.cat(rows)
 
-    held_out = see("looking at the validation images", session.validation)
+    held_out = see("looking at the validation images", session.validation)[:2]
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for ids in divide_looks(pack, recipe):
+    for ids in first_looks(pack.ids("train"), pack.labels, recipe.seed, recipe.first_look):
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
-            seen.append((*see("looking at the training images", loader), torch.from_numpy(loader.ids)))
-        features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
-        # In the order of the pack: the head depends on the images, not on the order of looking.
-        order = rows.argsort().to(features.device)
-        found = head.solve(network, features[order], labels[order], pretrained)
+            seen.append(tuple(map(ranks.gathered, see("looking at the training images", loader))))
+        found, count = ranks.from_first(lambda: solve(network, seen, pretrained))
+        ranks.take_from_first(head.classifier(network).parameters())
         result = validate(head.classifier(network), [held_out], recipe.bf16)
-        result |= {"images": len(labels), "elapsed": state.tick()}
+        result |= {"images": count, "elapsed": state.tick()}
         print(
-            f"head: solved on {len(labels)} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s "
-            "after the start",
+            f"head: solved on {count} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s after the start",
             flush=True,
         )
         results.append(result)
-        content = scored(network, result, recipe.select, f"a head solved on {len(labels)} images")
-        keep_best(save, session.folder, state.progress, content)
-    session.folder.write(HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None})
+        content = scored(network, result, recipe.select, f"a head solved on {count} images")
+        keep_best(save_alone, session.folder, state.progress, content)
+    ranks.first_alone(
+        session.folder.write, HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None}
+    )
 
 
-def divide_looks(pack: Pack, recipe: Recipe) -> list[NDArray[np.int64]]:
-    """The training images as the head sees them: those of the first look, where that is at most half, and the rest."""
-    ids = epoch_order(pack.ids("train"), recipe.seed, 0)
-    first = first_of_each(pack.labels[ids], recipe.first_look)
-    return [ids] if not 0 < 2 * first.sum() <= len(ids) else [ids[first], ids[~first]]
-
-
-def first_of_each(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    """Which of `labels`, int32 `[n]`, are among the first `count` of their class: bool `[n]`."""
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    first = np.empty(len(labels), dtype=bool)
-    first[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered) < count
-    return first
+def solve(
+    network: nn.Module, seen: list[tuple[torch.Tensor, ...]], pretrained: Linear | None
+) -> tuple[head.Solution, int]:
+    """Solve the head on all that was seen so far: features, labels and rows, look by look. And on how many images."""
+    features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
+    # In the order of the pack: the head depends on the images, not on the order of looking.
+    order = rows.argsort().to(features.device)
+    return head.solve(network, features[order], labels[order], pretrained), len(labels)
 
 
 def fit(session: Session) -> None:
     """Train through every phase; after each epoch validate, and write log, checkpoints and report beside the next."""
     recipe, state = session.recipe, session.state
     progress = state.progress
-    called = compiled(recipe, state.network)
+    called = compiled(recipe, ranks.parallel(state.network))
     writer = Writer()
     try:
         with writer:
@@ -761,12 +646,14 @@ def fit(session: Session) -> None:
                 if progress.trained is None:
                     progress.trained = train_epoch(session, called, writer)
                 row = progress.trained
+                ranks.take_from_first(state.result.buffers())  # BatchNorm's statistics are each rank's own
                 result = session.validate(state.result, f"validating epoch {row['epoch']}")
                 end_epoch(session, row | result | {"elapsed": state.tick()}, writer)
     except Stopped:
         writer.wait()
         refuse_divergence(session)
-        save_last(partial(save_newest, keep=session.checkpoints.keep), session.folder, state)
+        write = partial(save_newest, keep=session.checkpoints.keep)
+        ranks.from_first(lambda: save_last(write, session.folder, state))
         raise
 
 
@@ -779,17 +666,18 @@ def end_epoch(session: Session, row: dict[str, Any], writer: Writer) -> None:
     recipe, folder, state = session.recipe, session.folder, session.state
 
     def write(path: Path, content: dict[str, Any]) -> None:
-        writer(save, path, in_host_memory(content))  # the next epoch changes what it holds
+        if ranks.leads():
+            writer(save, path, in_host_memory(content))  # the next epoch changes what it holds
 
-    check_finite(row, recipe)
+    ranks.from_first(lambda: check_finite(row, max(phase.high for phase in recipe.phases)))
     print(epoch_line(row), flush=True)
     writer.wait()
-    writer(folder.add_epoch, row)
+    ranks.first_alone(writer, folder.add_epoch, row)
     content = scored(state.result, row, recipe.select, f"epoch {row['epoch']}")
     keep_best(write, folder, state.progress, content)
     state.progress.trained = None
     write_last(session, writer)
-    writer(rebuild_report, folder)
+    ranks.first_alone(writer, rebuild_report, folder)
 
 
 def write_last(session: Session, writer: Writer) -> None:
@@ -800,7 +688,12 @@ def write_last(session: Session, writer: Writer) -> None:
 
     refuse_divergence(session)
     writer.wait()
-    save_last(write, session.folder, session.state)
+    ranks.first_alone(save_last, write, session.folder, session.state)
+
+
+def save_alone(path: Path, content: dict[str, Any]) -> None:
+    """`save`, of all ranks by the first. Raises CheckpointError."""
+    ranks.first_alone(save, path, content)
 
 
 def save_newest(path: Path, content: dict[str, Any], keep: int) -> None:
@@ -809,49 +702,35 @@ def save_newest(path: Path, content: dict[str, Any], keep: int) -> None:
     save(path, content)
 
 
-def check_finite(row: dict[str, Any], recipe: Recipe) -> None:
-    """Refuse to go on from a network that validates to no number; the checkpoints before it stay. Raises RunError."""
-    if not math.isfinite(row["valid_loss"]):
-        high = max(phase.high for phase in recipe.phases)
-        raise RunError(
-            f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates up to "
-            f"{high:g}; the checkpoints before it are kept: {LOWER_RATES}"
-        )
-
-
 def refuse_divergence(session: Session) -> None:
     """Stop where the loss of a batch was no number: say at which step and rate, and show its images. Raises RunError."""
+    if session.state.progress.diverged != NEVER:
+        ranks.from_first(lambda: show_divergence(session))
+
+
+def show_divergence(session: Session) -> NoReturn:
+    """Decode the batch again, and write down what is known of it. Raises RunError."""
     recipe, progress, training = session.recipe, session.state.progress, session.training
-    if progress.diverged == NEVER:
-        return
     with training.again(Position(progress.epoch, progress.diverged)) as loader:
         batch = next(iter(loader))
-    rate = lr_at(recipe.phases, progress.epoch + progress.diverged / len(training.ids))
     rows = batch.ids.tolist()
-    paths = [training.pack.image_path(row) for row in rows]
-    facts = {"epoch": progress.epoch, "images": progress.diverged, "learning_rate": rate, "rows": rows}
-    session.folder.write(DIVERGED, facts | {"paths": paths})
-    pixels = recipe.augment.to_pixels(batch.flat()[0].numpy(force=True))
-    picture = session.folder.folder / DIVERGED_PICTURE
-    shape = (-(-len(pixels) // SHEET_COLUMNS), SHEET_COLUMNS)
-    sheet = np.zeros((shape[0] * shape[1], *pixels.shape[1:]), dtype=pixels.dtype)
-    sheet[: len(pixels)] = pixels
-    figures.image_sheet(picture, sheet.reshape(*shape, *pixels.shape[1:]), [""] * SHEET_COLUMNS)
-    raise RunError(
-        f"the loss is no number in epoch {progress.epoch}, after {progress.diverged} of {len(training.ids)} images, "
-        f"at a learning rate of {rate:g}; the batch's rows of the pack are {brief(rows)}, {picture} shows them; the "
-        f"checkpoints before it are kept: {LOWER_RATES}"
+    found = Divergence(
+        epoch=progress.epoch,
+        images=progress.diverged,
+        learning_rate=lr_at(recipe.phases, progress.epoch + progress.diverged / len(training.ids)),
+        rows=rows,
+        paths=[training.pack.image_path(row) for row in rows],
     )
-
-
-def brief(rows: list[int]) -> str:
-    """The first rows of a batch; diverged.json has all."""
-    return ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    pixels = recipe.augment.to_pixels(batch.flat()[0].numpy(force=True))
+    divergence.refuse(session.folder, found, pixels, len(training.ids))
 
 
 def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:
     """The network as it is called: compiled where the recipe says so. Both share their parameters."""
-    called: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
+    if not recipe.compile:
+        return network
+    called, why = precision.compiled(network, recipe.augment.size, recipe.bf16)
+    note(why)
     return called
 
 
@@ -868,13 +747,25 @@ def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
         seed=recipe.seed,
         views=recipe.views,
         start=start,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
     )
 
 
 def evaluation_loader(job: Job, pack: Pack, ids: NDArray[np.int64], epochs: int | None = None) -> Loader:
     """Images as evaluation sees them: each once an epoch, its centre window. One epoch alone keeps no pixels."""
     augment, seed = job.recipe.augment.centre(), job.recipe.seed
-    return Loader(pack, augment, ids, job.resources, seed=seed, epochs=epochs)
+    return Loader(
+        pack,
+        augment,
+        ids,
+        job.resources,
+        batch_size=64 * ranks.count(),
+        seed=seed,
+        epochs=epochs,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
+    )
 
 
 def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[str, Any]:
@@ -894,7 +785,7 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
     losses = Losses(progress.loss_sum, state.before[0].device)
     clock, timetable, earlier = Clock(), Timetable(session.checkpoints), progress.seconds
     batch: Batch | None = None
-    done = 0
+    done = progress.images
 
     def settle() -> None:
         if batch is not None:  # what its step left must give a number too, or it is in no checkpoint
@@ -903,15 +794,16 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         progress.seconds = earlier + clock.seconds()
 
     try:
-        for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, progress.images):
+        for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, done):
             done = progress.images
             rate = lr_at(recipe.phases, epoch + done / images)
-            value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16)
+            weight = share_weight(len(batch.ids), batch.whole)
+            value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16, weight)
             if state.average:
                 state.average.update(state.network)
             losses.add(value, len(batch.ids), done)
             progress.epoch, progress.images = loader.position.epoch, loader.position.images
-            if timetable.due() and progress.epoch == epoch:
+            if ranks.largest(timetable.due()) and progress.epoch == epoch:
                 settle()
                 write_last(session, writer)
     except Stopped:
@@ -944,12 +836,19 @@ def followed(
     done: images of the epoch before, for the bar.
     """
     clock = clock or Clock()
-    with progress_bar(doing) as update:
+    with progress_bar(doing, ranks.leads()) as update:
         for batch in clock.waits(loader.epoch()):
             if stop():
                 raise Stopped(f"while {doing}")
             yield batch
             update(done + clock.images, len(loader.ids), clock.note())
+
+
+def noted(batches: Iterable[Batch], rows: list[torch.Tensor]) -> Iterator[Batch]:
+    """The same batches; the rows of the pack that they are of are added to `rows`."""
+    for batch in batches:
+        rows.append(batch.ids)
+        yield batch
 
 
 def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -961,7 +860,7 @@ def average_weights(session: Session) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
     recipe, folder = session.recipe, session.folder
     network = session.state.result
-    if not recipe.averaging.steps or (folder.folder / SWA).exists():
+    if not recipe.averaging.steps or ranks.from_first((folder.folder / SWA).exists):
         return
     started = time.perf_counter()
     before = session.validate(network, "validating before averaging")
@@ -979,8 +878,9 @@ def average_weights(session: Session) -> None:
     after = session.validate(averaged, "validating after averaging")
     after["elapsed"] = session.state.tick()
     seconds = time.perf_counter() - started
-    save(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
-    folder.write(SWA, asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after})
+    written = asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after}
+    save_alone(folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
+    ranks.first_alone(folder.write, SWA, written)
     print(f"averaging: before, {say(before)}\naveraging: after, {say(after)}")
 
 
@@ -1007,9 +907,10 @@ def rebuild_report(folder: Run) -> None:
 
 if __name__ == "__main__":
     run(
-        main,
+        ranks.reporting(main),
         PackError,
         RunError,
+        ranks.RanksError,
         ResourcesError,
         WeightsError,
         CheckpointError,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 import tyro
@@ -18,10 +18,14 @@ from cache import decisions as decisions_module
 from cache import demo as demo_module
 from cache import inspection, page, suspects
 from cache import pack as pack_module
-from cache.command import deferred, parse, plain, progress_bar, run
-from cache.findings import FINDINGS, Row
+from cache.command import deferred, note, parse, plain, progress_bar, run
+from cache.findings import FINDINGS, Row, Rows
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
+
+_ANY: Final = "any of them"
+LISTED: Final = 50
+"""Files that `pack` lists by name."""
 
 
 def demo(out: Positional[Path], classes: int = 12, per_class: int = 60, seed: int = 0) -> int:
@@ -57,18 +61,25 @@ def survey(
         trained: Look for wrong labels by what this training makes of the images that it did not see: a run folder.
     """
     inspection.check_place(images, out)
-    with progress_bar("looking at every image") as update:
-        rows = inspection.inspect(images, update)
-    inspection.write(rows, out)  # before the labels, which take longer and may fail
+    with (
+        progress_bar("looking at every image") as update,
+        inspection.inspect(images, update) as rows,
+    ):
+        inspection.write(rows, out)  # before the labels, which take longer and may fail
+    table = Rows(out / "survey.csv")
     asked, notes = labels or trained is not None, dict[str, page.Note]()
     code = suspects.review_labels(images, out / suspects.REVIEW, trained) if asked else 0
     if asked and not code:
         review = suspects.read_review(out / suspects.REVIEW)
-        rows, notes = suspects.mark(rows, review), page.notes_on(review, images)
-        inspection.write(rows, out)
+        notes = page.notes_on(review, images)
+        inspection.write(suspects.mark(table, review), out)
     with progress_bar("drawing the page") as update:
-        page.write(rows, images, out / "survey.html", notes, update)
-    _summarise(rows, out)
+        shown = page.write(table, images, out / "survey.html", notes, update)
+    _summarise(table, out)
+    if shown.more:
+        note(
+            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in {out / 'survey.csv'} only"
+        )
     return code
 
 
@@ -81,8 +92,9 @@ def pack(
     keep_grayscale: bool = False,
     exclude: Path | None = None,
     decisions: Path | None = None,
+    shards: int = 1,
 ) -> int:
-    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file.
+    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file, or several that are opened as one.
 
     Args:
         images: The folder, with one subfolder a class.
@@ -93,28 +105,34 @@ def pack(
         keep_grayscale: Keep grayscale photographs, which are left out otherwise.
         exclude: A CSV with the columns path and reason: images that a person found wrong.
         decisions: The decisions.csv that the survey's page saved: what to exclude, relabel, and keep all the same.
+        shards: Files to divide the pack into, OUT-00000-of-00004 and so on; every command takes them by the name OUT.
     """
     chosen = pack_module.read_exclusions(exclude) if exclude else {}
     decided = decisions_module.read(decisions) if decisions else []
-    options = pack_module.Options(val, test, seed, keep_grayscale, chosen, decided)
+    options = pack_module.Options(val, test, seed, keep_grayscale, chosen, decided, shards)
     with progress_bar("looking at every image") as update:
         pack_module.pack(images, out, options, update)
-    _describe(Pack(out), listing=True)
+    _describe(Pack(out), LISTED)
     return 0
 
 
-def info(pack: Positional[Path], json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> int:
+def info(
+    pack: Positional[Path],
+    files: bool = False,
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
     """Say what is in a pack.
 
     Args:
         pack: The pack.
+        files: List every file that was left out, with its reason, that was relabelled, or stored as PNG.
         json_output: As JSON.
     """
     opened = Pack(pack)
     if json_output:
         print(json.dumps(opened.summary(thumbnails=False), indent=1))
     else:
-        _describe(opened, listing=False)
+        _describe(opened, None if files else 0)
     return 0
 
 
@@ -132,18 +150,21 @@ def verify(pack: Positional[Path]) -> int:
     return 1 if damaged else 0
 
 
-def _summarise(rows: Sequence[Row], out: Path) -> None:
+def _summarise(rows: Iterable[Row], out: Path) -> None:
     """Counts by finding, and what to do next."""
-    table = Table("finding", "images", "to exclude", title=f"{len(rows)} images", title_justify="left")
+    found, excluded, images = Counter[str](), Counter[str](), 0
+    for images, row in enumerate(rows, start=1):  # noqa: B007  their number is wanted after the last
+        names = (*row.findings, _ANY) if row.findings else ()
+        found.update(names)
+        excluded.update(names if row.verdict == "exclude" else ())
+    table = Table("finding", "images", "to exclude", title=f"{images} images", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for finding in FINDINGS:
-        found = [row.verdict for row in rows if finding in row.findings]
-        if found:
-            table.add_row(finding, str(len(found)), str(found.count("exclude")))
-    excluded = sum(row.verdict == "exclude" for row in rows)
+    for name in FINDINGS:
+        if found[name]:
+            table.add_row(name, str(found[name]), str(excluded[name]))
     table.add_section()
-    table.add_row("any of them", str(sum(bool(row.findings) for row in rows)), str(excluded))
+    table.add_row(_ANY, str(found[_ANY]), str(excluded[_ANY]))
     console = Console()
     console.print(table)
     pack_it = "python -m cache pack IMAGES --out PACK"
@@ -155,7 +176,8 @@ def _summarise(rows: Sequence[Row], out: Path) -> None:
         console.print(_plain(line), highlight=False, soft_wrap=True)
 
 
-def _describe(opened: Pack, listing: bool) -> None:
+def _describe(opened: Pack, most: int | None) -> None:
+    """What is in a pack; of every list of files at most so many by name, None for all."""
     console, summary = Console(), opened.summary()
     table = Table("class", *SPLITS, "all", title=f"{opened.path}", title_justify="left")
     for column in table.columns[1:]:
@@ -168,22 +190,21 @@ def _describe(opened: Pack, listing: bool) -> None:
     table.add_section()
     table.add_row("all", *(str(count) for count in counts.sum(axis=1)), str(len(opened)))
     console.print(table)
-    console.print(f"{summary['bytes'] / 2**20:,.1f} MiB of original images; digest {summary['digest'][:16]}")
-    _describe_excluded(console, opened, listing)
-    _describe_relabelled(console, opened, listing)
+    parts = f" in {opened.header.shards} shards" if opened.header.shards > 1 else ""
+    console.print(
+        f"{summary['bytes'] / 2**20:,.1f} MiB of original images{parts}; digest {summary['digest'][:16]}"
+    )
+    _describe_excluded(console, opened, most)
+    _describe_relabelled(console, opened, most)
 
 
-def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
+def _describe_excluded(console: Console, opened: Pack, most: int | None) -> None:
     excluded, transcoded = opened.header.excluded, opened.header.transcoded
     reasons = Counter(row.reason for row in excluded)
     total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     console.print(_plain(f"left out: {len(excluded)}" + (f" ({total})" if total else "")), highlight=False)
-    if listing:
-        for row in excluded[:50]:
-            why = f"{row.reason}, {row.detail}" if row.detail else row.reason
-            console.print(_plain(f"  {row.path}: {why}"), highlight=False, soft_wrap=True)
-        if len(excluded) > 50:
-            console.print(f"  ... and {len(excluded) - 50} more: python -m cache info {opened.path} --json")
+    whys = (f"{row.reason}, {row.detail}" if row.detail else row.reason for row in excluded)
+    _list(console, opened, [f"{row.path}: {why}" for row, why in zip(excluded, whys, strict=True)], most)
     for name in sorted(
         {row.path.partition("/")[0] for row in excluded if "/" in row.path} - set(opened.classes)
     ):
@@ -192,22 +213,30 @@ def _describe_excluded(console: Console, opened: Pack, listing: bool) -> None:
         )
     if transcoded:
         console.print(f"stored as PNG, because not every engine decodes their own format: {len(transcoded)}")
-        for path, reason in transcoded[:10] if listing else ():
-            console.print(_plain(f"  {path}: {reason}"), highlight=False, soft_wrap=True)
+        _list(console, opened, [f"{path}: {reason}" for path, reason in transcoded], most)
 
 
-def _describe_relabelled(console: Console, opened: Pack, listing: bool) -> None:
+def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> None:
     relabelled, unmatched = opened.header.relabelled, opened.header.unmatched
     if relabelled:
         console.print(f"relabelled by hand: {len(relabelled)}", highlight=False)
-    for path, old, new in relabelled[:50] if listing else ():
-        console.print(_plain(f"  {path}: {old} -> {new}"), highlight=False, soft_wrap=True)
-    if listing and len(relabelled) > 50:
-        console.print(f"  ... and {len(relabelled) - 50} more: python -m cache info {opened.path} --json")
+    _list(console, opened, [f"{path}: {old} -> {new}" for path, old, new in relabelled], most)
     if unmatched:
         verb = "decision has" if unmatched == 1 else "decisions have"
         console.print(
             f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:
+    """The first `most` lines, and how to see the others; None for all of them, 0 for none and no word about it."""
+    for line in lines[:most]:
+        console.print(_plain(f"  {line}"), highlight=False, soft_wrap=True)
+    if most and len(lines) > most:
+        console.print(
+            _plain(f"  ... and {len(lines) - most} more: python -m cache info {opened.path} --files"),
             highlight=False,
             soft_wrap=True,
         )
@@ -221,7 +250,7 @@ def _plain(text: str) -> str:
 def main() -> int:
     """Run the subcommand that the command line names."""
     commands = {command.__name__: deferred(command) for command in (demo, survey, pack, info, verify)}
-    call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"))
+    call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"), commands)
     code: int = call()
     return code
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -59,8 +59,11 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
         sys.exit(1)
 
 
-def parse(read: Callable[[], Result]) -> Result:
-    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house."""
+def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
+    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house.
+
+    subcommands: those that the program has; the help that the line names is that of the one that was called.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -76,7 +79,10 @@ def parse(read: Callable[[], Result]) -> Result:
             text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
             text = re.sub(
                 r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:?) (.*--help)\.?", r"; see \1", text
-            )
+            ).replace(" (required)", "")
+            called = next(iter(sys.argv[1:]), "")
+            if called in subcommands:
+                text = re.sub(rf"(?<! {called}) --help$", f" {called} --help", text)
             _complain(f"error: {text}")
         raise
 
@@ -125,8 +131,8 @@ class Update(Protocol):
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Update]:
-    """A bar on standard error for as long as the block runs; yields what moves it."""
+def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
+    """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -136,7 +142,9 @@ def progress_bar(title: str) -> Iterator[Update]:
     )
     console = Console(stderr=True)
     # into a file or a pipe not even a transient bar writes nothing: it ends in an empty line
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:

@@ -21,6 +21,7 @@ from cache.store import PackError
 Choice = Literal["keep", "exclude", "relabel"]
 CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
 COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
+"""Of decisions.csv; beside them it may have the column reason."""
 _COMMAND: Final = "python -m cache survey IMAGES --out DIR makes the page that saves them"
 
 
@@ -35,12 +36,16 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands."""
+    """What a person decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands.
+
+    reason: why the machine excludes it, where it is the machine that does and the person let it stand; "" else.
+    """
 
     image: Photograph
     choice: Choice
     to: str = ""
     line: int = 0
+    reason: str = ""
 
 
 def read(file: Path) -> list[Decision]:
@@ -112,6 +117,7 @@ def _check_columns(header: Sequence[str] | None, file: Path) -> None:
         raise PackError(
             f"{file} has {found!r} in its first line and lacks {', '.join(missing)}; "
             f"expected decisions.csv with the columns {', '.join(COLUMNS)}"
+            + ("; an exclusion list is given as --exclude" if {"path", "reason"} <= set(header or ()) else "")
         )
 
 
@@ -127,17 +133,18 @@ def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
     if not path or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
         what = f"the sha256 {sha256[:80]!r}" if path else "no path"
         raise PackError(f"{file} has {what} in line {line}; expected a path and 64 hexadecimal digits")
-    return Decision(Photograph(path.replace(os.sep, "/"), label, sha256), known[choice], to, line)
+    photograph = Photograph(path.replace(os.sep, "/"), label, sha256)
+    return Decision(photograph, known[choice], to, line, row.get("reason") or "")
 
 
 def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
-    """Lists that were joined may say a thing twice, but not two things."""
+    """Lists that were joined may say a thing twice, but not two things; a person outranks the machine."""
     first: dict[Photograph, Decision] = {}
-    for decision in decisions:
+    for decision in sorted(decisions, key=lambda decision: bool(decision.reason)):
         known = first.setdefault(decision.image, decision)
-        if (known.choice, known.to) != (decision.choice, decision.to):
+        if not decision.reason and (known.choice, known.to) != (decision.choice, decision.to):
             raise PackError(
                 f"{file} says {known.choice} in line {known.line} and {decision.choice} in line {decision.line} of "
                 f"{decision.image.path!r}; expected one decision a file: delete one of the two lines"
             )
-    return list(first.values())
+    return sorted(first.values(), key=lambda decision: decision.line)

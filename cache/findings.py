@@ -6,7 +6,7 @@ Before it: looks at the files. After it: `pack` leaves out what excluded.csv nam
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -41,8 +41,8 @@ class Row:
 
     path: relative to the surveyed folder, forward slashes. label: the class folder's name. width, height: pixels, after
     EXIF rotation. orientation: EXIF, 1..8. colourfulness: Hasler & Suesstrunk 2003. mean_luma: 0..255. perceptual_hash:
-    hexadecimal, empty where nothing decodes. of: the path of the twin, for the two kinds of duplicate; for a label
-    suspect the likelier class. verdict: what the machine would do, reason: why, in words for a person.
+    hexadecimal, empty where nothing decodes. of: the path of the twin, for the two kinds of duplicate. verdict: what the
+    machine would do, reason: why, in words for a person.
     """
 
     path: str
@@ -66,6 +66,17 @@ class Row:
 COLUMNS: Final = tuple("class" if field.name == "label" else field.name for field in fields(Row))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """survey.csv, read anew whenever it is gone through, and never held. Raises PackError then."""
+
+    file: Path
+
+    def __iter__(self) -> Iterator[Row]:
+        """Its rows, in order."""
+        return read_rows(self.file)
+
+
 def write_rows(rows: Iterable[Row], file: Path) -> None:
     """survey.csv. Raises OSError."""
     with file.open("w", newline="", encoding="utf-8") as stream:
@@ -74,11 +85,11 @@ def write_rows(rows: Iterable[Row], file: Path) -> None:
         table.writerows(map(_cells, rows))
 
 
-def read_rows(file: Path) -> list[Row]:
-    """survey.csv back. Raises PackError."""
+def read_rows(file: Path) -> Iterator[Row]:
+    """survey.csv back, row by row. Raises PackError."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            return [_row(cells) for cells in csv.DictReader(stream)]
+            yield from map(_row, csv.DictReader(stream))
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected survey.csv") from None
     except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:

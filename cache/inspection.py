@@ -7,60 +7,73 @@ Before it: a folder of images, with one subfolder a class or without. After it: 
 from __future__ import annotations
 
 import csv
-import tempfile
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO
 
 from cache.findings import Row, write_rows
-from cache.pack import find_unlabelled, named_as_image, replacing
+from cache.pack import check_outside, check_writable, find_file, find_images, replacing
 from cache.rules import judge
+from cache.spool import spool
 from cache.store import PackError
-from cache.survey import Progress, survey
+from cache.survey import Progress, counted, survey
 
 
-def inspect(images: Path, progress: Progress | None = None) -> list[Row]:
-    """Look at every file of a folder, sorted by path; files beside the class folders only if they are named as images.
+@contextmanager
+def inspect(images: Path, progress: Progress | None = None) -> Iterator[Iterator[Row]]:
+    """Look at every file of a folder, and yield what is found of each, sorted by path; for as long as the block runs.
 
-    progress: called with (files looked at, files in all). Raises PackError and SurveyError.
+    What was seen lies on disk, and rows come one by one: an image costs a few bytes of memory, and where no other has
+    its content the low waves of its thumbnail. progress: called with (files looked at, files in all). Raises PackError
+    and SurveyError.
     """
-    sources = [
-        source for source in find_unlabelled(images) if "/" in source.path or named_as_image(source.file)
-    ]
-    if not sources:
-        raise PackError(
-            f"{images} holds no images; expected some, or one subfolder a class with images in it"
-        )
-    looks = survey([source.file for source in sources], progress=progress)
-    paths = [source.path for source in sources]
-    return judge(paths, [path.rpartition("/")[0].partition("/")[0] for path in paths], looks)
+    with spool(find_images(images)) as paths:
+        if not len(paths):
+            raise PackError(
+                f"{images} holds no images; expected some, or one subfolder a class with images in it"
+            )
+        with (
+            closing(survey(find_file(images, path) for path in paths)) as found,
+            spool(counted(found, len(paths), progress)) as looks,
+        ):
+            yield judge(paths, [_class_of(path) for path in paths], looks)
+
+
+def _class_of(path: str) -> str:
+    """The first folder's name, one object for each; "" beside the folders."""
+    return sys.intern(path.partition("/")[0]) if "/" in path else ""
 
 
 def check_place(images: Path, out: Path) -> None:
     """Find out before the images are looked at, which takes long, that `out` can be written to. Raises PackError."""
     if not images.is_dir():
-        return  # `inspect` says so, and nothing was made
-    if out.resolve().is_relative_to(images.resolve()):
-        raise PackError(
-            f"--out {out} lies inside {images}, whose files are inspected; name a folder beside it"
-        )
+        return  # `inspect` says so
+    check_outside(out, images)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        check_writable(out)
     except OSError as error:
         raise PackError(
             f"--out {out} is no folder that can be written to ({error.strerror or error}); name another"
         ) from None
 
 
-def write(rows: Sequence[Row], out: Path) -> None:
+def write(rows: Iterable[Row], out: Path) -> None:
     """survey.csv and excluded.csv in the folder `out`, each whole or not at all. Raises PackError."""
-    with replacing(out / "survey.csv") as temporary:
-        write_rows(rows, temporary)
     with (
-        replacing(out / "excluded.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
+        replacing(out / "excluded.csv") as listed,
+        listed.open("w", newline="", encoding="utf-8") as stream,
+        replacing(out / "survey.csv") as table,
     ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("path", "reason"))
-        table.writerows((row.path, row.reason) for row in rows if row.verdict == "exclude")
+        write_rows(_listing(rows, stream), table)
+
+
+def _listing(rows: Iterable[Row], stream: IO[str]) -> Iterator[Row]:
+    """The rows as they come, with those that are to be excluded listed in `stream`."""
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(("path", "reason"))
+    for row in rows:
+        if row.verdict == "exclude":
+            table.writerow((row.path, row.reason))
+        yield row

@@ -21,7 +21,7 @@ _PROCESSOR: Final = Path("/proc/cpuinfo")
 def available_cores() -> int:
     """Cores that this process may use, which in a container are fewer than the machine has: at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _quota_in_cores(_GROUP / "cpu.max"))
+    return min(cores, _quota_in_cores())
 
 
 def describe_machine() -> str:
@@ -32,30 +32,40 @@ def describe_machine() -> str:
     return f"{name}, {available_cores()} cores"
 
 
-def _quota_in_cores(file: Path) -> int:
+def _quota_in_cores() -> int:
     """Cores that the control group's quota of time pays for, rounded up; the machine's where there is none.
 
-    Source: the kernel's Documentation/admin-guide/cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds.
+    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1, sched-bwc.rst,
+    `cpu.cfs_quota_us`, -1: no quota.
     """
     try:
-        quota, period = file.read_text().split()
-        return max(1, math.ceil(int(quota) / int(period)))
+        quota, period = _first_text("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us").split()
+        cores = math.ceil(int(quota) / int(period))
     except (OSError, ValueError):  # no control group, or "max": no quota
-        return os.cpu_count() or 1
+        cores = 0
+    return cores if cores > 0 else os.cpu_count() or 1
+
+
+def _first_text(new: str, *old: str) -> str:
+    """What the control group's version 2 says in one file, or version 1 in others. Raises OSError."""
+    files = (new,) if (_GROUP / new).exists() else old
+    return " ".join((_GROUP / file).read_text() for file in files)
 
 
 def available_memory() -> int:
     """Bytes that this process could still take: what is free, and what its container allows beyond what it uses.
 
-    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst, where the page cache counts
-    as used though it can be given back, so that the answer errs towards too little.
+    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst, `memory.limit_in_bytes` and
+    `memory.usage_in_bytes` of version 1, where the page cache counts as used though it can be given back, so that the
+    answer errs towards too little.
     """
     free = _UNKNOWN
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024
     try:
-        limit = int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text())
+        limit = int(_first_text("memory.max", "memory/memory.limit_in_bytes"))
+        limit -= int(_first_text("memory.current", "memory/memory.usage_in_bytes"))
     except (OSError, ValueError):  # no control group, or "max": no limit
         return free
     return max(0, min(free, limit))

@@ -1,4 +1,4 @@
-"""Write the pack: verified originals, labels, split and statistics in one Arrow file.
+"""Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
 Before it: a folder with one subfolder a class, looked at by `survey`. After it: `store.Pack`. The file is written in
 record batches, in constant memory, under a temporary name, and renamed when it is complete: an interrupted packing
@@ -12,11 +12,12 @@ import csv
 import hashlib
 import io
 import os
+import re
 import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -26,8 +27,9 @@ from PIL import Image, ImageOps
 
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
+from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import ENDED_DECODER, Look, Progress, survey
+from cache.survey import ENDED_DECODER, Look, Progress, counted, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -55,7 +57,8 @@ class Source:
 class Options:
     """How to pack. val, test: shares of each class. exclude: path -> reason, what a person found wrong.
 
-    decisions: what a person decided image by image; they outrank `exclude` and the clean-up of grayscale images.
+    decisions: what a person decided image by image; they outrank `exclude` and the clean-up of grayscale images. shards:
+    files that the pack is divided into.
     """
 
     val: float = 0.1
@@ -64,6 +67,7 @@ class Options:
     keep_grayscale: bool = False
     exclude: Mapping[str, str] | None = None
     decisions: Sequence[Decision] = ()
+    shards: int = 1
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -81,6 +85,7 @@ def pack(images: Path, out: Path, options: Options = Options(), progress: Progre
     progress: called with (files looked at, files in all). Raises PackError; then `out` is as it was before.
     """
     classes, sources = find_labelled(images)
+    check_outside(out, images)
     return write(sources, classes, out, options, progress)
 
 
@@ -123,6 +128,43 @@ def find_unlabelled(images: Path) -> list[Source]:
     return sources
 
 
+def find_images(images: Path) -> Iterator[str]:
+    """The path of every file below a folder, sorted; of those beside the class folders, only what is named as an image.
+
+    Raises PackError.
+    """
+    _list_folder(images)
+    for file in _files(images):
+        if file.parent != images or named_as_image(file):
+            yield _relative(file, images)
+
+
+def find_file(images: Path, path: str) -> Path:
+    r"""The file that is called `path` here: where a name was no valid text, its bytes are written as \xff in that."""
+    file = images / path
+    if "\\x" in path and not file.exists():
+        raw = re.sub(
+            rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
+        )
+        return images / os.fsdecode(raw)
+    return file
+
+
+def check_outside(out: Path, images: Path) -> None:
+    """Refuse to write to where the next look at the images would find it. Raises PackError."""
+    if out.resolve().is_relative_to(images.resolve()):
+        raise PackError(
+            f"--out {out} lies inside {images}, where it would be taken for an image the next time; name a place outside"
+        )
+
+
+def check_writable(place: Path) -> None:
+    """Find out whether a folder is there or can be made, and can be written to, without making it. Raises OSError."""
+    nearest = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
+    with tempfile.TemporaryFile(dir=nearest):
+        pass
+
+
 def write(
     sources: Sequence[Source],
     classes: tuple[str, ...],
@@ -135,17 +177,23 @@ def write(
 
     split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
     """
-    _check_out(out)
-    loose = [source for source in sources if split is None and source.label == NO_LABEL]
-    sources = [source for source in sources if split is not None or source.label != NO_LABEL]
-    _check_exclusions(options, sources + loose)
+    _check_out(out, options.shards)
+    _check_exclusions(options, sources)
+    loose = [] if split else _find_loose(sources, options)
+    unseen = {source.path for source in loose}
+    sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    looks = survey([source.file for source in sources], progress=progress)
+    found = survey(source.file for source in sources)
+    looks = list(counted(found, len(sources), progress))
     decided, unmatched = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
-    excluded += [(source, Excluded(source.path, "no class", "beside the class folders")) for source in loose]
     if split is None:
+        loose += [source for source, _ in kept if source.label == NO_LABEL]
+        kept = [(source, look) for source, look in kept if source.label != NO_LABEL]
+        excluded += [
+            (source, Excluded(source.path, "no class", "beside the class folders")) for source in loose
+        ]
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0])}")
@@ -156,18 +204,35 @@ def write(
         seed=options.seed,
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
-        index_crc32=index_checksum(_index_arrays(kept, splits)),
         relabelled=tuple(relabelled),
         unmatched=unmatched,
     )
-    with (
-        replacing(out) as temporary,
-        pa.OSFile(str(temporary), "wb") as file,
-        pa.ipc.new_file(file, header.schema()) as writer,
-    ):
+    _write_shards(kept, splits, header, out, options.shards)
+    return header
+
+
+def _write_shards(
+    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, out: Path, shards: int
+) -> None:
+    """All files of the pack under temporary names, which they keep until the last one is complete. Raises PackError."""
+    try:
+        bounds = divide(len(kept), shards)
+    except ShardsError as error:
+        raise PackError(str(error)) from None
+    with ExitStack() as stack:
+        for index, (file, (low, high)) in enumerate(zip(shard_paths(out, shards), bounds, strict=True)):
+            temporary = stack.enter_context(replacing(file))
+            rows, places = kept[low:high], splits[low:high]
+            checksum = index_checksum(_index_arrays(rows, places))
+            _write_file(rows, places, header.of_shard(index, shards, checksum), temporary)
+
+
+def _write_file(
+    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
+) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
-    return header
 
 
 def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list[str]:
@@ -213,6 +278,8 @@ def read_exclusions(file: Path) -> dict[str, str]:
         ) from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
+    if "decision" in header:
+        raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
     if not {"path", "reason"} <= set(header):
         raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
     for line, row in enumerate(rows, start=2):
@@ -244,14 +311,15 @@ def _unreadable(error: OSError) -> PackError:
     return PackError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or move it away")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, shards: int) -> None:
     """Find out before the images are looked at, which takes long."""
     try:
         if out.is_dir():
             raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
-        nearest = next(parent for parent in out.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        check_writable(out.absolute().parent)
+        check_name_free(out, shards)
+    except ShardsError as error:
+        raise PackError(str(error)) from None
     except OSError as error:
         raise PackError(
             f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"
@@ -283,6 +351,13 @@ def _relative(file: Path, images: Path) -> str:
 def _text(name: str) -> str:
     r"""A file name as valid Unicode; a byte that is none is written as \xff, so that two names never become one."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
+    """Images beside the class folders that need not be looked at: none of them where a person decided about any."""
+    if any(not decision.image.label for decision in options.decisions):
+        return []
+    return [source for source in sources if source.label == NO_LABEL]
 
 
 def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
@@ -328,6 +403,8 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = (options.exclude or {}).get(source.path)
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
+    if decision and decision.choice == "exclude" and decision.reason:
+        return _exclude_by_list(source.path, decision.reason)
     if decision and decision.choice == "exclude":
         return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
     if listed is not None and not decision:
@@ -344,8 +421,9 @@ def _relabel(
     rows, relabelled = [], []
     for source, look in kept:
         decision = decided.get(source.path)
-        if decision and decision.choice == "relabel" and decision.to != classes[source.label]:
-            relabelled.append((source.path, classes[source.label], decision.to))
+        old = "no class" if source.label == NO_LABEL else classes[source.label]
+        if decision and decision.choice == "relabel" and decision.to != old:
+            relabelled.append((source.path, old, decision.to))
             source = replace(source, label=classes.index(decision.to))
         rows.append((source, look))
     return rows, relabelled

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import heapq
 import io
 import itertools
 import json
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,14 @@ from PIL import Image, ImageOps
 
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
-from cache.pack import replacing
-from cache.survey import ENDED_DECODER, Progress
+from cache.pack import find_file, replacing
+from cache.survey import ENDED_DECODER, Progress, counted
 from cache.suspects import Ranked, Review
 
 BLOCK: Final = 64
 """Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""
+MOST: Final = 20_000
+"""Suspects that a page shows: more of them no person works through, and no browser holds."""
 SIDES: Final = ((2_000, 256), (8_000, 192))
 """Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100 MB."""
 FEWEST: Final = 128
@@ -78,32 +80,47 @@ class Item:
     rank: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
+
+    more: suspects beyond MOST, which it does not show. images: of the whole survey, as are the classes.
+    """
+
+    items: Sequence[Item]
+    suspects: int
+    more: int
+    images: int
+    classes: Sequence[str]
+
+
 def write(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     images: Path,
     out: Path,
     notes: Mapping[str, Note] | None = None,
     progress: Progress | None = None,
-) -> int:
-    """Write the page to `out`, whole or not at all, and return how many suspects it shows.
+) -> Shown:
+    """Write the page to `out`, whole or not at all, and return what it shows.
 
-    rows: of the whole survey of the folder `images`. notes: path -> more about it; suspects are shown in the order of
-    FINDINGS, then in that of `notes`. progress: called with (pictures made, pictures in all). Raises PackError.
+    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it; suspects are shown
+    in the order of FINDINGS, then in that of `notes`. progress: called with (pictures made, pictures in all). Raises
+    PackError.
     """
-    items, suspects = gather(rows, notes or {})
+    shown = gather(rows, notes or {})
+    items = shown.items
     side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
     files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
-    made = _counted(thumbnails(files, side), len(items), progress)
+    made = counted(thumbnails(files, side), len(items), progress)
     added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
     script = _SCRIPT.read_text(encoding="utf-8")
     page = _environment().get_template("survey.html.jinja")
     parts = page.generate(
         name=images.resolve().name,
-        images=len(rows),
-        suspects=suspects,
+        shown=shown,
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=embed(describe(items, suspects, rows)),
+        data=embed(describe(shown)),
         blocks=_blocks(itertools.chain(made, added)),
     )
     with (
@@ -112,7 +129,7 @@ def write(
     ):
         for part in parts:
             file.write(part)
-    return suspects
+    return shown
 
 
 def is_safe(row: Row) -> bool:
@@ -137,42 +154,49 @@ def _note_on(image: Ranked, images: Path) -> Note:
     return Note(likelier=image.likelier, pictures=[*saliency, *alike])  # the reason is in the row
 
 
-def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> tuple[list[Item], int]:
-    """What the page shows: the suspects in the order to look at them, how many they are, and after them their twins."""
-    by_path = {row.path: row for row in rows}
+def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
+    """What the page shows of the rows of a survey: MOST suspects, and their twins."""
     rank = {path: place for place, path in enumerate(notes)}
+    classes: set[str] = set()
+    counts: Counter[bool] = Counter()
 
     def order(row: Row) -> tuple[int, int, str, str]:
         return FINDINGS.index(row.findings[0]), rank.get(row.path, len(rank)), row.of, row.path
 
-    suspects = sorted((row for row in by_path.values() if row.findings), key=order)
-    known = {row.path for row in suspects}
-    twins = {row.of: by_path[row.of] for row in suspects if row.of in by_path and row.of not in known}
-    places = {path: place for place, path in enumerate([*(row.path for row in suspects), *twins])}
-    items = [
-        Item(
-            row,
-            notes.get(row.path, Note()),
-            twin=places.get(row.of) if row.of != row.path else None,
-            rank=rank.get(row.path),
-        )
-        for row in [*suspects, *twins.values()]
-    ]
-    return items, len(suspects)
+    def find_suspects() -> Iterator[Row]:
+        for row in rows:
+            classes.add(row.label)
+            counts[bool(row.findings)] += 1
+            if row.findings:
+                yield row
+
+    suspects = heapq.nsmallest(MOST, find_suspects(), key=order)
+    wanted = {row.of for row in suspects} - {row.path for row in suspects}
+    known = [*suspects, *(row for row in rows if row.path in wanted)]
+    places = {row.path: place for place, row in enumerate(known)}
+    return Shown(
+        items=[
+            Item(row, notes.get(row.path, Note()), places.get(row.of), rank.get(row.path)) for row in known
+        ],
+        suspects=len(suspects),
+        more=counts[True] - len(suspects),
+        images=counts.total(),
+        classes=sorted(classes - {""}, key=lambda name: (name.casefold(), name)),
+    )
 
 
-def describe(items: Sequence[Item], suspects: int, rows: Iterable[Row]) -> dict[str, Any]:
+def describe(shown: Shown) -> dict[str, Any]:
     """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'."""
-    classes = sorted({row.label for row in rows if row.label}, key=lambda name: (name.casefold(), name))
+    items = shown.items
     identity = "\0".join(f"{item.row.path}\0{item.row.sha256}" for item in items)
     numbers = itertools.count(len(items))
     return {
         "key": hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32],
-        "suspects": suspects,
+        "suspects": shown.suspects,
         "block": BLOCK,
-        "classes": classes,
+        "classes": shown.classes,
         "findings": {name: MEANINGS[name] for name in FINDINGS},
-        "items": [_describe_item(item, set(classes), numbers) for item in items],
+        "items": [_describe_item(item, numbers) for item in items],
     }
 
 
@@ -181,21 +205,11 @@ def embed(values: object) -> str:
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def find_file(images: Path, path: str) -> Path:
-    r"""The file that a survey calls `path`: where a name was no valid text, its bytes are written as \xff there."""
-    file = images / path
-    if "\\x" in path and not file.exists():
-        raw = re.sub(
-            rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
-        )
-        return images / os.fsdecode(raw)
-    return file
-
-
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
 
-    Made in parallel, a few ahead of the reader and no more.
+    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size: of any other
+    format a core holds the whole picture for a moment, which for a PNG at the limit is half a gigabyte.
     """
     workers = available_cores()
     ahead: deque[Future[str]] = deque()
@@ -228,9 +242,8 @@ def _thumbnail(file: Path | None, side: int) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _describe_item(item: Item, classes: set[str], numbers: Iterator[int]) -> dict[str, Any]:
+def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
     row, note = item.row, item.note
-    likelier = note.likelier or (row.of if "label-suspect" in row.findings and row.of in classes else "")
     known = {
         "path": row.path,
         "label": row.label,
@@ -241,7 +254,7 @@ def _describe_item(item: Item, classes: set[str], numbers: Iterator[int]) -> dic
         "facts": _facts(row),
         "twin": item.twin,
         "rank": item.rank,
-        "likelier": likelier,
+        "likelier": note.likelier,
         "note": note.text,
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
     }
@@ -265,13 +278,6 @@ def _blocks(pictures: Iterable[str]) -> Iterator[str]:
 def _only_base64(picture: str) -> str:
     """What can stand in the page as it is; anything else is no picture."""
     return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""
-
-
-def _counted(made: Iterable[str], total: int, progress: Progress | None) -> Iterator[str]:
-    tell: Callable[[int, int], None] = progress or (lambda done, total: None)
-    for done, picture in enumerate(made, start=1):
-        yield picture
-        tell(done, total)
 
 
 def _environment() -> Environment:

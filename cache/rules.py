@@ -13,17 +13,19 @@ no harm in one split, and `pack` sees to that. All else is for a person to look 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import PurePosixPath
-from statistics import median
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from cache.findings import FINDINGS, Finding, Row, Verdict
+from cache.spool import Series
 from cache.survey import Look
-from cache.twins import Twins, find_twins
+from cache.twins import Indices, Pair, find_twins
 
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
 DARK: Final = 65.0
@@ -62,19 +64,16 @@ class Remark:
         return f"{self.finding}: {self.why}"
 
 
-def judge(paths: Sequence[str], labels: Sequence[str], looks: Sequence[Look]) -> list[Row]:
+def judge(paths: Series[str], labels: Sequence[str], looks: Series[Look]) -> Iterator[Row]:
     """A row for every look, in order. paths: relative to the surveyed folder. labels: class folders, "" for none."""
-    twins = find_twins(looks)
-    remarks = [[*_own_remarks(path, look)] for path, look in zip(paths, looks, strict=True)]
-    usual = _usual_size(looks)
-    for index, look in enumerate(looks):
-        remarks[index] += _size_remarks(look, usual)
-    for index, remark in _twin_remarks(twins, paths, labels):
-        remarks[index].append(remark)
-    return [
-        _summarise(row, found)
-        for row, found in zip(map(_describe, paths, labels, looks), remarks, strict=True)
-    ]
+    twins, usual = find_twins(looks), _usual_size(looks)
+    copies, near = _find_copies(twins.originals, labels), _by_index(twins.pairs)
+    for index, (path, label, look) in enumerate(zip(paths, labels, looks, strict=True)):
+        remarks = [*_own_remarks(path, look), *_size_remarks(look, usual)]
+        if copies.twins[index] >= 0:
+            remarks.append(_copy_remark(index, copies, paths, labels))
+        remarks += [_near_remark(index, pair, paths, labels) for pair in near.get(index, ())]
+        yield _summarise(_describe(path, label, look), remarks)
 
 
 def _describe(path: str, label: str, look: Look) -> Row:
@@ -141,10 +140,10 @@ def is_misnamed(path: str, format: str) -> bool:
     return bool(suffix) and same.get(promised, promised) != same.get(format, format)
 
 
-def _usual_size(looks: Sequence[Look]) -> float:
+def _usual_size(looks: Iterable[Look]) -> float:
     """The median over all that decode of the square root of the area, in pixels; 0 where nothing does."""
-    sizes = [(look.width * look.height) ** 0.5 for look in looks if not look.problem]
-    return median(sizes) if sizes else 0.0
+    sizes = np.fromiter(((look.width * look.height) ** 0.5 for look in looks if not look.problem), float)
+    return float(np.median(sizes)) if len(sizes) else 0.0
 
 
 def _size_remarks(look: Look, usual: float) -> Iterator[Remark]:
@@ -161,48 +160,59 @@ def _size_remarks(look: Look, usual: float) -> Iterator[Remark]:
         )
 
 
-def _twin_remarks(twins: Twins, paths: Sequence[str], labels: Sequence[str]) -> Iterator[tuple[int, Remark]]:
-    yield from _exact_remarks(twins, paths, labels)
-    for pair in sorted(twins.pairs, key=lambda pair: pair.apart):
-        for index, twin in ((pair.one, pair.other), (pair.other, pair.one)):
-            yield index, _near_remark(index, twin, pair.mirrored, paths, labels)
+@dataclass(frozen=True)
+class _Copies:
+    """Equal files, by their index. twins: int64 `[n]`, the copy to compare with, -1 for none; sizes: how many there are."""
+
+    twins: Indices
+    sizes: Indices
 
 
-def _exact_remarks(twins: Twins, paths: Sequence[str], labels: Sequence[str]) -> Iterator[tuple[int, Remark]]:
-    groups: dict[int, list[int]] = {}
-    for index, original in enumerate(twins.originals.tolist()):
-        groups.setdefault(original, []).append(index)
-    for members in groups.values():
-        if len(members) > 1:
-            yield from _copies_remarks(members, paths, labels)
+def _find_copies(originals: Indices, labels: Sequence[str]) -> _Copies:
+    """The copy that each file is compared with: one of another label where there is any, else the first, of that the second."""
+    order = np.argsort(originals, kind="stable")
+    starts = np.flatnonzero(np.diff(originals[order], prepend=-1, append=-1))
+    twins = np.full(len(originals), -1, np.int64)
+    for start, stop in pairwise(starts.tolist()):
+        if stop - start > 1:
+            members = order[start:stop]
+            twins[members] = _twins_of(members.tolist(), labels)
+    return _Copies(twins, np.bincount(originals, minlength=len(originals)))
 
 
-def _copies_remarks(
-    members: Sequence[int], paths: Sequence[str], labels: Sequence[str]
-) -> Iterator[tuple[int, Remark]]:
-    """Of one file's copies, each by its index; the number of copies may be large."""
+def _twins_of(members: Sequence[int], labels: Sequence[str]) -> list[int]:
     first = members[0]
     stranger = next((index for index in members if labels[index] != labels[first]), None)
-    for index in members:
-        if stranger is not None:
-            twin = stranger if labels[index] == labels[first] else first
-            why = f"the same file as {paths[twin]}, which has another label: at least one of them is wrong"
-            yield index, Remark("exact-duplicate", why, paths[twin], "exclude")
-        elif index == first:
-            why = f"the first of {len(members)} copies, which is kept"
-            yield index, Remark("exact-duplicate", why, paths[members[1]])
-        else:
-            yield (
-                index,
-                Remark("exact-duplicate", f"the same file as {paths[first]}", paths[first], "exclude"),
-            )
+    if stranger is None:
+        return [members[1], *[first] * (len(members) - 1)]
+    return [stranger if labels[index] == labels[first] else first for index in members]
 
 
-def _near_remark(
-    index: int, twin: int, mirrored: bool, paths: Sequence[str], labels: Sequence[str]
-) -> Remark:
-    why = f"the same picture as {paths[twin]}" + (" in a mirror" if mirrored else "")
+def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:
+    twin = int(copies.twins[index])
+    path = paths[twin]
+    if labels[index] != labels[twin]:
+        why = f"the same file as {path}, which has another label: at least one of them is wrong"
+        return Remark("exact-duplicate", why, path, "exclude")
+    if index < twin:
+        return Remark("exact-duplicate", f"the first of {copies.sizes[index]} copies, which is kept", path)
+    return Remark("exact-duplicate", f"the same file as {path}", path, "exclude")
+
+
+def _by_index(pairs: Iterable[Pair]) -> dict[int, list[Pair]]:
+    """The pairs of each index that has any, the nearest first."""
+    found: dict[int, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.apart):
+        for index in (pair.one, pair.other):
+            found.setdefault(index, []).append(pair)
+    return found
+
+
+def _near_remark(index: int, pair: Pair, paths: Series[str], labels: Sequence[str]) -> Remark:
+    twin = pair.other if index == pair.one else pair.one
+    path = paths[twin]
+    why = f"the same picture as {path}" + (" in a mirror" if pair.mirrored else "")
     if labels[index] != labels[twin]:
         why += ", which has another label: at least one of them is wrong"
-        return Remark("near-duplicate", why, paths[twin], "exclude")
-    return Remark("near-duplicate", why + "; they stay in one split", paths[twin])
+        return Remark("near-duplicate", why, path, "exclude")
+    return Remark("near-duplicate", why + "; they stay in one split", path)

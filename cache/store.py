@@ -1,6 +1,6 @@
 """Pack: open, verify, and read the original bytes of image i without a copy.
 
-Before it: a pack file that `pack` wrote. After it: `pipelines` decodes and augments. The whole layout of the file is
+Before it: a pack file, or the shards of one, that `pack` wrote. After it: `pipelines` decodes and augments. The whole layout of the file is
 here: the schema, the metadata, the format's version.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cache.machine import available_cores
+from cache.machine import available_cores, available_memory
+from cache.shards import ShardsError, find
 
-FORMAT: Final = 1
-"""Version of the layout. A reader refuses a newer one."""
+FORMAT: Final = 2
+"""Version of the layout. A reader refuses a newer one. 2: a shard of a pack; a pack in one file is of version 1."""
 SPLITS: Final = ("train", "val", "test")
 SCHEMA: Final = pa.schema(
     [
@@ -65,7 +67,8 @@ class Header:
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what was
     stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: decisions of a
-    person whose content was not in the folder. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
+    person whose content was not in the folder. shard: which of the `shards` files this is; all but index_crc32 is said
+    of the whole pack. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
     the same data.
     """
 
@@ -76,9 +79,16 @@ class Header:
     transcoded: tuple[tuple[str, str], ...] = ()
     relabelled: tuple[tuple[str, str, str], ...] = ()
     unmatched: int = 0
-    format: int = FORMAT
+    format: int = 1
     index_crc32: int | None = None
-    """`index_checksum` of the rows; None in a pack from before there was one."""
+    """`index_checksum` of the file's rows; None in a pack from before there was one."""
+    shard: int = 0
+    shards: int = 1
+
+    def of_shard(self, shard: int, shards: int, index_crc32: int) -> Header:
+        """The header of one file of the pack."""
+        version = FORMAT if shards > 1 else self.format
+        return replace(self, format=version, index_crc32=index_crc32, shard=shard, shards=shards)
 
     def schema(self) -> pa.Schema:
         """The file's schema with this header in its metadata, and the header's own checksum."""
@@ -120,11 +130,13 @@ class Header:
             unmatched=content.get("unmatched", 0),  # packs from before there were decisions have neither
             format=content["format"],
             index_crc32=content.get("index_crc32"),
+            shard=content.get("shard", 0),
+            shards=content.get("shards", 1),
         )
 
 
 class Pack:
-    """An open pack. Owns the mapping of the file; every array is read-only and aligned with the file's rows.
+    """An open pack. Owns the mapping of its files; every array is read-only and aligned with their rows.
 
     labels: int32 `[n]`. sizes: int32 `[n, 2]`, width and height after EXIF rotation; stored_sizes: before it.
     orientations: uint8 `[n]`, EXIF 1..8. mean_lumas: float32 `[n]`, 0..255. crc32s: uint32 `[n]`.
@@ -133,13 +145,20 @@ class Pack:
     def __init__(self, path: Path | str, residency: Residency = "mmap") -> None:
         """Open in time that does not depend on the images' bytes; `make_resident` reads them. Raises PackError."""
         self.path, self.residency = Path(path), residency
-        self._mapping: mmap.mmap | None = _map(self.path)
-        buffer = pa.py_buffer(self._mapping)
-        table = _read_table(self.path, buffer)
-        self.header = Header.read(table.schema, self.path)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
+        try:
+            shards = [Shard(file) for file in find(self.path)]
+        except ShardsError as error:
+            raise PackError(str(error)) from None
+        _check_together(shards)
+        self.header = shards[0].header
+        self._files = [shard.path for shard in shards]
+        self._bytes = [shard.bytes for shard in shards]
+        self._mappings = [shard.mapping for shard in shards]
         self._resident = False
-        self._starts, self._stops = _locate(self.path, buffer, table.column("image"))
+        self._starts = np.concatenate([shard.starts for shard in shards])
+        self._stops = np.concatenate([shard.stops for shard in shards])
+        self._firsts = [0, *np.cumsum([len(shard.starts) for shard in shards])[:-1].tolist()]
+        table = pa.concat_tables([shard.table for shard in shards])
         self._checked = np.zeros(len(self._starts), dtype=bool)
         self._paths = table.column("path")
         self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
@@ -151,14 +170,6 @@ class Pack:
         self.stored_sizes = np.where((self.orientations >= 5)[:, None], self.sizes[:, ::-1], self.sizes)
         self.mean_lumas: NDArray[np.float32] = _own(table.column("mean_luma"))
         self.crc32s: NDArray[np.uint32] = _own(table.column("crc32"))
-        if self.header.index_crc32 not in (
-            None,
-            index_checksum(dict(zip(table.column_names, table.columns, strict=True))),
-        ):
-            raise PackError(
-                f"{self.path} is damaged: labels, splits, sizes or paths are not those that were packed; copy it "
-                "again, or pack the images again"
-            )
         _check_labels(self.path, self.labels, self.classes)
         for name, values, least, most in (
             ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max),
@@ -170,17 +181,18 @@ class Pack:
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
 
-        residency "mmap" touches every page of the shared page cache; "ram" makes a private copy, which memory
-        pressure can swap but not drop.
+        residency "mmap" touches every page of the shared page cache, unless they are more than fit: then each is read
+        when it is needed. "ram" makes a private copy, which memory pressure can swap but not drop.
         """
-        if self._resident:
+        fits = self.nbytes <= available_memory()
+        if self._resident or not (fits or self.residency == "ram"):
             return
         if self.residency == "ram":
-            self._bytes = self._bytes.copy()
-            self._bytes.flags.writeable = False
-            self._mapping = None
-        else:
-            self._bytes[::_PAGE].max(initial=0)
+            self._bytes = [data.copy() for data in self._bytes]
+            self._mappings = []
+        for data in self._bytes:
+            data.flags.writeable = False
+            data[::_PAGE].max(initial=0)
         self._resident = True
 
     def __len__(self) -> int:
@@ -204,7 +216,7 @@ class Pack:
         """
         if not (self._checked[index] or self.is_sound(index)):
             raise PackError(
-                f"{self.path} is damaged: {self.describe(index)} has not the bytes that were packed; copy the pack again, "
+                f"{self._files[self._shard(index)]} is damaged: {self.describe(index)} has not the bytes that were packed; copy the pack again, "
                 "or pack the images again; --on-bad skip goes on without such images"
             )
         return self._raw(index)
@@ -217,12 +229,17 @@ class Pack:
 
     def _raw(self, index: int) -> NDArray[np.uint8]:
         """Raises PackError where the file was cut short since: to read what is mapped and gone ends the process."""
-        if self._mapping is not None and self._mapping.size() < len(self._mapping):
+        shard = self._shard(index)
+        if self._mappings and self._mappings[shard].size() < len(self._mappings[shard]):
             raise PackError(
-                f"{self.path} was cut short while it was in use; copy the pack again, or pack the images again; "
+                f"{self._files[shard]} was cut short while it was in use; copy the pack again, or pack the images again; "
                 "--residency ram reads it once and for all"
             )
-        return self._bytes[self._starts[index] : self._stops[index]]
+        return self._bytes[shard][self._starts[index] : self._stops[index]]
+
+    def _shard(self, index: int) -> int:
+        """Which of the files image `index` is in."""
+        return bisect_right(self._firsts, index) - 1
 
     def image_path(self, index: int) -> str:
         """Where image `index` came from, relative to the packed folder."""
@@ -288,6 +305,43 @@ class Pack:
             ],
             "unmatched": self.header.unmatched,
         }
+
+
+class Shard:
+    """One file of a pack, or all of it. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file, and check all that it says of its rows. Raises PackError."""
+        self.path = path
+        self.mapping = _map(path)
+        buffer = pa.py_buffer(self.mapping)
+        self.table = _read_table(path, buffer)
+        self.header = Header.read(self.table.schema, path)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
+        self.starts, self.stops = _locate(path, buffer, self.table.column("image"))
+        columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
+        if self.header.index_crc32 not in (None, index_checksum(columns)):
+            raise PackError(
+                f"{path} is damaged: labels, splits, sizes or paths are not those that were packed; copy it "
+                "again, or pack the images again"
+            )
+
+
+def _check_together(shards: Sequence[Shard]) -> None:
+    """Refuse files that are not the shards of one packing, each in its place. Raises PackError."""
+    first = shards[0].header
+    for index, shard in enumerate(shards):
+        header = shard.header
+        if (header.shard, header.shards) != (index, len(shards)):
+            raise PackError(
+                f"{shard.path} is shard {header.shard} of {header.shards}, and its name says {index} of {len(shards)}; "
+                "expected every shard beside the others, under the name that it was packed with"
+            )
+        if (header.digest, header.classes) != (first.digest, first.classes):
+            raise PackError(
+                f"{shard.path} is of another pack than {shards[0].path.name} beside it; copy all shards again, or pack "
+                "the images again"
+            )
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -6,7 +6,7 @@
 const find = (id) => document.getElementById(id);
 const data = JSON.parse(find("data").textContent);
 const { items, classes, suspects } = data;
-const COLUMNS = ["sha256", "path", "class", "decision", "to"];
+const COLUMNS = ["sha256", "path", "class", "decision", "to", "reason"];
 const CHOICES = ["keep", "exclude", "relabel"];
 const OVERSCAN = 700; // pixels drawn above and below what is seen
 const BLOCKS_HELD = 24;
@@ -145,10 +145,15 @@ function recall() {
 
 const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
+// Items that the machine excludes and nobody decided: they are saved with its reason, so that pack leaves out what is shown so.
+const left = () => items.flatMap((item, place) => (item.verdict === "exclude" && !decisions.has(place) ? [place] : []));
+
 function toCsv() {
-  const rows = [...decisions]
+  const said = [...decisions].map(([place, { choice, to }]) => [place, choice, to, ""]);
+  const unsaid = left().map((place) => [place, "exclude", "", items[place].reason || "excluded by the machine"]);
+  const rows = [...said, ...unsaid]
     .sort(([one], [other]) => one - other)
-    .map(([place, { choice, to }]) => [items[place].sha256 || "", items[place].path, items[place].label || "", choice, to]);
+    .map(([place, ...rest]) => [items[place].sha256 || "", items[place].path, items[place].label || "", ...rest]);
   return [COLUMNS, ...rows, ...elsewhere].map((row) => row.map(cell).join(",") + "\n").join("");
 }
 
@@ -171,8 +176,9 @@ function parseCsv(text) {
 // The rows of a decisions.csv in the order of COLUMNS; throws with one line that says what is wrong.
 function readDecisions(text) {
   const [header = [], ...rows] = parseCsv(text);
-  const missing = COLUMNS.filter((name) => !header.includes(name));
-  if (missing.length) throw new Error(`it lacks the column ${missing.join(", ")}; expected ${COLUMNS.join(", ")}`);
+  const needed = COLUMNS.slice(0, -1);
+  const missing = needed.filter((name) => !header.includes(name));
+  if (missing.length) throw new Error(`it lacks the column ${missing.join(", ")}; expected ${needed.join(", ")}`);
   const order = COLUMNS.map((name) => header.indexOf(name));
   return rows.map((cells, line) => {
     const row = order.map((at) => cells[at] || "");
@@ -182,7 +188,7 @@ function readDecisions(text) {
   });
 }
 
-// The rule of decisions.py: the file at the path if it has the content, else one of that content in that class.
+// The rule of decisions.py: the file at the path if it has the content, else the first of that content in that class.
 function match(rows) {
   const key = (item) => `${item.sha256 || ""}\n${item.label || ""}`;
   const places = new Map(items.map((item, place) => [item.path, place]));
@@ -194,11 +200,12 @@ function match(rows) {
     return !here;
   });
   const spare = new Map();
-  items.forEach((item, place) => {
-    if (!item.sha256 || found.has(place)) return;
+  for (const item of [...items].sort((one, other) => (one.path < other.path ? -1 : 1))) {
+    const place = places.get(item.path);
+    if (!item.sha256 || found.has(place)) continue;
     if (!spare.has(key(item))) spare.set(key(item), []);
     spare.get(key(item)).push(place);
-  });
+  }
   const missing = rest.filter((row) => {
     const place = spare.get(`${row[0]}\n${row[2]}`)?.shift();
     if (place !== undefined) found.set(place, row);
@@ -217,9 +224,10 @@ function loadDecisions(text, name) {
   const { found, missing } = match(rows);
   const known = new Set(missing.map((row) => `${row[0]}\n${row[1]}`));
   elsewhere = [...elsewhere.filter((row) => !known.has(`${row[0]}\n${row[1]}`)), ...missing];
-  const changes = [...found].map(([place, row]) => [place, { choice: row[3], to: row[3] === "relabel" ? row[4] : "" }]);
+  const decided = [...found].filter(([, row]) => !row[5]); // what has a reason was the machine's word
+  const changes = decided.map(([place, row]) => [place, { choice: row[3], to: row[3] === "relabel" ? row[4] : "" }]);
   const others = missing.length ? `; ${count(missing.length)} of images that are not on this page are saved along` : "";
-  decide(changes, `${many(found.size, "decision")} loaded${others}.`);
+  decide(changes, `${many(decided.length, "decision")} loaded${others}.`);
 }
 
 function saveDecisions() {
@@ -229,7 +237,8 @@ function saveDecisions() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   unsaved = false;
-  say(`${many(decisions.size + elsewhere.length, "decision")} saved as decisions.csv.`);
+  const also = left().length ? `, and ${count(left().length)} that the machine excludes and you left so` : "";
+  say(`${many(decisions.size + elsewhere.length, "decision")} saved as decisions.csv${also}.`);
 }
 
 // --- filters --------------------------------------------------------------------------------------------------------
@@ -348,13 +357,13 @@ function makeCard(place) {
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
   const hint = doubt(item);
-  if (hint) part("name").replaceChildren(element("i", hint));
+  if (hint) part("label").append(element("i", `, ${hint}`));
   part("why").textContent = plain(item.reason || (item.findings || []).join(", "));
   part("why").title = plain(item.reason || "");
   return card;
 }
 
-// What speaks against an item's class, in a few words; it stands where the file's name would.
+// What speaks against an item's class, in a few words; it stands behind the class.
 function doubt(item) {
   const twin = items[item.twin];
   if (twin && twin.label !== item.label) return `also in ${plain(twin.label || "no class")}`;
@@ -396,7 +405,7 @@ function refresh() {
   const open = shown.reduce((sum, place) => sum + !decisions.has(place), 0);
   find("accept").textContent = `Accept ${count(open)} shown`;
   find("accept").disabled = !open;
-  find("save").disabled = !(decisions.size + elsewhere.length);
+  find("save").disabled = !(decisions.size + elsewhere.length + left().length);
   showDetail();
 }
 

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,11 @@ ENDED_DECODER: Final = "the file ended its decoder"
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
+AHEAD: Final = 512
+"""Files that are looked at before the reader takes what was found: so long one slow file holds up no other."""
+
 Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,61 +231,55 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def survey(paths: Sequence[Path], workers: int | None = None, progress: Progress | None = None) -> list[Look]:
-    """Look at every file, `workers` at a time (default: one a core), in the order of `paths`.
+def survey(paths: Iterable[Path], workers: int | None = None) -> Generator[Look, None, None]:
+    """Look at every file, `workers` at a time (default: one a core): what was found, in the order of `paths`.
 
-    progress: called with (files done, files in all). Raises SurveyError when the child processes do not start.
+    Files are looked at a few ahead of the reader and no more; close it to end early. Raises SurveyError when the child
+    processes do not start.
     """
-    workers = min(workers or available_cores(), max(len(paths), 1))
-    looks: list[Look | None] = [None] * len(paths)
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for index in range(len(paths)):
-        waiting.put(index)
-    stopping = threading.Event()
-
-    def work() -> None:
-        with _child() as ask:
-            for index in _drain(waiting, stopping):
-                looks[index] = ask(paths[index])
-
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(work) for _ in range(workers)]
+    ahead: deque[Future[Look]] = deque()
+    with _children() as look, ThreadPoolExecutor(workers or available_cores()) as pool:
         try:
-            _wait(futures, waiting, len(paths), progress)
+            for path in paths:
+                ahead.append(pool.submit(look, path))
+                if len(ahead) > AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:
-            stopping.set()
-    return [look for look in looks if look is not None]
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _drain(waiting: queue.SimpleQueue[int], stopping: threading.Event) -> Iterator[int]:
-    while not stopping.is_set():
-        try:
-            yield waiting.get_nowait()
-        except queue.Empty:
-            return
-
-
-def _wait(
-    futures: Sequence[Future[None]], waiting: queue.SimpleQueue[int], count: int, progress: Progress | None
-) -> None:
-    """Wait for all the workers, and raise the first error of any."""
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Item]:
+    """The items as they come; progress: called after each with (items so far, `total`)."""
+    for done, item in enumerate(items, start=1):
+        yield item
         if progress:
-            progress(count - waiting.qsize(), count)
+            progress(done, total)
 
 
 @contextmanager
-def _child() -> Iterator[Callable[[Path], Look]]:
-    """A decoder process, restarted whenever a file ends it; ended on leaving."""
-    child = _Child()
+def _children() -> Iterator[Callable[[Path], Look]]:
+    """Looks at a file in an idle decoder process, or in a new one where none is idle; all are ended on leaving."""
+    started: list[_Child] = []
+    idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+
+    def look(path: Path) -> Look:
+        try:
+            child = idle.get_nowait()
+        except queue.Empty:
+            child = _Child()
+            started.append(child)
+        try:
+            return child.look(path)
+        finally:
+            idle.put(child)
+
     try:
-        yield child.look
+        yield look
     finally:
-        child.end()
+        for child in started:
+            child.end()
 
 
 class _Child:

@@ -7,17 +7,22 @@ Near twins are searched in two steps. Pictures of about the same brightness are 
 thumbnails, which is a product of two matrices and misses next to nothing; the few pairs that agree are then laid on
 one another, with up to 8 % cut off each side, and must differ by little. The second step is what tells a twin from
 another dog of the same breed in the same pose.
+
+The first step compares all with all, at about two billionths of a second a pair: what a crop moves is so much, in about
+twenty dimensions that matter, that no index would spare a comparison without missing a twin (docs/log.md).
+Thumbnails are read where they are needed and not held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.spool import Series
 from cache.survey import THUMBNAIL, Look, cosines, luma
 
 Thumbnails = NDArray[np.float32]
@@ -39,9 +44,12 @@ DETAILED: Final = 48
 """Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing are all alike: 1,421 of the
 1,797 digits of scikit-learn, 8 pixels large, would have a twin."""
 CLOSEST: Final = 8
-"""Pairs kept for one picture at most: in a long burst of equal pictures every one still hangs on its neighbours."""
+"""Pairs that are looked at closely of one picture, at most: in a long burst of equal pictures every one still hangs on its
+neighbours."""
 _WAVES: Final = 7
-_ROWS, _COLUMNS, _PAIRS = 512, 8192, 256
+_EVEN: Final = _WAVES * (_WAVES // 2 + 1) - 1
+"""So many of the low waves, the first, are the same in a mirror."""
+_ROWS, _COLUMNS, _PAIRS = 512, 1024, 256
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
 
 
@@ -74,46 +82,65 @@ class Twins:
         return np.array([_root(parents, index) for index in range(len(parents))], np.int64)
 
 
-def find_twins(looks: Sequence[Look]) -> Twins:
+class Pictures(Protocol):
+    """Thumbnails: an array, or what reads them from elsewhere."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
+        """Those at `places` `[k]`: RGB `[k, 16, 16, 3]`."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The thumbnails of some looks, by their index."""
+
+    looks: Series[Look]
+    chosen: Indices
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
+        stored = b"".join(self.looks[index].thumbnail for index in self.chosen[places].tolist())
+        return np.frombuffer(stored, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+
+
+def find_twins(looks: Series[Look]) -> Twins:
     """Exact and near twins among looks; what does not decode has none."""
-    originals = find_originals([look.sha256 if not look.problem else "" for look in looks])
-    chosen = np.array(
-        [
+    originals = find_originals(look.sha256 if not look.problem else "" for look in looks)
+    chosen = np.fromiter(
+        (
             index
             for index, look in enumerate(looks)
             if originals[index] == index and look.thumbnail and min(look.width, look.height) >= DETAILED
-        ],
+        ),
         np.int64,
     )
-    if not len(chosen):
-        return Twins(originals, ())
-    stored = np.frombuffer(b"".join(looks[index].thumbnail for index in chosen), np.uint8)
-    pairs = find_pairs(stored.reshape(-1, THUMBNAIL, THUMBNAIL, 3))
+    pairs = find_pairs(_Shown(looks, chosen))
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
 
 
-def find_originals(hashes: Sequence[str]) -> Indices:
-    """int64 `[n]`: the first index with the same hash; an empty one is like no other."""
-    first: dict[str, int] = {}
-    return np.array(
-        [first.setdefault(text, index) if text else index for index, text in enumerate(hashes)], np.int64
-    )
+def find_originals(hashes: Iterable[str]) -> Indices:
+    """int64 `[n]`: the first index with the same hash, told by its first 128 bits; an empty one is like no other."""
+    keys = np.fromiter((text.encode() for text in hashes), "S32")
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    return np.asarray(np.where(keys == b"", np.arange(len(keys)), first[place]), np.int64)
 
 
-def find_pairs(thumbnails: NDArray[np.uint8]) -> list[Pair]:
-    """Near twins among thumbnails `[n, 16, 16, 3]`, each pair once, in the order of their indices."""
-    shades = luma(thumbnails)
-    busy = np.flatnonzero(shades.std(axis=(1, 2)) >= FLAT)
-    shades, order = shades[busy], np.argsort(shades[busy].mean(axis=(1, 2)), kind="stable")
-    shades, busy = shades[order], busy[order]
+def find_pairs(thumbnails: Pictures) -> list[Pair]:
+    """Near twins among thumbnails, each pair once, in the order of their indices."""
+    brightness, contrast = _light(thumbnails)
+    busy = np.flatnonzero(contrast >= FLAT)
+    order = busy[np.argsort(brightness[busy], kind="stable")]
     found: dict[tuple[int, int], Pair] = {}
-    for mirrored in (False, True):
-        for one, other in _candidates(shades, mirrored):
-            for pair in _verify(thumbnails, busy[one], busy[other], mirrored):
-                known = found.get((pair.one, pair.other))
-                if known is None or pair.apart < known.apart:
-                    found[pair.one, pair.other] = pair
+    for one, other, mirrored in _candidates(brightness[order], _waves_of(thumbnails, order)):
+        for pair in _verify(thumbnails, order[one], order[other], mirrored):
+            known = found.get((pair.one, pair.other))
+            if known is None or pair.apart < known.apart:
+                found[pair.one, pair.other] = pair
     return [found[key] for key in sorted(found)]
 
 
@@ -136,46 +163,95 @@ def _contrast(pictures: Thumbnails) -> NDArray[np.float32]:
     return np.asarray(shades.std(axis=(1, 2)), np.float32)
 
 
-def _candidates(shades: NDArray[np.float32], mirrored: bool) -> Iterator[tuple[Indices, Indices]]:
-    """Pairs of indices worth a closer look among luma `[n, 16, 16]` in ascending order of brightness."""
-    brightness = shades.mean(axis=(1, 2))
-    waves = _low_waves(shades)
-    columns = _low_waves(shades[:, :, ::-1]) if mirrored else waves
-    for start in range(0, len(shades), _ROWS):
-        stop = min(start + _ROWS, len(shades))
+def _light(thumbnails: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation of the luma of every thumbnail: `[n]` each."""
+    brightness, contrast = np.empty((2, len(thumbnails)), np.float32)
+    for places in _blocks(len(thumbnails), _PAIRS):
+        shades = luma(thumbnails[places])
+        brightness[places], contrast[places] = shades.mean(axis=(1, 2)), shades.std(axis=(1, 2))
+    return brightness, contrast
+
+
+def _waves_of(thumbnails: Pictures, order: Indices) -> NDArray[np.float16]:
+    """What the thumbnails at `order` are like from afar: `low_waves` in half precision, 96 bytes a picture."""
+    waves = np.empty((len(order), _WAVES**2 - 1), np.float16)
+    for places in _blocks(len(order), _PAIRS):
+        waves[places] = low_waves(luma(thumbnails[order[places]]))
+    return waves
+
+
+def _blocks(count: int, size: int) -> Iterator[Indices]:
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
+
+
+def _candidates(
+    brightness: NDArray[np.float32], waves: NDArray[np.float16]
+) -> Iterator[tuple[Indices, Indices, bool]]:
+    """Pairs of places worth a closer look, upright and then mirrored; brightness `[n]` ascends.
+
+    Of each picture at most CLOSEST with those that are brighter, the most alike: one burst must not cost a square.
+    """
+    for start in range(0, len(waves), _ROWS):
+        stop = min(start + _ROWS, len(waves))
         end = int(np.searchsorted(brightness, brightness[stop - 1] + BRIGHTNESS, side="right"))
+        found = np.empty((0, 4))
         for left in range(start, end, _COLUMNS):
-            right = min(left + _COLUMNS, end)
-            likeness = waves[start:stop] @ columns[left:right].T
-            likeness[np.arange(left, right) <= np.arange(start, stop)[:, None]] = 0
-            one, other = _closest(likeness)
-            yield one + start, other + left
+            alike = _alike(brightness, waves, slice(start, stop), slice(left, min(left + _COLUMNS, end)))
+            found = _closest(np.concatenate([found, alike]))
+        one, other = found[:, :2].astype(np.int64).T
+        for mirrored, likeness in ((False, found[:, 2] + found[:, 3]), (True, found[:, 2] - found[:, 3])):
+            chosen = likeness > ALIKE
+            yield one[chosen], other[chosen], mirrored
 
 
-def _closest(likeness: NDArray[np.float32]) -> tuple[Indices, Indices]:
-    """Rows and columns of the entries above ALIKE, of each row the greatest only: one burst must not cost a square."""
-    rows, columns = np.nonzero(likeness > ALIKE)
-    order = np.lexsort((-likeness[rows, columns], rows))
-    rows, columns = rows[order], columns[order]
-    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    return rows[rank < CLOSEST], columns[rank < CLOSEST]
+def _alike(
+    brightness: NDArray[np.float32], waves: NDArray[np.float16], rows: slice, columns: slice
+) -> NDArray[np.float64]:
+    """Pairs above ALIKE `[k, 4]`: the places of both, and the cosine's two parts.
+
+    A mirror turns the sign of the odd waves and no other, so that the sum of the parts is the cosine, and their
+    difference that with the mirrored picture.
+    """
+    one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
+    even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T
+    found = np.flatnonzero(even + np.abs(odd) > ALIKE)
+    row, column = np.divmod(found, len(other))
+    row, column = row + rows.start, column + columns.start
+    near = (row < column) & (brightness[column] <= brightness[row] + BRIGHTNESS)
+    pairs = np.stack([row, column, even.ravel()[found], odd.ravel()[found]], axis=1)
+    return np.asarray(pairs[near], np.float64)
 
 
-def _low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What pictures `[n, 16, 16]` are like from afar: vectors of length 1, brightness left out."""
+def _closest(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each picture the CLOSEST pairs in which it comes first, the most alike; found: as `_alike` gives them."""
+    rows, likeness = found[:, 0], found[:, 2] + np.abs(found[:, 3])
+    order = np.lexsort((-likeness, rows))
+    rank = np.arange(len(found)) - np.searchsorted(rows[order], rows[order])
+    return found[order[rank < CLOSEST]]
+
+
+def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What pictures `[n, 16, 16]` are like from afar: vectors `[n, 48]` of length 1, brightness left out.
+
+    First those that are the same in a mirror, then those whose sign turns there.
+    """
     waves = cosines(_WAVES, shades.shape[1])
-    found = (waves @ shades @ waves.T).reshape(len(shades), _WAVES**2)[:, 1:]
+    grid = waves @ shades @ waves.T
+    even, odd = grid[:, :, ::2].reshape(len(shades), -1)[:, 1:], grid[:, :, 1::2].reshape(len(shades), -1)
+    found = np.concatenate([even, odd], axis=1)
     return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def _verify(thumbnails: NDArray[np.uint8], one: Indices, other: Indices, mirrored: bool) -> Iterator[Pair]:
+def _verify(thumbnails: Pictures, one: Indices, other: Indices, mirrored: bool) -> Iterator[Pair]:
     for start in range(0, len(one), _PAIRS):
         left, right = one[start : start + _PAIRS], other[start : start + _PAIRS]
+        upright = thumbnails[left]
         across = thumbnails[right][:, :, ::-1] if mirrored else thumbnails[right]
         # luma alone costs a third, and spares nearly every stranger the colours
-        likely = measure_apart(luma(thumbnails[left])[..., None], luma(across)[..., None]) <= 1.2 * APART
-        left, right, across = left[likely], right[likely], across[likely]
-        apart = measure_apart(thumbnails[left].astype(np.float32), across.astype(np.float32))
+        likely = measure_apart(luma(upright)[..., None], luma(across)[..., None]) <= 1.2 * APART
+        left, right = left[likely], right[likely]
+        apart = measure_apart(upright[likely].astype(np.float32), across[likely].astype(np.float32))
         for place in np.flatnonzero(apart <= APART):
             first, second = sorted((int(left[place]), int(right[place])))
             yield Pair(first, second, round(float(apart[place]), 3), mirrored)
@@ -192,8 +268,12 @@ def _soften(pictures: Thumbnails) -> Thumbnails:
 
 def _lay_upon(one: Thumbnails, other: Thumbnails) -> Thumbnails:
     """The difference `[n, 16, 16, 3]` from `other` of the crop of `one` that is nearest to it: rows, columns, again."""
+    level = other.mean(
+        axis=(1, 2), keepdims=True
+    )  # windows leave it as it is, and sums of squares lose less to it
+    one, other = one - level, other - level
     windows = _windows(one.shape[1])
-    rows = columns = np.zeros(len(one), np.int64)  # of the windows: nothing cut off
+    columns = np.zeros(len(one), np.int64)  # of the windows: nothing cut off
     for _ in range(2):
         rows = _best(windows, _across(windows[columns], one), other)
         turned, target = _down(windows[rows], one).transpose(0, 2, 1, 3), other.transpose(0, 2, 1, 3)
@@ -202,9 +282,19 @@ def _lay_upon(one: Thumbnails, other: Thumbnails) -> Thumbnails:
 
 
 def _best(windows: NDArray[np.float32], pictures: Thumbnails, target: Thumbnails) -> Indices:
-    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`."""
-    errors = [((_down(window, pictures) - target) ** 2).mean(axis=(1, 2, 3)) for window in windows]
-    return np.asarray(np.argmin(errors, axis=0), np.int64)
+    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
+
+    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of 16 x 16 a picture instead
+    of one for each window.
+    """
+    count, height, width, channels = pictures.shape
+    flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
+    turned = flat.transpose(0, 2, 1)
+    squares = (windows.transpose(0, 2, 1) @ windows).reshape(len(windows), height**2)
+    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait for each other
+    errors = squares @ (flat @ turned).reshape(count, height**2, 1)
+    errors -= 2 * windows.reshape(len(windows), height**2) @ (aim @ turned).reshape(count, height**2, 1)
+    return np.asarray(np.argmin(errors[..., 0], axis=1), np.int64)
 
 
 def _down(matrix: NDArray[np.float32], pictures: Thumbnails) -> Thumbnails:

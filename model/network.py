@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -94,6 +95,15 @@ def set_training(network: nn.Module, frozen_statistics: bool) -> None:
     for module in network.modules() if frozen_statistics else ():
         if isinstance(module, _BatchNorm):
             module.eval()
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with every BatchNorm as torch's SyncBatchNorm, which takes its statistics from the batches of all ranks.
+
+    Its weights keep their names, so that checkpoints fit both.
+    """
+    converted: nn.Module = convert_sync_batchnorm(network)
+    return converted
 
 
 def layers(network: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How numbers are computed: bfloat16 or float32, and the switches of backends and allocator, in one place.
+"""How numbers are computed: bfloat16 or float32, compiled or not, and the switches of backends and allocator, in one place.
 
 Before it: a network from `network`. After it: train, average and evaluate all call `forward`.
 
@@ -37,6 +37,27 @@ def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tenso
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         logits: torch.Tensor = network(images)
     return logits.float()
+
+
+def compiled(network: nn.Module, size: int, bf16: bool) -> tuple[nn.Module, str]:
+    """The network as it is called, sharing its parameters: compiled, on a GPU into CUDA graphs; and "", or why it is not.
+
+    It is tried on one image `[1, 3, size, size]`, in evaluation mode, without a gradient: a compiler fails at the first
+    call. Each of an epoch's two batch sizes gets a graph of its own (`dynamic=False`). What a graph returns is valid until
+    the next call; a step has used its logits by then. Source: torch's docs, "CUDAGraph Trees".
+    """
+    device, training = next(network.parameters()).device, network.training
+    graphs = "reduce-overhead" if device.type == "cuda" else "default"
+    try:
+        called: nn.Module = torch.compile(network, mode=graphs, dynamic=False)  # type: ignore[assignment]
+        network.eval()
+        with torch.no_grad():
+            forward(called, torch.zeros(1, 3, size, size, device=device), bf16)
+    except Exception as error:  # compilers have errors of their own
+        return network, f"not compiled ({' '.join(str(error).split())[:200]}); the step runs as it is"
+    finally:
+        network.train(training)
+    return called, ""
 
 
 def use_fast_kernels(device: torch.device) -> None:

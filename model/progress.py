@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from torch import nn
 
+from model import ranks
 from model.ema import MovingAverage
 from model.run import BEST, LAST, Run, RunError, load_network
 from model.shapes import METRICS, TIMES
@@ -90,22 +91,31 @@ class Progress:
 
 
 class Losses:
-    """The sum of an epoch's losses on the device, and where the first came that is no number; read when asked for."""
+    """The sum of an epoch's losses on the device, and where the first came that is no number; read when asked for.
+
+    Each rank adds its own; what is read is of all.
+    """
 
     def __init__(self, total: float, device: torch.device) -> None:
-        """total: the sum so far."""
-        self.total = torch.tensor(total, dtype=torch.float64, device=device)
+        """total: the sum so far, of all ranks."""
+        self.total = torch.tensor(total if ranks.leads() else 0.0, dtype=torch.float64, device=device)
         self.diverged = torch.tensor(NEVER, device=device)
 
     def add(self, value: torch.Tensor, count: int, done: int) -> None:
-        """A batch's mean loss, over `count` images, after `done` of the epoch."""
+        """A batch's mean loss, over `count` images of this rank's, after `done` of the epoch."""
         first = ~value.isfinite() & (self.diverged == NEVER)
         self.diverged = torch.where(first, done, self.diverged)
         self.total += value * count
 
     def read(self) -> tuple[float, int]:
         """The sum, and how many images were done before the first loss that is no number, or NEVER."""
-        total, diverged = torch.stack([self.total, self.diverged.double()]).tolist()
+        total, first = self.total.clone(), self.diverged.double()
+        if ranks.count() > 1:
+            ranks.add_up([total])
+            first = torch.where(first == NEVER, math.inf, first)
+            ranks.least(first)
+            first = torch.where(first.isinf(), NEVER, first)
+        total, diverged = torch.stack([total, first]).tolist()
         return total, int(diverged)
 
 
@@ -175,7 +185,7 @@ def save_last(write: Write, run: Run, state: Training) -> None:
         "average": state.average.state_dict() if state.average else {},
         "before": state.before if state.progress.images else [],
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "random_cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
     write(run.folder / LAST, content)
 
@@ -188,8 +198,8 @@ def restore(run: Run, content: dict[str, Any], state: Training) -> None:
         if state.average:
             state.average.load_state_dict(content["average"])
         torch.set_rng_state(content["random"])
-        if torch.cuda.is_available() and len(content["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(content["random_cuda"])
+        if torch.cuda.is_available() and content["random_cuda"]:
+            torch.cuda.set_rng_state(content["random_cuda"][0])
         state.progress = Progress(**content["progress"])
         device = next(state.network.parameters()).device
         state.before = [weights.to(device) for weights in content["before"]]

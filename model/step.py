@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from model import ranks
 from model.precision import forward
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
@@ -28,15 +29,32 @@ def train_step(
     loss: Loss,
     rate: float,
     bf16: bool,
+    weight: float = 1.0,
 ) -> torch.Tensor:
-    """One step at `rate`, times a group's `lr_scale`; the batch's mean loss before it, still on the device."""
+    """One step at `rate`, times a group's `lr_scale`; the batch's mean loss before it, still on the device.
+
+    weight: of this batch's gradient, where a network of several ranks averages theirs: see `share_weight`.
+    """
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-    value = loss(forward(network, images, bf16), labels)
+    value = mean_loss(loss, forward(network, images, bf16), labels)
     optimiser.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
+    (value * weight).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return value.detach()
+
+
+def share_weight(share: int, whole: int) -> float:
+    """The weight at which a rank's mean loss over `share` of the `whole` batch's images goes into the ranks' average.
+
+    (1 / N) * sum of w_r * mean_r over N ranks is the mean over all images where w_r = N * share_r / whole.
+    """
+    return ranks.count() * share / whole
+
+
+def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The batch's mean loss; of a rank's empty share 0, with gradients of 0, for the other ranks wait for them."""
+    return loss(logits, labels) if len(labels) else logits.sum()
 
 
 @torch.no_grad()
@@ -50,7 +68,7 @@ def loss_again(
     """
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
-        value = loss(forward(network, images, bf16), labels)
+        value = mean_loss(loss, forward(network, images, bf16), labels)
     for buffer, was in before:
         buffer.copy_(was)
     return value
@@ -58,7 +76,7 @@ def loss_again(
 
 @torch.no_grad()
 def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
-    """Plain cross entropy and accuracy over one pass, and its n; read from the device once, at the end.
+    """Plain cross entropy and accuracy over one pass of all ranks, and its n; read from the device once, at the end.
 
     Leaves the network in evaluation mode. Raises ValueError if there is no batch.
     """
@@ -72,5 +90,7 @@ def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
         sums, count = found if sums is None else sums + found, count + len(labels)
     if sums is None:
         raise ValueError("there are no images to validate on; expected at least one batch")
-    loss, right = (sums / count).tolist()
-    return {"valid_loss": loss, "accuracy": right, "n": count}
+    sums = torch.cat([sums, sums.new_tensor([count])])
+    ranks.add_up([sums])
+    loss, right, n = sums.tolist()
+    return {"valid_loss": loss / n, "accuracy": right / n, "n": int(n)}

@@ -6,7 +6,7 @@ average along minibatch steps; the seed's step follows the gradient of the whole
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import TypeAlias
 
@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from model import ranks
 from model.network import evaluating, set_training
-from model.step import Loss, Pairs
+from model.step import Loss, Pairs, mean_loss
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """How a network is called: the place for autocast."""
@@ -70,7 +71,9 @@ def full_batch_step(
     forward: Forward = call,
     frozen_statistics: bool = False,
 ) -> float:
-    """One step along the gradient of the mean loss over all `images`, added up batch by batch; returns that loss.
+    """One step along the gradient of the mean loss over all `images`, added up batch by batch and rank by rank.
+
+    Returns that loss.
 
     Batches may differ in size. BatchNorm, where there is any, still normalises each by its own statistics. The loss
     is read from the device once, at the end. Raises ValueError if the batches hold another number of images; then no
@@ -78,21 +81,23 @@ def full_batch_step(
     """
     set_training(network, frozen_statistics)
     optimiser.zero_grad(set_to_none=True)
-    total: torch.Tensor | float = 0.0
-    seen = 0
+    total, seen = torch.zeros((), dtype=torch.float64), 0
     for pixels, labels in batches:
-        share = loss(forward(network, pixels), labels) * (len(labels) / images)
+        share = mean_loss(loss, forward(network, pixels), labels) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
-    if seen != images:
-        raise ValueError(f"one pass gave {seen} images; expected the whole training set, {images}")
+    sums = torch.stack([total, total.new_tensor(seen)])
+    ranks.add_up([sums])
+    if int(sums[1]) != images:
+        raise ValueError(f"one pass gave {int(sums[1])} images; expected the whole training set, {images}")
+    ranks.add_up(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
     optimiser.step()
-    return float(total)
+    return float(sums[0])
 
 
 @torch.no_grad()
 def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = call) -> None:
-    """Set BatchNorm's running statistics to the mean of the batches' own, each weighted by its images.
+    """Set BatchNorm's running statistics to the mean of the batches' own over all ranks, each weighted by its images.
 
     Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation. A network
     without BatchNorm takes nothing from `batches`.
@@ -104,8 +109,24 @@ def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = cal
             for images, _ in batches if momenta else ():
                 seen += len(images)
                 for norm in momenta:
-                    norm.train().momentum = len(images) / seen  # 1 at first: what was there before is gone
+                    norm.train().momentum = len(images) / max(
+                        1, seen
+                    )  # 1 at first: what was there before is gone
                 forward(network, images)
+        _mean_over_ranks(momenta, seen)
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
+
+
+def _mean_over_ranks(norms: Iterable[_BatchNorm], seen: int) -> None:
+    """Replace each one's running statistics by their mean over the ranks, weighted by the images that each has seen."""
+    if ranks.count() == 1:
+        return
+    images = torch.tensor(float(seen))
+    ranks.add_up([images])
+    for norm in norms:
+        for statistic in (norm.running_mean, norm.running_var):
+            if statistic is not None:
+                statistic *= seen / float(images)
+                ranks.add_up([statistic])

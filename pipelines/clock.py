@@ -12,7 +12,7 @@ from pipelines.loader import Batch
 
 
 class Clock:
-    """Measures a pass over batches: seconds in all, seconds spent waiting for data, images."""
+    """Measures a pass over batches: seconds in all, seconds spent waiting for data, images of all ranks."""
 
     def __init__(self) -> None:
         """Start it."""
@@ -37,5 +37,5 @@ class Clock:
             self.waiting += time.perf_counter() - asked
             if batch is None:
                 return
-            self.images += len(batch.ids)
+            self.images += batch.whole
             yield batch

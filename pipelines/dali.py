@@ -16,7 +16,7 @@ import torch.utils.dlpack
 
 from cache.store import Pack
 from pipelines.augment import MAX_HALVINGS
-from pipelines.request import BadImageError, Originals, Request, Settings, Stream, StreamError
+from pipelines.request import BadImageError, Device, Originals, Request, Settings, Stream, StreamError
 
 _NOTHING: Final = np.zeros(1, dtype=np.uint8)
 _NO_PIXELS: Final = np.zeros((1, 1, 3), dtype=np.uint8)
@@ -135,7 +135,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
     pipeline = graph(source, settings)
     while True:
         try:
-            (output,) = pipeline.run(torch.cuda.current_stream() if settings.device == "gpu" else None)
+            images = hand_over(pipeline, settings.device)
         except StopIteration:
             yield from empty()
             return
@@ -143,16 +143,25 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
             raise _explain(pack, asked, settings, error) from error
         yield from empty()
         request, _ = asked.popleft()
-        yield request, to_torch(output).view(len(request.ids), *shape)
+        yield request, images.view(len(request.ids), *shape)
 
 
-def to_torch(output: Any) -> torch.Tensor:
-    """Hand a DALI output over to torch without a copy: float32, on the output's device.
+def hand_over(pipeline: Any, device: Device) -> torch.Tensor:
+    """Run the pipeline once and give torch its only output, without a copy: float32, on the pipeline's device.
 
-    Safe because DALI's dynamic executor (`exec_dynamic=True`) never recycles an output: the tensor owns its memory
-    through DLPack for as long as it lives. On a GPU, `run(stream)` has already ordered the output before whatever
-    torch enqueues next on that stream. Source: nvidia/dali/plugin/pytorch/torch_utils.py, `to_torch_tensor`.
+    Order: `run(stream)` binds the output to the stream that torch works on, so that whatever torch enqueues there next
+    comes after DALI's last kernel, and the host waits for nothing; `from_dlpack` asks for that same stream once more.
+    Lifetime: DALI's dynamic executor reuses no output while anyone holds it, and the DLPack capsule holds it for as long
+    as a tensor lives on that memory. When the last one dies, DALI frees the memory in the order of the stream that the
+    output is bound to, so kernels that torch has enqueued there still read what they were given. Hence the one rule for
+    who takes a batch: use it on the stream that was current when it was asked for, or make that stream wait for the
+    other. Sources: `Pipeline.outputs` in nvidia/dali/pipeline.py; `TensorGPU.__dlpack__` (its note on the default
+    execution model); `deletion_order` in nvidia/dali/include/dali/pipeline/data/buffer.h; torch/utils/dlpack.py;
+    nvidia/dali/plugin/pytorch/torch_utils.py, which does the same.
+
+    Raises what DALI raises: StopIteration at the end, RuntimeError.
     """
+    (output,) = pipeline.run(torch.cuda.current_stream() if device == "gpu" else None)
     tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
     return tensor
 

@@ -23,14 +23,14 @@ from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.examine import available
 from pipelines.order import epoch_order, even_bounds, full_bounds, share
 from pipelines.request import Device, Engine, Request, ResourcesError, Settings
-from pipelines.tier import Plan, Tier, TierName, parse_bytes, plan
+from pipelines.tier import Plan, Tier, TierName, default_budget, parse_bytes, plan
 from pipelines.watch import watched
 
 EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]
 BadPolicy = Literal["error", "skip"]
 
-_ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
+ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
 
 
 class DeviceError(ResourcesError):
@@ -72,16 +72,25 @@ class Resources:
         if self.budget:
             parse_bytes(self.budget)
 
+    def shared(self, processes: int) -> Resources:
+        """What one of so many processes on this machine runs on: they divide its cores and its free memory."""
+        if processes == 1:
+            return self
+        threads = self.threads or max(1, available_cores() // processes)
+        return replace(self, threads=threads, budget=self.budget or f"{default_budget() // processes}B")
+
 
 @dataclass(frozen=True)
 class Batch:
     """images: float32 `[B, 3, S, S]` in channels_last memory, `[B, K, 3, S, S]` for K > 1 views; ids: int64 `[B]`,
-    rows of the pack, in host memory; labels: int64 `[B]`, on the images' device.
+    rows of the pack, in host memory; labels: int64 `[B]`, on the images' device. whole: images of the batch over all
+    ranks.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
+    whole: int
 
     def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Every view as an image of its own: float32 `[B * K, 3, S, S]`, and its label, int64 `[B * K]`."""
@@ -173,7 +182,7 @@ class Loader:
         )
         if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
             tier.fill(settings.threads)
-        engine = _ENGINES[self.engine](pack, self._requests(start, epochs), settings)
+        engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
         consumer = torch.cuda.current_stream() if self.device == "gpu" else None
         self._stream = watched(engine, resources.patience, consumer)
 
@@ -196,8 +205,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """All the batches to come, across epochs."""
         for request, images in self._stream:
+            before = self.position.images if self.position.epoch == request.epoch else 0
             self.position = Position(request.epoch, request.stop)
-            yield self._batch(request, images)
+            yield self._batch(request, images, request.stop - before)
 
     def epoch(self) -> Iterator[Batch]:
         """The rest of the epoch that `position` is in; a whole one when it stands at a boundary."""
@@ -209,7 +219,10 @@ class Loader:
             yield batch
 
     def again(self, start: Position) -> Loader:
-        """The same stream from another place on, as a loader of its own, which keeps nothing decoded: for a look back."""
+        """The same stream from another place on, all ranks' part of it, as a loader of its own: for a look back.
+
+        It keeps nothing decoded.
+        """
         return Loader(
             self.pack,
             self.augment,
@@ -220,8 +233,6 @@ class Loader:
             seed=self.seed,
             views=self.views,
             start=start,
-            rank=self.rank,
-            ranks=self.ranks,
         )
 
     def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> Request:
@@ -269,7 +280,7 @@ class Loader:
         fate = "others stand in, of the same class where it has one" if self.shuffle else "left out"
         return f"{self.pack.path}: {first}{others} damaged; {fate}"
 
-    def _batch(self, request: Request, images: torch.Tensor) -> Batch:
+    def _batch(self, request: Request, images: torch.Tensor, whole: int) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
         labels = torch.from_numpy(self.pack.labels[request.ids].astype(np.int64))
         device = torch_device(self.device)
@@ -277,6 +288,7 @@ class Loader:
             images=(images[:, 0] if self.views == 1 else images).to(device),
             labels=labels.to(device, non_blocking=True),
             ids=torch.from_numpy(request.ids),
+            whole=whole,
         )
 
 

@@ -22,7 +22,7 @@ from pipelines.request import BadImageError, ResourcesError
 
 TierName = Literal["auto", "encoded", "decoded"]
 
-_SHARE: Final = 0.5
+SHARE: Final = 0.5
 """Of the free memory: the budget where none is given."""
 
 
@@ -94,30 +94,41 @@ def plan(
         why = "as asked" if name == "encoded" else "each image is used once"
         return Plan(kept, 0, f"tier: encoded, {why}")
     rows, first = np.unique(ids, return_index=True)
-    sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << halvings[first])[:, None])
-    sizes = 3 * sides.prod(axis=1)
-    free = int(_SHARE * available_memory()) if budget is None else budget
+    sizes = decoded_sizes(pack, rows, halvings[first])
+    free = default_budget() if budget is None else budget
     fitting = np.cumsum(sizes) <= free
     if name == "decoded" and not fitting.all():
         raise ResourcesError(
-            f"decoded, {len(rows)} images take {_say(int(sizes.sum()))}, and the budget is {_say(free)}; "
+            f"decoded, {len(rows)} images take {say_bytes(int(sizes.sum()))}, and the budget is {say_bytes(free)}; "
             "raise --budget, or choose --tier auto, which keeps as many as fit"
         )
     kept[rows[fitting]] = True
     nbytes = int(sizes[fitting].sum())
-    why = f"{fitting.sum()} of {len(rows)} images in {_say(nbytes)} of {_say(free)}"
+    why = f"{fitting.sum()} of {len(rows)} images in {say_bytes(nbytes)} of {say_bytes(free)}"
     return Plan(kept, nbytes, f"tier: {'decoded' if fitting.any() else 'encoded'}, {why}")
 
 
-def parse_bytes(text: str) -> int:
-    """A size such as 4GB or 512MiB in bytes. Raises ValueError."""
+def decoded_sizes(pack: Pack, rows: NDArray[np.int64], halvings: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Bytes of the pixels of each row, halved as the warp takes them: int64 `[n]`."""
+    sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << halvings)[:, None])
+    return np.asarray(3 * sides.prod(axis=1), dtype=np.int64)
+
+
+def default_budget() -> int:
+    """Bytes for decoded originals where none are given."""
+    return int(SHARE * available_memory())
+
+
+def parse_bytes(text: str, name: str = "budget") -> int:
+    """A size such as 4GB or 512MiB in bytes. name: what is of that size, for the message. Raises ValueError."""
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        raise ValueError(f"budget is {text!r}; expected a size such as 4GB or 512MB") from None
+        raise ValueError(f"{name} is {text!r}; expected a size such as 4GB or 512MB") from None
 
 
-def _say(nbytes: int) -> str:
+def say_bytes(nbytes: int) -> str:
+    """Bytes as a person reads them."""
     unit, name = next(
         pair for pair in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if nbytes >= pair[0] / 100 or pair[0] == 1e3
     )

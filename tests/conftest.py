@@ -6,7 +6,7 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
@@ -20,6 +20,16 @@ from cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """REQUIRE_GPU=1, which `make gpu-check` sets: a test for the GPU that is skipped has failed."""
+    report = yield
+    if os.environ.get("REQUIRE_GPU") == "1" and item.get_closest_marker("gpu") and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"REQUIRE_GPU=1, and this was skipped: {report.longrepr}"
+    return report
 
 
 def _folder(name: str) -> Path:

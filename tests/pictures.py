@@ -6,7 +6,7 @@ Before it: nothing. After it: the tests read position, orientation and label bac
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,9 @@ def folder(root: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
-def survey_here(
-    paths: Sequence[Path], workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> list[Look]:
+def survey_here(paths: Iterable[Path], workers: int | None = None) -> Generator[Look, None, None]:
     """What `cache.survey.survey` answers, without its child processes: a hundred times as fast for a few files."""
-    return [examine(path.read_bytes(), _probe()) for path in paths]
+    return (examine(path.read_bytes(), _probe()) for path in paths)
 
 
 def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options = ALL_TRAIN) -> Pack:

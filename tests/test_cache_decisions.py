@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,27 @@ def test_decisions_are_read(tmp_path: Path) -> None:
         Decision(Photograph("b/2.jpg", "b", TWO), "relabel", "a", 4),
         Decision(Photograph("b/3.jpg", "b", ""), "exclude", "", 5),
     ]
+
+
+def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.csv"
+    rows = (
+        f"{ONE},a/1.jpg,a,exclude,,grayscale: colourfulness 0.1",
+        f"{TWO},a/2.jpg,a,exclude,,dark: it is",
+        f"{ONE},a/1.jpg,a,keep,,",
+    )
+    file.write_text("\n".join([f"{HEADER},reason", *rows]) + "\n")
+    assert read(file) == [
+        Decision(Photograph("a/2.jpg", "a", TWO), "exclude", "", 3, "dark: it is"),
+        Decision(Photograph("a/1.jpg", "a", ONE), "keep", "", 4),
+    ]
+
+
+def test_an_exclusion_list_is_no_list_of_decisions(tmp_path: Path) -> None:
+    file = tmp_path / "excluded.csv"
+    file.write_text("path,reason\na/1.jpg,dark\n")
+    with pytest.raises(PackError, match=r"; an exclusion list is given as --exclude$"):
+        read(file)
 
 
 def test_lists_that_were_joined_may_repeat_themselves(tmp_path: Path) -> None:
@@ -168,9 +190,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder(tmp_path / "images", files)
 
 
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def decided(root: Path, path: str, choice: Choice, to: str = "") -> Decision:
-    sha256 = hashlib.sha256((root / path).read_bytes()).hexdigest()
-    return Decision(Photograph(path, path.partition("/")[0], sha256), choice, to, 2)
+    return Decision(Photograph(path, path.partition("/")[0], sha256_of(root / path)), choice, to, 2)
 
 
 def replayed(root: Path, *decisions: Decision, exclude: dict[str, str] | None = None) -> Pack:
@@ -203,6 +228,39 @@ def test_excluded_by_hand(root: Path) -> None:
         "c/bad.png": ("undecodable", "not an image"),
     }
     assert all(row.thumbnail for row in opened.header.excluded if row.reason == "excluded by hand")
+
+
+def test_excluded_by_the_machine_with_its_reason(root: Path) -> None:
+    said = {"a/1.png": "near-duplicate: the same picture as b/1.png", "a/2.png": "odd"}
+    opened = replayed(
+        root, *(replace(decided(root, path, "exclude"), reason=why) for path, why in said.items())
+    )
+    assert left_out(opened)["a/1.png"] == ("near-duplicate", "the same picture as b/1.png")
+    assert left_out(opened)["a/2.png"] == ("odd", "exclusion list")
+
+
+def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> None:
+    folder(root, {f"{row}.png": encode(noise(12, 10, 30 + row)) for row in range(4)} | {"bad.png": b"bad"})
+    choices: dict[str, tuple[Choice, str]] = {
+        "0.png": ("relabel", "b"),
+        "1.png": ("exclude", ""),
+        "2.png": ("keep", ""),
+        "bad.png": ("relabel", "b"),
+    }
+    opened = replayed(
+        root,
+        *(
+            replace(decided(root, path, *choice), image=Photograph(path, "", sha256_of(root / path)))
+            for path, choice in choices.items()
+        ),
+    )
+    assert labels(opened)["0.png"] == "b"
+    assert opened.header.relabelled == (("0.png", "no class", "b"),)
+    assert opened.header.unmatched == 0
+    found = left_out(opened)
+    assert found["1.png"] == ("excluded by hand", "")
+    assert found["2.png"] == found["3.png"] == ("no class", "beside the class folders")
+    assert found["bad.png"] == ("undecodable", "not an image")
 
 
 def test_relabelled_by_hand(root: Path) -> None:
@@ -257,7 +315,7 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
 def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(paths: Sequence[Path], progress: object = None) -> None:
+    def refuse(paths: Iterable[Path]) -> None:
         raise AssertionError("too late")
 
     monkeypatch.setattr("cache.pack.survey", refuse)
@@ -295,14 +353,17 @@ def test_the_command_says_what_was_relabelled_and_what_was_not_found(root: Path)
     with redirect_stdout(io.StringIO()) as said:
         main.pack(root, root.with_suffix(".arrow"), decisions=file)
         main.info(root.with_suffix(".arrow"))
-    packed, info = said.getvalue().split("left out: ")[1:]
+        main.info(root.with_suffix(".arrow"), files=True)
+    packed, info, files = said.getvalue().split("left out: ")[1:]
     assert packed.startswith(
         "3 (1 excluded by hand, 1 undecodable, 1 grayscale)\n  b/1.png: excluded by hand\n"
     )
     assert "relabelled by hand: 1\n  a/1.png: a -> b\n" in packed
     assert "relabelled by hand: 1\n" in info
     assert "a/1.png" not in info
-    for text in (packed, info):
+    assert "  b/1.png: excluded by hand\n  c/bad.png: undecodable, not an image\n" in files
+    assert "\n  a/1.png: a -> b\n" in files
+    for text in (packed, info, files):
         assert (
             "note: 1 decision has no image any more: no file of that content lies in that class folder"
             in text

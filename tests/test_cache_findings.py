@@ -15,7 +15,7 @@ ROWS = [
 
 def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
     write_rows(ROWS, tmp_path / "survey.csv")
-    assert read_rows(tmp_path / "survey.csv") == ROWS
+    assert [*read_rows(tmp_path / "survey.csv")] == ROWS
     first = (tmp_path / "survey.csv").read_text().splitlines()[0]
     assert first == (
         "path,class,format,width,height,bytes,orientation,colourfulness,mean_luma,sharpness,sha256,"
@@ -29,6 +29,6 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> 
     file = tmp_path / "other.csv"
     file.write_bytes(content)
     with pytest.raises(PackError, match=r"other\.csv is no survey\.csv"):
-        read_rows(file)
+        list(read_rows(file))
     with pytest.raises(PackError, match=r"cannot be read"):
-        read_rows(tmp_path / "nothing.csv")
+        list(read_rows(tmp_path / "nothing.csv"))

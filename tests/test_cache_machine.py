@@ -36,6 +36,33 @@ def test_a_containers_quota_counts(
     assert machine.available_cores() == cores
 
 
+@pytest.mark.parametrize(("quota", "cores"), [("150000", 2), ("-1", 64), ("10000", 1)])
+def test_the_quota_of_an_old_control_group_counts_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
+) -> None:
+    folder = tmp_path / "cpu"
+    folder.mkdir()
+    (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.available_cores() == cores
+
+
+def test_memory_is_what_an_old_control_group_allows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory, folder = tmp_path / "meminfo", tmp_path / "memory"
+    memory.write_text("MemAvailable:    64 kB\n")
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text("50000\n")
+    (folder / "memory.usage_in_bytes").write_text("20000\n")
+    monkeypatch.setattr(machine, "_MEMORY", memory)
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
+    assert machine.available_memory() == 30000
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert machine.available_memory() == 64 * 1024
+
+
 def test_memory_is_what_is_free_and_what_the_container_allows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -157,6 +157,18 @@ WRONG = {
         ["pack", "{tmp}", "--out", "{tmp}/p"],
         "error: {tmp} has no subfolders; expected one a class",
     ),
+    "out among the images": (
+        ["pack", "{images}", "--out", "{images}/Akita/p.arrow"],
+        "error: --out {images}/Akita/p.arrow lies inside {images}, where it would be taken for an image the next time;",
+    ),
+    "a survey of nothing": (
+        ["survey", "{tmp}", "--out", "{images}2/new"],
+        "error: {tmp} holds no images; expected some, or one subfolder a class",
+    ),
+    "decisions for exclusions": (
+        ["pack", "{images}", "--out", "{tmp}/p", "--exclude", "{images}.csv"],
+        "error: {images}.csv is a list of decisions, not of exclusions; give it as --decisions {images}.csv",
+    ),
     "out is a folder": (
         ["pack", "{images}", "--out", "{tmp}"],
         "error: --out is the folder {tmp}; expected a file",
@@ -177,11 +189,14 @@ WRONG = {
     ),
     "no number": (
         ["pack", "{images}", "--out", "{tmp}/p", "--val", "much"],
-        "error: --val is 'much'; expected a number; see ",
+        "error: --val is 'much'; expected a number; see python -m cache pack --help\n",
     ),
     "an unknown flag": (["info", "{tmp}", "--yaml"], "error: "),
     "an unknown command": (["unpack"], "error: "),
-    "no --out": (["pack", "{images}"], "error: "),
+    "no --out": (
+        ["pack", "{images}"],
+        "error: Missing from python -m cache pack: --out PATH The pack to write; see python -m cache pack --help\n",
+    ),
 }
 
 
@@ -195,6 +210,7 @@ def test_one_line_and_exit_code_2(
 ) -> None:
     arguments, message = WRONG[name]
     places = {"tmp": str(tmp_path), "images": str(images)}
+    images.with_name("images.csv").write_text("sha256,path,class,decision,to,reason\n")
     answer = here(monkeypatch, capfd, *(argument.format(**places) for argument in arguments))
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith(message.format(**places))
@@ -202,6 +218,7 @@ def test_one_line_and_exit_code_2(
     assert answer.err.endswith("\n")
     assert "Traceback" not in answer.err
     assert list(tmp_path.iterdir()) == []
+    assert not images.with_name("images2").exists()
 
 
 def test_one_line_as_a_user_sees_it(tmp_path: Path) -> None:

@@ -749,7 +749,7 @@ def test_a_file_that_changes_while_it_is_packed(
     root, out, before = old
 
     def change(*arguments: Any, **options: Any) -> list[Look]:
-        looks = survey_here(*arguments, **options)
+        looks = list(survey_here(*arguments, **options))
         (root / "b" / "b_1.png").write_bytes(encode(noise(12, 10, 888)))
         return looks
 
@@ -768,7 +768,7 @@ def test_a_file_that_vanishes_while_it_is_packed(
     root, out, before = old
 
     def remove(*arguments: Any, **options: Any) -> list[Look]:
-        looks = survey_here(*arguments, **options)
+        looks = list(survey_here(*arguments, **options))
         (root / "b" / "b_1.png").unlink()
         return looks
 

@@ -29,7 +29,8 @@ from cache import page as module
 from cache.decisions import read
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
-from cache.page import MEANINGS, Note, find_file, gather, thumbnails, write
+from cache.pack import Options, find_file, pack
+from cache.page import MEANINGS, Note, gather, thumbnails, write
 from cache.store import Pack, PackError
 
 ROOT = Path(__file__).parents[1]
@@ -102,11 +103,25 @@ def test_suspects_come_in_the_order_to_look_at_them_and_their_twins_after() -> N
         row("a/7", "near-duplicate", of="a/1"),
         row("a/8", "near-duplicate", of="gone"),
     ]
-    items, suspects = gather(rows, {"a/5": Note("surer"), "a/4": Note("less sure")})
+    shown = gather(rows, {"a/5": Note("surer"), "a/4": Note("less sure")})
+    items = shown.items
+    assert (shown.suspects, shown.more, shown.images, shown.classes) == (7, 0, 8, ["a"])
     assert [item.row.path[2:] for item in items] == ["6", "3", "7", "8", "5", "4", "1", "2"]
-    assert suspects == 7
     assert [item.twin for item in items] == [None, 7, 6, None, None, None, None, None]
     assert items[4].note.text == "surer"
+
+
+def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST", 2)
+    rows = [row("a/1", "dark"), row("a/2", "grayscale"), row("a/3"), row("a/4", "bright")]
+    shown = write(rows, tmp_path, tmp_path / "survey.html")
+    assert ([item.row.path for item in shown.items], shown.suspects, shown.more) == (["a/2", "a/1"], 2, 1)
+    page = (tmp_path / "survey.html").read_text()
+    assert "3 of 4 images deserve a look." in page
+    assert "The first 2 are shown." in page
+    assert "--exclude excluded.csv" in page
 
 
 def test_a_page_holds_small_pictures_of_suspects_and_twins_only(tmp_path: Path) -> None:
@@ -128,7 +143,7 @@ def test_a_page_holds_small_pictures_of_suspects_and_twins_only(tmp_path: Path) 
     ]
     notes = {"a/turned.jpg": Note("why", "b", [("nearest", "AAAA")])}
     told: list[tuple[int, int]] = []
-    assert write(rows, images, tmp_path / "survey.html", notes, lambda *done: told.append(done)) == 3
+    assert write(rows, images, tmp_path / "survey.html", notes, lambda *done: told.append(done)).suspects == 3
     source = Source(tmp_path / "survey.html")
     bad, large, turned, twin, noted = source.pictures()
     assert [size(picture) for picture in (large, turned, twin)] == [(256, 171), (60, 90), (60, 40)]
@@ -256,7 +271,7 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytes
 def test_few_suspects_among_many_images_are_quick(tmp_path: Path) -> None:
     rows = [row(f"a/{number}", *(("dark",) if number % 10_000 == 0 else ())) for number in range(100_000)]
     start = time.perf_counter()
-    assert write(rows, tmp_path, tmp_path / "survey.html") == 10
+    assert write(rows, tmp_path, tmp_path / "survey.html").suspects == 10
     assert time.perf_counter() - start < 5
     assert (tmp_path / "survey.html").stat().st_size < 100_000
 
@@ -288,13 +303,13 @@ def kennel(root: Path) -> list[Row]:
         GREY[0]: ("grayscale", "", "exclude"),
         GREY[1]: ("grayscale", "", "exclude"),
         COPY: ("exact-duplicate", TWIN, "exclude"),
-        WRONG: ("label-suspect", OTHER, "keep"),
+        WRONG: ("label-suspect", "", "keep"),
     }
     rows = []
     for path, data in files.items():
         finding, of, verdict = findings.get(path, ("", "", "keep"))
         found = (
-            {"findings": (finding,), "of": of, "verdict": verdict, "reason": f"{finding} {NASTY}"}
+            {"findings": (finding,), "of": of, "verdict": verdict, "reason": f"{finding}: {NASTY}"}
             if finding
             else {}
         )
@@ -344,14 +359,17 @@ class Work:
         return file
 
     def decisions(self) -> list[tuple[str, str, str]]:
-        return [(decision.image.path, decision.choice, decision.to) for decision in read(self.save())]
+        """What a person decided of what is saved."""
+        found = [decision for decision in read(self.save()) if not decision.reason]
+        return [(decision.image.path, decision.choice, decision.to) for decision in found]
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, Path]]:
     """One browser for all these tests, and a folder with the kennel and its page."""
     root = tmp_path_factory.mktemp("page")
-    write(kennel(root / "kennel"), root / "kennel", root / "survey.html")
+    notes = {WRONG: Note(likelier=OTHER)}
+    write(kennel(root / "kennel"), root / "kennel", root / "survey.html", notes)
     with browser(root / "profile", root / "downloads") as page:
         yield page, root
 
@@ -408,6 +426,43 @@ def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: W
         GREY[1]: "excluded by hand",
         TWIN: "excluded by hand",
     }
+
+
+@pytest.mark.browser
+@needs_browser
+def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, tmp_path: Path) -> None:
+    work.page.click(work.button(GREY[0], "keep"))
+    saved = work.save()
+    assert work.page.text("#said") == (
+        "1 decision saved as decisions.csv, and 3 that the machine excludes and you left so."
+    )
+    found = read(saved)
+    assert [(each.image.path, each.choice, each.reason) for each in found] == [
+        (LOST, "exclude", f"undecodable: {NASTY}"),
+        (GREY[0], "keep", ""),
+        (GREY[1], "exclude", f"grayscale: {NASTY}"),
+        (COPY, "exclude", f"exact-duplicate: {NASTY}"),
+    ]
+    pack(work.folder / "kennel", tmp_path / "p.arrow", Options(decisions=found))
+    opened = Pack(tmp_path / "p.arrow")
+    assert {each.path for each in opened.header.excluded} == {LOST, GREY[1], COPY}
+    assert GREY[0] in {opened.image_path(index) for index in range(len(opened))}
+    work.page.ask("localStorage.clear()")
+    work.page.open("about:blank")
+    work.page.open(work.url)
+    work.page.choose_file("#file", saved)
+    work.page.wait("document.querySelector('#said').textContent.includes('loaded')")
+    assert work.page.text("#said") == "1 decision loaded."
+    assert work.badge(GREY[1]) == "machine: exclude"
+
+
+@pytest.mark.browser
+@needs_browser
+def test_a_card_names_its_file_whatever_speaks_against_its_class(work: Work) -> None:
+    card = f'.card[data-place="{work.place(WRONG)}"]'
+    assert work.page.text(f"{card} .name") == f"{NASTY}.png"
+    assert work.page.text(f"{card} .label") == f"Beagle, rather {OTHER}"
+    assert work.page.text(f'.card[data-place="{work.place(COPY)}"] .label') == "Beagle, also in Akita"
 
 
 @pytest.mark.browser
@@ -542,7 +597,7 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
     page.click(work.button(WRONG, "relabel"))
     page.press("Enter")
     first = work.save().read_text(encoding="utf-8")
-    stranger = f'{"9" * 64},"Akita/a, ""b""\nc.png",Akita,exclude,'
+    stranger = f'{"9" * 64},"Akita/a, ""b""\nc.png",Akita,exclude,,'
     renamed = first.replace(GREY[0], "Akita/earlier name.png")
     (tmp_path / "earlier.csv").write_text(renamed + stranger + "\n", encoding="utf-8")
     page.open("about:blank")
@@ -662,5 +717,4 @@ def test_twenty_thousand_suspects_do_not_freeze_the_page(chromium: tuple[Page, P
 
 def rows_end(rows: Sequence[Row]) -> str:
     """The last path on the page."""
-    items, _ = gather(rows, {})
-    return items[-1].row.path
+    return gather(rows, {}).items[-1].row.path

@@ -24,7 +24,7 @@ SHARP = noise(200, 150, 3)
 def inspected(root: Path, files: Mapping[str, bytes]) -> dict[str, Row]:
     """Rows by path; the class is the first folder."""
     folder(root, files)
-    looks = survey_here([root / path for path in files])
+    looks = list(survey_here(root / path for path in files))
     return {row.path: row for row in judge([*files], [path.split("/")[0] for path in files], looks)}
 
 
@@ -219,6 +219,6 @@ def test_findings_come_in_the_order_in_which_to_look_at_them(tmp_path: Path) -> 
 
 def test_without_labels_copies_are_copies(tmp_path: Path) -> None:
     looks = [Look(sha256="a", luma_high=200, sharpness=99, width=90, height=90)] * 2
-    rows = judge(["1", "2"], ["", ""], looks)
+    rows = list(judge(["1", "2"], ["", ""], looks))
     assert [(row.verdict, row.of) for row in rows] == [("keep", "2"), ("exclude", "1")]
-    assert judge([], [], []) == []
+    assert list(judge([], [], [])) == []

@@ -338,7 +338,7 @@ def test_the_header_survives_the_file(tmp_path: Path) -> None:
 def test_a_newer_format(tmp_path: Path) -> None:
     newer = Header(("a", "b"), "0" * 64, 0, format=FORMAT + 1)
     assert complaint(arrow(tmp_path / "p.arrow", newer.schema())) == (
-        f"{tmp_path / 'p.arrow'} has pack format 2, newer than 1, the newest known here; update Greyhound"
+        f"{tmp_path / 'p.arrow'} has pack format 3, newer than 2, the newest known here; update Greyhound"
     )
 
 

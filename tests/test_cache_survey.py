@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cache import inspection, page
 from cache import survey as module
 from cache.pack import Options, pack
 from cache.store import Pack
-from cache.survey import THUMBNAIL, Look, SurveyError, is_grey, measure, sharpness, survey
+from cache.survey import THUMBNAIL, Look, SurveyError, counted, is_grey, measure, sharpness, survey
 
 CHILD = """
 import os, time
@@ -96,23 +97,21 @@ def test_the_answers_come_in_the_order_of_the_files(tmp_path: Path, children: li
     names = [f"{'slow' if place % 5 == 0 else 'quick'}{place}.png" for place in range(16)]
     paths = files(tmp_path, *names)
     progress: list[tuple[int, int]] = []
-    looks = survey(paths, 2, lambda done, total: progress.append((done, total)))
+    looks = list(counted(survey(paths, 2), len(paths), lambda done, total: progress.append((done, total))))
     assert [look.width for look in looks] == list(range(10, 26))
     assert len(children) == 2
     assert gone(children)
-    assert progress[-1] == (16, 16)
-    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
-    assert {total for _, total in progress} == {16}
+    assert progress == [(done, 16) for done in range(1, 17)]
 
 
 def test_no_files_no_answers(children: list[Any]) -> None:
-    assert survey([]) == []
+    assert list(survey([])) == []
     assert gone(children)
 
 
 def test_a_file_that_kills_its_decoder_is_blamed_alone(tmp_path: Path, children: list[Any]) -> None:
     paths = files(tmp_path, "a.png", "abort.png", "b.png", "exit.png", "c.png", "abort2.png")
-    looks = survey(paths, workers=1)
+    looks = list(survey(paths, workers=1))
     assert [look.width for look in looks] == [10, 0, 12, 0, 14, 0]
     assert [look.problem for look in looks] == ["", "undecodable", "", "undecodable", "", "undecodable"]
     assert looks[1].detail == "the file ended its decoder (exit status -6)"
@@ -144,9 +143,10 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
     }
     assert [row.thumbnail for row in header.excluded] == [None] * 4
     assert len(Pack(tmp_path / "p.arrow")) == 4
-    rows = inspection.inspect(tmp_path / "images")
+    with inspection.inspect(tmp_path / "images") as found:
+        rows = list(found)
     assert {row.path for row in rows if row.verdict == "exclude"} == set(left_out)
-    assert page.write(rows, tmp_path / "images", tmp_path / "survey.html") >= 4
+    assert page.write(rows, tmp_path / "images", tmp_path / "survey.html").suspects >= 4
     assert all(path in (tmp_path / "survey.html").read_text() for path in left_out)
     assert not [file for file in opened if "abort" in str(file) or "exit" in str(file)]
     assert gone(children)
@@ -157,7 +157,7 @@ def test_a_file_that_takes_for_ever_is_given_up(
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.8)
     start = time.monotonic()
-    looks = survey(files(tmp_path, "a.png", "hang.png", "b.png"), workers=1)
+    looks = list(survey(files(tmp_path, "a.png", "hang.png", "b.png"), workers=1))
     assert time.monotonic() - start < 20
     assert [look.width for look in looks] == [10, 0, 12]
     assert looks[1].problem == "undecodable"
@@ -166,7 +166,7 @@ def test_a_file_that_takes_for_ever_is_given_up(
 
 
 def test_what_a_library_prints_does_not_mix_with_the_answers(tmp_path: Path, children: list[Any]) -> None:
-    looks = survey(files(tmp_path, "babble.png", "b.png"), workers=1)
+    looks = list(survey(files(tmp_path, "babble.png", "b.png"), workers=1))
     assert [look.width for look in looks] == [10, 11]
     assert len(children) == 1
 
@@ -177,7 +177,7 @@ def test_what_is_no_regular_file(tmp_path: Path, children: list[Any]) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     names = ["folder", "pipe", "loop", "dangling", "missing"]
-    looks = survey([tmp_path / name for name in names], workers=1)
+    looks = list(survey([tmp_path / name for name in names], workers=1))
     assert looks == [Look(problem="undecodable", detail="not a regular file")] * 5
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_regular_file(tmp_path: Path, children: list[Any]) -> None:
 def test_a_file_that_may_not_be_read(tmp_path: Path, children: list[Any]) -> None:
     (path,) = files(tmp_path, "a.png")
     path.chmod(0)
-    assert survey([path], workers=1) == [Look(problem="unreadable", detail="Permission denied")]
+    assert list(survey([path], workers=1)) == [Look(problem="unreadable", detail="Permission denied")]
 
 
 def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
@@ -199,25 +199,24 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
     ]
     for place, name in enumerate(names):
         (tmp_path / os.fsdecode(name)).write_bytes(encode(coded(10 + place, 9)))
-    looks = survey([tmp_path / os.fsdecode(name) for name in names], workers=1)
+    looks = list(survey([tmp_path / os.fsdecode(name) for name in names], workers=1))
     assert [look.width for look in looks] == [10, 11, 12, 13, 14, 15]
 
 
 def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     children = start_instead(["-c", "raise ImportError('libGL.so.1 is missing')"], monkeypatch)
     with pytest.raises(SurveyError) as error:
-        survey(files(tmp_path, "a.png", "b.png"), workers=2)
+        list(survey(files(tmp_path, "a.png", "b.png"), workers=2))
     assert str(error.value) == "the decoder process does not start: ImportError: libGL.so.1 is missing"
     assert gone(children)
 
 
 def test_an_interrupted_survey_leaves_no_child_behind(tmp_path: Path, children: list[Any]) -> None:
-    def interrupt(done: int, total: int) -> None:
+    looks = survey(files(tmp_path, *[f"slow{place}.png" for place in range(40)]), 2)
+    with pytest.raises(KeyboardInterrupt), closing(looks):
+        next(looks)
+        start = time.monotonic()
         raise KeyboardInterrupt
-
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        survey(files(tmp_path, *[f"slow{place}.png" for place in range(40)]), 2, interrupt)
     assert time.monotonic() - start < 6  # 40 slow files would take 6 s at the least
     assert children
     assert gone(children)

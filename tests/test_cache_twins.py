@@ -8,14 +8,27 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pictures import coded, encode, noise
 from PIL import Image
 
 from cache import twins as module
 from cache.demo import BREEDS, draw_dog
-from cache.survey import Look, measure
-from cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins, measure_apart
+from cache.survey import Look, luma, measure
+from cache.twins import (
+    ALIKE,
+    APART,
+    BRIGHTNESS,
+    Pair,
+    Twins,
+    find_originals,
+    find_pairs,
+    find_twins,
+    low_waves,
+    measure_apart,
+)
 
 Thumbnail = NDArray[np.uint8]
 
@@ -118,6 +131,54 @@ def test_pairs_are_the_same_in_any_order_and_block(
     assert [(p.one, p.other, p.mirrored) for p in find_pairs(pictures)] == [
         (p.one, p.other, p.mirrored) for p in whole
     ]
+
+
+def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
+    """The rule, for two pictures as they lie: as bright, alike from afar, near when laid on one another."""
+    shades = luma(np.stack([one, other]))
+    bright, waves = shades.mean(axis=(1, 2)), low_waves(shades).astype(np.float16).astype(np.float32)
+    if abs(bright[0] - bright[1]) > BRIGHTNESS or waves[0] @ waves[1] <= ALIKE:
+        return False
+    grey = measure_apart(shades[:1, ..., None], shades[1:, ..., None])[0] <= 1.2 * APART
+    return bool(
+        grey and measure_apart(one[None].astype(np.float32), other[None].astype(np.float32))[0] <= APART
+    )
+
+
+Change = tuple[int, bool, int, int, int]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.booleans(), st.integers(0, 4), st.integers(-9, 9), st.integers(0, 40)
+        ),
+        min_size=2,
+        max_size=9,
+    )
+)
+def test_the_search_finds_what_comparing_all_with_all_finds(changes: list[Change]) -> None:
+    """Pictures of four motives, mirrored, cropped, lit and made noisy by little and by much."""
+
+    def picture(change: Change) -> Thumbnail:
+        motive, mirrored, cut, light, grain = change
+        whole = noise(50, 50, motive)[cut : 50 - cut // 2, cut // 2 : 50 - cut]
+        small = np.asarray(Image.fromarray(whole).resize((16, 16))).astype(int)[:, :: -1 if mirrored else 1]
+        noisy = small + light + np.random.default_rng(cut).integers(-grain, grain + 1, small.shape)
+        return np.clip(noisy, 0, 255).astype(np.uint8)
+
+    pictures = np.stack([picture(change) for change in changes])
+    expected = {
+        (one, other)
+        for other in range(len(pictures))
+        for one in range(other)
+        if any(is_pair(pictures[one], each) for each in (pictures[other], pictures[other][:, ::-1]))
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_ROWS", 3), ("_COLUMNS", 2), ("_PAIRS", 2)):
+            patch.setattr(module, name, value)
+        assert {(pair.one, pair.other) for pair in find_pairs(pictures)} == expected
 
 
 def test_originals_are_the_first_with_the_same_hash() -> None:

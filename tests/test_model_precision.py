@@ -46,3 +46,48 @@ def test_fast_kernels_are_switched_on() -> None:
     precision.use_fast_kernels(torch.device("cpu"))
     assert torch.backends.cudnn.benchmark
     assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_a_compiled_network_shares_its_parameters_and_keeps_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, asked = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).train(), []
+
+    def compile(network: nn.Module, **options: object) -> nn.Module:
+        asked.append(options)
+        return nn.Sequential(network)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    called, why = precision.compiled(network, 8, bf16=False)
+    assert (why, asked) == ("", [{"mode": "default", "dynamic": False}])
+    assert next(called.parameters()) is next(network.parameters())
+    assert network.training
+    assert network[1].num_batches_tracked == 0
+
+
+def test_where_compiling_fails_the_network_is_called_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("Failed to find\n a C compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda network, **options: Failing())
+    network = nn.Conv2d(3, 2, 1).train()
+    called, why = precision.compiled(network, 8, bf16=False)
+    assert called is network
+    assert why == "not compiled (Failed to find a C compiler); the step runs as it is"
+    assert network.training
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_step_in_cuda_graphs_is_the_step() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).cuda()
+    called, why = precision.compiled(network, 8, bf16=False)
+    assert why == ""
+    for count in (4, 3, 4, 3, 4):  # as `even_bounds` cuts an epoch
+        images = torch.rand(count, 3, 8, 8, device="cuda")
+        gradients = []
+        for each in (network, called):
+            found = torch.autograd.grad(each(images).square().sum(), list(network.parameters()))
+            gradients.append([gradient.clone() for gradient in found])
+        for one, other in zip(*gradients, strict=True):
+            assert torch.allclose(one, other, rtol=1e-2, atol=1e-3)

@@ -1,21 +1,29 @@
-"""The GPU graph, inspected where there is no GPU: what runs where, and that it is the CPU's graph."""
+"""The GPU graph, inspected where there is no GPU: what runs where, and that it is the CPU's graph, for every role."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
+from runs import ONE_THREAD, TINY, never, tiny_job
 
+import eval as evaluation
+import explain
+import train
 from cache.store import Pack
-from pipelines import dali
+from pipelines import dali, loader, threads
 from pipelines.augment import Augment
 from pipelines.examine import available
 from pipelines.loader import Loader, Resources
 from pipelines.request import Device, Settings
+from pipelines.tier import TierName
 
 pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
@@ -32,16 +40,37 @@ class Kept:
 
 def operators(device: Device, views: int = 2, tier: bool = False) -> dict[str, Any]:
     """Name -> operator instance of everything that the graph's output depends on."""
-    pipeline = dali.graph(lambda: None, Settings(64, 7, views, 8, 3, 2, device, Kept(tier)))
+    return reached(outputs(Settings(64, 7, views, 8, 3, 2, device, Kept(tier))))
+
+
+def outputs(settings: Settings) -> list[Any]:
+    """The outputs of the graph, from which every operator can be reached."""
+    pipeline = dali.graph(lambda: None, settings)
     pipeline._build_graph()  # runs our function; only `build` needs a driver
+    return list(pipeline._graph_outputs)
+
+
+def reached(nodes: list[Any]) -> dict[str, Any]:
+    """Name -> operator instance of everything that these nodes depend on."""
     found: dict[str, Any] = {}
-    waiting = list(pipeline._graph_outputs)
+    waiting = list(nodes)
     while waiting:
         operator = waiting.pop().source
         if operator.name not in found:
             found[operator.name] = operator
             waiting.extend(operator.inputs)
     return found
+
+
+def crossings(nodes: list[Any]) -> set[tuple[str, str, str]]:
+    """Every kind of operator whose output is read on another device than it was made on: kind, from, to."""
+    read = [*nodes, *(node for operator in reached(nodes).values() for node in operator.inputs)]
+    made = {"cpu": "cpu", "gpu": "gpu", "mixed": "gpu"}
+    return {
+        (kind(node.source), made[placement(node.source)], node.device)
+        for node in read
+        if made[placement(node.source)] != node.device
+    }
 
 
 def kind(operator: Any) -> str:
@@ -172,6 +201,115 @@ def test_the_arguments_that_matter() -> None:
     assert "jpeg_fancy_upsampling: True" in found["Image"]
     assert "fill_value: [7.0" in found["WarpPerspective"]
     assert "antialias: False" in found["Resize"]
+
+
+# --- every role, as the programs themselves ask for it --------------------------------------------------------------
+
+ROLES: Final = ("train", "K views", "decoded tier", "evaluation", "saliency")
+IMAGE_STEPS: Final = {"Image": "mixed", "Resize": "gpu", "WarpPerspective": "gpu", "CoordTransform": "gpu"}
+"""The kinds of operator that touch pixels, for one view, and where each runs on a machine with a GPU."""
+STEPS: Final = {"Resize": 3, "WarpPerspective": 1, "CoordTransform": 1, "Image": 1}
+
+
+@pytest.fixture(scope="module")
+def roles(
+    tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, colour_pack: Pack
+) -> dict[str, list[Settings]]:
+    """What each program asks its engine for, in a run of it on the CPU."""
+    folder = tmp_path_factory.mktemp("roles")
+    run = Path(shutil.copytree(tiny_run, folder / "run"))
+
+    def training(tier: TierName, views: int = 1) -> int:
+        job = tiny_job(colour_pack.path, folder / "none", recipe=replace(TINY, views=views))
+        resources = replace(ONE_THREAD, tier=tier)
+        return train.train(replace(job, resources=resources, dry_run=True), never)
+
+    programs: dict[str, Callable[[], object]] = {
+        "train": lambda: training("encoded"),
+        "K views": lambda: training("encoded", views=4),
+        "decoded tier": lambda: training("decoded"),
+        "evaluation": lambda: evaluation.evaluate(evaluation.Job(run=run, crops=3, resources=ONE_THREAD)),
+        "saliency": lambda: explain.explain(explain.Job(run=run, count=4, resources=ONE_THREAD)),
+    }
+    found: dict[str, list[Settings]] = {name: [] for name in programs}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, program in programs.items():
+
+            def engine(pack: Pack, requests: Any, settings: Settings, name: str = name) -> Any:
+                found[name].append(settings)
+                return threads.stream(pack, requests, settings)
+
+            patch.setitem(loader.ENGINES, "threads", engine)
+            program()
+    return found
+
+
+def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[Settings]]) -> None:
+    assert tuple(roles) == ROLES
+    assert {settings.views for settings in roles["train"]} == {1}
+    assert {settings.views for settings in roles["K views"]} == {1, 4}  # validation has one
+    assert any(settings.tier.kept.any() for settings in roles["decoded tier"])
+    assert not any(settings.tier.kept.any() for settings in roles["train"])
+    assert [settings.views for settings in roles["evaluation"]] == [3]
+    assert [settings.batch_size for settings in roles["saliency"]] == [4]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[Settings]], role: str) -> None:
+    for settings in roles[role]:
+        on_gpu = reached(outputs(replace(settings, device="gpu")))
+        on_cpu = reached(outputs(replace(settings, device="cpu")))
+        assert list(on_gpu) == list(on_cpu)
+        for name, operator in on_gpu.items():
+            assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
+            assert specification(operator) == specification(on_cpu[name])
+            assert placement(on_cpu[name]) == "cpu"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_pixels_stay_on_the_gpu_once_they_are_there(
+    roles: dict[str, list[Settings]], role: str
+) -> None:
+    for settings in roles[role]:
+        nodes = outputs(replace(settings, device="gpu"))
+        found = reached(nodes)
+        steps = IMAGE_STEPS | ({"Stack": "gpu"} if settings.views > 1 else {})
+        assert {kind(op): placement(op) for op in found.values() if kind(op) in steps} == steps
+        downstream = [op for op in after("Image", found) if kind(op) != "Image"]
+        assert {placement(op) for op in downstream} == {"gpu"}
+        assert [node.device for node in nodes] == ["gpu"]
+        uploads = {("TensorSubscript", "cpu", "gpu")}  # the geometry matrices
+        uploads |= {("Split", "cpu", "gpu")} if settings.tier.kept.any() else set()  # pixels that are kept
+        assert crossings(nodes) == uploads
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_roles_operators_and_their_arguments(roles: dict[str, list[Settings]], role: str) -> None:
+    from nvidia.dali import types
+
+    for settings in roles[role]:
+        found = reached(outputs(replace(settings, device="gpu")))
+        many = {"WarpPerspective": settings.views, "CoordTransform": settings.views}
+        many |= {"Stack": 1} if settings.views > 1 else {}
+        counted = count(found)
+        assert {name: counted.get(name) for name in STEPS | many} == STEPS | many
+        assert counted["ExternalSource"] == (7 if settings.tier.kept.any() else 5)
+        for operator in found.values():
+            text = specification(operator)
+            if kind(operator) == "WarpPerspective":
+                assert f"fill_value: [{settings.fill:.6f}, ]" in text
+                assert f"size: [{settings.size:.6f}, {settings.size:.6f}, ]" in text
+            if kind(operator) == "Image":
+                assert "adjust_orientation: False" in text
+                assert "jpeg_fancy_upsampling: True" in text
+            if kind(operator) == "CoordTransform":
+                assert f"dtype: {int(types.FLOAT)}\n" in text
+
+
+def test_a_copy_back_would_be_found() -> None:
+    nodes = outputs(Settings(64, 7, 1, 8, 3, 2, "gpu", Kept(False)))
+    assert ("CoordTransform", "gpu", "cpu") not in crossings(nodes)
+    assert ("CoordTransform", "gpu", "cpu") in crossings([node.cpu() for node in nodes])
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.augment import Augment, draw
-from pipelines.order import epoch_order, even_bounds, full_bounds, share
+from pipelines.order import epoch_order, even_bounds, first_looks, first_of_each, full_bounds, share
 
 
 def test_an_epoch_is_a_permutation() -> None:
@@ -135,3 +135,17 @@ def test_imagenet_is_ordered_and_drawn_in_seconds() -> None:
     for low, high in even_bounds(count, batch):
         draw(Augment(), 0, 0, order[low:high], sizes[: high - low])
     assert time.perf_counter() - start < 15
+
+
+def test_the_first_look_has_as_many_of_each_class_and_nothing_is_seen_twice() -> None:
+    labels, ids = np.arange(60, dtype=np.int32) % 3, np.arange(18, 60)
+    first, rest = first_looks(ids, labels, seed=0, count=4)
+    assert np.bincount(labels[first]).tolist() == [4, 4, 4]
+    assert sorted([*first, *rest]) == ids.tolist()
+    assert len(first_looks(ids, labels, seed=0, count=8)) == 1, "more than half of 42 is no first look"
+
+
+def test_the_first_of_each_class() -> None:
+    labels = np.array([2, 0, 2, 2, 0, 1], dtype=np.int32)
+    assert first_of_each(labels, 2).tolist() == [True, True, True, False, True, True]
+    assert not first_of_each(labels, 0).any()

@@ -25,7 +25,7 @@ import train
 from cache.command import Stopped
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import checkpoint
+from model import checkpoint, rehearsal
 from model.checkpoint import CheckpointError, keep_previous, numbered
 from model.progress import Checkpoints, Timetable
 from model.run import AVERAGED, BEST, LAST, Run, RunError
@@ -384,7 +384,7 @@ def test_what_is_not_deterministic_is_said(
             next(network.parameters()).mul_(1 + time.perf_counter_ns() % 1000 * 1e-6)
         return value
 
-    monkeypatch.setattr(train, "train_step", shaky)
+    monkeypatch.setattr(rehearsal, "train_step", shaky)
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), verify_determinism=True)
     assert train.train(job, never) == 1
     assert "which differ" in capsys.readouterr().out

@@ -542,21 +542,6 @@ def test_a_first_look_has_a_result_before_all_images_are_seen(
     assert "a head solved on 15 images" in (tmp_path / "5" / "report.html").read_text()
 
 
-def test_the_first_look_has_as_many_of_each_class_and_nothing_is_seen_twice(colour_pack: Pack) -> None:
-    first, rest = train.divide_looks(colour_pack, replace(TINY, first_look=4))
-    assert np.bincount(colour_pack.labels[first]).tolist() == [4, 4, 4]
-    assert sorted([*first, *rest]) == colour_pack.ids("train").tolist()
-    assert len(train.divide_looks(colour_pack, replace(TINY, first_look=8))) == 1, (
-        "more than half of 42 is no first look"
-    )
-
-
-def test_the_first_of_each_class() -> None:
-    labels = np.array([2, 0, 2, 2, 0, 1], dtype=np.int32)
-    assert train.first_of_each(labels, 2).tolist() == [True, True, True, False, True, True]
-    assert not train.first_of_each(labels, 0).any()
-
-
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -1,0 +1,349 @@
+"""Doctor: what this machine has for training, what it lacks, and what of it is known not to work together.
+
+    python -m pipelines.doctor [--pack PACK]          (--json for programs)
+
+Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be learnt stands
+there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from cache.command import parse, run
+from cache.machine import available_cores, available_memory, describe_machine
+from cache.store import Pack, PackError
+from pipelines import selftest
+from pipelines.loader import ENGINES, choose
+from pipelines.request import StreamError
+from pipelines.tier import say_bytes
+
+Verdict = Literal["ok", "note", "problem", "unknown"]
+
+_PACKAGES: Final = ("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_TESTED: Final = 64
+"""Pictures of a pack that are decoded."""
+_LEAST_SHARED: Final = 2**30
+_LEAST_FILES: Final = 1024
+_LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
+"""The driver that a CUDA major version needs at least. Source: docs.nvidia.com/deploy/cuda-compatibility, "Minor
+Version Compatibility", table 1.
+"""
+_REGIONS: Final = (
+    "decoding a region of a JPEG on the GPU fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). Greyhound "
+    "decodes whole images and is not concerned; in graphs of your own use fn.decoders.image and crop or warp after it"
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. memory, free: bytes. None: not learnt."""
+
+    name: str
+    memory: int
+    free: int
+    mig: bool | None = None
+    jpeg_engines: int | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was learnt. cores: that this process may use, of all `processors`. memory, shared_memory: bytes free.
+
+    locked_memory, open_files: limits of this process, None: none. versions: of packages, and `torch's CUDA` and `DALI's
+    CUDA`, where they are installed. driver: its version; driver_unknown: why it could not be asked.
+    """
+
+    machine: str
+    cores: int
+    processors: int
+    memory: int
+    shared_memory: int | None
+    locked_memory: int | None
+    open_files: int | None
+    versions: dict[str, str]
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    driver_unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what it is about, what was found, what it means, and what to do or why it is not known."""
+
+    about: str
+    found: str
+    verdict: Verdict = "ok"
+    advice: str = ""
+
+
+def learn() -> Facts:
+    """Look at this machine; nothing is changed, and no memory of a GPU is taken."""
+    driver, gpus, why = ask_driver()
+    return Facts(
+        machine=describe_machine(),
+        cores=available_cores(),
+        processors=os.cpu_count() or 1,
+        memory=available_memory(),
+        shared_memory=shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None,
+        locked_memory=_limit("RLIMIT_MEMLOCK"),
+        open_files=_limit("RLIMIT_NOFILE"),
+        versions=_versions(),
+        gpus=gpus,
+        driver=driver,
+        driver_unknown=why,
+    )
+
+
+def ask_driver() -> tuple[str | None, tuple[Gpu, ...], str]:
+    """The driver's version and its GPUs, or why it could not be asked: by NVML, its management library.
+
+    Where pip's nvidia-ml-py is missing, torch says at least which GPUs there are.
+    """
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return None, _torch_gpus(), "needs NVIDIA's binding: pip install nvidia-ml-py"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return None, (), f"no NVIDIA driver answers ({error})"
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in range(pynvml.nvmlDeviceGetCount())]
+        return pynvml.nvmlSystemGetDriverVersion(), tuple(_gpu(pynvml, handle) for handle in handles), ""
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, handle: Any) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    mig = engines = None
+    with suppress(nvml.NVMLError):  # this GPU has no such thing as MIG
+        mig = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
+    with suppress(
+        nvml.NVMLError
+    ):  # NVML counts the engines in MIG's profiles alone; the widest one has them all
+        profile = nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, nvml.NVML_GPU_INSTANCE_PROFILE_7_SLICE)
+        engines = int(profile.jpegCount)
+    return Gpu(str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), mig, engines)
+
+
+def _torch_gpus() -> tuple[Gpu, ...]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [
+        (torch.cuda.get_device_name(place), *torch.cuda.mem_get_info(place)[::-1]) for place in range(count)
+    ]
+    return tuple(Gpu(name, total, free) for name, total, free in found)
+
+
+def _limit(name: str) -> int | None:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(getattr(resource, name))
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _versions() -> dict[str, str]:
+    """Of what decodes and computes; a name ending in * stands for the builds of all CUDA versions."""
+    found = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if any(name == wanted or name.startswith(wanted.removesuffix("*")) for wanted in _PACKAGES):
+            found[name] = distribution.version
+    found = {name: found[name] for name in sorted(found) if not name.startswith("nvidia-nvjpeg2k")}
+    if torch.version.cuda:
+        found["torch's CUDA"] = torch.version.cuda
+    with suppress(ImportError, AttributeError):
+        from nvidia import dali
+
+        digits = str(dali.__cuda_version__)  # 12.9.86 is said as 12986
+        found["DALI's CUDA"] = digits[:2]
+    return found
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """What the facts mean."""
+    return [
+        *_judge_machine(facts),
+        *_judge_gpus(facts),
+        *_judge_packages(facts.versions),
+        *_judge_drivers(facts),
+    ]
+
+
+def _judge_machine(facts: Facts) -> Iterator[Finding]:
+    yield Finding("machine", facts.machine)
+    few = facts.cores < facts.processors
+    yield Finding(
+        "cores",
+        f"{facts.cores} of {facts.processors}",
+        "note" if few else "ok",
+        "what affinity and the container's quota leave; loader threads are counted from these" if few else "",
+    )
+    yield Finding("free memory", say_bytes(facts.memory))
+    if facts.shared_memory is None:
+        yield Finding("shared memory", "-", "unknown", f"there is no {_SHARED_MEMORY} on this system")
+    else:
+        small = facts.shared_memory < _LEAST_SHARED
+        advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
+        yield Finding(
+            "shared memory",
+            say_bytes(facts.shared_memory),
+            "note" if small else "ok",
+            advice if small else "",
+        )
+    few_files = facts.open_files is not None and facts.open_files < _LEAST_FILES
+    yield Finding(
+        "open files",
+        str(facts.open_files or "no limit"),
+        "note" if few_files else "ok",
+        f"raise it: ulimit -n {_LEAST_FILES}" if few_files else "",
+    )
+    locked = "no limit" if facts.locked_memory is None else say_bytes(facts.locked_memory)
+    yield Finding("locked memory", locked, advice="CUDA's pinned memory does not count; InfiniBand's does")
+
+
+def _judge_gpus(facts: Facts) -> Iterator[Finding]:
+    if not facts.gpus:
+        engine, _ = choose()
+        yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {engine}")
+    for place, gpu in enumerate(facts.gpus):
+        about = f"GPU {place}"
+        yield Finding(about, f"{gpu.name}, {say_bytes(gpu.free)} free of {say_bytes(gpu.memory)}")
+        if gpu.mig is None:
+            yield Finding(f"{about}, MIG", "-", "unknown", "the driver does not say, or the GPU has none")
+        else:
+            advice = "memory, multiprocessors and JPEG engines are those of the instance" if gpu.mig else ""
+            yield Finding(f"{about}, MIG", "on" if gpu.mig else "off", "note" if gpu.mig else "ok", advice)
+        if gpu.jpeg_engines is None:
+            why = "the driver counts them only where MIG exists (A100, H100 and later); elsewhere CUDA cores decode"
+            yield Finding(f"{about}, JPEG engines", "-", "unknown", why)
+        else:
+            yield Finding(f"{about}, JPEG engines", str(gpu.jpeg_engines))
+
+
+def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
+    for name, version in versions.items():
+        yield Finding(name, version)
+    if not any(name.startswith("nvidia-dali") for name in versions):
+        yield Finding(
+            "DALI", "not installed", "note", "engine threads needs none; pip install nvidia-dali-cuda120"
+        )
+    for name, version in versions.items():
+        if name.startswith("nvidia-nvimgcodec") and version.startswith("0.9."):
+            yield Finding(f"{name} and regions", version, "note", _REGIONS)
+    if find_spec("torchvision") and (fault := torchvision_fault()):
+        advice = "let pip choose both: pip install --force-reinstall torch torchvision"
+        yield Finding("torch and torchvision", fault, "problem", advice)
+    theirs, ours = (_major(versions.get(name)) for name in ("DALI's CUDA", "torch's CUDA"))
+    if theirs and ours and theirs != ours:
+        advice = (
+            f"each brings libraries of its own, and the driver must serve CUDA {max(theirs, ours)}; for one of them: pip "
+            f"uninstall nvidia-dali-cuda{theirs}0; pip install nvidia-dali-cuda{ours}0"
+        )
+        yield Finding("DALI and torch", f"CUDA {theirs} beside CUDA {ours}", "note", advice)
+
+
+def try_decoder(pack: Pack) -> Finding:
+    """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
+    name, device = choose()
+    rows = selftest.spread(pack, _TESTED)
+    about = f"decoder, engine {name} on {device}"
+    try:
+        wrong = selftest.faults(pack, rows, ENGINES[name], device)
+    except StreamError as error:
+        return Finding(about, "stopped", "problem", str(error))
+    if wrong:
+        advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
+        return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
+    return Finding(about, f"{len(rows)} pictures as they were packed")
+
+
+def torchvision_fault() -> str:
+    """What keeps torchvision from working with this torch, or nothing: a wrong pair fails when it is imported."""
+    try:
+        import torchvision.ops  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        return " ".join(str(error).split())[:120]
+    return ""
+
+
+def _judge_drivers(facts: Facts) -> Iterator[Finding]:
+    if facts.driver is None:
+        yield Finding("driver", "-", "unknown", facts.driver_unknown)
+        return
+    yield Finding("driver", facts.driver)
+    for name in ("torch's CUDA", "DALI's CUDA"):
+        major = _major(facts.versions.get(name))
+        least = _LEAST_DRIVER.get(major, 0)
+        if int(facts.driver.split(".")[0]) < least:
+            advice = (
+                f"CUDA {major} needs driver {least} or later: update it, or install a build for an older CUDA"
+            )
+            yield Finding(f"driver and {name}", f"{facts.driver} under CUDA {major}", "problem", advice)
+
+
+def _major(version: str | None) -> int:
+    return int(version.split(".")[0]) if version else 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to say it."""
+
+    pack: Path | None = None
+    """Also decode some of this pack's pictures, and compare them with what was packed."""
+    json: bool = False
+    """Print facts and findings as JSON, and nothing else."""
+
+
+def main() -> int:
+    """Learn, judge, say."""
+    job = parse(lambda: tyro.cli(Job, prog="python -m pipelines.doctor"))
+    facts = learn()
+    findings = judge(facts)
+    findings += [try_decoder(Pack(job.pack))] if job.pack else []
+    if job.json:
+        print(json.dumps({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}))  # noqa: T201
+    else:
+        show(findings)
+    return 1 if any(finding.verdict == "problem" for finding in findings) else 0
+
+
+def show(findings: list[Finding]) -> None:
+    """A table, below it what to do or why something is not known, and how many lines want a look."""
+    console = Console()
+    table = Table("about", "found", "")
+    for finding in findings:
+        table.add_row(finding.about, finding.found, finding.verdict)
+    console.print(table)
+    for finding in findings:
+        if finding.advice:
+            line = f"{finding.verdict}: {finding.about}: {finding.advice}"
+            console.print(line, highlight=False, soft_wrap=True)
+    counts = Counter(finding.verdict for finding in findings)
+    console.print(
+        f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown", highlight=False
+    )
+
+
+if __name__ == "__main__":
+    run(main, PackError)

@@ -1,0 +1,64 @@
+"""Self-test: does the decoder that training will use see the pictures that were packed?
+
+Before it: a pack, which knows each picture's mean luma, and an engine. After it: `python -m pipelines.doctor --pack PACK`,
+and the GPU check. A broken build of a decoder shows in seconds: black, shifted or swapped pictures have another mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.machine import available_cores
+from cache.store import Pack
+from pipelines.request import Device, Engine, Request, Settings
+from pipelines.tier import Tier
+
+TOLERANCE: Final = 4.0
+"""Levels of 255 by which a mean luma may be off: the samples below are not all the pixels, and decoders differ a little."""
+_SIZE: Final = 128
+"""Samples a side of each picture."""
+_BATCH: Final = 16
+_LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as the pack's
+
+
+def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> NDArray[np.float32]:
+    """By how many levels of 255 each picture's mean luma, as the engine decodes it, is off the pack's: float32 `[n]`.
+
+    Each picture is decoded in full and sampled at `_SIZE` x `_SIZE` places over all of it. Raises StreamError.
+    """
+    nothing, halvings = np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
+    tier = Tier(pack, nothing, halvings)
+    settings = Settings(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, tier)
+    found = [
+        images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA
+        for _, images in engine(pack, _whole_pictures(pack, rows), settings)
+    ]
+    return np.asarray(np.concatenate(found) - pack.mean_lumas[rows], dtype=np.float32)
+
+
+def faults(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> list[str]:
+    """The pictures of these rows that the engine sees otherwise than they were packed, each with its error."""
+    errors = luma_errors(pack, rows, engine, device)
+    wrong = np.flatnonzero(~(np.abs(errors) <= TOLERANCE))
+    return [f"{pack.describe(rows[place])} is {errors[place]:+.1f} levels off" for place in wrong.tolist()]
+
+
+def spread(pack: Pack, count: int) -> NDArray[np.int64]:
+    """At most so many rows, spread over the pack."""
+    return np.arange(len(pack))[:: -(-len(pack) // count)]
+
+
+def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[Request]:
+    """Requests whose window is the whole picture, in levels, nothing changed."""
+    for low in range(0, len(rows), _BATCH):
+        ids = rows[low : low + _BATCH]
+        geometry = np.zeros((len(ids), 1, 3, 3), dtype=np.float32)
+        geometry[:, 0, 0, 0], geometry[:, 0, 1, 1] = pack.stored_sizes[ids].T / _SIZE
+        geometry[..., 2, 2] = 1
+        colour = np.tile(np.eye(3, 4, dtype=np.float32), (len(ids), 1, 1, 1))
+        halvings = np.zeros(len(ids), dtype=np.int32)
+        yield Request(ids, geometry, colour, halvings, epoch=0, stop=low + len(ids))

@@ -1,0 +1,313 @@
+"""GPU check: everything that this project promises of a GPU and could not see where it was written, in one run.
+
+    python tests/gpu_check.py [--pack PACK]        (make gpu-check)
+
+Before it: a machine with an NVIDIA GPU. After it: a certificate, gpu-report.md and gpu-report.json, with driver, versions
+and figures; exit code 0 only if every check passed. Without a GPU it says so, exit code 2. `--device cpu` rehearses
+it: the same checks on the CPU, and a certificate that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
+
+import numpy as np
+import psutil
+import torch
+import tyro
+from reads import host_reads, syncs_raise, walk
+from watermark import overwritten
+
+import train
+from cache.command import parse, run
+from cache.store import Pack, PackError
+from model.run import Run, RunError
+from model.shapes import METRICS
+from pipelines import dali, doctor, selftest
+from pipelines.augment import Augment
+from pipelines.benchmark.measure import sample
+from pipelines.examine import available
+from pipelines.loader import Loader, Resources
+from pipelines.request import Device, ResourcesError, StreamError
+
+ROOT: Final = Path(__file__).parents[1]
+APART: Final = 1.0
+"""Mean levels of 255 by which the two devices may differ on the same draws."""
+GROWTH: Final = 64 * 2**20
+"""Bytes that memory may grow by between an early epoch and the last."""
+STILL: Final = Augment(size=128).centre()
+CHANGES: Final = {
+    "decode": STILL,
+    "warp": replace(STILL, rotation=15.0, shear=10.0, placement="random", scale=(0.8, 1.2)),
+    "colour": replace(STILL, brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1),
+    "halve": replace(STILL, size=32),
+}
+"""An augmentation for each operator, which changes nothing else."""
+ROWS: Final = {
+    "gpu": ("decode-only", "threads-encoded", "threads-decoded", "dali-gpu-encoded", "dali-gpu-decoded"),
+    "cpu": ("decode-only", "threads-encoded", "threads-decoded", "dali-cpu-encoded", "dali-cpu-decoded"),
+}
+"""Of the benchmark: libjpeg-turbo on all cores as the ceiling, and every tier."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is checked, and how long. job: the training. folder: takes what the checks write."""
+
+    pack: Pack
+    device: Device
+    folder: Path
+    job: train.Job
+    images: int = 64
+    """Of the pack, where a check goes over images again and again."""
+    batches: int = 10_000
+    epochs: int = 50
+    seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check came to. figures: its numbers, each named with its unit."""
+
+    passed: bool
+    found: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def decoder(setup: Setup) -> Outcome:
+    """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
+    rows = selftest.spread(setup.pack, 4 * setup.images)
+    errors = np.abs(selftest.luma_errors(setup.pack, rows, dali.stream, setup.device))
+    passed = bool((errors <= selftest.TOLERANCE).all())
+    found = f"{len(rows)} pictures, at most {errors.max():.2f} levels off what was packed"
+    return Outcome(passed, found, {"levels": float(errors.max())})
+
+
+def operators(setup: Setup) -> Outcome:
+    """Operator by operator: DALI on the device against libjpeg-turbo and OpenCV, on the same draws."""
+    apart = {name: levels_apart(setup, augment) for name, augment in CHANGES.items()}
+    return _parity(apart)
+
+
+def batches(setup: Setup) -> Outcome:
+    """Whole batches of every role, as training and evaluation ask for them."""
+    recipe = Augment()
+    apart = {
+        "training": levels_apart(setup, recipe),
+        "four views": levels_apart(setup, recipe, views=4),
+        "decoded tier": levels_apart(setup, recipe, tier="decoded"),
+        "evaluation": levels_apart(setup, recipe.centre()),
+        "crops": levels_apart(setup, recipe.crops(), views=4),
+    }
+    return _parity(apart)
+
+
+def _parity(apart: dict[str, float]) -> Outcome:
+    worst = max(apart, key=lambda name: apart[name])
+    passed = all(levels <= APART for levels in apart.values())
+    return Outcome(passed, f"at most {apart[worst]:.3f} levels apart on average ({worst})", apart)
+
+
+def levels_apart(
+    setup: Setup, augment: Augment, views: int = 1, tier: Literal["encoded", "decoded"] = "encoded"
+) -> float:
+    """Mean levels of 255 between DALI on the device and the threads engine, over the second epoch of some rows."""
+    rows, sides = selftest.spread(setup.pack, setup.images), []
+    for resources in (Resources("dali", setup.device, tier=tier), Resources("threads", "cpu")):
+        with Loader(
+            setup.pack, augment, rows, resources, batch_size=16, views=views, epochs=2, shuffle=True
+        ) as loader:
+            sides.append(torch.cat([batch.images.cpu() for batch in loader]))
+    return float(255 * (sides[0] - sides[1]).abs().mean())
+
+
+def hand_over(setup: Setup) -> Outcome:
+    """Watermarked batches: none is overwritten while it is held."""
+    wrong = overwritten(setup.pack, dali.stream, setup.device, setup.batches)
+    return Outcome(wrong == 0, f"{setup.batches} batches, {wrong} values overwritten", {"values": wrong})
+
+
+def memory(setup: Setup) -> Outcome:
+    """Memory at the end of many epochs is what it was after the first tenth of them."""
+    rows, taken = selftest.spread(setup.pack, setup.images), []
+    with Loader(
+        setup.pack, Augment(), rows, Resources("dali", setup.device), shuffle=True, epochs=setup.epochs
+    ) as loader:
+        for _ in range(setup.epochs):
+            for _ in loader.epoch():
+                pass
+            taken.append(memory_in_use(setup.device))
+    grown = taken[-1] - taken[setup.epochs // 10]
+    found = f"{grown / 2**20:+.1f} MiB from epoch {setup.epochs // 10} to {setup.epochs - 1}"
+    return Outcome(grown <= GROWTH, found, {"MiB": grown / 2**20})
+
+
+def memory_in_use(device: Device) -> int:
+    """Bytes: of the GPU, by whoever; or of this process."""
+    if device == "gpu":
+        torch.cuda.synchronize()
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+    return int(psutil.Process().memory_info().rss)
+
+
+def waiting(setup: Setup) -> Outcome:
+    """The step loop reads nothing from the device: torch raises where it would wait, or counts where it reads."""
+    try:
+        found = walk(setup.pack, setup.device, syncs_raise if setup.device == "gpu" else host_reads)
+    except RuntimeError as error:  # what the debug mode raises
+        return Outcome(False, " ".join(str(error).split())[:200])
+    return Outcome(not found, f"{len(found or [])} reads in the step loop")
+
+
+def throughput(setup: Setup) -> Outcome:
+    """Images a second of every tier, and of the ceiling, libjpeg-turbo on all cores."""
+    rates = {
+        name: sample(name, setup.pack.path, setup.seconds).images_per_second for name in ROWS[setup.device]
+    }
+    return Outcome(min(rates.values()) > 0, "images a second, below", rates)
+
+
+def training(setup: Setup) -> Outcome:
+    """One whole run, better than chance."""
+    started = time.perf_counter()
+    train.train(setup.job, lambda: None)
+    row = Run(setup.job.out).rows(METRICS)[-1]
+    seconds, chance = time.perf_counter() - started, 1 / len(setup.pack.classes)
+    passed = math.isfinite(row["valid_loss"]) and row["accuracy"] > chance
+    found = f"validation accuracy {row['accuracy']:.3f} of n = {row['n']} after {seconds:.0f} s, the last epoch's network"
+    return Outcome(passed, found, {"accuracy": row["accuracy"], "seconds": seconds})
+
+
+def tests(_: Setup) -> Outcome:
+    """The tests that are marked for the GPU; a skipped one has failed."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"],
+        cwd=ROOT,
+        env=os.environ | {"REQUIRE_GPU": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Outcome(answer.returncode == 0, (answer.stdout.strip().splitlines() or ["nothing"])[-1])
+
+
+Check = Callable[[Setup], Outcome]
+CHECKS: Final[dict[str, Check]] = {
+    check.__name__: check
+    for check in (decoder, operators, batches, hand_over, memory, waiting, throughput, training, tests)
+}
+
+
+def examine(setup: Setup, checks: dict[str, Check] = CHECKS) -> dict[str, Outcome]:
+    """Every check in turn, each said as it ends; one that raises has failed, and the others still run."""
+    outcomes = {}
+    for name, check in checks.items():
+        try:
+            with redirect_stdout(sys.stderr):
+                outcomes[name] = check(setup)
+        except Exception as error:  # whatever a device comes up with belongs into the certificate
+            outcomes[name] = Outcome(False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        print(
+            f"{'passed' if outcomes[name].passed else 'FAILED'}: {name}: {outcomes[name].found}", flush=True
+        )
+    return outcomes
+
+
+def certify(setup: Setup, outcomes: dict[str, Outcome], folder: Path) -> bool:
+    """Write gpu-report.json and gpu-report.md; whether all passed."""
+    passed = all(outcome.passed for outcome in outcomes.values())
+    content: dict[str, Any] = {
+        "device": setup.device,
+        "passed": passed,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": f"{setup.pack.path.name}: {len(setup.pack)} images, {setup.pack.nbytes / len(setup.pack) / 1000:.0f} kB each",
+        "facts": asdict(doctor.learn()),
+        "checks": {name: asdict(outcome) for name, outcome in outcomes.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu-report.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "gpu-report.md").write_text("\n".join(as_markdown(content)) + "\n")
+    return passed
+
+
+def as_markdown(content: dict[str, Any]) -> list[str]:
+    """The certificate for a reader, line by line."""
+    facts, rehearsed = content["facts"], content["device"] == "cpu"
+    gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "none"
+    lines = [
+        "# GPU check" + (", rehearsed on the CPU: nothing here was measured on a GPU" if rehearsed else ""),
+        "",
+        f"{'All checks passed' if content['passed'] else 'NOT all checks passed'}, {content['date']}. {facts['machine']}; "
+        f"GPU: {gpus}; driver {facts['driver'] or 'not known: ' + facts['driver_unknown']}. {content['data']}.",
+        "",
+        "; ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
+        "",
+        "| check | | found |",
+        "|---|---|---|",
+    ]
+    for name, outcome in content["checks"].items():
+        lines.append(f"| {name} | {'passed' if outcome['passed'] else '**failed**'} | {outcome['found']} |")
+    lines += ["", "| check | figure | |", "|---|---|---|"]
+    for name, outcome in content["checks"].items():
+        lines += [f"| {name} | {figure} | {value:.4g} |" for figure, value in outcome["figures"].items()]
+    return lines
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to check."""
+
+    pack: Path | None = None
+    """A pack of photographs; without it 720 drawn dogs, whose throughput says little."""
+    out: Path = Path()
+    """Where gpu-report.md and gpu-report.json go."""
+    device: Device = "gpu"
+    """cpu: rehearse where there is no GPU."""
+
+
+def main() -> int:
+    """Check the device, and certify what came of it."""
+    job = parse(lambda: tyro.cli(Job, prog="python tests/gpu_check.py"))
+    if job.device == "gpu" and not torch.cuda.is_available():
+        raise ResourcesError(
+            "gpu-check: torch finds no CUDA GPU here, so nothing was checked; python -m pipelines.doctor says what there "
+            "is, and --device cpu rehearses"
+        )
+    if not available():
+        raise ResourcesError("gpu-check: DALI is not installed; pip install nvidia-dali-cuda120")
+    with tempfile.TemporaryDirectory(prefix="greyhound-gpu-") as temporary:
+        folder = Path(temporary)
+        pack = Pack(job.pack or draw(folder))
+        resources = Resources(device=job.device)
+        fast = train.Job(pack=pack.path, out=folder / "run", recipe=train.FAST, resources=resources)
+        setup = Setup(pack, job.device, folder, fast)
+        passed = certify(setup, examine(setup), job.out)
+    print(f"certificate: {job.out / 'gpu-report.md'}")
+    return 0 if passed else 1
+
+
+def draw(folder: Path) -> Path:
+    """A pack of drawn dogs."""
+    images, pack = folder / "images", folder / "dogs.arrow"
+    for arguments in (["demo", str(images)], ["pack", str(images), "--out", str(pack)]):
+        subprocess.run([sys.executable, "-m", "cache", *arguments], cwd=ROOT, check=True)
+    return pack
+
+
+if __name__ == "__main__":
+    run(main, PackError, RunError, ResourcesError, StreamError)

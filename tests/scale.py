@@ -1,0 +1,126 @@
+"""How long an index of millions of images takes to open, to order and to draw for, and what memory: docs/scale.md.
+
+    python tests/scale.py --images 1300000 --shards 8
+
+Before it: nothing; it writes a pack whose images are four bytes each, so that all but the photographs is as in a pack of
+that size. After it: one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import tyro
+
+from cache.shards import divide, shard_paths
+from cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
+from pipelines.augment import Augment, draw
+from pipelines.order import epoch_order, share
+
+T = TypeVar("T")
+
+ROWS_A_RECORD_BATCH = 300
+"""As many photographs of 110 kB as fill the packer's 32 MiB."""
+BATCH = 1024
+CLASSES = tuple(f"class {number:04d}" for number in range(1000))
+
+
+def main(images: int = 1_300_000, shards: int = 8, folder: Path | None = None) -> None:
+    """Write the pack, then measure in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        pack = Path(temporary) / "scale.arrow"
+        for index, (path, (low, high)) in enumerate(
+            zip(shard_paths(pack, shards), divide(images, shards), strict=True)
+        ):
+            write(path, low, high, index, shards)
+        print(subprocess.check_output([sys.executable, __file__, "measure", str(pack)], text=True), end="")
+
+
+def write(path: Path, low: int, high: int, index: int, shards: int) -> None:
+    """One shard, of the rows low to high."""
+    columns = index_of(low, high)
+    header = Header(CLASSES, "0" * 64, 0).of_shard(index, shards, index_checksum(columns))
+    table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
+        for batch in table.to_batches(max_chunksize=ROWS_A_RECORD_BATCH):
+            writer.write_batch(batch)
+
+
+def index_of(low: int, high: int) -> dict[str, pa.Array]:
+    """The columns of these rows."""
+    rows = np.arange(low, high)
+    count = len(rows)
+    splits = np.where(rows % 20 == 0, 1, np.where(rows % 20 == 1, 2, 0)).astype(np.int8)
+    offsets = pa.py_buffer(np.arange(0, 4 * count + 1, 4, dtype=np.int64))
+    images = pa.py_buffer(rows.astype(np.int32))
+    names = pa.array(rows % len(CLASSES)).cast(pa.string())
+    columns = {
+        "image": pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, [None, offsets, images]),
+        "label": pa.array((rows % len(CLASSES)).astype(np.int32)),
+        "split": pa.DictionaryArray.from_arrays(pa.array(splits), pa.array(SPLITS)),
+        "width": pa.array(np.full(count, 500, np.int32)),
+        "height": pa.array(np.full(count, 375, np.int32)),
+        "orientation": pa.array(np.ones(count, np.uint8)),
+        "mean_luma": pa.array(np.full(count, 110, np.float32)),
+        "crc32": pa.array(np.zeros(count, np.uint32)),
+    }
+    numbers = pa.array(rows).cast(pa.string())
+    joined = pa.compute.binary_join_element_wise(names, numbers, "/photograph_of_it_number_")
+    return columns | {"path": joined}
+
+
+def measure(path: str) -> None:
+    """Open, order, draw; a line of JSON."""
+    before = peak()
+    pack, opened = timed(lambda: Pack(path))
+    ids = pack.ids("train")
+    order, ordered = timed(lambda: epoch_order(ids, 0, 1))
+    peaks = peak() - before
+    augment, mine = Augment(), share(order, 0, 8)
+
+    def draw_batches() -> None:
+        for low in range(0, 64 * BATCH, BATCH):
+            rows = mine[low : low + BATCH]
+            draw(augment, 0, 1, rows, pack.sizes[rows], lumas=pack.mean_lumas[rows])
+
+    _, drawn = timed(draw_batches)
+    found: dict[str, Any] = {
+        "images": len(pack),
+        "shards": pack.header.shards,
+        "index_bytes": sum(file.stat().st_size for file in Path(path).parent.iterdir()),
+        "open_s": round(opened, 2),
+        "order_s": round(ordered, 2),
+        "draw_s_a_million": round(drawn / (64 * BATCH) * 1e6, 1),
+        "peak_bytes_added": peaks,
+        "peak_bytes": peak(),
+    }
+    print(json.dumps(found))
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it returns, and how many seconds of a processor it took."""
+    started = time.process_time()
+    value = work()
+    return value, time.process_time() - started
+
+
+def peak() -> int:
+    """Bytes that were resident at most, the mapped pages of the pack among them."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["measure"]:
+        measure(sys.argv[2])
+    else:
+        tyro.cli(main)

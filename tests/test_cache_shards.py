@@ -1,0 +1,194 @@
+"""cache/shards.py: a pack in several files is the pack in one, and what does not belong together is one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encode, noise
+from runs import Here
+
+from cache import store
+from cache.pack import Options, pack
+from cache.shards import ShardsError, check_name_free, divide, find, shard_paths
+from cache.store import Pack, PackError
+from pipelines.augment import Augment
+from pipelines.loader import Loader, Resources
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven images in two classes."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(7):
+        file = root / ("cat" if number < 3 else "dog") / f"{number}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(encode(noise(30 + number, 40, number), "JPEG"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same pack in one file and in three."""
+    folder = tmp_path_factory.mktemp("packs")
+    pack(images, folder / "one.arrow", Options(keep_grayscale=True))
+    pack(images, folder / "three.arrow", Options(keep_grayscale=True, shards=3))
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "packs"))
+
+
+def test_a_pack_in_three_files_is_the_pack_in_one(made: Path) -> None:
+    one, three = Pack(made / "one.arrow"), Pack(made / "three.arrow")
+    assert {file.name for file in made.iterdir()} == {
+        "one.arrow",
+        "three-00000-of-00003.arrow",
+        "three-00001-of-00003.arrow",
+        "three-00002-of-00003.arrow",
+    }
+    for name in ("labels", "sizes", "orientations", "stored_sizes", "mean_lumas", "crc32s"):
+        assert np.array_equal(getattr(one, name), getattr(three, name)), name
+    for row in range(7):
+        assert one.encoded(row).tobytes() == three.encoded(row).tobytes()
+        assert one.describe(row) == three.describe(row)
+    assert all(one.ids(split).tolist() == three.ids(split).tolist() for split in ("train", "val", "test"))
+    assert (one.header.shards, three.header.shards) == (1, 3)
+    assert three.summary() | {"path": None} == one.summary() | {"path": None}
+    assert three.damaged() == []
+
+
+@pytest.mark.parametrize("residency", ["mmap", "ram"])
+def test_a_loader_reads_all_shards(made: Path, residency: str) -> None:
+    opened = [Pack(made / name, residency) for name in ("one.arrow", "three.arrow")]  # type: ignore[arg-type]
+    resources = Resources(device="cpu", threads=1)
+    batches = []
+    for each in opened:
+        with Loader(each, Augment(size=16), np.arange(7), resources, shuffle=True, epochs=1) as loader:
+            batches.append(next(iter(loader)))
+    assert batches[0].ids.tolist() == batches[1].ids.tolist()
+    assert np.array_equal(batches[0].images.numpy(), batches[1].images.numpy())
+
+
+def test_what_memory_cannot_hold_is_read_when_it_is_needed(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "available_memory", lambda: 100)
+    opened = Pack(made / "three.arrow")
+    opened.make_resident()
+    assert not opened._resident
+    assert opened.is_sound(6)
+    monkeypatch.undo()
+    opened.make_resident()
+    assert opened._resident
+
+
+def test_any_shard_opens_the_pack(made: Path) -> None:
+    assert len(Pack(made / "three-00001-of-00003.arrow")) == 7
+
+
+def test_a_damaged_image_is_found_in_its_file(folder: Path) -> None:
+    file = folder / "three-00001-of-00003.arrow"
+    opened = Pack(folder / "three.arrow")
+    data, image = bytearray(file.read_bytes()), opened.encoded(3).tobytes()
+    data[data.index(image) + 30] ^= 1
+    file.write_bytes(data)
+    again = Pack(folder / "three.arrow")
+    assert again.damaged() == [3]
+    with pytest.raises(PackError, match=r"three-00001-of-00003\.arrow is damaged: row 3 \('dog/3\.jpg'\)"):
+        again.encoded(3)
+
+
+def lose(folder: Path) -> None:
+    (folder / "three-00001-of-00003.arrow").unlink()
+
+
+def swap(folder: Path) -> None:
+    one, other = folder / "three-00001-of-00003.arrow", folder / "three-00002-of-00003.arrow"
+    one.rename(folder / "spare")
+    other.rename(one)
+    (folder / "spare").rename(other)
+
+
+def double(folder: Path) -> None:
+    shutil.copy(folder / "one.arrow", folder / "three-00000-of-00002.arrow")
+
+
+def rename(folder: Path) -> None:
+    (folder / "three-00001-of-00003.arrow").rename(folder / "three.arrow")
+
+
+def mix(folder: Path) -> None:
+    other = folder / "other.arrow"
+    images = folder / "images"
+    for number in range(7):
+        file = images / ("cat" if number < 3 else "dog") / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode(noise(30, 40, 70 + number), "JPEG"))
+    pack(images, other, Options(keep_grayscale=True, shards=3))
+    (folder / "other-00002-of-00003.arrow").replace(folder / "three-00002-of-00003.arrow")
+
+
+def cut(folder: Path) -> None:
+    file = folder / "three-00001-of-00003.arrow"
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lose,
+            r"three\.arrow has 1 of its 3 shards missing, the first three-00001-of-00003\.arrow; copy the pack again",
+        ),
+        (swap, r"three-00001-of-00003\.arrow is shard 2 of 3, and its name says 1 of 3"),
+        (double, r"three\.arrow is there in 2 shards and in 3; expected one pack of the name"),
+        (rename, r"three\.arrow is shard 1 of 3, and its name says 0 of 1"),
+        (mix, r"three-00002-of-00003\.arrow is of another pack than three-00000-of-00003\.arrow beside it"),
+        (cut, r"three-00001-of-00003\.arrow is no readable pack"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    folder: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    spoil(folder)
+    with pytest.raises(PackError, match=says):
+        Pack(folder / "three.arrow")
+
+
+def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: Path) -> None:
+    with pytest.raises(PackError, match=r"three\.arrow is there in another number of files, 3; remove them"):
+        pack(images, folder / "three.arrow", Options(keep_grayscale=True))
+    with pytest.raises(PackError, match=r"one\.arrow is there in another number of files, 1"):
+        pack(images, folder / "one.arrow", Options(keep_grayscale=True, shards=2))
+    with pytest.raises(ShardsError, match="is named as a shard is"):
+        check_name_free(folder / "new-00000-of-00002.arrow", 1)
+    check_name_free(folder / "three.arrow", 3)
+
+
+def test_names_and_bounds() -> None:
+    assert shard_paths(Path("a/dogs.arrow"), 1) == [Path("a/dogs.arrow")]
+    assert shard_paths(Path("a/dogs.arrow"), 2)[1] == Path("a/dogs-00001-of-00002.arrow")
+    assert find(Path("nowhere/dogs.arrow")) == [Path("nowhere/dogs.arrow")]
+    assert divide(7, 3) == [(0, 2), (2, 4), (4, 7)]
+    for shards in (0, 8):
+        with pytest.raises(ShardsError, match=f"shards is {shards}; expected 1 to 7"):
+            divide(7, shards)
+
+
+def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here: Here) -> None:
+    answer = here(
+        "cache/__main__.py", "pack", str(images), "--out", "p.arrow", "--shards", "2", "--keep-grayscale"
+    )
+    assert answer.code == 0
+    assert "in 2 shards" in answer.out
+    answer = here("cache/__main__.py", "verify", "p.arrow")
+    assert (answer.code, answer.out) == (0, "p.arrow: 7 of 7 images are as they were packed\n")
+    answer = here("cache/__main__.py", "pack", str(images), "--out", "q.arrow", "--shards", "99")
+    assert answer.code == 2
+    assert answer.err == "error: shards is 99; expected 1 to 7, at least an image in each\n"

@@ -1,0 +1,25 @@
+"""A list on disk answers as the list that it was made of."""
+
+from __future__ import annotations
+
+import pytest
+
+from cache.spool import spool
+from cache.survey import Look
+
+
+def test_items_come_back_in_order_and_by_place() -> None:
+    items = [Look(sha256="a", thumbnail=bytes(768)), Look(), Look(detail="\udcff \U0001f415")]
+    with spool(items) as spooled:
+        assert len(spooled) == 3
+        assert [spooled[place] for place in (2, 0, 1)] == [items[2], items[0], items[1]]
+        assert [(item, spooled[0]) for item in spooled] == [(item, items[0]) for item in items]
+        assert list(zip(spooled, spooled, strict=True)) == [(item, item) for item in items]
+        with pytest.raises(IndexError):
+            spooled[3]
+
+
+def test_nothing_is_a_list_too() -> None:
+    nothing: list[int] = []
+    with spool(nothing) as spooled:
+        assert (len(spooled), list(spooled)) == (0, [])

@@ -1,0 +1,119 @@
+"""The GPU check, rehearsed on the CPU: the same code, its certificate, and that it finds what is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gpu_check
+import pytest
+import torch
+from gpu_check import CHECKS, Outcome, Setup, certify, examine
+from runs import TINY, Here, tiny_job
+
+from cache.store import Pack
+from model import figures, report
+from model.schedule import Phase
+from pipelines.augment import Augment
+from pipelines.examine import available
+from train import Averaging
+
+ROOT = Path(__file__).parents[1]
+needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+
+
+def setup(pack: Pack, folder: Path) -> Setup:
+    recipe = replace(TINY, phases=(Phase(epochs=1, high=0.01, low=0.002),), averaging=Averaging(steps=0))
+    job = tiny_job(pack.path, folder / "run", recipe=recipe)
+    return Setup(pack, "cpu", folder, job, images=6, batches=50, epochs=10, seconds=0.5)
+
+
+@needs_dali
+def test_the_rehearsal_passes_and_its_certificate_says_that_it_is_one(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(gpu_check, "ROWS", {"cpu": ("threads-encoded",)})
+    given = setup(colour_pack, tmp_path)
+    outcomes = examine(given, {name: check for name, check in CHECKS.items() if name != "tests"})
+    assert {name: outcome.found for name, outcome in outcomes.items() if not outcome.passed} == {}
+    assert certify(given, outcomes, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "gpu-report.json").read_text())
+    assert (content["device"], content["passed"]) == ("cpu", True)
+    assert set(content["checks"]) == set(CHECKS) - {"tests"}
+    assert content["checks"]["throughput"]["figures"]["threads-encoded"] > 0
+    assert content["facts"]["versions"]["torch"]
+    text = (tmp_path / "out" / "gpu-report.md").read_text()
+    assert text.startswith("# GPU check, rehearsed on the CPU: nothing here was measured on a GPU\n")
+    assert "All checks passed" in text
+
+
+@needs_dali
+@pytest.mark.parametrize("check", ["decoder", "operators"])
+def test_pixels_that_are_wrong_fail(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str
+) -> None:
+    from pipelines import dali
+
+    real = dali.hand_over
+    monkeypatch.setattr(dali, "hand_over", lambda *arguments: real(*arguments).flip(-1))
+    outcome = CHECKS[check](setup(colour_pack, tmp_path))
+    assert not outcome.passed
+
+
+def test_a_check_that_raises_has_failed_and_the_next_one_runs(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Setup) -> Outcome:
+        raise RuntimeError("CUDA error:\n an illegal memory access")
+
+    given = setup(colour_pack, tmp_path)
+    outcomes = examine(given, {"broken": broken, "sound": lambda _: Outcome(True, "well", {"MiB": 1.5})})
+    assert outcomes["broken"] == Outcome(False, "RuntimeError: CUDA error: an illegal memory access")
+    assert capsys.readouterr().out.splitlines()[1] == "passed: sound: well"
+    assert not certify(given, outcomes, tmp_path)
+    text = (tmp_path / "gpu-report.md").read_text()
+    assert "NOT all checks passed" in text
+    assert "| broken | **failed** | RuntimeError: CUDA error: an illegal memory access |" in text
+    assert "| sound | MiB | 1.5 |" in text
+
+
+def test_memory_that_grows_fails(colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter(range(0, 10 * gpu_check.GROWTH, gpu_check.GROWTH))
+    monkeypatch.setattr(gpu_check, "memory_in_use", lambda _: next(taken))
+    monkeypatch.setattr(gpu_check, "Augment", lambda: Augment(size=32))
+    assert not gpu_check.memory(setup(colour_pack, tmp_path)).passed
+
+
+@no_gpu
+def test_without_a_gpu_it_says_so(here: Here, tmp_path: Path) -> None:
+    answer = here("tests/gpu_check.py")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("error: gpu-check: torch finds no CUDA GPU here, so nothing was checked")
+    assert answer.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@no_gpu
+def test_a_skipped_gpu_test_is_a_failed_one_where_a_gpu_is_required() -> None:
+    arguments: list[Any] = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "tests/test_pipelines_handover.py",
+    ]
+    environment = os.environ | {"REQUIRE_GPU": "1"}
+    answer = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "2 failed" in answer.stdout
+    assert "REQUIRE_GPU=1, and this was skipped" in answer.stdout

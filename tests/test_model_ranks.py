@@ -1,0 +1,462 @@
+"""model/ranks.py: two processes on the CPU train, validate, average and solve as one does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from processes import answers, on_ranks
+from runs import ONE_THREAD, TINY, tiny_job
+from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+import eval
+import train
+from cache.command import Stopped
+from cache.store import Pack
+from model import checkpoint, ranks, swa
+from model.loss import smoothed_cross_entropy
+from model.network import build, set_training, synchronised
+from model.run import AVERAGED, BEST, LAST, Run, RunError
+from model.schedule import Phase
+from model.shapes import EVALUATION, HEAD, METRICS, SWA
+from model.step import share_weight, train_step, validate
+from pipelines.loader import Resources
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build("test_efficientnet", 3, "none")
+
+
+def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = torch.Generator().manual_seed(count)
+    return torch.rand(count, 3, 32, 32, generator=drawn), torch.randint(3, (count,), generator=drawn)
+
+
+def share(*whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(part[ranks.rank() :: ranks.count()] for part in whole)
+
+
+def joined(work: Callable[..., Any], *arguments: Any) -> Any:
+    with ranks.joined(CPU):
+        return work(*arguments)
+
+
+Pair: TypeAlias = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    """What two ranks come to."""
+    return on_ranks(2, joined, everything)
+
+
+def everything() -> dict[str, Any]:
+    return {
+        "gradients": {images: gradients(images, True) for images in (8, 7, 1)},
+        "validated": validated(7),
+        "averaged": {images: averaged(images, True) for images in (8, 7)},
+        "refreshed": refreshed(),
+    }
+
+
+# --- one process -----------------------------------------------------------------------------------------------------
+
+
+def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
+    rows, stop = torch.arange(3.0), lambda: 15
+    with ranks.joined(CPU):
+        assert (ranks.rank(), ranks.count(), ranks.neighbours(), ranks.leads()) == (0, 1, 1, True)
+        assert ranks.gathered(rows) is rows
+        assert ranks.agreed(stop) is stop
+        assert ranks.from_first(lambda: 7) == 7
+        ranks.add_up([rows])
+        ranks.take_from_first([rows])
+        assert rows.tolist() == [0, 1, 2]
+        given = network()
+        assert ranks.parallel(given) is given
+    assert not ranks.restarted()
+
+
+# --- words between ranks ---------------------------------------------------------------------------------------------
+
+
+def words() -> dict[str, Any]:
+    rank, layer = ranks.rank(), nn.Linear(2, 1)
+    nn.init.constant_(layer.weight, rank)
+    ranks.take_from_first(layer.parameters())
+    total, low = torch.tensor([rank, 1.0]), torch.tensor([float(rank), 9.0 - rank])
+    ranks.add_up([total])
+    ranks.least(low)
+    before = torch.rand(1)
+    torch.manual_seed(3)
+    ranks.part_randomness()
+    return {
+        "gathered": ranks.gathered(torch.full((rank, 2), float(rank))).tolist(),
+        "from_first": ranks.from_first(lambda: f"said by {rank}"),
+        "stop": ranks.agreed(lambda: 15 if rank == 1 else None)(),
+        "total": total.tolist(),
+        "least": low.tolist(),
+        "weight": layer.weight.tolist(),
+        "draw": float(torch.rand(1) + 0 * before),
+    }
+
+
+def test_what_the_ranks_tell_each_other() -> None:
+    first, second, third = on_ranks(3, joined, words)
+    assert first["gathered"] == [[1, 1], [2, 2], [2, 2]]
+    assert second["gathered"] == third["gathered"] == []
+    for said in (first, second, third):
+        assert said["from_first"] == "said by 0"
+        assert said["stop"] == 15
+        assert said["total"] == [3, 3]
+        assert said["least"] == [0, 7]
+        assert said["weight"] == [[0, 0]]
+    torch.manual_seed(3)
+    assert first["draw"] == float(torch.rand(1))
+    assert len({said["draw"] for said in (first, second, third)}) == 3
+
+
+# --- a step ----------------------------------------------------------------------------------------------------------
+
+
+def gradients(images: int, frozen: bool) -> list[torch.Tensor]:
+    """Of one step on so many images, over all ranks; and what the step made of the weights."""
+    learns = network()
+    called = ranks.parallel(learns)
+    set_training(called, frozen)
+    optimiser = torch.optim.SGD(learns.parameters(), lr=0.0)
+    pixels, labels = share(*batch(images))
+    weight = share_weight(len(labels), images)
+    train_step(called, optimiser, pixels, labels, smoothed_cross_entropy(0.1, 3), 0.1, False, weight)
+    found = [parameter.grad.clone() for parameter in learns.parameters() if parameter.grad is not None]
+    return found + [parameter.detach().clone() for parameter in learns.parameters()]
+
+
+@pytest.mark.parametrize("images", [8, 7, 1])
+def test_a_step_is_one_ranks_step_at_the_global_batch(pair: Pair, images: int) -> None:
+    """Also where the shares are uneven, and where a rank has none."""
+    expected = gradients(images, frozen=True)
+    first, second = (found["gradients"][images] for found in pair)
+    assert len(first) == len(expected)
+    for one, other, alone in zip(first, second, expected, strict=True):
+        assert torch.equal(one, other), "every rank takes the same step"
+        torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unweighted_step_on_uneven_shares_would_be_another() -> None:
+    """What the weight is for."""
+    expected = gradients(3, frozen=True)
+    plain = [torch.stack(pair).mean(0) for pair in zip(*(halves(rank) for rank in range(2)), strict=True)]
+    weighted = [
+        (share_weight_of(2) * one + share_weight_of(1) * other) / 2
+        for one, other in zip(halves(0), halves(1), strict=True)
+    ]
+    alone = expected[: len(plain)]
+    assert max(float((one - other).abs().max()) for one, other in zip(plain, alone, strict=True)) > 1e-3
+    for one, other in zip(weighted, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def halves(rank: int) -> list[torch.Tensor]:
+    learns = network()
+    set_training(learns, frozen_statistics=True)
+    pixels, labels = (part[rank::2] for part in batch(3))
+    smoothed_cross_entropy(0.1, 3)(learns(pixels), labels).backward()
+    return [parameter.grad for parameter in learns.parameters() if parameter.grad is not None]
+
+
+def share_weight_of(images: int) -> float:
+    return 2 * images / 3
+
+
+def test_synchronised_batchnorm_keeps_the_names_of_the_weights() -> None:
+    plain = network()
+    converted = synchronised(deepcopy(plain))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+    assert plain.state_dict().keys() == converted.state_dict().keys()
+    pixels, _ = batch(2)
+    assert torch.equal(plain.eval()(pixels), converted.eval()(pixels))
+
+
+# --- validation and averaging ----------------------------------------------------------------------------------------
+
+
+def validated(images: int) -> dict[str, Any]:
+    return validate(network(), [share(*batch(images))], False)  # type: ignore[list-item]
+
+
+def averaged(images: int, frozen: bool) -> dict[str, torch.Tensor]:
+    pixels, labels = share(*batch(images))
+    half = (len(labels) + 1) // 2
+    passes = [(pixels[:half], labels[:half]), (pixels[half:], labels[half:])]
+    loss = smoothed_cross_entropy(0.1, 3)
+    result = swa.average(network(), lambda: passes, images, loss, 0.1, 2, frozen_statistics=frozen)
+    return result.state_dict()
+
+
+def test_validation_counts_every_image_once(pair: Pair) -> None:
+    expected = validated(7)
+    for found in (found["validated"] for found in pair):
+        assert found["n"] == 7
+        assert found["accuracy"] == expected["accuracy"]
+        assert found["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("images", [8, 7])
+def test_averaging_follows_the_same_gradient(pair: Pair, images: int) -> None:
+    expected = averaged(images, frozen=True)
+    first, second = (found["averaged"][images] for found in pair)
+    for name, value in expected.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+
+
+def refreshed() -> dict[str, torch.Tensor]:
+    """BatchNorm's statistics of 8 images in batches of two."""
+    pixels, labels = batch(8)
+    batches = [(pixels[k : k + 2], labels[k : k + 2]) for k in range(0, 8, 2)]
+    refresh = network()
+    swa.refresh_batchnorm(refresh, batches[ranks.rank() :: ranks.count()])
+    return refresh.state_dict()
+
+
+def test_batchnorm_is_refreshed_by_the_batches_of_all_ranks(pair: Pair) -> None:
+    expected = refreshed()
+    for found in (found["refreshed"] for found in pair):
+        for name in (name for name in expected if "running" in name):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-2, atol=1e-4)
+
+
+# --- a whole training ------------------------------------------------------------------------------------------------
+
+RECIPE = replace(
+    TINY,
+    frozen_statistics=True,
+    solve_head=True,
+    ema=0.7,
+    batch_size=7,
+    phases=(Phase(epochs=2, high=1e-4, low=2e-5, cycles=0.5),),
+    averaging=train.Averaging(steps=2, rate=1e-5),
+)
+"""Seven images on two ranks: no share is even."""
+
+
+def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) -> list[tuple[int, list[int]]]:
+    """Train, until a signal comes to the last rank before batch number `steps`; (epoch, rows of the pack) of each step."""
+    asked = iter(range(1, 10_000))
+    seen: list[tuple[int, list[int]]] = []
+    followed = train.followed
+
+    def follow(doing: str, loader: Any, *rest: Any) -> Any:
+        for batch in followed(doing, loader, *rest):
+            if doing.startswith("training"):
+                seen.append((loader.position.epoch, batch.ids.tolist()))
+            yield batch
+
+    def stop() -> int | None:
+        return 15 if next(asked) >= steps and ranks.rank() == ranks.count() - 1 else None
+
+    train.followed = follow  # type: ignore[assignment]
+    try:
+        train.train(tiny_job(pack, out, resume, RECIPE), stop)
+    except Stopped:
+        seen.append((-1, []))
+    finally:
+        train.followed = followed
+    return seen
+
+
+@pytest.fixture(scope="module")
+def alone(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    return out, trained(colour_pack.path, out)
+
+
+def woven(shares: list[list[Any]]) -> list[Any]:
+    """The steps of all ranks, as one rank would see them."""
+    found = []
+    for step in zip(*shares, strict=True):
+        rows = [0] * sum(len(ids) for _, ids in step)
+        for rank, (_, ids) in enumerate(step):
+            rows[rank :: len(step)] = ids
+        found.append((step[0][0], rows))
+    return found
+
+
+def check_same(out: Path, whole: Path) -> None:
+    for name, part in ((LAST, "network"), (LAST, "average"), (BEST, "network"), (AVERAGED, "network")):
+        found, expected = (checkpoint.load(folder / name)[part] for folder in (out, whole))
+        if part == "average":
+            assert found["updates"] == expected["updates"]
+            found, expected = found["network"], expected["network"]
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=2e-3, atol=2e-4, msg=f"{name} {key}")
+    for one, other in zip(Run(out).rows(METRICS), Run(whole).rows(METRICS), strict=True):
+        assert one["n"] == other["n"] == 6
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+        assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
+    for name in (HEAD, SWA):
+        assert (Run(out).folder / name).exists()
+    assert Run(out).read(HEAD)["images"] == Run(whole).read(HEAD)["images"] == 42
+
+
+def test_two_ranks_train_as_one_does(
+    colour_pack: Pack, tmp_path: Path, alone: tuple[Path, list[Any]]
+) -> None:
+    whole, expected = alone
+    shares = on_ranks(2, trained, colour_pack.path, tmp_path / "run")
+    assert woven(shares) == expected, "the same images, step by step"
+    check_same(tmp_path / "run", whole)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_one_rank_goes_on_as_two_and_these_as_one(
+    colour_pack: Pack, tmp_path: Path, alone: tuple[Path, list[Any]]
+) -> None:
+    """A signal to one of the ranks ends all before the same batch."""
+    whole, expected = alone
+    out = tmp_path / "run"
+    first = trained(colour_pack.path, out, steps=5)
+    second = woven(on_ranks(2, trained, colour_pack.path, out, True, 4))
+    third = trained(colour_pack.path, out, resume=True)
+    assert first[-1] == second[-1] == (-1, [])
+    assert len(first) > 1
+    assert len(second) > 1
+    assert first[:-1] + second[:-1] + third == expected
+    check_same(out, whole)
+
+
+def evaluated(run: Path, resources: Resources) -> None:
+    eval.evaluate(eval.Job(run=run, crops=3, resources=resources))
+
+
+def test_two_ranks_evaluate_as_one_does(tiny_run: Path, tmp_path: Path) -> None:
+    runs = [Path(shutil.copytree(tiny_run, tmp_path / name)) for name in ("one", "two")]
+    evaluated(runs[0], ONE_THREAD)
+    on_ranks(2, evaluated, runs[1], ONE_THREAD)
+    one, two = (Run(run).read(EVALUATION) for run in runs)
+    assert one["n"] == two["n"] == 12
+    assert one["confusion"] == two["confusion"]
+    assert one["accuracy"] == two["accuracy"]
+    assert one["ensemble_accuracy"] == two["ensemble_accuracy"]
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def failed(kind: str) -> str:
+    """What this rank says where rank 0, or where rank 1, comes to an end."""
+    try:
+        with ranks.joined(CPU):
+            if kind == "killed" and ranks.rank() == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            ranks.from_first(refuse if kind == "refused" else lambda: None)
+            ranks.largest(1)
+    except (RunError, ranks.RanksError, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return "went on"
+
+
+def refuse() -> int:
+    raise RunError("the folder is in use")
+
+
+def test_a_killed_rank_ends_the_others_in_one_line() -> None:
+    first, second = answers(2, failed, "killed")
+    assert second == "ended without an answer"
+    assert first == (
+        "RanksError: another process of this training has ended, and rank 0 ends with it; its own message says why",
+    )
+
+
+def test_what_rank_0_refuses_is_said_once() -> None:
+    first, second = on_ranks(2, failed, "refused")
+    assert first == "RunError: the folder is in use"
+    assert second == "SystemExit: 2"
+
+
+def test_what_several_ranks_cannot_do_is_said(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    job = tiny_job(colour_pack.path, tmp_path / "run")
+    with pytest.raises(RunError, match="are for one process; start them without torchrun"):
+        train.check_ranks(replace(job, dry_run=True), CPU)
+    synchronising = replace(job, recipe=replace(TINY, sync_batchnorm=True))
+    with pytest.raises(RunError, match="--sync-batchnorm needs GPUs"):
+        train.check_ranks(synchronising, CPU)
+    train.check_ranks(synchronising, torch.device("cuda"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import train
+from cache.command import run, stop_signals
+from cache.store import PackError
+from model import ranks
+from runs import tiny_job
+
+following = train.followed
+
+def follow(doing, loader, *rest):
+    for batch in following(doing, loader, *rest):
+        if ranks.rank() == 1 and not ranks.restarted() and loader.position.epoch == 1:
+            raise PackError("rank 1 has lost its pack")
+        yield batch
+
+def main():
+    train.followed = follow
+    with stop_signals() as stop:
+        return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), stop)
+
+run(ranks.reporting(main), PackError, ranks.RanksError)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_training_again_where_it_was(colour_pack: Pack, tmp_path: Path) -> None:
+    """Rank 1 fails in the second epoch: all end, are started again, and go on from the end of the first."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line += ["--max-restarts", "1", str(script), str(colour_pack.path), str(tmp_path / "run")]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "error: rank 1 has lost its pack" in said
+    assert "Traceback" not in done.stderr
+    assert "resumed in epoch 1, after 0 of 42 images" in done.stdout
+    assert re.findall(r"epoch: (\d)", done.stdout) == ["0", "1"]
+    assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0, 1]
+    assert "averaging: step 1" in done.stdout
+
+
+def test_torchrun_is_told_the_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the file from which its summary takes what a process said last."""
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    with pytest.raises(RunError):
+        ranks.reporting(refuse)()
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(file))
+    assert failure.message == "error: the folder is in use"
+    assert failure.timestamp > 0

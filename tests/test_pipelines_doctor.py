@@ -1,0 +1,163 @@
+"""pipelines/doctor.py: what is known to be wrong is named with its remedy, and what is not known with the reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from runs import Here
+
+from pipelines import doctor
+from pipelines.doctor import Facts, Finding, Gpu, ask_driver, judge
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 84_000_000_000, mig=False, jpeg_engines=7)
+SOUND = Facts(
+    machine="AMD EPYC, 16 cores",
+    cores=16,
+    processors=16,
+    memory=128_000_000_000,
+    shared_memory=64_000_000_000,
+    locked_memory=None,
+    open_files=1_048_576,
+    versions={
+        "nvidia-dali-cuda130": "2.3.0",
+        "nvidia-nvimgcodec-cu13": "0.8.0.10",
+        "torch": "2.14.1",
+        "torch's CUDA": "13.0",
+        "DALI's CUDA": "13",
+    },
+    gpus=(H100,),
+    driver="580.95.05",
+)
+
+
+def found(facts: Facts) -> dict[str, Finding]:
+    return {finding.about: finding for finding in judge(facts)}
+
+
+def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
+    answers = found(SOUND)
+    assert {answer.verdict for answer in answers.values()} == {"ok"}
+    assert answers["GPU 0"].found == "NVIDIA H100 80GB HBM3, 84.00 GB free of 85.00 GB"
+    assert (answers["GPU 0, MIG"].found, answers["GPU 0, JPEG engines"].found) == ("off", "7")
+    assert answers["driver"].found == "580.95.05"
+
+
+@pytest.mark.parametrize(
+    ("change", "about", "verdict", "advice"),
+    [
+        ({"driver": "535.183.01"}, "driver and torch's CUDA", "problem", "CUDA 13 needs driver 580 or later"),
+        ({"driver": None, "driver_unknown": "no driver"}, "driver", "unknown", "no driver"),
+        ({"cores": 2}, "cores", "note", "quota"),
+        ({"shared_memory": 67_108_864}, "shared memory", "note", "--shm-size"),
+        ({"shared_memory": None}, "shared memory", "unknown", "there is no"),
+        ({"open_files": 256}, "open files", "note", "ulimit -n 1024"),
+        ({"gpus": (replace(H100, mig=True),)}, "GPU 0, MIG", "note", "of the instance"),
+        ({"gpus": (replace(H100, mig=None),)}, "GPU 0, MIG", "unknown", "does not say"),
+        ({"gpus": (replace(H100, jpeg_engines=None),)}, "GPU 0, JPEG engines", "unknown", "where MIG exists"),
+        ({"gpus": ()}, "GPU", "note", "on the CPU"),
+        ({"versions": {"torch": "2.14.1"}}, "DALI", "note", "pip install nvidia-dali-cuda120"),
+        (
+            {"versions": SOUND.versions | {"nvidia-nvimgcodec-cu13": "0.9.0.20"}},
+            "nvidia-nvimgcodec-cu13 and regions",
+            "note",
+            "nvImageCodec#55",
+        ),
+        (
+            {"versions": SOUND.versions | {"DALI's CUDA": "12"}},
+            "DALI and torch",
+            "note",
+            "pip install nvidia-dali-cuda130",
+        ),
+    ],
+)
+def test_what_is_wrong_or_not_known_is_named_with_what_to_do(
+    change: dict[str, Any], about: str, verdict: str, advice: str
+) -> None:
+    answers = found(replace(SOUND, **change))
+    assert answers[about].verdict == verdict
+    assert advice in answers[about].advice
+    others = {name for name, answer in answers.items() if answer.verdict != "ok"}
+    assert others - {"driver and DALI's CUDA"} == {about}
+
+
+def test_a_torchvision_of_another_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.torchvision_fault() == ""
+    fault = "operator torchvision::nms does not exist"
+    monkeypatch.setattr(doctor, "torchvision_fault", lambda: fault)
+    answer = found(SOUND)["torch and torchvision"]
+    assert (answer.verdict, answer.found) == ("problem", fault)
+    assert "--force-reinstall torch torchvision" in answer.advice
+
+
+class NoSuchThing(Exception):
+    """As NVMLError."""
+
+
+def nvml(**functions: Any) -> SimpleNamespace:
+    """NVML with one GPU that has MIG, switched off."""
+    return SimpleNamespace(
+        **{
+            "NVMLError": NoSuchThing,
+            "NVML_DEVICE_MIG_ENABLE": 1,
+            "NVML_GPU_INSTANCE_PROFILE_7_SLICE": 4,
+            "nvmlInit": lambda: None,
+            "nvmlShutdown": lambda: None,
+            "nvmlDeviceGetCount": lambda: 1,
+            "nvmlDeviceGetHandleByIndex": lambda place: place,
+            "nvmlSystemGetDriverVersion": lambda: "580.95.05",
+            "nvmlDeviceGetName": lambda _: "A100",
+            "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=40, free=39),
+            "nvmlDeviceGetMigMode": lambda _: [0, 0],
+            "nvmlDeviceGetGpuInstanceProfileInfo": lambda *_: SimpleNamespace(jpegCount=5),
+        }
+        | functions
+    )
+
+
+def refuse(*_: Any) -> None:
+    raise NoSuchThing("Not Supported")
+
+
+def test_the_driver_is_asked_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    assert ask_driver() == ("580.95.05", (Gpu("A100", 40, 39, mig=False, jpeg_engines=5),), "")
+    old = nvml(nvmlDeviceGetMigMode=refuse, nvmlDeviceGetGpuInstanceProfileInfo=refuse)
+    monkeypatch.setitem(sys.modules, "pynvml", old)
+    assert ask_driver() == ("580.95.05", (Gpu("A100", 40, 39),), "")
+
+
+def test_why_the_driver_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlInit=refuse))
+    assert ask_driver() == (None, (), "no NVIDIA driver answers (Not Supported)")
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "L4")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20, 24))
+    assert ask_driver() == (None, (Gpu("L4", 24, 20),), "needs NVIDIA's binding: pip install nvidia-ml-py")
+
+
+def test_the_command_on_this_machine(here: Here) -> None:
+    answer = here("pipelines/doctor.py", "--json")
+    assert answer.code == 0
+    content = json.loads(answer.out)
+    assert content["facts"]["cores"] >= 1
+    assert content["facts"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    abouts = [finding["about"] for finding in content["findings"]]
+    assert {"cores", "shared memory", "open files", "driver", "torch"} <= set(abouts)
+
+
+def test_the_command_says_it_in_words_and_a_problem_is_exit_code_1(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = here("pipelines/doctor.py")
+    assert words.code == 0
+    assert "unknown" in words.out
+    monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+    assert here("pipelines/doctor.py").code == 1

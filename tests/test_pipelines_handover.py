@@ -1,0 +1,69 @@
+"""The hand-over to torch: no batch is overwritten while anyone holds it, and the look would find one that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from numpy.typing import NDArray
+from watermark import overwritten
+
+from cache.store import Pack
+from pipelines import dali, threads
+from pipelines.examine import available
+from pipelines.request import Engine
+
+BATCHES = 10_000
+needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
+ENGINES = [
+    pytest.param(dali.stream, marks=needs_dali, id="dali"),
+    pytest.param(threads.stream, id="threads"),
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_batch_is_overwritten_while_it_is_held(coded_pack: Pack, engine: Engine) -> None:
+    assert overwritten(coded_pack, engine, "cpu", BATCHES) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_batch_is_overwritten_on_a_gpu_while_it_is_held(coded_pack: Pack, engine: Engine) -> None:
+    assert overwritten(coded_pack, engine, "gpu", BATCHES) == 0
+
+
+def test_a_ring_that_takes_its_memory_back_too_early_is_found(
+    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lend(ring: threads.Ring, batch: NDArray[Any], count: int) -> torch.Tensor:
+        ring._free.append(batch)
+        return torch.from_numpy(batch[:count])
+
+    monkeypatch.setattr(threads.Ring, "lend", lend)
+    assert overwritten(coded_pack, threads.stream, "cpu", 200) > 0
+
+
+@needs_dali
+def test_an_output_shares_its_memory_with_dali(coded_pack: Pack) -> None:
+    """No copy: the tensor begins where DALI's output begins."""
+
+    class Recording:
+        def __init__(self, pipeline: Any) -> None:
+            self.pipeline, self.output = pipeline, None
+
+        def run(self, stream: Any) -> Any:
+            (self.output,) = self.pipeline.run(stream)
+            return (self.output,)
+
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=2, num_threads=1, device_id=None, exec_dynamic=True)  # type: ignore[untyped-decorator]
+    def constant() -> Any:
+        return types.Constant(1.5, shape=[4], dtype=types.FLOAT) + fn.random.uniform(range=[0.0, 1.0])
+
+    recording = Recording(constant())
+    tensor = dali.hand_over(recording, "cpu")
+    assert recording.output is not None
+    assert tensor.data_ptr() == recording.output.as_tensor().data_ptr()

@@ -1,0 +1,82 @@
+"""The training loop waits for no value of the device between two batches: losses add up there and are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reads import WATCHED, host_reads, syncs_raise, walk
+from runs import TINY, never, tiny_job
+
+import train
+from cache.store import Pack
+from model import figures, report
+from model.progress import Losses
+from model.schedule import Phase
+from pipelines.examine import available
+
+READS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "item": torch.Tensor.item,
+    "float": float,
+    "if": bool,
+    "tolist": torch.Tensor.tolist,
+    "numpy": torch.Tensor.numpy,
+    "cpu": torch.Tensor.cpu,
+    "equal": lambda value: torch.equal(value, value),
+    "nonzero": torch.Tensor.nonzero,
+    "mask": lambda value: value[value > 0],
+    "print": str,
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_every_way_to_read_is_seen(read: str) -> None:
+    value = torch.ones(()) if read != "mask" else torch.ones(3)
+    with host_reads() as found:
+        value * 2 + 1
+        assert not found
+        READS[read](value)
+    assert found
+
+
+def test_a_step_reads_nothing(colour_pack: Pack) -> None:
+    assert walk(colour_pack, "cpu", host_reads) == []
+
+
+def test_a_step_that_reads_is_seen(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Losses.add
+
+    def add_and_look(losses: Losses, value: torch.Tensor, count: int, done: int) -> None:
+        add(losses, value, count, done)
+        assert value.item() > 0
+
+    monkeypatch.setattr(Losses, "add", add_and_look)
+    assert walk(colour_pack, "cpu", host_reads) == ["aten._local_scalar_dense.default"] * WATCHED
+
+
+def test_what_a_training_reads_does_not_grow_with_its_steps(
+    tmp_path: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole training of one epoch in 2 steps, and in 11, without its pictures: as much is read in both."""
+    for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    phases, averaging = (Phase(epochs=1, high=0.01, low=0.002),), train.Averaging(steps=0)
+    counts = []
+    for batch_size in (21, 4):
+        recipe = replace(TINY, batch_size=batch_size, ema=0.9, phases=phases, averaging=averaging)
+        with host_reads() as found:
+            train.train(tiny_job(colour_pack.path, tmp_path / str(batch_size), recipe=recipe), never)
+        counts.append(
+            len(found) - found.count("numpy")
+        )  # a ring of host memory says that once a batch of its own
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (torch.cuda.is_available() and available()), reason="needs an NVIDIA GPU and DALI")
+def test_a_step_on_a_gpu_waits_for_nothing(colour_pack: Pack) -> None:
+    walk(colour_pack, "gpu", syncs_raise)
