@@ -7,6 +7,7 @@ here: the schema, the metadata, the format's version.
 from __future__ import annotations
 
 import json
+import mmap
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,7 @@ class Pack:
         self.header = shards[0].header
         self._files = [shard.path for shard in shards]
         self._bytes = [shard.bytes for shard in shards]
+        self._mappings = [shard.mapping for shard in shards]
         self._resident = False
         self._starts = np.concatenate([shard.starts for shard in shards])
         self._stops = np.concatenate([shard.stops for shard in shards])
@@ -160,15 +162,21 @@ class Pack:
         self._checked = np.zeros(len(self._starts), dtype=bool)
         self._paths = table.column("path")
         self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
-        self.labels: NDArray[np.int32] = table.column("label").to_numpy()
+        self.labels: NDArray[np.int32] = _own(table.column("label"))
         self.sizes: NDArray[np.int32] = np.stack(
             [table.column("width").to_numpy(), table.column("height").to_numpy()], axis=1
         )
-        self.orientations: NDArray[np.uint8] = table.column("orientation").to_numpy()
+        self.orientations: NDArray[np.uint8] = _own(table.column("orientation"))
         self.stored_sizes = np.where((self.orientations >= 5)[:, None], self.sizes[:, ::-1], self.sizes)
-        self.mean_lumas: NDArray[np.float32] = table.column("mean_luma").to_numpy()
-        self.crc32s: NDArray[np.uint32] = table.column("crc32").to_numpy()
+        self.mean_lumas: NDArray[np.float32] = _own(table.column("mean_luma"))
+        self.crc32s: NDArray[np.uint32] = _own(table.column("crc32"))
         _check_labels(self.path, self.labels, self.classes)
+        for name, values, least, most in (
+            ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max),
+            ("orientations", self.orientations, 1, 8),
+            ("mean lumas", self.mean_lumas, 0, 256),
+        ):
+            _check_range(self.path, name, values, least, most)
 
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
@@ -181,6 +189,7 @@ class Pack:
             return
         if self.residency == "ram":
             self._bytes = [data.copy() for data in self._bytes]
+            self._mappings = []
         for data in self._bytes:
             data.flags.writeable = False
             data[::_PAGE].max(initial=0)
@@ -219,7 +228,14 @@ class Pack:
         return sound
 
     def _raw(self, index: int) -> NDArray[np.uint8]:
-        return self._bytes[self._shard(index)][self._starts[index] : self._stops[index]]
+        """Raises PackError where the file was cut short since: to read what is mapped and gone ends the process."""
+        shard = self._shard(index)
+        if self._mappings and self._mappings[shard].size() < len(self._mappings[shard]):
+            raise PackError(
+                f"{self._files[shard]} was cut short while it was in use; copy the pack again, or pack the images again; "
+                "--residency ram reads it once and for all"
+            )
+        return self._bytes[shard][self._starts[index] : self._stops[index]]
 
     def _shard(self, index: int) -> int:
         """Which of the files image `index` is in."""
@@ -297,7 +313,8 @@ class Shard:
     def __init__(self, path: Path) -> None:
         """Map the file, and check all that it says of its rows. Raises PackError."""
         self.path = path
-        buffer = _map(path)
+        self.mapping = _map(path)
+        buffer = pa.py_buffer(self.mapping)
         self.table = _read_table(path, buffer)
         self.header = Header.read(self.table.schema, path)
         self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
@@ -327,16 +344,18 @@ def _check_together(shards: Sequence[Shard]) -> None:
             )
 
 
-def _map(path: Path) -> pa.Buffer:
+def _map(path: Path) -> mmap.mmap:
     try:
-        return pa.memory_map(str(path)).read_buffer()
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise PackError(
             f"there is no pack at {path}; make one: python -m cache pack IMAGES --out {path}"
         ) from None
+    except ValueError:
+        raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise PackError(f"{path} cannot be opened ({reason}); expected a pack file") from None
+        raise PackError(f"{path} cannot be opened ({error.strerror}); expected a pack file") from None
 
 
 def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
@@ -380,6 +399,13 @@ def _locate(
     return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])
 
 
+def _own(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column's numbers in memory of their own, which stays whatever becomes of the file; read-only."""
+    values: NDArray[Any] = column.to_numpy().copy()
+    values.flags.writeable = False
+    return values
+
+
 def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...]) -> None:
     """A label is a class, or -1 where the images have none. Raises PackError."""
     low, high = labels.min(), labels.max()
@@ -387,6 +413,15 @@ def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...
         raise PackError(
             f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack the images "
             "again"
+        )
+
+
+def _check_range(path: Path, name: str, values: NDArray[Any], least: int, most: int) -> None:
+    """Whoever computes a checksum may write any number; what no photograph has would fail later. Raises PackError."""
+    low, high = values.min(), values.max()
+    if not (least <= low and high <= most):
+        raise PackError(
+            f"{path} is damaged: {name} go from {low} to {high}; expected {least} to {most}; pack the images again"
         )
 
 

@@ -123,6 +123,7 @@ def work(folder: Path, target: Target, seconds: int) -> None:
     options = [
         f"-max_total_time={seconds}",
         f"-timeout={LIMIT}",
+        f"-report_slow_units={LIMIT}",
         f"-rss_limit_mb={MEMORY}",
         f"-artifact_prefix={folder / 'findings'}/",
         "-print_final_stats=1",

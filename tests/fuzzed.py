@@ -212,7 +212,7 @@ def read_survey(folder: Path, data: bytes) -> None:
     """survey.csv."""
     file = folder / "survey.csv"
     file.write_bytes(data)
-    findings.read_rows(file)
+    list(findings.read_rows(file))
 
 
 def review_seeds(_: Path) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -247,6 +248,20 @@ def test_a_pack_that_is_replaced_while_in_use_stays_as_it_was_opened(path: Path,
     other.replace(target)
     assert [pack.encoded(row).tobytes() for row in range(5)] == ALL
     assert len(Pack(target)) == 2
+
+
+def test_a_pack_that_is_cut_short_while_in_use_is_one_line(path: Path, tmp_path: Path) -> None:
+    """To touch a page that is mapped and no longer in the file would end the process with SIGBUS."""
+    target = tmp_path / "p.arrow"
+    target.write_bytes(path.read_bytes())
+    mapped, copied = Pack(target), Pack(target, "ram")
+    copied.make_resident()
+    os.truncate(target, 0)
+    for read in (mapped.encoded, mapped.is_sound):
+        with pytest.raises(PackError, match=r"p\.arrow was cut short while it was in use; .*--residency ram"):
+            read(2)
+    assert mapped.labels.tolist() == [0, 0, 1, 1, 1]
+    assert copied.encoded(2).tobytes() == ALL[2]
 
 
 # --- files that are no pack ------------------------------------------------------------------------------------------

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from pictures import coded, encode, folder, noise, store_as
 from PIL import Image, ImageFilter
 
+from cache import inspection, page
 from cache import survey as module
+from cache.pack import Options, pack
+from cache.store import Pack
 from cache.survey import THUMBNAIL, Look, SurveyError, counted, is_grey, measure, sharpness, survey
 
 CHILD = """
@@ -114,6 +117,38 @@ def test_a_file_that_kills_its_decoder_is_blamed_alone(tmp_path: Path, children:
     assert looks[1].detail == "the file ended its decoder (exit status -6)"
     assert looks[3].detail == "the file ended its decoder (exit status 3)"
     assert len(children) == 4
+    assert gone(children)
+
+
+def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
+    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no other process opens it, not for its picture either."""
+    names = [f"{label}/{kind}.png" for label in "ab" for kind in ("1", "2", "abort", "exit")]
+    files(tmp_path / "images", *names)
+    opened: list[Any] = []
+    opening = Image.open
+
+    def watch(file: Any, *rest: Any) -> Image.Image:
+        opened.append(file)
+        return opening(file, *rest)
+
+    monkeypatch.setattr(Image, "open", watch)
+    header = pack(tmp_path / "images", tmp_path / "p.arrow", Options(val=0, test=0))
+    left_out = {row.path: row.detail for row in header.excluded}
+    assert left_out == {
+        f"{label}/{kind}.png": f"the file ended its decoder (exit status {status})"
+        for label in "ab"
+        for kind, status in (("abort", -6), ("exit", 3))
+    }
+    assert [row.thumbnail for row in header.excluded] == [None] * 4
+    assert len(Pack(tmp_path / "p.arrow")) == 4
+    with inspection.inspect(tmp_path / "images") as found:
+        rows = list(found)
+    assert {row.path for row in rows if row.verdict == "exclude"} == set(left_out)
+    assert page.write(rows, tmp_path / "images", tmp_path / "survey.html").suspects >= 4
+    assert all(path in (tmp_path / "survey.html").read_text() for path in left_out)
+    assert not [file for file in opened if "abort" in str(file) or "exit" in str(file)]
     assert gone(children)
 
 

@@ -36,6 +36,9 @@ def many_disks(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
+        ("index", lambda data: data[:13] + b"\xff" + data[14:]),
+        ("index", lambda data: data[:5] + bytes(4) + data[9:]),
+        ("index", lambda data: data[:14] + b"\0\0\xc0\x7f" + data[18:]),
         ("survey", cut_short),
         ("review", lambda _: b"[" * 3000),
         ("checkpoint", many_disks),

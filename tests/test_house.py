@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,29 @@ def test_every_module_says_what_it_does(room: str, path: Path) -> None:
 def test_the_imports_are_seen_wherever_they_are() -> None:
     source = "import a.b\nfrom c.d import e\nfrom . import f\ndef g():\n    import h\n    importlib.import_module('i.j')"
     assert imports(ast.parse(source)) == {"a", "c", "h", "i", "a relative import"}
+
+
+def promised() -> list[str]:
+    """What the last column of docs/reliability.md names as a test or a target of make."""
+    lines = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    cells = [line.rstrip("| ").rpartition("|")[2] for line in lines if line.startswith("| ")]
+    return [name for cell in cells for name in re.findall("`([^`]+)`", cell)]
+
+
+def test_every_promise_is_proven_by_a_test_that_exists() -> None:
+    """A name may leave out its file or its ends, marked by three dots."""
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    everywhere = "\n".join(tests.values())
+    targets = (ROOT / "Makefile").read_text()
+    assert len(promised()) > 40
+    for name in promised():
+        file, _, function = (name, "", "") if name.endswith(".py") else name.rpartition("::")
+        pattern = re.escape(function).replace(re.escape("..."), r"\w*")
+        if name.startswith("make "):
+            assert f"\n{name.removeprefix('make ')}:" in targets, name
+        else:
+            source = everywhere if file in ("", "...") else tests[file]
+            assert not function or re.search(rf"^def {pattern}\(", source, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(

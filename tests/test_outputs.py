@@ -1,0 +1,173 @@
+"""Where the programs write: a folder that is read-only, a disk that is full. One line, and what was there stays."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pictures import folder, survey_here
+from runs import Here, never, tinted, tiny_job
+
+import train
+from cache.store import Pack
+from model.run import RunError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities and limits")
+
+FULL_DISK = "File too large"
+"""What RLIMIT_FSIZE, which stands for it, makes the system say."""
+PERMISSIONS = 1 << 1 | 1 << 2
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of capabilities(7): what makes root go past a file's mode."""
+VERSION = 0x20080522
+
+
+@pytest.fixture
+def ordinary() -> Iterator[None]:
+    """The test's thread, and those that it starts, heed the modes of files as any user does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, and again for the higher 32
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~PERMISSIONS
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = effective
+    assert libc.capset(header, sets) == 0
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """Nothing can be made, renamed or removed in `place` for as long as the block runs."""
+    place.chmod(0o555)
+    try:
+        with pytest.raises(PermissionError):
+            (place / "probe").touch()
+        yield
+    finally:
+        place.chmod(0o755)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four pictures in two classes, looked at in the test's own process."""
+    for module in ("cache.pack", "cache.inspection"):
+        monkeypatch.setattr(f"{module}.survey", survey_here)
+    return folder(
+        tmp_path / "images", {f"{k}/{n}.jpg": tinted(k, 10 * k + n) for k in (0, 1) for n in (0, 1)}
+    )
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("cache/__main__.py pack images --out run/p.arrow", "run/p.arrow cannot be written (Permission denied)"),
+        ("cache/__main__.py survey images --out run", "--out run is no folder that can be written to"),
+        ("cache/__main__.py demo run/demo", "run/demo cannot be made (Permission denied)"),
+        ("train.py fast --pack PACK --out run/new SMALL", "run/new cannot be made or written (Permission denied)"),
+        ("eval.py --run run --crops 1 --device cpu", "run/eval.json cannot be written (Permission denied)"),
+        ("eval.py --run run --images images/0 --device cpu", "run/predictions.csv cannot be written (Permission"),
+        ("explain.py --run run --device cpu", "run/saliency.json cannot be written (Permission denied)"),
+        ("review.py --run run --out run/labels.json --device cpu", "run/labels.json cannot be written (Permission"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_may_not_be_written_to_is_one_line(
+    ordinary: None, run: Path, images: Path, colour_pack: Pack, here: Here, program: str, says: str
+) -> None:
+    words = program.replace("PACK", str(colour_pack.path)).replace("SMALL", " ".join(SMALL)).split()
+    before = contents(run)
+    with read_only(run):
+        answer = here(*words)
+    assert answer.code == 2, answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert answer.err.startswith("error: ") and says in answer.err
+    assert contents(run) == before
+
+
+def test_a_run_that_may_not_be_written_to_is_not_resumed(
+    ordinary: None, run: Path, colour_pack: Pack
+) -> None:
+    before = contents(run)
+    with read_only(run), pytest.raises(RunError, match=r"run.* cannot be .*\(Permission denied\)"):
+        train.train(tiny_job(colour_pack.path, run, resume=True), never)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        ("eval.py --run run --crops 2 --device cpu", ("eval.json", "confusion.png", "report.html")),
+        ("explain.py --run run --device cpu", ("saliency.json", "saliency.png", "report.html")),
+        ("cache/__main__.py survey images --out run", ("survey.html",)),
+    ],
+)
+def test_a_full_disk_costs_the_file_that_was_written(
+    run: Path, images: Path, here: Here, program: str, names: tuple[str, ...]
+) -> None:
+    """The smaller files before it are there; of it, what was there before."""
+    assert here(*program.split()).code == 0
+    sizes = {name: (run / name).stat().st_size for name in names}
+    assert sorted(sizes, key=lambda name: sizes[name]) == list(names)
+    for name in names:
+        (run / name).write_bytes(b"old")
+        before = set(contents(run))
+        with files_up_to(sizes[name] - 1):
+            answer = here(*program.split())
+        assert answer.code == 2, answer.err
+        assert len(answer.err.splitlines()) == 1
+        assert answer.err.startswith(f"error: run/{name} cannot be written")
+        assert FULL_DISK in answer.err
+        assert (run / name).read_bytes() == b"old"
+        assert set(contents(run)) == before, "no half file under any name"
+
+
+def test_a_report_that_finds_no_room_ends_no_training(
+    colour_pack: Pack, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is a by-product: the run is whole without it, and at the end the lack is said."""
+    writing = Path.write_bytes
+
+    def write(self: Path, data: bytes) -> int:
+        if "report" in self.name:
+            raise OSError(28, os.strerror(28))
+        return writing(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    arguments = ["--pack", str(colour_pack.path), "--out", "run", "--batch-size", "8", *SMALL]
+    answer = here("train.py", "fast", *arguments, "--no-solve-head")
+    assert answer.code == 2
+    *notes, error = answer.err.splitlines()
+    said = "run/report.html cannot be written (No space left on device)"
+    assert notes == [f"note: no report yet: {said}"]
+    assert error == f"error: {said}"
+    assert {"last.ckpt", "best.ckpt", "metrics.jsonl"} <= set(contents(tmp_path / "run"))
