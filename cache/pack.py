@@ -280,6 +280,8 @@ def read_exclusions(file: Path) -> dict[str, str]:
         raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
     if "decision" in header:
         raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
+    if "verdict" in header:
+        raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
     if not {"path", "reason"} <= set(header):
         raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
     for line, row in enumerate(rows, start=2):

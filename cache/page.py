@@ -174,10 +174,13 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     wanted = {row.of for row in suspects} - {row.path for row in suspects}
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
+
+    def make_item(row: Row) -> Item:
+        twin = places.get(row.of) if row.of != row.path else None
+        return Item(row, notes.get(row.path, Note()), twin, rank.get(row.path))
+
     return Shown(
-        items=[
-            Item(row, notes.get(row.path, Note()), places.get(row.of), rank.get(row.path)) for row in known
-        ],
+        items=[make_item(row) for row in known],
         suspects=len(suspects),
         more=counts[True] - len(suspects),
         images=counts.total(),

@@ -169,6 +169,10 @@ WRONG = {
         ["pack", "{images}", "--out", "{tmp}/p", "--exclude", "{images}.csv"],
         "error: {images}.csv is a list of decisions, not of exclusions; give it as --decisions {images}.csv",
     ),
+    "a survey for exclusions": (
+        ["pack", "{images}", "--out", "{tmp}/p", "--exclude", "{images}-survey.csv"],
+        "error: {images}-survey.csv is a whole survey; give --exclude the excluded.csv that lies beside it\n",
+    ),
     "out is a folder": (
         ["pack", "{images}", "--out", "{tmp}"],
         "error: --out is the folder {tmp}; expected a file",
@@ -210,6 +214,7 @@ def test_one_line_and_exit_code_2(
 ) -> None:
     arguments, message = WRONG[name]
     places = {"tmp": str(tmp_path), "images": str(images)}
+    images.with_name("images-survey.csv").write_text("path,verdict,reason\n")
     images.with_name("images.csv").write_text("sha256,path,class,decision,to,reason\n")
     answer = here(monkeypatch, capfd, *(argument.format(**places) for argument in arguments))
     assert (answer.code, answer.out) == (2, "")
