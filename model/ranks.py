@@ -55,7 +55,7 @@ def neighbours() -> int:
 
 def restarted() -> bool:
     """Whether torchrun has started these processes again after one of them died (`--max-restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return _restarts() > 0
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     with contextlib.ExitStack() as stack:
         if not leads():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
@@ -197,6 +197,17 @@ def part_randomness() -> None:
     """Let dropout draw other numbers on each rank; rank 0's stay what one process draws."""
     if not leads():
         torch.manual_seed(int(torch.randint(2**62, ())) + rank())
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def _meet(backend: str) -> None:
+    """Make the process group. What an attempt before this one left in torchrun's store are addresses of the dead."""
+    store, mine, all_of_them = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    store = dist.PrefixStore(f"attempt {_restarts()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=mine, world_size=all_of_them)
 
 
 def _another_died(error: RuntimeError) -> bool:

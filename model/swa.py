@@ -86,13 +86,15 @@ def full_batch_step(
         share = mean_loss(loss, forward(network, pixels), labels) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
-    sums = torch.stack([total, total.new_tensor(seen)])
-    ranks.add_up([sums])
-    if int(sums[1]) != images:
-        raise ValueError(f"one pass gave {int(sums[1])} images; expected the whole training set, {images}")
+    counted = torch.tensor(seen)  # in host memory
+    ranks.add_up([total, counted])
+    if counted.tolist() != images:
+        raise ValueError(
+            f"one pass gave {counted.tolist()} images; expected the whole training set, {images}"
+        )
     ranks.add_up(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
     optimiser.step()
-    return float(sums[0])
+    return float(total)
 
 
 @torch.no_grad()

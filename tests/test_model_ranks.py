@@ -417,7 +417,7 @@ following = train.followed
 
 def follow(doing, loader, *rest):
     for batch in following(doing, loader, *rest):
-        if ranks.rank() == 1 and not ranks.restarted() and loader.position.epoch == 1:
+        if ranks.rank() == 1 and not ranks.restarted() and loader.position.epoch == 1 and loader.position.images:
             raise PackError("rank 1 has lost its pack")
         yield batch
 
