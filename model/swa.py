@@ -81,17 +81,15 @@ def full_batch_step(
     """
     set_training(network, frozen_statistics)
     optimiser.zero_grad(set_to_none=True)
-    total, seen = torch.zeros((), dtype=torch.float64), 0
+    total, seen = torch.zeros((), dtype=torch.float64, device=next(network.parameters()).device), 0
     for pixels, labels in batches:
         share = mean_loss(loss, forward(network, pixels), labels) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
     counted = torch.tensor(seen)  # in host memory
     ranks.add_up([total, counted])
-    if counted.tolist() != images:
-        raise ValueError(
-            f"one pass gave {counted.tolist()} images; expected the whole training set, {images}"
-        )
+    if (found := int(counted.numpy())) != images:
+        raise ValueError(f"one pass gave {found} images; expected the whole training set, {images}")
     ranks.add_up(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
     optimiser.step()
     return float(total)
