@@ -86,10 +86,11 @@ def full_batch_step(
         share = mean_loss(loss, forward(network, pixels), labels) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
-    counted = torch.tensor(seen)  # in host memory
+    counted = torch.tensor([seen])  # in host memory
     ranks.add_up([total, counted])
-    if (found := int(counted.numpy())) != images:
-        raise ValueError(f"one pass gave {found} images; expected the whole training set, {images}")
+    (seen,) = counted.tolist()
+    if seen != images:
+        raise ValueError(f"one pass gave {seen} images; expected the whole training set, {images}")
     ranks.add_up(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
     optimiser.step()
     return float(total)
