@@ -9,9 +9,11 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Generic, Protocol, TypeVar
+
+from cache.survey import SurveyError
 
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
@@ -34,14 +36,37 @@ class Series(Protocol[Item_co]):
 def spool(items: Iterable[Item]) -> Iterator[Series[Item]]:
     """The items in a file without a name, in the folder that TMPDIR says, for as long as the block runs; for one thread.
 
-    An item costs eight bytes of memory. Raises OSError.
+    An item costs eight bytes of memory. Raises SurveyError where that folder is full or cannot be written to.
     """
+    with _refusing():
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    try:
+        yield _fill(file, items)
+    finally:
+        with suppress(OSError):  # a full disk, said before, is met again by what was not written
+            file.close()
+
+
+def _fill(file: IO[bytes], items: Iterable[Item]) -> Series[Item]:
     starts = array("q")
-    with tempfile.TemporaryFile() as file:
-        for item in items:
-            starts.append(file.tell())
+    for item in items:
+        starts.append(file.tell())
+        with _refusing():
             pickle.dump(item, file)
-        yield _Spool(file, starts)
+    with _refusing():
+        file.flush()
+    return _Spool(file, starts)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SurveyError(
+            f"what was seen of the images cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}), some "
+            "2 kB an image; free space there, or name another folder: TMPDIR=FOLDER"
+        ) from None
 
 
 @dataclass(frozen=True)

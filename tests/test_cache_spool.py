@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from limits import files_up_to
 
 from cache.spool import spool
-from cache.survey import Look
+from cache.survey import Look, SurveyError
 
 
 def test_items_come_back_in_order_and_by_place() -> None:
@@ -23,3 +24,10 @@ def test_nothing_is_a_list_too() -> None:
     nothing: list[int] = []
     with spool(nothing) as spooled:
         assert (len(spooled), list(spooled)) == (0, [])
+
+
+@pytest.mark.parametrize("items", [1, 10_000])
+def test_a_full_disk_is_said_with_the_folder(items: int) -> None:
+    refused = pytest.raises(SurveyError, match=r"cannot be kept in .* \(File too large\).*TMPDIR")
+    with files_up_to(100), refused, spool(Look(thumbnail=bytes(768)) for _ in range(items)):
+        pytest.fail("an item was lost without a word")

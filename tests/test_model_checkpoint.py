@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from limits import files_up_to
 
 from model.checkpoint import FORMAT, CheckpointError, load, save
 
@@ -103,13 +103,9 @@ def test_a_file_that_the_system_lets_grow_no_further(tmp_path: Path) -> None:
     """As a full disk does it: some of the file is written, then the system refuses."""
     path = tmp_path / "last.ckpt"
     save(path, {"epoch": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="cannot be written: File too large; nothing was changed"):
-            save(path, {"weight": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(CheckpointError, match="cannot be written: File too large; nothing was changed")
+    with files_up_to(10_000), refused:
+        save(path, {"weight": torch.zeros(100_000)})
     assert load(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
