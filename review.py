@@ -206,11 +206,11 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
     folds = deal(opened, ids, job.folds)
-    solution, found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
+    found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
     probabilities = np.zeros((len(ids), len(opened.classes)))
-    probabilities[:, present.numpy(force=True)] = found.double().numpy(force=True)
+    probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
     return Evidence(
-        judge=f"a head on {job.network}'s features at {job.size} pixels, {job.folds} folds, {solution}",
+        judge=f"a head on {job.network}'s features at {job.size} pixels, {job.folds} folds, {found}",
         pack=opened,
         ids=ids,
         labels=labels.numpy(force=True),

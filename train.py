@@ -73,6 +73,7 @@ from model.run import AVERAGED, Run, RunError, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import HEAD, PACK, RECIPE, SWA
 from model.step import loss_again, share_weight, train_step, validate
+from model.targets import SoftTargets
 from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
@@ -123,6 +124,11 @@ class Recipe:
     first_look: int = 0
     """With solve_head: before all images, solve it on so many of each class, so that a result is there soon; 0: not.
     Left out where it would be more than half of them."""
+    distillation: float = 0.0
+    """With solve_head: so much of each target is what a head says of the image that it was not solved on
+    (self-distillation), the rest is the label."""
+    clip: float = 0.0
+    """A longer gradient is made so long; 0: it is taken as it is."""
     frozen_statistics: bool = False
     """Keep BatchNorm's statistics as the weights brought them; its scale and shift still learn."""
     ema: float = 0.0
@@ -157,6 +163,9 @@ class Recipe:
             <= self.label_smoothing
             < 1,
             f"first_look is {self.first_look}; expected 0 or more": self.first_look >= 0,
+            f"distillation is {self.distillation}; expected 0 to 1": 0 <= self.distillation <= 1,
+            "distillation needs a solved head; add --solve-head": not self.distillation or self.solve_head,
+            f"clip is {self.clip}; expected 0 or more": 0 <= self.clip < math.inf,
             f"ema is {self.ema}; expected 0 to below 1": 0 <= self.ema < 1,
             f"averaging.steps is {self.averaging.steps}; expected 0 or more": self.averaging.steps >= 0,
             f"averaging.rate is {self.averaging.rate}; expected 0 or more": 0
@@ -271,6 +280,12 @@ class Session:
     checkpoints: Checkpoints
     stop: Stop
 
+    def examples(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a step learns from: every view as an image, and its label or its soft target."""
+        images, labels = batch.flat()
+        targets = self.state.targets
+        return images, targets.of(batch.ids, labels) if targets else labels
+
     def validate(self, network: nn.Module, title: str) -> dict[str, Any]:
         """Loss and accuracy of a network on the validation split. Raises Stopped."""
         inference = folded(network, self.recipe.augment.size)
@@ -362,6 +377,7 @@ def train_on(
         restore(folder, content, state)
         if folder.read(PACK)["digest"] != pack.header.digest:
             state.progress.begin_again()
+            state.targets = None  # of other images
     ranks.part_randomness()
     start = Position(state.progress.epoch, state.progress.images)
     with (
@@ -445,7 +461,7 @@ def time_steps(session: Session, steps: int) -> list[float]:
     set_training(state.network, recipe.frozen_statistics)
     called = compiled(recipe, state.network)
     batches = pairs(islice(training, steps))
-    return rehearsal.take_steps(called, state.optimiser, batches, loss, rate, recipe.bf16)
+    return rehearsal.take_steps(called, state.optimiser, batches, loss, rate, recipe.bf16, recipe.clip)
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
@@ -608,17 +624,19 @@ def solve_head(session: Session, job: Job) -> None:
     for ids in first_looks(pack.ids("train"), pack.labels, recipe.seed, recipe.first_look):
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
             seen.append(tuple(map(ranks.gathered, see("looking at the training images", loader))))
-        found, count = ranks.from_first(lambda: solve(network, seen, pretrained))
+        found, rows = ranks.from_first(lambda: solve(network, seen, pretrained))
         ranks.take_from_first(head.classifier(network).parameters())
         result = validate(head.classifier(network), [held_out], recipe.bf16)
-        result |= {"images": count, "elapsed": state.tick()}
+        result |= {"images": len(rows), "elapsed": state.tick()}
         print(
-            f"head: solved on {count} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s after the start",
+            f"head: solved on {len(rows)} frozen features, {found}; {say(result)}, {result['elapsed']:.0f} s after the start",
             flush=True,
         )
         results.append(result)
-        content = scored(network, result, recipe.select, f"a head solved on {count} images")
+        content = scored(network, result, recipe.select, f"a head solved on {len(rows)} images")
         keep_best(save_alone, session.folder, state.progress, content)
+    if recipe.distillation:
+        state.targets = SoftTargets(rows, found.probabilities, recipe.distillation).to(held_out[0].device)
     ranks.first_alone(
         session.folder.write, HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None}
     )
@@ -626,12 +644,15 @@ def solve_head(session: Session, job: Job) -> None:
 
 def solve(
     network: nn.Module, seen: list[tuple[torch.Tensor, ...]], pretrained: Linear | None
-) -> tuple[head.Solution, int]:
-    """Solve the head on all that was seen so far: features, labels and rows, look by look. And on how many images."""
+) -> tuple[head.Solution, torch.Tensor]:
+    """Solve the head on all that was seen so far: features, labels and rows, look by look. And its images, `[n]`.
+
+    They are in the order of the pack: the head depends on the images, not on the order of looking.
+    """
     features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
-    # In the order of the pack: the head depends on the images, not on the order of looking.
-    order = rows.argsort().to(features.device)
-    return head.solve(network, features[order], labels[order], pretrained), len(labels)
+    rows, order = rows.sort()
+    order = order.to(features.device)
+    return head.solve(network, features[order], labels[order], pretrained), rows
 
 
 def fit(session: Session) -> None:
@@ -789,7 +810,7 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
 
     def settle() -> None:
         if batch is not None:  # what its step left must give a number too, or it is in no checkpoint
-            losses.add(loss_again(state.network, *batch.flat(), loss, recipe.bf16), 0, done)
+            losses.add(loss_again(state.network, *session.examples(batch), loss, recipe.bf16), 0, done)
         progress.loss_sum, progress.diverged = losses.read()
         progress.seconds = earlier + clock.seconds()
 
@@ -797,8 +818,10 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, done):
             done = progress.images
             rate = lr_at(recipe.phases, epoch + done / images)
-            weight = share_weight(len(batch.ids), batch.whole)
-            value = train_step(network, state.optimiser, *batch.flat(), loss, rate, recipe.bf16, weight)
+            examples, weight = session.examples(batch), share_weight(len(batch.ids), batch.whole)
+            value = train_step(
+                network, state.optimiser, *examples, loss, rate, recipe.bf16, weight, recipe.clip
+            )
             if state.average:
                 state.average.update(state.network)
             losses.add(value, len(batch.ids), done)
@@ -866,7 +889,7 @@ def average_weights(session: Session) -> None:
     before = session.validate(network, "validating before averaging")
     averaged = swa.average(
         network,
-        lambda: pairs(followed("averaging", session.training, session.stop)),
+        lambda: map(session.examples, followed("averaging", session.training, session.stop)),
         len(session.training.ids) * recipe.views,
         smoothed_cross_entropy(recipe.label_smoothing, len(session.training.pack.classes)),
         recipe.averaging.rate,

@@ -12,7 +12,7 @@ cross-validation finds out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -37,12 +37,17 @@ _ABSENT: Final = 10.0
 
 @dataclass(frozen=True)
 class Solution:
-    """How a head was solved. cross_entropy (nats) and accuracy: of images out of their fold; the first one decided."""
+    """How a head was solved, and what such heads say of the images out of their fold.
+
+    probabilities: float32 `[n, K]`, of the images in their order, in host memory. cross_entropy (nats) and accuracy: theirs; the first
+    one decided.
+    """
 
     penalty: float
     from_pretrained: bool
     cross_entropy: float
     accuracy: float
+    probabilities: Rows = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         """For the log."""
@@ -86,7 +91,7 @@ def solve(
     mean, scale = _moments(rows)
     starts = _starts(rows, targets, len(present), pretrained)
     standardised = (rows - mean) / scale
-    solution = _choose(standardised, targets, [start(rows) for start in starts])
+    solution = _search(standardised, targets, [start(rows) for start in starts], _folds(targets))
     start = starts[solution.from_pretrained]
     # Single precision goes most of the way in a third of the time.
     near = fit(standardised.float(), targets, start(rows).float(), solution.penalty)
@@ -98,13 +103,15 @@ def solve(
         head.bias.fill_(float((rows @ weight.T + bias).min()) - _ABSENT)
         head.weight[present] = weight.to(head.weight)
         head.bias[present] = bias.to(head.bias)
-    return solution
+    spread = torch.zeros(len(features), head.out_features)
+    spread[:, present.cpu()] = solution.probabilities
+    return replace(solution, probabilities=spread)
 
 
 def out_of_fold(
     features: Rows, labels: torch.Tensor, folds: torch.Tensor, pretrained: Linear | None = None
-) -> tuple[Solution, Rows]:
-    """Class probabilities of every image, float32 `[n, K]`, from a head that was solved without the image's own fold.
+) -> Solution:
+    """How heads that are each solved without a fold do on it: the best penalty and start, and its probabilities.
 
     features: float32 `[n, D]`. labels: int64 `[n]`, 0..K-1, each of them there. folds: int64 `[n]`, 0..F-1. Penalty and
     start are chosen as in `solve`, over these folds. Raises ValueError if there are fewer than two classes.
@@ -113,8 +120,7 @@ def out_of_fold(
     rows = features.double()
     mean, scale = _moments(rows)
     starts = _starts(rows, labels, int(labels.max()) + 1, pretrained)
-    solution, logits = _search((rows - mean) / scale, labels, [start(rows) for start in starts], folds)
-    return solution, logits.softmax(1)
+    return _search((rows - mean) / scale, labels, [start(rows) for start in starts], folds)
 
 
 def fit(
@@ -162,22 +168,15 @@ def classifier(network: Any) -> nn.Linear:
     return head
 
 
-def _choose(rows: Rows, targets: torch.Tensor, offsets: list[torch.Tensor]) -> Solution:
+def _search(rows: Rows, targets: torch.Tensor, offsets: list[torch.Tensor], folds: torch.Tensor) -> Solution:
     """The start and the penalty whose images out of fold have the least cross entropy."""
-    return _search(rows, targets, offsets, _folds(targets))[0]
-
-
-def _search(
-    rows: Rows, targets: torch.Tensor, offsets: list[torch.Tensor], folds: torch.Tensor
-) -> tuple[Solution, torch.Tensor]:
-    """The best start and penalty, and the logits, float32 `[n, K]`, that they give images out of fold."""
-    best: tuple[Solution, torch.Tensor] | None = None
+    best: Solution | None = None
     for index, offset in enumerate(offsets):
         for penalty, logits in _logits_out_of_fold(rows.float(), targets, offset.float(), folds).items():
             loss = float(functional.cross_entropy(logits, targets))
-            if best is None or loss < best[0].cross_entropy:
+            if best is None or loss < best.cross_entropy:
                 right = float((logits.argmax(1) == targets).float().mean())
-                best = (Solution(penalty, index == 1, loss, right), logits)
+                best = Solution(penalty, index == 1, loss, right, logits.softmax(1).cpu())
     assert best is not None
     return best
 

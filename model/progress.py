@@ -19,6 +19,7 @@ from model import ranks
 from model.ema import MovingAverage
 from model.run import BEST, LAST, Run, RunError, load_network
 from model.shapes import METRICS, TIMES
+from model.targets import SoftTargets
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class Training:
     average: MovingAverage | None = None
     """The exponential moving average of the weights, where the recipe has one."""
     progress: Progress = field(default_factory=Progress)
+    targets: SoftTargets | None = None
+    """Where the recipe has soft ones; else the labels are."""
     before: list[torch.Tensor] = field(default_factory=list)
     """The weights as the epoch under way found them."""
     since: float = field(default_factory=time.perf_counter)
@@ -183,6 +186,7 @@ def save_last(write: Write, run: Run, state: Training) -> None:
         "network": state.network.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "average": state.average.state_dict() if state.average else {},
+        "targets": asdict(state.targets) if state.targets else {},
         "before": state.before if state.progress.images else [],
         "random": torch.get_rng_state(),
         "random_cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
@@ -203,6 +207,7 @@ def restore(run: Run, content: dict[str, Any], state: Training) -> None:
         state.progress = Progress(**content["progress"])
         device = next(state.network.parameters()).device
         state.before = [weights.to(device) for weights in content["before"]]
+        state.targets = SoftTargets(**content["targets"]).to(device) if content.get("targets") else None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise RunError(
             f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that train wrote"

@@ -52,13 +52,19 @@ def refusal(network: nn.Module, size: int, bf16: bool) -> str:
 
 
 def take_steps(
-    network: nn.Module, optimiser: torch.optim.Optimizer, batches: Pairs, loss: Loss, rate: float, bf16: bool
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Pairs,
+    loss: Loss,
+    rate: float,
+    bf16: bool,
+    clip: float = 0.0,
 ) -> list[float]:
-    """Train on every one of `batches` at one rate; the seconds of each step, the loader's not among them."""
+    """`train_step` on every one of `batches`, at one rate; the seconds of each step, the loader's not among them."""
     seconds = []
     for images, labels in batches:
         started = time.perf_counter()
-        float(train_step(network, optimiser, images, labels, loss, rate, bf16))
+        float(train_step(network, optimiser, images, labels, loss, rate, bf16, clip=clip))
         seconds.append(time.perf_counter() - started)
     return seconds
 

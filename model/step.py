@@ -18,7 +18,7 @@ from model.precision import forward
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits `[B, K]` and labels `[B]` -> the batch's mean loss."""
+"""Logits `[B, K]` and labels `[B]`, or soft targets `[B, K]` -> the batch's mean loss."""
 
 
 def train_step(
@@ -30,16 +30,20 @@ def train_step(
     rate: float,
     bf16: bool,
     weight: float = 1.0,
+    clip: float = 0.0,
 ) -> torch.Tensor:
     """One step at `rate`, times a group's `lr_scale`; the batch's mean loss before it, still on the device.
 
-    weight: of this batch's gradient, where a network of several ranks averages theirs: see `share_weight`.
+    weight: of this batch's gradient, where a network of several ranks averages theirs: see `share_weight`. clip: a
+    gradient that is longer is made so long (Pascanu et al. 2013); 0: it is taken as it is.
     """
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     value = mean_loss(loss, forward(network, images, bf16), labels)
     optimiser.zero_grad(set_to_none=True)
     (value * weight).backward()  # type: ignore[no-untyped-call]
+    if clip:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
     optimiser.step()
     return value.detach()
 

@@ -133,8 +133,9 @@ def test_the_head_is_the_optimum_around_the_pretrained_rows(
     penalty: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it stands, the penalty on the way from the pretrained rows balances the gradient of the loss."""
-    monkeypatch.setattr("model.head._choose", lambda *_: Solution(penalty, True, 0.0, 0.0))
     rows, labels = blobs([0, 1, 2])
+    chosen = Solution(penalty, True, 0.0, 0.0, torch.zeros(len(rows), 3))
+    monkeypatch.setattr("model.head._search", lambda *_: chosen)
     scale = rows.astype(np.float64).std(0)
     random = np.random.default_rng(5)
     weight, bias = random.normal(size=(9, 6)) / scale, random.normal(size=9)

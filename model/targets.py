@@ -1,0 +1,37 @@
+"""Soft targets: between an image's label and what a head says of it that never saw it.
+
+Before it: `head.solve`, which comes to such probabilities on its way. After it: train steps along the cross entropy
+against the targets. A network that is fitted to labels alone soon knows a few thousand images by heart; targets that
+are as doubtful as the images leave little to know by heart (self-distillation: Furlanello et al. 2018, "Born-Again
+Neural Networks"). Out of fold, because of the images that it was solved on a head is too sure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """A target for every image of `ids`, int64 `[n]`, ascending: `share` of its probabilities, the rest its label.
+
+    probabilities: float32 `[n, K]`, on the network's device, in the order of ids.
+    """
+
+    ids: torch.Tensor
+    probabilities: torch.Tensor
+    share: float
+
+    def to(self, device: torch.device) -> SoftTargets:
+        """The same, its probabilities on that device."""
+        return replace(self, probabilities=self.probabilities.to(device))
+
+    def of(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, some of ours; labels `[B * V]`, V views each."""
+        rows = torch.searchsorted(self.ids, ids).to(labels.device, non_blocking=True)
+        views = len(labels) // max(1, len(ids))
+        known = self.probabilities[rows].repeat_interleave(views, 0)
+        return functional.one_hot(labels, known.shape[1]).to(known).lerp(known, self.share)
