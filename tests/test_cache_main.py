@@ -234,15 +234,12 @@ def test_one_line_as_a_user_sees_it(tmp_path: Path) -> None:
 def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def fail(self: Pack) -> None:
+    def fail(path: Path) -> None:
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr(Pack, "summary", fail)
-    monkeypatch.setattr("cache.store._read_table", fail)
+    monkeypatch.setattr("cache.store._map", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "p.arrow").write_bytes(b"1234")
-    monkeypatch.setattr("cache.store._map", lambda _: fail)
-    monkeypatch.setattr("cache.store._read_table", lambda *_: fail(Pack.__new__(Pack)))
     answer = here(monkeypatch, capfd, "info", tmp_path / "p.arrow")
     assert (answer.code, answer.out) == (1, "")
     (log,) = tmp_path.glob("greyhound-*.log")

@@ -99,7 +99,7 @@ def test_the_share_of_waiting_in_a_training(colour_pack: Pack, monkeypatch: pyte
         def batches() -> Iterator[Any]:
             while True:
                 time.sleep(0.03)
-                yield SimpleNamespace(ids=[0])
+                yield SimpleNamespace(ids=[0], whole=1)
 
         def work(pack: Pack, workers: int) -> Iterator[int]:
             for _ in clock.waits(batches()):
