@@ -207,24 +207,28 @@ def write(
         relabelled=tuple(relabelled),
         unmatched=unmatched,
     )
-    _write_shards(kept, splits, header, out, options.shards)
-    return header
+    return _write_shards(kept, splits, header, out, options.shards)
 
 
 def _write_shards(
     kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, out: Path, shards: int
-) -> None:
-    """All files of the pack under temporary names, which they keep until the last one is complete. Raises PackError."""
+) -> Header:
+    """All files of the pack under temporary names, which they keep until the last one is complete.
+
+    Returns the first file's header, which is the pack's. Raises PackError.
+    """
     try:
         bounds = divide(len(kept), shards)
     except ShardsError as error:
         raise PackError(str(error)) from None
+    headers = []
     with ExitStack() as stack:
         for index, (file, (low, high)) in enumerate(zip(shard_paths(out, shards), bounds, strict=True)):
             temporary = stack.enter_context(replacing(file))
             rows, places = kept[low:high], splits[low:high]
-            checksum = index_checksum(_index_arrays(rows, places))
-            _write_file(rows, places, header.of_shard(index, shards, checksum), temporary)
+            headers.append(header.of_shard(index, shards, index_checksum(_index_arrays(rows, places))))
+            _write_file(rows, places, headers[-1], temporary)
+    return headers[0]
 
 
 def _write_file(
