@@ -84,14 +84,17 @@ def test_the_head_is_the_regression_of_the_penalty_that_predicts_best_out_of_fol
     fold = np.empty(len(labels), dtype=np.int64)
     for members in order:
         fold[members] = np.arange(len(members)) % FOLDS
-    losses = {}
+    losses, chances = {}, {}
     scaled = StandardScaler().fit_transform(rows.astype(np.float64))
     for penalty in PENALTIES:
         model = LogisticRegression(C=1 / penalty, max_iter=10_000)
-        chances = cross_val_predict(model, scaled, labels, cv=PredefinedSplit(fold), method="predict_proba")
-        losses[penalty] = log_loss(labels, chances)
+        chances[penalty] = cross_val_predict(
+            model, scaled, labels, cv=PredefinedSplit(fold), method="predict_proba"
+        )
+        losses[penalty] = log_loss(labels, chances[penalty])
     assert solution.penalty == min(losses, key=lambda penalty: losses[penalty])
     assert solution.cross_entropy == pytest.approx(losses[solution.penalty], rel=1e-2)
+    np.testing.assert_allclose(solution.probabilities, chances[solution.penalty], atol=0.02)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=1 / solution.penalty, max_iter=10_000))
     expected = reference.fit(rows.astype(np.float64), labels).decision_function(rows.astype(np.float64))
     found = logits(network, rows)
@@ -189,9 +192,11 @@ def test_two_classes() -> None:
 def test_a_class_without_images_is_never_predicted(present: list[int]) -> None:
     rows, labels = blobs(present)
     network = Flat(6, 6)
-    solved(network, rows, labels)
+    solution = solved(network, rows, labels)
     found = logits(network, rows)
     absent = [label for label in range(6) if label not in present]
+    assert (solution.probabilities[:, absent] == 0).all()
+    torch.testing.assert_close(solution.probabilities.sum(1), torch.ones(len(rows)))
     assert np.isfinite(found).all()
     assert set(found.argmax(1)) == set(present)
     np.testing.assert_allclose(found[:, absent], found[:, present].min() - 10, atol=1e-3)

@@ -35,6 +35,17 @@ def test_each_group_moves_at_its_share_of_the_rate() -> None:
     assert first.tolist() == [[0.125, 0.25], [-0.125, -0.25]]
 
 
+@pytest.mark.parametrize(("clip", "share"), [(0.0, 1.0), (2.0, 1.0), (0.5, 0.5 / 2.5**0.5)])
+def test_a_longer_gradient_is_made_as_long_as_the_clip(clip: float, share: float) -> None:
+    network = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(network.weight)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
+    train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 1.0, bf16=False, clip=clip)
+    unclipped = torch.tensor([[0.5, 1.0], [-0.5, -1.0]])  # of length sqrt(2.5)
+    torch.testing.assert_close(network.weight.detach(), share * unclipped)
+
+
 def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
     network = nn.Linear(2, 2, bias=False)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.0)

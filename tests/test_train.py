@@ -278,6 +278,26 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     assert all(torch.equal(resumed[key], expected[key]) for key in expected)
 
 
+@pytest.mark.parametrize("steps", [5, 12, 17])
+def test_soft_targets_go_on_where_they_stopped(colour_pack: Pack, tmp_path: Path, steps: int) -> None:
+    """The signal comes in the first epoch, after the head's two batches, in the second, and while averaging."""
+    recipe = replace(
+        TINY, solve_head=True, distillation=0.5, clip=0.1, ema=0.9, averaging=train.Averaging(steps=1)
+    )
+    hard, whole, out = (tmp_path / name for name in ("hard", "whole", "run"))
+    train.train(tiny_job(colour_pack.path, hard, recipe=replace(recipe, distillation=0.0)), never)
+    train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
+    with pytest.raises(Stopped):
+        train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(steps))
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
+    for name in (LAST, AVERAGED, BEST):
+        resumed, expected = (checkpoint.load(folder / name)["network"] for folder in (out, whole))
+        assert all(torch.equal(resumed[key], expected[key]) for key in expected), name
+    assert (out / METRICS).read_bytes() == (whole / METRICS).read_bytes()
+    losses = [[row["train_loss"] for row in Run(folder).rows(METRICS)] for folder in (hard, whole)]
+    assert losses[0] != losses[1]  # else the targets were the labels
+
+
 def test_random_numbers_of_the_network_go_on_where_they_stopped(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
