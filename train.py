@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -38,11 +39,12 @@ from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import divergence, figures, head, precision, ranks, rehearsal, report, swa
-from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, save
+from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, save
 from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
 from model.divergence import Divergence, check_finite
 from model.ema import MovingAverage
 from model.inference import folded
+from model.interpolation import interpolated
 from model.loss import smoothed_cross_entropy
 from model.memory import COPIES, measure_memory, refusing_out_of_memory
 from model.network import (
@@ -69,9 +71,9 @@ from model.progress import (
     scored,
 )
 from model.resume import Forcible, check_recipe, check_same, describe, forget_best, newest, write_down_forced
-from model.run import AVERAGED, Run, RunError, versions
+from model.run import AVERAGED, SOLVED, Run, RunError, load_network, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
-from model.shapes import HEAD, PACK, RECIPE, SWA
+from model.shapes import HEAD, INTERPOLATION, PACK, RECIPE, SWA
 from model.step import loss_again, share_weight, train_step, validate
 from model.targets import SoftTargets
 from model.writer import Writer
@@ -127,6 +129,9 @@ class Recipe:
     distillation: float = 0.0
     """With solve_head: so much of each target is what a head says of the image that it was not solved on
     (self-distillation), the rest is the label."""
+    interpolation: int = 0
+    """With solve_head: after training, validate so many networks whose weights lie between the solved head's network
+    and the last one (WiSE-FT), evenly spaced; 0: none."""
     clip: float = 0.0
     """A longer gradient is made so long; 0: it is taken as it is."""
     frozen_statistics: bool = False
@@ -165,6 +170,10 @@ class Recipe:
             f"first_look is {self.first_look}; expected 0 or more": self.first_look >= 0,
             f"distillation is {self.distillation}; expected 0 to 1": 0 <= self.distillation <= 1,
             "distillation needs a solved head; add --solve-head": not self.distillation or self.solve_head,
+            f"interpolation is {self.interpolation}; expected 0 or more": self.interpolation >= 0,
+            "interpolation needs a solved head and frozen statistics; add --solve-head --frozen-statistics": (
+                not self.interpolation or (self.solve_head and self.frozen_statistics)
+            ),
             f"clip is {self.clip}; expected 0 or more": 0 <= self.clip < math.inf,
             f"ema is {self.ema}; expected 0 to below 1": 0 <= self.ema < 1,
             f"averaging.steps is {self.averaging.steps}; expected 0 or more": self.averaging.steps >= 0,
@@ -209,9 +218,12 @@ FAST: Final = replace(
     solve_head=True,
     first_look=32,
     frozen_statistics=True,
+    distillation=0.3,
+    interpolation=3,
+    clip=5.0,
     layer_decay=0.93,
     ema=0.98,
-    phases=(Phase(epochs=1, high=3e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    phases=(Phase(epochs=1, high=3e-3, low=1e-5, cycles=0.5, warm_up=0.2),),
     averaging=Averaging(steps=0),
 )
 DEMO: Final = replace(
@@ -220,6 +232,8 @@ DEMO: Final = replace(
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
     note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
+    distillation=0.0,
+    interpolation=0,
     layer_decay=1.0,
     ema=0.95,
     phases=(Phase(epochs=3, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
@@ -402,6 +416,7 @@ def train_on(
             print(training.plan.why, flush=True)
             solve_head(session, job)
         fit(session)
+        interpolate_weights(session)
         average_weights(session)
     ranks.first_alone(lambda: print(f"report: {report.build(folder.folder)}"))
     return 0
@@ -635,6 +650,8 @@ def solve_head(session: Session, job: Job) -> None:
         results.append(result)
         content = scored(network, result, recipe.select, f"a head solved on {len(rows)} images")
         keep_best(save_alone, session.folder, state.progress, content)
+    if recipe.interpolation:
+        save_alone(session.folder.folder / SOLVED, content)
     if recipe.distillation:
         state.targets = SoftTargets(rows, found.probabilities, recipe.distillation).to(held_out[0].device)
     ranks.first_alone(
@@ -877,6 +894,25 @@ def noted(batches: Iterable[Batch], rows: list[torch.Tensor]) -> Iterator[Batch]
 def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels alone, which is all that the room `model` wants to know."""
     return (batch.flat() for batch in batches)
+
+
+def interpolate_weights(session: Session) -> None:
+    """Validate what lies between the solved head's network and the trained one; interpolation.json, perhaps best.ckpt."""
+    recipe, folder, state = session.recipe, session.folder, session.state
+    path = folder.folder / SOLVED
+    if not recipe.interpolation or ranks.from_first((folder.folder / INTERPOLATION).exists):
+        return
+    solved, found = deepcopy(state.result), []
+    load_network(solved, ranks.from_first(lambda: load(path)), path)
+    for step in range(1, recipe.interpolation + 1):
+        share = step / (recipe.interpolation + 1)
+        between, way = interpolated(solved, state.result, share), f"{share:.0%} of the way from the head"
+        result = session.validate(between, f"validating {way}") | {"share": share}
+        result["elapsed"] = state.tick()
+        print(f"interpolation: {way}, {say(result)}", flush=True)
+        found.append(result)
+        keep_best(save_alone, folder, state.progress, scored(between, result, recipe.select, way))
+    ranks.first_alone(folder.write, INTERPOLATION, found)
 
 
 def average_weights(session: Session) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from model.atomic import is_leftover, sweep
-from model.run import AVERAGED, BEST, Run, RunError
-from model.shapes import HEAD, LOCK, METRICS, PACK, RECIPE, SWA, TIMES, VERSIONS
+from model.run import AVERAGED, BEST, SOLVED, Run, RunError
+from model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, PACK, RECIPE, SWA, TIMES, VERSIONS
 
 
 @contextmanager
@@ -59,5 +59,5 @@ def refuse_other_content(out: Path) -> None:
 
 def drop_results(folder: Run) -> None:
     """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
-    for name in (METRICS, TIMES, HEAD, SWA, AVERAGED, BEST):
+    for name in (METRICS, TIMES, HEAD, SOLVED, INTERPOLATION, SWA, AVERAGED, BEST):
         (folder.folder / name).unlink(missing_ok=True)

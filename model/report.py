@@ -22,7 +22,19 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from model.atomic import replacing
 from model.run import RunError
-from model.shapes import EVALUATION, HEAD, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS, first_fault
+from model.shapes import (
+    EVALUATION,
+    HEAD,
+    INTERPOLATION,
+    METRICS,
+    PACK,
+    RECIPE,
+    SHAPES,
+    SWA,
+    TIMES,
+    VERSIONS,
+    first_fault,
+)
 
 REPORT: Final = "report.html"
 PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
@@ -123,7 +135,13 @@ def gather(run: Path) -> dict[str, Any]:
         "speed": speed(metrics),
         "idle": idle(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
-        "stages": stages(read(run, HEAD), metrics, read(run, SWA), recipe.get("select", "accuracy")),
+        "stages": stages(
+            read(run, HEAD),
+            metrics,
+            read(run, INTERPOLATION),
+            read(run, SWA),
+            recipe.get("select", "accuracy"),
+        ),
         "swa": read(run, SWA),
         "evaluation": evaluation,
         "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
@@ -250,6 +268,7 @@ class Stage:
 def stages(
     head: Mapping[str, Any] | None,
     metrics: Sequence[Mapping[str, Any]],
+    between: Sequence[Mapping[str, Any]] | None,
     swa: Mapping[str, Any] | None,
     select: Literal["accuracy", "loss"],
 ) -> list[Stage]:
@@ -273,6 +292,9 @@ def stages(
         top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
         found += [(f"the best epoch, {top}", epochs[top])] if top != last else []
         found.append((f"the last epoch, {last}", epochs[last]))
+    if between:
+        top = max(between, key=rank)
+        found.append((f"{top.get('share', math.nan):.0%} of the way from the solved head to there", top))
     averaged = "averaged weights"
     found.append((averaged, (swa or {}).get("after")))
     rows = {name: row for name, row in found if row}

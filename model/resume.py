@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from model.checkpoint import DamagedCheckpointError, load, numbered
 from model.progress import Progress
 from model.run import AVERAGED, LAST, Run, RunError
-from model.shapes import PACK, RECIPE, SWA, VERSIONS
+from model.shapes import INTERPOLATION, PACK, RECIPE, SWA, VERSIONS
 
 Forcible: TypeAlias = Literal["recipe", "pack", "versions"]
 """What may differ from the run's own where it is forced."""
@@ -114,5 +114,5 @@ def write_down_forced(
 def forget_best(folder: Run, progress: Progress) -> None:
     """What was best, and what was averaged, was so by another recipe or pack."""
     progress.best = -math.inf
-    for name in (SWA, AVERAGED):
+    for name in (INTERPOLATION, SWA, AVERAGED):
         (folder.folder / name).unlink(missing_ok=True)

@@ -26,6 +26,8 @@ from model.shapes import CLOCKED, METRICS, PACK, RECIPE, TIMES, first_fault
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
+SOLVED: Final = "head.ckpt"
+"""The network with its head solved and nothing trained, where training later looks back at it."""
 
 CheckpointName = Literal["auto", "swa", "best", "last"]
 

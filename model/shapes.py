@@ -15,6 +15,7 @@ PACK: Final = "pack.json"
 METRICS: Final[Literal["metrics.jsonl"]] = "metrics.jsonl"
 TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 HEAD: Final = "head.json"
+INTERPOLATION: Final = "interpolation.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 DIVERGED: Final = "diverged.json"
@@ -52,6 +53,7 @@ SHAPES: Final[dict[str, Any]] = {
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     HEAD: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
+    INTERPOLATION: [_RESULT | {"share": _NUMBER}],
     SWA: {"before": _RESULT, "after": _RESULT},
     EVALUATION: {
         "n": int,

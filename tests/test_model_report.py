@@ -463,26 +463,31 @@ def result(accuracy: float, loss: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("select", "epochs", "averaged", "names", "best"),
+    ("select", "epochs", "between", "averaged", "names", "best"),
     [
-        ("loss", [], None, ["head"], "the solved head alone, nothing fine-tuned"),
-        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, ["head", "best epoch, 0", "last epoch, 1"], "the best epoch, 0"),
-        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, ["head", "last epoch, 1"], "the last epoch, 1"),
-        ("loss", [(0.9, 0.4)], (0.9, 0.5), ["head", "last epoch, 0", "averaged"], "the solved head alone, nothing fine-tuned"),
-        ("loss", [(0.9, 0.1)], (0.8, 0.1), ["head", "last epoch, 0", "averaged"], "averaged weights"),
-        ("loss", [(0.9, 0.3)], None, ["head", "last epoch, 0"], "the solved head alone, nothing fine-tuned"),
+        ("loss", [(0.9, 0.2)], [(0.9, 0.19), (0.8, 0.18)], None, ["head", "last epoch, 0", "50% of the way"], "50% of the way from the solved head to there"),
+        ("accuracy", [(0.9, 0.2)], [(0.91, 0.19), (0.8, 0.18)], None, ["head", "last epoch, 0", "25% of the way"], "25% of the way from the solved head to there"),
+        ("loss", [(0.9, 0.1)], [(0.9, 0.2)], None, ["head", "last epoch, 0", "25% of the way"], "the last epoch, 0"),
+        ("loss", [], None, None, ["head"], "the solved head alone, nothing fine-tuned"),
+        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, None, ["head", "best epoch, 0", "last epoch, 1"], "the best epoch, 0"),
+        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, None, ["head", "last epoch, 1"], "the last epoch, 1"),
+        ("loss", [(0.9, 0.4)], None, (0.9, 0.5), ["head", "last epoch, 0", "averaged"], "the solved head alone, nothing fine-tuned"),
+        ("loss", [(0.9, 0.1)], None, (0.8, 0.1), ["head", "last epoch, 0", "averaged"], "averaged weights"),
+        ("loss", [(0.9, 0.3)], None, None, ["head", "last epoch, 0"], "the solved head alone, nothing fine-tuned"),
     ],
 )  # fmt: skip
 def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
     select: Literal["accuracy", "loss"],
     epochs: list[tuple[float, float]],
+    between: list[tuple[float, float]] | None,
     averaged: tuple[float, float] | None,
     names: list[str],
     best: str,
 ) -> None:
     metrics = [{"epoch": epoch} | result(*row) for epoch, row in enumerate(epochs)]
     swa = {"after": result(*averaged)} if averaged else None
-    stages = report.stages(result(0.9, 0.3) | {"images": 40}, metrics, swa, select)
+    ways = [result(*row) | {"share": (n + 1) / 4} for n, row in enumerate(between or [])]
+    stages = report.stages(result(0.9, 0.3) | {"images": 40}, metrics, ways, swa, select)
     assert [name in stage.name for name, stage in zip(names, stages, strict=True)] == [True] * len(names)
     assert [stage.name for stage in stages if stage.best] == [best]
 

@@ -31,10 +31,10 @@ from model import checkpoint
 from model.ema import MovingAverage
 from model.network import build
 from model.progress import Checkpoints, Training
-from model.run import AVERAGED, BEST, LAST, Run, RunError
+from model.run import AVERAGED, BEST, LAST, SOLVED, Run, RunError
 from model.schedule import Phase
-from model.shapes import HEAD, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
-from model.step import train_step
+from model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
+from model.step import train_step, validate
 from model.writer import Writer
 from pipelines.loader import Position, Resources
 from pipelines.order import epoch_order
@@ -296,6 +296,46 @@ def test_soft_targets_go_on_where_they_stopped(colour_pack: Pack, tmp_path: Path
     assert (out / METRICS).read_bytes() == (whole / METRICS).read_bytes()
     losses = [[row["train_loss"] for row in Run(folder).rows(METRICS)] for folder in (hard, whole)]
     assert losses[0] != losses[1]  # else the targets were the labels
+
+
+def test_what_lies_between_head_and_end_is_validated_and_the_best_is_kept(
+    colour_pack: Pack, tmp_path: Path
+) -> None:
+    recipe = replace(
+        TINY,
+        solve_head=True,
+        frozen_statistics=True,
+        interpolation=3,
+        select="loss",
+        ema=0.5,
+        averaging=train.Averaging(steps=0),
+        phases=(Phase(epochs=1, high=2.0, low=1.0, cycles=0.5),),
+        clip=1.0,
+    )
+    out = tmp_path / "run"
+    train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
+    rows = Run(out).read(INTERPOLATION)
+    assert [row["share"] for row in rows] == [0.25, 0.5, 0.75]
+    first, last = checkpoint.load(out / SOLVED)["network"], checkpoint.load(out / LAST)["average"]["network"]
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    pixels = list(
+        train.evaluation_loader(
+            tiny_job(colour_pack.path, out), colour_pack, colour_pack.ids("val"), epochs=1
+        )
+    )
+    losses = []
+    for row in rows:
+        network.load_state_dict(
+            {key: first[key] + row["share"] * (value - first[key]) for key, value in last.items()}
+        )
+        losses.append(validate(network, train.pairs(pixels), bf16=False)["valid_loss"])
+        assert losses[-1] == pytest.approx(row["valid_loss"], rel=1e-3)
+    ends = [Run(out).read(HEAD)["valid_loss"], Run(out).rows(METRICS)[0]["valid_loss"]]
+    kept = checkpoint.load(out / BEST)
+    assert kept["score"] == -min([row["valid_loss"] for row in rows] + ends)
+    assert len(set(losses + ends)) == 5
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
+    assert Run(out).read(INTERPOLATION) == rows  # elapsed and all: it was not done again
 
 
 def test_random_numbers_of_the_network_go_on_where_they_stopped(
