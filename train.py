@@ -130,8 +130,8 @@ class Recipe:
     """With solve_head: so much of each target is what a head says of the image that it was not solved on
     (self-distillation), the rest is the label."""
     interpolation: int = 0
-    """With solve_head: after training, validate so many networks whose weights lie between the solved head's network
-    and the last one (WiSE-FT), evenly spaced; 0: none."""
+    """With solve_head and frozen_statistics: after training, validate so many networks whose weights lie between the
+    solved head's network and the last one (WiSE-FT), evenly spaced; 0: none."""
     clip: float = 0.0
     """A longer gradient is made so long; 0: it is taken as it is."""
     frozen_statistics: bool = False
@@ -169,10 +169,9 @@ class Recipe:
             < 1,
             f"first_look is {self.first_look}; expected 0 or more": self.first_look >= 0,
             f"distillation is {self.distillation}; expected 0 to 1": 0 <= self.distillation <= 1,
-            "distillation needs a solved head; add --solve-head": not self.distillation or self.solve_head,
             f"interpolation is {self.interpolation}; expected 0 or more": self.interpolation >= 0,
-            "interpolation needs a solved head and frozen statistics; add --solve-head --frozen-statistics": (
-                not self.interpolation or (self.solve_head and self.frozen_statistics)
+            "interpolation needs frozen statistics; add --frozen-statistics, or --interpolation 0": (
+                self.frozen_statistics or not self.looks_back
             ),
             f"clip is {self.clip}; expected 0 or more": 0 <= self.clip < math.inf,
             f"ema is {self.ema}; expected 0 to below 1": 0 <= self.ema < 1,
@@ -185,6 +184,11 @@ class Recipe:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether what lies between the solved head's network and the trained one is validated in the end."""
+        return self.solve_head and self.interpolation > 0
 
     @property
     def bf16(self) -> bool:
@@ -650,7 +654,7 @@ def solve_head(session: Session, job: Job) -> None:
         results.append(result)
         content = scored(network, result, recipe.select, f"a head solved on {len(rows)} images")
         keep_best(save_alone, session.folder, state.progress, content)
-    if recipe.interpolation:
+    if recipe.looks_back:
         save_alone(session.folder.folder / SOLVED, content)
     if recipe.distillation:
         state.targets = SoftTargets(rows, found.probabilities, recipe.distillation).to(held_out[0].device)
@@ -900,7 +904,7 @@ def interpolate_weights(session: Session) -> None:
     """Validate what lies between the solved head's network and the trained one; interpolation.json, perhaps best.ckpt."""
     recipe, folder, state = session.recipe, session.folder, session.state
     path = folder.folder / SOLVED
-    if not recipe.interpolation or ranks.from_first((folder.folder / INTERPOLATION).exists):
+    if not recipe.looks_back or ranks.from_first((folder.folder / INTERPOLATION).exists):
         return
     solved, found = deepcopy(state.result), []
     load_network(solved, ranks.from_first(lambda: load(path)), path)

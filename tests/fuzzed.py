@@ -39,7 +39,7 @@ from model import checkpoint, report
 from model.checkpoint import CheckpointError
 from model.progress import Training, restore, save_last
 from model.run import BEST, LAST, Run, RunError, load_network
-from model.shapes import HEAD, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
+from model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
 from pipelines.benchmark import table
 from pipelines.benchmark.rows import BenchmarkError
 from pipelines.examine import Probe, examine
@@ -265,6 +265,7 @@ def run_seeds(_: Path) -> list[bytes]:
         METRICS: result | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
         TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
         HEAD: result | {"images": 9, "first": None},
+        INTERPOLATION: [result | {"share": 0.25}],
         SWA: {"before": result, "after": result},
         RUN_FILES[-1]: evaluated,
     }
@@ -285,7 +286,7 @@ def read_run(folder: Path, data: bytes) -> None:
     report.build(folder)
     from_json(train.Recipe, run.read(RECIPE), RECIPE)
     run.rows(METRICS), run.rows(TIMES)
-    for other in (PACK, VERSIONS, HEAD, SWA):
+    for other in (PACK, VERSIONS, HEAD, INTERPOLATION, SWA):
         if (folder / other).exists():
             run.read(other)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,7 @@ SMALL = [
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import Any
 from dataclasses import replace
 sys.path[:0] = {paths!r}
 from runs import TINY, never, tiny_job
@@ -378,8 +380,8 @@ def test_what_is_not_deterministic_is_said(
 ) -> None:
     stepping = train_step
 
-    def shaky(network: torch.nn.Module, *rest: object) -> torch.Tensor:
-        value: torch.Tensor = stepping(network, *rest)  # type: ignore[arg-type]
+    def shaky(network: torch.nn.Module, *rest: Any, **more: Any) -> torch.Tensor:
+        value = stepping(network, *rest, **more)
         with torch.no_grad():
             next(network.parameters()).mul_(1 + time.perf_counter_ns() % 1000 * 1e-6)
         return value

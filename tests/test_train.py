@@ -699,6 +699,10 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
             "layer_decay is 0.0; expected more than 0, at most 1",
         ),
         (
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--no-frozen-statistics"),
+            "interpolation needs frozen statistics; add --frozen-statistics, or --interpolation 0",
+        ),
+        (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--prefetch", "0"),
             "prefetch is 0; expected at least 1",
         ),

@@ -24,7 +24,7 @@ from cache.store import Pack, PackError
 from cache.survey import SurveyError
 from cache.values import ValueFormatError
 from pipelines.benchmark.measure import measure
-from pipelines.benchmark.rows import ROWS, UNTRIED, BenchmarkError
+from pipelines.benchmark.rows import ROWS, BenchmarkError
 from pipelines.benchmark.table import as_markdown, compare, read, report
 from pipelines.request import ResourcesError, StreamError
 
@@ -56,8 +56,7 @@ class Job:
         """Refuse what measures nothing."""
         unknown = [name for name in self.rows if name not in ROWS]
         if unknown:
-            hint = UNTRIED.get(unknown[0], f"expected some of {', '.join(ROWS)}")
-            raise ValueError(f"there is no row {unknown[0]!r}; {hint}")
+            raise ValueError(f"there is no row {unknown[0]!r}; expected some of {', '.join(ROWS)}")
         if not 0 < self.seconds < 1e6:
             raise ValueError(f"seconds is {self.seconds}; expected more than 0")
         if self.repeats < 1:

@@ -19,7 +19,7 @@ from cache.store import Pack
 from pipelines import threads
 from pipelines.benchmark.rows import open_loader, train_step
 from pipelines.clock import Clock
-from pipelines.loader import Resources
+from pipelines.loader import Loader, Resources
 from pipelines.tier import Tier
 
 
@@ -27,8 +27,8 @@ from pipelines.tier import Tier
 class Account:
     """Where the core time of the threads engine goes: core-milliseconds an image, each part measured by itself.
 
-    hand_over: drawing, ordering and lending batches in the main thread, and the loop of the engine's threads around
-    the three steps. total: of the process, by the kernel; the parts are within 5 % of it. waiting: share of the
+    hand_over: drawing, ordering and lending batches in the engine's own thread, receiving them in the main thread, and
+    the loop of the engine's threads around the three steps. total: of the process, by the kernel; the parts are within 5 % of it. waiting: share of the
     cores' time, 0..1, that the engine's threads did not use, because they had nothing to do or others used it.
     """
 
@@ -56,21 +56,25 @@ def take_account(path: Path, seconds: float) -> Account:
     started = time.perf_counter()
     _pass(pack, 2)
     epochs = math.ceil(2 * seconds / (time.perf_counter() - started))
-    spent = dict.fromkeys(("decode", "pad", "warp", "colour", "fill"), 0.0)
     steps = {
         "decode": (Tier, "pixels"),
         "pad": (threads.Scratch, "pad"),
         "warp": (threads, "warp"),
         "colour": (threads, "colour"),
         "fill": (threads, "fill_rows"),
+        "draw": (Loader, "request"),
+        "start": (threads, "_start"),
+        "lend": (threads, "_finish"),
     }
+    spent = dict.fromkeys(steps, 0.0)
     with _replaced({place: _timed(getattr(*place), name, spent) for name, place in steps.items()}):
         started, total, main = time.perf_counter(), time.process_time(), time.thread_time()
         _pass(pack, epochs)
         elapsed = time.perf_counter() - started
         total, main = time.process_time() - total, time.thread_time() - main
     warp = spent["pad"] + spent["warp"]
-    rest = main + spent["fill"] - spent["decode"] - warp - spent["colour"]
+    around = main + spent["draw"] + spent["start"] + spent["lend"]
+    rest = around + spent["fill"] - spent["decode"] - warp - spent["colour"]
     an_image = 1000 / (epochs * len(pack))
     return Account(
         decode=an_image * spent["decode"],

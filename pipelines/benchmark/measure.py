@@ -40,6 +40,7 @@ PACKAGES: Final = (
     "simplejpeg",
     "pillow",
     "albumentations",
+    "ffcv",
 )
 """Whose versions a figure depends on."""
 _WARM_UP: Final = 3

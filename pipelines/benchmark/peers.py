@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
 from cache.store import Pack
 from pipelines.augment import Augment
+from pipelines.decode import decode
 
 AUGMENT: Final = Augment()
 """What every row does to an image: the seed's recipe."""
 _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
 """The short side lies between these."""
+_AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
+"""Share of a photograph that the window takes, where a crop cannot reach past the edge: scales below 1 are not expressed."""
 
 
 class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -111,10 +116,7 @@ def albumentations() -> Callable[[Any], torch.Tensor]:
 
 
 def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
-    """DALI's CPU backend as its examples would port the recipe: an operator a step, each with a random argument.
-
-    random_resized_crop cannot enlarge its window beyond the image, so scales below 1 are not expressed.
-    """
+    """DALI's CPU backend as its examples would port the recipe: an operator a step, each with a random argument."""
     from nvidia.dali import fn, pipeline_def, types
 
     rows = np.random.default_rng(0).permutation(len(pack))
@@ -130,7 +132,7 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
         images = fn.random_resized_crop(
             images,
             size=AUGMENT.size,
-            random_area=[1 / AUGMENT.scale[1] ** 2, 1.0],
+            random_area=list(_AREA),
             random_aspect_ratio=[1.0, 1.0],
         )
         centre = [AUGMENT.size / 2, AUGMENT.size / 2]
@@ -154,3 +156,61 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
     while True:
         (output,) = pipeline.run()
         yield len(output)
+
+
+class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
+    """A pack as FFCV's writer takes it: uint8 RGB `[H, W, 3]`, one image a row."""
+
+    def __init__(self, pack: Pack) -> None:
+        """Nothing is decoded yet."""
+        self.pack = pack
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.pack)
+
+    def __getitem__(self, row: int) -> tuple[Any, ...]:
+        """The image alone."""
+        return (decode(self.pack.encoded(row)),)
+
+
+def ffcv(mode: Literal["jpg", "raw"]) -> Callable[[Pack, int, int], Iterator[int]]:
+    """FFCV from a file of its own in the page cache, its pixels encoded again (jpg) or as they are (raw); threads.
+
+    It has no rotation, no shear and no hue. (Leclerc et al. 2023, "FFCV: Accelerating Training by Removing Data Bottlenecks")
+    """
+
+    def work(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
+        from ffcv import transforms
+        from ffcv.fields import RGBImageField
+        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+        from ffcv.loader import Loader, OrderOption
+        from ffcv.writer import DatasetWriter
+
+        square, black, white = (AUGMENT.size, AUGMENT.size), np.zeros(3), np.full(3, 255.0)
+        steps = [
+            RandomResizedCropRGBImageDecoder(square, scale=_AREA, ratio=(1.0, 1.0)),
+            transforms.RandomBrightness(AUGMENT.brightness, 1.0),
+            transforms.RandomContrast(AUGMENT.contrast, 1.0),
+            transforms.RandomSaturation(AUGMENT.saturation, 1.0),
+            transforms.NormalizeImage(black, white, np.float32),
+            transforms.ToTensor(),
+            transforms.ToTorchImage(),
+        ]
+        with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+            file = Path(folder) / "images.beton"
+            writer = DatasetWriter(str(file), {"image": RGBImageField(write_mode=mode)}, num_workers=1)
+            writer.from_indexed_dataset(Decoded(pack))
+            loader = Loader(
+                str(file),
+                batch_size,
+                num_workers=threads,
+                os_cache=True,
+                order=OrderOption.RANDOM,
+                pipelines={"image": steps},
+            )
+            while True:
+                for (images,) in loader:
+                    yield len(images)
+
+    return work

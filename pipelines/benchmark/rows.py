@@ -145,7 +145,16 @@ def in_workers(finish: Callable[[], Callable[[Any], torch.Tensor]]) -> Pass:
     return lambda pack, workers: peers.in_workers(pack, finish(), BATCH_SIZE, workers)
 
 
+def ffcv(mode: Literal["jpg", "raw"]) -> Pass:
+    """FFCV, in one of its two ways to keep pixels."""
+    return lambda pack, workers: peers.ffcv(mode)(pack, BATCH_SIZE, workers)
+
+
 _DALI: Final[tuple[str, str]] = ("nvidia.dali", "nvidia-dali-cuda120")
+_FFCV: Final[tuple[str, str]] = (
+    "ffcv",
+    "ffcv, which is built from source: apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++",
+)
 ROWS: Final[dict[str, Row]] = {
     "copy-only": Row(copy_only, "ceiling", note="ceiling: memory alone"),
     "decode-only": Row(decode_only, "ceiling", note="ceiling: libjpeg-turbo alone"),
@@ -174,11 +183,10 @@ ROWS: Final[dict[str, Row]] = {
     "dali-naive": Row(
         lambda pack, workers: peers.dali_naive(pack, BATCH_SIZE, workers), "peer", *_DALI, "no scale below 1"
     ),
+    "ffcv": Row(ffcv("jpg"), "peer", *_FFCV, "encoded again; no rotation, shear or hue"),
+    "ffcv-raw": Row(ffcv("raw"), "peer", *_FFCV, "decoded before; no rotation, shear or hue"),
     "model-only": Row(train_step(with_loader=False), "training", note="EfficientNet-B2, float32, batch 8"),
     "train-step": Row(train_step(with_loader=True), "training", note="the same with its loader"),
-}
-UNTRIED: Final = {
-    "ffcv": "it builds from source and does not build here (Python 3.11, OpenCV 5), so nothing was written for it"
 }
 
 
