@@ -10,6 +10,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -159,19 +160,24 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
 
 
 class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
-    """A pack as FFCV's writer takes it: uint8 RGB `[H, W, 3]`, one image a row."""
+    """A pack as FFCV's writer takes it, in a process of its own: uint8 RGB `[H, W, 3]`, one image a row."""
 
-    def __init__(self, pack: Pack) -> None:
-        """Nothing is decoded yet."""
-        self.pack = pack
+    def __init__(self, path: Path, count: int) -> None:
+        """path: of the pack. count: its images. Nothing is opened yet: an open pack does not go to another process."""
+        self.path, self.count = path, count
 
     def __len__(self) -> int:
         """Images."""
-        return len(self.pack)
+        return self.count
 
     def __getitem__(self, row: int) -> tuple[Any, ...]:
         """The image alone."""
         return (decode(self.pack.encoded(row)),)
+
+    @cached_property
+    def pack(self) -> Pack:
+        """Opened where it is read."""
+        return Pack(self.path)
 
 
 def ffcv(mode: Literal["jpg", "raw"]) -> Callable[[Pack, int, int], Iterator[int]]:
@@ -200,7 +206,7 @@ def ffcv(mode: Literal["jpg", "raw"]) -> Callable[[Pack, int, int], Iterator[int
         with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
             file = Path(folder) / "images.beton"
             writer = DatasetWriter(str(file), {"image": RGBImageField(write_mode=mode)}, num_workers=1)
-            writer.from_indexed_dataset(Decoded(pack))
+            writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
             loader = Loader(
                 str(file),
                 batch_size,
