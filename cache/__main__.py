@@ -224,10 +224,11 @@ def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> No
     if unmatched:
         verb = "decision has" if unmatched == 1 else "decisions have"
         console.print(
-            f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder",
+            f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder, nor it alone in another",
             highlight=False,
             soft_wrap=True,
         )
+    _list(console, opened, opened.header.lost, most)
 
 
 def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:

@@ -185,7 +185,7 @@ def write(
     check_classes(options.decisions, classes)
     found = survey(source.file for source in sources)
     looks = list(counted(found, len(sources), progress))
-    decided, unmatched = _match(sources, looks, classes, options)
+    decided, lost = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
     if split is None:
@@ -205,7 +205,8 @@ def write(
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
         relabelled=tuple(relabelled),
-        unmatched=unmatched,
+        unmatched=len(lost),
+        lost=tuple(decision.image.path for decision in lost),
     )
     return _write_shards(kept, splits, header, out, options.shards)
 
@@ -379,17 +380,16 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 def _match(
     sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
-) -> tuple[dict[str, Decision], int]:
-    """The decision for each path that has one, and how many decisions found no image."""
+) -> tuple[dict[str, Decision], list[Decision]]:
+    """The decision for each path that has one, and the decisions that found no image."""
     if not options.decisions:
-        return {}, 0
+        return {}, []
     names = dict(enumerate(classes))
     images = [
         Photograph(source.path, names.get(source.label, ""), look.sha256)
         for source, look in zip(sources, looks, strict=True)
     ]
-    decided, missing = match(options.decisions, images)
-    return decided, len(missing)
+    return match(options.decisions, images)
 
 
 def _select(
@@ -409,10 +409,11 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = (options.exclude or {}).get(source.path)
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
-    if decision and decision.choice == "exclude" and decision.reason:
-        return _exclude_by_list(source.path, decision.reason)
+    if decision and decision.choice == "exclude" and decision.by == "machine":
+        return _exclude_by_list(source.path, decision.reason or "excluded by the machine")
     if decision and decision.choice == "exclude":
-        return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
+        why = decision.reason or listed or look.problem or (grey and "grayscale")
+        return Excluded(source.path, "excluded by hand", why)
     if listed is not None and not decision:
         return _exclude_by_list(source.path, listed)
     if look.problem:
