@@ -172,10 +172,12 @@ def write(
     options: Options = Options(),
     progress: Progress | None = None,
     split: str | None = None,
+    looks: Iterable[Look] | None = None,
 ) -> Header:
     """Survey `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
-    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
+    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them. looks: at
+    the sources, in their order, where a survey was made of them before; then `split` is needed.
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
@@ -183,7 +185,7 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = survey(source.file for source in sources)
+    found = survey(source.file for source in sources) if looks is None else looks
     looks = list(counted(found, len(sources), progress))
     decided, lost = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
