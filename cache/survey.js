@@ -224,6 +224,7 @@ function match(rows) {
   let moved = missing.filter((row) => copies.get(row[SHA256])?.length > 1 || !forCopy(row));
   const sorted = [...places].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, place]) => place);
   for (const key of KEYS_OF_CONTENT) {
+    if (!moved.length) break;
     const lone = key === KEYS_OF_CONTENT.at(-1);
     const free = groups(sorted.filter((place) => items[place].sha256 && !found.has(place)), (place) => keyOf(key, rowOf(place)));
     const claims = groups(moved, (row) => keyOf(key, row));
