@@ -37,6 +37,13 @@ function element(name, text = "", className = "") {
   return made;
 }
 
+// A path, which may be broken behind its marks rather than anywhere.
+function path(name, text) {
+  const made = element(name);
+  for (const part of plain(text).split(/(?<=[/_-])/)) made.append(part, element("wbr"));
+  return made;
+}
+
 const blocks = new Map(); // the pictures of the blocks that were looked at last
 
 function block(number) {
@@ -393,9 +400,10 @@ function makeCard(place) {
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
   const hint = doubt(item);
-  if (hint) part("label").append(element("i", `, ${hint}`));
+  if (hint) part("label").append(element("i", `, ${hint}`)); // says why, and may take the line of it
   part("why").textContent = plain(item.reason || (item.findings || []).join(", "));
-  part("why").title = plain(item.reason || "");
+  part("why").hidden = Boolean(hint);
+  part("text").title = plain(item.reason || "");
   return card;
 }
 
@@ -471,7 +479,7 @@ function showDetail() {
   const badge = element("p", text, "badge");
   badge.dataset.by = by;
   badge.dataset.choice = choice;
-  parts.push(pictures, badge, element("h2", plain(item.path)), pairs(item));
+  parts.push(pictures, badge, path("h2", item.path), pairs(item));
   if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
   if (item.note) parts.push(element("p", plain(item.note), "note"));
   if (item.pictures) parts.push(notedPictures(item.pictures));
@@ -485,7 +493,7 @@ function pairs(item) {
   for (const [name, value] of rows) {
     if (!value) continue;
     const row = element("div");
-    row.append(element("dt", name), element("dd", plain(value)));
+    row.append(element("dt", name), path("dd", value));
     list.append(row);
   }
   return list;
@@ -493,7 +501,7 @@ function pairs(item) {
 
 function twinPart(place, twin) {
   const part = element("div", "", "twin"), stands = standing(twin);
-  part.append(element("h3", "It duplicates"), element("p", plain(items[twin].path)), element("p", items[twin].facts || "", "quiet"));
+  part.append(element("h3", "It duplicates"), path("p", items[twin].path), element("p", items[twin].facts || "", "quiet"));
   if (stands.by === "person") {
     const badge = element("p", stands.text, "badge");
     badge.dataset.by = stands.by;
