@@ -172,10 +172,12 @@ def write(
     options: Options = Options(),
     progress: Progress | None = None,
     split: str | None = None,
+    looks: Iterable[Look] | None = None,
 ) -> Header:
     """Survey `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
-    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
+    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them. looks: at
+    the sources, in their order, where a survey was made of them before; then `split` is needed.
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
@@ -183,9 +185,9 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = survey(source.file for source in sources)
+    found = survey(source.file for source in sources) if looks is None else looks
     looks = list(counted(found, len(sources), progress))
-    decided, unmatched = _match(sources, looks, classes, options)
+    decided, lost = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
     if split is None:
@@ -205,7 +207,8 @@ def write(
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
         relabelled=tuple(relabelled),
-        unmatched=unmatched,
+        unmatched=len(lost),
+        lost=tuple(decision.image.path for decision in lost),
     )
     return _write_shards(kept, splits, header, out, options.shards)
 
@@ -379,17 +382,16 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 def _match(
     sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
-) -> tuple[dict[str, Decision], int]:
-    """The decision for each path that has one, and how many decisions found no image."""
+) -> tuple[dict[str, Decision], list[Decision]]:
+    """The decision for each path that has one, and the decisions that found no image."""
     if not options.decisions:
-        return {}, 0
+        return {}, []
     names = dict(enumerate(classes))
     images = [
         Photograph(source.path, names.get(source.label, ""), look.sha256)
         for source, look in zip(sources, looks, strict=True)
     ]
-    decided, missing = match(options.decisions, images)
-    return decided, len(missing)
+    return match(options.decisions, images)
 
 
 def _select(
@@ -409,10 +411,11 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = (options.exclude or {}).get(source.path)
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
-    if decision and decision.choice == "exclude" and decision.reason:
-        return _exclude_by_list(source.path, decision.reason)
+    if decision and decision.choice == "exclude" and decision.by == "machine":
+        return _exclude_by_list(source.path, decision.reason or "excluded by the machine")
     if decision and decision.choice == "exclude":
-        return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
+        why = decision.reason or listed or look.problem or (grey and "grayscale")
+        return Excluded(source.path, "excluded by hand", why)
     if listed is not None and not decision:
         return _exclude_by_list(source.path, listed)
     if look.problem:

@@ -13,6 +13,7 @@ import heapq
 import io
 import itertools
 import json
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ def write(
         shown=shown,
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=embed(describe(shown)),
+        data=embed(describe(shown, images)),
         blocks=_blocks(itertools.chain(made, added)),
     )
     with (
@@ -188,13 +189,15 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     )
 
 
-def describe(shown: Shown) -> dict[str, Any]:
-    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'."""
+def describe(shown: Shown, images: Path) -> dict[str, Any]:
+    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'.
+
+    The key is the folder's: what a person decided about it is there again on the page of the next survey.
+    """
     items = shown.items
-    identity = "\0".join(f"{item.row.path}\0{item.row.sha256}" for item in items)
     numbers = itertools.count(len(items))
     return {
-        "key": hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32],
+        "key": hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32],
         "suspects": shown.suspects,
         "block": BLOCK,
         "classes": shown.classes,

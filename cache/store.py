@@ -66,8 +66,8 @@ class Header:
     """What a pack says of itself, in its schema's metadata.
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what was
-    stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: decisions of a
-    person whose content was not in the folder. shard: which of the `shards` files this is; all but index_crc32 is said
+    stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how many
+    decisions of a person were for no file of the folder; lost: their paths, as far as the pack knows them. shard: which of the `shards` files this is; all but index_crc32 is said
     of the whole pack. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
     the same data.
     """
@@ -79,6 +79,7 @@ class Header:
     transcoded: tuple[tuple[str, str], ...] = ()
     relabelled: tuple[tuple[str, str, str], ...] = ()
     unmatched: int = 0
+    lost: tuple[str, ...] = ()
     format: int = 1
     index_crc32: int | None = None
     """`index_checksum` of the file's rows; None in a pack from before there was one."""
@@ -128,6 +129,7 @@ class Header:
             transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
             relabelled=tuple((path, old, new) for path, old, new in content.get("relabelled", ())),
             unmatched=content.get("unmatched", 0),  # packs from before there were decisions have neither
+            lost=tuple(content.get("lost", ())),
             format=content["format"],
             index_crc32=content.get("index_crc32"),
             shard=content.get("shard", 0),
@@ -304,6 +306,7 @@ class Pack:
                 {"path": path, "from": old, "to": new} for path, old, new in self.header.relabelled
             ],
             "unmatched": self.header.unmatched,
+            "lost": list(self.header.lost),
         }
 
 

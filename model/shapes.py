@@ -49,6 +49,8 @@ SHAPES: Final[dict[str, Any]] = {
         },
         "transcoded": [{"path": str, "reason": str}],
         "relabelled": [{"path": str, "from": str, "to": str}],
+        "unmatched": int,
+        "lost": [str],
     },
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],

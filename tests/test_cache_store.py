@@ -124,6 +124,7 @@ def test_the_summary_is_json(path: Path) -> None:
         "transcoded": [],
         "relabelled": [],
         "unmatched": 0,
+        "lost": [],
     }
 
 
