@@ -60,7 +60,7 @@ class Run:
         """The JSON content of one file. Raises RunError."""
         path = self.folder / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
         except (FileNotFoundError, NotADirectoryError):
             found = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
@@ -95,7 +95,7 @@ class Run:
         """One row an epoch, in their order: what it came to, or how long it took. Raises RunError."""
         path = self.folder / name
         try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = read_text(path).splitlines() if path.exists() else []
             rows = [json.loads(line) for line in lines]
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
@@ -145,6 +145,13 @@ class Run:
         load_network(network, content, self.folder / _FILES[chosen])
         origin = {"checkpoint": chosen, "after": content.get("after", "the last step")}
         return origin, network.to(device).eval()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a run folder. Raises OSError, also for a pipe, which to open would wait for ever; ValueError."""
+    if path.exists() and not path.is_file():
+        raise OSError("no regular file")
+    return path.read_text(encoding="utf-8")
 
 
 def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:

@@ -237,7 +237,7 @@ def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     def fail(path: Path) -> None:
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr("cache.store._map", fail)
+    monkeypatch.setattr("cache.store._open", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "p.arrow").write_bytes(b"1234")
     answer = here(monkeypatch, capfd, "info", tmp_path / "p.arrow")
