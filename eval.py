@@ -259,7 +259,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     folder.write(name, result)
     picture = folder.folder / name.replace("eval", "confusion").replace(".json", ".png")
     figures.confusion(picture, np.array(result["confusion"]), [row["name"] for row in result["classes"]])
-    print("\n".join(metrics.table(result, job.worst_first)))
+    print("\n".join(map(plain, metrics.table(result, job.worst_first))))
     crops = result["crops"]
     rows = [
         (f"one crop, on average over {crops}", result["accuracy"], result["interval"]),
@@ -269,7 +269,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
         rows = [("the centre window", result["accuracy"], result["interval"])]
     for label, accuracy, (low, high) in rows:
         print(f"{label}: {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {result['n']})")
-    print(f"checkpoint: {result['checkpoint']}, after {result['after']}")
+    print(plain(f"checkpoint: {result['checkpoint']}, after {result['after']}"))
     if name != EVALUATION:
         print(f"result: {folder.folder / name}")
     print(f"report: {report.build(folder.folder)}")

@@ -37,6 +37,8 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     Errors of the `expected` types are the user's to mend: one line on standard error, exit code 2. Ctrl-C: 130. Any
     other error is ours: one line that says where its traceback was written, exit code 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -161,8 +163,8 @@ def plain(text: str) -> str:
 def note(text: str) -> None:
     """Say one line beside the result, on standard error; nothing where there is nothing to say."""
     if text:
-        _complain(f"note: {plain(text)}")
+        _complain(f"note: {text}")
 
 
 def _complain(message: str) -> None:
-    print(" ".join(message.split()), file=sys.stderr)  # noqa: T201
+    print(plain(" ".join(message.split())), file=sys.stderr)  # noqa: T201

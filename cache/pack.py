@@ -234,7 +234,7 @@ def _write_shards(
 def _write_file(
     kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
 ) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
+    with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
 
