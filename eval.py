@@ -126,11 +126,11 @@ def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None
             raise RunError(
                 "--predictions is for a folder without labels; these images have labels: leave it out"
             )
-        left_out = len(ids)
+        asked = ids
         ids, probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
         if not ranks.leads():
             return
-        labels, left_out = pack.labels[ids], left_out - len(ids)
+        labels, left_out = pack.labels[ids], [pack.image_path(row) for row in np.setdiff1d(asked, ids)]
         if (labels < 0).all():
             write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
             return
@@ -140,7 +140,7 @@ def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None
             raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
         name, data = describe_data(job, folder, pack)
     how = {"precision": "bf16" if bf16 else "fp32", "engine": engine, "device": where, "seed": job.seed}
-    data |= {"left_out": left_out}
+    data |= {"left_out": len(left_out), "left_out_images": left_out}
     conclude(job, folder, name, result | data | origin | how)
 
 

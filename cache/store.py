@@ -15,6 +15,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -45,6 +46,8 @@ SCHEMA: Final = pa.schema(
 _METADATA: Final = b"greyhound"
 _CHECKSUM: Final = b"greyhound_crc32"
 _PAGE: Final = 4096
+NAMED: Final = 100
+"""Damaged images that a message names."""
 _NEVER: Final = -1
 """The version of its file at which an image was checked, as long as it was not."""
 _COPIED: Final = 0
@@ -225,11 +228,27 @@ class Pack:
         since. Raises PackError.
         """
         if not (self._is_checked(index) or self.is_sound(index)):
-            raise PackError(
-                f"{self._files[self._shard(index)]} is damaged: {self.describe(index)} has not the bytes that were packed; copy the pack again, "
-                "or pack the images again; --on-bad skip goes on without such images"
-            )
+            raise self._damage([index])
         return self._raw(index)
+
+    @contextmanager
+    def naming_damaged(self, ids: NDArray[np.int64]) -> Iterator[None]:
+        """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is. Raises PackError."""
+        try:
+            yield
+        except PackError as error:
+            found = self.damaged(ids)
+            raise self._damage(found) if found else error from None
+
+    def _damage(self, rows: Sequence[int]) -> PackError:
+        files = dict.fromkeys(str(self._files[self._shard(row)]) for row in rows)
+        named = ", ".join(map(self.describe, rows[:NAMED]))
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        verb = "has" if len(rows) == 1 else "have"
+        return PackError(
+            f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the pack again, "
+            "or pack the images again; --on-bad skip goes on without such images"
+        )
 
     def is_sound(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""

@@ -20,6 +20,7 @@ SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
+DAMAGED: Final = "damaged.json"
 LOCK: Final = ".lock"
 
 CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
