@@ -13,8 +13,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
+from cache.atomic import replacing
 from cache.findings import Row, write_rows
-from cache.pack import check_outside, check_writable, find_file, find_images, replacing
+from cache.pack import check_outside, check_writable, find_file, find_images
 from cache.rules import judge
 from cache.spool import spool
 from cache.store import PackError

@@ -86,7 +86,13 @@ def review_labels(images: Path, out: Path, run: Path | None = None) -> int:
     """
     source = ["--images", str(images)] if run is None else ["--run", str(run)]
     command = [sys.executable, str(PROGRAM), *source, "--out", str(out)]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # let it take away what is its own
+            child.terminate()
+            child.wait()
+            raise
 
 
 def read_review(file: Path) -> Review:
