@@ -75,6 +75,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Pat
 
 
 @pytest.fixture
+def ordinary() -> Iterator[None]:
+    """The test heeds the modes of files, also as root."""
+    from limits import ordinary_user  # which not every system can do
+
+    with ordinary_user():
+        yield
+
+
+@pytest.fixture
 def here(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Here]:
