@@ -211,7 +211,7 @@ def _summarise(rows: Iterable[Row], out: Path) -> None:
 def _describe(opened: Pack, most: int | None) -> None:
     """What is in a pack; of every list of files at most so many by name, None for all."""
     console, summary = Console(), opened.summary()
-    table = Table("class", *SPLITS, "all", title=f"{opened.path}", title_justify="left")
+    table = Table("class", *SPLITS, "all", title=_plain(str(opened.path)), title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     counts = np.stack(

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from cache import pack
+from cache.atomic import replacing
 from cache.findings import Row, write_rows
-from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images, replacing
+from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from cache.rules import judge
 from cache.spool import Series, spool
 from cache.store import PackError

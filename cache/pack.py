@@ -17,7 +17,6 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from cache.atomic import replacing_all
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
@@ -225,9 +225,8 @@ def _write_shards(
     except ShardsError as error:
         raise PackError(str(error)) from None
     headers = []
-    with ExitStack() as stack:
-        for index, (file, (low, high)) in enumerate(zip(shard_paths(out, shards), bounds, strict=True)):
-            temporary = stack.enter_context(replacing(file))
+    with replacing_all(shard_paths(out, shards)) as temporaries:
+        for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
             headers.append(header.of_shard(index, shards, index_checksum(_index_arrays(rows, places))))
             _write_file(rows, places, headers[-1], temporary)
@@ -237,7 +236,7 @@ def _write_shards(
 def _write_file(
     kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
 ) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
+    with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
 
@@ -543,20 +542,3 @@ def _index_arrays(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) ->
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
     return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A temporary file beside `out` that takes its place when the block ends well, and is gone otherwise."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        raise PackError(f"{out} cannot be written: {error.strerror or error}; nothing was changed") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

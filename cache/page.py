@@ -25,9 +25,10 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from cache.atomic import replacing
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
-from cache.pack import find_file, replacing
+from cache.pack import find_file
 from cache.survey import ENDED_DECODER, Progress, counted
 from cache.suspects import Ranked, Review
 

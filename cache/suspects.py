@@ -98,7 +98,13 @@ def review_labels(out: Path, pack: Path | None = None, run: Path | None = None) 
     """
     source = ["--pack", str(pack)] if run is None else ["--run", str(run)]
     command = [sys.executable, str(PROGRAM), *source, "--out", str(out)]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # let it take away what is its own
+            child.terminate()
+            child.wait()
+            raise
 
 
 def describe_end(code: int) -> str:

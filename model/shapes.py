@@ -20,6 +20,7 @@ SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
+DAMAGED: Final = "damaged.json"
 LOCK: Final = ".lock"
 
 CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
@@ -37,7 +38,7 @@ _CLASS: Final = {
 }
 SHAPES: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
-    VERSIONS: {},
+    VERSIONS: {"*": str},
     PACK: {
         "path": str,
         "digest": str,

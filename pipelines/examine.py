@@ -246,7 +246,10 @@ def _requests(stream: IO[bytes]) -> Iterator[Path]:
 
 def main() -> None:
     """Answer a JSON line for every path on standard input, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes our input
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(
+        dir(signal)
+    ):  # the parent's to handle; it closes our input
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
