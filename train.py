@@ -279,8 +279,8 @@ class Job:
         return self.dry_run or self.verify_determinism
 
     def again(self) -> Job:
-        """The job as torchrun starts it again when a process died: from where it was, if it had begun."""
-        begun = ranks.restarted() and (self.out / RECIPE).exists()
+        """The job as torchrun starts it again when a process died: from where it was, if rank 0 finds that it had begun."""
+        begun = ranks.from_first((self.out / RECIPE).exists)
         return replace(self, resume=True) if begun else self
 
 
@@ -345,8 +345,8 @@ def train(job: Job, stop: Stop) -> int:
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
-    with ranks.joined(device), ExitStack() as stack:
-        job = replace(job.again(), resources=job.resources.shared(ranks.neighbours()))
+    with ranks.joined(device) as restarted, ExitStack() as stack:
+        job = replace(job.again() if restarted else job, resources=job.resources.shared(ranks.neighbours()))
         check_ranks(job, device)
         pack = Pack(ranks.from_first(lambda: pack_path(job)), job.resources.residency)
         check_splits(pack)

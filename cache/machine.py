@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,16 @@ def describe_machine() -> str:
     if "cpu family" in about:
         name += f" (family {about['cpu family']}, model {about.get('model', 'unknown')})"
     return f"{name}, {available_cores()} cores"
+
+
+def installed(*names: str) -> dict[str, str]:
+    """The versions of those of the packages that are installed; a name ending in * stands for all that begin so."""
+    found = {}
+    for distribution in metadata.distributions():
+        name = distribution.name
+        if any(name == wanted or (wanted[-1] == "*" and name.startswith(wanted[:-1])) for wanted in names):
+            found[name] = distribution.version
+    return {name: found[name] for name in sorted(found)}
 
 
 def _quota_in_cores() -> int:

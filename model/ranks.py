@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _HOST: Final = torch.device("cpu")
+_LOOK_AGAIN: Final = 0.02
+"""Seconds between two looks of rank 0 at who has come."""
 _FAILED: Final = 2
 """Exit code of a rank that leaves because rank 0 says what is wrong."""
 
@@ -53,29 +56,25 @@ def neighbours() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
 
 
-def restarted() -> bool:
-    """Whether torchrun has started these processes again after one of them died (`--max-restarts`)."""
-    return _restarts() > 0
-
-
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def joined(device: torch.device) -> Iterator[bool]:
     """Be one of the processes that torchrun started, for as long as the block runs; the others' output is silenced.
 
-    On GPUs each process takes the one of its number on the machine. Raises RanksError in a rank that goes on when
-    another has died.
+    Gives whether they were started again after one of them died (`--max-restarts`), to all of them alike. On GPUs each
+    process takes the one of its number on the machine. Raises RanksError where it has none, and in a rank that goes on
+    when another has died.
     """
     if not dist.is_torchelastic_launched():
-        yield
+        yield False
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        _take_gpu()
+    attempt = _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     with contextlib.ExitStack() as stack:
         if not leads():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
-            yield
+            yield largest(max(attempt - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0
         except RuntimeError as error:
             if not _another_died(error):
                 raise
@@ -199,15 +198,67 @@ def part_randomness() -> None:
         torch.manual_seed(int(torch.randint(2**62, ())) + rank())
 
 
-def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+def _take_gpu() -> None:
+    """Let torch use the GPU of this process's number on the machine. Raises RanksError."""
+    mine, there, here = (
+        int(os.environ["LOCAL_RANK"]),
+        torch.cuda.device_count(),
+        os.environ["LOCAL_WORLD_SIZE"],
+    )
+    if int(here) > there:
+        raise RanksError(
+            f"{here} processes on a machine where torch finds {there} GPUs; --nproc-per-node {there}"
+        )
+    torch.cuda.set_device(mine)
 
 
-def _meet(backend: str) -> None:
-    """Make the process group. What an attempt before this one left in torchrun's store are addresses of the dead."""
-    store, mine, all_of_them = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    store = dist.PrefixStore(f"attempt {_restarts()}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=mine, world_size=all_of_them)
+def _meet(backend: str) -> int:
+    """Make the process group, and say how many have been made by the same torchrun, this one included.
+
+    torchrun's store outlives the processes: what an earlier attempt left there are addresses of the dead, so each
+    attempt has keys of its own. Raises RanksError where one of the processes does not come.
+    """
+    try:
+        store, mine, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        attempt = _call_roll(store, processes) if mine == 0 else _answer_roll(store, mine)
+    except dist.DistError as error:
+        raise RanksError(
+            f"the processes of this training did not all come: {' '.join(str(error).split())}"
+        ) from None
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"attempt {attempt}", store),  # type: ignore[attr-defined]
+        rank=mine,
+        world_size=processes,
+    )
+    return attempt
+
+
+def _call_roll(store: Any, processes: int) -> int:
+    """The number of this attempt, which rank 0 counts, once every other rank has confirmed that it knows it.
+
+    torchrun says no such number: of several machines, each counts the failures that it saw itself. Who asked may be of an
+    attempt before and dead; so rank 0 answers each name that it finds until the rank has confirmed.
+    """
+    attempt: int = store.add("attempts", 1)
+    missing, deadline = set(range(1, processes)), time.monotonic() + store.timeout.total_seconds()
+    while missing:
+        for rank in [rank for rank in missing if store.check([f"rank {rank}"])]:
+            store.set(f"attempt of {store.get(f'rank {rank}').decode()}", str(attempt))
+        missing = {rank for rank in missing if not store.check([f"rank {rank} in {attempt}"])}
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError(f"rank {min(missing)} is missing")
+        time.sleep(_LOOK_AGAIN)
+    return attempt
+
+
+def _answer_roll(store: Any, rank: int) -> int:
+    """The number of this attempt, as rank 0 answers a name that no process had before."""
+    name = uuid4().hex
+    store.set(f"rank {rank}", name)
+    attempt = int(store.get(f"attempt of {name}"))
+    store.set(f"rank {rank} in {attempt}", "")
+    return attempt
 
 
 def _another_died(error: RuntimeError) -> bool:

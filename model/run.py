@@ -37,13 +37,14 @@ _PACKAGES: Final = (
     "greyhound",
     "torch",
     "timm",
-    "nvidia-dali-cuda120",
     "opencv-python-headless",
     "simplejpeg",
     "numpy",
     "pillow",
     "pyarrow",
 )
+_DALI: Final = "nvidia-dali-cuda"
+"""How the name of every build of DALI begins; one is for one CUDA version."""
 
 
 class RunError(ValueError):
@@ -176,7 +177,8 @@ def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> Non
 def versions(**more: str) -> dict[str, str]:
     """What a result depends on: packages, GPU, date; and whatever `more` is given, as the machine and the engine."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    builds = sorted({each.name for each in metadata.distributions() if each.name.startswith(_DALI)})
+    for name in (*_PACKAGES, *builds):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.command import parse, run
-from cache.machine import available_cores, available_memory, describe_machine
+from cache.machine import available_cores, available_memory, describe_machine, installed
 from cache.store import Pack, PackError
 from pipelines import selftest
 from pipelines.loader import ENGINES, choose
@@ -37,6 +37,7 @@ Verdict = Literal["ok", "note", "problem", "unknown"]
 
 _PACKAGES: Final = ("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
 _SHARED_MEMORY: Final = Path("/dev/shm")
+_KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 _TESTED: Final = 64
 """Pictures of a pack that are decoded."""
 _LEAST_SHARED: Final = 2**30
@@ -56,8 +57,8 @@ class Gpu:
     """One GPU. memory, free: bytes. None: not learnt."""
 
     name: str
-    memory: int
-    free: int
+    memory: int | None
+    free: int | None
     mig: bool | None = None
     jpeg_engines: int | None = None
 
@@ -67,7 +68,8 @@ class Facts:
     """What was learnt. cores: that this process may use, of all `processors`. memory, shared_memory: bytes free.
 
     locked_memory, open_files: limits of this process, None: none. versions: of packages, and `torch's CUDA` and `DALI's
-    CUDA`, where they are installed. driver: its version; driver_unknown: why it could not be asked.
+    CUDA`, where they are installed. driver: its version, by its library or else by the kernel; driver_unknown: why the
+    library could not be asked.
     """
 
     machine: str
@@ -106,7 +108,7 @@ def learn() -> Facts:
         open_files=_limit("RLIMIT_NOFILE"),
         versions=_versions(),
         gpus=gpus,
-        driver=driver,
+        driver=driver or kernel_driver(),
         driver_unknown=why,
     )
 
@@ -131,8 +133,24 @@ def ask_driver() -> tuple[str | None, tuple[Gpu, ...], str]:
         pynvml.nvmlShutdown()
 
 
+def kernel_driver() -> str | None:
+    """The version of NVIDIA's kernel module, where one is loaded, as it says it itself on Linux."""
+    if not _KERNEL_MODULE.exists():
+        return None
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", _KERNEL_MODULE.read_text())
+    return found[1] if found else None
+
+
 def _gpu(nvml: Any, handle: Any) -> Gpu:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    name = str(nvml.nvmlDeviceGetName(handle))
+    total: int | None = None
+    free: int | None = None
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = int(memory.total), int(memory.free)
+    except nvml.NVMLError:  # where it shares the host's memory; torch asks CUDA
+        for gpu in (gpu for gpu in _torch_gpus() if gpu.name == name):
+            total, free = gpu.memory, gpu.free
     mig = engines = None
     with suppress(nvml.NVMLError):  # this GPU has no such thing as MIG
         mig = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
@@ -141,7 +159,7 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
     ):  # NVML counts the engines in MIG's profiles alone; the widest one has them all
         profile = nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, nvml.NVML_GPU_INSTANCE_PROFILE_7_SLICE)
         engines = int(profile.jpegCount)
-    return Gpu(str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), mig, engines)
+    return Gpu(name, total, free, mig, engines)
 
 
 def _torch_gpus() -> tuple[Gpu, ...]:
@@ -162,13 +180,12 @@ def _limit(name: str) -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    """Of what decodes and computes; a name ending in * stands for the builds of all CUDA versions."""
-    found = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if any(name == wanted or name.startswith(wanted.removesuffix("*")) for wanted in _PACKAGES):
-            found[name] = distribution.version
-    found = {name: found[name] for name in sorted(found) if not name.startswith("nvidia-nvjpeg2k")}
+    """Of what decodes and computes, in the builds of all CUDA versions."""
+    found = {
+        name: version
+        for name, version in installed(*_PACKAGES).items()
+        if not name.startswith("nvidia-nvjpeg2k")
+    }
     if torch.version.cuda:
         found["torch's CUDA"] = torch.version.cuda
     with suppress(ImportError, AttributeError):
@@ -227,7 +244,8 @@ def _judge_gpus(facts: Facts) -> Iterator[Finding]:
         yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {engine}")
     for place, gpu in enumerate(facts.gpus):
         about = f"GPU {place}"
-        yield Finding(about, f"{gpu.name}, {say_bytes(gpu.free)} free of {say_bytes(gpu.memory)}")
+        free, total = ("?" if nbytes is None else say_bytes(nbytes) for nbytes in (gpu.free, gpu.memory))
+        yield Finding(about, f"{gpu.name}, {free} free of {total}")
         if gpu.mig is None:
             yield Finding(f"{about}, MIG", "-", "unknown", "the driver does not say, or the GPU has none")
         else:
@@ -290,7 +308,8 @@ def _judge_drivers(facts: Facts) -> Iterator[Finding]:
     if facts.driver is None:
         yield Finding("driver", "-", "unknown", facts.driver_unknown)
         return
-    yield Finding("driver", facts.driver)
+    asked = not facts.driver_unknown
+    yield Finding("driver", facts.driver, "ok" if asked else "note", facts.driver_unknown)
     for name in ("torch's CUDA", "DALI's CUDA"):
         major = _major(facts.versions.get(name))
         least = _LEAST_DRIVER.get(major, 0)

@@ -23,7 +23,7 @@ from pipelines.augment import Augment, draw, halvings, to_stored
 from pipelines.examine import available
 from pipelines.order import epoch_order, even_bounds, full_bounds, share
 from pipelines.request import Device, Engine, Request, ResourcesError, Settings
-from pipelines.tier import Plan, Tier, TierName, default_budget, parse_bytes, plan
+from pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan
 from pipelines.watch import watched
 
 EngineName = Literal["auto", "dali", "threads"]
@@ -106,10 +106,13 @@ class Position:
     images: int = 0
 
 
-def choose(
-    engine: EngineName = "auto", device: DeviceName = "auto"
-) -> tuple[Literal["dali", "threads"], Device]:
-    """The one place where engine and device are chosen: DALI on a GPU, threads without one.
+def automatic(gpu: bool, dali: bool) -> EngineChosen:
+    """The engine where none is named: DALI on a GPU, threads without one."""
+    return "dali" if gpu and dali else "threads"
+
+
+def choose(engine: EngineName = "auto", device: DeviceName = "auto") -> tuple[EngineChosen, Device]:
+    """The one place where engine and device are chosen.
 
     Raises DeviceError for a GPU or an engine that is not there.
     """
@@ -121,7 +124,7 @@ def choose(
         )
     gpu = device != "cpu" and torch.cuda.is_available()
     if engine == "auto":
-        engine = "dali" if gpu and available() else "threads"
+        engine = automatic(gpu, available())
     return engine, "gpu" if gpu else "cpu"
 
 
@@ -266,11 +269,11 @@ class Loader:
                 yield self.request(epoch, share(order[low:high], self.rank, self.ranks), high)
 
     def _plan(self, resources: Resources, epochs: int | None) -> Plan:
-        """What to keep decoded; `auto` is for the engine whose pixels do not depend on it in any bit."""
-        name: TierName = "encoded" if resources.tier == "auto" and self.engine == "dali" else resources.tier
+        """What to keep decoded."""
         budget = parse_bytes(resources.budget) if resources.budget else None
         rows = np.unique(self._standing_in[self.ids])
-        return plan(name, self.pack, rows, halvings(self.augment, self.pack.sizes[rows]), budget, epochs)
+        halved = halvings(self.augment, self.pack.sizes[rows])
+        return plan(resources.tier, self.pack, rows, halved, budget, epochs, self.engine)
 
     def describe_damaged(self) -> str:
         """What became of the damaged images, in a line; empty where there are none."""

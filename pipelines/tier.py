@@ -21,6 +21,7 @@ from pipelines.decode import DecodeError, Pixels, decode
 from pipelines.request import BadImageError, ResourcesError
 
 TierName = Literal["auto", "encoded", "decoded"]
+EngineChosen = Literal["dali", "threads"]
 
 SHARE: Final = 0.5
 """Of the free memory: the budget where none is given."""
@@ -82,16 +83,17 @@ def plan(
     halvings: NDArray[np.int32],
     budget: int | None,
     passes: int | None,
+    engine: EngineChosen = "threads",
 ) -> Plan:
-    """Choose what a stream over the rows `ids` keeps decoded.
+    """Choose what a stream over the rows `ids` keeps decoded: for the loader, and for who plans what it will do.
 
-    name: auto keeps as many as the budget allows, unless there is one pass only; encoded none; decoded all. halvings:
-    int32 `[n]`, of `ids`. budget: bytes; default half of the free memory. passes: over the data; None: many. Raises
-    ResourcesError where `decoded` does not fit.
+    name: auto keeps as many as the budget allows, unless there is one pass only, and by engine threads alone, whose
+    pixels do not depend on it in any bit; encoded none; decoded all. halvings: int32 `[n]`, of `ids`. budget: bytes;
+    default half of the free memory. passes: over the data; None: many. Raises ResourcesError where `decoded` does not
+    fit.
     """
     kept = np.zeros(len(pack), dtype=bool)
-    if name == "encoded" or (name == "auto" and passes == 1):
-        why = "as asked" if name == "encoded" else "each image is used once"
+    if why := _why_encoded(name, passes, engine):
         return Plan(kept, 0, f"tier: encoded, {why}")
     rows, first = np.unique(ids, return_index=True)
     sizes = decoded_sizes(pack, rows, halvings[first])
@@ -106,6 +108,15 @@ def plan(
     nbytes = int(sizes[fitting].sum())
     why = f"{fitting.sum()} of {len(rows)} images in {say_bytes(nbytes)} of {say_bytes(free)}"
     return Plan(kept, nbytes, f"tier: {'decoded' if fitting.any() else 'encoded'}, {why}")
+
+
+def _why_encoded(name: TierName, passes: int | None, engine: EngineChosen) -> str:
+    """Why nothing is kept whatever the memory, or nothing."""
+    if name == "encoded":
+        return "as asked"
+    if name == "auto" and engine == "dali":
+        return "engine dali decodes each image anew"
+    return "each image is used once" if name == "auto" and passes == 1 else ""
 
 
 def decoded_sizes(pack: Pack, rows: NDArray[np.int64], halvings: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -88,6 +88,14 @@ class Outcome:
     figures: dict[str, float] = field(default_factory=dict)
 
 
+def driver(setup: Setup) -> Outcome:
+    """The driver says its version, without which a certificate is of no use."""
+    facts = doctor.learn()
+    if setup.device == "cpu":
+        return Outcome(True, "none is needed")
+    return Outcome(facts.driver is not None, facts.driver or facts.driver_unknown)
+
+
 def decoder(setup: Setup) -> Outcome:
     """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
     rows = selftest.spread(setup.pack, 4 * setup.images)
@@ -209,7 +217,18 @@ def tests(_: Setup) -> Outcome:
 Check = Callable[[Setup], Outcome]
 CHECKS: Final[dict[str, Check]] = {
     check.__name__: check
-    for check in (decoder, operators, batches, hand_over, memory, waiting, throughput, training, tests)
+    for check in (
+        driver,
+        decoder,
+        operators,
+        batches,
+        hand_over,
+        memory,
+        waiting,
+        throughput,
+        training,
+        tests,
+    )
 }
 
 

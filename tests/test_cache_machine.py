@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cache import machine
+
+
+def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("torch", "torchvision", "nvidia-dali-cuda130", "numpy")
+    there = [SimpleNamespace(name=name, version=str(place)) for place, name in enumerate(names)]
+    monkeypatch.setattr(metadata, "distributions", lambda: there)
+    assert machine.installed("torch", "nvidia-dali-cuda*", "ffcv") == {
+        "nvidia-dali-cuda130": "2",
+        "torch": "0",
+    }
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

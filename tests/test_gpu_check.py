@@ -19,6 +19,7 @@ from runs import TINY, Here, tiny_job
 from cache.store import Pack
 from model import figures, report
 from model.schedule import Phase
+from pipelines import doctor
 from pipelines.augment import Augment
 from pipelines.examine import available
 from train import Averaging
@@ -83,6 +84,15 @@ def test_a_check_that_raises_has_failed_and_the_next_one_runs(
     assert "NOT all checks passed" in text
     assert "| broken | **failed** | RuntimeError: CUDA error: an illegal memory access |" in text
     assert "| sound | MiB | 1.5 |" in text
+
+
+def test_a_driver_that_is_not_known_fails(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, given = doctor.learn(), replace(setup(colour_pack, tmp_path), device="gpu")
+    for known, passed in ((None, False), ("580.95.05", True)):
+        monkeypatch.setattr(doctor, "learn", lambda known=known: replace(here, driver=known))
+        assert gpu_check.driver(given).passed is passed
 
 
 def test_memory_that_grows_fails(colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import answers, on_ranks
 from runs import ONE_THREAD, TINY, tiny_job
 from torch import nn
@@ -80,7 +83,8 @@ def everything() -> dict[str, Any]:
 
 def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
     rows, stop = torch.arange(3.0), lambda: 15
-    with ranks.joined(CPU):
+    with ranks.joined(CPU) as restarted:
+        assert not restarted
         assert (ranks.rank(), ranks.count(), ranks.neighbours(), ranks.leads()) == (0, 1, 1, True)
         assert ranks.gathered(rows) is rows
         assert ranks.agreed(stop) is stop
@@ -90,7 +94,45 @@ def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
         assert rows.tolist() == [0, 1, 2]
         given = network()
         assert ranks.parallel(given) is given
-    assert not ranks.restarted()
+
+
+# --- how they meet ---------------------------------------------------------------------------------------------------
+
+
+def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[bool, int]:
+    """Whether they were started again, and what the ranks add up to, in a store of torchrun's that outlives them."""
+    rank = int(os.environ["RANK"])
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts[rank])
+    time.sleep(0.5 * (rank == late))
+    with ranks.joined(CPU) as restarted:
+        total = torch.tensor([1 + rank])
+        ranks.add_up([total])
+        return restarted, int(total)
+
+
+@pytest.mark.parametrize(("restarts", "late"), [((1, 0), 1), ((0, 1), 0), ((0, 0), 1)])
+def test_ranks_meet_again_whatever_their_machines_counted(restarts: tuple[int, int], late: int) -> None:
+    """A machine counts the failures that it saw, and one that replaces another none; the dead have left words for all."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    assert on_ranks(2, met, store.port, (0, 0)) == [(False, 3), (False, 3)]
+    assert on_ranks(2, met, store.port, restarts, late) == [(True, 3), (True, 3)]
+
+
+def test_a_rank_that_does_not_come_is_named() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store.set_timeout(timedelta(seconds=0.1))
+    with pytest.raises(dist.DistStoreError, match="rank 1 is missing"):
+        ranks._call_roll(store, 2)
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("TORCHELASTIC_RUN_ID", "test"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    expected = "3 processes on a machine where torch finds 2 GPUs; --nproc-per-node 2"
+    with pytest.raises(ranks.RanksError, match=expected), ranks.joined(torch.device("cuda")):
+        pass
 
 
 # --- words between ranks ---------------------------------------------------------------------------------------------
@@ -405,6 +447,7 @@ def test_what_several_ranks_cannot_do_is_said(
 
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 import train
@@ -417,7 +460,7 @@ following = train.followed
 
 def follow(doing, loader, *rest):
     for batch in following(doing, loader, *rest):
-        if ranks.rank() == 1 and not ranks.restarted() and loader.position.epoch == 1 and loader.position.images:
+        if ranks.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and loader.position.epoch == 1 and loader.position.images:
             raise PackError("rank 1 has lost its pack")
         yield batch
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +80,14 @@ def test_versions_name_what_a_result_depends_on() -> None:
     assert {"python", "torch", "timm", "numpy", "machine", "gpu", "date", "engine"} <= found.keys()
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert found["machine"] == "4 cores"
+
+
+def test_versions_name_the_build_of_dali_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, build = metadata.version, SimpleNamespace(name="nvidia-dali-cuda130")
+    monkeypatch.setattr(metadata, "distributions", lambda: [build])
+    monkeypatch.setattr(metadata, "version", lambda name: "2.3.0" if name == build.name else real(name))
+    found = versions()
+    assert {name: found[name] for name in found if "dali" in name} == {build.name: "2.3.0"}
 
 
 def test_damaged_metrics_are_one_line(tmp_path: Path) -> None:

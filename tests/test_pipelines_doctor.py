@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +54,7 @@ def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
     [
         ({"driver": "535.183.01"}, "driver and torch's CUDA", "problem", "CUDA 13 needs driver 580 or later"),
         ({"driver": None, "driver_unknown": "no driver"}, "driver", "unknown", "no driver"),
+        ({"driver_unknown": "no library"}, "driver", "note", "no library"),
         ({"cores": 2}, "cores", "note", "quota"),
         ({"shared_memory": 67_108_864}, "shared memory", "note", "--shm-size"),
         ({"shared_memory": None}, "shared memory", "unknown", "there is no"),
@@ -130,6 +132,42 @@ def test_the_driver_is_asked_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     old = nvml(nvmlDeviceGetMigMode=refuse, nvmlDeviceGetGpuInstanceProfileInfo=refuse)
     monkeypatch.setitem(sys.modules, "pynvml", old)
     assert ask_driver() == ("580.95.05", (Gpu("A100", 40, 39),), "")
+
+
+def test_memory_that_nvml_does_not_know_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where GPU and host share their memory NVML answers "Not Supported"."""
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetMemoryInfo=refuse))
+    monkeypatch.setattr(doctor, "_torch_gpus", lambda: (Gpu("A100", 24, 20),))
+    assert ask_driver()[1] == (Gpu("A100", 24, 20, mig=False, jpeg_engines=5),)
+    monkeypatch.setattr(doctor, "_torch_gpus", tuple)
+    assert ask_driver()[1] == (Gpu("A100", None, None, mig=False, jpeg_engines=5),)
+    assert found(replace(SOUND, gpus=ask_driver()[1]))["GPU 0"].found == "A100, ? free of ?"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n",
+            "535.183.01",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC 13.3.0\n",
+            "580.95.05",
+        ),
+        ("something else\n", None),
+        (None, None),
+    ],
+)
+def test_the_kernel_knows_its_driver_where_no_library_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, expected: str | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    monkeypatch.setattr(doctor, "_KERNEL_MODULE", tmp_path / "version")
+    if text:
+        (tmp_path / "version").write_text(text)
+    facts = doctor.learn()
+    assert (facts.driver, facts.driver_unknown[:5]) == (expected, "needs")
 
 
 def test_why_the_driver_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

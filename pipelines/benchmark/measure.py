@@ -10,10 +10,8 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 
 from cache.command import progress_bar
-from cache.machine import available_cores, describe_machine
+from cache.machine import available_cores, describe_machine, installed
 from cache.store import Pack
 from pipelines.benchmark import peers
 from pipelines.benchmark.account import take_account, take_waiting
@@ -35,7 +33,7 @@ AGREEMENT: Final = 1.0
 PACKAGES: Final = (
     "torch",
     "torchvision",
-    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda*",
     "opencv-python-headless",
     "simplejpeg",
     "pillow",
@@ -178,13 +176,9 @@ def summarise(name: str, samples: list[Sample]) -> Result:
 
 def conditions(pack: Pack, data: str) -> dict[str, Any]:
     """What a figure depends on."""
-    versions = {}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
     return {
         "machine": describe_machine(),
-        "versions": versions,
+        "versions": installed(*PACKAGES),
         "date": datetime.now(UTC).date().isoformat(),
         "data": f"{data}: {len(pack)} images, {pack.nbytes / len(pack) / 1000:.0f} kB each",
     }
