@@ -22,6 +22,7 @@ from cache.command import deferred, note, parse, plain, progress_bar, run
 from cache.findings import FINDINGS, Row, Rows
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
+from cache.twins import LOOKED_AT
 
 _ANY: Final = "any of them"
 LISTED: Final = 50
@@ -61,9 +62,15 @@ def survey(
         trained: Look for wrong labels by what this training makes of the images that it did not see: a run folder.
     """
     inspection.check_place(images, out)
+
+    def crowded(count: int) -> None:
+        note(
+            f"{count:,} images look like {LOOKED_AT} others or more, from afar; more near twins of theirs may be found among the rest"
+        )
+
     with (
         progress_bar("looking at every image") as update,
-        inspection.inspect(images, update) as rows,
+        inspection.inspect(images, update, crowded) as rows,
     ):
         inspection.write(rows, out)  # before the labels, which take longer and may fail
     table = Rows(out / "survey.csv")

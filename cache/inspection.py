@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
+from cache.closeup import reader
 from cache.findings import Row, write_rows
 from cache.pack import check_outside, check_writable, find_file, find_images, replacing
 from cache.rules import judge
@@ -22,12 +23,14 @@ from cache.survey import Progress, counted, survey
 
 
 @contextmanager
-def inspect(images: Path, progress: Progress | None = None) -> Iterator[Iterator[Row]]:
+def inspect(
+    images: Path, progress: Progress | None = None, crowded: Callable[[int], None] | None = None
+) -> Iterator[Iterator[Row]]:
     """Look at every file of a folder, and yield what is found of each, sorted by path; for as long as the block runs.
 
     What was seen lies on disk, and rows come one by one: an image costs a few bytes of memory, and where no other has
-    its content the low waves of its thumbnail. progress: called with (files looked at, files in all). Raises PackError
-    and SurveyError.
+    its content the low waves of its thumbnail. progress: called with (files looked at, files in all). crowded: as in
+    `twins.find_twins`. Raises PackError and SurveyError.
     """
     with spool(find_images(images)) as paths:
         if not len(paths):
@@ -38,7 +41,8 @@ def inspect(images: Path, progress: Progress | None = None) -> Iterator[Iterator
             closing(survey(find_file(images, path) for path in paths)) as found,
             spool(counted(found, len(paths), progress)) as looks,
         ):
-            yield judge(paths, [_class_of(path) for path in paths], looks)
+            closeup = reader(lambda index: find_file(images, paths[index]))
+            yield judge(paths, [_class_of(path) for path in paths], looks, closeup, crowded)
 
 
 def _class_of(path: str) -> str:

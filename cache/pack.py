@@ -25,6 +25,7 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from cache.closeup import reader
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
@@ -248,7 +249,8 @@ def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list
     """
     keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
     families: dict[int, list[int]] = {}
-    for index, group in enumerate(find_twins([look for _, look in kept]).groups().tolist()):
+    twins = find_twins([look for _, look in kept], reader(lambda index: kept[index][0].file))
+    for index, group in enumerate(twins.groups().tolist()):
         families.setdefault(group, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
     sizes = Counter(source.label for source, _ in kept)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encode, folder, noise, survey_here
+from pictures import encode, folder, noise, portrait, survey_here
+from PIL import Image
 
 from cache import inspection as module
 from cache import pack as pack_module
@@ -101,6 +102,23 @@ def test_the_exclusions_are_what_pack_takes(demo: Path, rows: list[Row], tmp_pat
     assert listed == exclusions
     assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
+
+
+def test_portraits_of_one_composition_are_no_twins(tmp_path: Path) -> None:
+    """Thumbnails cannot tell them apart; close-ups, read from the files, can, and still find one that is mirrored and cropped."""
+    files = {f"{'ab'[seed % 2]}/{seed:02}.jpg": encode(portrait(seed), "JPEG") for seed in range(24)}
+    copy = portrait(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((6, 4, 196, 198))
+    turned = encode(copy.transpose(Image.Transpose.ROTATE_90), "JPEG", 6, quality=70)
+    folder(tmp_path / "images", files | {"b/copy.jpg": turned})
+    found = inspected(tmp_path / "images")
+    assert {row.path: row.of for row in found if row.findings} == {
+        "a/00.jpg": "b/copy.jpg",
+        "b/copy.jpg": "a/00.jpg",
+    }
+    header = pack(tmp_path / "images", tmp_path / "p.arrow", Options(val=0.25, test=0.25))
+    assert not header.excluded
+    packed = Pack(tmp_path / "p.arrow")
+    assert [len(packed.ids(split)) for split in ("train", "val", "test")] == [13, 6, 6]
 
 
 def test_images_without_folders_have_no_class(tmp_path: Path) -> None:
