@@ -140,6 +140,21 @@ def test_a_class_is_the_first_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_a_class_folder_may_be_a_link_for_survey_and_pack_alike(tmp_path: Path) -> None:
+    """And what leads back to where it came from is followed by neither."""
+    data = [encode(noise(90, 80, seed)) for seed in range(3)]
+    folder(tmp_path / "elsewhere", {"x/1.png": data[0], "x/deeper/2.png": data[1]})
+    root = folder(tmp_path / "images", {"b/3.png": data[2]})
+    (root / "a").symlink_to(tmp_path / "elsewhere" / "x")
+    (tmp_path / "elsewhere" / "x" / "back").symlink_to(root)
+    (root / "itself").symlink_to(root)
+    (root / "above").symlink_to(tmp_path)
+    assert [row.path for row in inspected(root)] == ["a/1.png", "a/deeper/2.png", "b/3.png"]
+    header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0))
+    assert header.classes == ("a", "b")
+    assert len(Pack(tmp_path / "p.arrow")) == 3
+
+
 def test_nothing_to_inspect(tmp_path: Path) -> None:
     with pytest.raises(PackError, match=r"x is not there; expected a folder of images$"):
         inspected(tmp_path / "x")
