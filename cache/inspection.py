@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from cache.closeup import reader
-from cache.findings import Row, write_rows
+from cache.findings import Lines, Row, write_rows
 from cache.pack import check_outside, check_writable, find_file, find_images, replacing
 from cache.rules import judge
 from cache.spool import spool
@@ -75,7 +75,7 @@ def write(rows: Iterable[Row], out: Path) -> None:
 
 def _listing(rows: Iterable[Row], stream: IO[str]) -> Iterator[Row]:
     """The rows as they come, with those that are to be excluded listed in `stream`."""
-    table = csv.writer(stream, lineterminator="\n")
+    table = csv.writer(Lines(stream))
     table.writerow(("path", "reason"))
     for row in rows:
         if row.verdict == "exclude":

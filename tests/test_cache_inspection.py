@@ -155,6 +155,19 @@ def test_a_class_folder_may_be_a_link_for_survey_and_pack_alike(tmp_path: Path) 
     assert len(Pack(tmp_path / "p.arrow")) == 3
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_line_ends_in_a_name_are_read_back(end: str, tmp_path: Path) -> None:
+    data = encode(noise(90, 80, 1))
+    folder(tmp_path / "images", {f"a/one{end}two.png": data, f"b/x{end}": b"", f"b/3{end}.png": data})
+    rows = inspected(tmp_path / "images")
+    write(rows, tmp_path)
+    assert [(row.path, row.of) for row in read_rows(tmp_path / "survey.csv")] == [
+        (row.path, row.of) for row in rows
+    ]
+    assert read_exclusions(tmp_path / "excluded.csv") == {row.path: row.reason for row in rows}
+    assert (tmp_path / "excluded.csv").read_bytes().startswith(b"path,reason\n")
+
+
 def test_nothing_to_inspect(tmp_path: Path) -> None:
     with pytest.raises(PackError, match=r"x is not there; expected a folder of images$"):
         inspected(tmp_path / "x")
