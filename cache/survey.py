@@ -49,6 +49,11 @@ THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 ENDED_DECODER: Final = "the file ended its decoder"
 """How the detail of a look begins whose child died: no other process should open that file."""
+FORMATS: Final = (
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP"
+)  # fmt: skip
+"""Formats (Pillow's names; an MPO opens as a JPEG) in which a picture is taken: those that say how large it is before a pixel
+is decoded, which an icon does not, and that need no other program, as EPS does."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
