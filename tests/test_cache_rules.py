@@ -49,6 +49,13 @@ def scaled(pixels: NDArray[np.uint8], factor: float, offset: float = 0) -> NDArr
     return np.asarray(np.clip(pixels * factor + offset, 0, 255), np.uint8)
 
 
+def moved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fine stripes from side to side and a quiet ground, as a thing leaves that passes by."""
+    stripes = np.random.default_rng(0).integers(-60, 61, (len(pixels), 1, 1))
+    rows = pixels.mean(axis=1, keepdims=True)
+    return np.asarray(np.clip(rows + stripes + np.zeros_like(pixels), 0, 255), np.uint8)
+
+
 def grey(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels).convert("L")
 
@@ -66,6 +73,7 @@ FAULTY: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "dark": ("a/x.png", lambda: encode(scaled(SHARP, 0.2)), "dark"),
     "bright": ("a/x.png", lambda: encode(scaled(SHARP, 0.2, 200)), "bright"),
     "blown": ("a/x.png", lambda: encode(np.where(np.indices((150, 200, 3))[1] < 175, 255, SHARP).astype("u1")), "bright"),
+    "moved": ("a/x.jpg", lambda: encode(moved(SHARP), "JPEG"), "blurred"),
     "blurred": ("a/x.png", lambda: encode(Image.fromarray(SHARP).filter(ImageFilter.GaussianBlur(5))), "blurred"),
     "misnamed": ("a/x.png", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
     "no name of an image": ("a/x.txt", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
