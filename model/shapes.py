@@ -37,7 +37,7 @@ _CLASS: Final = {
 }
 SHAPES: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
-    VERSIONS: {},
+    VERSIONS: {"*": str},
     PACK: {
         "path": str,
         "digest": str,
