@@ -46,7 +46,7 @@ def test_an_image_without_a_target_of_its_own_has_its_label() -> None:
 
 
 def test_the_share_of_a_rank_is_every_so_many_of_a_batch() -> None:
-    """torch warns of ids that do not lie side by side, and warnings are errors here."""
+    """Torch warns of ids that do not lie side by side, and warnings are errors here."""
     ids = torch.tensor([900, 3, 5, 900])[::2]
     assert not ids.is_contiguous()
     assert TARGETS.of(ids, torch.tensor([2, 1])).shape == (2, 3)
