@@ -184,7 +184,7 @@ def test_more_classes_than_can_be_told_apart_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before any image is looked at; with a lower limit, for the sake of the disk."""
-    assert packing.MAX_CLASSES == 25_000
+    assert packing.MAX_CLASSES == 10_000
     monkeypatch.setattr(packing, "MAX_CLASSES", 1500)
     monkeypatch.setattr(packing, "survey", lambda *_, **__: pytest.fail("looked at images"))
     for label in range(1501):
