@@ -629,7 +629,8 @@ def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
     """Write down what the run depends on, and draw what it will do."""
     drop_results(folder)
     describe(folder, asdict(job.recipe), pack.summary(), used)
-    draw_pictures(job, pack, folder)
+    with pack.naming_damaged(pack.ids("train")):  # not those of a few pictures alone
+        draw_pictures(job, pack, folder)
 
 
 def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:

@@ -484,6 +484,16 @@ def test_every_damaged_image_of_a_batch_is_named(
     assert said.count(".img')") == 3 and " have not the bytes that were packed; copy the pack again" in said
 
 
+def test_a_start_that_meets_a_damaged_image_names_all_of_them(colour_pack: Pack, tmp_path: Path) -> None:
+    """The pictures at the start are of a few images only."""
+    trained = colour_pack.ids("train").tolist()
+    bad = [trained[0], *trained[3:6], trained[-1]]
+    job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run")
+    with pytest.raises(PackError) as refusal:
+        train.train(job, never)
+    assert all(colour_pack.describe(row) in str(refusal.value) for row in bad)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_skipped_images_are_replaced_counted_and_named(
