@@ -205,6 +205,12 @@ class Loader:
         """Batches in one whole epoch."""
         return -(-len(self.ids) // self.batch_size)
 
+    def batch_sizes(self) -> list[int]:
+        """Images of this rank's batches, each number once: two that differ by one at most, but for a short last batch."""
+        bounds = (even_bounds if self.shuffle else full_bounds)(len(self.ids), self.batch_size, 0)
+        wholes = np.unique([high - low for low, high in bounds])
+        return [size for size in np.unique(-(-(wholes - self.rank) // self.ranks)).tolist() if size]
+
     def __iter__(self) -> Iterator[Batch]:
         """All the batches to come, across epochs."""
         for request, images in self._stream:
