@@ -126,11 +126,11 @@ def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None
             raise RunError(
                 "--predictions is for a folder without labels; these images have labels: leave it out"
             )
-        left_out = len(ids)
+        asked = ids
         ids, probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
         if not ranks.leads():
             return
-        labels, left_out = pack.labels[ids], left_out - len(ids)
+        labels, left_out = pack.labels[ids], [pack.image_path(row) for row in np.setdiff1d(asked, ids)]
         if (labels < 0).all():
             write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
             return
@@ -140,7 +140,7 @@ def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None
             raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
         name, data = describe_data(job, folder, pack)
     how = {"precision": "bf16" if bf16 else "fp32", "engine": engine, "device": where, "seed": job.seed}
-    data |= {"left_out": left_out}
+    data |= {"left_out": len(left_out), "left_out_images": left_out}
     conclude(job, folder, name, result | data | origin | how)
 
 
@@ -259,7 +259,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     folder.write(name, result)
     picture = folder.folder / name.replace("eval", "confusion").replace(".json", ".png")
     figures.confusion(picture, np.array(result["confusion"]), [row["name"] for row in result["classes"]])
-    print("\n".join(metrics.table(result, job.worst_first)))
+    print("\n".join(map(plain, metrics.table(result, job.worst_first))))
     crops = result["crops"]
     rows = [
         (f"one crop, on average over {crops}", result["accuracy"], result["interval"]),
@@ -269,7 +269,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
         rows = [("the centre window", result["accuracy"], result["interval"])]
     for label, accuracy, (low, high) in rows:
         print(f"{label}: {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {result['n']})")
-    print(f"checkpoint: {result['checkpoint']}, after {result['after']}")
+    print(plain(f"checkpoint: {result['checkpoint']}, after {result['after']}"))
     if name != EVALUATION:
         print(f"result: {folder.folder / name}")
     print(f"report: {report.build(folder.folder)}")

@@ -45,8 +45,9 @@ from torch import nn
 from cache.command import note, parse, plain, progress_bar, run
 from cache.pack import Options, pack
 from cache.store import Pack, PackError
-from cache.survey import SurveyError
+from cache.survey import THUMBNAIL, SurveyError
 from cache.suspects import Neighbour, Ranked, Review
+from cache.twins import DETAILED, Pair, Twins, find_pairs
 from cache.values import ValueFormatError, from_json
 from model import figures, head
 from model.checkpoint import CheckpointError
@@ -184,7 +185,7 @@ def open_pack(job: Job) -> Iterator[Pack]:
             )
         yield opened
         return
-    with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
+    with tempfile.TemporaryDirectory(prefix=".review-", dir=job.out.absolute().parent) as temporary:
         out = Path(temporary) / "images.arrow"
         with progress_bar("looking at every image") as update:
             pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
@@ -201,11 +202,11 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     pretrained = pretrained_head(network, job.network, job.weights)
     ids = np.arange(len(opened))
     augment = Augment(size=job.size, mean=mean, std=std)
-    ids, rows, labels = see(job, opened, ids, augment, network, has_bf16(device))
+    ids, rows, labels, small = see(job, opened, ids, augment, network, has_bf16(device))
     present, targets = torch.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
-    folds = deal(opened, ids, job.folds)
+    folds = deal(opened, ids, job.folds, find_alike(opened, ids, small))
     found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
     probabilities = np.zeros((len(ids), len(opened.classes)))
     probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
@@ -233,7 +234,7 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
-    ids, rows, labels = see(job, opened, ids, recipe_augment(job.run), network, bf16)
+    ids, rows, labels, _ = see(job, opened, ids, recipe_augment(job.run), network, bf16)
     try:
         logits = head.classifier(network)(rows)
     except ValueError as error:
@@ -258,10 +259,11 @@ def recipe_augment(folder: Path) -> Augment:
 @torch.no_grad()
 def see(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
-) -> tuple[Ids, torch.Tensor, torch.Tensor]:
+) -> tuple[Ids, torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
     """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`, float32 `[n, D]`,
-    and their labels, int64 `[n]`.
+    their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n, 16, 16, 3]`.
     """
+    small = [np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)]
     with (
         Loader(opened, augment.centre(), ids, job.resources, epochs=1) as loader,
         progress_bar("looking with the network") as update,
@@ -270,24 +272,46 @@ def see(
 
         def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for batch in loader:
+                shrunk = nn.functional.adaptive_avg_pool2d(batch.images.float(), THUMBNAIL)
+                small.append(augment.to_pixels(shrunk.numpy(force=True)))
                 yield batch.flat()
                 update(loader.position.images, len(ids))
 
         rows, labels = head.features(folded(network, augment.size), batches(), bf16)
         sound = loader.ids
-    return sound, rows.clone(), labels
+    return sound, rows.clone(), labels, np.concatenate(small)
 
 
-def deal(opened: Pack, ids: Ids, folds: int) -> Ids:
-    """A fold for every image, int64 `[n]`: contents are dealt out class by class, and exact copies get one card.
+def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
+    """Near twins by their places among `ids`: the survey's search, on what the network saw; small: thumbnails of it."""
+    chosen = np.flatnonzero(opened.sizes[ids].min(axis=1) >= DETAILED)
+    pairs = find_pairs(small[chosen])
+    return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
 
-    An image whose copy is filed under another class would otherwise be judged by that copy.
+
+def deal(opened: Pack, ids: Ids, folds: int, alike: Sequence[Pair] = ()) -> Ids:
+    """A fold for every image, int64 `[n]`: they are dealt out class by class, and twins, exact and near, get one card.
+
+    An image whose twin is filed under another class would otherwise be judged by that twin, and two that are filed
+    wrongly together would vouch for each other. Where more than half of a class hangs together, only its exact copies
+    do: with all of it in one fold, nothing would be left to know the class by.
     """
-    contents = [hashlib.sha256(opened.encoded(index).data).digest() for index in ids.tolist()]
+    contents = [content_of(opened, index) for index in ids.tolist()]
     _, first, content = np.unique(contents, return_index=True, return_inverse=True)
+    copies, labels = first[content], opened.labels[ids]
+    groups = Twins(copies, tuple(alike)).groups()
+    large = np.bincount(groups, minlength=len(ids)) > np.bincount(labels)[labels] / 2
+    _, first, group = np.unique(
+        np.where(large[groups], copies, groups), return_index=True, return_inverse=True
+    )
     fold = np.empty(len(first), dtype=np.int64)
-    fold[np.argsort(opened.labels[ids][first], kind="stable")] = np.arange(len(first)) % folds
-    return fold[content]
+    fold[np.argsort(labels[first], kind="stable")] = np.arange(len(first)) % folds
+    return fold[group]
+
+
+def content_of(opened: Pack, index: int) -> str:
+    """The sha256 of an image's bytes."""
+    return hashlib.sha256(opened.encoded(index).data).hexdigest()
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
@@ -313,6 +337,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
             probability=float(scores[row]),
             likelier_probability=float(others[row].max()),
             suspect=place < count and bool(others[row].max() > scores[row]),
+            sha256=content_of(evidence.pack, int(evidence.ids[row])),
         )
         for place, row in enumerate(np.argsort(scores, kind="stable").tolist())
     ]

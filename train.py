@@ -73,7 +73,7 @@ from model.progress import (
 from model.resume import Forcible, check_recipe, check_same, describe, forget_best, newest, write_down_forced
 from model.run import AVERAGED, SOLVED, Run, RunError, load_network, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
-from model.shapes import HEAD, INTERPOLATION, PACK, RECIPE, SWA
+from model.shapes import DAMAGED, HEAD, INTERPOLATION, PACK, RECIPE, SWA
 from model.step import loss_again, share_weight, train_step, validate
 from model.targets import SoftTargets
 from model.writer import Writer
@@ -423,6 +423,7 @@ def train_on(
             ranks.from_first(lambda: start_run(job, pack, folder, used))
             print(training.plan.why, flush=True)
             solve_head(session, job)
+        ranks.first_alone(write_damaged, session)
         fit(session)
         interpolate_weights(session)
         average_weights(session)
@@ -603,6 +604,13 @@ def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
         forget_best(folder, progress)
     done, count = progress.images, len(session.training.ids)
     print(f"resumed in epoch {progress.epoch}, after {done} of {count} images", flush=True)
+
+
+def write_damaged(session: Session) -> None:
+    """damaged.json: by row and path, the images that others stand in for, and those that validation leaves out."""
+    found = {"replaced": session.training.damage(), "left_out": session.validation.damage()}
+    if any(found.values()):
+        session.folder.write(DAMAGED, found)
 
 
 def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,7 +20,7 @@ from cache import decisions as decisions_module
 from cache import demo as demo_module
 from cache import inspection, page, suspects
 from cache import pack as pack_module
-from cache.command import deferred, note, parse, plain, progress_bar, run
+from cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
 from cache.findings import FINDINGS, Row, Rows
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
@@ -61,18 +63,17 @@ def survey(
         trained: Look for wrong labels by what this training makes of the images that it did not see: a run folder.
     """
     inspection.check_place(images, out)
-    with (
-        progress_bar("looking at every image") as update,
-        inspection.inspect(images, update) as rows,
-    ):
-        inspection.write(rows, out)  # before the labels, which take longer and may fail
-    table = Rows(out / "survey.csv")
-    asked, notes = labels or trained is not None, dict[str, page.Note]()
-    code = suspects.review_labels(images, out / suspects.REVIEW, trained) if asked else 0
+    asked = labels or trained is not None
+    if asked:
+        suspects.check(trained)
+    with ExitStack() as stack:
+        with progress_bar("looking at every image") as update:
+            seen = stack.enter_context(inspection.inspect(images, update))
+            inspection.write(seen, out)  # before the labels, which take longer and may fail
+        code = _review(seen, out, trained) if asked else 0
+    table, notes = Rows(out / "survey.csv"), dict[str, page.Note]()
     if asked and not code:
-        review = suspects.read_review(out / suspects.REVIEW)
-        notes = page.notes_on(review, images)
-        inspection.write(suspects.mark(table, review), out)
+        notes = _mark_suspects(table, images, out)
     with progress_bar("drawing the page") as update:
         shown = page.write(table, images, out / "survey.html", notes, update)
     _summarise(table, out)
@@ -81,6 +82,37 @@ def survey(
             f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in {out / 'survey.csv'} only"
         )
     return code
+
+
+def _review(seen: inspection.Seen, out: Path, trained: Path | None) -> int:
+    """Rank the labels, of what `trained` did not see or of all that was seen; the exit code, 0 when it is written down."""
+    ranking = out / suspects.REVIEW
+    try:
+        with tempfile.TemporaryDirectory(prefix=".review-", dir=out) as folder:
+            sound = Path(folder) / "images.arrow"
+            if trained is None:
+                seen.pack(sound)
+            code = suspects.review_labels(ranking, sound, trained)
+    except PackError as error:
+        note(f"the labels are not reviewed: {error}")
+        return BAD_INPUT
+    if code < 0:
+        note(suspects.describe_end(code))
+    return code if code >= 0 else 128 - code  # as a shell has it
+
+
+def _mark_suspects(table: Rows, images: Path, out: Path) -> dict[str, page.Note]:
+    """Write the tables again with what the review suspects; what the page is to say of it."""
+    review = suspects.read_review(out / suspects.REVIEW)
+    here = suspects.bring_home(review, table)
+    strangers = len(review.suspects) - len(here.suspects)
+    if strangers:
+        note(
+            f"{strangers} of {len(review.suspects)} label suspects are no image of {images}: the run's pack was made of "
+            f"other pictures; {out / suspects.REVIEW} lists them"
+        )
+    inspection.write(suspects.mark(table, here), out)
+    return page.notes_on(here, images)
 
 
 def pack(
@@ -179,7 +211,7 @@ def _summarise(rows: Iterable[Row], out: Path) -> None:
 def _describe(opened: Pack, most: int | None) -> None:
     """What is in a pack; of every list of files at most so many by name, None for all."""
     console, summary = Console(), opened.summary()
-    table = Table("class", *SPLITS, "all", title=f"{opened.path}", title_justify="left")
+    table = Table("class", *SPLITS, "all", title=_plain(str(opened.path)), title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     counts = np.stack(
@@ -224,10 +256,11 @@ def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> No
     if unmatched:
         verb = "decision has" if unmatched == 1 else "decisions have"
         console.print(
-            f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder",
+            f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder, nor it alone in another",
             highlight=False,
             soft_wrap=True,
         )
+    _list(console, opened, opened.header.lost, most)
 
 
 def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:

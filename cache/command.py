@@ -11,18 +11,25 @@ import io
 import os
 import re
 import signal
+import stat
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Result = TypeVar("Result")
 
+ENDINGS: Final = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""The signals that ask for an end: Ctrl-C, a system that shuts down or preempts, a terminal that is closed."""
+SIGHUP: Final = getattr(signal, "SIGHUP", None)
+"""Which Windows has not."""
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
 
@@ -34,15 +41,19 @@ class Hung(Exception):
 def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     """Run a program's `main` and leave with its exit code.
 
-    Errors of the `expected` types are the user's to mend: one line on standard error, exit code 2. Ctrl-C: 130. Any
-    other error is ours: one line that says where its traceback was written, exit code 1.
+    Errors of the `expected` types are the user's to mend: one line on standard error, exit code 2. Ctrl-C, and what else
+    asks for an end: 128 and the signal's number. Any other error is ours: one line that says where its traceback was
+    written, exit code 1.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
+    for number in ENDINGS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
     try:
         sys.exit(main() or 0)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as asked:
+        sys.exit(128 + (asked.args[0] if asked.args else signal.SIGINT))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output, `head` for example, has seen enough
         sys.exit(141)
@@ -57,6 +68,31 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
             traceback.print_exc(file=file)
         _complain(f"unexpected {type(error).__name__}: {error} -- please report it with {file.name}")
         sys.exit(1)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    """End as Ctrl-C does; from here on only Ctrl-C interrupts the clearing up."""
+    for each in ENDINGS[1:]:
+        signal.signal(each, signal.SIG_IGN)
+    if number == SIGHUP:
+        _leave_terminal()
+    raise KeyboardInterrupt(number)
+
+
+def _leave_terminal() -> None:
+    """The terminal is gone, to write to it is an error, and who closed it may say so twice: what is said goes nowhere."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _unheard(number: int) -> bool:
+    """Whether the program was started so that it outlives its terminal, with nohup."""
+    return number == SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
@@ -107,15 +143,17 @@ class Stopped(Exception):
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """For as long as the block runs, the first SIGINT or SIGTERM only asks for an end; the next one forces it."""
+    """For as long as the block runs, the first of `ENDINGS` only asks for an end; the next one forces it."""
     received: list[int] = []
 
     def receive(number: int, _: object) -> None:
         received.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
+        if number == SIGHUP:
+            _leave_terminal()
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, receive) for number in ENDINGS if not _unheard(number)}
     try:
         yield lambda: received[0] if received else None
     finally:
@@ -161,8 +199,8 @@ def plain(text: str) -> str:
 def note(text: str) -> None:
     """Say one line beside the result, on standard error; nothing where there is nothing to say."""
     if text:
-        _complain(f"note: {plain(text)}")
+        _complain(f"note: {text}")
 
 
 def _complain(message: str) -> None:
-    print(" ".join(message.split()), file=sys.stderr)  # noqa: T201
+    print(plain(" ".join(message.split())), file=sys.stderr)  # noqa: T201

@@ -1,8 +1,8 @@
 """What a person decided about each image: decisions.csv, and which files it speaks of today.
 
 Before it: the page that `page` writes, where a person keeps, excludes and relabels. After it: `pack` replays the
-decisions. They are keyed by content, so that a file that was renamed since keeps its decision; the path tells equal
-copies apart.
+decisions. They are keyed by content, so that a file that was renamed since keeps its decision, and one whose class folder
+was; the path tells equal copies apart.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from cache.store import PackError
 
 Choice = Literal["keep", "exclude", "relabel"]
 CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
 COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
-"""Of decisions.csv; beside them it may have the column reason."""
+"""Of decisions.csv; beside them it may have the columns reason and by."""
+By = Literal["person", "machine"]
 _COMMAND: Final = "python -m cache survey IMAGES --out DIR makes the page that saves them"
 
 
@@ -36,9 +37,10 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands.
+    """What was decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands.
 
-    reason: why the machine excludes it, where it is the machine that does and the person let it stand; "" else.
+    reason: what the machine said of it, or the person wrote. by: who decided; the machine, where a person let its verdict
+    stand.
     """
 
     image: Photograph
@@ -46,6 +48,7 @@ class Decision:
     to: str = ""
     line: int = 0
     reason: str = ""
+    by: By = "person"
 
 
 def read(file: Path) -> list[Decision]:
@@ -74,40 +77,71 @@ def check_classes(decisions: Iterable[Decision], classes: Sequence[str]) -> None
             )
 
 
+Key: TypeAlias = Callable[[Photograph], tuple[str, ...]]
+
+
+def _in_class(image: Photograph) -> tuple[str, ...]:
+    return image.label, image.sha256
+
+
+def _below_class(image: Photograph) -> tuple[str, ...]:
+    return image.path[image.path.find("/") + 1 :], image.sha256
+
+
+def _content(image: Photograph) -> tuple[str, ...]:
+    return (image.sha256,)
+
+
 def match(
     decisions: Sequence[Decision], images: Sequence[Photograph]
 ) -> tuple[dict[str, Decision], list[Decision]]:
-    """The decision for each path of `images` that has one, and the decisions whose content is not there any more.
+    """The decision for each path of `images` that has one, and the decisions that are for none of them.
 
-    A decision is for the file at its path if that has its content; otherwise for the first file of that content in
-    its class that no other decision is for.
+    A decision is for the file at its path if that has its content. Otherwise it is for the first file of that content, and
+    that no other decision is for, in its class; or else of its path below another class folder; or else anywhere, if
+    there is but one such file and one such decision. That a file is excluded for its copy is no word about the copy:
+    such an exclusion is not for the last file of its content.
     """
     there = {image.path: image.sha256 for image in images}
+    copies = Counter(image.sha256 for image in images)
     found = {
         decision.image.path: decision
         for decision in decisions
         if there.get(decision.image.path) == decision.image.sha256
     }
-    spare = _spare(images, found)
+    missing = [decision for decision in decisions if found.get(decision.image.path) is not decision]
+    missing = [each for each in missing if copies[each.image.sha256] > 1 or not _is_for_a_copy(each)]
+    for key in (_in_class, _below_class, _content):
+        missing = _place(missing, images, found, key, lone=key is _content)
+    placed = {id(decision) for decision in found.values()}
+    return found, [decision for decision in decisions if id(decision) not in placed]
+
+
+def _is_for_a_copy(decision: Decision) -> bool:
+    return decision.choice == "exclude" and decision.reason.startswith("exact-duplicate")
+
+
+def _place(
+    decisions: Sequence[Decision],
+    images: Sequence[Photograph],
+    found: dict[str, Decision],
+    key: Key,
+    lone: bool,
+) -> list[Decision]:
+    """Give each decision the first free file with its key; those that get none. lone: only where nothing else has it."""
+    free: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.path, reverse=True):  # the first one last, for `pop`
+        if image.sha256 and image.path not in found:
+            free[key(image)].append(image.path)
+    claims = Counter(key(decision.image) for decision in decisions)
     missing = []
     for decision in decisions:
-        if decision.image.path in found and found[decision.image.path] is decision:
-            continue
-        copies = spare.get((decision.image.label, decision.image.sha256))
-        if copies:
-            found[copies.pop()] = decision
-        else:
+        name = key(decision.image)
+        if not free[name] or (lone and (claims[name] > 1 or len(free[name]) > 1)):
             missing.append(decision)
-    return found, missing
-
-
-def _spare(images: Iterable[Photograph], taken: Mapping[str, Decision]) -> dict[tuple[str, str], list[str]]:
-    """Paths that no decision names, by class and content; the first one last, where `pop` takes it."""
-    spare: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for image in sorted(images, key=lambda image: image.path, reverse=True):
-        if image.sha256 and image.path not in taken:
-            spare[image.label, image.sha256].append(image.path)
-    return spare
+        else:
+            found[free[name].pop()] = decision
+    return missing
 
 
 def _check_columns(header: Sequence[str] | None, file: Path) -> None:
@@ -133,16 +167,21 @@ def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
     if not path or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
         what = f"the sha256 {sha256[:80]!r}" if path else "no path"
         raise PackError(f"{file} has {what} in line {line}; expected a path and 64 hexadecimal digits")
+    reason = row.get("reason") or ""
+    by = row.get("by") or ("machine" if reason else "person")  # lists from before there was this column
+    deciders: dict[str, By] = {name: name for name in get_args(By)}
+    if by not in deciders:
+        raise PackError(f"{file} has {by[:80]!r} in the column by in line {line}; expected person or machine")
     photograph = Photograph(path.replace(os.sep, "/"), label, sha256)
-    return Decision(photograph, known[choice], to, line, row.get("reason") or "")
+    return Decision(photograph, known[choice], to, line, reason, deciders[by])
 
 
 def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
     """Lists that were joined may say a thing twice, but not two things; a person outranks the machine."""
     first: dict[Photograph, Decision] = {}
-    for decision in sorted(decisions, key=lambda decision: bool(decision.reason)):
+    for decision in sorted(decisions, key=lambda decision: decision.by == "machine"):
         known = first.setdefault(decision.image, decision)
-        if not decision.reason and (known.choice, known.to) != (decision.choice, decision.to):
+        if decision.by == "person" and (known.choice, known.to) != (decision.choice, decision.to):
             raise PackError(
                 f"{file} says {known.choice} in line {known.line} and {decision.choice} in line {decision.line} of "
                 f"{decision.image.path!r}; expected one decision a file: delete one of the two lines"

@@ -8,22 +8,53 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from cache import pack
+from cache.atomic import replacing
 from cache.findings import Row, write_rows
-from cache.pack import check_outside, check_writable, find_file, find_images, replacing
+from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from cache.rules import judge
-from cache.spool import spool
+from cache.spool import Series, spool
 from cache.store import PackError
-from cache.survey import Progress, counted, survey
+from cache.survey import Look, Progress, counted, survey
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of the files of the folder `images`, sorted by path. labels: their class folders, "" for none."""
+
+    images: Path
+    paths: Series[str]
+    labels: Sequence[str]
+    looks: Series[Look]
+
+    def __iter__(self) -> Iterator[Row]:
+        """What is found of each."""
+        return judge(self.paths, self.labels, self.looks)
+
+    def pack(self, out: Path) -> None:
+        """Pack all that can be used of the class folders, and look at nothing again. Raises PackError."""
+        classes = sorted(set(self.labels) - {""}, key=lambda name: (name.casefold(), name))
+        if len(classes) < 2:
+            raise PackError(f"{self.images} has {len(classes)} class folders with files; expected at least 2")
+        numbers = {name: number for number, name in enumerate(classes)}
+        places = [place for place, label in enumerate(self.labels) if label]
+        sources = [
+            Source(find_file(self.images, self.paths[place]), self.paths[place], numbers[self.labels[place]])
+            for place in places
+        ]
+        looks = (replace(self.looks[place], thumbnail=b"") for place in places)  # no twins are sought
+        pack.write(sources, tuple(classes), out, Options(keep_grayscale=True), split="train", looks=looks)
 
 
 @contextmanager
-def inspect(images: Path, progress: Progress | None = None) -> Iterator[Iterator[Row]]:
-    """Look at every file of a folder, and yield what is found of each, sorted by path; for as long as the block runs.
+def inspect(images: Path, progress: Progress | None = None) -> Iterator[Seen]:
+    """Look at every file of a folder, and yield what was seen; for as long as the block runs.
 
     What was seen lies on disk, and rows come one by one: an image costs a few bytes of memory, and where no other has
     its content the low waves of its thumbnail. progress: called with (files looked at, files in all). Raises PackError
@@ -38,7 +69,7 @@ def inspect(images: Path, progress: Progress | None = None) -> Iterator[Iterator
             closing(survey(find_file(images, path) for path in paths)) as found,
             spool(counted(found, len(paths), progress)) as looks,
         ):
-            yield judge(paths, [_class_of(path) for path in paths], looks)
+            yield Seen(images, paths, [_class_of(path) for path in paths], looks)
 
 
 def _class_of(path: str) -> str:

@@ -26,10 +26,12 @@ def available_cores() -> int:
 
 
 def describe_machine() -> str:
-    """The processor's name, and the cores."""
+    """The processor's name and, since a virtual machine may hide half of it, its family and model; the cores."""
     lines = _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = about.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in about:
+        name += f" (family {about['cpu family']}, model {about.get('model', 'unknown')})"
     return f"{name}, {available_cores()} cores"
 
 

@@ -17,7 +17,6 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from cache.atomic import replacing_all
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
@@ -172,10 +172,12 @@ def write(
     options: Options = Options(),
     progress: Progress | None = None,
     split: str | None = None,
+    looks: Iterable[Look] | None = None,
 ) -> Header:
     """Survey `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
-    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them.
+    split: put every image into this one, keep all `classes` even if one has no image, instead of dividing them. looks: at
+    the sources, in their order, where a survey was made of them before; then `split` is needed.
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
@@ -183,9 +185,9 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = survey(source.file for source in sources)
+    found = survey(source.file for source in sources) if looks is None else looks
     looks = list(counted(found, len(sources), progress))
-    decided, unmatched = _match(sources, looks, classes, options)
+    decided, lost = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
     if split is None:
@@ -205,7 +207,8 @@ def write(
         excluded=tuple(_with_thumbnails(excluded)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
         relabelled=tuple(relabelled),
-        unmatched=unmatched,
+        unmatched=len(lost),
+        lost=tuple(decision.image.path for decision in lost),
     )
     return _write_shards(kept, splits, header, out, options.shards)
 
@@ -222,9 +225,8 @@ def _write_shards(
     except ShardsError as error:
         raise PackError(str(error)) from None
     headers = []
-    with ExitStack() as stack:
-        for index, (file, (low, high)) in enumerate(zip(shard_paths(out, shards), bounds, strict=True)):
-            temporary = stack.enter_context(replacing(file))
+    with replacing_all(shard_paths(out, shards)) as temporaries:
+        for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
             headers.append(header.of_shard(index, shards, index_checksum(_index_arrays(rows, places))))
             _write_file(rows, places, headers[-1], temporary)
@@ -234,7 +236,7 @@ def _write_shards(
 def _write_file(
     kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
 ) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
+    with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
 
@@ -379,17 +381,16 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 def _match(
     sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
-) -> tuple[dict[str, Decision], int]:
-    """The decision for each path that has one, and how many decisions found no image."""
+) -> tuple[dict[str, Decision], list[Decision]]:
+    """The decision for each path that has one, and the decisions that found no image."""
     if not options.decisions:
-        return {}, 0
+        return {}, []
     names = dict(enumerate(classes))
     images = [
         Photograph(source.path, names.get(source.label, ""), look.sha256)
         for source, look in zip(sources, looks, strict=True)
     ]
-    decided, missing = match(options.decisions, images)
-    return decided, len(missing)
+    return match(options.decisions, images)
 
 
 def _select(
@@ -409,10 +410,11 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = (options.exclude or {}).get(source.path)
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
-    if decision and decision.choice == "exclude" and decision.reason:
-        return _exclude_by_list(source.path, decision.reason)
+    if decision and decision.choice == "exclude" and decision.by == "machine":
+        return _exclude_by_list(source.path, decision.reason or "excluded by the machine")
     if decision and decision.choice == "exclude":
-        return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
+        why = decision.reason or listed or look.problem or (grey and "grayscale")
+        return Excluded(source.path, "excluded by hand", why)
     if listed is not None and not decision:
         return _exclude_by_list(source.path, listed)
     if look.problem:
@@ -540,20 +542,3 @@ def _index_arrays(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) ->
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
     return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A temporary file beside `out` that takes its place when the block ends well, and is gone otherwise."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        raise PackError(f"{out} cannot be written: {error.strerror or error}; nothing was changed") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

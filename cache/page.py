@@ -13,6 +13,7 @@ import heapq
 import io
 import itertools
 import json
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,10 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from cache.atomic import replacing
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
-from cache.pack import find_file, replacing
+from cache.pack import find_file
 from cache.survey import ENDED_DECODER, Progress, counted
 from cache.suspects import Ranked, Review
 
@@ -120,7 +122,7 @@ def write(
         shown=shown,
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=embed(describe(shown)),
+        data=embed(describe(shown, images)),
         blocks=_blocks(itertools.chain(made, added)),
     )
     with (
@@ -188,13 +190,15 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     )
 
 
-def describe(shown: Shown) -> dict[str, Any]:
-    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'."""
+def describe(shown: Shown, images: Path) -> dict[str, Any]:
+    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'.
+
+    The key is the folder's: what a person decided about it is there again on the page of the next survey.
+    """
     items = shown.items
-    identity = "\0".join(f"{item.row.path}\0{item.row.sha256}" for item in items)
     numbers = itertools.count(len(items))
     return {
-        "key": hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:32],
+        "key": hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32],
         "suspects": shown.suspects,
         "block": BLOCK,
         "classes": shown.classes,

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
+import stat
+import weakref
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -42,6 +46,12 @@ SCHEMA: Final = pa.schema(
 _METADATA: Final = b"greyhound"
 _CHECKSUM: Final = b"greyhound_crc32"
 _PAGE: Final = 4096
+NAMED: Final = 100
+"""Damaged images that a message names."""
+_NEVER: Final = -1
+"""The version of its file at which an image was checked, as long as it was not."""
+_COPIED: Final = 0
+"""The version of what lies in memory of our own."""
 
 Residency = Literal["mmap", "ram"]
 
@@ -66,8 +76,8 @@ class Header:
     """What a pack says of itself, in its schema's metadata.
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what was
-    stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: decisions of a
-    person whose content was not in the folder. shard: which of the `shards` files this is; all but index_crc32 is said
+    stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how many
+    decisions of a person were for no file of the folder; lost: their paths, as far as the pack knows them. shard: which of the `shards` files this is; all but index_crc32 is said
     of the whole pack. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
     the same data.
     """
@@ -79,6 +89,7 @@ class Header:
     transcoded: tuple[tuple[str, str], ...] = ()
     relabelled: tuple[tuple[str, str, str], ...] = ()
     unmatched: int = 0
+    lost: tuple[str, ...] = ()
     format: int = 1
     index_crc32: int | None = None
     """`index_checksum` of the file's rows; None in a pack from before there was one."""
@@ -128,6 +139,7 @@ class Header:
             transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
             relabelled=tuple((path, old, new) for path, old, new in content.get("relabelled", ())),
             unmatched=content.get("unmatched", 0),  # packs from before there were decisions have neither
+            lost=tuple(content.get("lost", ())),
             format=content["format"],
             index_crc32=content.get("index_crc32"),
             shard=content.get("shard", 0),
@@ -159,8 +171,8 @@ class Pack:
         self._stops = np.concatenate([shard.stops for shard in shards])
         self._firsts = [0, *np.cumsum([len(shard.starts) for shard in shards])[:-1].tolist()]
         table = pa.concat_tables([shard.table for shard in shards])
-        self._checked = np.zeros(len(self._starts), dtype=bool)
-        self._paths = table.column("path")
+        self._checked = np.full(len(self._starts), _NEVER)
+        self._paths = _own_texts(table.column("path"))
         self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
         self.labels: NDArray[np.int32] = _own(table.column("label"))
         self.sizes: NDArray[np.int32] = np.stack(
@@ -187,6 +199,8 @@ class Pack:
         fits = self.nbytes <= available_memory()
         if self._resident or not (fits or self.residency == "ram"):
             return
+        for mapping in self._mappings:
+            mapping.version()
         if self.residency == "ram":
             self._bytes = [data.copy() for data in self._bytes]
             self._mappings = []
@@ -212,30 +226,49 @@ class Pack:
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """The original bytes of image `index`, a read-only view into the file: nothing is copied.
 
-        Their checksum is compared the first time that they are asked for. Raises PackError.
+        Their checksum is compared the first time that they are asked for, and again where somebody wrote to the file
+        since. Raises PackError.
         """
-        if not (self._checked[index] or self.is_sound(index)):
-            raise PackError(
-                f"{self._files[self._shard(index)]} is damaged: {self.describe(index)} has not the bytes that were packed; copy the pack again, "
-                "or pack the images again; --on-bad skip goes on without such images"
-            )
+        if not (self._is_checked(index) or self.is_sound(index)):
+            raise self._damage([index])
         return self._raw(index)
+
+    @contextmanager
+    def naming_damaged(self, ids: NDArray[np.int64]) -> Iterator[None]:
+        """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is. Raises PackError."""
+        try:
+            yield
+        except PackError as error:
+            found = self.damaged(ids)
+            raise self._damage(found) if found else error from None
+
+    def _damage(self, rows: Sequence[int]) -> PackError:
+        files = dict.fromkeys(str(self._files[self._shard(row)]) for row in rows)
+        named = ", ".join(map(self.describe, rows[:NAMED]))
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        verb = "has" if len(rows) == 1 else "have"
+        return PackError(
+            f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the pack again, "
+            "or pack the images again; --on-bad skip goes on without such images"
+        )
 
     def is_sound(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""
+        version = self._version(index)  # before the bytes: what is written meanwhile is of a later one
         sound = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
-        self._checked[index] = sound
+        self._checked[index] = version if sound else _NEVER
         return sound
 
+    def _is_checked(self, index: int) -> bool:
+        """Whether image `index` was found sound, and nobody wrote to its file since. Raises PackError."""
+        return bool(self._checked[index] == self._version(index))
+
+    def _version(self, index: int) -> int:
+        """Of the file that image `index` is in. Raises PackError where it was cut short."""
+        return self._mappings[self._shard(index)].version() if self._mappings else _COPIED
+
     def _raw(self, index: int) -> NDArray[np.uint8]:
-        """Raises PackError where the file was cut short since: to read what is mapped and gone ends the process."""
-        shard = self._shard(index)
-        if self._mappings and self._mappings[shard].size() < len(self._mappings[shard]):
-            raise PackError(
-                f"{self._files[shard]} was cut short while it was in use; copy the pack again, or pack the images again; "
-                "--residency ram reads it once and for all"
-            )
-        return self._bytes[shard][self._starts[index] : self._stops[index]]
+        return self._bytes[self._shard(index)][self._starts[index] : self._stops[index]]
 
     def _shard(self, index: int) -> int:
         """Which of the files image `index` is in."""
@@ -269,10 +302,15 @@ class Pack:
         """Those of the rows `ids` that have not the checksum that they were packed with; what was found sound before is not
         read again. Without `ids` every row is.
         """
-        rows = np.arange(len(self)) if ids is None else ids[~self._checked[ids]]
+        rows = np.arange(len(self)) if ids is None else ids
 
         def examine(some: NDArray[np.int64]) -> list[int]:
-            return [index for index in some.tolist() if not self.is_sound(index)]
+            known = ids is not None
+            return [
+                index
+                for index in some.tolist()
+                if not (known and self._is_checked(index)) and not self.is_sound(index)
+            ]
 
         with ThreadPoolExecutor(available_cores()) as pool:
             parts = pool.map(examine, np.array_split(rows, 8 * available_cores()))
@@ -304,6 +342,7 @@ class Pack:
                 {"path": path, "from": old, "to": new} for path, old, new in self.header.relabelled
             ],
             "unmatched": self.header.unmatched,
+            "lost": list(self.header.lost),
         }
 
 
@@ -313,8 +352,8 @@ class Shard:
     def __init__(self, path: Path) -> None:
         """Map the file, and check all that it says of its rows. Raises PackError."""
         self.path = path
-        self.mapping = _map(path)
-        buffer = pa.py_buffer(self.mapping)
+        self.mapping = MappedFile(path)
+        buffer = pa.py_buffer(self.mapping.memory)
         self.table = _read_table(path, buffer)
         self.header = Header.read(self.table.schema, path)
         self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
@@ -344,18 +383,51 @@ def _check_together(shards: Sequence[Shard]) -> None:
             )
 
 
-def _map(path: Path) -> mmap.mmap:
+class MappedFile:
+    """Owns the mapping of a file, and asks the system what became of the file since."""
+
+    def __init__(self, path: Path) -> None:
+        """Map all of it. Raises PackError."""
+        self.path = path
+        self._descriptor = _open(path)
+        weakref.finalize(self, os.close, self._descriptor)
+        try:
+            self.memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
+        except OSError as error:
+            raise _no_pack(path, error.strerror) from None
+
+    def version(self) -> int:
+        """Another number whenever somebody wrote to the file, or gave it another name, since the last time.
+
+        Raises PackError where it was cut short: to read what is mapped and gone ends the process.
+        """
+        found = os.fstat(self._descriptor)
+        if found.st_size < len(self.memory):
+            raise PackError(
+                f"{self.path} was cut short while it was in use; copy the pack again, or pack the images again; "
+                "--residency ram reads it once and for all"
+            )
+        return hash((found.st_mtime_ns, found.st_ctime_ns))
+
+
+def _open(path: Path) -> int:
+    """A descriptor of the file. Raises PackError."""
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for ever
+            raise _no_pack(path, "no regular file")
+        return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         raise PackError(
             f"there is no pack at {path}; make one: python -m cache pack IMAGES --out {path}"
         ) from None
-    except ValueError:
-        raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
     except OSError as error:
-        raise PackError(f"{path} cannot be opened ({error.strerror}); expected a pack file") from None
+        raise _no_pack(path, error.strerror) from None
+
+
+def _no_pack(path: Path, reason: str | None) -> PackError:
+    return PackError(f"{path} cannot be opened ({reason}); expected a pack file")
 
 
 def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
@@ -404,6 +476,12 @@ def _own(column: pa.ChunkedArray) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy().copy()
     values.flags.writeable = False
     return values
+
+
+def _own_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts in memory of its own, likewise."""
+    memory = pa.default_cpu_memory_manager()
+    return pa.chunked_array([chunk.copy_to(memory) for chunk in column.chunks])
 
 
 def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...]) -> None:

@@ -6,12 +6,13 @@
 const find = (id) => document.getElementById(id);
 const data = JSON.parse(find("data").textContent);
 const { items, classes, suspects } = data;
-const COLUMNS = ["sha256", "path", "class", "decision", "to", "reason"];
+const COLUMNS = ["sha256", "path", "class", "decision", "to", "reason", "by"];
+const [SHA256, PATH, CLASS, DECISION, TO, REASON, BY] = COLUMNS.keys();
 const CHOICES = ["keep", "exclude", "relabel"];
 const OVERSCAN = 700; // pixels drawn above and below what is seen
 const BLOCKS_HELD = 24;
 
-const decisions = new Map(); // place of an item -> { choice, to }
+const decisions = new Map(); // place of an item -> { choice, to, why }; why: where it is not the machine's reason
 let elsewhere = []; // decisions that were loaded, of images that are not on this page; saved again as they came
 let shown = []; // places of the items that pass the filters
 let current = 0; // where in `shown` the person is
@@ -33,6 +34,13 @@ function element(name, text = "", className = "") {
   const made = document.createElement(name);
   made.textContent = text;
   if (className) made.className = className;
+  return made;
+}
+
+// A path, which may be broken behind its marks rather than anywhere.
+function path(name, text) {
+  const made = element(name);
+  for (const part of plain(text).split(/(?<=[/_-])/)) made.append(part, element("wbr"));
   return made;
 }
 
@@ -102,7 +110,8 @@ function choose(place, choice, to = "") {
 function swap(place) {
   const twin = items[place].twin;
   if (twin === undefined) return;
-  const choices = [[place, { choice: "keep", to: "" }], [twin, { choice: "exclude", to: "" }]];
+  const why = `${items[place].findings.find((name) => name.endsWith("-duplicate"))}: ${items[place].path} is kept instead`;
+  const choices = [[place, { choice: "keep", to: "" }], [twin, { choice: "exclude", to: "", why }]];
   decide(choices, `${plain(items[twin].path)} is excluded instead.`);
 }
 
@@ -116,11 +125,15 @@ function acceptShown() {
 
 // --- remembering ----------------------------------------------------------------------------------------------------
 
+// One place for a folder, whichever of its images a survey shows: what is kept there are rows, told by content and path.
 const KEY = `greyhound-survey-${data.key}`;
+
+// A reason to keep is of no use later, and a browser's memory is small.
+const short = (row) => (row[DECISION] === "keep" ? row.with(REASON, "") : row);
 
 function remember() {
   try {
-    localStorage.setItem(KEY, JSON.stringify({ decisions: [...decisions], elsewhere }));
+    localStorage.setItem(KEY, JSON.stringify([...said().map(short), ...elsewhere]));
     remembers = true;
   } catch {
     remembers = false; // a browser may forbid it, to a page that was opened from a file above all
@@ -130,15 +143,13 @@ function remember() {
 
 function recall() {
   try {
-    const kept = JSON.parse(localStorage.getItem(KEY)) || { decisions: [], elsewhere: [] };
+    const { found, missing } = match(JSON.parse(localStorage.getItem(KEY)) || []);
     decisions.clear();
-    for (const [place, decision] of kept.decisions) if (items[place]) decisions.set(place, decision);
-    elsewhere = kept.elsewhere;
-    localStorage.setItem(KEY, JSON.stringify({ decisions: [...decisions], elsewhere }));
+    for (const [place, row] of found) if (row[BY] === "person") decisions.set(place, taken(place, row));
+    elsewhere = missing;
   } catch {
-    remembers = false;
+    remembers = false; // `remember` says so
   }
-  find("forgetful").hidden = remembers;
 }
 
 // --- decisions.csv --------------------------------------------------------------------------------------------------
@@ -148,12 +159,20 @@ const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"
 // Items that the machine excludes and nobody decided: they are saved with its reason, so that pack leaves out what is shown so.
 const left = () => items.flatMap((item, place) => (item.verdict === "exclude" && !decisions.has(place) ? [place] : []));
 
+const rowOf = (place, choice = "", to = "", reason = "", by = "") => [items[place].sha256 || "", items[place].path, items[place].label || "", choice, to, reason, by];
+
+// What a person decided, as rows, with what the machine said of each.
+const said = () => [...decisions].map(([place, { choice, to, why }]) => rowOf(place, choice, to, why ?? items[place].reason, "person"));
+
+function taken(place, row) {
+  const decision = { choice: row[DECISION], to: row[DECISION] === "relabel" ? row[TO] : "" };
+  return row[REASON] && row[REASON] !== items[place].reason ? { ...decision, why: row[REASON] } : decision;
+}
+
 function toCsv() {
-  const said = [...decisions].map(([place, { choice, to }]) => [place, choice, to, ""]);
-  const unsaid = left().map((place) => [place, "exclude", "", items[place].reason || "excluded by the machine"]);
-  const rows = [...said, ...unsaid]
-    .sort(([one], [other]) => one - other)
-    .map(([place, ...rest]) => [items[place].sha256 || "", items[place].path, items[place].label || "", ...rest]);
+  const places = new Map(items.map((item, place) => [item.path, place]));
+  const unsaid = left().map((place) => rowOf(place, "exclude", "", items[place].reason || "excluded by the machine", "machine"));
+  const rows = [...said(), ...unsaid].sort((one, other) => places.get(one[PATH]) - places.get(other[PATH]));
   return [COLUMNS, ...rows, ...elsewhere].map((row) => row.map(cell).join(",") + "\n").join("");
 }
 
@@ -176,42 +195,66 @@ function parseCsv(text) {
 // The rows of a decisions.csv in the order of COLUMNS; throws with one line that says what is wrong.
 function readDecisions(text) {
   const [header = [], ...rows] = parseCsv(text);
-  const needed = COLUMNS.slice(0, -1);
+  const needed = COLUMNS.slice(0, REASON);
   const missing = needed.filter((name) => !header.includes(name));
   if (missing.length) throw new Error(`it lacks the column ${missing.join(", ")}; expected ${needed.join(", ")}`);
   const order = COLUMNS.map((name) => header.indexOf(name));
   return rows.map((cells, line) => {
     const row = order.map((at) => cells[at] || "");
-    if (!CHOICES.includes(row[3])) throw new Error(`row ${line + 2} says “${plain(row[3])}”; expected keep, exclude or relabel`);
-    if (row[3] === "relabel" && !classes.includes(row[4])) throw new Error(`row ${line + 2} relabels to “${plain(row[4])}”, which is no class here`);
+    if (!CHOICES.includes(row[DECISION])) throw new Error(`row ${line + 2} says “${plain(row[DECISION])}”; expected keep, exclude or relabel`);
+    if (row[DECISION] === "relabel" && !classes.includes(row[TO])) throw new Error(`row ${line + 2} relabels to “${plain(row[TO])}”, which is no class here`);
+    row[BY] ||= row[REASON] ? "machine" : "person"; // lists from before there was this column
     return row;
   });
 }
 
-// The rule of decisions.py: the file at the path if it has the content, else the first of that content in that class.
+const below = (path) => path.slice(path.indexOf("/") + 1);
+const KEYS_OF_CONTENT = [
+  (sha256, path, label) => `${sha256}\n${label}`,
+  (sha256, path) => `${sha256}\n${below(path)}`,
+  (sha256) => sha256,
+];
+
+// The rule of decisions.py: the file at the path if it has the content; else the first of that content that is free, in its
+// class, or of its path below another class folder, or anywhere if there is but one. Place -> row, and the rows left over.
 function match(rows) {
-  const key = (item) => `${item.sha256 || ""}\n${item.label || ""}`;
   const places = new Map(items.map((item, place) => [item.path, place]));
+  const copies = groups(items, (item) => item.sha256 || "");
   const found = new Map();
-  const rest = rows.filter((row) => {
-    const place = places.get(row[1]);
-    const here = place !== undefined && (items[place].sha256 || "") === row[0];
+  const missing = rows.filter((row) => {
+    const place = places.get(row[PATH]);
+    const here = place !== undefined && (items[place].sha256 || "") === row[SHA256];
     if (here) found.set(place, row);
     return !here;
   });
-  const spare = new Map();
-  for (const item of [...items].sort((one, other) => (one.path < other.path ? -1 : 1))) {
-    const place = places.get(item.path);
-    if (!item.sha256 || found.has(place)) continue;
-    if (!spare.has(key(item))) spare.set(key(item), []);
-    spare.get(key(item)).push(place);
+  const forCopy = (row) => row[DECISION] === "exclude" && row[REASON].startsWith("exact-duplicate");
+  let moved = missing.filter((row) => copies.get(row[SHA256])?.length > 1 || !forCopy(row));
+  const sorted = [...places].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, place]) => place);
+  for (const key of KEYS_OF_CONTENT) {
+    if (!moved.length) break;
+    const lone = key === KEYS_OF_CONTENT.at(-1);
+    const free = groups(sorted.filter((place) => items[place].sha256 && !found.has(place)), (place) => keyOf(key, rowOf(place)));
+    const claims = groups(moved, (row) => keyOf(key, row));
+    moved = moved.filter((row) => {
+      const open = free.get(keyOf(key, row)) || [];
+      if (!open.length || (lone && (open.length > 1 || claims.get(keyOf(key, row)).length > 1))) return true;
+      found.set(open.shift(), row);
+      return false;
+    });
   }
-  const missing = rest.filter((row) => {
-    const place = spare.get(`${row[0]}\n${row[2]}`)?.shift();
-    if (place !== undefined) found.set(place, row);
-    return place === undefined;
-  });
-  return { found, missing };
+  const placed = new Set(found.values());
+  return { found, missing: missing.filter((row) => !placed.has(row)) };
+}
+
+const keyOf = (key, row) => key(row[SHA256], row[PATH], row[CLASS]);
+
+function groups(values, key) {
+  const found = new Map();
+  for (const value of values) {
+    if (!found.has(key(value))) found.set(key(value), []);
+    found.get(key(value)).push(value);
+  }
+  return found;
 }
 
 function loadDecisions(text, name) {
@@ -222,10 +265,10 @@ function loadDecisions(text, name) {
     return say(`${plain(name)} was not loaded: ${error.message}.`);
   }
   const { found, missing } = match(rows);
-  const known = new Set(missing.map((row) => `${row[0]}\n${row[1]}`));
-  elsewhere = [...elsewhere.filter((row) => !known.has(`${row[0]}\n${row[1]}`)), ...missing];
-  const decided = [...found].filter(([, row]) => !row[5]); // what has a reason was the machine's word
-  const changes = decided.map(([place, row]) => [place, { choice: row[3], to: row[3] === "relabel" ? row[4] : "" }]);
+  const known = new Set(missing.map((row) => `${row[SHA256]}\n${row[PATH]}`));
+  elsewhere = [...elsewhere.filter((row) => !known.has(`${row[SHA256]}\n${row[PATH]}`)), ...missing];
+  const decided = [...found].filter(([, row]) => row[BY] === "person");
+  const changes = decided.map(([place, row]) => [place, taken(place, row)]);
   const others = missing.length ? `; ${count(missing.length)} of images that are not on this page are saved along` : "";
   decide(changes, `${many(decided.length, "decision")} loaded${others}.`);
 }
@@ -357,9 +400,10 @@ function makeCard(place) {
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
   const hint = doubt(item);
-  if (hint) part("label").append(element("i", `, ${hint}`));
+  if (hint) part("label").append(element("i", `, ${hint}`)); // says why, and may take the line of it
   part("why").textContent = plain(item.reason || (item.findings || []).join(", "));
-  part("why").title = plain(item.reason || "");
+  part("why").hidden = Boolean(hint);
+  part("text").title = plain(item.reason || "");
   return card;
 }
 
@@ -435,7 +479,7 @@ function showDetail() {
   const badge = element("p", text, "badge");
   badge.dataset.by = by;
   badge.dataset.choice = choice;
-  parts.push(pictures, badge, element("h2", plain(item.path)), pairs(item));
+  parts.push(pictures, badge, path("h2", item.path), pairs(item));
   if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
   if (item.note) parts.push(element("p", plain(item.note), "note"));
   if (item.pictures) parts.push(notedPictures(item.pictures));
@@ -449,7 +493,7 @@ function pairs(item) {
   for (const [name, value] of rows) {
     if (!value) continue;
     const row = element("div");
-    row.append(element("dt", name), element("dd", plain(value)));
+    row.append(element("dt", name), path("dd", value));
     list.append(row);
   }
   return list;
@@ -457,7 +501,7 @@ function pairs(item) {
 
 function twinPart(place, twin) {
   const part = element("div", "", "twin"), stands = standing(twin);
-  part.append(element("h3", "It duplicates"), element("p", plain(items[twin].path)), element("p", items[twin].facts || "", "quiet"));
+  part.append(element("h3", "It duplicates"), path("p", items[twin].path), element("p", items[twin].facts || "", "quiet"));
   if (stands.by === "person") {
     const badge = element("p", stands.text, "badge");
     badge.dataset.by = stands.by;
@@ -645,6 +689,7 @@ function arrive() {
 }
 
 recall();
+remember(); // or find out that the browser forbids it
 makeFilters();
 filter();
 document.addEventListener("DOMContentLoaded", arrive);

@@ -113,6 +113,8 @@ def load(path: Path) -> dict[str, Any]:
 def read(path: Path) -> Any:
     """Whatever torch saved at `path`, Greyhound or not: tensors and plain values only. Raises CheckpointError."""
     try:
+        if not (path.is_file() or path.is_dir()) and path.exists():  # to open a pipe would wait for ever
+            raise CheckpointError(f"{path} cannot be read: it is no regular file; expected a checkpoint")
         data = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there; expected a checkpoint as train writes it") from None

@@ -1,6 +1,7 @@
 """Build a network: any timm name, a head for the classes at hand, pretrained weights from a file, a package or the hub.
 
-Before it: a recipe names both. After it: train, average, evaluate and explain take the network as a plain module.
+Before it: a recipe names both. After it: train, average, evaluate and explain take the network as a plain module. timm
+is imported where it is asked: it brings torchvision and half of torch's compiler, most of what starting a program takes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import timm
 import torch
-from timm.layers import convert_sync_batchnorm
-from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -59,6 +57,8 @@ def build(
     activation_checkpointing: keep less of the forward pass and compute it again in the backward pass (Chen et al.
     2016). Raises WeightsError, which says what to install or to give.
     """
+    import timm
+
     check_name(name)
     network: nn.Module = timm.create_model(name, num_classes=classes)
     if weights != "none":
@@ -84,6 +84,8 @@ def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | Non
 
 def normalisation(name: str) -> tuple[Triple, Triple]:
     """Mean and standard deviation of RGB, in 0..1, that the pretrained weights of `name` expect. Raises WeightsError."""
+    import timm
+
     check_name(name)
     described = timm.get_pretrained_cfg(name)
     return tuple(described.mean), tuple(described.std)
@@ -102,6 +104,8 @@ def synchronised(network: nn.Module) -> nn.Module:
 
     Its weights keep their names, so that checkpoints fit both.
     """
+    from timm.layers import convert_sync_batchnorm
+
     converted: nn.Module = convert_sync_batchnorm(network)
     return converted
 
@@ -111,6 +115,8 @@ def layers(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 
     The layers are timm's own division of a network, the head the last of them, at 1.
     """
+    from timm.optim import param_groups_layer_decay
+
     if decay == 1:
         return [{"params": list(network.parameters()), "lr_scale": 1.0}]
     by_scale: dict[float, list[nn.Parameter]] = {}
@@ -147,6 +153,8 @@ def leaving_no_trace(network: nn.Module) -> Iterator[None]:
 
 def check_name(name: str) -> None:
     """Refuse a name that timm does not know, and say which it may have been. Raises WeightsError."""
+    import timm
+
     if not timm.is_model(name) or ("." in name and name not in timm.list_pretrained()):
         known = timm.list_pretrained() if "." in name else timm.list_models()
         near = difflib.get_close_matches(name, known, n=3)
@@ -211,6 +219,8 @@ def _in_order(state: StateDict, network: nn.Module, source: Path) -> StateDict:
 
 def _download(name: str, package: str | None) -> StateDict:
     """The tensors that timm has for `name`, from its cache or the hub. Raises WeightsError, soon if there is no way there."""
+    import timm
+
     described = timm.get_pretrained_cfg(name)
     if not described.has_weights:
         raise WeightsError(f"timm has no pretrained weights for {name}; give --weights a path, or none")

@@ -5,6 +5,7 @@ Before it: train counts. After it: a resumed training goes on from the last chec
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from model import ranks
@@ -85,6 +87,17 @@ class Progress:
     """The row of metrics of an epoch that is trained and not yet validated."""
     diverged: int = NEVER
     """Images of this epoch done before the first batch whose loss was no number."""
+
+    @staticmethod
+    def read(content: Any) -> Progress:
+        """What a checkpoint says of it, which anyone may have written. Raises KeyError, TypeError, ValueError."""
+        found = TypeAdapter(Progress).validate_json(json.dumps(content), strict=True)
+        if not (0 <= found.epoch < 2**31 and 0 <= found.images < 2**63):
+            raise ValueError("a place that no training comes to")
+        if found.trained is not None:
+            row = TypeAdapter(dict[str, float]).validate_python(found.trained, strict=True)
+            row["epoch"], row["train_loss"], row["seconds"]
+        return found
 
     def begin_again(self) -> None:
         """Go back to the start of the epoch under way."""
@@ -204,7 +217,7 @@ def restore(run: Run, content: dict[str, Any], state: Training) -> None:
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state(content["random_cuda"][0])
-        state.progress = Progress(**content["progress"])
+        state.progress = Progress.read(content["progress"])
         device = next(state.network.parameters()).device
         state.before = [weights.to(device) for weights in content["before"]]
         state.targets = SoftTargets(**content["targets"]).to(device) if content.get("targets") else None

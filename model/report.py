@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeGuard
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from model.atomic import replacing
-from model.run import RunError
+from model.run import RunError, read_text
 from model.shapes import (
     EVALUATION,
     HEAD,
@@ -155,7 +155,7 @@ def gather(run: Path) -> dict[str, Any]:
 def read(run: Path, name: str) -> Any:
     """The content of one JSON file of the run folder, or None if there is no such file. Raises ReportError."""
     try:
-        text = (run / name).read_text(encoding="utf-8")
+        text = read_text(run / name)
         content = (
             [json.loads(line) for line in text.splitlines()] if name in (METRICS, TIMES) else json.loads(text)
         )

@@ -35,7 +35,7 @@ def describe(
 def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Every field in which `now` differs from `then`: its dotted name, the one value and the other."""
     for name, was in then.items():
-        if isinstance(was, dict):
+        if isinstance(was, dict) and isinstance(now.get(name), dict):
             yield from differences(was, now[name], f"{place}{name}.")
         elif was != now.get(name):
             yield f"{place}{name}", was, now.get(name)

@@ -61,7 +61,7 @@ class Run:
         """The JSON content of one file. Raises RunError."""
         path = self.folder / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
         except (FileNotFoundError, NotADirectoryError):
             found = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
@@ -96,7 +96,7 @@ class Run:
         """One row an epoch, in their order: what it came to, or how long it took. Raises RunError."""
         path = self.folder / name
         try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = read_text(path).splitlines() if path.exists() else []
             rows = [json.loads(line) for line in lines]
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
@@ -130,22 +130,37 @@ class Run:
                 f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: python train.py"
             )
         loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
-        best = max(loaded, key=lambda name: loaded[name].get("score", -math.inf))  # a tie goes to the average
+        scores = {name: score_of(content, self.folder / _FILES[name]) for name, content in loaded.items()}
+        best = max(scores, key=lambda name: scores[name])  # a tie goes to the average
         return best, loaded[best]
 
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
         """The trained network on `device`, in evaluation mode, and where it is from: `checkpoint`, and `after` what."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
-        if content.get("average"):  # what was validated is the average
-            content["network"] = content["average"]["network"]
+        weights = content.get("average") or content  # where there is an average, it is what was validated
         try:
             network = build(recipe["network"], len(classes), weights="none")
         except WeightsError as error:
             raise RunError(f"{self.folder / RECIPE}: {error}") from None
-        load_network(network, content, self.folder / _FILES[chosen])
-        origin = {"checkpoint": chosen, "after": content.get("after", "the last step")}
+        load_network(network, weights, self.folder / _FILES[chosen])
+        origin = {"checkpoint": chosen, "after": str(content.get("after", "the last step"))}
         return origin, network.to(device).eval()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a run folder. Raises OSError, also for a pipe, which to open would wait for ever; ValueError."""
+    if path.exists() and not path.is_file():
+        raise OSError("no regular file")
+    return path.read_text(encoding="utf-8")
+
+
+def score_of(content: dict[str, Any], path: Path) -> float:
+    """How a checkpoint validated; one that has no number is below all others. Raises RunError."""
+    found = content.get("score", -math.inf)
+    if not isinstance(found, int | float):
+        raise RunError(f"{path} has a score that is no number; put back the checkpoint that train wrote")
+    return -math.inf if math.isnan(found) else found
 
 
 def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:

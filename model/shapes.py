@@ -20,6 +20,7 @@ SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
+DAMAGED: Final = "damaged.json"
 LOCK: Final = ".lock"
 
 CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
@@ -37,7 +38,7 @@ _CLASS: Final = {
 }
 SHAPES: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
-    VERSIONS: {},
+    VERSIONS: {"*": str},
     PACK: {
         "path": str,
         "digest": str,
@@ -49,6 +50,8 @@ SHAPES: Final[dict[str, Any]] = {
         },
         "transcoded": [{"path": str, "reason": str}],
         "relabelled": [{"path": str, "from": str, "to": str}],
+        "unmatched": int,
+        "lost": [str],
     },
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,14 @@ class SoftTargets:
         return replace(self, probabilities=self.probabilities.to(device))
 
     def of(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, some of ours; labels `[B * V]`, V views each."""
-        rows = torch.searchsorted(self.ids, ids).to(labels.device, non_blocking=True)
-        views = len(labels) // max(1, len(ids))
-        known = self.probabilities[rows].repeat_interleave(views, 0)
-        return functional.one_hot(labels, known.shape[1]).to(known).lerp(known, self.share)
+        """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, in host memory; labels `[B * V]`, V views each.
+
+        Of an image that is none of ours, as one that was damaged when the head was solved, the target is its label.
+        """
+        rows = torch.searchsorted(self.ids, ids.contiguous())
+        ours = self.ids[rows.clamp(max=len(self.ids) - 1)] == ids
+        rows = torch.where(ours, rows, -1).to(labels.device, non_blocking=True)
+        rows = rows.repeat_interleave(len(labels) // max(1, len(ids)))
+        known = self.probabilities[rows.clamp(min=0)]
+        target = torch.zeros_like(known).scatter_(1, labels[:, None], 1.0)
+        return target.lerp(known, self.share * (rows >= 0)[:, None])

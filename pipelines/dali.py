@@ -121,7 +121,8 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
 
     def source() -> Any:
         for request in requests:
-            asked.append((request, _arrays(pack, request, settings.tier)))
+            with pack.naming_damaged(request.ids):
+                asked.append((request, _arrays(pack, request, settings.tier)))
             if len(request.ids):
                 return asked[-1][1]
         raise StopIteration

@@ -30,7 +30,8 @@ def decode(
     """Decode to RGB, halved `halvings` times, antialiased; EXIF orientation is left to the geometry matrix.
 
     encoded: uint8 `[bytes]`. size: stored width and height, needed for the halvings of a JPEG, which libjpeg-turbo
-    then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG that ends too early, instead of grey rows.
+    then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG of which libjpeg-turbo says anything at all, instead of
+    grey rows or other colours from there on.
     Returns uint8 `[ceil(H / 2**h), ceil(W / 2**h), 3]`. Raises DecodeError.
     """
     if encoded[:2].tobytes() == b"\xff\xd8":
@@ -62,11 +63,9 @@ def _decode_jpeg(encoded: NDArray[np.uint8], halvings: int, least: tuple[int, in
             simplejpeg.decode_jpeg(encoded, "RGB", min_width=least[0], min_height=least[1], strict=strict)
         )
     except ValueError as error:
-        if not strict:  # CMYK, which libjpeg-turbo leaves to the caller
-            return halve(_decode_with_pillow(encoded), halvings)
-        if "premature" in str(error).lower():
+        if strict and "color conversion" not in str(error):  # CMYK, which some versions leave to the caller
             raise DecodeError(str(error)) from None
-        return _decode_jpeg(encoded, halvings, least, strict=False)  # a mere warning, common in the wild
+        return halve(_decode_with_pillow(encoded), halvings)
 
 
 def _decode_with_pillow(encoded: NDArray[np.uint8]) -> Pixels:

@@ -30,6 +30,13 @@ from pipelines.decode import DecodeError, Pixels, decode
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
 """Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG."""
+WHOLE: Final = STORED - {"BMP", "TIFF"}
+"""Formats of which our decoder reads every kind: a file that it refuses is damaged, whatever Pillow makes of it. Of BMP and
+TIFF there are kinds that it does not know."""
+CODED: Final = {"WEBP": b"VP8 ", "AVIF": b"mdat"}
+"""What stands before the coded picture, of formats without a checksum whose decoders take zeros for more of it."""
+UNWRITTEN: Final = 512
+"""Zeros at the end of a coded picture from which it was never written to the end; encoders left at most 3 (docs/log.md)."""
 MAX_PIXELS: Final = 178_956_970
 """Pillow's own limit: a header that claims more is taken for a decompression bomb and never decoded."""
 _EXIF_ORIENTATION: Final = 0x0112
@@ -92,18 +99,45 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _try_decoders(data: bytes, known: dict[str, Any], probe: Probe) -> Look:
+    """Three outcomes: stored as it is, stored as PNG because not every engine reads this kind of file, or damaged."""
+    zeros = count_unwritten(data, known["format"])
+    if zeros >= UNWRITTEN:
+        return Look(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
+    if known["format"] not in STORED:
+        return _look_with_pillow(data, known, f"{known['format']} is not a format that both engines decode")
+    encoded = np.frombuffer(data, dtype=np.uint8)
     try:
-        pixels, problem = _decode_strictly(data, known, probe), ""
+        pixels = decode(encoded, strict=True)
     except DecodeError as error:
-        problem = _one_line(error)
-        try:
-            pixels = pillow_pixels(data)
-        except Exception as unreadable:
-            message = _one_line(unreadable)
-            return Look(**known, problem=_fault(message + problem), detail=message)
-        # Pillow turns the picture upright before it is packed as PNG.
-        known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
-    return Look(**known, **measure(pixels, known["orientation"]), transcode=problem)
+        return _look_at_refused(data, known, _one_line(error))
+    try:
+        _check_size(pixels, known)
+        probe.check(encoded, pixels)
+    except DecodeError as error:
+        return _look_with_pillow(data, known, _one_line(error))
+    return Look(**known, **measure(pixels, known["orientation"]))
+
+
+def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> Look:
+    """A file of a format that we store, which our decoder refuses: Pillow reads on over damage, and may not save it."""
+    if known["format"] in ("JPEG", "MPO"):
+        return Look(**known, problem=_fault(why), detail=why)
+    look = _look_with_pillow(data, dict(known), why)
+    if look.transcode and known["format"] in WHOLE:
+        return Look(**known, problem="undecodable", detail=why)
+    return look
+
+
+def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> Look:
+    """A look at what will be packed as PNG. transcode: why not as it is."""
+    try:
+        pixels = pillow_pixels(data)
+    except Exception as unreadable:
+        message = _one_line(unreadable)
+        return Look(**known, problem=_fault(message), detail=message)
+    # Pillow turns the picture upright before it is packed as PNG.
+    known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
+    return Look(**known, **measure(pixels), transcode=transcode)
 
 
 def _fault(message: str) -> str:
@@ -111,18 +145,24 @@ def _fault(message: str) -> str:
     return "truncated" if truncated else "undecodable"
 
 
-def _decode_strictly(data: bytes, known: dict[str, Any], probe: Probe) -> Pixels:
-    """Pixels that the engines agree on, or DecodeError: here a premature end is no warning, but the end."""
-    if known["format"] not in STORED:
-        raise DecodeError(f"{known['format']} is not a format that both engines decode")
-    encoded = np.frombuffer(data, dtype=np.uint8)
-    pixels = decode(encoded, strict=True)
+def count_unwritten(data: bytes, format: str) -> int:
+    """How many zeros end the coded picture of a lossy WebP or an AVIF; 0 of any other.
+
+    Half a download whose space was reserved ends so. A lossless WebP may end in megabytes of zeros and be whole.
+    """
+    start = data.find(CODED[format]) if format in CODED else -1
+    if start < 0:
+        return 0
+    size = int.from_bytes(data[start + 4 : start + 8], "little") if format == "WEBP" else len(data)
+    coded = data[start + 8 : start + 8 + size]
+    return len(coded) - len(coded.rstrip(b"\0"))
+
+
+def _check_size(pixels: Pixels, known: dict[str, Any]) -> None:
     upright = (known["width"], known["height"])
     stored = upright if known["orientation"] < 5 else upright[::-1]
     if pixels.shape[1::-1] != stored:
         raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
-    probe.check(encoded, pixels)
-    return pixels
 
 
 def pillow_pixels(data: bytes) -> Pixels:
@@ -206,7 +246,10 @@ def _requests(stream: IO[bytes]) -> Iterator[Path]:
 
 def main() -> None:
     """Answer a JSON line for every path on standard input, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes our input
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(
+        dir(signal)
+    ):  # the parent's to handle; it closes our input
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a C library prints must not mix with the answers

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -184,7 +184,8 @@ class Loader:
             tier=tier,
         )
         if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
-            tier.fill(settings.threads)
+            with pack.naming_damaged(self.ids):
+                tier.fill(settings.threads)
         engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
         consumer = torch.cuda.current_stream() if self.device == "gpu" else None
         self._stream = watched(engine, resources.patience, consumer)
@@ -288,6 +289,17 @@ class Loader:
         others = f" and {count - 1} more are" if count > 1 else " is"
         fate = "others stand in, of the same class where it has one" if self.shuffle else "left out"
         return f"{self.pack.path}: {first}{others} damaged; {fate}"
+
+    def damage(self) -> list[dict[str, Any]]:
+        """The damaged images, each by row and path, and the row that stands in for it; where they are left out, None."""
+        return [
+            {
+                "row": row,
+                "path": self.pack.image_path(row),
+                "stand_in": int(self._standing_in[row]) if self.shuffle else None,
+            }
+            for row in self.damaged.tolist()
+        ]
 
     def _batch(self, request: Request, images: torch.Tensor, whole: int) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)

@@ -37,9 +37,9 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
             batch = ring.take()
             ahead.append((request, batch, _start(pool, request, batch, scratches, settings)))
             if len(ahead) > settings.prefetch:
-                yield _finish(ring, *ahead.popleft())
+                yield _finish(pack, ring, *ahead.popleft())
         while ahead:
-            yield _finish(ring, *ahead.popleft())
+            yield _finish(pack, ring, *ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -112,11 +112,12 @@ def _start(
 
 
 def _finish(
-    ring: Ring, request: Request, batch: NDArray[np.float32], tasks: list[Future[None]]
+    pack: Pack, ring: Ring, request: Request, batch: NDArray[np.float32], tasks: list[Future[None]]
 ) -> tuple[Request, torch.Tensor]:
     for task in tasks:
         try:
-            task.result()
+            with pack.naming_damaged(request.ids):
+                task.result()
         except cv2.error as error:
             raise _explain(error) from error
     return request, ring.lend(batch, len(request.ids))

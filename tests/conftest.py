@@ -16,6 +16,7 @@ from pictures import coded, encode, packed
 from runs import Answer, Here, never, tiny_job, tiny_pack
 
 import train
+from cache.command import ENDINGS
 from cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
@@ -74,12 +75,21 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Pat
 
 
 @pytest.fixture
+def ordinary() -> Iterator[None]:
+    """The test heeds the modes of files, also as root."""
+    from limits import ordinary_user  # which not every system can do
+
+    with ordinary_user():
+        yield
+
+
+@pytest.fixture
 def here(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Here]:
     """Starts one of the programs as its command line does, in `tmp_path` but in this process: imports take seconds."""
     monkeypatch.chdir(tmp_path)
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in ENDINGS}
 
     def start(*arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", list(arguments))
@@ -89,4 +99,5 @@ def here(
         return Answer(int(str(leaving.value.code)), *capfd.readouterr())
 
     yield start
-    signal.signal(signal.SIGINT, interrupt)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -37,9 +37,11 @@ from cache.store import _CHECKSUM, _METADATA, SCHEMA, SPLITS, Header, Pack, Pack
 from cache.values import ValueFormatError, from_json
 from model import checkpoint, report
 from model.checkpoint import CheckpointError
-from model.progress import Training, restore, save_last
-from model.run import BEST, LAST, Run, RunError, load_network
+from model.progress import Progress, Training, drop_later_rows, restore, save_last
+from model.resume import differences, other_versions
+from model.run import AVERAGED, BEST, LAST, Run, RunError, load_network
 from model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
+from model.targets import SoftTargets
 from pipelines.benchmark import table
 from pipelines.benchmark.rows import BenchmarkError
 from pipelines.examine import Probe, examine
@@ -286,9 +288,22 @@ def read_run(folder: Path, data: bytes) -> None:
     report.build(folder)
     from_json(train.Recipe, run.read(RECIPE), RECIPE)
     run.rows(METRICS), run.rows(TIMES)
-    for other in (PACK, VERSIONS, HEAD, INTERPOLATION, SWA):
+    for other in (PACK, HEAD, INTERPOLATION, SWA):
         if (folder / other).exists():
             run.read(other)
+    if (folder / VERSIONS).exists():
+        other_versions(run, {"torch": "2", "date": "now"})
+
+
+def recipe_seeds(_: Path) -> list[bytes]:
+    """The recipe of a run that is forced on with another."""
+    return [json.dumps(asdict(TINY)).encode()]
+
+
+def read_recipe(folder: Path, data: bytes) -> None:
+    """A recipe that a run is forced on from, and what became of it."""
+    (folder / RECIPE).write_bytes(data)
+    list(differences(Run(folder).read(RECIPE), json.loads(json.dumps(asdict(TINY)))))
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -303,6 +318,9 @@ def _training() -> Training:
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     """A checkpoint that a training goes on from, and one of a network alone, both small."""
     state = _training()
+    row = {"epoch": 0, "train_loss": 0.7, "seconds": 1.0}
+    targets = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
+    state = replace(state, progress=Progress(epoch=1, best=0.5, trained=row), targets=targets)
     save_last(checkpoint.save, Run(folder), state)
     checkpoint.save(folder / BEST, {"network": state.network.state_dict(), "score": 0.5, "after": "epoch 1"})
     return [(folder / name).read_bytes() for name in (LAST, BEST)]
@@ -310,13 +328,15 @@ def checkpoint_seeds(folder: Path) -> list[bytes]:
 
 def read_checkpoint(folder: Path, data: bytes) -> None:
     """A checkpoint, and a training that goes on from it, or the network in it."""
-    path = folder / LAST
-    path.write_bytes(data)
-    content = checkpoint.load(path)
+    (folder / BEST).write_bytes(data)
+    (folder / AVERAGED).write_bytes(data)
+    _, content = Run(folder).load("auto")
     if "progress" in content:
-        restore(Run(folder), content, _training())
+        state = _training()
+        restore(Run(folder), content, state)
+        drop_later_rows(Run(folder), state.progress)
     else:
-        load_network(_training().network, content, path)
+        load_network(_training().network, content, folder / BEST)
 
 
 def pickle_seeds(folder: Path) -> list[bytes]:
@@ -400,6 +420,7 @@ TARGETS: Final = {
     "review": Target(review_seeds, read_review, (PackError,)),
     "benchmark": Target(benchmark_seeds, read_benchmark, (BenchmarkError,)),
     "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
+    "recipe": Target(recipe_seeds, read_recipe, (RunError,)),
     "checkpoint": Target(checkpoint_seeds, read_checkpoint, (CheckpointError, RunError)),
     "pickle": Target(pickle_seeds, read_pickle, (CheckpointError, RunError)),
     "command": Target(command_seeds, read_command, (RunError, ValueError)),

@@ -1,10 +1,20 @@
-"""What a system without room does, for as long as a block runs."""
+"""What a system without room does, or one that does not let root do everything, for as long as a block runs."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+_PERMISSIONS: Final = 1 << 1 | 1 << 2
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of capabilities(7): what makes root go past a file's mode."""
+_VERSION: Final = 0x20080522
+_SET_SECUREBITS: Final = 28
+_NOROOT: Final = 1
+"""Of prctl(2): a program that root starts gets no capabilities for being root's."""
 
 
 @contextmanager
@@ -16,3 +26,22 @@ def files_up_to(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """The calling thread, and the threads and programs that it starts, heed the modes of files as any user does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, and again for the higher 32
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    if os.geteuid() == 0:
+        assert libc.prctl(_SET_SECUREBITS, _NOROOT, 0, 0, 0) == 0
+    sets[0] = effective & ~_PERMISSIONS
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = effective
+    assert libc.capset(header, sets) == 0
+    if os.geteuid() == 0:
+        assert libc.prctl(_SET_SECUREBITS, 0, 0, 0, 0) == 0

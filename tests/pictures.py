@@ -19,7 +19,7 @@ from PIL import Image
 from cache.pack import Options, pack
 from cache.store import Pack
 from cache.survey import Look
-from pipelines.examine import Probe, examine
+from pipelines.examine import Probe, _answer
 
 Pixels = NDArray[np.uint8]
 ALL_TRAIN = Options(val=0, test=0)
@@ -93,7 +93,7 @@ def folder(root: Path, files: Mapping[str, bytes]) -> Path:
 
 def survey_here(paths: Iterable[Path], workers: int | None = None) -> Generator[Look, None, None]:
     """What `cache.survey.survey` answers, without its child processes: a hundred times as fast for a few files."""
-    return (examine(path.read_bytes(), _probe()) for path in paths)
+    return (_answer(path, _probe()) for path in paths)
 
 
 def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options = ALL_TRAIN) -> Pack:

@@ -59,9 +59,29 @@ def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(tmp_path: 
     )
     file.write_text("\n".join([f"{HEADER},reason", *rows]) + "\n")
     assert read(file) == [
-        Decision(Photograph("a/2.jpg", "a", TWO), "exclude", "", 3, "dark: it is"),
+        Decision(Photograph("a/2.jpg", "a", TWO), "exclude", "", 3, "dark: it is", "machine"),
         Decision(Photograph("a/1.jpg", "a", ONE), "keep", "", 4),
     ]
+
+
+def test_a_person_s_decision_keeps_what_the_machine_said(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.csv"
+    rows = (
+        f"{ONE},a/1.jpg,a,exclude,,exact-duplicate: of a/0.jpg,person",
+        f"{TWO},a/2.jpg,a,exclude,,dark: it is,machine",
+        f"{THREE},a/3.jpg,a,exclude,,dark: it is,",
+    )
+    file.write_text("\n".join([f"{HEADER},reason,by", *rows]) + "\n")
+    assert [(decision.by, decision.reason) for decision in read(file)] == [
+        ("person", "exact-duplicate: of a/0.jpg"),
+        ("machine", "dark: it is"),
+        ("machine", "dark: it is"),
+    ]
+    file.write_text(f"{HEADER},by\n{ONE},a/1.jpg,a,keep,,robot\n")
+    with pytest.raises(
+        PackError, match=r"has 'robot' in the column by in line 2; expected person or machine$"
+    ):
+        read(file)
 
 
 def test_an_exclusion_list_is_no_list_of_decisions(tmp_path: Path) -> None:
@@ -154,9 +174,38 @@ def test_two_files_that_changed_names_keep_their_own_decisions() -> None:
     assert matched(decisions, photograph("a/1.jpg", TWO), photograph("a/2.jpg", ONE)) == (found, 0)
 
 
-def test_another_content_or_another_class_is_another_image() -> None:
+def test_another_content_is_another_image() -> None:
     decision = Decision(photograph("a/1.jpg"), "exclude")
-    assert matched([decision], photograph("a/1.jpg", TWO), photograph("b/1.jpg", ONE)) == ({}, 1)
+    assert matched([decision], photograph("a/1.jpg", TWO), photograph("b/1.jpg", THREE)) == ({}, 1)
+
+
+def test_a_class_folder_that_was_renamed_keeps_its_decisions() -> None:
+    decisions = [
+        Decision(photograph("Akita/1.jpg", ONE), "exclude"),
+        Decision(photograph("Akita/2.jpg", TWO), "keep"),
+    ]
+    found = {"akita/1.jpg": "exclude", "akita/2.jpg": "keep"}
+    assert matched(decisions, photograph("akita/1.jpg", ONE), photograph("akita/2.jpg", TWO)) == (found, 0)
+
+
+def test_a_content_that_lies_once_is_found_in_any_class() -> None:
+    decision = Decision(photograph("a/1.jpg"), "exclude")
+    assert matched([decision], photograph("b/9.jpg")) == ({"b/9.jpg": "exclude"}, 0)
+    assert matched([decision], photograph("b/9.jpg"), photograph("c/9.jpg")) == ({}, 1)
+    both = [decision, Decision(photograph("a/2.jpg"), "keep")]
+    assert matched(both, photograph("b/9.jpg")) == ({}, 2)  # which of the two is it for?
+
+
+def test_of_equal_copies_in_another_class_the_one_of_its_name_is_meant() -> None:
+    decision = Decision(photograph("Akita/2.jpg"), "exclude")
+    there = (photograph("akita/1.jpg"), photograph("akita/2.jpg"))
+    assert matched([decision], *there) == ({"akita/2.jpg": "exclude"}, 0)
+
+
+def test_a_copy_that_was_deleted_does_not_take_the_last_one_along() -> None:
+    decision = Decision(photograph("a/2.jpg"), "exclude", "", 2, "exact-duplicate: the same file as a/1.jpg")
+    assert matched([decision], photograph("a/1.jpg")) == ({}, 1)
+    assert matched([decision], photograph("a/1.jpg"), photograph("a/3.jpg")) == ({"a/1.jpg": "exclude"}, 0)
 
 
 def test_a_file_without_content_is_known_by_its_path_alone() -> None:
@@ -233,10 +282,17 @@ def test_excluded_by_hand(root: Path) -> None:
 def test_excluded_by_the_machine_with_its_reason(root: Path) -> None:
     said = {"a/1.png": "near-duplicate: the same picture as b/1.png", "a/2.png": "odd"}
     opened = replayed(
-        root, *(replace(decided(root, path, "exclude"), reason=why) for path, why in said.items())
+        root,
+        *(replace(decided(root, path, "exclude"), reason=why, by="machine") for path, why in said.items()),
     )
     assert left_out(opened)["a/1.png"] == ("near-duplicate", "the same picture as b/1.png")
     assert left_out(opened)["a/2.png"] == ("odd", "exclusion list")
+
+
+def test_excluded_by_hand_with_what_the_machine_said(root: Path) -> None:
+    why = "exact-duplicate: the same file as b/1.png"
+    opened = replayed(root, replace(decided(root, "a/1.png", "exclude"), reason=why))
+    assert left_out(opened)["a/1.png"] == ("excluded by hand", why)
 
 
 def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> None:
@@ -310,6 +366,15 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert labels(opened)["a/renamed.png"] == "c"
     assert opened.header.relabelled == (("a/renamed.png", "a", "c"),)
     assert opened.header.unmatched == opened.summary()["unmatched"] == 1
+    assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
+
+
+def test_a_renamed_class_folder_does_not_bring_an_excluded_image_back(root: Path) -> None:
+    decision = decided(root, "c/1.png", "exclude")
+    (root / "c").rename(root / "C")
+    opened = replayed(root, decision)
+    assert left_out(opened)["C/1.png"] == ("excluded by hand", "")
+    assert opened.header.unmatched == 0
 
 
 def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
@@ -329,7 +394,7 @@ def test_a_pack_from_before_there_were_decisions_opens(tmp_path: Path, root: Pat
     opened = replayed(root)
     table = pa.ipc.open_file(pa.memory_map(str(opened.path))).read_all()
     text = table.schema.metadata[b"greyhound"]
-    for field in (b', "relabelled": []', b', "unmatched": 0'):
+    for field in (b', "relabelled": []', b', "unmatched": 0', b', "lost": []'):
         assert field in text
         text = text.replace(field, b"")
     with (
@@ -368,3 +433,6 @@ def test_the_command_says_what_was_relabelled_and_what_was_not_found(root: Path)
             "note: 1 decision has no image any more: no file of that content lies in that class folder"
             in text
         )
+    assert "\n  a/x.png\n" in packed
+    assert "\n  a/x.png\n" in files
+    assert "a/x.png" not in info

@@ -95,3 +95,13 @@ def test_memory_is_what_is_free_and_what_the_container_allows(
 def test_the_machine_has_a_name() -> None:
     assert machine.describe_machine().endswith(f", {machine.available_cores()} cores")
     assert len(machine.describe_machine()) > len(", 2 cores")
+
+
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kinds of machine here are both called AMD EPYC, and one is twice as fast."""
+    found = tmp_path / "cpuinfo"
+    found.write_text("processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\n")
+    monkeypatch.setattr(machine, "_PROCESSOR", found)
+    assert machine.describe_machine().startswith("AMD EPYC (family 26, model 2), ")
+    found.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert "family" not in machine.describe_machine()

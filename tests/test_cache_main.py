@@ -29,9 +29,10 @@ class Answer(NamedTuple):
 
 
 def command(*arguments: str | Path) -> Answer:
-    """The command line as a user starts it."""
+    """The command line as a user starts it, on a terminal that takes valid text only."""
     line = [sys.executable, "-m", "cache", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, cwd=ROOT, env={**os.environ, "COLUMNS": "200"})
+    strict = {"COLUMNS": "200", "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(line, capture_output=True, cwd=ROOT, env={**os.environ, **strict})
     return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -68,6 +69,15 @@ def test_pack(packed: tuple[Path, Answer]) -> None:
     assert len(pack) == 21
     assert pack.header.seed == 4
     assert sorted(path.name for path in out.parent.iterdir()) == ["images", "images.arrow"]
+
+
+def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"[b]\xff.arrow")
+    for words in (("pack", images, "--out", out), ("info", out), ("info", out, "--json"), ("verify", out)):
+        answer = command(*words)
+        assert (answer.code, answer.err) == (0, "")
+        assert "[b]" in answer.out
+    assert [entry.name for entry in tmp_path.iterdir()] == [out.name]
 
 
 def test_info(packed: tuple[Path, Answer]) -> None:
@@ -237,7 +247,7 @@ def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     def fail(path: Path) -> None:
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr("cache.store._map", fail)
+    monkeypatch.setattr("cache.store._open", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "p.arrow").write_bytes(b"1234")
     answer = here(monkeypatch, capfd, "info", tmp_path / "p.arrow")

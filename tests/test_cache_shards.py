@@ -161,6 +161,38 @@ def test_what_does_not_belong_together_is_refused(
         Pack(folder / "three.arrow")
 
 
+@pytest.mark.parametrize("renamed", [1, 2])
+def test_shards_of_two_packings_are_never_opened_as_one(
+    folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+) -> None:
+    """As if packing again was killed, or somebody else packed to the same name, when some shards had their names.
+
+    The seed alone differs, which moves images between the splits: every shard has the digest of the whole pack.
+    """
+    replace, count = Path.replace, 0
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count > renamed:
+            raise SystemExit("killed")
+        return replace(self, target)
+
+    options = Options(0.2, 0.4, seed=5, keep_grayscale=True, shards=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(SystemExit):
+            pack(images, folder / "three.arrow", options)
+    headers = [store.Shard(file).header for file in shard_paths(folder / "three.arrow", 3)]
+    assert [header.seed for header in headers] == [5] * renamed + [0] * (3 - renamed)
+    with pytest.raises(
+        PackError, match=r"is of another pack than three-00000-of-00003\.arrow beside it; copy"
+    ):
+        Pack(folder / "three.arrow")
+    pack(images, folder / "three.arrow", options)
+    assert len(Pack(folder / "three.arrow")) == 7
+
+
 def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: Path) -> None:
     with pytest.raises(PackError, match=r"three\.arrow is there in another number of files, 3; remove them"):
         pack(images, folder / "three.arrow", Options(keep_grayscale=True))

@@ -124,6 +124,7 @@ def test_the_summary_is_json(path: Path) -> None:
         "transcoded": [],
         "relabelled": [],
         "unmatched": 0,
+        "lost": [],
     }
 
 
@@ -264,6 +265,43 @@ def test_a_pack_that_is_cut_short_while_in_use_is_one_line(path: Path, tmp_path:
     assert copied.encoded(2).tobytes() == ALL[2]
 
 
+@pytest.mark.parametrize("residency", ["mmap", "ram"])
+def test_the_names_of_a_pack_that_is_cut_short_are_still_there(
+    path: Path, tmp_path: Path, residency: str
+) -> None:
+    """In a process of its own: a name that lay in what is gone would end it with SIGBUS."""
+    target = tmp_path / "p.arrow"
+    target.write_bytes(path.read_bytes())
+    program = (
+        "import os, sys; from cache.store import Pack; pack = Pack(*sys.argv[1:]); pack.make_resident(); "
+        "os.truncate(sys.argv[1], 0); print(pack.image_path(3))"
+    )
+    command = [sys.executable, "-c", program, str(target), residency]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (answer.returncode, answer.stdout) == (0, "b/0001.img\n"), answer.stderr
+
+
+def test_a_pack_that_is_overwritten_in_place_hands_out_no_other_bytes(path: Path, tmp_path: Path) -> None:
+    """Also not of an image that was found sound before; what was not written to is handed out as ever."""
+    target = tmp_path / "p.arrow"
+    target.write_bytes(path.read_bytes())
+    mapped, copied = Pack(target), Pack(target, "ram")
+    copied.make_resident()
+    for pack in (mapped, copied):
+        assert pack.damaged(np.arange(5)) == []
+    data = bytearray(target.read_bytes())
+    place = data.find(ALL[2])
+    data[place : place + len(ALL[2])] = bytes(len(ALL[2]))
+    time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
+    with target.open("r+b") as file:
+        file.write(data)
+    with pytest.raises(PackError, match=r"row 2 \('b/0000\.img'\) has not the bytes that were packed"):
+        mapped.encoded(2)
+    assert mapped.encoded(3).tobytes() == ALL[3]
+    assert mapped.damaged(np.arange(5)) == [2]
+    assert copied.encoded(2).tobytes() == ALL[2]
+
+
 # --- files that are no pack ------------------------------------------------------------------------------------------
 
 
@@ -283,6 +321,17 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     assert complaint(tmp_path).startswith(f"{tmp_path} cannot be opened (")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """In a process of its own, which would wait for ever."""
+    os.mkfifo(tmp_path / "p.arrow")
+    program = "import sys; from cache.store import Pack; Pack(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path / "p.arrow")]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[1]
+    )
+    assert "p.arrow cannot be opened (no regular file); expected a pack file" in answer.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1", b"hello, world" * 100, bytes(5000)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from cache import suspects
 from cache.findings import Row
 from cache.store import PackError
-from cache.suspects import Neighbour, Ranked, Review, mark, read_review, review_labels
+from cache.suspects import Neighbour, Ranked, Review, bring_home, check, mark, read_review, review_labels
 
 FIRST = Ranked(
     path="a/1.jpg",
@@ -63,6 +63,33 @@ def test_suspects_are_marked_and_a_twin_stays_the_twin() -> None:
     assert marked.reason == f"is b/9.jpg again; {why}"
 
 
+def test_suspects_are_found_by_their_content_wherever_they_lie() -> None:
+    one, other, near = "1" * 64, "2" * 64, "3" * 64
+    ranking = (
+        replace(FIRST, path="train/a/1.jpg", sha256=one, of_label=(Neighbour("train/a/2.jpg", 0.5),)),
+        replace(FIRST, path="gone.jpg", sha256="4" * 64),
+        replace(FIRST, path="a/same.gif", sha256="5" * 64),
+        replace(FIRST, path="b/3.jpg", sha256=other),
+        Ranked("train/a/2.jpg", "a", "b", 0.9, 0.1, suspect=False, sha256=near),
+    )
+    rows = [
+        Row("a/same.gif", "a", sha256="6" * 64, findings=("transcoded",)),
+        Row("b/0.jpg", "b", sha256=one),
+        Row("b/3.jpg", "b", sha256=near),  # of that path, and another picture
+        Row("x/1.jpg", "a", sha256=one),
+        Row("z/9.jpg", "z", sha256=other),
+    ]
+    found = bring_home(replace(REVIEW, ranking=ranking), rows)
+    assert [image.path for image in found.ranking] == ["x/1.jpg", "a/same.gif", "z/9.jpg"]
+    assert found.ranking[0].of_label == (Neighbour("b/3.jpg", 0.5),)
+    assert found.ranking[0].of_likelier == ()  # no such picture there
+
+
+def test_a_run_that_is_not_there_is_said_before_anything_is_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match=r"--run .*nowhere is no folder; expected a run folder"):
+        check(tmp_path / "nowhere")
+
+
 def test_the_review_runs_as_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "review.py"
     program.write_text(
@@ -70,12 +97,12 @@ def test_the_review_runs_as_a_process_of_its_own(tmp_path: Path, monkeypatch: py
     )
     monkeypatch.setattr(suspects, "PROGRAM", program)
     out = tmp_path / "labels.json"
-    assert review_labels(Path("images"), out) == 0
-    assert out.read_text() == "--images images"
-    assert review_labels(Path("images"), out, run=Path("runs/dogs")) == 0
+    assert review_labels(out, Path("images.arrow")) == 0
+    assert out.read_text() == "--pack images.arrow"
+    assert review_labels(out, run=Path("runs/dogs")) == 0
     assert out.read_text() == "--run runs/dogs"
     program.write_text("raise SystemExit(2)")
-    assert review_labels(Path("images"), out) == 2
+    assert review_labels(out, Path("images.arrow")) == 2
 
 
 def test_the_program_is_where_it_is_looked_for() -> None:

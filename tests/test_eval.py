@@ -57,6 +57,19 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixt
     assert "Not evaluated yet" not in page
 
 
+def test_the_name_of_a_class_is_no_command_for_the_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation.evaluate(job(run, crops=1))
+    result = Run(run).read("eval.json")
+    result["classes"][0]["name"], result["after"] = "\x1b[31mred\nalert", "\x1b[2Jthe end"
+    capsys.readouterr()
+    evaluation.conclude(job(run), Run(run), "eval.json", result)
+    said = capsys.readouterr().out
+    assert "Accuracy of \ufffd[31mred\ufffdalert(n=4): " in said
+    assert "\x1b" not in said
+
+
 def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour_pack: Pack) -> None:
     evaluation.evaluate(job(run, crops=3, checkpoint="last"))
     result = Run(run).read("eval.json")

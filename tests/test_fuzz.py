@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzzed import TARGETS
+import torch
+from fuzzed import RUN_FILES, TARGETS
+
+from model.resume import differences
+from model.shapes import VERSIONS
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -33,6 +39,19 @@ def many_disks(data: bytes) -> bytes:
     return data[: place - len(locator)] + locator + end
 
 
+def saying(key: str, value: object) -> Callable[[bytes], bytes]:
+    """What makes a checkpoint say something else, all its sums in order; of an object, in some of its fields."""
+
+    def spoil(data: bytes) -> bytes:
+        content = torch.load(io.BytesIO(data), weights_only=True)
+        content[key] = content[key] | value if isinstance(value, dict) else value
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        return stream.getvalue()
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
@@ -42,6 +61,13 @@ def many_disks(data: bytes) -> bytes:
         ("survey", cut_short),
         ("review", lambda _: b"[" * 3000),
         ("checkpoint", many_disks),
+        ("checkpoint", saying("progress", {"epoch": "x"})),
+        ("checkpoint", saying("progress", {"images": "x"})),
+        ("checkpoint", saying("progress", {"epoch": -1})),
+        ("checkpoint", saying("progress", {"trained": {}})),
+        ("checkpoint", saying("progress", {"trained": {"epoch": 0, "train_loss": {}, "seconds": 1.0}})),
+        ("checkpoint", saying("score", "x")),
+        ("run", lambda _: bytes([RUN_FILES.index(VERSIONS)]) + b'{"torch": {}}'),
         ("benchmark", lambda _: b"[" * 3000),
     ],
 )
@@ -50,3 +76,14 @@ def test_what_once_broke_a_reader_is_refused(
 ) -> None:
     target = TARGETS[name]
     assert target.attempt(tmp_path, spoil(target.seeds(tmp_path)[0])) is not None
+
+
+def test_an_object_that_no_recipe_has_is_a_difference(tmp_path: Path) -> None:
+    target = TARGETS["recipe"]
+    (data,) = target.seeds(tmp_path)
+    edited = json.loads(data) | {"old": {"a": 1}, "averaging": {"steps": {"of": 2}}}
+    assert target.attempt(tmp_path, json.dumps(edited).encode()) is None
+    assert list(differences({"old": {"a": 1}, "b": {"c": 1}}, {"b": {"c": 2}})) == [
+        ("old", {"a": 1}, None),
+        ("b.c", 1, 2),
+    ]

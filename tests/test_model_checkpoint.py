@@ -50,6 +50,11 @@ def refused(path: Path) -> str:
     return message
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.ckpt")
+    assert "is no regular file; expected a checkpoint" in refused(tmp_path / "a.ckpt")
+
+
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     save(tmp_path / "a.ckpt", content())
     loaded = load(tmp_path / "a.ckpt")

@@ -123,6 +123,8 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
         "excluded": {"total": 2, "reasons": {"grayscale": 1, "truncated": 1}, "images": excluded},
         "transcoded": [{"path": path, "reason": "AVIF"}],
         "relabelled": [{"path": path, "from": classes[0], "to": classes[-1]}],
+        "unmatched": 2,
+        "lost": [path, "b/gone.png"],
     }
 
 
@@ -227,6 +229,8 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(run: Path) 
                 "no channel differs",
                 "AVIF",
                 "Relabelled by hand 1 image",
+                "Decided about, and not found 2 decisions",
+                "b/gone.png",
             ],
         ),
         ("epochs", ["compare neither", "0.350", "best 0.350 in epoch 3", "97.2 %", "91.9 s", "0.0500"]),

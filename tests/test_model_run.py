@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from model import checkpoint
+from model import checkpoint, report
 from model.run import Run, RunError, versions
 from model.shapes import METRICS
 
@@ -41,6 +42,17 @@ def test_damaged_json_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"recipe\.json cannot be read") as refusal:
         Run(tmp_path).read("recipe.json")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_pipe_among_its_files_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("recipe.json", METRICS):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(RunError, match=r"recipe\.json cannot be read \(no regular file\)"):
+        Run(tmp_path).read("recipe.json")
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read \(no regular file\)"):
+        Run(tmp_path).rows(METRICS)
+    with pytest.raises(report.ReportError, match=r"recipe\.json cannot be read \(no regular file\)"):
+        report.build(tmp_path)
 
 
 def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
@@ -23,24 +22,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's c
 
 FULL_DISK = "File too large"
 """What RLIMIT_FSIZE, which stands for it, makes the system say."""
-PERMISSIONS = 1 << 1 | 1 << 2
-"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of capabilities(7): what makes root go past a file's mode."""
-VERSION = 0x20080522
-
-
-@pytest.fixture
-def ordinary() -> Iterator[None]:
-    """The test's thread, and those that it starts, heed the modes of files as any user does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(VERSION, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, and again for the higher 32
-    assert libc.capget(header, sets) == 0
-    effective = sets[0]
-    sets[0] = effective & ~PERMISSIONS
-    assert libc.capset(header, sets) == 0
-    yield
-    sets[0] = effective
-    assert libc.capset(header, sets) == 0
 
 
 @contextmanager
@@ -72,6 +53,24 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def test_an_image_that_may_not_be_read_is_left_out_by_name(
+    ordinary: None, run: Path, images: Path, here: Here, tmp_path: Path
+) -> None:
+    (images / "0" / "0.jpg").chmod(0)
+    (images / "1" / "more.jpg").write_bytes(tinted(1, 77))
+    answer = here("cache/__main__.py", "pack", "images", "--out", "p.arrow", "--val", "0", "--test", "0")
+    assert (answer.code, answer.err) == (0, "")
+    assert "left out: 1 (1 unreadable)" in answer.out
+    assert "0/0.jpg: unreadable, Permission denied" in answer.out
+    assert len(Pack(tmp_path / "p.arrow")) == 4
+    answer = here("cache/__main__.py", "survey", "images", "--out", "found")
+    assert (answer.code, answer.err) == (0, "")
+    assert "0/0.jpg" in (tmp_path / "found" / "excluded.csv").read_text()
+    answer = here("eval.py", "--run", "run", "--images", "images/0", "--device", "cpu")
+    assert (answer.code, answer.err) == (0, "left out: 0.jpg: unreadable (Permission denied)\n")
+    assert len((run / "predictions.csv").read_text().splitlines()) == 2
 
 
 SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--device", "cpu"]

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipelines import examine as module
 from pipelines.decode import DecodeError, decode, halve
 from pipelines.examine import Probe, examine, pillow_pixels
 
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 needs_dali = pytest.mark.skipif(not module.available(), reason="DALI is not installed")
 PICTURE = noise(96, 72, 1)
 
@@ -279,6 +281,87 @@ def test_what_nothing_decodes(data: bytes, problem: str | None, detail: str | No
     assert detail in (None, look.detail)
     assert look.transcode == ""
     assert (look.bytes, look.crc32) == (len(data), zlib.crc32(data))
+
+
+def with_hole(data: bytes, filling: bytes) -> bytes:
+    """The bytes in the middle replaced by others."""
+    middle = len(data) // 2
+    return data[:middle] + filling + data[middle + len(filling) :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "half and an end": lambda data: data[: len(data) // 2] + b"\xff\xd9",
+    "a hole of zeros": lambda data: with_hole(data, bytes(4096)),
+    "512 random bytes": lambda data: with_hole(data, np.random.default_rng(0).bytes(512)),
+    "zeros to the end": lambda data: data[: len(data) // 2] + bytes(len(data) // 2),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"progressive": True}, {"mode": "CMYK"}, {"mode": "L"}, {"restart_marker_blocks": 20}],
+    ids=["baseline", "progressive", "CMYK", "grey", "restart markers"],
+)
+def test_a_damaged_jpeg_is_never_sound(kind: dict[str, Any], damage: str, probe: Probe) -> None:
+    """Though Pillow, and libjpeg when it is not asked to be strict, make a picture of most of them."""
+    options = {"mode": "RGB", "quality": 90, **kind}
+    data = encode(Image.fromarray(noise(400, 300, 4)).convert(options.pop("mode")), "JPEG", **options)
+    assert examine(data, probe).problem == ""
+    look = examine(DAMAGE[damage](data), probe)
+    assert look.problem in ("truncated", "undecodable")
+    assert look.problem == ("truncated" if "premature" in look.detail.lower() else "undecodable")
+    assert look.transcode == ""
+
+
+def test_extra_bytes_before_a_marker_are_named(probe: Probe) -> None:
+    data = encode(PICTURE, "JPEG")
+    scan = data.index(b"\xff\xda")
+    look = examine(data[:scan] + b"\0\0\0" + data[scan:], probe)
+    assert (look.problem, look.detail) == (
+        "undecodable",
+        "Corrupt JPEG data: 3 extraneous bytes before marker 0xda",
+    )
+
+
+def test_a_libjpeg_without_cmyk_leaves_it_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Unsupported color conversion request")
+
+    monkeypatch.setattr("pipelines.decode.simplejpeg.decode_jpeg", refuse)
+    assert decode(array(encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG")), strict=True).shape == (
+        72,
+        96,
+        3,
+    )
+
+
+@pytest.mark.parametrize("format", ["WEBP", pytest.param("AVIF", marks=needs_avif)])
+def test_a_picture_that_was_never_written_to_the_end_is_truncated(format: str, probe: Probe) -> None:
+    data = encode(noise(400, 300, 4), format, quality=90)
+    assert module.count_unwritten(data, format) < 8
+    look = examine(DAMAGE["zeros to the end"](data), probe)
+    assert (look.problem, look.detail) == ("truncated", f"its last {len(data) // 2:,} bytes are zeros")
+
+
+def test_zeros_may_end_a_lossless_webp(probe: Probe) -> None:
+    """And what follows the picture in a file says nothing of it."""
+    flat = encode(
+        np.vstack([noise(600, 90, 1), np.zeros((900, 600, 3), np.uint8)]), "WEBP", lossless=True, method=0
+    )
+    padded = encode(noise(400, 300, 4), "WEBP") + bytes(1000)
+    for data in (flat + bytes(1000), padded):
+        look = examine(data, probe)
+        assert (look.problem, look.transcode) == ("", "")
+
+
+def test_a_checksum_that_does_not_fit_condemns_a_png(probe: Probe) -> None:
+    """Pillow does not look at those of the picture itself."""
+    data = encode(PICTURE)
+    spoilt = data[:-13] + bytes([data[-13] ^ 1]) + data[-12:]  # of the last chunk before the end
+    assert np.array_equal(pillow_pixels(spoilt), PICTURE)
+    look = examine(spoilt, probe)
+    assert (look.problem, look.detail) == ("undecodable", "neither a JPEG nor an image that OpenCV reads")
 
 
 @needs_dali

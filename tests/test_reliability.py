@@ -30,7 +30,7 @@ from model import checkpoint, rehearsal
 from model.checkpoint import CheckpointError, keep_previous, numbered
 from model.progress import Checkpoints, Timetable
 from model.run import AVERAGED, BEST, LAST, Run, RunError
-from model.shapes import LOCK, METRICS, VERSIONS
+from model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
 from model.step import train_step
 from pipelines.examine import Probe, available, examine
 from pipelines.loader import EngineName, Loader, Resources, stand_ins
@@ -496,6 +496,23 @@ def test_a_damaged_image_stops_a_training_by_its_name(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
+def test_every_damaged_image_of_a_batch_is_named(
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
+) -> None:
+    first, *_, second, third = epoch_order(colour_pack.ids("train"), 0, 0)[:7].tolist()
+    bad = [first, second, third]
+    pack = Pack(damage(colour_pack, tmp_path / "p.arrow", bad))
+    resources = Resources(engine, "cpu", threads=2, tier=tier)
+    with pytest.raises(PackError) as refusal:  # noqa: SIM117
+        with Loader(pack, TINY.augment, pack.ids("train"), resources, batch_size=8, shuffle=True) as loader:
+            next(iter(loader))
+    said = str(refusal.value)
+    assert all(f"{pack.describe(row)}" in said for row in bad)
+    assert said.count(".img')") == 3 and " have not the bytes that were packed; copy the pack again" in said
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_skipped_images_are_replaced_counted_and_named(
     colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -512,6 +529,13 @@ def test_skipped_images_are_replaced_counted_and_named(
     assert f"row {bad[2]} (" in said and "is damaged; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
+    written = Run(tmp_path / "run").read(DAMAGED)
+    assert [(row["row"], row["path"]) for row in written["replaced"]] == [
+        (row, colour_pack.image_path(row)) for row in bad[:2]
+    ]
+    stand_in = [row["stand_in"] for row in written["replaced"]]
+    assert np.array_equal(colour_pack.labels[stand_in], colour_pack.labels[bad[:2]])
+    assert written["left_out"] == [{"row": bad[2], "path": colour_pack.image_path(bad[2]), "stand_in": None}]
 
 
 def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
@@ -591,6 +615,7 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_bad="skip")))
     result = Run(out).read("eval.json")
     assert (result["n"], result["left_out"]) == (11, 1)
+    assert result["left_out_images"] == [colour_pack.image_path(row)]
     assert f"row {row} (" in capsys.readouterr().err
 
 

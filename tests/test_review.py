@@ -5,26 +5,36 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pictures import packed
+from pictures import encode, folder, noise, packed, survey_here
 from PIL import Image
-from runs import ONE_THREAD, Here, tinted
+from runs import ONE_THREAD, Here, never, tinted, tiny_job
 
 import review
+import train
+from cache.__main__ import survey
 from cache.demo import draw_demo
+from cache.findings import read_rows
 from cache.pack import Options
 from cache.store import Pack, PackError
+from cache.survey import Look
 from cache.suspects import Ranked, Review, read_review
-from model.network import PACKAGES
+from cache.twins import Pair
+from model.network import PACKAGES, build
 from model.run import Run
+from pipelines.augment import Augment
 from pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +106,35 @@ def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None
         assert counts.min() >= 1
         assert counts.max() <= 3
     assert (review.deal(pack, np.arange(len(pack)), 5) == folds).all()
+
+
+def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> None:
+    """Two that are filed under a wrong class together, one a smaller JPEG of the other: they must not vouch for each other."""
+    files = {
+        name: [encode(noise(120, 90, 100 * place + n)) for n in range(9)] for place, name in enumerate("abc")
+    }
+    first, again = noise(120, 90, 999), Image.fromarray(noise(120, 90, 999)).resize((100, 75))
+    files["a"] += [encode(first), encode(again, "JPEG", quality=80)]
+    files["c"].append(encode(np.ascontiguousarray(first[:, ::-1]), "JPEG", quality=80))  # in a mirror
+    pack = packed(tmp_path, files, Options(val=0, test=0))
+    job = review.Job(out=tmp_path / "labels.json", pack=pack.path, resources=ONE_THREAD)
+    network = build("test_efficientnet", 3, "none")
+    ids, _, labels, small = review.see(job, pack, np.arange(len(pack)), Augment(size=64), network, bf16=False)
+    assert (labels.numpy() == pack.labels).all()
+    alike = review.find_alike(pack, ids, small)
+    twins = {pack.image_path(index) for pair in alike for index in (pair.one, pair.other)}
+    assert twins == {"a/0009.img", "a/0010.img", "c/0009.img"}
+    folds = review.deal(pack, ids, 5, alike)
+    assert folds[9] == folds[10] == folds[29]
+    assert len({*folds[:9]}) == 5
+
+
+def test_a_class_that_hangs_together_is_dealt_out_all_the_same(tmp_path: Path) -> None:
+    files = {name: [tinted(level, 100 * level + n) for n in range(6)] for level, name in enumerate("ab")}
+    pack = packed(tmp_path, files, Options(val=0, test=0))
+    burst = [Pair(n, n + 1, 0.1, mirrored=False) for n in range(5)]
+    assert len({*review.deal(pack, np.arange(12), 3, burst)[:6]}) == 3
+    assert len({*review.deal(pack, np.arange(12), 3, burst[:2])[:3]}) == 1
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +300,144 @@ def test_a_run_without_held_out_images_cannot_judge(tiny_run: Path, tmp_path: Pa
 def test_numbers_that_make_no_sense(numbers: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         review.Job(out=Path("labels.json"), images=Path("images"), **numbers)  # type: ignore[arg-type]
+
+
+# --- from the command to the page -------------------------------------------------------------------------------------
+
+
+def surveyed(images: Path, out: Path, **chosen: Any) -> tuple[int, list[Path]]:
+    """The survey's exit code, and every file that was looked at; the review is the real one, in its own process."""
+    looked: list[Path] = []
+
+    def look(paths: Iterable[Path]) -> Generator[Look, None, None]:
+        for path in paths:
+            looked.append(path)
+            yield from survey_here([path])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.inspection.survey", look)
+        patch.setattr("cache.pack.survey", look)
+        return survey(images, out, **chosen), looked
+
+
+def described(out: Path) -> list[dict[str, Any]]:
+    """What the page says of its items."""
+    (data,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', (out / "survey.html").read_text()
+    )
+    items: list[dict[str, Any]] = json.loads(data)["items"]
+    return items
+
+
+@needs_cleanlab
+@needs_weights
+def test_survey_labels_from_the_command_to_the_page(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "dogs", 3, 20, 1)
+    out = tmp_path / "out"
+    code, looked = surveyed(tmp_path / "dogs", out, labels=True)
+    assert code == 0
+    assert len(looked) == len(set(looked)) == 60  # truth.csv is no image
+    with (tmp_path / "dogs" / "truth.csv").open(encoding="utf-8") as stream:
+        wrong = {row["path"]: row["of"] for row in csv.DictReader(stream) if row["fault"] == "mislabelled"}
+    rows = {row.path: row for row in read_rows(out / "survey.csv")}
+    suspects = {path for path, row in rows.items() if "label-suspect" in row.findings}
+    assert wrong
+    assert wrong.keys() <= suspects
+    items = {item["path"]: item for item in described(out)}
+    for path in wrong:
+        item = items[path]
+        assert f"looks like {item['likelier']}" in rows[path].reason
+        assert item["likelier"] != rows[path].label
+        sides = [caption for caption, _ in item["pictures"]]
+        assert sides == 3 * [f"near, {rows[path].label}"] + 3 * [f"near, {item['likelier']}"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "excluded.csv",
+        "labels.json",
+        "survey.csv",
+        "survey.html",
+    ]
+
+
+@needs_cleanlab
+def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colours = ("blue", "green", "red")
+    images = {
+        name: [tinted(2 - place, 100 * place + n) for n in range(20)] for place, name in enumerate(colours)
+    }
+    images["green"] += [tinted(2, 900 + n) for n in range(3)]  # blue ones
+    packed(tmp_path, images, Options(val=0.2, test=0.3))
+    train.train(tiny_job(tmp_path / "images.arrow", tmp_path / "run"), never)
+    moved = {
+        f"photographs {name}/{n}.jpg": data for name, files in images.items() for n, data in enumerate(files)
+    }
+    code, _ = surveyed(folder(tmp_path / "moved", moved), tmp_path / "out", trained=tmp_path / "run")
+    assert code == 0
+    assert "no image of" not in capsys.readouterr().err
+    found = [row for row in read_rows(tmp_path / "out" / "survey.csv") if "label-suspect" in row.findings]
+    assert found
+    assert {row.path for row in found} <= {f"photographs green/{n}.jpg" for n in (20, 21, 22)}
+    items = {item["path"]: item for item in described(tmp_path / "out")}
+    for row in found:
+        captions = [caption for caption, _ in items[row.path]["pictures"]]
+        assert captions == ["where the network looked", *3 * ["near, green"], *3 * ["near, blue"]]
+        assert items[row.path]["likelier"] == "blue"
+
+
+@needs_cleanlab
+def test_suspects_of_other_pictures_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = folder(
+        tmp_path / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")}
+    )
+    program = tmp_path / "review.py"
+    image = asdict(Ranked("train/a/0.png", "a", "b", 0.01, 0.9, suspect=True, sha256="0" * 64))
+    found = {"judge": "j", "accuracy": 0.9, "not_ranked": 0, "ranking": [image]}
+    program.write_text(f"import pathlib, sys\npathlib.Path(sys.argv[-1]).write_text({json.dumps(found)!r})\n")
+    (tmp_path / "run").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.suspects.PROGRAM", program)
+        code, _ = surveyed(images, tmp_path / "out", trained=tmp_path / "run")
+    assert code == 0
+    assert "note: 1 of 1 label suspects are no image of " in capsys.readouterr().err
+
+
+@needs_cleanlab
+def test_a_review_that_is_killed_is_one_line_and_the_page_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = folder(
+        tmp_path / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")}
+    )
+    program = tmp_path / "review.py"
+    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.suspects.PROGRAM", program)
+        code, _ = surveyed(images, tmp_path / "out", labels=True)
+    assert code == 137
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "note: the review of the labels was ended by SIGKILL, as it is where memory runs out"
+    )
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "excluded.csv",
+        "survey.csv",
+        "survey.html",
+    ]
+
+
+def test_without_cleanlab_no_image_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1))})
+    monkeypatch.setattr("cache.suspects.find_spec", lambda name: None)
+    with pytest.raises(PackError, match=r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"):
+        surveyed(images, tmp_path / "out", labels=True)
+    assert not (tmp_path / "out").exists()
+
+
+@needs_cleanlab
+def test_labels_of_a_folder_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1)), "2.png": encode(noise(60, 60, 2))})
+    code, _ = surveyed(images, tmp_path / "out", labels=True)
+    assert code == 2
+    assert "the labels are not reviewed: " in capsys.readouterr().err
+    assert (tmp_path / "out" / "survey.html").is_file()

@@ -1,0 +1,263 @@
+"""An end that is asked for, by Ctrl-C, a system or a closed terminal: no process is left, and no temporary file."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pictures import folder, survey_here
+from runs import Here, tinted
+
+from cache import suspects
+from cache.command import ENDINGS
+from cache.store import Pack
+from model.shapes import INTERPOLATION, LOCK, METRICS
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--batch-size", "8"]
+FEATURES = "--out labels.json --network test_efficientnet --weights none --size 32 --device cpu"
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files of no name of ours go."""
+    place = tmp_path / "scratch"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six pictures in the classes of the tiny run, looked at in the test's own process."""
+    monkeypatch.setattr("cache.pack.survey", survey_here)
+    names = ("blue <b>", "green", "red")
+    return folder(
+        tmp_path / "images",
+        {f"{name}/{n}.jpg": tinted(2 - k, 9 * k + n) for k, name in enumerate(names) for n in (0, 1)},
+    )
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    """Of a program that was asked to end."""
+    before = psutil.Process().children(recursive=True)
+    yield
+    assert not [child for child in psutil.Process().children(recursive=True) if child not in before]
+    hidden = [file.name for file in tmp_path.rglob(".*") if file.name != LOCK]
+    assert hidden == []
+    if (tmp_path / "scratch").exists():
+        assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def asking(number: int, work: Callable[..., Any], after: int = 1) -> Callable[..., Any]:
+    """The same function; when it is called for the time `after`, the signal comes first."""
+    calls = 0
+
+    def ask(*values: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after:
+            signal.raise_signal(number)
+        return work(*values, **named)
+
+    return ask
+
+
+@pytest.mark.parametrize("number", ENDINGS)
+def test_packing_that_is_ended_while_it_writes(
+    images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("cache.pack._read", asking(number, lambda *_: b"", after=3))
+    (tmp_path / "p.arrow").write_bytes(b"older")
+    answer = here("cache/__main__.py", "pack", str(images), "--out", "p.arrow")
+    assert answer == (128 + number, "", "")
+    assert (tmp_path / "p.arrow").read_bytes() == b"older"
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "doing"),
+    [
+        (signal.SIGTERM, "model.head.solve", "training epoch 0"),
+        (signal.SIGHUP, "model.step.train_step", "training epoch 0"),
+        (signal.SIGINT, "model.interpolation.interpolated", "validating 50% of the way from the head"),
+        (signal.SIGTERM, "model.swa.average", "averaging"),
+    ],
+)
+def test_a_training_that_is_ended_anywhere_goes_on(
+    colour_pack: Pack,
+    tmp_path: Path,
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    place: str,
+    doing: str,
+) -> None:
+    words = [
+        "--device",
+        "cpu",
+        "--pack",
+        str(colour_pack.path),
+        "--out",
+        "run",
+        *SMALL,
+        "--interpolation",
+        "1",
+    ]
+    words += ["--averaging.steps", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(place, asking(number, pkgutil.resolve_name(place)))
+        answer = here("train.py", "fast", *words)
+    assert answer.code == 128 + number, answer.err
+    assert answer.err == f"stopped while {doing}; the same command with --resume goes on\n"
+    assert here("train.py", "fast", *words, "--resume").code == 0
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"last.ckpt", "swa.ckpt", METRICS, INTERPOLATION, "report.html"} <= names
+
+
+@pytest.mark.parametrize(
+    ("number", "program", "place"),
+    [
+        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "model.precision.forward"),
+        (signal.SIGTERM, "eval.py --run run --images images --device cpu", "model.precision.forward"),
+        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "cache.pack._read"),
+        (signal.SIGTERM, "explain.py --run run --device cpu", "model.saliency.saliency"),
+        (signal.SIGINT, "explain.py --run run --device cpu", "model.figures._show_tiles"),
+        (signal.SIGTERM, f"review.py --images images {FEATURES}", "model.head.features"),
+    ],
+)
+def test_a_look_that_is_ended_leaves_the_run_as_it_was(
+    run: Path,
+    images: Path,
+    scratch: Path,
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    program: str,
+    place: str,
+) -> None:
+    before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+    monkeypatch.setattr(place, asking(number, pkgutil.resolve_name(place)))
+    answer = here(*program.split())
+    assert answer == (128 + number, "", "")
+    after = {file.name: file.stat().st_mtime_ns for file in run.iterdir() if file.name in before}
+    assert after == before
+
+
+CHILD = """
+import os, sys, tempfile, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from cache.command import run
+
+def main():
+    with tempfile.TemporaryDirectory(dir={scratch!r}) as place:
+        Path({ready!r}).write_text(str(os.getpid()))
+        time.sleep(60)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("number", ENDINGS)
+def test_a_survey_that_is_ended_ends_the_review_it_started(
+    images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As a system does, which signals the survey alone; a small program with a folder of its own stands for review.py."""
+    monkeypatch.setattr("cache.inspection.survey", survey_here)
+    ready = tmp_path / "ready"
+    (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
+    monkeypatch.setattr(suspects, "PROGRAM", tmp_path / "child.py")
+
+    def ask() -> None:
+        while not ready.exists() or not ready.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    answer = here("cache/__main__.py", "survey", str(images), "--out", "found", "--labels")
+    asker.join()
+    assert answer.code == 128 + number
+    assert not psutil.pid_exists(int(ready.read_text()))
+
+
+ON_A_TERMINAL = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from cache.command import Stopped, progress_bar, run, stop_signals
+
+def main():
+    with stop_signals() as stop:
+        try:
+            with progress_bar("training") as update:
+                Path("ready").touch()
+                for step in range(3000):
+                    time.sleep(0.01)
+                    update(step, 3000)
+                    if stop():
+                        raise Stopped
+        except Stopped:
+            print("stopped", flush=True)
+            Path("checkpoint").write_text("saved")
+            return 128 + stop()
+
+run(main)
+"""
+
+
+def test_a_terminal_that_is_closed_ends_a_training_with_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    """A small program stands for it, with the same bar and signals: to write to the terminal fails from then on."""
+    ours, theirs = pty.openpty()
+    program = ON_A_TERMINAL.format(root=str(ROOT))
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-c", program],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=tmp_path,
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.close(ours)
+    assert process.wait(timeout=30) == 128 + signal.SIGHUP
+    assert (tmp_path / "checkpoint").read_text() == "saved"
+
+
+def test_nohup_is_heeded(tmp_path: Path) -> None:
+    program = ON_A_TERMINAL.format(root=str(ROOT))
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", program],
+        stdout=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    while not (tmp_path / "ready").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
