@@ -390,6 +390,10 @@ def check_ranks(job: Job, device: torch.device) -> None:
         raise RunError("--dry-run and --verify-determinism are for one process; start them without torchrun")
     if ranks.count() > 1 and job.recipe.sync_batchnorm and device.type != "cuda":
         raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --frozen-statistics")
+    if ranks.count() > 1 and job.recipe.sync_batchnorm and job.recipe.compile:
+        raise RunError(
+            "--compile is tried by each process alone, and --sync-batchnorm needs all; leave one out"
+        )
 
 
 def check_same_pack(pack: Pack) -> None:
@@ -501,7 +505,7 @@ def time_steps(session: Session, steps: int) -> list[float]:
     loss = smoothed_cross_entropy(recipe.label_smoothing, len(training.pack.classes))
     rate = max(phase.high for phase in recipe.phases)
     set_training(state.network, recipe.frozen_statistics)
-    called = compiled(recipe, state.network)
+    called = compiled(recipe, state.network, training)
     batches = pairs(islice(training, steps))
     return rehearsal.take_steps(called, state.optimiser, batches, loss, rate, recipe.bf16, recipe.clip)
 
@@ -752,7 +756,7 @@ def fit(session: Session) -> None:
     """Train through every phase; after each epoch validate, and write log, checkpoints and report beside the next."""
     recipe, state = session.recipe, session.state
     progress = state.progress
-    called = compiled(recipe, ranks.parallel(state.network))
+    called = ranks.parallel(compiled(recipe, state.network, session.training))
     writer = Writer()
     try:
         with writer:
@@ -839,13 +843,17 @@ def show_divergence(session: Session) -> NoReturn:
     divergence.refuse(session.folder, found, pixels, len(training.ids))
 
 
-def compiled(recipe: Recipe, network: nn.Module) -> nn.Module:
-    """The network as it is called: compiled where the recipe says so. Both share their parameters."""
+def compiled(recipe: Recipe, network: nn.Module, training: Loader) -> nn.Module:
+    """The network as a step calls it: compiled where the recipe says so and every rank can. They share their parameters."""
     if not recipe.compile:
         return network
-    called, why = precision.compiled(network, recipe.augment.size, recipe.bf16)
-    note(why)
-    return called
+    set_training(network, recipe.frozen_statistics)
+    counts = [images * recipe.views for images in training.batch_sizes()]
+    called, why = precision.compiled(network, counts, recipe.augment.size, recipe.bf16)
+    if not ranks.largest(bool(why)):
+        return called
+    ranks.first_alone(note, why or "not compiled: another process cannot; the step runs as it is")
+    return network
 
 
 def training_loader(job: Job, pack: Pack, start: Position) -> Loader:

@@ -137,6 +137,20 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def leaving_no_trace(network: nn.Module) -> Iterator[None]:
+    """Put back, when the block has ended, what a pass changes: the network's buffers, and torch's random state."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    device = next(network.parameters()).device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, was in before:
+                buffer.copy_(was)
+
+
 def check_name(name: str) -> None:
     """Refuse a name that timm does not know, and say which it may have been. Raises WeightsError."""
     import timm

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable
 from typing import Final
 
 import torch
 from torch import nn
 
+from model.network import leaving_no_trace
+
+_PASSES: Final = 3
+"""One compiles; on a GPU the second records CUDA graphs, and the third replays them."""
 _M_TRIM_THRESHOLD: Final = -1  # glibc, malloc.h
 _M_MMAP_MAX: Final = -4
 _NEVER: Final = 2**31 - 1
@@ -39,24 +44,25 @@ def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tenso
     return logits.float()
 
 
-def compiled(network: nn.Module, size: int, bf16: bool) -> tuple[nn.Module, str]:
-    """The network as it is called, sharing its parameters: compiled, on a GPU into CUDA graphs; and "", or why it is not.
+def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -> tuple[nn.Module, str]:
+    """The network as a step calls it, sharing its parameters: compiled, on a GPU into CUDA graphs; and "", or why it is not.
 
-    It is tried on one image `[1, 3, size, size]`, in evaluation mode, without a gradient: a compiler fails at the first
-    call. Each of an epoch's two batch sizes gets a graph of its own (`dynamic=False`). What a graph returns is valid until
-    the next call; a step has used its logits by then. Source: torch's docs, "CUDAGraph Trees".
+    It is tried forward and backward, in the mode that it is in, on black images `[count, 3, size, size]` of each of an
+    epoch's batch sizes, which get graphs of their own (`dynamic=False`): a compiler fails at the first call of what it
+    compiles, and the backward pass is compiled by itself. The trial leaves no trace. What a graph returns, the gradients
+    too, is valid until the next call; a step has used them by then. Source: torch's docs, "CUDAGraph Trees".
     """
-    device, training = next(network.parameters()).device, network.training
+    device = next(network.parameters()).device
     graphs = "reduce-overhead" if device.type == "cuda" else "default"
+    learns = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         called: nn.Module = torch.compile(network, mode=graphs, dynamic=False)  # type: ignore[assignment]
-        network.eval()
-        with torch.no_grad():
-            forward(called, torch.zeros(1, 3, size, size, device=device), bf16)
+        with leaving_no_trace(network):
+            for count in _PASSES * list(counts):
+                black = torch.zeros(count, 3, size, size, device=device).to(memory_format=torch.channels_last)
+                torch.autograd.grad(forward(called, black, bf16).sum(), learns, allow_unused=True)
     except Exception as error:  # compilers have errors of their own
         return network, f"not compiled ({' '.join(str(error).split())[:200]}); the step runs as it is"
-    finally:
-        network.train(training)
     return called, ""
 
 

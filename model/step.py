@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from model import ranks
+from model.network import leaving_no_trace
 from model.precision import forward
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
@@ -39,8 +40,10 @@ def train_step(
     """
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
+    optimiser.zero_grad(
+        set_to_none=True
+    )  # before: of a CUDA graph they are memory that the next call writes to
     value = mean_loss(loss, forward(network, images, bf16), labels)
-    optimiser.zero_grad(set_to_none=True)
     (value * weight).backward()  # type: ignore[no-untyped-call]
     if clip:
         nn.utils.clip_grad_norm_(network.parameters(), clip)
@@ -70,12 +73,8 @@ def loss_again(
     The step's own loss is the one before it and says nothing of the weights that it left. What the pass changes, the
     network's statistics and torch's random state, is put back.
     """
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    with torch.random.fork_rng([images.device] if images.is_cuda else []):
-        value = mean_loss(loss, forward(network, images, bf16), labels)
-    for buffer, was in before:
-        buffer.copy_(was)
-    return value
+    with leaving_no_trace(network):
+        return mean_loss(loss, forward(network, images, bf16), labels)
 
 
 @torch.no_grad()

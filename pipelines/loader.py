@@ -24,6 +24,7 @@ from pipelines.examine import available
 from pipelines.order import epoch_order, even_bounds, full_bounds, share
 from pipelines.request import Device, Engine, Request, ResourcesError, Settings
 from pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan
+from pipelines.upload import Upload
 from pipelines.watch import watched
 
 EngineName = Literal["auto", "dali", "threads"]
@@ -186,6 +187,7 @@ class Loader:
         if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
             with pack.naming_damaged(self.ids):
                 tier.fill(settings.threads)
+        self._upload = Upload(torch_device(self.device))
         engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
         consumer = torch.cuda.current_stream() if self.device == "gpu" else None
         self._stream = watched(engine, resources.patience, consumer)
@@ -205,6 +207,12 @@ class Loader:
     def __len__(self) -> int:
         """Batches in one whole epoch."""
         return -(-len(self.ids) // self.batch_size)
+
+    def batch_sizes(self) -> list[int]:
+        """Images of this rank's batches, each number once: two that differ by one at most, but for a short last batch."""
+        bounds = (even_bounds if self.shuffle else full_bounds)(len(self.ids), self.batch_size, 0)
+        wholes = np.unique([high - low for low, high in bounds])
+        return [size for size in np.unique(-(-(wholes - self.rank) // self.ranks)).tolist() if size]
 
     def __iter__(self) -> Iterator[Batch]:
         """All the batches to come, across epochs."""
@@ -298,10 +306,9 @@ class Loader:
     def _batch(self, request: Request, images: torch.Tensor, whole: int) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
         labels = torch.from_numpy(self.pack.labels[request.ids].astype(np.int64))
-        device = torch_device(self.device)
         return Batch(
-            images=(images[:, 0] if self.views == 1 else images).to(device),
-            labels=labels.to(device, non_blocking=True),
+            images=self._upload(images[:, 0] if self.views == 1 else images),
+            labels=self._upload(labels.pin_memory() if self.device == "gpu" else labels),
             ids=torch.from_numpy(request.ids),
             whole=whole,
         )

@@ -37,7 +37,7 @@ from cache.command import parse, run
 from cache.store import Pack, PackError
 from model.run import Run, RunError
 from model.shapes import METRICS
-from pipelines import dali, doctor, selftest
+from pipelines import dali, doctor, selftest, threads
 from pipelines.augment import Augment
 from pipelines.benchmark.measure import sample
 from pipelines.examine import available
@@ -144,9 +144,18 @@ def levels_apart(
 
 
 def hand_over(setup: Setup) -> Outcome:
-    """Watermarked batches: none is overwritten while it is held."""
-    wrong = overwritten(setup.pack, dali.stream, setup.device, setup.batches)
-    return Outcome(wrong == 0, f"{setup.batches} batches, {wrong} values overwritten", {"values": wrong})
+    """Watermarked batches: none is overwritten while it is held; on a GPU one that is gets found."""
+    wrong, found = 0, True
+    for engine in (dali.stream, threads.stream):
+        wrong += overwritten(setup.pack, engine, setup.device, setup.batches)
+        if setup.device == "gpu":
+            found &= overwritten(setup.pack, engine, "gpu", setup.batches // 10, careless=True) > 0
+    said = f"{setup.batches} batches by each engine, {wrong} values overwritten"
+    return Outcome(
+        wrong == 0 and found,
+        said + ("" if found else "; but a careless consumer is not found"),
+        {"values": wrong},
+    )
 
 
 def memory(setup: Setup) -> Outcome:

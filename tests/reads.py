@@ -7,26 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import train
 from cache.store import Pack
-from model.ema import MovingAverage
-from model.loss import smoothed_cross_entropy
-from model.network import build
-from model.progress import Losses
-from model.step import train_step
-from pipelines.augment import Augment
-from pipelines.loader import DeviceName, Loader, Resources
+from model.run import Run
+from model.targets import SoftTargets
+from model.writer import Writer
+from pipelines.loader import Batch, EngineName, Loader, Position, Resources, torch_device
+from pipelines.request import Device
 
 aten = torch.ops.aten
 WARM = 6
 """Steps before the watch begins: a ring is filled by then, and cuDNN has tried its algorithms."""
 WATCHED = 6
+RECIPE = replace(
+    train.FAST,
+    network="test_efficientnet",
+    weights="none",
+    augment=replace(train.FAST.augment, size=32),
+    batch_size=6,
+    views=2,
+)
 _OPERATORS = {
     aten._local_scalar_dense.default,  # item, float, int, bool, if, and indexing by a tensor of the host
     aten.is_nonzero.default,
@@ -101,22 +111,42 @@ def syncs_raise() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def walk(pack: Pack, device: DeviceName, watch: Callable[[], AbstractContextManager[Any]]) -> Any:
-    """Take steps as an epoch does: loader, views, step, moving average, sum of losses. The last of them under `watch`."""
-    target = torch.device("cuda" if device == "gpu" else "cpu")
-    network = build("test_efficientnet", len(pack.classes), weights="none").to(target).train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
-    average, loss = MovingAverage(network, 0.9), smoothed_cross_entropy(0.1, len(pack.classes))
-    losses = Losses(0.0, target)
-    resources, ids = Resources(device=device, threads=1), pack.ids("train")
-    with (
-        Loader(pack, Augment(size=32), ids, resources, batch_size=4, shuffle=True, views=2) as loader,
-        ExitStack() as stack,
-    ):
-        found = None
-        for number, batch in enumerate(islice(loader, WARM + WATCHED)):
-            found = stack.enter_context(watch()) if number == WARM else found
-            value = train_step(network, optimiser, *batch.flat(), loss, 0.01, bf16=device == "gpu")
-            average.update(network)
-            losses.add(value, len(batch.ids), number)
-    return found
+def walk(
+    pack: Pack,
+    device: Device,
+    watch: Callable[[], AbstractContextManager[Any]],
+    engine: EngineName = "auto",
+) -> Any:
+    """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them under `watch`.
+
+    The network is a small one, the images are too, and the epoch is cut short.
+    """
+    where = torch_device(device)
+    recipe = train.resolve(RECIPE, where)
+    state = train.new_state(recipe, len(pack.classes), where, 0.0)
+    ids = torch.from_numpy(pack.ids("train"))
+    likely = torch.full((len(ids), len(pack.classes)), 1 / len(pack.classes))
+    state.targets = SoftTargets(ids, likely, recipe.distillation).to(where)
+    found: list[Any] = []
+
+    def follow(doing: str, loader: Loader, *rest: Any) -> Iterator[Batch]:
+        with ExitStack() as stack:
+            for number, batch in enumerate(islice(followed(doing, loader, *rest), WARM + WATCHED)):
+                if number == WARM:
+                    found.append(stack.enter_context(watch()))
+                yield batch
+
+    followed = train.followed
+    with TemporaryDirectory() as folder:
+        resources = Resources(engine, device, threads=1)
+        job = train.Job(out=Path(folder), pack=pack.path, recipe=recipe, resources=resources)
+        vars(train)["followed"] = follow
+        try:
+            with train.training_loader(job, pack, Position()) as loader:
+                session = train.Session(
+                    recipe, Run(job.out), state, loader, loader, job.checkpoints, lambda: None
+                )
+                train.train_epoch(session, train.compiled(recipe, state.network, loader), Writer())
+        finally:
+            vars(train)["followed"] = followed
+    return found[0]

@@ -35,7 +35,7 @@ from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
 from model.shapes import EVALUATION, HEAD, METRICS, SWA
 from model.step import share_weight, train_step, validate
-from pipelines.loader import Resources
+from pipelines.loader import Position, Resources
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -444,6 +444,9 @@ def test_what_several_ranks_cannot_do_is_said(
     with pytest.raises(RunError, match="--sync-batchnorm needs GPUs"):
         train.check_ranks(synchronising, CPU)
     train.check_ranks(synchronising, torch.device("cuda"))
+    compiling = replace(job, recipe=replace(TINY, sync_batchnorm=True, compile=True))
+    with pytest.raises(RunError, match="--compile is tried by each process alone"):
+        train.check_ranks(compiling, torch.device("cuda"))
 
 
 SCRIPT = """
@@ -492,6 +495,34 @@ def test_torchrun_starts_a_training_again_where_it_was(colour_pack: Pack, tmp_pa
     assert re.findall(r"epoch: (\d)", done.stdout) == ["0", "1"]
     assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0, 1]
     assert "averaging: step 1" in done.stdout
+
+
+def compiling(pack: Path, able: int) -> tuple[list[str], bool]:
+    """What this rank says where so many ranks can compile; and whether the network was compiled."""
+    notes: list[str] = []
+    vars(train)["note"] = notes.append
+
+    def compile(network: nn.Module, **options: object) -> nn.Module:
+        if ranks.rank() >= able:
+            raise RuntimeError("no compiler")
+        return nn.Sequential(network)
+
+    vars(torch)["compile"] = compile
+    alone, job = network(), tiny_job(pack, pack)
+    with train.training_loader(job, Pack(pack), Position()) as training:
+        called = train.compiled(replace(job.recipe, compile=True), alone, training)
+    return [note for note in notes if note], called is not alone
+
+
+@pytest.mark.parametrize(("able", "said"), [(2, []), (1, ["another process cannot"]), (0, ["(no compiler)"])])
+def test_where_one_rank_cannot_compile_none_does_and_the_first_says_so(
+    colour_pack: Pack, able: int, said: list[str]
+) -> None:
+    first, second = on_ranks(2, joined, compiling, colour_pack.path, able)
+    assert first[1] is second[1] is (able == 2)
+    assert len(first[0]) == len(said)
+    assert all(part in note for part, note in zip(said, first[0], strict=True))
+    assert second[0] == []
 
 
 def test_torchrun_is_told_the_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,13 @@ def test_no_batch_is_overwritten_on_a_gpu_while_it_is_held(coded_pack: Pack, eng
     assert overwritten(coded_pack, engine, "gpu", BATCHES) == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_consumer_for_which_nobody_waits_is_found_on_a_gpu(coded_pack: Pack, engine: Engine) -> None:
+    assert overwritten(coded_pack, engine, "gpu", 1000, careless=True) > 0
+
+
 def test_a_ring_that_takes_its_memory_back_too_early_is_found(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -482,3 +482,24 @@ def test_the_pack_is_made_resident_before_the_first_batch(
     monkeypatch.setattr(Pack, "make_resident", lambda self: calls.append(self))
     with open_loader(pack, "threads", count=2):
         assert calls == [pack]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("batch_size", "ranks"), [(4, 1), (7, 1), (7, 2), (1, 2), (100, 3)])
+def test_the_sizes_of_a_ranks_batches_are_known_before(
+    coded_pack: Pack, shuffle: bool, batch_size: int, ranks: int
+) -> None:
+    for rank in range(ranks):
+        with Loader(
+            coded_pack,
+            Augment(size=8),
+            np.arange(19),
+            Resources(device="cpu"),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            epochs=1,
+            rank=rank,
+            ranks=ranks,
+        ) as loader:
+            found = {len(batch.ids) for batch in loader}
+            assert loader.batch_sizes() == sorted(found - {0})

@@ -18,6 +18,7 @@ from model import figures, report
 from model.progress import Losses
 from model.schedule import Phase
 from pipelines.examine import available
+from pipelines.loader import EngineName
 
 READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "item": torch.Tensor.item,
@@ -68,6 +69,7 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
     counts = []
     for batch_size in (21, 4):
         recipe = replace(TINY, batch_size=batch_size, ema=0.9, phases=phases, averaging=averaging)
+        recipe = replace(recipe, solve_head=True, distillation=0.3, clip=0.5, layer_decay=0.9)
         with host_reads() as found:
             train.train(tiny_job(colour_pack.path, tmp_path / str(batch_size), recipe=recipe), never)
         counts.append(
@@ -78,5 +80,6 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not (torch.cuda.is_available() and available()), reason="needs an NVIDIA GPU and DALI")
-def test_a_step_on_a_gpu_waits_for_nothing(colour_pack: Pack) -> None:
-    walk(colour_pack, "gpu", syncs_raise)
+@pytest.mark.parametrize("engine", ["dali", "threads"])
+def test_a_step_on_a_gpu_waits_for_nothing(colour_pack: Pack, engine: EngineName) -> None:
+    walk(colour_pack, "gpu", syncs_raise, engine)

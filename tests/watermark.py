@@ -13,39 +13,52 @@ import numpy as np
 import torch
 
 from cache.store import Pack
+from pipelines.loader import torch_device
 from pipelines.request import Device, Engine, Request, Settings
 from pipelines.tier import Tier
+from pipelines.upload import Upload
 
 SIZE = 8
 IMAGES = 1
 HELD = 6
 """Batches that the consumer holds at most: more than an engine prepares ahead."""
+PAUSES = 50
+"""One look of so many, on a GPU, is queued behind a pause: it happens when the memory has long gone back."""
+PAUSE = 20_000_000
+"""Cycles of the GPU: about ten milliseconds."""
 
 
-def overwritten(pack: Pack, engine: Engine, device: Device, batches: int) -> int:
+def overwritten(pack: Pack, engine: Engine, device: Device, batches: int, careless: bool = False) -> int:
     """Pixels that were not what their batch was given when the consumer let go of it, of so many batches.
 
     The consumer holds a random number of batches, looks at each once more before it lets go, and never waits for the
-    device: on a GPU the look is still queued when the memory goes back. It reads the count at the end.
+    device. It reads the count at the end. careless: it looks on a stream of its own, for which nobody waits, and holds no
+    source of a copy; on a GPU that must be found.
     """
     everything, halvings = np.ones(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
     settings = Settings(SIZE, 0, 1, IMAGES, 2, 2, device, Tier(pack, everything, halvings))
     chance, held = random.Random(0), deque[tuple[int, torch.Tensor]]()
-    wrong = torch.zeros((), dtype=torch.int64, device="cuda" if device == "gpu" else "cpu")
-    stream = engine(pack, marked(pack, batches), settings)
-    for number, (_, images) in enumerate(stream):
+    wrong = torch.zeros((), dtype=torch.int64, device=torch_device(device))
+    upload = Upload(wrong.device)
+    aside = torch.cuda.Stream() if careless else None  # type: ignore[no-untyped-call]
+
+    def look(number: int, images: torch.Tensor) -> None:
+        with torch.cuda.stream(aside):  # of None: where it is
+            if device == "gpu" and not chance.randrange(PAUSES):
+                torch.cuda._sleep(PAUSE)  # type: ignore[no-untyped-call]
+            there = images.to(wrong.device, non_blocking=True) if careless else upload(images)
+            wrong.add_((there != number).sum())
+
+    for number, (_, images) in enumerate(engine(pack, marked(pack, batches), settings)):
         held.append((number, images))
         del images
         while len(held) > chance.randrange(HELD):
-            wrong += look(*held.popleft(), wrong.device)
+            look(*held.popleft())
     while held:
-        wrong += look(*held.popleft(), wrong.device)
+        look(*held.popleft())
+    if device == "gpu":
+        torch.cuda.synchronize()
     return int(wrong)
-
-
-def look(number: int, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """How many values of a batch are not its number; on the device, where the threads engine's are copied as a loader does."""
-    return (images.to(device) != number).sum()
 
 
 def marked(pack: Pack, batches: int) -> Iterator[Request]:
