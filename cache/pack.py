@@ -30,7 +30,7 @@ from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import ENDED_DECODER, Look, Progress, counted, survey
+from cache.survey import ENDED_DECODER, FORMATS, Look, Progress, counted, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -38,8 +38,8 @@ BATCH_BYTES: Final = 32 << 20
 THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _THUMBNAIL_SIDE: Final = 128
-_UNSEEN: Final = ("bomb", "no class")
-"""Reasons for which a file was not opened, and is not opened for its picture either."""
+_UNSEEN: Final = ("bomb", "no class", "undecodable")
+"""Reasons for which a file was not opened or not decoded, and is not opened for its picture either."""
 NO_LABEL: Final = -1
 MAX_CLASSES: Final = 25_000
 """More than ImageNet-21k has; evaluation counts every pair of them."""
@@ -298,7 +298,7 @@ def read_exclusions(file: Path) -> dict[str, str]:
 def transcode(data: bytes) -> bytes:
     """Turn anything that Pillow reads into an upright RGB PNG, without loss; of an animation the first frame."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
     return stream.getvalue()
 
@@ -361,8 +361,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def named_as_image(file: Path) -> bool:
-    """Whether a file's name ends as that of a format that Pillow opens."""
-    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
+    """Whether a file's name ends as that of a format that we take."""
+    return Image.registered_extensions().get(file.suffix.lower()) in (*FORMATS, "MPO")
 
 
 def _relative(file: Path, images: Path) -> str:
@@ -485,7 +485,7 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        unseen = row.reason in _UNSEEN or row.detail.startswith(ENDED_DECODER)
+        unseen = not {row.reason, row.detail}.isdisjoint(_UNSEEN) or row.detail.startswith(ENDED_DECODER)
         small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
         yield replace(row, thumbnail=small)
 
@@ -495,7 +495,7 @@ def _thumbnail(file: Path) -> str | None:
     if not file.is_file():  # to open a pipe would wait for ever
         return None
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.draft("RGB", (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
             small = ImageOps.exif_transpose(image).convert("RGB")
             small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
