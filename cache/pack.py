@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 
 from cache.closeup import reader
 from cache.decisions import Decision, Photograph, check_classes, match
-from cache.findings import FINDINGS
+from cache.findings import FINDINGS, WRONG
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from cache.survey import ENDED_DECODER, FORMATS, Look, Progress, counted, survey
@@ -140,14 +140,12 @@ def find_images(images: Path) -> Iterator[str]:
 
 
 def find_file(images: Path, path: str) -> Path:
-    r"""The file that is called `path` here: where a name was no valid text, its bytes are written as \xff in that."""
-    file = images / path
-    if "\\x" in path and not file.exists():
-        raw = re.sub(
-            rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
-        )
-        return images / os.fsdecode(raw)
-    return file
+    """The file that is called `path` here, as `_text` calls it."""
+    raw = re.sub(
+        rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
+    )
+    file = images / os.fsdecode(raw)
+    return file if file.exists() else images / path  # as a person writes it
 
 
 def check_outside(out: Path, images: Path) -> None:
@@ -370,8 +368,12 @@ def _relative(file: Path, images: Path) -> str:
 
 
 def _text(name: str) -> str:
-    r"""A file name as valid Unicode; a byte that is none is written as \xff, so that two names never become one."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""A file name as valid Unicode, so that two names never become one.
+
+    A byte that is no text is written as \xff, and the backslash of a name in which that stands as text as \x5c.
+    """
+    escaped = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(name))
+    return escaped.decode("utf-8", "backslashreplace")
 
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
@@ -422,10 +424,13 @@ def _select(
 
 def _judge(source: Source, look: Look, options: Options, decision: Decision | None) -> Excluded | None:
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
-    listed = (options.exclude or {}).get(source.path)
+    listed = _said(options, (options.exclude or {}).get(source.path))
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
     if decision and decision.choice == "exclude" and decision.reason:
-        return _exclude_by_list(source.path, decision.reason)
+        reason = _said(options, decision.reason)
+        if reason:
+            return _exclude_by_list(source.path, reason)
+        decision = None
     if decision and decision.choice == "exclude":
         return Excluded(source.path, "excluded by hand", listed or look.problem or (grey and "grayscale"))
     if listed is not None and not decision:
@@ -433,6 +438,19 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     if look.problem:
         return Excluded(source.path, look.problem, look.detail)
     return Excluded(source.path, "grayscale", grey) if grey and not decision else None
+
+
+def _said(options: Options, reason: str | None) -> str | None:
+    """Why the machine excludes an image, without its being grayscale where that is no reason; None where nothing is left.
+
+    What excludes comes first in a reason, and of that grayscale.
+    """
+    grey = re.match(r"grayscale: colourfulness [0-9.]+(; |$)", reason or "")
+    if not (grey and reason and options.keep_grayscale):
+        return reason
+    rest = reason[grey.end() :]
+    copy = rest.startswith("exact-duplicate: ") and not rest.startswith("exact-duplicate: the first of ")
+    return rest if copy or (rest.startswith("near-duplicate: ") and WRONG in rest) else None
 
 
 def _relabel(
@@ -464,6 +482,8 @@ def _drop_empty_classes(
     used = sorted({source.label for source, _ in kept})
     if len(used) < 2:
         why = f"; the first of {len(excluded)} files left out: {_say(excluded[0])}" if excluded else ""
+        grey = sum(row.reason == "grayscale" for _, row in excluded)
+        why += f"; {grey} are grayscale, which --keep-grayscale keeps" if grey else ""
         raise PackError(f"{len(used)} of {len(classes)} classes have usable images; expected at least 2{why}")
     labels = {old: new for new, old in enumerate(used)}
     relabelled = [(replace(source, label=labels[source.label]), look) for source, look in kept]
