@@ -125,8 +125,8 @@ def find_twins(
 ) -> Twins:
     """Exact and near twins among looks; what does not decode has none.
 
-    closeup: of a look, by its index. crowded: told how many looks resemble more others than LOOKED_AT, if there are any: twins
-    of theirs may be missed.
+    closeup: of a look, by its index. crowded: told of how many looks LOOKED_AT others or more are alike from afar, if there
+    are any: twins of theirs may be missed.
     """
     originals = find_originals(look.sha256 if not look.problem else "" for look in looks)
     chosen = np.fromiter(
