@@ -70,7 +70,7 @@ def survey(
 
     def crowded(count: int) -> None:
         note(
-            f"{count:,} images look like {LOOKED_AT} others or more, from afar; more near twins of theirs may be found among the rest"
+            f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among the {LOOKED_AT} most alike"
         )
 
     with ExitStack() as stack:

@@ -33,6 +33,8 @@ Finding = Literal[
 FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
 """In the order in which a person should look at them."""
 Verdict = Literal["keep", "exclude"]
+WRONG: Final = "which has another label: at least one of them is wrong"
+"""Ends the reason of a twin that excludes an image of its own class's as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ side of either picture, whatever suits best.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -124,6 +125,7 @@ def _across(matrix: NDArray[np.float32], pictures: Pictures) -> Pictures:
     return _down(matrix, pictures.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
 
+@lru_cache
 def _windows(side: int) -> NDArray[np.float32]:
     """Matrices `[25, side, side]` that cut something off either end and stretch the rest, nothing cut off first."""
     found = []

@@ -27,10 +27,10 @@ from PIL import Image, ImageOps
 from cache.atomic import replacing_all
 from cache.closeup import reader
 from cache.decisions import Decision, Photograph, check_classes, match
-from cache.findings import FINDINGS
+from cache.findings import FINDINGS, WRONG
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import ENDED_DECODER, Look, Progress, counted, survey
+from cache.survey import ENDED_DECODER, FORMATS, Look, Progress, counted, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -38,8 +38,8 @@ BATCH_BYTES: Final = 32 << 20
 THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _THUMBNAIL_SIDE: Final = 128
-_UNSEEN: Final = ("bomb", "no class")
-"""Reasons for which a file was not opened, and is not opened for its picture either."""
+_UNSEEN: Final = ("bomb", "no class", "undecodable")
+"""Reasons for which a file was not opened or not decoded, and is not opened for its picture either."""
 NO_LABEL: Final = -1
 MAX_CLASSES: Final = 10_000
 """As many as were packed, trained, evaluated and explained in one go (docs/reliability.md)."""
@@ -140,14 +140,12 @@ def find_images(images: Path) -> Iterator[str]:
 
 
 def find_file(images: Path, path: str) -> Path:
-    r"""The file that is called `path` here: where a name was no valid text, its bytes are written as \xff in that."""
-    file = images / path
-    if "\\x" in path and not file.exists():
-        raw = re.sub(
-            rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
-        )
-        return images / os.fsdecode(raw)
-    return file
+    """The file that is called `path` here, as `_text` calls it."""
+    raw = re.sub(
+        rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
+    )
+    file = images / os.fsdecode(raw)
+    return file if file.exists() else images / path  # as a person writes it
 
 
 def check_outside(out: Path, images: Path) -> None:
@@ -300,7 +298,7 @@ def read_exclusions(file: Path) -> dict[str, str]:
 def transcode(data: bytes) -> bytes:
     """Turn anything that Pillow reads into an upright RGB PNG, without loss; of an animation the first frame."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
     return stream.getvalue()
 
@@ -363,8 +361,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def named_as_image(file: Path) -> bool:
-    """Whether a file's name ends as that of a format that Pillow opens."""
-    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
+    """Whether a file's name ends as that of a format that we take."""
+    return Image.registered_extensions().get(file.suffix.lower()) in (*FORMATS, "MPO")
 
 
 def _relative(file: Path, images: Path) -> str:
@@ -372,8 +370,12 @@ def _relative(file: Path, images: Path) -> str:
 
 
 def _text(name: str) -> str:
-    r"""A file name as valid Unicode; a byte that is none is written as \xff, so that two names never become one."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""A file name as valid Unicode, so that two names never become one.
+
+    A byte that is no text is written as \xff, and the backslash of a name in which that stands as text as \x5c.
+    """
+    escaped = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(name))
+    return escaped.decode("utf-8", "backslashreplace")
 
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
@@ -423,10 +425,13 @@ def _select(
 
 def _judge(source: Source, look: Look, options: Options, decision: Decision | None) -> Excluded | None:
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
-    listed = (options.exclude or {}).get(source.path)
+    listed = _said(options, (options.exclude or {}).get(source.path))
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
     if decision and decision.choice == "exclude" and decision.by == "machine":
-        return _exclude_by_list(source.path, decision.reason or "excluded by the machine")
+        reason = _said(options, decision.reason or "excluded by the machine")
+        if reason:
+            return _exclude_by_list(source.path, reason)
+        decision = None
     if decision and decision.choice == "exclude":
         why = decision.reason or listed or look.problem or (grey and "grayscale")
         return Excluded(source.path, "excluded by hand", why)
@@ -435,6 +440,19 @@ def _judge(source: Source, look: Look, options: Options, decision: Decision | No
     if look.problem:
         return Excluded(source.path, look.problem, look.detail)
     return Excluded(source.path, "grayscale", grey) if grey and not decision else None
+
+
+def _said(options: Options, reason: str | None) -> str | None:
+    """Why the machine excludes an image, without its being grayscale where that is no reason; None where nothing is left.
+
+    What excludes comes first in a reason, and of that grayscale.
+    """
+    grey = re.match(r"grayscale: colourfulness [0-9.]+(; |$)", reason or "")
+    if not (grey and reason and options.keep_grayscale):
+        return reason
+    rest = reason[grey.end() :]
+    copy = rest.startswith("exact-duplicate: ") and not rest.startswith("exact-duplicate: the first of ")
+    return rest if copy or (rest.startswith("near-duplicate: ") and WRONG in rest) else None
 
 
 def _relabel(
@@ -466,6 +484,8 @@ def _drop_empty_classes(
     used = sorted({source.label for source, _ in kept})
     if len(used) < 2:
         why = f"; the first of {len(excluded)} files left out: {_say(excluded[0])}" if excluded else ""
+        grey = sum(row.reason == "grayscale" for _, row in excluded)
+        why += f"; {grey} are grayscale, which --keep-grayscale keeps" if grey else ""
         raise PackError(f"{len(used)} of {len(classes)} classes have usable images; expected at least 2{why}")
     labels = {old: new for new, old in enumerate(used)}
     relabelled = [(replace(source, label=labels[source.label]), look) for source, look in kept]
@@ -487,7 +507,7 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        unseen = row.reason in _UNSEEN or row.detail.startswith(ENDED_DECODER)
+        unseen = not {row.reason, row.detail}.isdisjoint(_UNSEEN) or row.detail.startswith(ENDED_DECODER)
         small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
         yield replace(row, thumbnail=small)
 
@@ -497,7 +517,7 @@ def _thumbnail(file: Path) -> str | None:
     if not file.is_file():  # to open a pipe would wait for ever
         return None
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.draft("RGB", (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
             small = ImageOps.exif_transpose(image).convert("RGB")
             small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from cache.closeup import Reader
-from cache.findings import FINDINGS, Finding, Row, Verdict
+from cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
 from cache.spool import Series
 from cache.survey import Look
 from cache.twins import Indices, Pair, Twins, find_twins, no_closeup
@@ -93,7 +93,7 @@ def judge(
         if copies.twins[index] >= 0:
             remarks.append(_copy_remark(index, copies, paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
-        if index in strangers and not any(_WRONG in remark.why for remark in remarks):
+        if index in strangers and not any(WRONG in remark.why for remark in remarks):
             path_there = paths[strangers[index]]
             remarks.append(
                 _conflict("near-duplicate", f"by way of others the same picture as {path_there}", path_there)
@@ -248,11 +248,8 @@ def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
     }
 
 
-_WRONG: Final = "which has another label: at least one of them is wrong"
-
-
 def _conflict(finding: Finding, why: str, of: str) -> Remark:
-    return Remark(finding, f"{why}, {_WRONG}", of, "exclude")
+    return Remark(finding, f"{why}, {WRONG}", of, "exclude")
 
 
 def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:

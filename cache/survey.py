@@ -49,6 +49,8 @@ THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 ENDED_DECODER: Final = "the file ended its decoder"
 """How the detail of a look begins whose child died: no other process should open that file."""
+LONGEST: Final = 16_384
+"""Rows and columns, about, that are measured."""
 FORMATS: Final = (
     "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP"
 )  # fmt: skip
@@ -109,8 +111,10 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `Look` that come from pixels.
 
     Means are of a grid of at least 256 pixels a side of a large image, which moves them by well under one level; what
-    depends on neighbours is measured on the whole image, averaged down to a short side of at most 256 pixels.
+    depends on neighbours is measured on the whole image, averaged down to a short side of at most 256 pixels. Of a strip, one
+    pixel wide and a million high, that would be all of it: of a side that is longer than LONGEST some rows are left out.
     """
+    pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
     step = max(1, min(pixels.shape[:2]) // 256)
     planes = np.ascontiguousarray(pixels[::step, ::step].transpose(2, 0, 1), np.float32)
     small = shrink(pixels, 256)

@@ -17,6 +17,7 @@ Thumbnails are read where they are needed and not held. Where hundreds are look-
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -39,7 +40,7 @@ BRIGHTNESS: Final = 14.0
 APART: Final = 0.25
 """Root mean square difference of two thumbnails laid on one another, as a share of the contrast, up to which they are
 twins. Of 522 crops 99 % measured at most 0.22; the nearest two of the demo's dogs that are none 0.41."""
-LIKENESS: Final = 0.78
+LIKENESS: Final = 0.8
 """Likeness of two close-ups from which such a pair are twins. Of 400 photographs re-encoded, resized, cropped and mirrored, one
 pair in thousands measured less; portraits drawn to one composition measured at most 0.72 (docs/log.md)."""
 FLAT: Final = 4.0
@@ -124,8 +125,8 @@ def find_twins(
 ) -> Twins:
     """Exact and near twins among looks; what does not decode has none.
 
-    closeup: of a look, by its index. crowded: told how many looks resemble more others than LOOKED_AT, if there are any: twins
-    of theirs may be missed.
+    closeup: of a look, by its index. crowded: told of how many looks LOOKED_AT others or more are alike from afar, if there
+    are any: twins of theirs may be missed.
     """
     originals = find_originals(look.sha256 if not look.problem else "" for look in looks)
     chosen = np.fromiter(
@@ -228,12 +229,15 @@ class _Found:
 
     def _are_alike(self, likely: Indices) -> NDArray[np.bool_]:
         """Whether the close-ups of pairs are alike; those without any are taken for it."""
-        alike = np.ones(len(likely), bool)
-        for place, (one, other, mirrored, _) in enumerate(likely.tolist()):
-            left, right = self._closeup(one), self._closeup(other)
-            if left is not None and right is not None:
-                right = _turned(right[None], np.array([mirrored]))
-                alike[place] = measure_likeness(left[None], right)[0] >= LIKENESS
+        pictures = [(self._closeup(one), self._closeup(other)) for one, other in likely[:, :2].tolist()]
+        known = np.array([one is not None and other is not None for one, other in pictures], bool)
+        alike = ~known
+        if known.any():
+            left, right = (
+                np.stack([each for each in side if each is not None])
+                for side in zip(*itertools.compress(pictures, known), strict=True)
+            )
+            alike[known] = measure_likeness(left, _turned(right, likely[known, 2])) >= LIKENESS
         return alike
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cache.survey import Look, measure
+from cache.survey import FORMATS, Look, measure
 from pipelines.decode import DecodeError, Pixels, decode
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
@@ -39,6 +39,9 @@ UNWRITTEN: Final = 512
 """Zeros at the end of a coded picture from which it was never written to the end; encoders left at most 3 (docs/log.md)."""
 MAX_PIXELS: Final = 178_956_970
 """Pillow's own limit: a header that claims more is taken for a decompression bomb and never decoded."""
+LONG: Final = 16 << 20
+"""Bytes of a file from which it is asked whether it is a picture before it is read."""
+NO_IMAGE: Final = "not an image"
 _EXIF_ORIENTATION: Final = 0x0112
 
 
@@ -54,7 +57,7 @@ def examine(data: bytes, probe: Probe) -> Look:
     try:
         known |= _header(data)
     except UnidentifiedImageError:
-        return Look(**known, problem="undecodable", detail="not an image")
+        return Look(**known, problem="undecodable", detail=NO_IMAGE)
     except Exception as error:
         return Look(**known, problem=_fault(_one_line(error)), detail=_one_line(error))
     if known["width"] * known["height"] > MAX_PIXELS:
@@ -65,7 +68,7 @@ def examine(data: bytes, probe: Probe) -> Look:
 
 def _header(data: bytes) -> dict[str, Any]:
     """Format, upright size and orientation, read without decoding a pixel."""
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         bomb = image.width * image.height > MAX_PIXELS  # of a PNG, reading EXIF decodes the pixels
         orientation = 1 if bomb else _orientation(image)
         width, height = image.size if orientation < 5 else image.size[::-1]
@@ -167,7 +170,7 @@ def _check_size(pixels: Pixels, known: dict[str, Any]) -> None:
 
 def pillow_pixels(data: bytes) -> Pixels:
     """Decode with Pillow, upright, the first frame of an animation; raises what Pillow raises."""
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
@@ -232,11 +235,35 @@ def _answer(path: Path, probe: Probe) -> Look:
     try:
         if not path.is_file():
             return Look(problem="undecodable", detail="not a regular file")
+        if path.stat().st_size > LONG and not _is_picture(path):
+            return _skim(path)
         return examine(path.read_bytes(), probe)
     except OSError as error:
         return Look(problem="unreadable", detail=error.strerror or str(error))
     except MemoryError:
         return Look(problem="undecodable", detail="needs more memory than there is")
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether it begins as a picture does, or may be one whose header is damaged."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:
+        return True
+
+
+def _skim(path: Path) -> Look:
+    """A look at a long file that is no picture, a video perhaps, which is not held in memory."""
+    crc32, sha256 = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+            sha256.update(block)
+        size = file.tell()
+    return Look(bytes=size, crc32=crc32, sha256=sha256.hexdigest(), problem="undecodable", detail=NO_IMAGE)
 
 
 def _requests(stream: IO[bytes]) -> Iterator[Path]:
@@ -254,7 +281,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
-    Image.MAX_IMAGE_PIXELS = None  # `examine` refuses bombs itself
+    Image.MAX_IMAGE_PIXELS = None  # `examine` refuses bombs itself, by a size that nothing was decoded for
     probe = Probe()
     answers.write(b"ready\n")
     for path in _requests(sys.stdin.buffer):

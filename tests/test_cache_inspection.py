@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import tracemalloc
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -119,6 +120,21 @@ def test_portraits_of_one_composition_are_no_twins(tmp_path: Path) -> None:
     assert not header.excluded
     packed = Pack(tmp_path / "p.arrow")
     assert [len(packed.ids(split)) for split in ("train", "val", "test")] == [13, 6, 6]
+
+
+def test_the_survey_says_where_it_did_not_look_at_all_that_are_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(
+        tmp_path / "images", {f"a/{seed:02}.jpg": encode(portrait(seed), "JPEG") for seed in range(12)}
+    )
+    survey(root, tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("cache.twins.LOOKED_AT", 9)
+    survey(root, tmp_path / "out")
+    assert re.fullmatch(
+        r"note: [1-3] images look like 256 others or more from afar: .*\n", capsys.readouterr().err
+    )
 
 
 def test_images_without_folders_have_no_class(tmp_path: Path) -> None:

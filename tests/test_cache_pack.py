@@ -21,11 +21,14 @@ from pictures import coded, encode, folder, noise, store_as, survey_here
 from PIL import Image, ImageOps, features
 
 import cache.pack as module
+from cache.decisions import Decision, Photograph
+from cache.findings import WRONG
 from cache.pack import (
     NO_LABEL,
     Options,
     Source,
     assign_splits,
+    find_file,
     find_labelled,
     find_unlabelled,
     pack,
@@ -593,6 +596,70 @@ def test_hidden_files_are_left_alone_and_nested_ones_found(tmp_path: Path) -> No
         "a/deep/er/1.png",
         "b/3.png",
     ]
+
+
+def test_a_name_and_its_escape_are_two_names(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    names = [b"\xff.png", rb"\xff.png", rb"\x5cxff.png", rb"\n.png"]
+    for row, name in enumerate(names):
+        Path(os.fsdecode(os.fsencode(root / "a") + b"/" + name)).write_bytes(
+            encode(noise(60 + row, 60, row + 10))
+        )
+    opened = pack_of(root)
+    packed = dict(zip(paths_of(opened), opened.sizes[:, 0].tolist(), strict=True))
+    del packed["a/a_0.png"], packed["b/b_0.png"]
+    assert packed == {
+        r"a/\xff.png": 60,
+        r"a/\x5cxff.png": 61,
+        r"a/\x5cx5cxff.png": 62,
+        r"a/\n.png": 63,
+    }
+    for path, width in packed.items():
+        with Image.open(find_file(root, path)) as image:
+            assert image.width == width
+
+
+def grey_set(root: Path) -> tuple[Path, bytes]:
+    """Two classes, one grayscale image in the first; and that image."""
+    grey = encode(Image.fromarray(noise(60, 60, 7)).convert("L"))
+    return folder(images(root, {"a": 2, "b": 2}), {"a/grey.png": grey}), grey
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("grayscale: colourfulness 0.0", True),
+        ("grayscale: colourfulness 0.0; dark: 95 % of its pixels are at most 60 of 255", True),
+        ("grayscale: colourfulness 0.0; exact-duplicate: the first of 2 copies, which is kept", True),
+        ("grayscale: colourfulness 0.0; exact-duplicate: the same file as a/1.png", False),
+        (
+            f"grayscale: colourfulness 0.0; near-duplicate: the same picture as b/1.png, {WRONG}",
+            False,
+        ),
+        ("grayscale, I say", False),
+    ],
+)
+@pytest.mark.parametrize("by", ["decisions", "exclude"])
+def test_grayscale_that_is_kept_is_no_reason_of_the_machines(
+    by: str, reason: str, kept: bool, tmp_path: Path
+) -> None:
+    root, grey = grey_set(tmp_path / "images")
+    photograph = Photograph("a/grey.png", "a", hashlib.sha256(grey).hexdigest())
+    decisions = [Decision(photograph, "exclude", reason=reason)] if by == "decisions" else []
+    exclude = {"a/grey.png": reason} if by == "exclude" else None
+    options = Options(val=0, test=0, keep_grayscale=True, exclude=exclude, decisions=decisions)
+    assert ("a/grey.png" in paths_of(pack_of(root, options))) is kept
+
+
+def test_a_set_of_grayscale_images_says_what_keeps_them(tmp_path: Path) -> None:
+    grey = {
+        f"{name}/{row}.png": encode(Image.fromarray(noise(60, 60, row)).convert("L"))
+        for name in "ab"
+        for row in (1, 2)
+    }
+    root = folder(tmp_path / "images", grey)
+    with pytest.raises(PackError, match=r"0 of 2 .*; 4 are grayscale, which --keep-grayscale keeps$"):
+        pack_of(root)
 
 
 def test_symbolic_links_lead_to_files_but_in_no_circle(tmp_path: Path) -> None:

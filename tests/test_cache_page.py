@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -162,6 +163,29 @@ def test_a_cut_photograph_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
         rows = np.asarray(image.convert("L"), dtype=np.float32).std(axis=1)
     assert rows[:64].min() > 5  # what is there
     assert rows[-32:].max() < 2  # what is missing is plain
+
+
+def test_what_is_no_picture_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "clip.mp4"
+    with file.open("wb") as stream:
+        stream.write(b"\0\0\0\x20ftypmp42")
+        stream.truncate(20 << 20)
+    tracemalloc.start()
+    assert list(thumbnails([file], 256)) == [""]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_what_nothing_decodes_is_not_opened() -> None:
+    assert [
+        module.is_safe(row("a/1.jpg", name)) for name in ("undecodable", "bomb", "truncated", "dark")
+    ] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_bomb_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
@@ -265,6 +266,17 @@ def test_large_images_are_measured_on_a_grid() -> None:
     found = measure(picture)
     assert found["mean_luma"] == pytest.approx((picture @ [0.299, 0.587, 0.114]).mean(), abs=0.5)
     assert measure(flat(9, 9, 9, width=5000, height=3))["mean_luma"] == pytest.approx(9)
+
+
+@pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1)])
+def test_a_strip_is_measured_in_parts(shape: tuple[int, int]) -> None:
+    strip = np.tile(np.arange(250, dtype=np.uint8), 8_000).reshape(*shape, 1).repeat(3, axis=2)
+    tracemalloc.start()
+    found = measure(strip)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    assert found["mean_luma"] == pytest.approx(124.5, abs=2)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, store_as
 from PIL import Image, features
 
-from cache.survey import Look, measure
+from cache.survey import FORMATS, Look, measure
 from pipelines import examine as module
 from pipelines.decode import DecodeError, decode, halve
 from pipelines.examine import Probe, examine, pillow_pixels
@@ -362,6 +363,42 @@ def test_a_checksum_that_does_not_fit_condemns_a_png(probe: Probe) -> None:
     assert np.array_equal(pillow_pixels(spoilt), PICTURE)
     look = examine(spoilt, probe)
     assert (look.problem, look.detail) == ("undecodable", "neither a JPEG nor an image that OpenCV reads")
+
+
+def icon(side: int) -> bytes:
+    """An icon that says it is 16 x 16, and holds a PNG that is not."""
+    png = encode(Image.new("RGBA", (side, side), "red"))
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(png), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + png
+
+
+@pytest.mark.parametrize(
+    "data",
+    [icon(900), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"],
+    ids=["an icon is decoded to be opened", "EPS needs Ghostscript"],
+)
+def test_some_formats_are_not_opened(data: bytes, probe: Probe) -> None:
+    look = examine(data, probe)
+    assert (look.problem, look.detail, look.width) == ("undecodable", "not an image", 0)
+
+
+def test_every_format_that_is_opened_is_one_of_pillows() -> None:
+    Image.init()
+    assert set(FORMATS) <= Image.OPEN.keys()
+
+
+def test_a_long_file_that_is_no_picture_is_not_held_in_memory(tmp_path: Path, probe: Probe) -> None:
+    file = tmp_path / "clip.mp4"
+    with file.open("wb") as stream:
+        stream.write(b"\0\0\0\x20ftypmp42")
+        stream.truncate(module.LONG + 5)
+    tracemalloc.start()
+    look = module._answer(file, probe)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    assert look == examine(file.read_bytes(), probe)
+    assert (look.problem, look.detail, look.bytes) == ("undecodable", "not an image", module.LONG + 5)
 
 
 @needs_dali
