@@ -473,7 +473,10 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        unseen = row.reason in _UNSEEN or row.detail.startswith(ENDED_DECODER)
+        found = row.detail.partition(": ")[
+            0
+        ]  # where a person excluded it, the machine's reason stands in the detail
+        unseen = not {row.reason, found}.isdisjoint(_UNSEEN) or ENDED_DECODER in row.detail
         small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
         yield replace(row, thumbnail=small)
 
