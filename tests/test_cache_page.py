@@ -625,6 +625,15 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     assert work.badge(GREY[0]) == "✓ exclude"
     assert work.badge(GREY[1]) == "✓ exclude"  # by its content: on the other page it had another name
 
+    page.open((root / "again.html").as_uri())
+    assert page.text("#said") == "1 decision of images that are not on this page will be saved along."
+    assert page.text("#undo") == "Forget"
+    page.click("#undo")
+    assert page.text("#said") == "Forgotten."
+    assert GREY[0] not in {each.image.path for each in read(work.save())}
+    page.open(work.url)
+    assert work.badge(GREY[0]) == "machine: exclude"
+
 
 @pytest.mark.browser
 @needs_browser
