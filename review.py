@@ -185,11 +185,24 @@ def open_pack(job: Job) -> Iterator[Pack]:
             )
         yield opened
         return
-    with tempfile.TemporaryDirectory(prefix=".review-", dir=job.out.absolute().parent) as temporary:
-        out = Path(temporary) / "images.arrow"
+    with folder_beside(job.out) as temporary:
+        out = temporary / "images.arrow"
         with progress_bar("looking at every image") as update:
             pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
         yield Pack(out, job.resources.residency)
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A folder for as long as the block runs, on the disk that `out` is for: TMPDIR may be in memory. Raises ReviewError."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=".review-", dir=out.absolute().parent)
+    except OSError as error:
+        raise ReviewError(
+            f"{out} cannot be written ({error.strerror or error}); name another: --out"
+        ) from None
+    with made as folder:
+        yield Path(folder)
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:

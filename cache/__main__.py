@@ -100,7 +100,7 @@ def _review(seen: inspection.Seen, out: Path, trained: Path | None) -> int:
             if trained is None:
                 seen.pack(sound)
             code = suspects.review_labels(ranking, sound, trained)
-    except PackError as error:
+    except (PackError, OSError) as error:
         note(f"the labels are not reviewed: {error}")
         return BAD_INPUT
     if code < 0:

@@ -507,7 +507,9 @@ def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Ex
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        unseen = not {row.reason, row.detail}.isdisjoint(_UNSEEN) or row.detail.startswith(ENDED_DECODER)
+        # where a person excluded it, the machine's reason stands in the detail
+        found = row.detail.partition(": ")[0]
+        unseen = not {row.reason, found}.isdisjoint(_UNSEEN) or ENDED_DECODER in row.detail
         small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
         yield replace(row, thumbnail=small)
 

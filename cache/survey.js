@@ -635,12 +635,13 @@ addEventListener("keydown", (event) => {
 
 let silence = 0;
 
-function say(message, undo) {
+function say(message, undo, verb = "Undo", done = "Undone.") {
   clearTimeout(silence);
   find("status").hidden = !message;
   find("said").textContent = message;
   find("undo").hidden = !undo;
-  find("undo").onclick = () => { undo?.(); say("Undone."); };
+  find("undo").textContent = verb;
+  find("undo").onclick = () => { undo?.(); say(done); };
   if (message) silence = setTimeout(() => say(""), undo ? 12_000 : 6_000);
 }
 
@@ -688,10 +689,18 @@ function arrive() {
   refresh();
 }
 
+// What was decided before and is no suspect any more is saved along, unless the person has no more use for it.
+function tellElsewhere() {
+  if (!elsewhere.length) return;
+  const forget = () => { elsewhere = []; remember(); refresh(); };
+  say(`${many(elsewhere.length, "decision")} of images that are not on this page will be saved along.`, forget, "Forget", "Forgotten.");
+}
+
 recall();
 remember(); // or find out that the browser forbids it
 makeFilters();
 filter();
+tellElsewhere();
 document.addEventListener("DOMContentLoaded", arrive);
 if (document.readyState !== "loading") arrive();
 else {

@@ -176,7 +176,8 @@ def decisions_seeds(_: Path) -> list[bytes]:
     """Each kind of decision."""
     head = "sha256,path,class,decision,to\n"
     rows = (f"{SHA},a/1.jpg,a,keep,\n", f'{SHA},"a/2,\n.jpg",a,relabel,b\n', ",a/3.jpg,a,exclude,\n")
-    return [(head + "".join(rows)).encode()]
+    later = f"sha256,path,class,decision,to,reason,by\n{SHA},a/1.jpg,a,exclude,,dark: it is,machine\n"
+    return [(head + "".join(rows)).encode(), later.encode()]
 
 
 def read_decisions(folder: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ from cache import __main__ as main
 from cache.decisions import COLUMNS, Choice, Decision, Photograph, check_classes, match, read
 from cache.pack import Options, pack
 from cache.store import SCHEMA, Header, Pack, PackError
+from cache.survey import ENDED_DECODER
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 HEADER = ",".join(COLUMNS)
@@ -293,6 +294,18 @@ def test_excluded_by_hand_with_what_the_machine_said(root: Path) -> None:
     why = "exact-duplicate: the same file as b/1.png"
     opened = replayed(root, replace(decided(root, "a/1.png", "exclude"), reason=why))
     assert left_out(opened)["a/1.png"] == ("excluded by hand", why)
+
+
+@pytest.mark.parametrize(
+    "why", ["bomb: 20,000 x 20,000 pixels", f"undecodable: {ENDED_DECODER} (exit status 3)"]
+)
+def test_what_must_not_be_opened_is_not_when_a_person_excludes_it(
+    root: Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr("cache.pack._thumbnail", opened.append)
+    replayed(root, replace(decided(root, "a/1.png", "exclude"), reason=why))
+    assert root / "a/1.png" not in opened
 
 
 def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> None:

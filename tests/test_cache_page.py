@@ -28,7 +28,7 @@ from pictures import encode, folder, noise
 from PIL import Image
 
 from cache import page as module
-from cache.decisions import read
+from cache.decisions import CHOICES, Decision, Photograph, match, read
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
 from cache.pack import Options, find_file, pack
@@ -648,6 +648,58 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     page.open(work.url)
     assert work.badge(GREY[0]) == "✓ exclude"
     assert work.badge(GREY[1]) == "✓ exclude"  # by its content: on the other page it had another name
+
+    page.open((root / "again.html").as_uri())
+    assert page.text("#said") == "1 decision of images that are not on this page will be saved along."
+    assert page.text("#undo") == "Forget"
+    page.click("#undo")
+    assert page.text("#said") == "Forgotten."
+    assert GREY[0] not in {each.image.path for each in read(work.save())}
+    page.open(work.url)
+    assert work.badge(GREY[0]) == "machine: exclude"
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
+    """A few hundred small folders in which contents moved, were copied and deleted since they were decided about."""
+    generator = np.random.default_rng(0)
+
+    def draw(most: int) -> list[Photograph]:
+        paths = {f"{'abc'[k]}/{n}" for k, n in generator.integers(0, 3, (generator.integers(1, most), 2))}
+        return [
+            Photograph(path, path[0], str(generator.integers(1, 4)) * 64 if generator.random() < 0.9 else "")
+            for path in sorted(paths)
+        ]
+
+    reasons = ("", "dark: it is", "exact-duplicate: the same file as a/1")
+    cases = []
+    for _ in range(400):
+        images, decided = draw(6), draw(6)
+        said = [
+            Decision(image, CHOICES[k % 2], "", n + 2, reasons[k])
+            for n, (image, k) in enumerate(zip(decided, generator.integers(0, 3, len(decided)), strict=True))
+        ]
+        cases.append((images, said))
+    given = [
+        {
+            "items": [{"path": each.path, "label": each.label, "sha256": each.sha256} for each in images],
+            "rows": [
+                [d.image.sha256, d.image.path, d.image.label, d.choice, d.to, d.reason, d.by] for d in said
+            ],
+        }
+        for images, said in cases
+    ]
+    script = (
+        "given.map(({items: now, rows}) => { items.splice(0, items.length, ...now); const { found, missing } = match(rows);"
+        " return [[...found].map(([place, row]) => [now[place].path, row[PATH]]).sort(), missing.map((row) => row[PATH])] })"
+    )
+    there = work.page.ask(f"(() => {{ const given = {json.dumps(given)}; return {script} }})()")
+    for (images, said), (placed, missing) in zip(cases, there, strict=True):
+        found, lost = match(said, images)
+        assert sorted([path, decision.image.path] for path, decision in found.items()) == placed
+        assert [decision.image.path for decision in lost] == missing
+    assert sum(len(missing) for _, missing in there) > 100
 
 
 @pytest.mark.browser

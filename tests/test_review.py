@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -300,6 +300,27 @@ def test_a_run_without_held_out_images_cannot_judge(tiny_run: Path, tmp_path: Pa
 def test_numbers_that_make_no_sense(numbers: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         review.Job(out=Path("labels.json"), images=Path("images"), **numbers)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Path) -> None:
+    images = folder(
+        tmp_path / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")}
+    )
+    (tmp_path / "out").mkdir()
+    job = review.Job(out=tmp_path / "out" / "labels.json", images=images, resources=ONE_THREAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.pack.survey", survey_here)
+        with review.open_pack(job) as opened:
+            assert opened.path.parents[1] == tmp_path / "out"
+    assert not [*(tmp_path / "out").iterdir()]
+    gone = replace(job, out=tmp_path / "gone" / "labels.json")
+    with (
+        pytest.raises(
+            review.ReviewError, match=r"labels\.json cannot be written \(No such file.*\); name another"
+        ),
+        review.open_pack(gone),
+    ):
+        pass
 
 
 # --- from the command to the page -------------------------------------------------------------------------------------
