@@ -5,7 +5,6 @@ Before it: train counts. After it: a resumed training goes on from the last chec
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
 from model import ranks
@@ -88,16 +86,21 @@ class Progress:
     diverged: int = NEVER
     """Images of this epoch done before the first batch whose loss was no number."""
 
-    @staticmethod
-    def read(content: Any) -> Progress:
-        """What a checkpoint says of it, which anyone may have written. Raises KeyError, TypeError, ValueError."""
-        found = TypeAdapter(Progress).validate_json(json.dumps(content), strict=True)
-        if not (0 <= found.epoch < 2**31 and 0 <= found.images < 2**63):
-            raise ValueError("a place that no training comes to")
-        if found.trained is not None:
-            row = TypeAdapter(dict[str, float]).validate_python(found.trained, strict=True)
-            row["epoch"], row["train_loss"], row["seconds"]
-        return found
+    def __post_init__(self) -> None:
+        """Refuse what no training wrote. Raises TypeError."""
+        counted, timed = (self.epoch, self.images, self.diverged), (self.loss_sum, self.seconds, self.elapsed)
+        if not all(isinstance(value, int) for value in counted):
+            raise TypeError(f"{counted}; expected whole numbers")
+        if not all(isinstance(value, int | float) for value in (*timed, self.best)):
+            raise TypeError(f"{timed}; expected numbers")
+        if not (0 <= self.epoch < 2**31 and 0 <= self.images < 2**63):
+            raise TypeError(
+                f"epoch {self.epoch}, image {self.images}; expected a place that a training comes to"
+            )
+        if self.trained is not None and not self.trained.keys() >= {"epoch", "seconds", "train_loss"}:
+            raise TypeError(f"{self.trained}; expected a row of metrics")
+        if not all(isinstance(value, int | float) for value in (self.trained or {}).values()):
+            raise TypeError(f"{self.trained}; expected numbers")
 
     def begin_again(self) -> None:
         """Go back to the start of the epoch under way."""
@@ -173,7 +176,12 @@ class Training:
 
 
 def score(result: dict[str, Any], by: Literal["accuracy", "loss"]) -> float:
-    """What a validation is ranked by, the higher the better: its accuracy, or how low its cross entropy is."""
+    """What a validation is ranked by, the higher the better: its accuracy, or how low its cross entropy is.
+
+    -inf where the cross entropy is no number, whatever the accuracy.
+    """
+    if math.isnan(result["valid_loss"]):
+        return -math.inf
     return float(result["accuracy"] if by == "accuracy" else -result["valid_loss"])
 
 
@@ -197,9 +205,8 @@ def save_last(write: Write, run: Run, state: Training) -> None:
     content = {
         "progress": asdict(state.progress),
         "network": state.network.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "momentum": momentum(state),
         "average": state.average.state_dict() if state.average else {},
-        "targets": asdict(state.targets) if state.targets else {},
         "before": state.before if state.progress.images else [],
         "random": torch.get_rng_state(),
         "random_cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
@@ -207,24 +214,46 @@ def save_last(write: Write, run: Run, state: Training) -> None:
     write(run.folder / LAST, content)
 
 
+def momentum(state: Training) -> dict[str, torch.Tensor]:
+    """What SGD remembers of each weight, by the weight's name: the groups and their numbers are the recipe's."""
+    found = {
+        name: state.optimiser.state[weight].get("momentum_buffer")
+        for name, weight in state.network.named_parameters()
+        if weight in state.optimiser.state
+    }
+    return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+
 def restore(run: Run, content: dict[str, Any], state: Training) -> None:
-    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint holds others."""
+    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint holds others.
+
+    An average that the recipe has and the checkpoint has not begins at the weights.
+    """
     load_network(state.network, content, run.folder / LAST)
     try:
-        state.optimiser.load_state_dict(content["optimiser"])
+        restore_momentum(content["momentum"], state)
         if state.average:
-            state.average.load_state_dict(content["average"])
+            begun = {"network": content["network"], "updates": 0}
+            state.average.load_state_dict(content["average"] or begun)
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state(content["random_cuda"][0])
-        state.progress = Progress.read(content["progress"])
+        state.progress = Progress(**content["progress"])
         device = next(state.network.parameters()).device
         state.before = [weights.to(device) for weights in content["before"]]
-        state.targets = SoftTargets(**content["targets"]).to(device) if content.get("targets") else None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise RunError(
             f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that train wrote"
         ) from None
+
+
+def restore_momentum(found: dict[str, torch.Tensor], state: Training) -> None:
+    """What `momentum` kept. Raises ValueError where a weight has another shape."""
+    for name, weight in state.network.named_parameters():
+        if name in found and state.optimiser.defaults["momentum"]:
+            if found[name].shape != weight.shape:
+                raise ValueError(name)
+            state.optimiser.state[weight]["momentum_buffer"] = found[name].to(weight.device)
 
 
 def drop_later_rows(run: Run, progress: Progress) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.targets import SoftTargets
 
@@ -34,3 +37,34 @@ def test_a_rank_without_a_share_of_the_batch() -> None:
         0,
         3,
     )
+
+
+def test_an_image_without_a_target_of_its_own_has_its_label() -> None:
+    """One between two of ours, and one after the last, as when an image was damaged while the head was solved."""
+    found = TARGETS.of(torch.tensor([4, 901, 3]), torch.tensor([2, 1, 0]))
+    assert found.tolist() == [[0, 0, 1], [0, 1, 0], pytest.approx([0.75, 0.15, 0.1])]
+
+
+def test_the_share_of_a_rank_is_every_so_many_of_a_batch() -> None:
+    """Torch warns of ids that do not lie side by side, and warnings are errors here."""
+    ids = torch.tensor([900, 3, 5, 900])[::2]
+    assert not ids.is_contiguous()
+    assert TARGETS.of(ids, torch.tensor([2, 1])).shape == (2, 3)
+
+
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the reads of single values, for which a GPU's host would wait."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "local_scalar_dense" in str(func) or "nonzero" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_from_the_device() -> None:
+    with Reads() as reads:
+        TARGETS.of(torch.tensor([5, 3]), torch.tensor([1, 1, 0, 0]))
+    assert reads.count == 0
