@@ -582,7 +582,7 @@ def recall_targets(
     recipe: Recipe, folder: Run, pack: Pack, device: torch.device
 ) -> targets.SoftTargets | None:
     """The soft targets of a run that is resumed, where the recipe has any. Raises RunError."""
-    if not recipe.distillation:
+    if not (recipe.solve_head and recipe.distillation):
         return None
     path, classes = folder.folder / TARGETS, len(pack.classes)
     found = ranks.from_first(lambda: targets.read(path, recipe.distillation, pack.header.digest, classes))

@@ -157,6 +157,14 @@ def test_targets_that_cannot_be_read_are_refused_and_can_be_left_out(
     train.train(forced(colour_pack, out, replace(SOFT, distillation=0.0)), never)
 
 
+def test_without_a_solved_head_there_are_no_targets_to_read(colour_pack: Pack, tmp_path: Path) -> None:
+    """As of `fast --no-solve-head`, whose recipe still has its distillation."""
+    out, recipe = tmp_path / "run", replace(SOFT, solve_head=False)
+    train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
+    assert not (out / TARGETS).exists()
+
+
 def test_soft_targets_are_written_once_and_in_no_checkpoint_beside(half: Path) -> None:
     written = checkpoint.load(half / TARGETS)
     assert written["probabilities"].shape == (42, 3)
