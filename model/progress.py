@@ -5,7 +5,6 @@ Before it: train counts. After it: a resumed training goes on from the last chec
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
 from model import ranks
@@ -88,16 +86,21 @@ class Progress:
     diverged: int = NEVER
     """Images of this epoch done before the first batch whose loss was no number."""
 
-    @staticmethod
-    def read(content: Any) -> Progress:
-        """What a checkpoint says of it, which anyone may have written. Raises KeyError, TypeError, ValueError."""
-        found = TypeAdapter(Progress).validate_json(json.dumps(content), strict=True)
-        if not (0 <= found.epoch < 2**31 and 0 <= found.images < 2**63):
-            raise ValueError("a place that no training comes to")
-        if found.trained is not None:
-            row = TypeAdapter(dict[str, float]).validate_python(found.trained, strict=True)
-            row["epoch"], row["train_loss"], row["seconds"]
-        return found
+    def __post_init__(self) -> None:
+        """Refuse what no training wrote. Raises TypeError."""
+        counted, timed = (self.epoch, self.images, self.diverged), (self.loss_sum, self.seconds, self.elapsed)
+        if not all(isinstance(value, int) for value in counted):
+            raise TypeError(f"{counted}; expected whole numbers")
+        if not all(isinstance(value, int | float) for value in (*timed, self.best)):
+            raise TypeError(f"{timed}; expected numbers")
+        if not (0 <= self.epoch < 2**31 and 0 <= self.images < 2**63):
+            raise TypeError(
+                f"epoch {self.epoch}, image {self.images}; expected a place that a training comes to"
+            )
+        if self.trained is not None and not self.trained.keys() >= {"epoch", "seconds", "train_loss"}:
+            raise TypeError(f"{self.trained}; expected a row of metrics")
+        if not all(isinstance(value, int | float) for value in (self.trained or {}).values()):
+            raise TypeError(f"{self.trained}; expected numbers")
 
     def begin_again(self) -> None:
         """Go back to the start of the epoch under way."""
@@ -235,7 +238,7 @@ def restore(run: Run, content: dict[str, Any], state: Training) -> None:
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state(content["random_cuda"][0])
-        state.progress = Progress.read(content["progress"])
+        state.progress = Progress(**content["progress"])
         device = next(state.network.parameters()).device
         state.before = [weights.to(device) for weights in content["before"]]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):

@@ -214,4 +214,4 @@ def find_best(folder: Run, say: Say) -> dict[str, Any] | None:
     except DamagedCheckpointError as error:
         say(f"{error}; the best is looked for from here")
         return None
-    return content | {"score": score_of(content, folder.folder / BEST)}
+    return content | {"score": score_of(content)}

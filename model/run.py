@@ -135,8 +135,7 @@ class Run:
                 f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: python train.py"
             )
         loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
-        scores = {name: score_of(content, self.folder / _FILES[name]) for name, content in loaded.items()}
-        best = max(scores, key=lambda name: scores[name])  # a tie goes to the average
+        best = max(loaded, key=lambda name: score_of(loaded[name]))  # a tie goes to the average
         return best, loaded[best]
 
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
@@ -160,12 +159,10 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def score_of(content: dict[str, Any], path: Path) -> float:
-    """How a checkpoint validated; one that has no number is below all others. Raises RunError."""
-    found = content.get("score", -math.inf)
-    if not isinstance(found, int | float):
-        raise RunError(f"{path} has a score that is no number; put back the checkpoint that train wrote")
-    return -math.inf if math.isnan(found) else found
+def score_of(content: dict[str, Any]) -> float:
+    """What a checkpoint says of its validation, the higher the better; -inf where that is no number."""
+    score = content.get("score")
+    return score if isinstance(score, float) and not math.isnan(score) else -math.inf
 
 
 def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:

@@ -31,7 +31,8 @@ def read(path: Path, share: float, pack: str, classes: int) -> SoftTargets | Non
     try:
         content = load(path)
         found = SoftTargets(content["ids"], content["probabilities"], share)
-        fitting = found.probabilities.shape == (len(found.ids), classes)
+        fitting = found.probabilities.shape == (*found.ids.shape, classes) and found.ids.ndim == 1
+        fitting &= found.ids.dtype == torch.int64 and found.probabilities.is_floating_point()
     except CheckpointError as error:
         raise RunError(
             f"distillation is {share}, and only a run's start makes its targets: {error}; or {remedy}"

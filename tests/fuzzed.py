@@ -35,11 +35,12 @@ from cache.command import deferred, parse
 from cache.pack import Options
 from cache.store import _CHECKSUM, _METADATA, SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
 from cache.values import ValueFormatError, from_json
-from model import checkpoint, report
+from model import checkpoint, report, targets
 from model.checkpoint import CheckpointError
 from model.progress import Progress, Training, drop_later_rows, restore, save_last
 from model.resume import differences, other_versions
 from model.run import AVERAGED, BEST, LAST, Run, RunError, load_network
+from model.run import TARGETS as SOFT
 from model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
 from model.targets import SoftTargets
 from pipelines.benchmark import table
@@ -321,8 +322,7 @@ def checkpoint_seeds(folder: Path) -> list[bytes]:
     """A checkpoint that a training goes on from, and one of a network alone, both small."""
     state = _training()
     row = {"epoch": 0, "train_loss": 0.7, "seconds": 1.0}
-    targets = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
-    state = replace(state, progress=Progress(epoch=1, best=0.5, trained=row), targets=targets)
+    state = replace(state, progress=Progress(epoch=1, best=0.5, trained=row))
     save_last(checkpoint.save, Run(folder), state)
     checkpoint.save(folder / BEST, {"network": state.network.state_dict(), "score": 0.5, "after": "epoch 1"})
     return [(folder / name).read_bytes() for name in (LAST, BEST)]
@@ -339,6 +339,21 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
         drop_later_rows(Run(folder), state.progress)
     else:
         load_network(_training().network, content, folder / BEST)
+
+
+def targets_seeds(folder: Path) -> list[bytes]:
+    """Soft targets of three images and two classes."""
+    found = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
+    targets.write(folder / SOFT, found, "digest")
+    return [(folder / SOFT).read_bytes()]
+
+
+def read_targets(folder: Path, data: bytes) -> None:
+    """Soft targets, and those of a batch."""
+    (folder / SOFT).write_bytes(data)
+    found = targets.read(folder / SOFT, 0.3, "digest", classes=2)
+    if found:
+        found.of(torch.tensor([1, 2]), torch.tensor([0, 1]))
 
 
 def pickle_seeds(folder: Path) -> list[bytes]:
@@ -424,6 +439,7 @@ TARGETS: Final = {
     "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
     "recipe": Target(recipe_seeds, read_recipe, (RunError,)),
     "checkpoint": Target(checkpoint_seeds, read_checkpoint, (CheckpointError, RunError)),
+    "targets": Target(targets_seeds, read_targets, (RunError,)),
     "pickle": Target(pickle_seeds, read_pickle, (CheckpointError, RunError)),
     "command": Target(command_seeds, read_command, (RunError, ValueError)),
 }

@@ -43,7 +43,7 @@ from model.run import AVERAGED, BEST, LAST, SOLVED, Run
 from model.schedule import Phase
 from model.shapes import CLOCKED, EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
 
-GROWTH: Final = 1.05
+GROWTH: Final = 1.03
 """How much more memory the undisturbed process may take in the last third of the time than in the first."""
 EVERY: Final = 1.0
 """Seconds from one look at that memory to the next."""
@@ -108,6 +108,7 @@ class Result:
 
     date: str
     machine: str
+    commit: str
     minutes: float
     runs: int
     epochs: int
@@ -130,7 +131,7 @@ class Result:
             else "NOT the same"
         )
         return (
-            f"`python tests/soak.py`, {self.date}, {self.machine}: {self.runs} runs of {self.epochs} epochs with all that "
+            f"`python tests/soak.py`, {self.date}, {self.machine}, commit {self.commit}: {self.runs} runs of {self.epochs} epochs with all that "
             f"a recipe can ask for, a checkpoint every 10 steps, in {self.minutes:.1f} minutes killed {self.killed} times "
             f"at random. {same} (every weight of {', '.join(WEIGHTS)}, the moving average, {METRICS}, and {HEAD}, "
             f"{INTERPOLATION}, {SWA} and {EVALUATION} but for the clock){': ' if self.differing else ''}"
@@ -180,6 +181,7 @@ def disturb(soak: Soak) -> Result:
     return Result(
         date=datetime.now(UTC).date().isoformat(),
         machine=describe_machine(),
+        commit=commit(),
         minutes=round(minutes, 1),
         runs=runs,
         epochs=soak.epochs,
@@ -188,6 +190,12 @@ def disturb(soak: Soak) -> Result:
         peaks=(round(min(peaks)), round(max(peaks))),
         memory=summarise(samples, epochs),
     )
+
+
+def commit() -> str:
+    """Of this source, short; empty where it is no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def summarise(samples: Sequence[float], epochs: int) -> Memory:

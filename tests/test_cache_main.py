@@ -263,11 +263,12 @@ def test_a_reader_that_has_seen_enough_is_no_error(packed: tuple[Path, Answer]) 
     assert done.stderr == b""
 
 
-def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path, number: int) -> None:
     many = Path(shutil.copytree(images, tmp_path / "many"))
     one = next(many.glob("*/*"))
-    for number in range(4000):  # seconds of work, so that the signal comes into the middle of it
-        os.link(one, one.with_name(f"link{number}{one.suffix}"))
+    for copy in range(4000):  # seconds of work, so that the signal comes into the middle of it
+        os.link(one, one.with_name(f"link{copy}{one.suffix}"))
     line = [sys.executable, "-m", "cache", "pack", str(many), "--out", str(tmp_path / "out" / "p.arrow")]
     process = subprocess.Popen(
         line,
@@ -281,9 +282,9 @@ def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path) ->
     deadline = time.monotonic() + 20
     while not _decoding(process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    os.killpg(process.pid, number)  # as a terminal does: to every process of the group
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err) == (128 + number, b"", b"")
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # no child is left in its group
     assert not (tmp_path / "out").exists()
