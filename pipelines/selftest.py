@@ -1,7 +1,8 @@
 """Self-test: does the decoder that training will use see the pictures that were packed?
 
 Before it: a pack, which knows each picture's mean luma, and an engine. After it: `python -m pipelines.doctor --pack PACK`,
-and the GPU check. A broken build of a decoder shows in seconds: black, shifted or swapped pictures have another mean.
+and the GPU check. A broken build of a decoder shows in seconds: black pictures, half ones and those with swapped
+colours have another mean. One that is shifted may have the same; the GPU check compares pixels too.
 """
 
 from __future__ import annotations

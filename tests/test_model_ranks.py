@@ -30,6 +30,7 @@ import train
 from cache.command import Stopped
 from cache.store import Pack
 from model import checkpoint, ranks, swa
+from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.network import build, set_training, synchronised
 from model.run import AVERAGED, BEST, LAST, Run, RunError
@@ -235,6 +236,8 @@ def test_synchronised_batchnorm_keeps_the_names_of_the_weights() -> None:
     assert plain.state_dict().keys() == converted.state_dict().keys()
     pixels, _ = batch(2)
     assert torch.equal(plain.eval()(pixels), converted.eval()(pixels))
+    inference = folded(converted, 32)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in inference.modules())
 
 
 # --- validation and averaging ----------------------------------------------------------------------------------------
