@@ -258,16 +258,23 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     """The result's JSON, its confusion matrix, the report; and on the terminal the seed's table, then ours."""
     folder.write(name, result)
     picture = folder.folder / name.replace("eval", "confusion").replace(".json", ".png")
-    figures.confusion(picture, np.array(result["confusion"]), [row["name"] for row in result["classes"]])
+    shown = metrics.most_confused(result, figures.DRAWN)
+    rows = [result["classes"][index] for index in shown]
+    figures.confusion(
+        picture,
+        metrics.confusion_among(result, shown),
+        [row["name"] for row in rows],
+        np.array([row["n"] for row in rows]),
+    )
     print("\n".join(map(plain, metrics.table(result, job.worst_first))))
     crops = result["crops"]
-    rows = [
+    lines = [
         (f"one crop, on average over {crops}", result["accuracy"], result["interval"]),
         (f"mean of {crops} probabilities", result["ensemble_accuracy"], result["ensemble_interval"]),
     ]
     if crops == 1:
-        rows = [("the centre window", result["accuracy"], result["interval"])]
-    for label, accuracy, (low, high) in rows:
+        lines = [("the centre window", result["accuracy"], result["interval"])]
+    for label, accuracy, (low, high) in lines:
         print(f"{label}: {accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {result['n']})")
     print(plain(f"checkpoint: {result['checkpoint']}, after {result['after']}"))
     if name != EVALUATION:

@@ -38,10 +38,10 @@ from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_si
 from cache.machine import describe_machine
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import divergence, figures, head, precision, ranks, rehearsal, report, swa
+from model import divergence, figures, head, precision, ranks, rehearsal, report, swa, targets
 from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, save
 from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
-from model.divergence import Divergence, check_finite
+from model.divergence import Divergence, check_averaging, check_finite
 from model.ema import MovingAverage
 from model.inference import folded
 from model.interpolation import interpolated
@@ -68,14 +68,24 @@ from model.progress import (
     keep_best,
     restore,
     save_last,
+    score,
     scored,
 )
-from model.resume import Forcible, check_recipe, check_same, describe, forget_best, newest, write_down_forced
-from model.run import AVERAGED, SOLVED, Run, RunError, load_network, versions
+from model.resume import (
+    Forcible,
+    check_same,
+    describe,
+    drop_end,
+    find_best,
+    forget_best,
+    newest,
+    refuse_settled,
+    write_down_forced,
+)
+from model.run import AVERAGED, BEST, SOLVED, TARGETS, THREADS, Run, RunError, load_network, versions
 from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 from model.shapes import DAMAGED, HEAD, INTERPOLATION, PACK, RECIPE, SWA
 from model.step import loss_again, share_weight, train_step, validate
-from model.targets import SoftTargets
 from model.writer import Writer
 from pipelines.augment import Augment
 from pipelines.clock import Clock
@@ -301,8 +311,8 @@ class Session:
     def examples(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """What a step learns from: every view as an image, and its label or its soft target."""
         images, labels = batch.flat()
-        targets = self.state.targets
-        return images, targets.of(batch.ids, labels) if targets else labels
+        soft = self.state.targets
+        return images, soft.of(batch.ids, labels) if soft else labels
 
     def validate(self, network: nn.Module, title: str) -> dict[str, Any]:
         """Loss and accuracy of a network on the validation split. Raises Stopped."""
@@ -332,11 +342,21 @@ def read_job(arguments: list[str]) -> Job:
         "fast": "From pretrained weights to a good classifier, soon.",
         "demo": "Minutes on two cores, for `python -m cache demo`.",
     }
-    jobs = {name: (text, Job(out=tyro.MISSING, recipe=RECIPES[name])) for name, text in described.items()}
-    try:
-        return parse(lambda: tyro.extras.overridable_config_cli(jobs, args=arguments, prog="python train.py"))
-    except ValueError as error:  # a recipe that refuses its numbers
-        raise RunError(str(error)) from None
+
+    def read(recipes: dict[str, Recipe]) -> Job:
+        jobs = {name: (text, Job(out=tyro.MISSING, recipe=recipes[name])) for name, text in described.items()}
+        try:
+            return parse(
+                lambda: tyro.extras.overridable_config_cli(jobs, args=arguments, prog="python train.py")
+            )
+        except ValueError as error:  # a recipe that refuses its numbers
+            raise RunError(str(error)) from None
+
+    job = read(RECIPES)
+    if not job.resume or not (job.out / RECIPE).exists():
+        return job
+    own = open_choices(own_recipe(Run(job.out)))
+    return read(RECIPES | {own.name: own})  # so that a field that was named is compared, and no other
 
 
 def train(job: Job, stop: Stop) -> int:
@@ -352,7 +372,9 @@ def train(job: Job, stop: Stop) -> int:
         check_splits(pack)
         check_same_pack(pack)
         used = versions(machine=describe_machine(), engine=engine, device=where)
-        if job.resume and not job.looks and job.out.is_dir():
+        if device.type == "cpu" and ranks.count() == 1:
+            used[THREADS] = str(torch.get_num_threads())
+        if job.resume and not job.looks and (job.out / RECIPE).exists():
             hold(stack, job)
         return train_on(job, pack, device, used, stack, started, ranks.agreed(stop))
 
@@ -397,9 +419,9 @@ def train_on(
     state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
     if content:
         restore(folder, content, state)
+        state.targets = recall_targets(job.recipe, folder, pack, device)
         if folder.read(PACK)["digest"] != pack.header.digest:
             state.progress.begin_again()
-            state.targets = None  # of other images
     ranks.part_randomness()
     start = Position(state.progress.epoch, state.progress.images)
     with (
@@ -418,7 +440,7 @@ def train_on(
             )  # again: another start may have come first
         if content:
             ranks.from_first(lambda: resume_run(job, session, used))
-            state.progress.best = ranks.from_first(lambda: state.progress.best)
+            take_up_best(session)
         else:
             ranks.from_first(lambda: start_run(job, pack, folder, used))
             print(training.plan.why, flush=True)
@@ -500,6 +522,13 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     return recipe
 
 
+def open_choices(recipe: Recipe) -> Recipe:
+    """A resolved recipe with the choice of mean and std left to `resolve` again, for one that is derived from it."""
+    plain = Augment()
+    augment = replace(recipe.augment, mean=plain.mean, std=plain.std)
+    return replace(recipe, augment=augment) if recipe.normalise else recipe
+
+
 def pack_path(job: Job) -> Path:
     """The pack that the job names, or that the run to resume was trained on. Raises RunError."""
     if job.pack is None and not job.resume:
@@ -536,22 +565,35 @@ def open_run(
         refuse_live_run(folder)
         refuse_other_content(job.out)
         return replace(job, recipe=resolve(job.recipe, device)), folder, None
-    forced = "recipe" in job.force
-    recipe = resolve(job.recipe, device) if forced else recipe_to_resume(folder, job.recipe, device)
-    check_same(folder, pack.path, pack.header.digest, used, job.force)
-    return replace(job, recipe=recipe), folder, newest(folder, not job.looks, note)
+    then = own_recipe(folder)
+    plain = job.recipe == RECIPES.get(then.name) and "recipe" not in job.force
+    asked = then if plain else resolve(job.recipe, device)
+    recipes = asdict(then), asdict(asked)
+    check_same(folder, recipes, pack.path, pack.header.digest, used, job.force)
+    pack.require_classes(folder.read(PACK)["classes"], str(job.out))
+    content = newest(folder, not job.looks, note)
+    if content:
+        refuse_settled(folder, *recipes)
+    return replace(job, recipe=asked), folder, content
 
 
-def recipe_to_resume(folder: Run, asked: Recipe, device: torch.device) -> Recipe:
-    """The run's own recipe. Where fields were named that the plain recipe has otherwise, it must be what was asked for.
+def own_recipe(folder: Run) -> Recipe:
+    """The recipe that a run was begun with, or last forced to. Raises RunError, ValueFormatError."""
+    return from_json(Recipe, folder.read(RECIPE), str(folder.folder / RECIPE))
 
-    Raises RunError, ValueFormatError.
-    """
-    path = folder.folder / RECIPE
-    then = from_json(Recipe, folder.read(RECIPE), str(path))
-    if asked != RECIPES.get(then.name):
-        check_recipe(folder, asdict(then), asdict(resolve(asked, device)))
-    return then
+
+def recall_targets(
+    recipe: Recipe, folder: Run, pack: Pack, device: torch.device
+) -> targets.SoftTargets | None:
+    """The soft targets of a run that is resumed, where the recipe has any. Raises RunError."""
+    if not recipe.distillation:
+        return None
+    path, classes = folder.folder / TARGETS, len(pack.classes)
+    found = ranks.from_first(lambda: targets.read(path, recipe.distillation, pack.header.digest, classes))
+    if found is None:
+        ranks.first_alone(note, f"{path} is of another pack: the labels alone are the targets")
+        return None
+    return found.to(device)
 
 
 def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool) -> nn.Module:
@@ -591,17 +633,20 @@ def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
     """Write down what the run depends on, and draw what it will do."""
     drop_results(folder)
     describe(folder, asdict(job.recipe), pack.summary(), used)
-    draw_pictures(job, pack, folder)
+    with pack.naming_damaged(pack.ids("train")):  # not those of a few pictures alone
+        draw_pictures(job, pack, folder)
 
 
 def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
     """Say where the run goes on, and write down what it depends on from here where that was forced to change."""
     folder, progress, pack = session.folder, session.state.progress, session.training.pack
     drop_later_rows(folder, progress)
+    if progress.epoch < total_epochs(job.recipe.phases) or progress.trained:
+        drop_end(folder)
+    if {"recipe", "pack"} & set(job.force):
+        forget_best(folder, note)
     if job.force:
         write_down_forced(folder, asdict(job.recipe), pack.summary(), used, progress, note)
-    if {"recipe", "pack"} & set(job.force):
-        forget_best(folder, progress)
     done, count = progress.images, len(session.training.ids)
     print(f"resumed in epoch {progress.epoch}, after {done} of {count} images", flush=True)
 
@@ -611,6 +656,23 @@ def write_damaged(session: Session) -> None:
     found = {"replaced": session.training.damage(), "left_out": session.validation.damage()}
     if any(found.values()):
         session.folder.write(DAMAGED, found)
+
+
+def take_up_best(session: Session) -> None:
+    """Go on from best.ckpt and the score that stands in it; one that another recipe or pack scored is scored again.
+
+    Not from what last.ckpt knew: where that is an older one, best.ckpt is still the best that there is.
+    """
+    state, path = session.state, session.folder.folder / BEST
+    content = ranks.from_first(lambda: find_best(session.folder, note))
+    state.progress.best = content["score"] if content else -math.inf
+    if content is None or state.progress.best > -math.inf:
+        return
+    network = deepcopy(state.result)
+    load_network(network, content, path)
+    result = session.validate(network, "validating best.ckpt again")
+    content |= result | {"score": score(result, session.recipe.select)}
+    keep_best(save_alone, session.folder, state.progress, content)
 
 
 def draw_pictures(job: Job, pack: Pack, folder: Run) -> None:
@@ -669,7 +731,9 @@ def solve_head(session: Session, job: Job) -> None:
     if recipe.looks_back:
         save_alone(session.folder.folder / SOLVED, content)
     if recipe.distillation:
-        state.targets = SoftTargets(rows, found.probabilities, recipe.distillation).to(held_out[0].device)
+        soft = targets.SoftTargets(rows, found.probabilities, recipe.distillation)
+        ranks.first_alone(targets.write, session.folder.folder / TARGETS, soft, pack.header.digest)
+        state.targets = soft.to(held_out[0].device)
     ranks.first_alone(
         session.folder.write, HEAD, results[-1] | {"first": results[0] if len(results) > 1 else None}
     )
@@ -919,11 +983,13 @@ def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor
 def interpolate_weights(session: Session) -> None:
     """Validate what lies between the solved head's network and the trained one; interpolation.json, perhaps best.ckpt."""
     recipe, folder, state = session.recipe, session.folder, session.state
-    path = folder.folder / SOLVED
     if not recipe.looks_back or ranks.from_first((folder.folder / INTERPOLATION).exists):
         return
     solved, found = deepcopy(state.result), []
-    load_network(solved, ranks.from_first(lambda: load(path)), path)
+    content = ranks.from_first(lambda: find_solved(folder, solved))
+    if content is None:
+        return
+    load_network(solved, content, folder.folder / SOLVED)
     for step in range(1, recipe.interpolation + 1):
         share = step / (recipe.interpolation + 1)
         between, way = interpolated(solved, state.result, share), f"{share:.0%} of the way from the head"
@@ -935,6 +1001,18 @@ def interpolate_weights(session: Session) -> None:
     ranks.first_alone(folder.write, INTERPOLATION, found)
 
 
+def find_solved(folder: Run, network: nn.Module) -> dict[str, Any] | None:
+    """head.ckpt; None where it is not there or fits no network like this one: what was trained is worth having without."""
+    path = folder.folder / SOLVED
+    try:
+        content = load(path)
+        load_network(network, content, path)
+        return content
+    except (CheckpointError, RunError) as error:
+        note(f"{error}; nothing between the solved head and the end is validated")
+        return None
+
+
 def average_weights(session: Session) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
     recipe, folder = session.recipe, session.folder
@@ -943,6 +1021,14 @@ def average_weights(session: Session) -> None:
         return
     started = time.perf_counter()
     before = session.validate(network, "validating before averaging")
+
+    def on_step(step: int, loss: float) -> None:
+        check(loss)
+        print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True)
+
+    def check(loss: float) -> None:
+        ranks.from_first(lambda: check_averaging(loss, recipe.averaging.rate))
+
     averaged = swa.average(
         network,
         lambda: map(session.examples, followed("averaging", session.training, session.stop)),
@@ -952,9 +1038,10 @@ def average_weights(session: Session) -> None:
         recipe.averaging.steps,
         forward=lambda network, images: forward(network, images, recipe.bf16),
         frozen_statistics=recipe.frozen_statistics,
-        on_step=lambda step, loss: print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True),
+        on_step=on_step,
     )
     after = session.validate(averaged, "validating after averaging")
+    check(after["valid_loss"])
     after["elapsed"] = session.state.tick()
     seconds = time.perf_counter() - started
     written = asdict(recipe.averaging) | {"seconds": seconds, "before": before, "after": after}

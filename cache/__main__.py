@@ -24,6 +24,7 @@ from cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar,
 from cache.findings import FINDINGS, Row, Rows
 from cache.store import SPLITS, Pack, PackError
 from cache.survey import SurveyError
+from cache.twins import LOOKED_AT
 
 _ANY: Final = "any of them"
 LISTED: Final = 50
@@ -66,9 +67,15 @@ def survey(
     asked = labels or trained is not None
     if asked:
         suspects.check(trained)
+
+    def crowded(count: int) -> None:
+        note(
+            f"{count:,} images look like {LOOKED_AT} others or more, from afar; more near twins of theirs may be found among the rest"
+        )
+
     with ExitStack() as stack:
         with progress_bar("looking at every image") as update:
-            seen = stack.enter_context(inspection.inspect(images, update))
+            seen = stack.enter_context(inspection.inspect(images, update, crowded))
             inspection.write(seen, out)  # before the labels, which take longer and may fail
         code = _review(seen, out, trained) if asked else 0
     table, notes = Rows(out / "survey.csv"), dict[str, page.Note]()

@@ -6,8 +6,8 @@ killed left under a temporary name is swept by the next one that writes there.
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -41,7 +41,7 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             for out, temporary in zip(outs, temporaries, strict=True):
                 out.parent.mkdir(parents=True, exist_ok=True)
                 sweep(out)
-                held.enter_context(_hold(temporary))
+                held.enter_context(_held(temporary))
             yield temporaries
             for temporary in temporaries:
                 with temporary.open("rb+") as file:
@@ -68,16 +68,25 @@ def sweep(out: Path) -> None:
     """Remove the temporary files for `out` that no living process holds, on this machine or another."""
     if fcntl is None:
         return
-    for file in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+    ours = re.compile(rf"\.{re.escape(out.name)}\.\d+\.tmp")
+    for file in [entry for entry in out.parent.iterdir() if ours.fullmatch(entry.name)]:
         with suppress(OSError), file.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(stream)
             file.unlink()
 
 
-def _hold(file: Path) -> IO[bytes]:
-    """Make the file; for as long as it is open, and the process lives, `sweep` leaves it. Raises OSError."""
-    stream = file.open("wb")
-    if fcntl is not None:
+@contextmanager
+def _held(file: Path) -> Iterator[None]:
+    """Make the file; `sweep` leaves it for as long as the block runs and the process lives. Raises OSError."""
+    if fcntl is None:
+        yield
+        return
+    with file.open("wb") as stream:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(stream, fcntl.LOCK_EX)
-    return stream
+            _lock(stream)
+        yield
+
+
+def _lock(stream: IO[bytes]) -> None:
+    """Take the file until it is closed. Raises OSError where another process has it."""
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

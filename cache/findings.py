@@ -9,7 +9,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import IO, Final, Literal, get_args
 
 from cache.store import PackError
 
@@ -77,10 +77,24 @@ class Rows:
         return read_rows(self.file)
 
 
+@dataclass(frozen=True)
+class Lines:
+    r"""What a csv.writer writes to, for lines that end in \n.
+
+    It is not told so: of \r and \n it quotes those that end its lines, and a file may have either in its name.
+    """
+
+    stream: IO[str]
+
+    def write(self, row: str) -> int:
+        """One row."""
+        return self.stream.write(row.removesuffix("\r\n") + "\n")
+
+
 def write_rows(rows: Iterable[Row], file: Path) -> None:
     """survey.csv. Raises OSError."""
     with file.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
+        table = csv.writer(Lines(stream))
         table.writerow(COLUMNS)
         table.writerows(map(_cells, rows))
 

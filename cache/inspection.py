@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import IO
 
 from cache import pack
 from cache.atomic import replacing
-from cache.findings import Row, write_rows
+from cache.closeup import reader
+from cache.findings import Lines, Row, write_rows
 from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from cache.rules import judge
 from cache.spool import Series, spool
@@ -26,16 +27,21 @@ from cache.survey import Look, Progress, counted, survey
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of the files of the folder `images`, sorted by path. labels: their class folders, "" for none."""
+    """What was seen of the files of the folder `images`, sorted by path. labels: their class folders, "" for none.
+
+    crowded: as in `twins.find_twins`.
+    """
 
     images: Path
     paths: Series[str]
     labels: Sequence[str]
     looks: Series[Look]
+    crowded: Callable[[int], None] | None = None
 
     def __iter__(self) -> Iterator[Row]:
         """What is found of each."""
-        return judge(self.paths, self.labels, self.looks)
+        closeup = reader(lambda index: find_file(self.images, self.paths[index]))
+        return judge(self.paths, self.labels, self.looks, closeup, self.crowded)
 
     def pack(self, out: Path) -> None:
         """Pack all that can be used of the class folders, and look at nothing again. Raises PackError."""
@@ -53,12 +59,14 @@ class Seen:
 
 
 @contextmanager
-def inspect(images: Path, progress: Progress | None = None) -> Iterator[Seen]:
+def inspect(
+    images: Path, progress: Progress | None = None, crowded: Callable[[int], None] | None = None
+) -> Iterator[Seen]:
     """Look at every file of a folder, and yield what was seen; for as long as the block runs.
 
     What was seen lies on disk, and rows come one by one: an image costs a few bytes of memory, and where no other has
-    its content the low waves of its thumbnail. progress: called with (files looked at, files in all). Raises PackError
-    and SurveyError.
+    its content the low waves of its thumbnail. progress: called with (files looked at, files in all). crowded: as in
+    `twins.find_twins`. Raises PackError and SurveyError.
     """
     with spool(find_images(images)) as paths:
         if not len(paths):
@@ -69,7 +77,7 @@ def inspect(images: Path, progress: Progress | None = None) -> Iterator[Seen]:
             closing(survey(find_file(images, path) for path in paths)) as found,
             spool(counted(found, len(paths), progress)) as looks,
         ):
-            yield Seen(images, paths, [_class_of(path) for path in paths], looks)
+            yield Seen(images, paths, [_class_of(path) for path in paths], looks, crowded)
 
 
 def _class_of(path: str) -> str:
@@ -102,7 +110,7 @@ def write(rows: Iterable[Row], out: Path) -> None:
 
 def _listing(rows: Iterable[Row], stream: IO[str]) -> Iterator[Row]:
     """The rows as they come, with those that are to be excluded listed in `stream`."""
-    table = csv.writer(stream, lineterminator="\n")
+    table = csv.writer(Lines(stream))
     table.writerow(("path", "reason"))
     for row in rows:
         if row.verdict == "exclude":

@@ -25,6 +25,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from cache.atomic import replacing_all
+from cache.closeup import reader
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
@@ -40,8 +41,8 @@ _THUMBNAIL_SIDE: Final = 128
 _UNSEEN: Final = ("bomb", "no class")
 """Reasons for which a file was not opened, and is not opened for its picture either."""
 NO_LABEL: Final = -1
-MAX_CLASSES: Final = 25_000
-"""More than ImageNet-21k has; evaluation counts every pair of them."""
+MAX_CLASSES: Final = 10_000
+"""As many as were packed, trained, evaluated and explained in one go (docs/reliability.md)."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ def pack(images: Path, out: Path, options: Options = Options(), progress: Progre
 def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
     """Class names, sorted case-insensitively, and every file below each; images beside them, by their name, have no label.
 
-    What begins with a dot is hidden, and left alone. Raises PackError.
+    What begins with a dot is hidden, and left alone. A class folder may be a link; links to folders below are not followed,
+    nor is one that leads back to `images`. Raises PackError.
     """
-    entries = [entry for entry in _list_folder(images) if not entry.name.startswith(".")]
-    folders = sorted(filter(Path.is_dir, entries), key=lambda folder: (folder.name.casefold(), folder.name))
+    entries = _list_folder(images)
+    folders = sorted(_folders(images, entries), key=lambda folder: (folder.name.casefold(), folder.name))
     if len(folders) < 2:
         found = "1 subfolder" if folders else "no subfolders"
         raise PackError(f"{images} has {found}; expected one a class, at least 2: {images}/CLASS/image.jpg")
@@ -113,16 +115,15 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
         raise PackError(f"the {len(folders)} subfolders of {images} hold no files; expected images in them")
     loose = [
         Source(file, _relative(file, images), NO_LABEL)
-        for file in sorted(set(entries) - set(folders))
-        if named_as_image(file)
+        for file in sorted(entries)
+        if not file.is_dir() and named_as_image(file)
     ]
     return tuple(_text(folder.name) for folder in folders), sources + loose
 
 
 def find_unlabelled(images: Path) -> list[Source]:
-    """Every file below a folder, without labels. Raises PackError."""
-    _list_folder(images)
-    sources = [Source(file, _relative(file, images), NO_LABEL) for file in _files(images)]
+    """Every file below a folder, without labels; links as in `find_labelled`. Raises PackError."""
+    sources = [Source(file, _relative(file, images), NO_LABEL) for file in _all_files(images)]
     if not sources:
         raise PackError(f"{images} holds no files; expected images")
     return sources
@@ -131,10 +132,9 @@ def find_unlabelled(images: Path) -> list[Source]:
 def find_images(images: Path) -> Iterator[str]:
     """The path of every file below a folder, sorted; of those beside the class folders, only what is named as an image.
 
-    Raises PackError.
+    Links as in `find_labelled`. Raises PackError.
     """
-    _list_folder(images)
-    for file in _files(images):
+    for file in _all_files(images):
         if file.parent != images or named_as_image(file):
             yield _relative(file, images)
 
@@ -250,7 +250,8 @@ def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list
     """
     keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
     families: dict[int, list[int]] = {}
-    for index, group in enumerate(find_twins([look for _, look in kept]).groups().tolist()):
+    twins = find_twins([look for _, look in kept], reader(lambda index: kept[index][0].file))
+    for index, group in enumerate(twins.groups().tolist()):
         families.setdefault(group, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
     sizes = Counter(source.label for source, _ in kept)
@@ -310,7 +311,7 @@ def _list_folder(images: Path) -> list[Path]:
             f"{images} is {'a file' if images.exists() else 'not there'}; expected a folder of images"
         )
     try:
-        return list(images.iterdir())
+        return [entry for entry in images.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise _unreadable(error) from None
 
@@ -332,6 +333,20 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(
             f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"
         ) from None
+
+
+def _folders(images: Path, entries: Iterable[Path]) -> list[Path]:
+    """The folders among the entries of `images`, links to folders too, but not those to itself or to what it lies in."""
+    home = images.resolve()
+    return [entry for entry in entries if entry.is_dir() and not home.is_relative_to(entry.resolve())]
+
+
+def _all_files(images: Path) -> Iterator[Path]:
+    """Those that lie in `images`, then those in each of its folders."""
+    entries = sorted(_list_folder(images))
+    yield from (entry for entry in entries if not entry.is_dir())
+    for folder in _folders(images, entries):
+        yield from _files(folder)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -200,7 +200,7 @@ class Pack:
         if self._resident or not (fits or self.residency == "ram"):
             return
         for mapping in self._mappings:
-            mapping.version()
+            mapping.version()  # refuses what was cut short
         if self.residency == "ram":
             self._bytes = [data.copy() for data in self._bytes]
             self._mappings = []

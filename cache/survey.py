@@ -49,6 +49,11 @@ THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 ENDED_DECODER: Final = "the file ended its decoder"
 """How the detail of a look begins whose child died: no other process should open that file."""
+FORMATS: Final = (
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP"
+)  # fmt: skip
+"""Formats (Pillow's names; an MPO opens as a JPEG) in which a picture is taken: those that say how large it is before a pixel
+is decoded, which an icon does not, and that need no other program, as EPS does."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
@@ -65,7 +70,8 @@ class Look:
 
     width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
     luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness: variance of
-    the Laplacian at a short side of at most 256 pixels. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal.
+    the Laplacian at a short side of at most 256 pixels; detail_along, detail_across: see
+    `detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal.
     thumbnail: RGB `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes.
     crc32, sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
     """
@@ -81,6 +87,8 @@ class Look:
     luma_high: float = 0.0
     blown: float = 0.0
     sharpness: float = 0.0
+    detail_along: float = 0.0
+    detail_across: float = 0.0
     mode: str = ""
     animated: bool = False
     perceptual_hash: str = ""
@@ -119,6 +127,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
         "luma_high": float(high),
         "blown": float((shades >= 252).mean()),
         "sharpness": sharpness(shades),
+        **dict(zip(("detail_along", "detail_across"), detail(shades), strict=True)),
         "perceptual_hash": perceptual_hash(thumbnail),
         "thumbnail": thumbnail.tobytes(),
     }
@@ -188,6 +197,28 @@ def sharpness(shades: NDArray[np.float32]) -> float:
     middle = shades[1:-1, 1:-1]
     around = shades[:-2, 1:-1] + shades[2:, 1:-1] + shades[1:-1, :-2] + shades[1:-1, 2:]
     return float((4 * middle - around).var())
+
+
+def detail(shades: NDArray[np.float32]) -> tuple[float, float]:
+    """The variance of the second derivative of luma `[H, W]` along the direction of the least, and of the most; 0 without room.
+
+    Motion leaves no detail along its way, and all that lies across it, which is what the Laplacian sees. Three derivatives
+    give that of every direction (Freeman & Adelson 1991). They are taken of softened luma: of grain and of what JPEG
+    adds, which came after the motion, little is left.
+    """
+    if min(shades.shape) < 5:
+        return 0.0, 0.0
+    soft = shades[:-2] + 2 * shades[1:-1] + shades[2:]
+    soft = (soft[:, :-2] + 2 * soft[:, 1:-1] + soft[:, 2:]) / 16
+    twice = 2 * soft[1:-1, 1:-1]
+    across = soft[1:-1, :-2] + soft[1:-1, 2:] - twice
+    down = soft[:-2, 1:-1] + soft[2:, 1:-1] - twice
+    both = (soft[2:, 2:] + soft[:-2, :-2] - soft[2:, :-2] - soft[:-2, 2:]) / 4
+    spread = np.cov(np.stack([across.ravel(), both.ravel(), down.ravel()]))
+    angles = np.arange(36) * np.pi / 36
+    ways = np.stack([np.cos(angles) ** 2, np.sin(2 * angles), np.sin(angles) ** 2])
+    found = (ways * (spread @ ways)).sum(axis=0)
+    return float(found.min()), float(found.max())
 
 
 def perceptual_hash(thumbnail: NDArray[np.uint8]) -> str:

@@ -3,29 +3,32 @@
 Before it: looks, with their hashes and thumbnails. After it: `rules` says what becomes of twins, and `pack` never lets
 a split separate them.
 
-Near twins are searched in two steps. Pictures of about the same brightness are compared by the low waves of their
+Near twins are searched in three steps. Pictures of about the same brightness are compared by the low waves of their
 thumbnails, which is a product of two matrices and misses next to nothing; the few pairs that agree are then laid on
-one another, with up to 8 % cut off each side, and must differ by little. The second step is what tells a twin from
-another dog of the same breed in the same pose.
+one another, with up to 8 % cut off each side, and must differ by little, which tells a twin from another dog of the same
+breed in the same pose; close-ups of those that remain must be alike in detail, which tells a twin from another portrait
+before the same wall.
 
 The first step compares all with all, in 57 seconds of a processor for 300,000 pictures: what a crop moves is so much, in about
 twenty dimensions that matter, that no index would spare a comparison without missing a twin (docs/log.md).
-Thumbnails are read where they are needed and not held.
+Thumbnails are read where they are needed and not held. Where hundreds are look-alikes, work for each is limited, and
+`find_twins` says for how many the limit was met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.spool import Series
+from cache.closeup import Reader
+from cache.overlay import measure_apart, measure_likeness
+from cache.spool import Series, spool
 from cache.survey import THUMBNAIL, Look, cosines, luma
 
-Thumbnails = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 ALIKE: Final = 0.85
@@ -36,21 +39,26 @@ BRIGHTNESS: Final = 14.0
 APART: Final = 0.25
 """Root mean square difference of two thumbnails laid on one another, as a share of the contrast, up to which they are
 twins. Of 522 crops 99 % measured at most 0.22; the nearest two of the demo's dogs that are none 0.41."""
-COLOUR_SHIFT: Final = 6.0
-"""Levels by which any channel's mean of twins may differ once they lie on one another."""
+LIKENESS: Final = 0.78
+"""Likeness of two close-ups from which such a pair are twins. Of 400 photographs re-encoded, resized, cropped and mirrored, one
+pair in thousands measured less; portraits drawn to one composition measured at most 0.72 (docs/log.md)."""
 FLAT: Final = 4.0
 """Standard deviation of luma, in levels, below which a thumbnail shows nothing to compare."""
 DETAILED: Final = 48
 """Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing are all alike: 1,421 of the
 1,797 digits of scikit-learn, 8 pixels large, would have a twin."""
 CLOSEST: Final = 8
-"""Pairs that are looked at closely of one picture, at most: in a long burst of equal pictures every one still hangs on its
-neighbours."""
+"""Pairs of one picture that are verified first, the most alike. In a burst of equal pictures that is enough to hold them
+together; the others are looked at only as far as they are not yet."""
+LOOKED_AT: Final = 256
+"""Pairs that are laid on one another of one picture, at most, the most alike from afar. Of 460 portraits drawn to one
+composition 60 are twins of another; for each there were at most 150 that looked more alike."""
+FINALISTS: Final = 16
+"""Of these pairs so many are verified, at most, the nearest."""
 _WAVES: Final = 7
 _EVEN: Final = _WAVES * (_WAVES // 2 + 1) - 1
 """So many of the low waves, the first, are the same in a mirror."""
 _ROWS, _COLUMNS, _PAIRS = 512, 1024, 256
-_CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ class Twins:
         for pair in self.pairs:
             one, other = _root(parents, pair.one), _root(parents, pair.other)
             parents[max(one, other)] = min(one, other)
-        return np.array([_root(parents, index) for index in range(len(parents))], np.int64)
+        return _roots(parents)
 
 
 class Pictures(Protocol):
@@ -107,8 +115,18 @@ class _Shown:
         return np.frombuffer(stored, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
 
-def find_twins(looks: Series[Look]) -> Twins:
-    """Exact and near twins among looks; what does not decode has none."""
+def no_closeup(index: int) -> None:
+    """For where there are no files: thumbnails alone decide."""
+
+
+def find_twins(
+    looks: Series[Look], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
+) -> Twins:
+    """Exact and near twins among looks; what does not decode has none.
+
+    closeup: of a look, by its index. crowded: told how many looks resemble more others than LOOKED_AT, if there are any: twins
+    of theirs may be missed.
+    """
     originals = find_originals(look.sha256 if not look.problem else "" for look in looks)
     chosen = np.fromiter(
         (
@@ -118,7 +136,7 @@ def find_twins(looks: Series[Look]) -> Twins:
         ),
         np.int64,
     )
-    pairs = find_pairs(_Shown(looks, chosen))
+    pairs = find_pairs(_Shown(looks, chosen), lambda place: closeup(int(chosen[place])), crowded)
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
 
@@ -130,37 +148,99 @@ def find_originals(hashes: Iterable[str]) -> Indices:
     return np.asarray(np.where(keys == b"", np.arange(len(keys)), first[place]), np.int64)
 
 
-def find_pairs(thumbnails: Pictures) -> list[Pair]:
-    """Near twins among thumbnails, each pair once, in the order of their indices."""
+def find_pairs(
+    thumbnails: Pictures, closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
+) -> list[Pair]:
+    """Near twins among thumbnails, each pair once, in the order of their indices; closeup, crowded: as in `find_twins`."""
     brightness, contrast = _light(thumbnails)
     busy = np.flatnonzero(contrast >= FLAT)
     order = busy[np.argsort(brightness[busy], kind="stable")]
-    found: dict[tuple[int, int], Pair] = {}
-    for one, other, mirrored in _candidates(brightness[order], _waves_of(thumbnails, order)):
-        for pair in _verify(thumbnails, order[one], order[other], mirrored):
-            known = found.get((pair.one, pair.other))
-            if known is None or pair.apart < known.apart:
-                found[pair.one, pair.other] = pair
-    return [found[key] for key in sorted(found)]
+    found = _Found(thumbnails, closeup)
+    blocks = _candidates(brightness[order], _waves_of(thumbnails, order))
+    many = 0
+    with spool(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
+        for likely in left:
+            many += len(np.unique(likely[likely[:, 3] == LOOKED_AT - 1, 0]))
+            found.verify(found.nearest(likely))
+    if many and crowded:
+        crowded(many)
+    return [found.pairs[key] for key in sorted(found.pairs)]
 
 
-def measure_apart(one: Thumbnails, other: Thumbnails) -> NDArray[np.float32]:
-    """How far apart the pictures of each pair are, at the crop of either that suits best; see APART.
+class _Found:
+    """The pairs that are found so far, and what hangs together through them.
 
-    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour is another.
+    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, and its rank among those of the first.
     """
-    one, other = _soften(one), _soften(other)
-    contrast = np.minimum(_contrast(one), _contrast(other))
-    differences = np.stack([_lay_upon(one, other), _lay_upon(other, one)])
-    shift = np.abs(differences.mean(axis=(2, 3))).max(axis=2)
-    error = np.sqrt((differences**2).mean(axis=(2, 3, 4)))
-    apart = np.where(shift <= COLOUR_SHIFT, error / np.maximum(contrast, 1e-6), np.inf)
-    return np.asarray(apart.min(axis=0), np.float32)
+
+    def __init__(self, thumbnails: Pictures, closeup: Reader) -> None:
+        self.pairs: dict[tuple[int, int], Pair] = {}
+        self._thumbnails, self._closeup = thumbnails, closeup
+        self._parents = np.arange(len(thumbnails))
+
+    def verify_closest(self, likely: Indices) -> Indices:
+        """Verify the CLOSEST of each picture, and return the others."""
+        closest = likely[:, 3] < CLOSEST
+        self.verify(likely[closest])
+        return likely[~closest]
+
+    def verify(self, likely: Indices) -> None:
+        """Add those of the likely pairs `[k, 4]` that are twins."""
+        for places in _blocks(len(likely), _PAIRS):
+            for one, other, mirrored, apart in self._twins_among(likely[places]):
+                key = min(one, other), max(one, other)
+                if key not in self.pairs or apart < self.pairs[key].apart:
+                    self.pairs[key] = Pair(*key, apart, mirrored)
+                low, high = sorted((_root(self._parents, one), _root(self._parents, other)))
+                self._parents[high] = low
+
+    def nearest(self, likely: Indices) -> Indices:
+        """The FINALISTS of each picture that are nearest when laid upon it, one of those that hang together already."""
+        roots = np.sort(_roots(self._parents)[likely[:, :2]], axis=1)
+        apart = roots[:, 0] != roots[:, 1]
+        likely, roots = likely[apart], roots[apart]
+        distance = np.concatenate(
+            [np.empty(0, np.float32), *(self._apart(likely[each]) for each in _blocks(len(likely), _PAIRS))]
+        )
+        order = np.argsort(distance, kind="stable")
+        order = order[np.sort(np.unique(roots[order], axis=0, return_index=True)[1])]
+        likely = likely[order[distance[order] <= 1.2 * APART]]
+        return likely[_rank(likely[:, 0], np.arange(len(likely))) < FINALISTS]
+
+    def _twins_among(self, likely: Indices) -> Iterator[tuple[int, int, bool, float]]:
+        # luma alone costs a third, and spares nearly every stranger the colours
+        likely = likely[self._apart(likely) <= 1.2 * APART]
+        apart = measure_apart(*(each.astype(np.float32) for each in self._laid_out(likely)))
+        near = np.flatnonzero(apart <= APART)
+        alike = self._are_alike(likely[near])
+        for (one, other, mirrored, _), distance in zip(
+            likely[near][alike].tolist(), apart[near][alike].tolist(), strict=True
+        ):
+            yield one, other, bool(mirrored), round(distance, 3)
+
+    def _apart(self, likely: Indices) -> NDArray[np.float32]:
+        """How far apart pairs are in luma `[k]`."""
+        return measure_apart(*(luma(each)[..., None] for each in self._laid_out(likely)))
+
+    def _laid_out(self, likely: Indices) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Both thumbnails of pairs, `[k, 16, 16, 3]` each, the mirrored ones turned back."""
+        return self._thumbnails[likely[:, 0]], _turned(self._thumbnails[likely[:, 1]], likely[:, 2])
+
+    def _are_alike(self, likely: Indices) -> NDArray[np.bool_]:
+        """Whether the close-ups of pairs are alike; those without any are taken for it."""
+        alike = np.ones(len(likely), bool)
+        for place, (one, other, mirrored, _) in enumerate(likely.tolist()):
+            left, right = self._closeup(one), self._closeup(other)
+            if left is not None and right is not None:
+                right = _turned(right[None], np.array([mirrored]))
+                alike[place] = measure_likeness(left[None], right)[0] >= LIKENESS
+        return alike
 
 
-def _contrast(pictures: Thumbnails) -> NDArray[np.float32]:
-    shades = luma(pictures) if pictures.shape[-1] == 3 else pictures[..., 0]
-    return np.asarray(shades.std(axis=(1, 2)), np.float32)
+def _turned(pictures: NDArray[np.uint8], mirrored: Indices) -> NDArray[np.uint8]:
+    """Pictures `[k, H, W, ...]`, of which some are mirrored `[k]`, all of them upright."""
+    chosen = mirrored.astype(bool).reshape(-1, *[1] * (pictures.ndim - 1))
+    return np.where(chosen, pictures[:, :, ::-1], pictures)
 
 
 def _light(thumbnails: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -185,12 +265,10 @@ def _blocks(count: int, size: int) -> Iterator[Indices]:
         yield np.arange(start, min(start + size, count))
 
 
-def _candidates(
-    brightness: NDArray[np.float32], waves: NDArray[np.float16]
-) -> Iterator[tuple[Indices, Indices, bool]]:
-    """Pairs of places worth a closer look, upright and then mirrored; brightness `[n]` ascends.
+def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> Iterator[NDArray[np.float64]]:
+    """Pairs of places that are worth a closer look, as `_alike` gives them, block by block; brightness `[n]` ascends.
 
-    Of each picture at most CLOSEST with those that are brighter, the most alike: one burst must not cost a square.
+    Of each picture at most LOOKED_AT with those that are brighter: one burst must not cost a square.
     """
     for start in range(0, len(waves), _ROWS):
         stop = min(start + _ROWS, len(waves))
@@ -198,11 +276,21 @@ def _candidates(
         found = np.empty((0, 4))
         for left in range(start, end, _COLUMNS):
             alike = _alike(brightness, waves, slice(start, stop), slice(left, min(left + _COLUMNS, end)))
-            found = _closest(np.concatenate([found, alike]))
-        one, other = found[:, :2].astype(np.int64).T
-        for mirrored, likeness in ((False, found[:, 2] + found[:, 3]), (True, found[:, 2] - found[:, 3])):
-            chosen = likeness > ALIKE
-            yield one[chosen], other[chosen], mirrored
+            found = np.concatenate([found, alike])
+            found = found[_rank(found[:, 0], -_likeness(found)) < LOOKED_AT]
+        yield found
+
+
+def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
+    """Likely pairs: those of `_alike` that are upright, and those that are mirrored; order: whose places they are."""
+    rank = _rank(alike[:, 0], -_likeness(alike))
+    rows = [
+        np.column_stack([alike[:, :2], np.full(len(alike), mirrored), rank])[likeness > ALIKE]
+        for mirrored, likeness in ((0, alike[:, 2] + alike[:, 3]), (1, alike[:, 2] - alike[:, 3]))
+    ]
+    likely = np.concatenate(rows).astype(np.int64)
+    likely[:, :2] = order[likely[:, :2]]
+    return likely
 
 
 def _alike(
@@ -223,12 +311,16 @@ def _alike(
     return np.asarray(pairs[near], np.float64)
 
 
-def _closest(found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each picture the CLOSEST pairs in which it comes first, the most alike; found: as `_alike` gives them."""
-    rows, likeness = found[:, 0], found[:, 2] + np.abs(found[:, 3])
-    order = np.lexsort((-likeness, rows))
-    rank = np.arange(len(found)) - np.searchsorted(rows[order], rows[order])
-    return found[order[rank < CLOSEST]]
+def _likeness(alike: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(alike[:, 2] + np.abs(alike[:, 3]))
+
+
+def _rank(rows: NDArray[Any], keys: NDArray[Any]) -> Indices:
+    """The place of each among those of its row, by ascending keys: int64 `[k]`."""
+    order = np.lexsort((keys, rows))
+    ranks = np.empty(len(rows), np.int64)
+    ranks[order] = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
+    return ranks
 
 
 def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -243,81 +335,11 @@ def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def _verify(thumbnails: Pictures, one: Indices, other: Indices, mirrored: bool) -> Iterator[Pair]:
-    for start in range(0, len(one), _PAIRS):
-        left, right = one[start : start + _PAIRS], other[start : start + _PAIRS]
-        upright = thumbnails[left]
-        across = thumbnails[right][:, :, ::-1] if mirrored else thumbnails[right]
-        # luma alone costs a third, and spares nearly every stranger the colours
-        likely = measure_apart(luma(upright)[..., None], luma(across)[..., None]) <= 1.2 * APART
-        left, right = left[likely], right[likely]
-        apart = measure_apart(upright[likely].astype(np.float32), across[likely].astype(np.float32))
-        for place in np.flatnonzero(apart <= APART):
-            first, second = sorted((int(left[place]), int(right[place])))
-            yield Pair(first, second, round(float(apart[place]), 3), mirrored)
-
-
-def _soften(pictures: Thumbnails) -> Thumbnails:
-    """Blur by (1, 2, 1) both ways: what is left does not depend on where a crop's pixels began."""
-    side = pictures.shape[1]
-    near = np.abs(np.arange(side)[:, None] - np.arange(side))
-    kernel = np.where(near == 0, 2.0, np.where(near == 1, 1.0, 0.0)).astype(np.float32)
-    kernel /= kernel.sum(axis=1, keepdims=True)
-    return _across(kernel, _down(kernel, pictures))
-
-
-def _lay_upon(one: Thumbnails, other: Thumbnails) -> Thumbnails:
-    """The difference `[n, 16, 16, 3]` from `other` of the crop of `one` that is nearest to it: rows, columns, again."""
-    level = other.mean(
-        axis=(1, 2), keepdims=True
-    )  # windows leave it as it is, and sums of squares lose less to it
-    one, other = one - level, other - level
-    windows = _windows(one.shape[1])
-    columns = np.zeros(len(one), np.int64)  # of the windows: nothing cut off
-    for _ in range(2):
-        rows = _best(windows, _across(windows[columns], one), other)
-        turned, target = _down(windows[rows], one).transpose(0, 2, 1, 3), other.transpose(0, 2, 1, 3)
-        columns = _best(windows, turned, target)
-    return np.asarray(_across(windows[columns], _down(windows[rows], one)) - other)
-
-
-def _best(windows: NDArray[np.float32], pictures: Thumbnails, target: Thumbnails) -> Indices:
-    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
-
-    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of 16 x 16 a picture instead
-    of one for each window.
-    """
-    count, height, width, channels = pictures.shape
-    flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
-    turned = flat.transpose(0, 2, 1)
-    squares = (windows.transpose(0, 2, 1) @ windows).reshape(len(windows), height**2)
-    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait for each other
-    errors = squares @ (flat @ turned).reshape(count, height**2, 1)
-    errors -= 2 * windows.reshape(len(windows), height**2) @ (aim @ turned).reshape(count, height**2, 1)
-    return np.asarray(np.argmin(errors[..., 0], axis=1), np.int64)
-
-
-def _down(matrix: NDArray[np.float32], pictures: Thumbnails) -> Thumbnails:
-    """Rows mixed by a matrix `[16, 16]`, or one for each picture."""
-    count, height, width, channels = pictures.shape
-    mixed = np.matmul(matrix, pictures.reshape(count, height, width * channels))
-    return np.asarray(mixed.reshape(pictures.shape), np.float32)
-
-
-def _across(matrix: NDArray[np.float32], pictures: Thumbnails) -> Thumbnails:
-    """Columns mixed by a matrix `[16, 16]`, or one for each picture."""
-    return _down(matrix, pictures.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-
-
-def _windows(side: int) -> NDArray[np.float32]:
-    """Matrices `[25, side, side]` that cut something off either end and stretch the rest, nothing cut off first."""
-    found = []
-    for before in _CUTS:
-        for after in _CUTS:
-            places = before * side + (np.arange(side) + 0.5) * (1 - before - after) - 0.5
-            distance = np.abs(np.clip(places, 0, side - 1)[:, None] - np.arange(side))
-            found.append(np.maximum(0, 1 - distance))
-    return np.array(found, np.float32)
+def _roots(parents: Indices) -> Indices:
+    """The root of every index: int64 `[n]`."""
+    while not np.array_equal(parents, higher := parents[parents]):
+        parents = higher
+    return parents
 
 
 def _root(parents: Indices, index: int) -> int:

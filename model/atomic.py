@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,15 +31,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def is_leftover(file: Path) -> bool:
-    """Whether this is the temporary file of a process that was killed before it could rename or remove it."""
-    return re.fullmatch(r"\..+\.\d+\.\w+", file.name) is not None
+def intended(file: Path) -> str | None:
+    """The name that this was to take, if its own is that of a temporary file: its process was killed before."""
+    found = re.fullmatch(r"\.(.+)\.\d+(\.\w+)", file.name)
+    return found[1] + found[2] if found else None
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left; nobody else may be writing into the folder."""
-    for file in filter(is_leftover, list(folder.iterdir())):
-        file.unlink(missing_ok=True)
+def sweep(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Remove what killed processes left of files that are ours by name; nobody else may be writing into the folder."""
+    for file in list(folder.iterdir()):
+        if (name := intended(file)) and is_ours(name):
+            file.unlink(missing_ok=True)
 
 
 def _flush(file: Path) -> None:

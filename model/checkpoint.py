@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import shutil
 import warnings
 import zipfile
@@ -73,13 +74,22 @@ def numbered(path: Path, age: int) -> Path:
     return path.with_name(f"{path.stem}.{age}{path.suffix}") if age else path
 
 
+def kept(path: Path) -> list[Path]:
+    """The checkpoints that are there, the newest first; numbers may miss where a process was killed between two."""
+    ages = {0} if path.exists() else set()
+    for file in path.parent.glob(f"{path.stem}.*{path.suffix}"):
+        found = re.fullmatch(r"[1-9]\d*", file.stem.removeprefix(f"{path.stem}."))
+        ages |= {int(found[0])} if found else set()
+    return [numbered(path, age) for age in sorted(ages)]
+
+
 def _link(path: Path, other: Path) -> None:
     """A second name for the file, which costs no space; where the file system has none, a copy."""
-    other.unlink(missing_ok=True)
-    try:
-        os.link(path, other)
-    except OSError:
-        with replacing(other) as temporary:
+    with replacing(other) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
             shutil.copyfile(path, temporary)
 
 

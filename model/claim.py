@@ -5,15 +5,37 @@ Before it: train has a folder's name. After it: the folder is there, held, and f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
-from model.atomic import is_leftover, sweep
-from model.run import AVERAGED, BEST, SOLVED, Run, RunError
-from model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, PACK, RECIPE, SWA, TIMES, VERSIONS
+from model.atomic import intended, sweep
+from model.run import AVERAGED, BEST, SOLVED, TARGETS, Run, RunError
+from model.shapes import (
+    DIVERGED,
+    DIVERGED_PICTURE,
+    HEAD,
+    INTERPOLATION,
+    LOCK,
+    METRICS,
+    PACK,
+    RECIPE,
+    SWA,
+    TIMES,
+    VERSIONS,
+)
+
+_OURS: Final = re.compile(
+    r"(last(\.\d+)?|best|swa|head|targets)\.ckpt"
+    r"|(recipe|pack|versions|head|interpolation|swa|saliency|diverged|eval(-[\w-]+)?)\.json"
+    r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
+    r"|report\.html|predictions\.csv"
+)
+"""The files of a run folder."""
 
 
 @contextmanager
@@ -35,10 +57,16 @@ def alone(folder: Run) -> Iterator[None]:
             f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
         ) from None
     try:
-        sweep(folder.folder)
+        if (folder.folder / RECIPE).exists():
+            sweep(folder.folder, is_ours)
         yield
     finally:
         lock.release()
+
+
+def is_ours(name: str) -> bool:
+    """Whether train, eval or explain write a file of that name into a run folder."""
+    return _OURS.fullmatch(name) is not None
 
 
 def refuse_live_run(folder: Run) -> None:
@@ -53,11 +81,15 @@ def refuse_other_content(out: Path) -> None:
     if (out / RECIPE).exists():
         raise RunError(f"{out} holds a run already; name another folder, or go on with it: --resume")
     known = {LOCK, PACK, VERSIONS}
-    if out.is_dir() and any(not (entry.name in known or is_leftover(entry)) for entry in out.iterdir()):
+    if out.is_dir() and any(
+        not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()
+    ):
         raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
 
 
 def drop_results(folder: Run) -> None:
     """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
-    for name in (METRICS, TIMES, HEAD, SOLVED, INTERPOLATION, SWA, AVERAGED, BEST):
+    sweep(folder.folder, is_ours)
+    results = (METRICS, TIMES, HEAD, SOLVED, TARGETS, INTERPOLATION, SWA, AVERAGED, BEST)
+    for name in (*results, DIVERGED, DIVERGED_PICTURE):
         (folder.folder / name).unlink(missing_ok=True)

@@ -44,6 +44,15 @@ def check_finite(row: dict[str, Any], highest_rate: float) -> None:
         )
 
 
+def check_averaging(loss: float, rate: float) -> None:
+    """Refuse a network that averaging drove to no number; nothing of it is kept. Raises RunError."""
+    if not math.isfinite(loss):
+        raise RunError(
+            f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged; the checkpoints before "
+            "it are kept: go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
+        )
+
+
 def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: int) -> NoReturn:
     """Write down what is known of the batch, and end the training. Raises RunError.
 

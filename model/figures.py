@@ -38,6 +38,8 @@ WRONG: Final = "#ff9e7d"
 
 COUNTS_UP_TO: Final = 30
 """Classes up to which a confusion matrix has its counts written into the cells."""
+DRAWN: Final = 120
+"""Classes of a confusion matrix that is drawn: a picture of 1,000 takes gigabytes, and tells nobody anything."""
 _FONT: Final = "DejaVu Sans"
 _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False, "family": _FONT}
 """How foreign text is drawn: as it stands, in the font that comes with matplotlib."""
@@ -61,11 +63,14 @@ def learning_rate(path: Path, epochs: Sequence[float], rates: Sequence[float]) -
     _save(figure, path)
 
 
-def confusion(path: Path, matrix: NDArray[Any], class_names: Sequence[str]) -> None:
+def confusion(
+    path: Path, matrix: NDArray[Any], class_names: Sequence[str], images: NDArray[Any] | None = None
+) -> None:
     """Counts `[K, K]`, a row a true class, coloured by their share of the row; up to 30 classes they are written in.
 
     What was right is blue and what was wrong is rust; colour follows the square root of the share, or a rare mistake
-    would be white. Raises ValueError if the names are not K.
+    would be white. images: `[K]`, of each true class, where some were taken for classes that are not among the K. Raises
+    ValueError if the names are not K.
     """
     count = len(class_names)
     if matrix.shape != (count, count):
@@ -75,7 +80,8 @@ def confusion(path: Path, matrix: NDArray[Any], class_names: Sequence[str]) -> N
     side = count * _cell(count)
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    images = matrix.sum(axis=1) if images is None else images
+    shares = matrix / np.maximum(images[:, None], 1)
     colours = np.where(np.eye(count, dtype=bool)[..., None], _shade(_BLUES, shares), _shade(_RUSTS, shares))
     axes.pcolormesh(colours[::-1], edgecolors=RULE if count <= COUNTS_UP_TO else "#efece6", linewidth=0.3)
     _name_classes(axes, [shorten(name, 28) for name in class_names])

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+TABLED: Final = 200
+"""Classes up to which eval.json has every pair of them; of more, the pairs that occur."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,45 @@ def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes
     return counts.reshape(classes, classes).astype(np.int64)
 
 
+def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """What eval.json says, which people edit: true class, predicted class and how often, of every pair that occurs."""
+    table, pairs = evaluation.get("confusion") or [], evaluation.get("confusion_pairs") or []
+    rows = (
+        (true, predicted, count)
+        for true, row in enumerate(table)
+        for predicted, count in enumerate(row)
+        if count
+    )
+    return [*rows, *(tuple(pair) for pair in pairs if len(pair) == 3 and None not in pair)]
+
+
+def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]:
+    """The classes that took part in the most mistakes, at most so many, ascending: int64 `[k]`, indices."""
+    mistakes = np.zeros(len(evaluation["classes"]), dtype=np.int64)
+    for true, predicted, count in confused(evaluation):
+        if true != predicted:
+            mistakes[[true, predicted]] += count
+    return np.sort(np.argsort(-mistakes, kind="stable")[:most])
+
+
+def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts int64 `[k, k]` of some classes, as `confusion` has them of all."""
+    places = {int(index): place for place, index in enumerate(chosen)}
+    counts = np.zeros((len(chosen), len(chosen)), dtype=np.int64)
+    for true, predicted, count in confused(evaluation):
+        if true in places and predicted in places:
+            counts[places[true], places[predicted]] += count
+    return counts
+
+
 def evaluate(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that eval.json says about probabilities `[n, V, K]` of V crops of n images with labels `[n]`.
 
     `accuracy` is the mean over all n * V single crops, as the seed counts; `ensemble_accuracy` takes the class with the
-    highest mean probability of an image's V crops, and so do `confusion` (row: true class) and `cross_entropy`. Both
+    highest mean probability of an image's V crops, and so do `confusion` (row: true class; of more than `TABLED` classes
+    `confusion_pairs`, rows of true class, predicted class and count) and `cross_entropy`. Both
     intervals are over n and not n * V: crops of one image are right or wrong together, so they are no further
     trials. A class without images has None. Raises ValueError if there is no image, or if shapes, labels or
     probabilities are not those of `class_names`.
@@ -70,16 +105,17 @@ def evaluate(
     predictions = mean.argmax(axis=1)
     singles = (probabilities.argmax(axis=2) == labels[:, None]).mean(axis=1)
     ensembles = (predictions == labels).astype(np.float64)
-    everything = np.ones(len(labels), dtype=bool)
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(len(class_names) + 1))
     return {
         "crops": probabilities.shape[1],
-        **_scores(singles, ensembles, everything),
+        **_scores(singles, ensembles, order),
         "cross_entropy": _cross_entropy(mean, labels),
         "classes": [
-            {"name": name} | _scores(singles, ensembles, labels == index)
+            {"name": name} | _scores(singles, ensembles, order[bounds[index] : bounds[index + 1]])
             for index, name in enumerate(class_names)
         ],
-        "confusion": confusion(labels, predictions, len(class_names)).tolist(),
+        **_confusion(labels, predictions, len(class_names)),
     }
 
 
@@ -105,9 +141,19 @@ def _check(probabilities: NDArray[np.float32], labels: NDArray[np.int64], classe
         raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
 
 
+def _confusion(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
+) -> dict[str, list[list[int]]]:
+    if classes <= TABLED:
+        return {"confusion": confusion(labels, predictions, classes).tolist()}
+    found, counts = np.unique(labels * classes + predictions, return_counts=True)
+    return {"confusion_pairs": np.stack([found // classes, found % classes, counts], axis=1).tolist()}
+
+
 def _scores(
-    singles: NDArray[np.float64], ensembles: NDArray[np.float64], chosen: NDArray[np.bool_]
+    singles: NDArray[np.float64], ensembles: NDArray[np.float64], chosen: NDArray[np.int64]
 ) -> dict[str, Any]:
+    """Over the images `chosen`, by index."""
     single, ensemble = Score.of(singles[chosen]), Score.of(ensembles[chosen])
     return {
         "n": single.n,

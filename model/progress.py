@@ -173,7 +173,12 @@ class Training:
 
 
 def score(result: dict[str, Any], by: Literal["accuracy", "loss"]) -> float:
-    """What a validation is ranked by, the higher the better: its accuracy, or how low its cross entropy is."""
+    """What a validation is ranked by, the higher the better: its accuracy, or how low its cross entropy is.
+
+    -inf where the cross entropy is no number, whatever the accuracy.
+    """
+    if math.isnan(result["valid_loss"]):
+        return -math.inf
     return float(result["accuracy"] if by == "accuracy" else -result["valid_loss"])
 
 
@@ -197,9 +202,8 @@ def save_last(write: Write, run: Run, state: Training) -> None:
     content = {
         "progress": asdict(state.progress),
         "network": state.network.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "momentum": momentum(state),
         "average": state.average.state_dict() if state.average else {},
-        "targets": asdict(state.targets) if state.targets else {},
         "before": state.before if state.progress.images else [],
         "random": torch.get_rng_state(),
         "random_cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
@@ -207,24 +211,46 @@ def save_last(write: Write, run: Run, state: Training) -> None:
     write(run.folder / LAST, content)
 
 
+def momentum(state: Training) -> dict[str, torch.Tensor]:
+    """What SGD remembers of each weight, by the weight's name: the groups and their numbers are the recipe's."""
+    found = {
+        name: state.optimiser.state[weight].get("momentum_buffer")
+        for name, weight in state.network.named_parameters()
+        if weight in state.optimiser.state
+    }
+    return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+
 def restore(run: Run, content: dict[str, Any], state: Training) -> None:
-    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint holds others."""
+    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint holds others.
+
+    An average that the recipe has and the checkpoint has not begins at the weights.
+    """
     load_network(state.network, content, run.folder / LAST)
     try:
-        state.optimiser.load_state_dict(content["optimiser"])
+        restore_momentum(content["momentum"], state)
         if state.average:
-            state.average.load_state_dict(content["average"])
+            begun = {"network": content["network"], "updates": 0}
+            state.average.load_state_dict(content["average"] or begun)
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state(content["random_cuda"][0])
         state.progress = Progress.read(content["progress"])
         device = next(state.network.parameters()).device
         state.before = [weights.to(device) for weights in content["before"]]
-        state.targets = SoftTargets(**content["targets"]).to(device) if content.get("targets") else None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise RunError(
             f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that train wrote"
         ) from None
+
+
+def restore_momentum(found: dict[str, torch.Tensor], state: Training) -> None:
+    """What `momentum` kept. Raises ValueError where a weight has another shape."""
+    for name, weight in state.network.named_parameters():
+        if name in found and state.optimiser.defaults["momentum"]:
+            if found[name].shape != weight.shape:
+                raise ValueError(name)
+            state.optimiser.state[weight]["momentum_buffer"] = found[name].to(weight.device)
 
 
 def drop_later_rows(run: Run, progress: Progress) -> None:

@@ -21,6 +21,8 @@ from typing import Any, Final, Literal, TypeGuard
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from model.atomic import replacing
+from model.figures import DRAWN
+from model.metrics import confused
 from model.run import RunError, read_text
 from model.shapes import (
     EVALUATION,
@@ -315,11 +317,11 @@ def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """The commonest mistakes: true class, predicted class, count."""
     names = [row.get("name") or "" for row in evaluation.get("classes") or []]
+    known = range(len(names))
     found = [
         (names[true], names[predicted], count)
-        for true, row in enumerate((evaluation.get("confusion") or [])[: len(names)])
-        for predicted, count in enumerate(row[: len(names)])
-        if true != predicted and count
+        for true, predicted, count in confused(evaluation)
+        if true != predicted and true in known and predicted in known
     ]
     return sorted(found, key=lambda mistake: -mistake[2])[:CONFUSIONS]
 
@@ -494,5 +496,5 @@ def _environment() -> Environment:
     for function in (percent, share, number, count, size, duration, clock, scalar, spaced):
         environment.filters[function.__name__] = function
     environment.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "RIGHT": RIGHT, "BOTTOM": BOTTOM}
-    environment.globals |= {"THUMBNAILS": THUMBNAILS}
+    environment.globals |= {"THUMBNAILS": THUMBNAILS, "DRAWN": DRAWN}
     return environment

@@ -5,22 +5,26 @@ Before it: a run folder that a training left. After it: train goes on as if noth
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from model.checkpoint import DamagedCheckpointError, load, numbered
+from model.checkpoint import DamagedCheckpointError, kept, load, save
 from model.progress import Progress
-from model.run import AVERAGED, LAST, Run, RunError
-from model.shapes import INTERPOLATION, PACK, RECIPE, SWA, VERSIONS
+from model.report import REPORT
+from model.run import AVERAGED, BEST, LAST, THREADS, Run, RunError, score_of
+from model.shapes import INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
 
 Forcible: TypeAlias = Literal["recipe", "pack", "versions"]
 """What may differ from the run's own where it is forced."""
 Say: TypeAlias = Callable[[str], None]
 """Says a line to the user."""
+
+_SETTLED: Final = ("network", "weights", "solve_head", "first_look")
+"""Fields of a recipe that only the start of a run looks at."""
+_UNTIL: Final = " until epoch "
 
 
 def describe(
@@ -41,46 +45,99 @@ def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> I
             yield f"{place}{name}", was, now.get(name)
 
 
-def check_recipe(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse another recipe, as values, than the run's own. Raises RunError."""
-    for name, was, now in differences(then, asked):
-        raise RunError(
-            f"{folder.folder / RECIPE} has {name} = {was}, not {now}; resume with the same recipe, or take this one all "
-            "the same: --force recipe"
-        )
+def check_same(
+    folder: Run,
+    recipes: tuple[dict[str, Any], dict[str, Any]],
+    pack: Path,
+    digest: str,
+    used: dict[str, str],
+    force: Sequence[Forcible],
+) -> None:
+    """Refuse to go on with another recipe, pack or version of what computes; `force` names what may differ.
 
-
-def check_same(folder: Run, pack: Path, digest: str, used: dict[str, str], force: Sequence[Forcible]) -> None:
-    """Refuse to go on with another pack, or with other versions of what computes; `force` names what may differ.
-
-    digest: of the pack. used: `run.versions` of here. Raises RunError.
+    recipes: the run's own and the one asked for, as values. digest: of the pack. used: `run.versions` of here. Raises
+    RunError, which says all that differs.
     """
-    if "pack" not in force and folder.read(PACK)["digest"] != digest:
-        raise RunError(
-            f"{folder.folder} was trained on another pack than {pack}; give it the same one, or go on all the same: "
-            "--force pack"
-        )
-    for name, was, now in other_versions(folder, used) if "versions" not in force else ():
-        raise RunError(
-            f"{folder.folder} was trained with {name} {was}, and here is {now}; use that one, or go on all the same: "
-            "--force versions"
-        )
+    found = {
+        "recipe": other_recipe(folder, *recipes),
+        "pack": other_pack(folder, pack, digest),
+        "versions": say_other_versions(folder, used),
+    }
+    refused = [text for name, text in found.items() if text and name not in force]
+    if refused:
+        raise RunError("; and ".join(refused))
 
 
-def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, Any, Any]]:
-    """What a result depends on and is not as it was when the run began: name, then, now."""
-    then = folder.read(VERSIONS)
-    named = {name: then.get(name, "none") for name in used if name not in ("date", "machine")}
-    return list(differences(named, used))
+def other_recipe(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> str:
+    """In which fields another recipe was asked for than the run's own, in words; empty where in none."""
+    found = "; ".join(f"{name} = {was}, not {now}" for name, was, now in differences(then, asked))
+    if not found:
+        return ""
+    return (
+        f"{folder.folder / RECIPE} has {found}; resume with the same recipe, or take this one all the same: "
+        "--force recipe"
+    )
+
+
+def other_pack(folder: Run, pack: Path, digest: str) -> str:
+    """That the pack is not the one that the run was trained on, in words; empty where it is."""
+    was = folder.read(PACK)["digest"]
+    if was == digest:
+        return ""
+    return (
+        f"{folder.folder} was trained on another pack than {pack}, of digest {was[:16]} and not {digest[:16]}; give it "
+        "the same one, or go on all the same: --force pack"
+    )
+
+
+def say_other_versions(folder: Run, used: dict[str, str]) -> str:
+    """Which versions of what computes are others than the run's, in words; empty where none is."""
+    found = other_versions(folder, used)
+    if not found:
+        return ""
+    listed = "; ".join(f"{name} {was}, and here is {now}" for name, was, now in found)
+    return (
+        f"{folder.folder} was trained with {listed}; use {'that one' if len(found) == 1 else 'those'}, or go on all the "
+        "same: --force versions"
+    )
+
+
+def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, str, str]]:
+    """What a result depends on and is not as it was when the run began: name, then, now; what is not there is "none"."""
+    then = {name: was for name, was in folder.read(VERSIONS).items() if _UNTIL not in name}
+    names = [name for name in then | used if name not in ("date", "machine")]
+    if not (
+        THREADS in then and THREADS in used
+    ):  # several ranks, or a GPU: then they decide nothing, or not alone
+        names = [name for name in names if name != THREADS]
+    pairs = [(name, then.get(name, "none"), used.get(name, "none")) for name in names]
+    return [(name, was, now) for name, was, now in pairs if was != now]
+
+
+def refuse_settled(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse a recipe that no run under way can follow, forced or not. Raises RunError."""
+    found = [f"{name} = {was}, not {now}" for name, was, now in differences(then, asked) if name in _SETTLED]
+    if found:
+        raise RunError(
+            f"{folder.folder / RECIPE} has {'; '.join(found)}, which was settled before the first step; leave it as it "
+            "is, or train into another folder"
+        )
 
 
 def newest(folder: Run, mend: bool, say: Say) -> dict[str, Any] | None:
-    """The newest checkpoint that is not damaged, or None where there is none. Raises CheckpointError.
+    """The newest checkpoint that is not damaged, or None where there is none and the training starts anew.
 
     mend: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
+    Raises CheckpointError where every one is damaged, RunError where there was one.
     """
     last = folder.folder / LAST
-    paths = list(itertools.takewhile(Path.exists, (numbered(last, age) for age in itertools.count())))
+    paths = kept(last)
+    if not paths:
+        refuse_lost(folder)
+        say(f"{folder.folder} has no checkpoint yet: the training starts anew")
+        return None
+    if last not in paths:
+        say(f"{last} is not there; looking at the one before it")
     for path in paths:
         try:
             content = load(path)
@@ -92,7 +149,19 @@ def newest(folder: Run, mend: bool, say: Say) -> dict[str, Any] | None:
         if path != last and mend:
             path.replace(last)
         return content
-    return load(last) if paths else None  # every one is damaged: the newest is named
+    return load(paths[0])  # every one is damaged: the newest is named
+
+
+def refuse_lost(folder: Run) -> None:
+    """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them. Raises RunError."""
+    found = [name for name in (INTERPOLATION, AVERAGED, REPORT) if (folder.folder / name).exists()]
+    if len(folder.rows(METRICS)) > 1:
+        found.append(METRICS)
+    if found:
+        raise RunError(
+            f"{folder.folder} has results ({', '.join(found)}) and no {LAST} to go on from; put it back, or train into "
+            "another folder: --out"
+        )
 
 
 def write_down_forced(
@@ -104,15 +173,45 @@ def write_down_forced(
     say: Say,
 ) -> None:
     """What the run depends on from here, beside what it depended on until now."""
-    until = {f"{name} until epoch {progress.epoch}": was for name, was, _ in other_versions(folder, used)}
-    before = {name: was for name, was in folder.read(VERSIONS).items() if " until epoch " in name}
-    for name, was, now in differences(folder.read(RECIPE), json.loads(json.dumps(recipe))):
+    until = {f"{name}{_UNTIL}{progress.epoch}": was for name, was, _ in other_versions(folder, used)}
+    before = {name: was for name, was in folder.read(VERSIONS).items() if _UNTIL in name}
+    was = folder.read(PACK)["digest"]
+    if was != pack["digest"]:
+        until[f"pack{_UNTIL}{progress.epoch}"] = was
+        say(f"the pack was {was[:16]}, and is {pack['digest'][:16]} from here")
+    for name, was, now in (
+        *differences(folder.read(RECIPE), json.loads(json.dumps(recipe))),
+        *other_versions(folder, used),
+    ):
         say(f"{name} was {was}, and is {now} from here")
     describe(folder, recipe, pack, used | before | until)
 
 
-def forget_best(folder: Run, progress: Progress) -> None:
-    """What was best, and what was averaged, was so by another recipe or pack."""
-    progress.best = -math.inf
+def drop_end(folder: Run) -> None:
+    """Remove what comes after the last step, of a training that is not there: it will come again."""
     for name in (INTERPOLATION, SWA, AVERAGED):
         (folder.folder / name).unlink(missing_ok=True)
+
+
+def forget_best(folder: Run, say: Say) -> None:
+    """What was best, and what came after the last step, was so by another recipe or pack: the first is scored again.
+
+    That stands in best.ckpt itself, so that it is not forgotten where the process is killed before it is done.
+    """
+    drop_end(folder)
+    content = find_best(folder, say)
+    if content is not None:
+        save(folder.folder / BEST, content | {"score": -math.inf})
+
+
+def find_best(folder: Run, say: Say) -> dict[str, Any] | None:
+    """best.ckpt with its score, -inf where it is to be scored again; None where there is none that can be read."""
+    path = folder.folder / BEST
+    if not path.exists():
+        return None
+    try:
+        content = load(path)
+    except DamagedCheckpointError as error:
+        say(f"{error}; the best is looked for from here")
+        return None
+    return content | {"score": score_of(content, folder.folder / BEST)}

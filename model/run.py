@@ -28,6 +28,11 @@ BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
 SOLVED: Final = "head.ckpt"
 """The network with its head solved and nothing trained, where training later looks back at it."""
+TARGETS: Final = "targets.ckpt"
+"""The soft targets, where the recipe has them."""
+
+THREADS: Final = "torch_threads"
+"""In versions.json, of one process on a CPU: torch's threads, which decide how it splits a sum and so its last bits."""
 
 CheckpointName = Literal["auto", "swa", "best", "last"]
 

@@ -67,6 +67,7 @@ SHAPES: Final[dict[str, Any]] = {
         "ensemble_interval": [_NUMBER],
         "classes": [_CLASS],
         "confusion": [[int]],
+        "confusion_pairs": [[int]],
     },
 }
 """What the page relies on where it is there at all; whatever else the files hold is welcome."""

@@ -9,8 +9,40 @@ Neural Networks"). Out of fold, because of the images that it was solved on a he
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+
+from model.checkpoint import CheckpointError, load, save
+from model.run import RunError
+
+
+def write(path: Path, targets: SoftTargets, pack: str) -> None:
+    """Keep them for as long as the run lasts, once: of many images they are larger than a network. Raises CheckpointError.
+
+    pack: the digest of the pack that the images are of.
+    """
+    save(path, {"ids": targets.ids, "probabilities": targets.probabilities.cpu(), "pack": pack})
+
+
+def read(path: Path, share: float, pack: str, classes: int) -> SoftTargets | None:
+    """What `write` kept, at the share that the recipe now has; None where it is of another pack. Raises RunError."""
+    remedy = "go on without it, --distillation 0 --force recipe, or train into another folder"
+    try:
+        content = load(path)
+        found = SoftTargets(content["ids"], content["probabilities"], share)
+        fitting = found.probabilities.shape == (len(found.ids), classes)
+    except CheckpointError as error:
+        raise RunError(
+            f"distillation is {share}, and only a run's start makes its targets: {error}; or {remedy}"
+        ) from None
+    except (KeyError, TypeError, AttributeError):
+        fitting = False
+    if not fitting:
+        raise RunError(
+            f"{path} holds no targets of {classes} classes; put back the file that train wrote, or {remedy}"
+        )
+    return found if content.get("pack") == pack else None
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,7 @@ def run_seeds(_: Path) -> list[bytes]:
     row = {"name": "a", "n": 6, "accuracy": 0.9, "interval": [0.5, 1.0]}
     row |= {"ensemble_accuracy": 0.9, "ensemble_interval": [0.5, 1.0]}
     evaluated = row | {"crops": 2, "classes": [row, row | {"name": "b"}], "confusion": [[5, 1], [0, 6]]}
+    evaluated["confusion_pairs"] = [[0, 1, 2]]
     image = {"path": "a/9.jpg", "reason": "dark", "detail": "d", "thumbnail": None}
     packed = {"path": "p.arrow", "digest": "0", "classes": ["a", "b"], "splits": {"train": 9}}
     packed |= {"excluded": {"total": 1, "reasons": {"dark": 1}, "images": [image]}, "transcoded": []}

@@ -53,6 +53,21 @@ def noise(width: int, height: int, seed: int = 0) -> Pixels:
     return np.asarray(np.clip(smooth + grain, 0, 255), dtype=np.uint8)
 
 
+def portrait(seed: int) -> Image.Image:
+    """One of many before one dark wall: a bright oval in the middle, with a texture of its own, 200 x 200."""
+    generator = np.random.default_rng(seed)
+    down, across = np.mgrid[:200, :200]
+    middle, radius = 100 + generator.normal(0, 3, 2), np.array([60, 80]) + generator.normal(0, 4, 2)
+    inside = ((across - middle[0]) / radius[0]) ** 2 + ((down - middle[1]) / radius[1]) ** 2 < 1
+    texture = generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)
+    shades = (
+        np.asarray(Image.fromarray(texture).resize((200, 200), Image.Resampling.BICUBIC)).astype(float) - 128
+    )
+    return Image.fromarray(
+        np.where(inside[..., None], 150 + 0.35 * shades, 30 + 0.08 * shades).astype(np.uint8)
+    )
+
+
 def encode(pixels: Pixels | Image.Image, format: str = "PNG", orientation: int = 1, **options: Any) -> bytes:
     """Encode with Pillow; JPEG at quality 100 without chroma subsampling unless told otherwise."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)

@@ -32,6 +32,21 @@ TINY = replace(
     precision="fp32",
 )
 
+FULL = replace(
+    TINY,
+    solve_head=True,
+    first_look=5,
+    frozen_statistics=True,
+    distillation=0.5,
+    clip=1.0,
+    interpolation=3,
+    layer_decay=0.9,
+    ema=0.5,
+    select="loss",
+    phases=(Phase(epochs=2, high=2e-4, low=7e-5, cycles=0.5),),
+    averaging=train.Averaging(steps=2, rate=1e-5),
+)
+"""Everything that `fast` does, and averaging after it; a network between the head and the end is the best."""
 
 ONE_THREAD = Resources(device="cpu", threads=1)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encode, folder, noise, survey_here
+from pictures import encode, folder, noise, portrait, survey_here
+from PIL import Image
 
 from cache import inspection as module
 from cache import pack as pack_module
@@ -103,6 +104,23 @@ def test_the_exclusions_are_what_pack_takes(demo: Path, rows: list[Row], tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
 
 
+def test_portraits_of_one_composition_are_no_twins(tmp_path: Path) -> None:
+    """Thumbnails cannot tell them apart; close-ups, read from the files, can, and still find one that is mirrored and cropped."""
+    files = {f"{'ab'[seed % 2]}/{seed:02}.jpg": encode(portrait(seed), "JPEG") for seed in range(24)}
+    copy = portrait(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((6, 4, 196, 198))
+    turned = encode(copy.transpose(Image.Transpose.ROTATE_90), "JPEG", 6, quality=70)
+    folder(tmp_path / "images", files | {"b/copy.jpg": turned})
+    found = inspected(tmp_path / "images")
+    assert {row.path: row.of for row in found if row.findings} == {
+        "a/00.jpg": "b/copy.jpg",
+        "b/copy.jpg": "a/00.jpg",
+    }
+    header = pack(tmp_path / "images", tmp_path / "p.arrow", Options(val=0.25, test=0.25))
+    assert not header.excluded
+    packed = Pack(tmp_path / "p.arrow")
+    assert [len(packed.ids(split)) for split in ("train", "val", "test")] == [13, 6, 6]
+
+
 def test_images_without_folders_have_no_class(tmp_path: Path) -> None:
     folder(
         tmp_path, {"b.png": encode(noise(90, 80, 1)), "a.png": encode(noise(90, 80, 1)), "notes.txt": b"?"}
@@ -120,6 +138,34 @@ def test_a_class_is_the_first_folder(tmp_path: Path) -> None:
         ("a/2.txt", "a", ("undecodable",)),
         ("a/deep/er/1.png", "a", ()),
     ]
+
+
+def test_a_class_folder_may_be_a_link_for_survey_and_pack_alike(tmp_path: Path) -> None:
+    """And what leads back to where it came from is followed by neither."""
+    data = [encode(noise(90, 80, seed)) for seed in range(3)]
+    folder(tmp_path / "elsewhere", {"x/1.png": data[0], "x/deeper/2.png": data[1]})
+    root = folder(tmp_path / "images", {"b/3.png": data[2]})
+    (root / "a").symlink_to(tmp_path / "elsewhere" / "x")
+    (tmp_path / "elsewhere" / "x" / "back").symlink_to(root)
+    (root / "itself").symlink_to(root)
+    (root / "above").symlink_to(tmp_path)
+    assert [row.path for row in inspected(root)] == ["a/1.png", "a/deeper/2.png", "b/3.png"]
+    header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0))
+    assert header.classes == ("a", "b")
+    assert len(Pack(tmp_path / "p.arrow")) == 3
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_line_ends_in_a_name_are_read_back(end: str, tmp_path: Path) -> None:
+    data = encode(noise(90, 80, 1))
+    folder(tmp_path / "images", {f"a/one{end}two.png": data, f"b/x{end}": b"", f"b/3{end}.png": data})
+    rows = inspected(tmp_path / "images")
+    write(rows, tmp_path)
+    assert [(row.path, row.of) for row in read_rows(tmp_path / "survey.csv")] == [
+        (row.path, row.of) for row in rows
+    ]
+    assert read_exclusions(tmp_path / "excluded.csv") == {row.path: row.reason for row in rows}
+    assert (tmp_path / "excluded.csv").read_bytes().startswith(b"path,reason\n")
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -15,7 +16,7 @@ from pictures import encode, folder, noise, survey_here
 from PIL import Image, ImageFilter
 
 from cache.findings import FINDINGS, Row
-from cache.rules import is_misnamed, judge
+from cache.rules import NAMED, is_misnamed, judge
 from cache.survey import Look
 
 SHARP = noise(200, 150, 3)
@@ -48,6 +49,13 @@ def scaled(pixels: NDArray[np.uint8], factor: float, offset: float = 0) -> NDArr
     return np.asarray(np.clip(pixels * factor + offset, 0, 255), np.uint8)
 
 
+def moved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fine stripes from side to side and a quiet ground, as a thing leaves that passes by."""
+    stripes = np.random.default_rng(0).integers(-60, 61, (len(pixels), 1, 1))
+    rows = pixels.mean(axis=1, keepdims=True)
+    return np.asarray(np.clip(rows + stripes + np.zeros_like(pixels), 0, 255), np.uint8)
+
+
 def grey(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels).convert("L")
 
@@ -65,6 +73,7 @@ FAULTY: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "dark": ("a/x.png", lambda: encode(scaled(SHARP, 0.2)), "dark"),
     "bright": ("a/x.png", lambda: encode(scaled(SHARP, 0.2, 200)), "bright"),
     "blown": ("a/x.png", lambda: encode(np.where(np.indices((150, 200, 3))[1] < 175, 255, SHARP).astype("u1")), "bright"),
+    "moved": ("a/x.jpg", lambda: encode(moved(SHARP), "JPEG"), "blurred"),
     "blurred": ("a/x.png", lambda: encode(Image.fromarray(SHARP).filter(ImageFilter.GaussianBlur(5))), "blurred"),
     "misnamed": ("a/x.png", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
     "no name of an image": ("a/x.txt", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
@@ -129,6 +138,10 @@ def test_a_row_says_what_the_look_measured(tmp_path: Path) -> None:
         ("a/x.jp2", "JPEG2000", False),
         ("a/x.pgm", "PPM", False),
         ("a/x.bak", "JPEG", True),
+        ("a/n02085620.10074", "JPEG", False),
+        ("a/dog.v2", "JPEG", False),
+        ("a/dog.final", "JPEG", False),
+        ("a/dog.v2.png", "JPEG", True),
     ],
 )
 def test_whose_name_a_file_has(path: str, format: str, misnamed: bool) -> None:
@@ -206,6 +219,70 @@ def test_the_twin_that_excludes_is_the_one_that_is_named(tmp_path: Path) -> None
     row = inspected(tmp_path, files)["a/1.png"]
     assert (row.verdict, row.of) == ("exclude", "b/3.jpg")
     assert row.reason.count("near-duplicate: ") == 2
+
+
+def test_an_image_beside_the_class_folders_claims_no_label(tmp_path: Path) -> None:
+    """Wherever it comes in the order, the one in the folder is kept; near twins of it are."""
+    data, near = encode(SHARP), encode(Image.fromarray(SHARP).resize((100, 75)))
+    for name, place in (("cover.png", -1), ("0.png", 0)):
+        paths = ["a/1.png", "a/2.png", "b/3.png"]
+        paths.insert(place % 4, name)
+        contents = {"a/1.png": data, "a/2.png": data, "b/3.png": encode(noise(200, 150, 4)), name: data}
+        folder(tmp_path, contents)
+        looks = list(survey_here(tmp_path / path for path in paths))
+        rows = {row.path: row for row in judge(paths, [label_of(path) for path in paths], looks)}
+        assert verdicts(rows) == {
+            "a/1.png": ("keep", "a/2.png"),
+            "a/2.png": ("exclude", "a/1.png"),
+            "b/3.png": ("keep", ""),
+            name: ("exclude", "a/1.png"),
+        }
+        assert rows["a/1.png"].reason == "exact-duplicate: the first of 3 copies, which is kept"
+    folder(tmp_path, {"cover.png": near})
+    looks = list(survey_here([tmp_path / "a/1.png", tmp_path / "cover.png"]))
+    assert [row.verdict for row in judge(["a/1.png", "cover.png"], ["a", ""], looks)] == ["keep", "keep"]
+
+
+def label_of(path: str) -> str:
+    return path.partition("/")[0] if "/" in path else ""
+
+
+@pytest.mark.parametrize("one", ["a", "b"])
+def test_all_that_hang_together_are_excluded_in_whatever_order(one: str, tmp_path: Path) -> None:
+    """A near twin in its own class, and an exact copy in another: the near twin is the copy's twin, too."""
+    other = "b" if one == "a" else "a"
+    data, near = encode(SHARP), encode(Image.fromarray(SHARP).resize((100, 75)))
+    files = {f"{one}/1.png": data, f"{one}/2.png": near, f"{other}/3.png": data}
+    rows = inspected(tmp_path, dict(sorted(files.items())))
+    assert {row.verdict for row in rows.values()} == {"exclude"}
+    row = rows[f"{one}/2.png"]
+    assert row.of == f"{other}/3.png"
+    assert "which has another label: at least one of them is wrong" in row.reason
+
+
+def test_of_many_near_twins_the_first_are_named(tmp_path: Path) -> None:
+    """A reason that named all of them would be longer than a CSV reader takes."""
+    frame = np.clip(noise(16, 16, 1).astype(int), 25, 225)
+    frames = [
+        np.clip(frame + np.random.default_rng(seed).integers(-15, 16, frame.shape), 0, 255).astype(np.uint8)
+        for seed in range(300)
+    ]
+    looks = [
+        Look(
+            str(seed),
+            500,
+            375,
+            sha256=hashlib.sha256(each).hexdigest(),
+            luma_high=200,
+            sharpness=99,
+            thumbnail=each.tobytes(),
+        )
+        for seed, each in enumerate(frames)
+    ]
+    rows = list(judge([f"a/{seed:03}.jpg" for seed in range(300)], ["a"] * 300, looks))
+    assert max(row.reason.count("the same picture as") for row in rows) == NAMED
+    assert max(len(row.reason) for row in rows) < 500
+    assert any(row.reason.endswith(" more files show this picture") for row in rows)
 
 
 def test_findings_come_in_the_order_in_which_to_look_at_them(tmp_path: Path) -> None:

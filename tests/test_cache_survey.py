@@ -22,7 +22,17 @@ from cache import inspection, page
 from cache import survey as module
 from cache.pack import Options, pack
 from cache.store import Pack
-from cache.survey import THUMBNAIL, Look, SurveyError, counted, is_grey, measure, sharpness, survey
+from cache.survey import (
+    THUMBNAIL,
+    Look,
+    SurveyError,
+    counted,
+    detail,
+    is_grey,
+    measure,
+    sharpness,
+    survey,
+)
 
 CHILD = """
 import os, time
@@ -367,6 +377,32 @@ def test_a_blurred_picture_is_less_sharp_at_any_size() -> None:
         sharp = Image.fromarray(noise(300 * scale, 260 * scale, 2))
         blurred = sharp.filter(ImageFilter.GaussianBlur(4 * scale))
         assert measure(np.asarray(sharp))["sharpness"] > 5 * measure(np.asarray(blurred))["sharpness"]
+
+
+def smeared(pixels: NDArray[np.uint8], across: int, down: int, length: int) -> NDArray[np.uint8]:
+    """A picture averaged along a line of `length` steps."""
+    steps = [np.roll(pixels, (down * step, across * step), axis=(0, 1)) for step in range(length)]
+    return np.asarray(np.mean(steps, axis=0), np.uint8)
+
+
+@pytest.mark.parametrize(("across", "down"), [(1, 0), (0, 1), (1, 1), (-1, 1), (2, 1)])
+def test_motion_leaves_no_detail_along_its_way(across: int, down: int) -> None:
+    picture = noise(340, 256, 3).astype(int)
+    picture += np.random.default_rng(0).integers(-60, 61, (64, 85, 1)).repeat(4, 0).repeat(4, 1)
+    sharp = np.clip(picture, 0, 255).astype(np.uint8)
+    moved = measure(as_jpeg(smeared(sharp, across, down, 28), quality=90))
+    assert moved["detail_along"] < 2 < 50 < measure(sharp)["detail_along"]
+    assert moved["detail_along"] < 0.3 * moved["detail_across"]
+    assert moved["sharpness"] > 20  # which is why it does not tell
+
+
+def test_stripes_have_no_detail_along_them() -> None:
+    stripes = np.tile(np.array([0, 0, 9, 9], np.float32), (12, 5))
+    for turned in (stripes, np.ascontiguousarray(stripes.T)):
+        along, across = detail(turned)
+        assert along == pytest.approx(0, abs=1e-6)
+        assert across > 1
+    assert detail(np.zeros((4, 9), np.float32)) == (0.0, 0.0)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:

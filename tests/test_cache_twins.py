@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pictures import coded, encode, noise
+from pictures import coded, encode, noise, portrait
 from PIL import Image
 
 from cache import twins as module
+from cache.closeup import SIDE
 from cache.demo import BREEDS, draw_dog
+from cache.overlay import measure_apart
 from cache.survey import Look, luma, measure
 from cache.twins import (
     ALIKE,
@@ -27,7 +29,6 @@ from cache.twins import (
     find_pairs,
     find_twins,
     low_waves,
-    measure_apart,
 )
 
 Thumbnail = NDArray[np.uint8]
@@ -90,6 +91,61 @@ def test_a_changed_picture_is_the_twin_of_its_original_and_of_no_other(
 
 def test_drawings_of_one_breed_are_no_twins(dogs: list[Image.Image]) -> None:
     assert find_pairs(np.stack([thumbnail(dog) for dog in dogs])) == []
+
+
+def closeup(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_closer_look_loses_no_twin(name: str, dogs: list[Image.Image]) -> None:
+    pictures = dogs + [VARIANTS[name](dog) for dog in dogs]
+    closeups = [closeup(picture) for picture in pictures]
+    found = find_pairs(np.stack([thumbnail(picture) for picture in pictures]), closeups.__getitem__)
+    assert {(pair.one, pair.other) for pair in found} == {(place, place + 24) for place in range(24)}
+
+
+@pytest.fixture(scope="module")
+def look_alikes() -> list[Image.Image]:
+    """80 portraits of one composition, and crops of the first 20: far more than 8 look like each from afar."""
+    portraits = [portrait(seed) for seed in range(80)]
+    return portraits + [crop(each, 0.05, 0.05, 0.01, 0.025) for each in portraits[:20]]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(512, 1024), (7, 30)])
+def test_among_look_alikes_the_twins_are_found_and_no_stranger(
+    rows: int, columns: int, look_alikes: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(module, "_COLUMNS", columns)
+    thumbnails = np.stack([thumbnail(picture) for picture in look_alikes])
+    waves = low_waves(luma(thumbnails))
+    assert ((waves @ waves.T > ALIKE).sum(axis=1) > 40).all()
+    closeups, told = [closeup(picture) for picture in look_alikes], list[int]()
+    found = find_pairs(thumbnails, closeups.__getitem__, told.append)
+    assert {(pair.one, pair.other) for pair in found} == {(place, place + 80) for place in range(20)}
+    assert told == []
+
+
+def test_where_too_many_look_alike_it_is_said(
+    look_alikes: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKED_AT", 10)
+    thumbnails, told = np.stack([thumbnail(picture) for picture in look_alikes]), list[int]()
+    closeups = [closeup(picture) for picture in look_alikes]
+    find_pairs(thumbnails, closeups.__getitem__, told.append)
+    assert len(told) == 1
+    assert 60 <= told[0] <= 90  # the brightest have fewer that are brighter
+
+
+def test_one_twin_beside_a_burst_is_found() -> None:
+    """The frames of a burst are nearer to each other than to the crop of one of them."""
+    frame = Image.fromarray(noise(200, 150, 1))
+    light = np.asarray(frame).astype(int)
+    frames = [Image.fromarray(np.clip(light + level, 0, 255).astype(np.uint8)) for level in range(-7, 7)]
+    pictures = [*frames, crop(frames[-1], 0.04, 0.04, 0.03, 0.03)]
+    found = find_pairs(np.stack([thumbnail(picture) for picture in pictures]))
+    assert set(Twins(np.arange(15), tuple(found)).groups()) == {0}
 
 
 def test_half_a_picture_is_no_twin(dogs: list[Image.Image]) -> None:

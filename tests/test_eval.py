@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from pictures import folder
+from PIL import Image
 from runs import ONE_THREAD, Here, tinted
 
 import eval as evaluation
 from cache.pack import Source
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
+from model import metrics
 from model.metrics import wilson
 from model.run import Run, RunError
 from pipelines.augment import Augment
@@ -68,6 +71,28 @@ def test_the_name_of_a_class_is_no_command_for_the_terminal(
     said = capsys.readouterr().out
     assert "Accuracy of \ufffd[31mred\ufffdalert(n=4): " in said
     assert "\x1b" not in said
+
+
+def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not a gigabyte for a picture that nobody can read, nor a million lines of zeros."""
+    classes = [f"class {index}" for index in range(1000)]
+    labels = np.arange(2000) % 1000
+    probabilities = np.full((2000, 1, 1000), 1e-4, np.float32)
+    predicted = np.where(np.arange(2000) < 1950, labels, (labels + 3) % 1000)
+    probabilities[np.arange(2000), 0, predicted] = 0.9
+    result = metrics.evaluate(probabilities, labels, classes)
+    how = {"checkpoint": "best", "after": "epoch 1"}
+    started = time.process_time()
+    evaluation.conclude(job(run, crops=1), Run(run), "eval.json", result | how)
+    assert time.process_time() - started < 5
+    assert (run / "eval.json").stat().st_size < 600_000
+    assert (run / "report.html").stat().st_size < 2_000_000
+    with Image.open(run / "confusion.png") as picture:
+        assert max(picture.size) < 2200
+    page = (run / "report.html").read_text()
+    assert "Of 1,000 classes the picture has the 120 that took part in the most mistakes" in page
+    assert page.count("class 999") >= 1
+    assert "Total Accuracy: 0.975" in capsys.readouterr().out
 
 
 def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour_pack: Pack) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from runs import tinted
 
 from cache import pack as packing
 from cache.findings import read_rows
-from cache.pack import pack
+from cache.inspection import inspect
+from cache.pack import find_unlabelled, pack
 from cache.store import Pack, PackError
 
 ROOT = Path(__file__).parents[1]
@@ -180,13 +184,35 @@ def test_more_classes_than_can_be_told_apart_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before any image is looked at; with a lower limit, for the sake of the disk."""
-    assert packing.MAX_CLASSES == 25_000
+    assert packing.MAX_CLASSES == 10_000
     monkeypatch.setattr(packing, "MAX_CLASSES", 1500)
     monkeypatch.setattr(packing, "survey", lambda *_, **__: pytest.fail("looked at images"))
     for label in range(1501):
         (tmp_path / "images" / f"{label:06}").mkdir(parents=True)
     with pytest.raises(PackError, match=r"has 1,501 subfolders; expected one a class, at most 1,500"):
         pack(tmp_path / "images", tmp_path / "p.arrow")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_empty_class_folders_are_answered_in_seconds(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")  # a disk takes a minute to make them and to remove them
+    images = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
+    for label in range(100_000):
+        os.mkdir(f"{images}/{label:06}")  # noqa: PTH102 - a third faster than pathlib
+    try:
+        started = time.process_time()
+        with pytest.raises(
+            PackError, match=r"has 100,000 subfolders; expected one a class, at most [\d,]+: put"
+        ):
+            pack(images, tmp_path / "p.arrow")
+        with pytest.raises(PackError, match=r"holds no images"):  # noqa: SIM117
+            with inspect(images) as rows:
+                list(rows)
+        with pytest.raises(PackError, match=r"holds no files"):
+            find_unlabelled(images)
+        assert time.process_time() - started < 20
+    finally:
+        shutil.rmtree(images)
 
 
 @pytest.mark.parametrize("classes", [0, 1])

@@ -81,6 +81,12 @@ def test_confusion_paints_right_blue_and_wrong_rust(tmp_path: Path) -> None:
     assert [has(picture, rust) for picture in below_the_key] == [False, True]
 
 
+def test_confusion_of_some_classes_is_coloured_by_the_images_of_all(tmp_path: Path) -> None:
+    """Of ten images one was taken for its class and nine for some that are not drawn: no full blue."""
+    figures.confusion(tmp_path / "c.png", np.diag([1, 1]), ["a", "b"], np.array([10, 10]))
+    assert not has(pixels(tmp_path / "c.png")[100:], (0x0B, 0x2F, 0x40))
+
+
 def test_confusion_survives_a_class_without_images(tmp_path: Path) -> None:
     figures.confusion(tmp_path / "confusion.png", np.array([[3, 0], [0, 0]]), ["a", "b"])
     assert pixels(tmp_path / "confusion.png").size

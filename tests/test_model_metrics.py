@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.metrics import Score, confusion, evaluate, table, wilson
+from model.metrics import (
+    TABLED,
+    Score,
+    confused,
+    confusion,
+    confusion_among,
+    evaluate,
+    most_confused,
+    table,
+    wilson,
+)
 
 NAMES = ("cat", "dog", "emu")
 
@@ -54,6 +64,29 @@ def test_confusion_rows_are_true() -> None:
     counts = confusion(np.array([0, 0, 0, 2, 1]), np.array([0, 1, 1, 1, 1]), 3)
     assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [0, 1, 0]]
     assert counts.dtype == np.int64
+
+
+def test_of_many_classes_the_pairs_that_occur_say_the_same() -> None:
+    generator = np.random.default_rng(0)
+    classes = TABLED + 1
+    labels = generator.integers(classes, size=500)
+    probabilities = generator.random((500, 2, classes), dtype=np.float32)
+    many = evaluate(probabilities, labels, [str(index) for index in range(classes)])
+    few = {"confusion": confusion(labels, probabilities.mean(axis=1).argmax(axis=1), classes).tolist()}
+    assert "confusion" not in many
+    assert confused(many) == confused(few)
+    assert sum(count for _, _, count in confused(many)) == 500
+    assert [row["n"] for row in many["classes"]] == np.bincount(labels, minlength=classes).tolist()
+
+
+def test_the_classes_that_are_confused_most_by_hand() -> None:
+    rows = [[9, 0, 1, 0], [0, 9, 0, 0], [4, 0, 5, 0], [0, 0, 2, 7]]
+    pairs = [[0, 0, 9], [0, 2, 1], [1, 1, 9], [2, 0, 4], [2, 2, 5], [3, 2, 2], [3, 3, 7], [1], [0, 1, None]]
+    for content in ({"confusion": rows}, {"confusion_pairs": pairs}):
+        evaluation = {"classes": [{}] * 4, **content}
+        assert most_confused(evaluation, 2).tolist() == [0, 2], "5, 0, 7 and 2 mistakes"
+        assert most_confused(evaluation, 9).tolist() == [0, 1, 2, 3]
+        assert confusion_among(evaluation, np.array([0, 2])).tolist() == [[9, 1], [4, 5]]
 
 
 def example() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -13,20 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import kills
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import TINY, Here, never, tinted, tiny_job
+from runs import FULL, TINY, Here, never, tinted, tiny_job
 
 import eval as evaluation
 import train
 from cache.command import Stopped
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
-from model import checkpoint, rehearsal
+from model import checkpoint, rehearsal, report
 from model.checkpoint import CheckpointError, keep_previous, numbered
 from model.progress import Checkpoints, Timetable
 from model.run import AVERAGED, BEST, LAST, Run, RunError
@@ -50,113 +51,85 @@ SMALL = [
     "--device",
     "cpu",
 ]
-SCRIPT = """
-import sys
-from pathlib import Path
-from typing import Any
-from dataclasses import replace
-sys.path[:0] = {paths!r}
-from runs import TINY, never, tiny_job
-from model.progress import Checkpoints
-import train
-pack, out = map(Path, sys.argv[1:3])
-print("started", flush=True)
-job = tiny_job(pack, out, resume="resume" in sys.argv, recipe=replace(TINY, solve_head=True, ema=0.7))
-train.train(replace(job, checkpoints=Checkpoints(steps=2)), never)
-"""
 
 
-def start(pack: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    """A tiny training in a process of its own, past its imports."""
-    script = SCRIPT.format(paths=[str(ROOT), str(ROOT / "tests")])
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(pack), str(out), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout and process.stdout.readline() == "started\n"
-    return process
+KILLS = {
+    "head": 3,
+    "step": 4,
+    "checkpoint": 3,
+    "validation": 1,
+    "interpolation": 3,
+    "averaging": 14,
+    "evaluation": 3,
+}
+"""The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are drawn from.
+The steps are the first four of the first epoch; an epoch's validation and each network between are one batch."""
 
 
-def finish(process: subprocess.Popen[str]) -> float:
-    """Wait for its good end; the seconds that it took."""
-    started = time.perf_counter()
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return time.perf_counter() - started
+@pytest.fixture(scope="module")
+def undisturbed(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the full recipe comes to in a process that nobody kills."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    kills.finish(colour_pack.path, out)
+    found = kills.bits(out)
+    assert found["best"][0].endswith("of the way from the head")
+    assert found["evaluation"]
+    return found
 
 
-def same_run(one: Path, other: Path) -> None:
-    """Every weight of every checkpoint, and the metrics, bit for bit."""
-    assert (one / METRICS).read_bytes() == (other / METRICS).read_bytes()
-    for name in (LAST, BEST, AVERAGED):
-        found, expected = (checkpoint.load(folder / name) for folder in (one, other))
-        assert found["network"].keys() == expected["network"].keys()
-        assert all(torch.equal(found["network"][key], value) for key, value in expected["network"].items()), (
-            name
-        )
-        if name == LAST:
-            assert all(
-                torch.equal(found["average"]["network"][key], value)
-                for key, value in expected["average"]["network"].items()
-            )
-    assert (one / "head.json").exists() and (one / "swa.json").exists()
-
-
-def kill_and_resume(pack: Path, out: Path, moments: list[float]) -> int:
-    """Start, kill at each of the moments (seconds after the imports), resume to the end; how often it was still alive."""
-    killed = 0
-    for moment in moments:
-        process = start(pack, out, *(["resume"] if (out / "recipe.json").exists() else []))
-        try:
-            process.wait(timeout=moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.communicate()
-    finish(start(pack, out, "resume"))
-    return killed
-
-
-def test_a_run_that_was_killed_again_and_again_is_the_run(colour_pack: Pack, tmp_path: Path) -> None:
-    seconds = finish(start(colour_pack.path, tmp_path / "whole"))
-    generator = random.Random(time.time_ns())
-    moments = [generator.uniform(0.3, 0.8) * seconds for _ in range(4)]
-    killed = kill_and_resume(colour_pack.path, tmp_path / "run", moments)
-    assert killed >= 1, f"no moment of {moments} came before the end"
-    same_run(tmp_path / "run", tmp_path / "whole")
-    assert not [
-        entry for entry in (tmp_path / "run").iterdir() if entry.name.startswith(".") and entry.name != LOCK
-    ]
-
-
-@pytest.mark.parametrize("moment", range(9))
-def test_a_run_killed_at_any_write_is_the_run(
-    colour_pack: Pack, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+@pytest.mark.slow
+@pytest.mark.parametrize("run", range(3))
+def test_a_run_that_was_killed_again_and_again_is_the_run(
+    colour_pack: Pack, tmp_path: Path, undisturbed: dict[str, Any], run: int
 ) -> None:
-    """As if the machine lost power when the write number `moment` had its data and not yet its name."""
-    out, count = tmp_path / "run", 0
-    replacing = Path.replace
+    """Seven times each, once a phase, by SIGKILL, and resumed every time: 21 in all."""
+    generator = random.Random(seed := time.time_ns())
+    for phase, last in KILLS.items():
+        kills.kill(colour_pack.path, tmp_path / "run", phase, generator.randint(1, last))
+    kills.finish(colour_pack.path, tmp_path / "run")
+    assert kills.bits(tmp_path / "run") == undisturbed, f"seed {seed}"
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_write_is_the_run(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the machine lost power when a file had its data and not yet its name: at every file of the full recipe."""
+    monkeypatch.setattr(report, "build", lambda run: run)
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
+    job = replace(
+        tiny_job(colour_pack.path, tmp_path / "whole", recipe=FULL), checkpoints=Checkpoints(steps=3)
+    )
+    train.train(job, never)
+    whole = kills.bits(tmp_path / "whole")
+    moment = 3  # the first three describe the run
+    while not ends_before(job, tmp_path / str(moment), moment, monkeypatch):
+        out = tmp_path / str(moment)
+        train.train(replace(job, out=out, resume=True), never)
+        assert kills.bits(out) == whole, f"write {moment}"
+        shutil.rmtree(out)
+        moment += 1
+    assert moment > 20, "of every kind of file, some more than once"
+
+
+def ends_before(job: train.Job, out: Path, moment: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Train, and lose power at the write after so many; whether the training ended before it came."""
+    count, replacing = 0, Path.replace
 
     def lose_power(self: Path, target: Path) -> Path:
         nonlocal count
-        if target.suffix in (".ckpt", ".jsonl", ".json") and target.parent == out:
-            count += 1
-            if count > 3 + moment:  # the first three describe the run
-                raise SystemExit("no power")
+        count += target.parent == out
+        if target.parent == out and count > moment:
+            raise SystemExit("no power")
         return replacing(self, target)
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", lose_power)
-        with pytest.raises(SystemExit):
-            train.train(tiny_job(colour_pack.path, out), never)
-    train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
-    for name in (LAST, BEST, AVERAGED):
-        found, expected = (checkpoint.load(folder / name)["network"] for folder in (out, tiny_run))
-        assert all(torch.equal(found[key], value) for key, value in expected.items()), name
+        try:
+            train.train(replace(job, out=out), never)
+        except SystemExit:
+            return False
+    return True
 
 
 def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path, tmp_path: Path) -> None:
@@ -509,6 +482,16 @@ def test_every_damaged_image_of_a_batch_is_named(
     said = str(refusal.value)
     assert all(f"{pack.describe(row)}" in said for row in bad)
     assert said.count(".img')") == 3 and " have not the bytes that were packed; copy the pack again" in said
+
+
+def test_a_start_that_meets_a_damaged_image_names_all_of_them(colour_pack: Pack, tmp_path: Path) -> None:
+    """The pictures at the start are of a few images only."""
+    trained = colour_pack.ids("train").tolist()
+    bad = [trained[0], *trained[3:6], trained[-1]]
+    job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run")
+    with pytest.raises(PackError) as refusal:
+        train.train(job, never)
+    assert all(colour_pack.describe(row) in str(refusal.value) for row in bad)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

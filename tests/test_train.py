@@ -631,13 +631,19 @@ def test_a_resumed_run_finds_its_own_pack(tiny_run: Path, colour_pack: Pack) -> 
         train.pack_path(replace(job, resume=False))
 
 
-def test_a_plain_resume_takes_the_runs_own_recipe(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_resume_takes_the_runs_own_recipe(
+    tiny_run: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = replace(TINY, batch_size=999)
     monkeypatch.setitem(train.RECIPES, "tiny", base)
-    cpu = torch.device("cpu")
-    assert train.recipe_to_resume(Run(tiny_run), base, cpu).batch_size == TINY.batch_size
-    with pytest.raises(RunError, match=r"has batch_size = 8, not 999"):
-        train.recipe_to_resume(Run(tiny_run), replace(base, momentum=0.8), cpu)
+    cpu, used = torch.device("cpu"), Run(tiny_run).read(VERSIONS)
+    plain = tiny_job(colour_pack.path, tiny_run, resume=True, recipe=base)
+    assert train.open_run(plain, colour_pack, cpu, used)[0].recipe.batch_size == TINY.batch_size
+    other = replace(plain, recipe=replace(base, momentum=0.8))
+    with pytest.raises(
+        RunError, match=r"has batch_size = 8, not 999; momentum = 0\.9, not 0\.8; resume with"
+    ):
+        train.open_run(other, colour_pack, cpu, used)
 
 
 def test_an_edited_recipe_is_not_resumed(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:

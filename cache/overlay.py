@@ -1,0 +1,135 @@
+"""Lay one picture on another: how far apart two thumbnails are, and how alike two close-ups in detail.
+
+Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides. Up to 8 % is cut off each
+side of either picture, whatever suits best.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.survey import luma
+
+Pictures = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+COLOUR_SHIFT: Final = 6.0
+"""Levels by which any channel's mean of twins may differ once they lie on one another."""
+_CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
+_AROUND: Final = 4
+"""Pixels each way over which a close-up's light and contrast are evened out."""
+_GRAIN: Final = 4.0
+"""Levels: less contrast than compression adds is not raised to that of its surroundings."""
+
+
+def measure_apart(one: Pictures, other: Pictures) -> NDArray[np.float32]:
+    """How far apart the pictures of each pair are, at the crop of either that suits best, as a share of the contrast.
+
+    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour is another.
+    """
+    one, other = _soften(one), _soften(other)
+    contrast = np.minimum(_contrast(one), _contrast(other))
+    differences = np.stack([_lay_upon(one, other), _lay_upon(other, one)])
+    shift = np.abs(differences.mean(axis=(2, 3))).max(axis=2)
+    error = np.sqrt((differences**2).mean(axis=(2, 3, 4)))
+    apart = np.where(shift <= COLOUR_SHIFT, error / np.maximum(contrast, 1e-6), np.inf)
+    return np.asarray(apart.min(axis=0), np.float32)
+
+
+def measure_likeness(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
+    """How alike the pictures of each pair are in detail, at the crop of either that suits best: float32 `[n]`, 1 where equal.
+
+    one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out all over: of
+    two portraits before one wall the wall and the outlines are alike, and little else.
+    """
+    one, other = (_soften(np.asarray(each, np.float32)[..., None]) for each in (one, other))
+    found = [
+        _correlate(_even_out(target + _lay_upon(moved, target)), _even_out(target))
+        for moved, target in ((one, other), (other, one))
+    ]
+    return np.asarray(np.maximum(*found), np.float32)
+
+
+def _correlate(one: Pictures, other: Pictures) -> NDArray[np.float32]:
+    length = np.sqrt((one**2).sum(axis=(1, 2, 3)) * (other**2).sum(axis=(1, 2, 3)))
+    return np.asarray((one * other).sum(axis=(1, 2, 3)) / np.maximum(length, 1e-6), np.float32)
+
+
+def _even_out(pictures: Pictures) -> Pictures:
+    """Every place by the mean and the standard deviation of what lies around it."""
+    near = np.abs(np.arange(pictures.shape[1])[:, None] - np.arange(pictures.shape[1])) <= _AROUND
+    kernel = np.asarray(near / near.sum(axis=1, keepdims=True), np.float32)
+    level = _across(kernel, _down(kernel, pictures))
+    square = _across(kernel, _down(kernel, pictures**2))
+    return np.asarray((pictures - level) / (np.sqrt(np.maximum(square - level**2, 0)) + _GRAIN), np.float32)
+
+
+def _contrast(pictures: Pictures) -> NDArray[np.float32]:
+    shades = luma(pictures) if pictures.shape[-1] == 3 else pictures[..., 0]
+    return np.asarray(shades.std(axis=(1, 2)), np.float32)
+
+
+def _soften(pictures: Pictures) -> Pictures:
+    """Blur by (1, 2, 1) both ways: what is left does not depend on where a crop's pixels began."""
+    side = pictures.shape[1]
+    near = np.abs(np.arange(side)[:, None] - np.arange(side))
+    kernel = np.where(near == 0, 2.0, np.where(near == 1, 1.0, 0.0)).astype(np.float32)
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    return _across(kernel, _down(kernel, pictures))
+
+
+def _lay_upon(one: Pictures, other: Pictures) -> Pictures:
+    """The difference `[n, side, side, channels]` from `other` of the crop of `one` that is nearest to it: rows, columns, again."""
+    level = other.mean(
+        axis=(1, 2), keepdims=True
+    )  # windows leave it as it is, and sums of squares lose less to it
+    one, other = one - level, other - level
+    windows = _windows(one.shape[1])
+    columns = np.zeros(len(one), np.int64)  # of the windows: nothing cut off
+    for _ in range(2):
+        rows = _best(windows, _across(windows[columns], one), other)
+        turned, target = _down(windows[rows], one).transpose(0, 2, 1, 3), other.transpose(0, 2, 1, 3)
+        columns = _best(windows, turned, target)
+    return np.asarray(_across(windows[columns], _down(windows[rows], one)) - other)
+
+
+def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> Indices:
+    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
+
+    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of side x side a picture instead
+    of one for each window.
+    """
+    count, height, width, channels = pictures.shape
+    flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
+    turned = flat.transpose(0, 2, 1)
+    squares = (windows.transpose(0, 2, 1) @ windows).reshape(len(windows), height**2)
+    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait for each other
+    errors = squares @ (flat @ turned).reshape(count, height**2, 1)
+    errors -= 2 * windows.reshape(len(windows), height**2) @ (aim @ turned).reshape(count, height**2, 1)
+    return np.asarray(np.argmin(errors[..., 0], axis=1), np.int64)
+
+
+def _down(matrix: NDArray[np.float32], pictures: Pictures) -> Pictures:
+    """Rows mixed by a matrix `[side, side]`, or one for each picture."""
+    count, height, width, channels = pictures.shape
+    mixed = np.matmul(matrix, pictures.reshape(count, height, width * channels))
+    return np.asarray(mixed.reshape(pictures.shape), np.float32)
+
+
+def _across(matrix: NDArray[np.float32], pictures: Pictures) -> Pictures:
+    """Columns mixed by a matrix `[side, side]`, or one for each picture."""
+    return _down(matrix, pictures.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+def _windows(side: int) -> NDArray[np.float32]:
+    """Matrices `[25, side, side]` that cut something off either end and stretch the rest, nothing cut off first."""
+    found = []
+    for before in _CUTS:
+        for after in _CUTS:
+            places = before * side + (np.arange(side) + 0.5) * (1 - before - after) - 0.5
+            distance = np.abs(np.clip(places, 0, side - 1)[:, None] - np.arange(side))
+            found.append(np.maximum(0, 1 - distance))
+    return np.array(found, np.float32)

@@ -1,0 +1,484 @@
+"""model/resume.py, and what train makes of it: what differs is said, what is forced is obeyed, what is best stays."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pictures import packed
+from runs import FULL, TINY, never, tinted, tiny_job
+
+import train
+from cache.command import Stopped
+from cache.pack import Options
+from cache.store import Pack, PackError
+from model import checkpoint
+from model.checkpoint import CheckpointError, numbered
+from model.progress import scored
+from model.report import REPORT
+from model.resume import other_versions
+from model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, THREADS, Run, RunError
+from model.schedule import Phase
+from model.shapes import DIVERGED, HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
+from pipelines.loader import Batch
+
+SOFT = replace(
+    TINY, solve_head=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=train.Averaging(steps=0)
+)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of so small a training."""
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def half(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with soft targets that a signal stopped in its first epoch, before its fourth step."""
+    out = tmp_path_factory.mktemp("half") / "run"
+    asked = iter([None] * 5 + [signal.SIGTERM] * 9)  # two batches for the head, three steps
+    with pytest.raises(Stopped, match="while training epoch 0"):
+        train.train(tiny_job(colour_pack.path, out, recipe=SOFT), lambda: next(asked))
+    return out
+
+
+@pytest.fixture(scope="module")
+def full_run(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the full recipe."""
+    out = tmp_path_factory.mktemp("full") / "run"
+    train.train(tiny_job(colour_pack.path, out, recipe=FULL), never)
+    return out
+
+
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def forced(pack: Pack, out: Path, recipe: train.Recipe) -> train.Job:
+    """Go on with another recipe."""
+    return replace(tiny_job(pack.path, out, resume=True, recipe=recipe), force=("recipe",))
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+# --- what is forced is obeyed ----------------------------------------------------------------------------------------
+
+
+def groups(optimiser: torch.optim.Optimizer) -> list[tuple[float, float, float]]:
+    return [(each["momentum"], each["weight_decay"], each["lr_scale"]) for each in optimiser.param_groups]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"momentum": 0.1},
+        {"weight_decay": 0.5},
+        {"layer_decay": 0.8},
+        {"layer_decay": 1.0},
+        {"distillation": 0.9},
+        {"distillation": 0.0},
+        {"ema": 0.0},
+        {"ema": 0.9},
+    ],
+)
+def test_a_forced_recipe_is_obeyed(
+    half: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    out, recipe = copied(half, tmp_path), replace(SOFT, **changed)  # type: ignore[arg-type]
+    examples, seen = train.Session.examples, list[train.Session]()
+
+    def look(self: train.Session, batch: Batch) -> Any:
+        seen.append(self)
+        if len(seen) == 1:
+            remembered = {
+                weight: state["momentum_buffer"] for weight, state in self.state.optimiser.state.items()
+            }
+            for name, weight in self.state.network.named_parameters():
+                assert torch.equal(remembered[weight], before[name]), name
+        return examples(self, batch)
+
+    before = checkpoint.load(out / LAST)["momentum"]
+    monkeypatch.setattr(train.Session, "examples", look)
+    train.train(forced(colour_pack, out, recipe), never)
+    state = seen[0].state
+    assert groups(state.optimiser) == groups(train.new_optimiser(recipe, state.network))
+    assert (state.targets.share if state.targets else 0.0) == recipe.distillation
+    assert (state.average is not None) == (recipe.ema > 0)
+    written = Run(out).read(RECIPE)
+    assert {name: written[name] for name in changed} == changed
+
+
+def test_an_average_that_is_forced_on_begins_at_the_weights(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    """Of a finished run there is no further step for it to begin with."""
+    out = copied(tiny_run, tmp_path)
+    (out / AVERAGED).unlink()
+    (out / SWA).unlink()
+    train.train(forced(colour_pack, out, replace(TINY, ema=0.9)), never)
+    assert Run(out).read(SWA)["before"]["valid_loss"] == Run(tiny_run).read(SWA)["before"]["valid_loss"]
+
+
+def test_what_the_start_settled_is_refused_by_name_even_if_forced(
+    half: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = copied(half, tmp_path)
+    other = replace(SOFT, network="resnet10t", solve_head=False, momentum=0.5)
+    with pytest.raises(
+        RunError,
+        match=r"has network = test_efficientnet, not resnet10t; solve_head = True, not False, which was settled before",
+    ):
+        train.train(forced(colour_pack, out, other), never)
+    assert (out / RECIPE).read_bytes() == (half / RECIPE).read_bytes()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_targets_that_cannot_be_read_are_refused_and_can_be_left_out(
+    half: Path, colour_pack: Pack, tmp_path: Path, damaged: bool
+) -> None:
+    out = copied(half, tmp_path)
+    flip(out / TARGETS) if damaged else (out / TARGETS).unlink()
+    says = r"distillation is 0\.5, and only a run's start makes its targets: .*targets\.ckpt is .*--distillation 0"
+    with pytest.raises(RunError, match=says):
+        train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
+    train.train(forced(colour_pack, out, replace(SOFT, distillation=0.0)), never)
+
+
+def test_soft_targets_are_written_once_and_in_no_checkpoint_beside(half: Path) -> None:
+    written = checkpoint.load(half / TARGETS)
+    assert written["probabilities"].shape == (42, 3)
+    assert "targets" not in checkpoint.load(half / LAST)
+
+
+def test_interpolation_that_is_forced_on_finds_no_head_and_goes_on(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plain = tmp_path / "run", replace(FULL, interpolation=0)
+    train.train(tiny_job(colour_pack.path, out, recipe=plain), never)
+    train.train(forced(colour_pack, out, FULL), never)
+    assert "head.ckpt is not there" in capsys.readouterr().err
+    assert (out / AVERAGED).exists()
+    assert not (out / INTERPOLATION).exists()
+
+
+def test_a_damaged_head_costs_what_lies_between_and_no_more(
+    full_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = copied(full_run, tmp_path)
+    for name in (INTERPOLATION, SWA, AVERAGED):
+        (out / name).unlink()
+    flip(out / SOLVED)
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
+    said = capsys.readouterr().err
+    assert (
+        "head.ckpt is damaged" in said and "nothing between the solved head and the end is validated" in said
+    )
+    assert (out / AVERAGED).exists()
+
+
+def test_another_pack_that_is_forced_is_written_down_and_has_no_targets(
+    half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("blue <b>", "green", "red")
+    images = {name: [tinted(2 - k, 9000 + 100 * k + n) for n in range(12)] for k, name in enumerate(names)}
+    other = packed(tmp_path / "images", images, Options(val=0.2, test=0.2))
+    out = copied(half, tmp_path)
+    job = tiny_job(other.path, out, resume=True, recipe=SOFT)
+    digests = Run(out).read(PACK)["digest"][:16], other.header.digest[:16]
+    with pytest.raises(
+        RunError, match=rf"of digest {digests[0]} and not {digests[1]}; give it the same one, or"
+    ):
+        train.train(job, never)
+    asked = iter([None, None, signal.SIGTERM, signal.SIGTERM])
+    with pytest.raises(Stopped):
+        train.train(replace(job, force=("pack",)), lambda: next(asked))
+    said = capsys.readouterr()
+    assert f"the pack was {digests[0]}, and is {digests[1]} from here" in said.err
+    assert "targets.ckpt is of another pack: the labels alone are the targets" in said.err
+    assert "resumed in epoch 0, after 0 of 24 images" in said.out
+    assert Run(out).read(VERSIONS)["pack until epoch 0"].startswith(digests[0])
+    train.train(job, never)
+    assert "targets.ckpt is of another pack" in capsys.readouterr().err, "and stays so"
+    assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1]
+
+
+def test_a_pack_of_other_classes_is_refused_even_if_forced(
+    half: Path, coded_pack: Pack, tmp_path: Path
+) -> None:
+    out = copied(half, tmp_path)
+    job = replace(tiny_job(coded_pack.path, out, resume=True, recipe=SOFT), force=("pack",))
+    with pytest.raises(PackError, match="class"):
+        train.open_run(job, coded_pack, torch.device("cpu"), Run(out).read(VERSIONS))
+
+
+# --- what differs is said --------------------------------------------------------------------------------------------
+
+
+def test_all_that_differs_is_said_at_once(tiny_run: Path, colour_pack: Pack) -> None:
+    used = Run(tiny_run).read(VERSIONS)
+    job = tiny_job(colour_pack.path, tiny_run, resume=True, recipe=replace(TINY, batch_size=4, momentum=0.5))
+    with pytest.raises(RunError) as refused:
+        train.open_run(job, colour_pack, torch.device("cpu"), used | {"torch": "9", "timm": "8"})
+    said = str(refused.value)
+    assert "has batch_size = 8, not 4; momentum = 0.9, not 0.5; resume with the same recipe" in said
+    assert (
+        f"was trained with torch {used['torch']}, and here is 9; timm {used['timm']}, and here is 8; use those"
+        in said
+    )
+
+
+def test_a_package_that_is_gone_or_new_is_another_version(tmp_path: Path) -> None:
+    folder = Run(tmp_path)
+    folder.write(
+        VERSIONS, {"torch": "2", "nvidia-dali-cuda120": "1.5", "date": "then", "timm until epoch 3": "0"}
+    )
+    assert other_versions(folder, {"torch": "2", "simplejpeg": "1", "date": "now"}) == [
+        ("nvidia-dali-cuda120", "1.5", "none"),
+        ("simplejpeg", "none", "1"),
+    ]
+
+
+def test_another_number_of_threads_is_said(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+    """They decide in which order torch adds up, and so the last digits of every sum."""
+    out = copied(tiny_run, tmp_path)
+    here = Run(out).read(VERSIONS)
+    assert here[THREADS] == str(torch.get_num_threads())
+    Run(out).write(VERSIONS, here | {THREADS: "99"})
+    job = tiny_job(colour_pack.path, out, resume=True)
+    with pytest.raises(
+        RunError, match=rf"trained with torch_threads 99, and here is {here[THREADS]}; use that one"
+    ):
+        train.train(job, never)
+    train.train(replace(job, force=("versions",)), never)
+    assert Run(out).read(VERSIONS)[f"{THREADS} until epoch 2"] == "99"
+    of_ranks = {name: value for name, value in here.items() if name != THREADS}
+    assert other_versions(Run(out), of_ranks) == [], "of several ranks each has its own"
+
+
+@pytest.fixture
+def plain_run(colour_pack: Pack, tmp_path: Path) -> Iterator[list[str]]:
+    """The command line of a run of `fast` at another batch size, ended after its head was solved."""
+    chosen = [
+        "--network",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--augment.size",
+        "32",
+        "--device",
+        "cpu",
+    ]
+    begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *chosen]
+    asked = iter([None] * 3 + [signal.SIGTERM] * 9)
+    with pytest.raises(Stopped, match="while training"):
+        train.train(train.read_job([*begin, "--batch-size", "16"]), lambda: next(asked))
+    yield ["fast", "--out", str(tmp_path / "run"), "--device", "cpu", "--resume"]
+
+
+def test_a_field_that_is_named_is_compared_also_where_the_plain_recipe_has_it_so(
+    plain_run: list[str],
+) -> None:
+    assert train.FAST.batch_size == 32
+    with pytest.raises(
+        RunError, match=r"recipe\.json has batch_size = 16, not 32; resume with the same recipe"
+    ):
+        train.train(train.read_job([*plain_run, "--batch-size", "32"]), never)
+    own = train.read_job([*plain_run, "--batch-size", "16"]).recipe
+    assert (own.batch_size, own.network) == (16, "test_efficientnet"), "all else is the run's own"
+
+
+def test_a_forced_field_changes_no_other(plain_run: list[str]) -> None:
+    job = train.read_job([*plain_run, "--force", "recipe", "--batch-size", "8"])
+    train.train(job, never)
+    after = Run(job.out).read(RECIPE)
+    assert (after["batch_size"], after["network"], after["weights"]) == (8, "test_efficientnet", "none")
+
+
+# --- where it goes on, and what is best ------------------------------------------------------------------------------
+
+
+def test_without_its_last_checkpoint_a_run_goes_on_from_the_one_before(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a number between is missing, as a kill between two renamings leaves it."""
+    out = copied(tiny_run, tmp_path)
+    (out / LAST).unlink()
+    numbered(out / LAST, 1).rename(numbered(out / LAST, 2))
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    said = capsys.readouterr().err
+    assert "last.ckpt is not there" in said and "going on from last.2.ckpt" in said
+    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
+
+
+def test_results_without_a_checkpoint_are_not_dropped(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = copied(tiny_run, tmp_path)
+    for age in range(2):
+        numbered(out / LAST, age).unlink()
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(
+        RunError,
+        match=rf"has results \(swa\.ckpt, {REPORT}, metrics\.jsonl\) and no last\.ckpt to go on from",
+    ):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train.train(tiny_job(colour_pack.path, out, recipe=SOFT), lambda: signal.SIGTERM)
+    (out / DIVERGED).write_text("{}")
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
+    assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
+    assert not (out / DIVERGED).exists()
+
+
+def test_an_older_checkpoint_loses_no_better_network(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last epoch beats what the checkpoint before it knows, and less than what was found after it."""
+
+    def ranked(network: Any, result: dict[str, Any], by: Any, after: str) -> dict[str, Any]:
+        lower = 0 if "of the way" in after else 100 if "head" in after else 50
+        content = scored(network, result, by, after)
+        return content | {"score": content["score"] - lower}
+
+    monkeypatch.setattr(train, "scored", ranked)
+    out = tmp_path / "run"
+    train.train(tiny_job(colour_pack.path, out, recipe=FULL), never)
+    best, ended = checkpoint.load(out / BEST), (out / INTERPOLATION).stat().st_mtime_ns
+    assert "of the way" in best["after"]
+    flip(out / LAST)
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
+    again = checkpoint.load(out / BEST)
+    assert (again["after"], again["score"]) == (best["after"], best["score"])
+    assert (out / INTERPOLATION).stat().st_mtime_ns > ended, "what came after the end came after it again"
+
+
+def test_a_forced_recipe_makes_the_best_no_worse(colour_pack: Pack, tmp_path: Path) -> None:
+    """The solved head is best here, and is not among what is validated again."""
+    out, recipe = tmp_path / "run", replace(FULL, seed=1, averaging=train.Averaging(steps=0))
+    train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
+    best = checkpoint.load(out / BEST)
+    assert best["after"] == "a head solved on 42 images"
+    train.train(forced(colour_pack, out, replace(recipe, interpolation=2)), never)
+    again = checkpoint.load(out / BEST)
+    assert (again["after"], again["valid_loss"]) == (best["after"], pytest.approx(best["valid_loss"]))
+    assert len(Run(out).read(INTERPOLATION)) == 2
+
+
+def test_a_best_network_that_is_to_be_scored_again_is_also_after_a_kill(
+    full_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = copied(full_run, tmp_path)
+    content = checkpoint.load(out / BEST)
+    checkpoint.save(out / BEST, content | {"score": -math.inf})
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
+    assert checkpoint.load(out / BEST)["score"] == pytest.approx(content["score"])
+
+
+def test_a_damaged_best_checkpoint_is_said_and_replaced(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = copied(tiny_run, tmp_path)
+    flip(out / BEST)
+    numbered(out / LAST, 1).replace(out / LAST)
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert "best.ckpt is damaged" in capsys.readouterr().err
+    assert checkpoint.load(out / BEST)["after"] == "epoch 1"
+
+
+@pytest.mark.parametrize(("steps", "select"), [(1, "accuracy"), (2, "loss")])
+def test_averaging_that_diverges_is_one_line_and_keeps_nothing(
+    colour_pack: Pack, tmp_path: Path, steps: int, select: Any
+) -> None:
+    out, averaging = tmp_path / "run", train.Averaging(steps=steps, rate=1e30)
+    phases = (Phase(epochs=1, high=0.01, low=0.01),)
+    job = tiny_job(
+        colour_pack.path, out, recipe=replace(TINY, averaging=averaging, select=select, phases=phases)
+    )
+    with pytest.raises(
+        RunError, match=r"averaging came to a loss of \w+ at a rate of 1e\+30, so the network"
+    ):
+        train.train(job, never)
+    assert not (out / AVERAGED).exists() and not (out / SWA).exists()
+    assert Run(out).load("auto")[0] == "best"
+
+
+@pytest.mark.parametrize("score", [math.nan, "high", None])
+def test_a_score_that_is_no_number_is_the_lowest(tiny_run: Path, tmp_path: Path, score: Any) -> None:
+    out = copied(tiny_run, tmp_path)
+    checkpoint.save(out / AVERAGED, checkpoint.load(out / AVERAGED) | {"score": score})
+    assert Run(out).load("auto")[0] == "best"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"epoch": "x"}, {"images": "x"}, {"trained": {"a": 1}}, {"best": None}, {"strange": 1}]
+)
+def test_a_checkpoint_whose_progress_is_none_is_one_line(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    out = copied(tiny_run, tmp_path)
+    content = checkpoint.load(out / LAST)
+    content["progress"] |= changed
+    checkpoint.save(out / LAST, content)
+    with pytest.raises(RunError, match=r"last\.ckpt is no checkpoint that a training goes on from"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+
+
+def test_a_checkpoint_is_kept_or_replaced_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while last.1.ckpt gets its successor leaves one of the two."""
+    path = tmp_path / LAST
+    for turn in range(3):
+        checkpoint.save(path, {"turn": turn})
+        checkpoint.keep_previous(path, 2)
+
+    def die(*_: object) -> None:
+        raise SystemExit("killed")
+
+    monkeypatch.setattr("model.checkpoint.os.link", die)
+    with pytest.raises(SystemExit):
+        checkpoint.keep_previous(path, 2)
+    assert checkpoint.load(numbered(path, 1))["turn"] == 2
+
+
+def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("model.checkpoint.os.link", refuse)
+    path = tmp_path / LAST
+    for turn in range(3):
+        checkpoint.keep_previous(path, 3)
+        checkpoint.save(path, {"turn": turn})
+    assert [checkpoint.load(each)["turn"] for each in checkpoint.kept(path)] == [2, 1, 0]
+
+
+def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    out = copied(tiny_run, tmp_path)
+    (out / LAST).unlink()
+    flip(numbered(out / LAST, 1))
+    with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is damaged"):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert (out / BEST).exists() and not (out / HEAD).exists()

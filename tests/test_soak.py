@@ -1,0 +1,77 @@
+"""tests/soak.py: it finds a leak, and whatever two runs do not have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soak
+import torch
+from soak import GROWTH, Soak, different, summarise, work
+
+from cache.store import Pack
+from model import checkpoint
+from model.run import LAST
+from model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
+
+
+def memory(seconds: int, leak: float, noise: float = 6.0) -> list[float]:
+    """Samples of a process that takes 900 MiB, loses so many MiB a second, and breathes."""
+    generator = random.Random(0)
+    return [900 + leak * second + generator.uniform(-noise, noise) for second in range(seconds)]
+
+
+@pytest.mark.parametrize(("minutes", "leak"), [(30, 4.0), (30, 0.05), (2, 4.0), (2, 1.0)])
+def test_a_leak_is_found(minutes: int, leak: float) -> None:
+    found = summarise(memory(60 * minutes, leak), epochs=1)
+    assert found.growth > GROWTH
+    assert found.late - found.early == pytest.approx(leak * 60 * minutes * 2 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("minutes", [2, 30])
+def test_what_breathes_and_does_not_grow_is_flat(minutes: int) -> None:
+    found = summarise(memory(60 * minutes, 0.0, noise=60.0), epochs=1)
+    assert (found.samples, found.minutes) == (60 * minutes, minutes)
+    assert found.growth == pytest.approx(1, abs=0.03)
+
+
+def test_too_few_samples_prove_nothing() -> None:
+    with pytest.raises(SystemExit, match="2 looks at the memory are too few"):
+        summarise([900.0, 900.0], epochs=1)
+
+
+def test_whatever_two_runs_do_not_have_in_common_is_named(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with all that a recipe can ask for, and copies of it in which one thing each was changed."""
+    shutil.copy(colour_pack.path, tmp_path / "images.arrow")
+    monkeypatch.setattr(soak, "FULL", replace(soak.FULL, interpolation=1, first_look=0))
+    threads = torch.get_num_threads()
+    with contextlib.redirect_stdout(None):
+        assert work(Soak(child=True, folder=tmp_path, name="whole", epochs=1)) == 0
+    torch.set_num_threads(threads)
+    whole = tmp_path / "whole"
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    for name in (HEAD, INTERPOLATION, SWA):
+        (copy / name).write_text((copy / name).read_text().replace('"elapsed": ', '"elapsed": 9'))
+    assert different(whole, copy) == []
+    for name, key in ((HEAD, "valid_loss"), (INTERPOLATION, "share"), (SWA, "rate"), (EVALUATION, "n")):
+        (copy / name).write_text((copy / name).read_text().replace(f'"{key}": ', f'"{key}": 9', 1))
+    (copy / METRICS).write_text((copy / METRICS).read_text() + "\n")
+    content = checkpoint.load(copy / LAST)
+    next(iter(content["average"]["network"].values())).add_(1)
+    checkpoint.save(copy / LAST, content)
+    assert set(different(whole, copy)) == {
+        METRICS,
+        "the moving average",
+        HEAD,
+        INTERPOLATION,
+        SWA,
+        EVALUATION,
+    }
+    assert json.loads((whole / EVALUATION).read_text())["n"] == 12
