@@ -70,19 +70,26 @@ def graph(source: Callable[[], Any], settings: Settings) -> Any:
 
 def _decode(gpu: bool, encoded: Any, size: Any, halvings: Any) -> Any:
     """Encoded bytes to pixels, halved as often as each image needs."""
-    from nvidia.dali import fn, math
+    from nvidia.dali import math
 
-    images = fn.decoders.image(
-        encoded,
-        device="mixed" if gpu else "cpu",
-        adjust_orientation=False,  # the geometry matrix turns the image
-        jpeg_fancy_upsampling=True,  # as libjpeg does: a GPU sees the pixels that a CPU sees
-    )
+    images = decode(gpu, encoded)
     for level in range(MAX_HALVINGS):
         if halvings > level:
             size = math.ceil(size / 2)
             images = _halve(images, size)
     return images
+
+
+def decode(gpu: bool, encoded: Any) -> Any:
+    """Encoded bytes to all their pixels."""
+    from nvidia.dali import fn
+
+    return fn.decoders.image(
+        encoded,
+        device="mixed" if gpu else "cpu",
+        adjust_orientation=False,  # the geometry matrix turns the image
+        jpeg_fancy_upsampling=True,  # as libjpeg does: a GPU sees the pixels that a CPU sees
+    )
 
 
 def _decode_or_take(gpu: bool, encoded: Any, size: Any, halvings: Any, kept: Any, pixels: Any) -> Any:

@@ -283,7 +283,7 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
 def try_decoder(pack: Pack) -> Finding:
     """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
     name, device = choose()
-    rows = selftest.spread(pack, _TESTED)
+    rows = selftest.of_every_kind(selftest.kinds(pack), _TESTED)
     about = f"decoder, engine {name} on {device}"
     try:
         wrong = selftest.faults(pack, rows, ENGINES[name], device)

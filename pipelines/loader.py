@@ -51,7 +51,7 @@ class Resources:
     prefetch: int = 2
     """Batches prepared ahead."""
     residency: Residency = "mmap"
-    """Where the originals lie; mmap: in the page cache; ram: in a private copy."""
+    """Where the originals lie; mmap: in the page cache, which processes share; ram: in a private copy of each process."""
     tier: TierName = "auto"
     """decoded: decode each original once, keep its pixels; encoded: never; auto: as the budget allows, by threads alone."""
     on_bad: BadPolicy = "error"

@@ -9,6 +9,7 @@ it: the same checks on the CPU, and a certificate that says so.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,18 +31,25 @@ import psutil
 import torch
 import tyro
 from reads import host_reads, syncs_raise, walk
+from torch import nn
 from watermark import overwritten
 
 import train
 from cache.command import parse, run
+from cache.machine import available_cores
 from cache.store import Pack, PackError
+from model.loss import smoothed_cross_entropy
+from model.network import set_training
+from model.precision import compiled
+from model.progress import Training
 from model.run import Run, RunError
 from model.shapes import METRICS
+from model.step import train_step
 from pipelines import dali, doctor, selftest, threads
 from pipelines.augment import Augment
 from pipelines.benchmark.measure import sample
 from pipelines.examine import available
-from pipelines.loader import Loader, Resources
+from pipelines.loader import Loader, Resources, torch_device
 from pipelines.request import Device, ResourcesError, StreamError
 
 ROOT: Final = Path(__file__).parents[1]
@@ -57,11 +65,11 @@ CHANGES: Final = {
     "halve": replace(STILL, size=32),
 }
 """An augmentation for each operator, which changes nothing else."""
-ROWS: Final = {
-    "gpu": ("decode-only", "threads-encoded", "threads-decoded", "dali-gpu-encoded", "dali-gpu-decoded"),
-    "cpu": ("decode-only", "threads-encoded", "threads-decoded", "dali-cpu-encoded", "dali-cpu-decoded"),
-}
-"""Of the benchmark: libjpeg-turbo on all cores as the ceiling, and every tier."""
+MEASURED: Final = 2048
+"""Images whose pixels the decoded tier keeps while it is measured: half a gigabyte, however large the pack is."""
+BATCH: Final = 64
+LINKED: Final = 2**28
+"""Bytes that are copied to the GPU at once, to see how fast its link is."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,13 @@ def driver(setup: Setup) -> Outcome:
 
 def decoder(setup: Setup) -> Outcome:
     """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
-    rows = selftest.spread(setup.pack, 4 * setup.images)
+    kinds = selftest.kinds(setup.pack)
+    rows = selftest.of_every_kind(kinds, 4 * setup.images)
     errors = np.abs(selftest.luma_errors(setup.pack, rows, dali.stream, setup.device))
     passed = bool((errors <= selftest.TOLERANCE).all())
-    found = f"{len(rows)} pictures, at most {errors.max():.2f} levels off what was packed"
+    found = (
+        f"{len(rows)} pictures ({', '.join(kinds)}), at most {errors.max():.2f} levels off what was packed"
+    )
     return Outcome(passed, found, {"levels": float(errors.max())})
 
 
@@ -168,18 +179,22 @@ def memory(setup: Setup) -> Outcome:
             for _ in loader.epoch():
                 pass
             taken.append(memory_in_use(setup.device))
-    grown = taken[-1] - taken[setup.epochs // 10]
-    found = f"{grown / 2**20:+.1f} MiB from epoch {setup.epochs // 10} to {setup.epochs - 1}"
-    return Outcome(grown <= GROWTH, found, {"MiB": grown / 2**20})
+    warm = setup.epochs // 10
+    grown = {f"{place}, MiB": (taken[-1][place] - taken[warm][place]) / 2**20 for place in taken[-1]}
+    found = ", ".join(f"{place} {mib:+.1f}" for place, mib in grown.items())
+    return Outcome(
+        max(grown.values()) <= GROWTH / 2**20, f"{found} from epoch {warm} to {setup.epochs - 1}", grown
+    )
 
 
-def memory_in_use(device: Device) -> int:
-    """Bytes: of the GPU, by whoever; or of this process."""
+def memory_in_use(device: Device) -> dict[str, int]:
+    """Bytes: of this process, and of the GPU, by whoever."""
+    found = {"host": int(psutil.Process().memory_info().rss)}
     if device == "gpu":
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
-        return total - free
-    return int(psutil.Process().memory_info().rss)
+        found["GPU"] = total - free
+    return found
 
 
 def waiting(setup: Setup) -> Outcome:
@@ -192,11 +207,120 @@ def waiting(setup: Setup) -> Outcome:
 
 
 def throughput(setup: Setup) -> Outcome:
-    """Images a second of every tier, and of the ceiling, libjpeg-turbo on all cores."""
+    """Images a second of every tier on the device, its copies included, and of what no loader can pass: the ceilings."""
+    tiers: tuple[Literal["encoded"], Literal["decoded"]] = ("encoded", "decoded")
+    engines: tuple[Literal["threads"], Literal["dali"]] = ("threads", "dali")
     rates = {
-        name: sample(name, setup.pack.path, setup.seconds).images_per_second for name in ROWS[setup.device]
+        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, tier=tier))
+        for engine in engines
+        for tier in tiers
     }
+    rates["ceiling: libjpeg-turbo on all cores"] = sample(
+        "decode-only", setup.pack.path, setup.seconds
+    ).images_per_second
+    rates["ceiling: DALI's decoder alone"] = decoder_rate(setup)
+    if setup.device == "gpu":
+        size = 4 * 3 * setup.job.recipe.augment.size**2
+        rates["ceiling: floats over the link"] = link_rate() / size
     return Outcome(min(rates.values()) > 0, "images a second, below", rates)
+
+
+def per_second(setup: Setup, steps: Iterator[int]) -> float:
+    """Images a second of a stream that says how many each of its steps had; what the GPU has not done does not count."""
+    for _ in range(3):
+        next(steps)
+    settle(setup.device)
+    started, images = time.perf_counter(), 0
+    while time.perf_counter() - started < setup.seconds:
+        images += next(steps)
+    settle(setup.device)
+    return images / (time.perf_counter() - started)
+
+
+def settle(device: Device) -> None:
+    """Wait for the GPU."""
+    if device == "gpu":
+        torch.cuda.synchronize()
+
+
+def loader_rate(setup: Setup, resources: Resources) -> float:
+    """Of training batches on the device, once a tier that keeps pixels has them."""
+    rows, augment = selftest.spread(setup.pack, MEASURED), setup.job.recipe.augment
+    with Loader(setup.pack, augment, rows, resources, batch_size=BATCH, shuffle=True) as loader:
+        for _ in loader.epoch():
+            pass
+        return per_second(setup, (len(batch.ids) for batch in loader))
+
+
+def decoder_rate(setup: Setup) -> float:
+    """Of DALI's decoder without anything behind it, by the parameters that the graph gives it."""
+    from nvidia.dali import fn, pipeline_def
+
+    order = itertools.cycle(selftest.spread(setup.pack, MEASURED).tolist())
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=BATCH,
+        num_threads=available_cores(),
+        device_id=torch.cuda.current_device() if setup.device == "gpu" else None,
+        exec_dynamic=True,
+    )
+    def decoding() -> Any:
+        encoded = fn.external_source(
+            lambda: [setup.pack.encoded(next(order)) for _ in range(BATCH)], batch=True
+        )
+        return dali.decode(setup.device == "gpu", encoded)
+
+    pipeline = decoding()
+
+    def batches() -> Iterator[int]:
+        while True:
+            pipeline.run()
+            yield BATCH
+
+    return per_second(setup, batches())
+
+
+def link_rate() -> float:
+    """Bytes a second from pinned memory to the GPU."""
+    source = torch.empty(LINKED, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty_like(source, device="cuda")
+    seconds = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        there.copy_(source, non_blocking=True)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return LINKED / min(seconds)
+
+
+def step(setup: Setup) -> Outcome:
+    """Images a second of the step alone, from one batch again and again; on a GPU also in CUDA graphs, which must work."""
+    where, recipe = torch_device(setup.device), train.resolve(setup.job.recipe, torch_device(setup.device))
+    rates, faults = {}, []
+    for name in ("as it is", "compiled")[: 2 if setup.device == "gpu" else 1]:
+        state = train.new_state(recipe, len(setup.pack.classes), where, 0.0, fresh=False)
+        set_training(state.network, recipe.frozen_statistics)
+        called: nn.Module = state.network
+        if name == "compiled":
+            called, fault = compiled(state.network, [recipe.batch_size], recipe.augment.size, recipe.bf16)
+            faults += [fault] if fault else []
+        rates[name] = per_second(setup, steps(recipe, state, called, len(setup.pack.classes)))
+    return Outcome(not faults, faults[0] if faults else f"images a second of {recipe.network}, below", rates)
+
+
+def steps(recipe: train.Recipe, state: Training, called: nn.Module, classes: int) -> Iterator[int]:
+    """Steps at a rate that changes nothing, each with its images."""
+    where = next(called.parameters()).device
+    shape = recipe.batch_size, 3, recipe.augment.size, recipe.augment.size
+    images = torch.rand(shape, device=where).to(memory_format=torch.channels_last)
+    labels = torch.arange(recipe.batch_size, device=where) % classes
+    loss = smoothed_cross_entropy(recipe.label_smoothing, classes)
+    while True:
+        train_step(called, state.optimiser, images, labels, loss, 0.0, recipe.bf16, clip=recipe.clip)
+        if state.average:
+            state.average.update(state.network)
+        yield recipe.batch_size
 
 
 def training(setup: Setup) -> Outcome:

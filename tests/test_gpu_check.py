@@ -41,7 +41,6 @@ def test_the_rehearsal_passes_and_its_certificate_says_that_it_is_one(
 ) -> None:
     for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
         monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(gpu_check, "ROWS", {"cpu": ("threads-encoded",)})
     given = setup(colour_pack, tmp_path)
     outcomes = examine(given, {name: check for name, check in CHECKS.items() if name != "tests"})
     assert {name: outcome.found for name, outcome in outcomes.items() if not outcome.passed} == {}
@@ -49,7 +48,7 @@ def test_the_rehearsal_passes_and_its_certificate_says_that_it_is_one(
     content = json.loads((tmp_path / "out" / "gpu-report.json").read_text())
     assert (content["device"], content["passed"]) == ("cpu", True)
     assert set(content["checks"]) == set(CHECKS) - {"tests"}
-    assert content["checks"]["throughput"]["figures"]["threads-encoded"] > 0
+    assert content["checks"]["throughput"]["figures"]["threads, decoded"] > 0
     assert content["facts"]["versions"]["torch"]
     text = (tmp_path / "out" / "gpu-report.md").read_text()
     assert text.startswith("# GPU check, rehearsed on the CPU: nothing here was measured on a GPU\n")
@@ -96,10 +95,15 @@ def test_a_driver_that_is_not_known_fails(
 
 
 def test_memory_that_grows_fails(colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = iter(range(0, 10 * gpu_check.GROWTH, gpu_check.GROWTH))
-    monkeypatch.setattr(gpu_check, "memory_in_use", lambda _: next(taken))
+    """Of the host, as of the GPU."""
     monkeypatch.setattr(gpu_check, "Augment", lambda: Augment(size=32))
-    assert not gpu_check.memory(setup(colour_pack, tmp_path)).passed
+    for grows in ("host", "GPU"):
+        taken = iter(range(0, 10 * gpu_check.GROWTH, gpu_check.GROWTH))
+        flat = {"host": 0, "GPU": 0}
+        monkeypatch.setattr(gpu_check, "memory_in_use", lambda _: flat | {grows: next(taken)})  # noqa: B023
+        outcome = gpu_check.memory(setup(colour_pack, tmp_path))
+        assert not outcome.passed
+        assert outcome.figures == {"host, MiB": 0, "GPU, MiB": 0} | {f"{grows}, MiB": 8 * 64}
 
 
 @no_gpu

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.ema import MovingAverage
+
+
+class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **kwargs or {})
 
 
 def weight(average: MovingAverage) -> torch.Tensor:
@@ -47,6 +62,17 @@ def test_buffers_are_the_networks_own() -> None:
         average.update(network)
     assert torch.equal(average.network.state_dict()["running_mean"], network.state_dict()["running_mean"])
     assert int(average.network.state_dict()["num_batches_tracked"]) == 3
+
+
+def test_buffers_are_copied_kind_by_kind() -> None:
+    """Not one by one: a copy of a few numbers takes a GPU as long as a launch."""
+    network = nn.Sequential(*(nn.BatchNorm1d(2) for _ in range(5)))
+    average = MovingAverage(network, 0.9)
+    average.update(network)
+    with Calls() as calls:
+        average.update(network)
+    assert calls.names.count("aten._foreach_copy_.default") == 2  # statistics, and counts
+    assert "aten.copy_.default" not in calls.names
 
 
 def test_it_goes_on_from_its_state() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -29,11 +30,12 @@ import train
 from cache.command import Stopped
 from cache.store import Pack
 from model import checkpoint, ranks, swa
+from model.inference import folded
 from model.loss import smoothed_cross_entropy
 from model.network import build, set_training, synchronised
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.schedule import Phase
-from model.shapes import EVALUATION, HEAD, METRICS, SWA
+from model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
 from model.step import share_weight, train_step, validate
 from pipelines.loader import Position, Resources
 
@@ -234,6 +236,8 @@ def test_synchronised_batchnorm_keeps_the_names_of_the_weights() -> None:
     assert plain.state_dict().keys() == converted.state_dict().keys()
     pixels, _ = batch(2)
     assert torch.equal(plain.eval()(pixels), converted.eval()(pixels))
+    inference = folded(converted, 32)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in inference.modules())
 
 
 # --- validation and averaging ----------------------------------------------------------------------------------------
@@ -291,24 +295,34 @@ RECIPE = replace(
     TINY,
     frozen_statistics=True,
     solve_head=True,
+    first_look=2,
+    distillation=0.3,
+    interpolation=2,
+    clip=0.5,
+    layer_decay=0.9,
     ema=0.7,
-    batch_size=7,
+    batch_size=14,
+    views=2,
     phases=(Phase(epochs=2, high=1e-4, low=2e-5, cycles=0.5),),
     averaging=train.Averaging(steps=2, rate=1e-5),
 )
-"""Seven images on two ranks: no share is even."""
+"""All that `fast` asks for, and more. Seven images in two views on two ranks: no share is even."""
+
+Step: TypeAlias = tuple[int, list[tuple[int, int]]]
+"""The epoch; and of each image its row of the pack, and a checksum of its pixels in all views."""
 
 
-def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) -> list[tuple[int, list[int]]]:
-    """Train, until a signal comes to the last rank before batch number `steps`; (epoch, rows of the pack) of each step."""
+def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) -> list[Step]:
+    """Train, until a signal comes to the last rank before batch number `steps`; each step's epoch, images and pixels."""
     asked = iter(range(1, 10_000))
-    seen: list[tuple[int, list[int]]] = []
+    seen: list[Step] = []
     followed = train.followed
 
     def follow(doing: str, loader: Any, *rest: Any) -> Any:
         for batch in followed(doing, loader, *rest):
             if doing.startswith("training"):
-                seen.append((loader.position.epoch, batch.ids.tolist()))
+                sums = [zlib.crc32(image.numpy().tobytes()) for image in batch.images]
+                seen.append((loader.position.epoch, list(zip(batch.ids.tolist(), sums, strict=True))))
             yield batch
 
     def stop() -> int | None:
@@ -334,7 +348,7 @@ def woven(shares: list[list[Any]]) -> list[Any]:
     """The steps of all ranks, as one rank would see them."""
     found = []
     for step in zip(*shares, strict=True):
-        rows = [0] * sum(len(ids) for _, ids in step)
+        rows = [(0, 0)] * sum(len(ids) for _, ids in step)
         for rank, (_, ids) in enumerate(step):
             rows[rank :: len(step)] = ids
         found.append((step[0][0], rows))
@@ -348,13 +362,21 @@ def check_same(out: Path, whole: Path) -> None:
             assert found["updates"] == expected["updates"]
             found, expected = found["network"], expected["network"]
         for key, value in expected.items():
-            torch.testing.assert_close(found[key], value, rtol=2e-3, atol=2e-4, msg=f"{name} {key}")
+            near = 5e-3 if key == "classifier.weight" else 2e-4  # solved on features that differ by 0.0003
+            torch.testing.assert_close(found[key], value, rtol=2e-3, atol=near, msg=f"{name} {key}")
     for one, other in zip(Run(out).rows(METRICS), Run(whole).rows(METRICS), strict=True):
         assert one["n"] == other["n"] == 6
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
         assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
-    for name in (HEAD, SWA):
-        assert (Run(out).folder / name).exists()
+    assert (out / SWA).exists()
+    found, expected = (Run(folder).read(INTERPOLATION) for folder in (out, whole))
+    assert len(found) == len(expected) == RECIPE.interpolation
+    for one, other in zip(found, expected, strict=True):
+        assert (one["share"], one["n"], one["accuracy"]) == (other["share"], other["n"], other["accuracy"])
+        assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
+    first = [Run(folder).read(HEAD)["first"] for folder in (out, whole)]
+    assert first[0]["images"] == first[1]["images"] == 6
+    assert first[0]["valid_loss"] == pytest.approx(first[1]["valid_loss"], rel=1e-2)
     assert Run(out).read(HEAD)["images"] == Run(whole).read(HEAD)["images"] == 42
 
 
@@ -363,7 +385,7 @@ def test_two_ranks_train_as_one_does(
 ) -> None:
     whole, expected = alone
     shares = on_ranks(2, trained, colour_pack.path, tmp_path / "run")
-    assert woven(shares) == expected, "the same images, step by step"
+    assert woven(shares) == expected, "the same images and pixels, step by step"
     check_same(tmp_path / "run", whole)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
 
@@ -374,7 +396,7 @@ def test_one_rank_goes_on_as_two_and_these_as_one(
     """A signal to one of the ranks ends all before the same batch."""
     whole, expected = alone
     out = tmp_path / "run"
-    first = trained(colour_pack.path, out, steps=5)
+    first = trained(colour_pack.path, out, steps=6)
     second = woven(on_ranks(2, trained, colour_pack.path, out, True, 4))
     third = trained(colour_pack.path, out, resume=True)
     assert first[-1] == second[-1] == (-1, [])

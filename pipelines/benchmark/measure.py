@@ -137,6 +137,8 @@ def sample(name: str, path: Path, seconds: float) -> Sample:
     done, started, before = 0, time.perf_counter(), core_seconds()
     while time.perf_counter() - started < seconds:
         done += next(stream)
+    if ROWS[name].device == "gpu":
+        torch.cuda.synchronize()  # the batches are done when the GPU has made them
     elapsed, spent = time.perf_counter() - started, core_seconds() - before
     found = Sample(done / elapsed, 1000 * spent / done, _resident_mib())
     stream.close()  # type: ignore[attr-defined]
