@@ -16,10 +16,11 @@ from PIL import Image, ImageOps
 
 from cache.survey import FORMATS
 
-SIDE: Final = 64
-"""Pixels of a close-up's side."""
-HELD: Final = 4096
-"""Close-ups that are kept, 4 kB each: in a set of look-alikes each is compared with many."""
+SIDE: Final = 32
+"""Pixels of a close-up's side. At 64 the cut of a twin would have to be known twice as well: there are true pairs in dogs25 that
+are less alike then than strangers, and none at 32 (docs/log.md)."""
+HELD: Final = 16_384
+"""Close-ups that are kept, 1 kB each: in a set of look-alikes each is compared with many."""
 
 Closeup = NDArray[np.uint8]
 Reader = Callable[[int], Closeup | None]
@@ -32,10 +33,10 @@ def reader(find: Callable[[int], Path]) -> Reader:
 
 
 def read(file: Path) -> Closeup | None:
-    """Luma `[64, 64]` of a file, upright, without regard to its aspect ratio; None where nothing reads it any more."""
+    """Luma `[32, 32]` of a file, upright, without regard to its aspect ratio; None where nothing reads it any more."""
     try:
         with Image.open(file, formats=FORMATS) as image:
-            image.draft("L", (2 * SIDE, 2 * SIDE))
+            image.draft("L", (4 * SIDE, 4 * SIDE))
             shades = ImageOps.exif_transpose(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     except Exception:  # gone or changed since it was looked at
         return None

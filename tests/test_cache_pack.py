@@ -645,7 +645,7 @@ def test_grayscale_that_is_kept_is_no_reason_of_the_machines(
 ) -> None:
     root, grey = grey_set(tmp_path / "images")
     photograph = Photograph("a/grey.png", "a", hashlib.sha256(grey).hexdigest())
-    decisions = [Decision(photograph, "exclude", reason=reason)] if by == "decisions" else []
+    decisions = [Decision(photograph, "exclude", reason=reason, by="machine")] if by == "decisions" else []
     exclude = {"a/grey.png": reason} if by == "exclude" else None
     options = Options(val=0, test=0, keep_grayscale=True, exclude=exclude, decisions=decisions)
     assert ("a/grey.png" in paths_of(pack_of(root, options))) is kept
