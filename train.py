@@ -268,7 +268,7 @@ class Job:
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     resume: bool = False
-    """Go on from the run folder's last checkpoint, with the run's own recipe."""
+    """Go on from the run folder's last checkpoint, with the run's own recipe: a field that is named must be as the run has it."""
     force: tuple[Forcible, ...] = ()
     """Resume all the same where these differ from the run's own; the result is then no longer that of one command."""
     dry_run: bool = False
