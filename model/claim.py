@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from model.atomic import intended, sweep
 from model.run import AVERAGED, BEST, SOLVED, TARGETS, Run, RunError
 from model.shapes import (
+    DAMAGED,
     DIVERGED,
     DIVERGED_PICTURE,
     HEAD,
@@ -31,7 +32,7 @@ from model.shapes import (
 
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa|head|targets)\.ckpt"
-    r"|(recipe|pack|versions|head|interpolation|swa|saliency|diverged|eval(-[\w-]+)?)\.json"
+    r"|(recipe|pack|versions|head|interpolation|swa|saliency|damaged|diverged|eval(-[\w-]+)?)\.json"
     r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|report\.html|predictions\.csv"
 )
@@ -91,5 +92,5 @@ def drop_results(folder: Run) -> None:
     """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
     sweep(folder.folder, is_ours)
     results = (METRICS, TIMES, HEAD, SOLVED, TARGETS, INTERPOLATION, SWA, AVERAGED, BEST)
-    for name in (*results, DIVERGED, DIVERGED_PICTURE):
+    for name in (*results, DAMAGED, DIVERGED, DIVERGED_PICTURE):
         (folder.folder / name).unlink(missing_ok=True)

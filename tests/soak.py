@@ -254,7 +254,7 @@ def harass(soak: Soak, name: str, generator: random.Random) -> list[float]:
         if ended:
             break
     if process.returncode:
-        raise SystemExit(f"a resumed run failed after {len(peaks) - 1} kills; see {soak.folder / name}.log")
+        raise SystemExit(f"a resumed run failed after {len(peaks) - 1} kills")
     return peaks
 
 

@@ -10,9 +10,9 @@ from runs import never, tiny_job
 
 import train
 from cache.store import Pack
-from model.claim import is_ours
-from model.run import RunError
-from model.shapes import LOCK
+from model.claim import drop_results, is_ours
+from model.run import Run, RunError
+from model.shapes import DAMAGED, LOCK
 
 THEIRS = {".notes.2024.txt": "mine", ".photo.17.png": "mine", "letter.doc": "x"}
 
@@ -55,3 +55,10 @@ def test_in_a_run_only_what_is_ours_is_swept(tiny_run: Path, colour_pack: Pack, 
 def test_every_file_of_a_run_is_ours(tiny_run: Path) -> None:
     strange = {path.name for path in tiny_run.iterdir() if not is_ours(path.name)}
     assert strange == {LOCK}
+
+
+def test_what_a_start_said_of_damaged_images_is_no_part_of_the_next(tmp_path: Path) -> None:
+    Run(tmp_path).write(DAMAGED, {})
+    assert is_ours(DAMAGED)
+    drop_results(Run(tmp_path))
+    assert not list(tmp_path.iterdir())
