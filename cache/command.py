@@ -47,11 +47,10 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
-    for number in ENDINGS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _interrupt)
     try:
-        sys.exit(main() or 0)
+        with _interruptible():
+            code = main() or 0
+        sys.exit(code)
     except KeyboardInterrupt as asked:
         sys.exit(128 + (asked.args[0] if asked.args else signal.SIGINT))
     except BrokenPipeError:
@@ -68,6 +67,21 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
             traceback.print_exc(file=file)
         _complain(f"unexpected {type(error).__name__}: {error} -- please report it with {file.name}")
         sys.exit(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving anyway."""
+    ours = [
+        each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
+    ]
+    for number in ours:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
 
 
 def _interrupt(number: int, _: object) -> NoReturn:

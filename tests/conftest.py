@@ -84,9 +84,7 @@ def ordinary() -> Iterator[None]:
 
 
 @pytest.fixture
-def here(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Here]:
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Here:
     """Starts one of the programs as its command line does, in `tmp_path` but in this process: imports take seconds."""
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in ENDINGS}
@@ -94,10 +92,12 @@ def here(
     def start(*arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", list(arguments))
         capfd.readouterr()
-        with pytest.raises(SystemExit) as leaving:
-            runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        try:
+            with pytest.raises(SystemExit) as leaving:
+                runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return Answer(int(str(leaving.value.code)), *capfd.readouterr())
 
-    yield start
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return start

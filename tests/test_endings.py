@@ -261,3 +261,14 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", ENDINGS[1:])
+def test_a_program_that_is_leaving_is_not_interrupted(number: signal.Signals) -> None:
+    """Torchrun ends those that are left when one of them has failed, and they may just be saying why."""
+    code = (
+        "import atexit, os; from cache.command import run; "
+        f"atexit.register(os.kill, os.getpid(), {int(number)}); run(lambda: 3)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (3, "")
