@@ -34,13 +34,10 @@ class MovingAverage:
         else:
             self._blend(list(self.network.parameters()), list(network.parameters()), None)
             pairs = list(zip(self.network.buffers(), network.buffers(), strict=True))
-            for statistics in (
-                True,
-                False,
-            ):  # which are floats, and counts; torch copies those of one kind in one call
-                alike = [pair for pair in pairs if pair[0].is_floating_point() is statistics]
-                if alike:
-                    torch._foreach_copy_([mine for mine, _ in alike], [theirs for _, theirs in alike])
+            floats = [pair for pair in pairs if pair[0].is_floating_point()]
+            counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+            for alike in filter(None, (floats, counts)):  # torch copies those of one kind in one call
+                torch._foreach_copy_([mine for mine, _ in alike], [theirs for _, theirs in alike])
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -101,8 +101,3 @@ def _saved_bytes(network: nn.Module, count: int, size: int, bf16: bool) -> int:
         loss = forward(network, images, bf16).sum()
     del loss
     return sum(seen.values())
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether this is torch's or Python's way to say that memory did not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

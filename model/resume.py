@@ -106,9 +106,8 @@ def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, str, st
     """What a result depends on and is not as it was when the run began: name, then, now; what is not there is "none"."""
     then = {name: was for name, was in folder.read(VERSIONS).items() if _UNTIL not in name}
     names = [name for name in then | used if name not in ("date", "machine")]
-    if not (
-        THREADS in then and THREADS in used
-    ):  # several ranks, or a GPU: then they decide nothing, or not alone
+    # Of several ranks, or on a GPU, threads decide nothing, or not alone.
+    if not (THREADS in then and THREADS in used):
         names = [name for name in names if name != THREADS]
     pairs = [(name, then.get(name, "none"), used.get(name, "none")) for name in names]
     return [(name, was, now) for name, was, now in pairs if was != now]

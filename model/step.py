@@ -40,9 +40,8 @@ def train_step(
     """
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-    optimiser.zero_grad(
-        set_to_none=True
-    )  # before: of a CUDA graph they are memory that the next call writes to
+    # Before the forward pass: of a CUDA graph gradients are memory that the next call writes to.
+    optimiser.zero_grad(set_to_none=True)
     value = mean_loss(loss, forward(network, images, bf16), labels)
     (value * weight).backward()  # type: ignore[no-untyped-call]
     if clip:

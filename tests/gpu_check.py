@@ -359,6 +359,7 @@ CHECKS: Final[dict[str, Check]] = {
         memory,
         waiting,
         throughput,
+        step,
         training,
         tests,
     )

@@ -34,14 +34,22 @@ def ordinary_user() -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_VERSION, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, and again for the higher 32
-    assert libc.capget(header, sets) == 0
+    _done(libc.capget(header, sets))
     effective = sets[0]
-    if os.geteuid() == 0:
-        assert libc.prctl(_SET_SECUREBITS, _NOROOT, 0, 0, 0) == 0
-    sets[0] = effective & ~_PERMISSIONS
-    assert libc.capset(header, sets) == 0
-    yield
-    sets[0] = effective
-    assert libc.capset(header, sets) == 0
-    if os.geteuid() == 0:
-        assert libc.prctl(_SET_SECUREBITS, 0, 0, 0, 0) == 0
+    try:
+        if os.geteuid() == 0:
+            _done(libc.prctl(_SET_SECUREBITS, _NOROOT, 0, 0, 0))
+        sets[0] = effective & ~_PERMISSIONS
+        _done(libc.capset(header, sets))
+        yield
+    finally:
+        sets[0] = effective
+        _done(libc.capset(header, sets))
+        if os.geteuid() == 0:
+            _done(libc.prctl(_SET_SECUREBITS, 0, 0, 0, 0))
+
+
+def _done(answer: int) -> None:
+    """Raises OSError where the system refused a call."""
+    if answer:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

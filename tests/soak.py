@@ -29,7 +29,7 @@ import psutil
 import torch
 import tyro
 from pictures import packed
-from runs import ONE_THREAD, TINY, never, tinted, tiny_job
+from runs import FULL, ONE_THREAD, never, tinted, tiny_job
 
 import eval as evaluation
 import train
@@ -50,22 +50,8 @@ EVERY: Final = 1.0
 IMAGES: Final = 900
 STEADY: Final = "steady"
 """The run that trains all the time."""
-FULL: Final = replace(
-    TINY,
-    name="soak",
-    batch_size=16,
-    label_smoothing=0.0,
-    select="loss",
-    solve_head=True,
-    first_look=20,
-    frozen_statistics=True,
-    distillation=0.3,
-    interpolation=3,
-    clip=5.0,
-    layer_decay=0.93,
-    ema=0.9,
-)
-"""All that a recipe can ask for, in small."""
+RECIPE: Final = replace(FULL, name="soak", batch_size=16, first_look=20)
+"""All that a recipe can ask for, in small; `work` says for how long."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +260,7 @@ def work(soak: Soak) -> int:
     phase = Phase(epochs=soak.epochs, high=0.01, low=0.002, cycles=2.5)
     if soak.name == STEADY:
         phase = replace(phase, epochs=1_000_000)
-    recipe = replace(FULL, phases=(phase,))
+    recipe = replace(RECIPE, phases=(phase,))
     job = tiny_job(soak.folder / "images.arrow", out, (out / "recipe.json").exists(), recipe)
     job = replace(job, checkpoints=Checkpoints(steps=10))
     if soak.name == STEADY:

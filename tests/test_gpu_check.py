@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -49,10 +50,17 @@ def test_the_rehearsal_passes_and_its_certificate_says_that_it_is_one(
     assert (content["device"], content["passed"]) == ("cpu", True)
     assert set(content["checks"]) == set(CHECKS) - {"tests"}
     assert content["checks"]["throughput"]["figures"]["threads, decoded"] > 0
+    assert content["checks"]["step"]["figures"]["as it is"] > 0
     assert content["facts"]["versions"]["torch"]
     text = (tmp_path / "out" / "gpu-report.md").read_text()
     assert text.startswith("# GPU check, rehearsed on the CPU: nothing here was measured on a GPU\n")
     assert "All checks passed" in text
+
+
+def test_every_check_that_is_written_is_made() -> None:
+    functions = inspect.getmembers(gpu_check, inspect.isfunction)
+    takes_and_gives = {name: list(function.__annotations__.values()) for name, function in functions}
+    assert {name for name, types in takes_and_gives.items() if types == ["Setup", "Outcome"]} == set(CHECKS)
 
 
 @needs_dali
