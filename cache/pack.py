@@ -16,7 +16,7 @@ import re
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS, WRONG
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import ENDED_DECODER, FORMATS, Look, Progress, counted, survey
+from cache.survey import FORMATS, Look, Progress, counted, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -38,8 +38,8 @@ BATCH_BYTES: Final = 32 << 20
 THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _THUMBNAIL_SIDE: Final = 128
-_UNSEEN: Final = ("bomb", "no class", "undecodable")
-"""Reasons for which a file was not opened or not decoded, and is not opened for its picture either."""
+_UNSAFE: Final = ("bomb", "undecodable")
+"""Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
 NO_LABEL: Final = -1
 MAX_CLASSES: Final = 10_000
 """As many as were packed, trained, evaluated and explained in one go (docs/reliability.md)."""
@@ -185,6 +185,7 @@ def write(
     check_classes(options.decisions, classes)
     found = survey(source.file for source in sources) if looks is None else looks
     looks = list(counted(found, len(sources), progress))
+    unsafe = {source.path for source, look in zip(sources, looks, strict=True) if look.problem in _UNSAFE}
     decided, lost = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
@@ -202,7 +203,7 @@ def write(
         classes=classes,
         digest=_digest(kept, splits),
         seed=options.seed,
-        excluded=tuple(_with_thumbnails(excluded)),
+        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
         relabelled=tuple(relabelled),
         unmatched=len(lost),
@@ -503,14 +504,15 @@ def _digest(kept: Sequence[tuple[Source, Look]], splits: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Excluded]:
+def _with_thumbnails(
+    excluded: Iterable[tuple[Source, Excluded]], closed: Container[str]
+) -> Iterator[Excluded]:
+    """closed: paths of files that are not opened, whatever they are excluded for."""
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        # where a person excluded it, the machine's reason stands in the detail
-        found = row.detail.partition(": ")[0]
-        unseen = not {row.reason, found}.isdisjoint(_UNSEEN) or ENDED_DECODER in row.detail
-        small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
+        opened = shown[row.reason] <= THUMBNAILS and source.path not in closed
+        small = _thumbnail(source.file) if opened else None
         yield replace(row, thumbnail=small)
 
 
