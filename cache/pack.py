@@ -381,7 +381,7 @@ def _text(name: str) -> str:
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
     """Images beside the class folders that need not be looked at: none of them where a person decided about any."""
-    if any(not decision.image.label for decision in options.decisions):
+    if any(decision.by == "person" and not decision.image.label for decision in options.decisions):
         return []
     return [source for source in sources if source.label == NO_LABEL]
 
@@ -400,7 +400,7 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 def _match(
     sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
 ) -> tuple[dict[str, Decision], list[Decision]]:
-    """The decision for each path that has one, and the decisions that found no image."""
+    """The decision for each path that has one, and those of a person that found no image."""
     if not options.decisions:
         return {}, []
     names = dict(enumerate(classes))
@@ -408,7 +408,8 @@ def _match(
         Photograph(source.path, names.get(source.label, ""), look.sha256)
         for source, look in zip(sources, looks, strict=True)
     ]
-    return match(options.decisions, images)
+    found, lost = match(options.decisions, images)
+    return found, [decision for decision in lost if decision.by == "person"]
 
 
 def _select(

@@ -391,6 +391,25 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
 
 
+def test_what_the_machine_said_is_no_decision_of_a_person(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def look(files: Iterable[Path]) -> Iterator[Look]:
+        for file in files:
+            looked.append(file)
+            yield from survey_here([file])
+
+    monkeypatch.setattr("cache.pack.survey", look)
+    folder(root, {"loose.png": encode(noise(12, 10, 8))})
+    loose = Photograph("loose.png", "", sha256_of(root / "loose.png"))
+    decisions = [decided(root, "b/1.png", "exclude"), Decision(loose, "exclude")]
+    (root / "b/1.png").unlink()
+    opened = replayed(root, *(replace(each, reason="dark: it is", by="machine") for each in decisions))
+    assert root / "loose.png" not in looked
+    assert left_out(opened)["loose.png"] == ("no class", "beside the class folders")
+    assert (opened.header.unmatched, opened.header.lost) == (0, ())
+
+
 def test_a_renamed_class_folder_does_not_bring_an_excluded_image_back(root: Path) -> None:
     decision = decided(root, "c/1.png", "exclude")
     (root / "c").rename(root / "C")
