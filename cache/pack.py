@@ -247,6 +247,8 @@ def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list
     and near, stay together: at the place of the first of them by that order, in the first split with room for them
     all. A picture that two classes claim is for training: the other splits measure, and a wrong label measures wrongly.
     """
+    if not (options.val or options.test):
+        return ["train"] * len(kept)
     keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
     families: dict[int, list[int]] = {}
     twins = find_twins([look for _, look in kept], reader(lambda index: kept[index][0].file))
