@@ -391,7 +391,9 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
 
 
-def test_what_the_machine_said_is_no_decision_of_a_person(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_machine_said_is_no_decision_of_a_person(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked: list[Path] = []
 
     def look(files: Iterable[Path]) -> Iterator[Look]:
