@@ -22,7 +22,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -42,6 +41,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from cache.atomic import folder_beside
 from cache.command import note, parse, plain, progress_bar, run
 from cache.pack import Options, pack
 from cache.store import Pack, PackError
@@ -190,19 +190,6 @@ def open_pack(job: Job) -> Iterator[Pack]:
         with progress_bar("looking at every image") as update:
             pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
         yield Pack(out, job.resources.residency)
-
-
-@contextmanager
-def folder_beside(out: Path) -> Iterator[Path]:
-    """A folder for as long as the block runs, on the disk that `out` is for: TMPDIR may be in memory. Raises ReviewError."""
-    try:
-        made = tempfile.TemporaryDirectory(prefix=".review-", dir=out.absolute().parent)
-    except OSError as error:
-        raise ReviewError(
-            f"{out} cannot be written ({error.strerror or error}); name another: --out"
-        ) from None
-    with made as folder:
-        yield Path(folder)
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:

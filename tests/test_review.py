@@ -315,9 +315,7 @@ def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Pa
     assert not [*(tmp_path / "out").iterdir()]
     gone = replace(job, out=tmp_path / "gone" / "labels.json")
     with (
-        pytest.raises(
-            review.ReviewError, match=r"labels\.json cannot be written \(No such file.*\); name another"
-        ),
+        pytest.raises(PackError, match=r"labels\.json cannot be written \(No such file.*\); name another"),
         review.open_pack(gone),
     ):
         pass
