@@ -55,6 +55,8 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             for out, temporary in zip(outs, temporaries, strict=True):
                 temporary.replace(out)
                 renamed += 1
+            for folder in {out.parent for out in outs}:
+                _flush_folder(folder)
         except OSError as error:
             changed = (
                 f"{renamed} of its {len(outs)} files are new and the others are not: make it again"
@@ -68,6 +70,18 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             for temporary in temporaries:
                 with suppress(OSError):
                     temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the renaming itself survive a power cut, where the system lets a folder be opened and written through."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

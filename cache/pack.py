@@ -1,8 +1,9 @@
 """Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
 Before it: a folder with one subfolder a class, looked at by `survey`. After it: `store.Pack`. The file is written in
-record batches, in constant memory, under a temporary name, and renamed when it is complete: an interrupted packing
-leaves nothing behind and an older pack untouched.
+record batches, in constant memory, under a temporary name, and renamed when all are complete: an interrupted packing
+leaves an older pack untouched. One that was killed leaves its temporary files, which the next one sweeps; between the
+renamings of several shards, some of either pack, which `store` refuses.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: 
             process.kill()
             process.communicate()
     assert sorted(file.name for file in tmp_path.iterdir()) == [f".other.arrow.{dead.pid}.tmp", "p[1].arrow"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder cannot be opened")
+def test_the_renaming_itself_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[bool, bool]] = []
+    out = tmp_path / "a"
+
+    def flush(descriptor: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), out.exists()))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with replacing_all([out, tmp_path / "b"]):
+        pass
+    assert flushed == [(False, False), (False, False), (True, True)]
 
 
 HOLDER = """
