@@ -21,7 +21,6 @@ import io
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -46,7 +45,7 @@ from cache.command import note, parse, plain, progress_bar, run
 from cache.pack import Options, pack
 from cache.store import Pack, PackError
 from cache.survey import THUMBNAIL, SurveyError
-from cache.suspects import Neighbour, Ranked, Review
+from cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from cache.twins import DETAILED, Pair, Twins, find_pairs
 from cache.values import ValueFormatError, from_json
 from model import figures, head
@@ -144,7 +143,7 @@ def main() -> int:
 
 def review(job: Job) -> Review:
     """Judge every image, rank them, describe the suspects, and write it all down."""
-    check_cleanlab()
+    require_cleanlab()
     if not job.out.absolute().parent.is_dir():
         raise ReviewError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
     with open_pack(job) as opened:
@@ -161,14 +160,6 @@ def review(job: Job) -> Review:
     return found
 
 
-def check_cleanlab() -> None:
-    """Find out before the images are looked at. Raises ReviewError."""
-    try:
-        import cleanlab  # noqa: F401
-    except ImportError:
-        raise ReviewError("cleanlab is not installed; pip install -e .[review]") from None
-
-
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
@@ -178,10 +169,9 @@ def open_pack(job: Job) -> Iterator[Pack]:
         if trained:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
-            print(
-                f"note: {opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
-                "may be among those ranked",
-                file=sys.stderr,
+            note(
+                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on may be among "
+                "those ranked"
             )
         yield opened
         return
