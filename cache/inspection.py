@@ -16,7 +16,7 @@ from typing import IO
 
 from cache import pack
 from cache.atomic import replacing_all
-from cache.closeup import reader
+from cache.closeup import closeup_reader
 from cache.findings import Lines, Row, write_rows
 from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from cache.rules import judge
@@ -40,7 +40,7 @@ class Seen:
 
     def __iter__(self) -> Iterator[Row]:
         """What is found of each."""
-        closeup = reader(lambda index: find_file(self.images, self.paths[index]))
+        closeup = closeup_reader(lambda index: find_file(self.images, self.paths[index]))
         return judge(self.paths, self.labels, self.looks, closeup, self.crowded)
 
     def pack(self, out: Path) -> None:

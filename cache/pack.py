@@ -26,7 +26,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from cache.atomic import replacing_all
-from cache.closeup import reader
+from cache.closeup import closeup_reader
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS, WRONG
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
@@ -252,7 +252,7 @@ def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list
         return ["train"] * len(kept)
     keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
     families: dict[int, list[int]] = {}
-    twins = find_twins([look for _, look in kept], reader(lambda index: kept[index][0].file))
+    twins = find_twins([look for _, look in kept], closeup_reader(lambda index: kept[index][0].file))
     for index, group in enumerate(twins.groups().tolist()):
         families.setdefault(group, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
