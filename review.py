@@ -21,8 +21,6 @@ import io
 import json
 import os
 import signal
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -42,11 +40,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from cache.atomic import folder_beside
 from cache.command import note, parse, plain, progress_bar, run
 from cache.pack import Options, pack
 from cache.store import Pack, PackError
 from cache.survey import THUMBNAIL, SurveyError
-from cache.suspects import Neighbour, Ranked, Review
+from cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from cache.twins import DETAILED, Pair, Twins, find_pairs
 from cache.values import ValueFormatError, from_json
 from model import figures, head
@@ -67,6 +66,7 @@ SHOWN: Final = 10
 _MAPS_AT_ONCE: Final = 16
 
 Ids = NDArray[np.int64]
+Labels = NDArray[np.int32]
 
 
 class ReviewError(ValueError):
@@ -120,7 +120,7 @@ class Evidence:
     """What a judge says of n images of a pack, none of which it was fitted to.
 
     ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1. features:
-    float32 `[n, D]`, by whose angle images are near or far.
+    float32 `[n, D]`, by whose angle images are near or far. contents: `n` sha256 of the images' bytes.
     """
 
     judge: str
@@ -129,6 +129,7 @@ class Evidence:
     labels: Ids
     probabilities: NDArray[np.float64]
     features: NDArray[np.float32]
+    contents: Sequence[str]
 
 
 def main() -> int:
@@ -144,7 +145,7 @@ def main() -> int:
 
 def review(job: Job) -> Review:
     """Judge every image, rank them, describe the suspects, and write it all down."""
-    check_cleanlab()
+    require_cleanlab()
     if not job.out.absolute().parent.is_dir():
         raise ReviewError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
     with open_pack(job) as opened:
@@ -161,14 +162,6 @@ def review(job: Job) -> Review:
     return found
 
 
-def check_cleanlab() -> None:
-    """Find out before the images are looked at. Raises ReviewError."""
-    try:
-        import cleanlab  # noqa: F401
-    except ImportError:
-        raise ReviewError("cleanlab is not installed; pip install -e .[review]") from None
-
-
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
@@ -178,10 +171,9 @@ def open_pack(job: Job) -> Iterator[Pack]:
         if trained:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
-            print(
-                f"note: {opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
-                "may be among those ranked",
-                file=sys.stderr,
+            note(
+                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on may be among "
+                "those ranked"
             )
         yield opened
         return
@@ -190,19 +182,6 @@ def open_pack(job: Job) -> Iterator[Pack]:
         with progress_bar("looking at every image") as update:
             pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
         yield Pack(out, job.resources.residency)
-
-
-@contextmanager
-def folder_beside(out: Path) -> Iterator[Path]:
-    """A folder for as long as the block runs, on the disk that `out` is for: TMPDIR may be in memory. Raises ReviewError."""
-    try:
-        made = tempfile.TemporaryDirectory(prefix=".review-", dir=out.absolute().parent)
-    except OSError as error:
-        raise ReviewError(
-            f"{out} cannot be written ({error.strerror or error}); name another: --out"
-        ) from None
-    with made as folder:
-        yield Path(folder)
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
@@ -219,7 +198,8 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     present, targets = torch.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
-    folds = deal(opened, ids, job.folds, find_alike(opened, ids, small))
+    contents = hash_contents(opened, ids)
+    folds = deal(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
     found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
     probabilities = np.zeros((len(ids), len(opened.classes)))
     probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
@@ -230,6 +210,7 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
         labels=labels.numpy(force=True),
         probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
         features=rows.numpy(force=True),
+        contents=contents,
     )
 
 
@@ -261,6 +242,7 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
         labels=labels.numpy(force=True),
         probabilities=logits.double().softmax(1).numpy(force=True),
         features=rows.numpy(force=True),
+        contents=hash_contents(opened, ids),
     )
 
 
@@ -302,18 +284,17 @@ def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
     return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
 
 
-def deal(opened: Pack, ids: Ids, folds: int, alike: Sequence[Pair] = ()) -> Ids:
-    """A fold for every image, int64 `[n]`: they are dealt out class by class, and twins, exact and near, get one card.
+def deal(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
+    """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class by class, and twins, exact and near, get one card.
 
     An image whose twin is filed under another class would otherwise be judged by that twin, and two that are filed
     wrongly together would vouch for each other. Where more than half of a class hangs together, only its exact copies
     do: with all of it in one fold, nothing would be left to know the class by.
     """
-    contents = [content_of(opened, index) for index in ids.tolist()]
     _, first, content = np.unique(contents, return_index=True, return_inverse=True)
-    copies, labels = first[content], opened.labels[ids]
+    copies = first[content]
     groups = Twins(copies, tuple(alike)).groups()
-    large = np.bincount(groups, minlength=len(ids)) > np.bincount(labels)[labels] / 2
+    large = np.bincount(groups, minlength=len(labels)) > np.bincount(labels)[labels] / 2
     _, first, group = np.unique(
         np.where(large[groups], copies, groups), return_index=True, return_inverse=True
     )
@@ -322,9 +303,9 @@ def deal(opened: Pack, ids: Ids, folds: int, alike: Sequence[Pair] = ()) -> Ids:
     return fold[group]
 
 
-def content_of(opened: Pack, index: int) -> str:
-    """The sha256 of an image's bytes."""
-    return hashlib.sha256(opened.encoded(index).data).hexdigest()
+def hash_contents(opened: Pack, ids: Ids) -> list[str]:
+    """The sha256 of each image's bytes."""
+    return [hashlib.sha256(opened.encoded(index).data).hexdigest() for index in ids.tolist()]
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
@@ -350,7 +331,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
             probability=float(scores[row]),
             likelier_probability=float(others[row].max()),
             suspect=place < count and bool(others[row].max() > scores[row]),
-            sha256=content_of(evidence.pack, int(evidence.ids[row])),
+            sha256=evidence.contents[row],
         )
         for place, row in enumerate(np.argsort(scores, kind="stable").tolist())
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from cache import decisions as decisions_module
 from cache import demo as demo_module
 from cache import inspection, page, suspects
 from cache import pack as pack_module
+from cache.atomic import folder_beside
 from cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
 from cache.findings import FINDINGS, Row, Rows
 from cache.store import SPLITS, Pack, PackError
@@ -95,8 +95,8 @@ def _review(seen: inspection.Seen, out: Path, trained: Path | None) -> int:
     """Rank the labels, of what `trained` did not see or of all that was seen; the exit code, 0 when it is written down."""
     ranking = out / suspects.REVIEW
     try:
-        with tempfile.TemporaryDirectory(prefix=".review-", dir=out) as folder:
-            sound = Path(folder) / "images.arrow"
+        with folder_beside(ranking) as folder:
+            sound = folder / "images.arrow"
             if trained is None:
                 seen.pack(sound)
             code = suspects.review_labels(ranking, sound, trained)

@@ -1,17 +1,19 @@
 """A file, or the files of one pack, are replaced whole or not at all.
 
 Before it: whoever has something to write. After it: packs, tables and pages under their names. What a process that was
-killed left under a temporary name is swept by the next one that writes there.
+killed left under a temporary name, a file or a folder, is swept by the next one that writes there.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from cache.store import PackError
 
@@ -19,6 +21,10 @@ try:
     import fcntl
 except ImportError:  # Windows, where nothing is swept
     fcntl = None  # type: ignore[assignment]
+
+
+_FOLDER: Final = ".review-"
+_LOCK: Final = "lock"
 
 
 @contextmanager
@@ -49,6 +55,8 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             for out, temporary in zip(outs, temporaries, strict=True):
                 temporary.replace(out)
                 renamed += 1
+            for folder in {out.parent for out in outs}:
+                _flush_folder(folder)
         except OSError as error:
             changed = (
                 f"{renamed} of its {len(outs)} files are new and the others are not: make it again"
@@ -62,6 +70,44 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             for temporary in temporaries:
                 with suppress(OSError):
                     temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the renaming itself survive a power cut, where the system lets a folder be opened and written through."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A folder for as long as the block runs, on the disk that `out` is for: TMPDIR may be in memory. Raises PackError."""
+    with ExitStack() as held:
+        try:
+            _sweep_folders(out.absolute().parent)
+            made = tempfile.TemporaryDirectory(prefix=_FOLDER, dir=out.absolute().parent)
+            folder = Path(held.enter_context(made))
+            held.enter_context(_held(folder / _LOCK))
+        except OSError as error:
+            raise PackError(
+                f"{out} cannot be written ({error.strerror or error}); name another: --out"
+            ) from None
+        yield folder
+
+
+def _sweep_folders(place: Path) -> None:
+    """Remove the folders of `folder_beside` that no living process holds; one without a lock is being made."""
+    if fcntl is None:
+        return
+    for folder in [entry for entry in place.iterdir() if entry.name.startswith(_FOLDER)]:
+        with suppress(OSError), (folder / _LOCK).open("rb") as stream:
+            _lock(stream)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(out: Path) -> None:

@@ -27,7 +27,7 @@ Reader = Callable[[int], Closeup | None]
 """Of a look, by its index, a close-up; None where it cannot be had."""
 
 
-def reader(find: Callable[[int], Path]) -> Reader:
+def closeup_reader(find: Callable[[int], Path]) -> Reader:
     """Reads close-ups from the files that `find` names."""
     return lru_cache(HELD)(lambda index: read(find(index)))
 

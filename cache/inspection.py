@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from cache import pack
-from cache.atomic import replacing
-from cache.closeup import reader
+from cache.atomic import replacing_all
+from cache.closeup import closeup_reader
 from cache.findings import Lines, Row, write_rows
 from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from cache.rules import judge
@@ -40,7 +40,7 @@ class Seen:
 
     def __iter__(self) -> Iterator[Row]:
         """What is found of each."""
-        closeup = reader(lambda index: find_file(self.images, self.paths[index]))
+        closeup = closeup_reader(lambda index: find_file(self.images, self.paths[index]))
         return judge(self.paths, self.labels, self.looks, closeup, self.crowded)
 
     def pack(self, out: Path) -> None:
@@ -99,11 +99,10 @@ def check_place(images: Path, out: Path) -> None:
 
 
 def write(rows: Iterable[Row], out: Path) -> None:
-    """survey.csv and excluded.csv in the folder `out`, each whole or not at all. Raises PackError."""
+    """survey.csv and excluded.csv in the folder `out`, both whole or not at all. Raises PackError."""
     with (
-        replacing(out / "excluded.csv") as listed,
+        replacing_all([out / "survey.csv", out / "excluded.csv"]) as (table, listed),
         listed.open("w", newline="", encoding="utf-8") as stream,
-        replacing(out / "survey.csv") as table,
     ):
         write_rows(_listing(rows, stream), table)
 

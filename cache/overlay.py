@@ -86,9 +86,8 @@ def _soften(pictures: Pictures) -> Pictures:
 
 def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -> Pictures:
     """The difference `[n, side, side, channels]` from `other` of the crop of `one` that is nearest to it: rows, columns, again."""
-    level = other.mean(
-        axis=(1, 2), keepdims=True
-    )  # windows leave it as it is, and sums of squares lose less to it
+    # windows leave the level as it is, and sums of squares lose less without it
+    level = other.mean(axis=(1, 2), keepdims=True)
     one, other = one - level, other - level
     windows = _windows(one.shape[1], cuts)
     columns = np.zeros(len(one), np.int64)  # of the windows: nothing cut off

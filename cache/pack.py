@@ -1,8 +1,9 @@
 """Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
 Before it: a folder with one subfolder a class, looked at by `survey`. After it: `store.Pack`. The file is written in
-record batches, in constant memory, under a temporary name, and renamed when it is complete: an interrupted packing
-leaves nothing behind and an older pack untouched.
+record batches, in constant memory, under a temporary name, and renamed when all are complete: an interrupted packing
+leaves an older pack untouched. One that was killed leaves its temporary files, which the next one sweeps; between the
+renamings of several shards, some of either pack, which `store` refuses.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,12 +26,12 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from cache.atomic import replacing_all
-from cache.closeup import reader
+from cache.closeup import closeup_reader
 from cache.decisions import Decision, Photograph, check_classes, match
 from cache.findings import FINDINGS, WRONG
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import ENDED_DECODER, FORMATS, Look, Progress, counted, survey
+from cache.survey import FORMATS, Look, Progress, counted, survey
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -38,8 +39,8 @@ BATCH_BYTES: Final = 32 << 20
 THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _THUMBNAIL_SIDE: Final = 128
-_UNSEEN: Final = ("bomb", "no class", "undecodable")
-"""Reasons for which a file was not opened or not decoded, and is not opened for its picture either."""
+_UNSAFE: Final = ("bomb", "undecodable")
+"""Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
 NO_LABEL: Final = -1
 MAX_CLASSES: Final = 10_000
 """As many as were packed, trained, evaluated and explained in one go (docs/reliability.md)."""
@@ -185,6 +186,7 @@ def write(
     check_classes(options.decisions, classes)
     found = survey(source.file for source in sources) if looks is None else looks
     looks = list(counted(found, len(sources), progress))
+    unsafe = {source.path for source, look in zip(sources, looks, strict=True) if look.problem in _UNSAFE}
     decided, lost = _match(sources, looks, classes, options)
     kept, excluded = _select(sources, looks, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
@@ -202,7 +204,7 @@ def write(
         classes=classes,
         digest=_digest(kept, splits),
         seed=options.seed,
-        excluded=tuple(_with_thumbnails(excluded)),
+        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
         transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
         relabelled=tuple(relabelled),
         unmatched=len(lost),
@@ -246,9 +248,11 @@ def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list
     and near, stay together: at the place of the first of them by that order, in the first split with room for them
     all. A picture that two classes claim is for training: the other splits measure, and a wrong label measures wrongly.
     """
+    if not (options.val or options.test):
+        return ["train"] * len(kept)
     keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
     families: dict[int, list[int]] = {}
-    twins = find_twins([look for _, look in kept], reader(lambda index: kept[index][0].file))
+    twins = find_twins([look for _, look in kept], closeup_reader(lambda index: kept[index][0].file))
     for index, group in enumerate(twins.groups().tolist()):
         families.setdefault(group, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
@@ -380,7 +384,7 @@ def _text(name: str) -> str:
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
     """Images beside the class folders that need not be looked at: none of them where a person decided about any."""
-    if any(not decision.image.label for decision in options.decisions):
+    if any(decision.by == "person" and not decision.image.label for decision in options.decisions):
         return []
     return [source for source in sources if source.label == NO_LABEL]
 
@@ -399,7 +403,7 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 def _match(
     sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
 ) -> tuple[dict[str, Decision], list[Decision]]:
-    """The decision for each path that has one, and the decisions that found no image."""
+    """The decision for each path that has one, and those of a person that found no image."""
     if not options.decisions:
         return {}, []
     names = dict(enumerate(classes))
@@ -407,7 +411,8 @@ def _match(
         Photograph(source.path, names.get(source.label, ""), look.sha256)
         for source, look in zip(sources, looks, strict=True)
     ]
-    return match(options.decisions, images)
+    found, lost = match(options.decisions, images)
+    return found, [decision for decision in lost if decision.by == "person"]
 
 
 def _select(
@@ -503,14 +508,15 @@ def _digest(kept: Sequence[tuple[Source, Look]], splits: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _with_thumbnails(excluded: Iterable[tuple[Source, Excluded]]) -> Iterator[Excluded]:
+def _with_thumbnails(
+    excluded: Iterable[tuple[Source, Excluded]], closed: Container[str]
+) -> Iterator[Excluded]:
+    """closed: paths of files that are not opened, whatever they are excluded for."""
     shown: dict[str, int] = {}
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
-        # where a person excluded it, the machine's reason stands in the detail
-        found = row.detail.partition(": ")[0]
-        unseen = not {row.reason, found}.isdisjoint(_UNSEEN) or ENDED_DECODER in row.detail
-        small = _thumbnail(source.file) if shown[row.reason] <= THUMBNAILS and not unseen else None
+        opened = shown[row.reason] <= THUMBNAILS and source.path not in closed
+        small = _thumbnail(source.file) if opened else None
         yield replace(row, thumbnail=small)
 
 

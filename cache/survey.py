@@ -73,7 +73,7 @@ class Look:
     width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
     luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness: variance of
     the Laplacian at a short side of at most 256 pixels; detail_along, detail_across: see
-    `detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal.
+    `least_and_most_detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal.
     thumbnail: RGB `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes.
     crc32, sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
     """
@@ -120,6 +120,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     small = shrink(pixels, 256)
     shades = luma(small)
     low, high = np.percentile(shades, (5, 95))
+    along, across = least_and_most_detail(shades)
     thumbnail = np.asarray(
         Image.fromarray(upright(small, orientation)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     )
@@ -131,7 +132,8 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
         "luma_high": float(high),
         "blown": float((shades >= 252).mean()),
         "sharpness": sharpness(shades),
-        **dict(zip(("detail_along", "detail_across"), detail(shades), strict=True)),
+        "detail_along": along,
+        "detail_across": across,
         "perceptual_hash": perceptual_hash(thumbnail),
         "thumbnail": thumbnail.tobytes(),
     }
@@ -203,7 +205,7 @@ def sharpness(shades: NDArray[np.float32]) -> float:
     return float((4 * middle - around).var())
 
 
-def detail(shades: NDArray[np.float32]) -> tuple[float, float]:
+def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
     """The variance of the second derivative of luma `[H, W]` along the direction of the least, and of the most; 0 without room.
 
     Motion leaves no detail along its way, and all that lies across it, which is what the Laplacian sees. Three derivatives

@@ -84,14 +84,19 @@ class Review:
 
 def check(run: Path | None) -> None:
     """Find out before the images are looked at, which takes long, that they can be reviewed. Raises PackError."""
-    if find_spec("cleanlab") is None:
-        raise PackError("cleanlab is not installed, which finds wrong labels; pip install -e .[review]")
+    require_cleanlab()
     if run is not None and not run.is_dir():
         raise PackError(f"--run {run} is no folder; expected a run folder, as train.py makes it")
 
 
-def review_labels(out: Path, pack: Path | None = None, run: Path | None = None) -> int:
-    """Start review.py on a pack, or on what `run` was trained with; its exit code, 0 when `out` is written.
+def require_cleanlab() -> None:
+    """Find out, before anything that takes long, that labels can be reviewed at all. Raises PackError."""
+    if find_spec("cleanlab") is None:
+        raise PackError("cleanlab is not installed, which finds wrong labels; pip install -e .[review]")
+
+
+def review_labels(out: Path, pack: Path, run: Path | None = None) -> int:
+    """Start review.py on a pack, or instead on what `run` was trained with; its exit code, 0 when `out` is written.
 
     A code below 0 is the signal that ended it. Its progress, and its one line where something is missing, are on our
     standard error.

@@ -15,7 +15,7 @@ import signal
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
@@ -33,8 +33,6 @@ STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
 WHOLE: Final = STORED - {"BMP", "TIFF"}
 """Formats of which our decoder reads every kind: a file that it refuses is damaged, whatever Pillow makes of it. Of BMP and
 TIFF there are kinds that it does not know."""
-CODED: Final = {"WEBP": b"VP8 ", "AVIF": b"mdat"}
-"""What stands before the coded picture, of formats without a checksum whose decoders take zeros for more of it."""
 UNWRITTEN: Final = 512
 """Zeros at the end of a coded picture from which it was never written to the end; encoders left at most 3 (docs/log.md)."""
 MAX_PIXELS: Final = 178_956_970
@@ -153,12 +151,32 @@ def count_unwritten(data: bytes, format: str) -> int:
 
     Half a download whose space was reserved ends so. A lossless WebP may end in megabytes of zeros and be whole.
     """
-    start = data.find(CODED[format]) if format in CODED else -1
-    if start < 0:
-        return 0
-    size = int.from_bytes(data[start + 4 : start + 8], "little") if format == "WEBP" else len(data)
-    coded = data[start + 8 : start + 8 + size]
+    coded = CODED[format](data) if format in CODED else b""
     return len(coded) - len(coded.rstrip(b"\0"))
+
+
+def _coded_webp(data: bytes) -> bytes:
+    start = data.find(b"VP8 ")
+    size = int.from_bytes(data[start + 4 : start + 8], "little")
+    return data[start + 8 : start + 8 + size] if start >= 0 else b""
+
+
+def _coded_avif(data: bytes) -> bytes:
+    """What is there of the first `mdat` box (ISO/IEC 14496-12, 4.2); behind it others may stand, of padding too."""
+    start = 0
+    while start < len(data):
+        size, header = int.from_bytes(data[start : start + 4], "big"), 8
+        if size == 1:
+            size, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        stop = start + size if size else len(data)
+        if data[start + 4 : start + 8] == b"mdat":
+            return data[start + header : stop]
+        start = max(stop, start + header)
+    return b""
+
+
+CODED: Final[Mapping[str, Callable[[bytes], bytes]]] = {"WEBP": _coded_webp, "AVIF": _coded_avif}
+"""The coded picture, of formats without a checksum whose decoders take zeros for more of it."""
 
 
 def _check_size(pixels: Pixels, known: dict[str, Any]) -> None:
@@ -273,9 +291,8 @@ def _requests(stream: IO[bytes]) -> Iterator[Path]:
 
 def main() -> None:
     """Answer a JSON line for every path on standard input, until it closes."""
-    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(
-        dir(signal)
-    ):  # the parent's to handle; it closes our input
+    # these are the parent's to handle; it closes our input
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
         signal.signal(signal.Signals[name], signal.SIG_IGN)
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)

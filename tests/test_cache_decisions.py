@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,10 @@ from pictures import ALL_TRAIN, encode, folder, noise, survey_here
 from PIL import Image
 
 from cache import __main__ as main
-from cache.decisions import COLUMNS, Choice, Decision, Photograph, check_classes, match, read
+from cache.decisions import COLUMNS, By, Choice, Decision, Photograph, check_classes, match, read
 from cache.pack import Options, pack
 from cache.store import SCHEMA, Header, Pack, PackError
-from cache.survey import ENDED_DECODER
+from cache.survey import Look
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 HEADER = ",".join(COLUMNS)
@@ -296,16 +297,24 @@ def test_excluded_by_hand_with_what_the_machine_said(root: Path) -> None:
     assert left_out(opened)["a/1.png"] == ("excluded by hand", why)
 
 
-@pytest.mark.parametrize(
-    "why", ["bomb: 20,000 x 20,000 pixels", f"undecodable: {ENDED_DECODER} (exit status 3)"]
-)
-def test_what_must_not_be_opened_is_not_when_a_person_excludes_it(
-    root: Path, why: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("problem", ["bomb", "undecodable"])
+@pytest.mark.parametrize("by", [*get_args(By), None])
+def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
+    root: Path, by: By | None, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def look(files: Iterable[Path]) -> Iterator[Look]:
+        for file in files:
+            (seen,) = survey_here([file])
+            yield replace(seen, problem=problem) if file == root / "a/1.png" else seen
+
     opened: list[Path] = []
     monkeypatch.setattr("cache.pack._thumbnail", opened.append)
-    replayed(root, replace(decided(root, "a/1.png", "exclude"), reason=why))
-    assert root / "a/1.png" not in opened
+    monkeypatch.setattr("cache.pack.survey", look)
+    folder(root, {"loose.png": encode(noise(12, 10, 8))})
+    paths = ["a/1.png", "b/1.png"]
+    decisions = [replace(decided(root, path, "exclude"), reason="ugly", by=by) for path in paths if by]
+    replayed(root, *decisions, exclude={} if by else dict.fromkeys(paths, "broken"))
+    assert sorted(opened) == [root / "b/1.png", root / "c/grey.png"]
 
 
 def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> None:
@@ -380,6 +389,27 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert opened.header.relabelled == (("a/renamed.png", "a", "c"),)
     assert opened.header.unmatched == opened.summary()["unmatched"] == 1
     assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
+
+
+def test_what_the_machine_said_is_no_decision_of_a_person(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def look(files: Iterable[Path]) -> Iterator[Look]:
+        for file in files:
+            looked.append(file)
+            yield from survey_here([file])
+
+    monkeypatch.setattr("cache.pack.survey", look)
+    folder(root, {"loose.png": encode(noise(12, 10, 8))})
+    loose = Photograph("loose.png", "", sha256_of(root / "loose.png"))
+    decisions = [decided(root, "b/1.png", "exclude"), Decision(loose, "exclude")]
+    (root / "b/1.png").unlink()
+    opened = replayed(root, *(replace(each, reason="dark: it is", by="machine") for each in decisions))
+    assert root / "loose.png" not in looked
+    assert left_out(opened)["loose.png"] == ("no class", "beside the class folders")
+    assert (opened.header.unmatched, opened.header.lost) == (0, ())
 
 
 def test_a_renamed_class_folder_does_not_bring_an_excluded_image_back(root: Path) -> None:

@@ -220,6 +220,22 @@ def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytes
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_tables_are_of_one_survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write([Row("a/1.png", "a", verdict="exclude", reason="grayscale: colourfulness 0.0")], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    flushed: list[int] = []
+
+    def flush(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if len(flushed) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", flush)
+    with pytest.raises(PackError, match=r"No space left on device; nothing was changed$"):
+        write([], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command, its looking stubbed: what an image more costs, between 1,600 and 3,200 different ones."""
     monkeypatch.setattr(module, "survey", imagine)

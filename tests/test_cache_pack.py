@@ -266,6 +266,11 @@ def test_near_twins_stay_together() -> None:
     assert assign_splits(kept[::-1], Options(0.2, 0.3, 4))[::-1] == splits
 
 
+def test_no_twins_are_sought_where_there_is_nothing_to_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_twins", lambda *_: pytest.fail("twins were sought"))
+    assert assign_splits(near_twins(4, 2), Options(0, 0)) == ["train"] * 4
+
+
 def test_a_family_that_no_split_has_room_for_is_for_training() -> None:
     kept = near_twins(30, 1) + near_twins(20, 20, label=1)
     splits = assign_splits(kept, Options(0.1, 0.2))

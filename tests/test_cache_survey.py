@@ -28,8 +28,8 @@ from cache.survey import (
     Look,
     SurveyError,
     counted,
-    detail,
     is_grey,
+    least_and_most_detail,
     measure,
     sharpness,
     survey,
@@ -411,10 +411,10 @@ def test_motion_leaves_no_detail_along_its_way(across: int, down: int) -> None:
 def test_stripes_have_no_detail_along_them() -> None:
     stripes = np.tile(np.array([0, 0, 9, 9], np.float32), (12, 5))
     for turned in (stripes, np.ascontiguousarray(stripes.T)):
-        along, across = detail(turned)
+        along, across = least_and_most_detail(turned)
         assert along == pytest.approx(0, abs=1e-6)
         assert across > 1
-    assert detail(np.zeros((4, 9), np.float32)) == (0.0, 0.0)
+    assert least_and_most_detail(np.zeros((4, 9), np.float32)) == (0.0, 0.0)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:

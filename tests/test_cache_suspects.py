@@ -99,7 +99,7 @@ def test_the_review_runs_as_a_process_of_its_own(tmp_path: Path, monkeypatch: py
     out = tmp_path / "labels.json"
     assert review_labels(out, Path("images.arrow")) == 0
     assert out.read_text() == "--pack images.arrow"
-    assert review_labels(out, run=Path("runs/dogs")) == 0
+    assert review_labels(out, Path("images.arrow"), Path("runs/dogs")) == 0
     assert out.read_text() == "--run runs/dogs"
     program.write_text("raise SystemExit(2)")
     assert review_labels(out, Path("images.arrow")) == 2

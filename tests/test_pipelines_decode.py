@@ -345,6 +345,29 @@ def test_a_picture_that_was_never_written_to_the_end_is_truncated(format: str, p
     assert (look.problem, look.detail) == ("truncated", f"its last {len(data) // 2:,} bytes are zeros")
 
 
+@needs_avif
+def test_zeros_behind_the_picture_of_an_avif_are_none_of_it(probe: Probe) -> None:
+    whole = encode(noise(400, 300, 4), "AVIF", quality=90) + struct.pack(">I4s4096x", 8 + 4096, b"free")
+    assert examine(whole, probe).problem == ""
+
+
+@pytest.mark.parametrize(
+    ("head", "zeros"),
+    [
+        (struct.pack(">I4s", 8 + 3, b"mdat"), 2),
+        (struct.pack(">I4sQ", 1, b"mdat", 16 + 3), 2),
+        (struct.pack(">I4s", 0, b"mdat"), 7),
+        (struct.pack(">I4s4xI4s", 12, b"mdax", 8 + 3, b"mdat"), 2),
+        (struct.pack(">I4sI4s", 2, b"free", 8 + 3, b"mdat"), 2),
+        (b"", 0),
+    ],
+    ids=["a size", "a long size", "to the end", "the second box", "a size that is none", "no picture"],
+)
+def test_the_picture_of_an_avif_is_one_of_its_boxes(head: bytes, zeros: int) -> None:
+    assert module.count_unwritten(head + b"x\0\0" + bytes(5), "AVIF") == zeros
+    assert module.count_unwritten(head[:6], "AVIF") == 0
+
+
 def test_zeros_may_end_a_lossless_webp(probe: Probe) -> None:
     """And what follows the picture in a file says nothing of it."""
     flat = encode(
