@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C ends the imports without a traceback; `run` takes over
+    # Ctrl-C ends the imports without a traceback; `run` takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import torch

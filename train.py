@@ -180,7 +180,7 @@ class Recipe:
             f"distillation is {self.distillation}; expected 0 to 1": 0 <= self.distillation <= 1,
             f"interpolation is {self.interpolation}; expected 0 or more": self.interpolation >= 0,
             "interpolation needs frozen statistics; add --frozen-statistics, or --interpolation 0": (
-                self.frozen_statistics or not self.looks_back
+                self.frozen_statistics or not (self.solve_head and self.interpolation)
             ),
             f"clip is {self.clip}; expected 0 or more": 0 <= self.clip < math.inf,
             f"ema is {self.ema}; expected 0 to below 1": 0 <= self.ema < 1,
@@ -193,11 +193,6 @@ class Recipe:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
-
-    @property
-    def looks_back(self) -> bool:
-        """Whether what lies between the solved head's network and the trained one is validated in the end."""
-        return self.solve_head and self.interpolation > 0
 
     @property
     def bf16(self) -> bool:
@@ -416,7 +411,7 @@ def train_on(
     asked = job
     job, folder, content = ranks.from_first(lambda: open_run(asked, pack, device, used))
     state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
-    if content:
+    if content is not None:
         restore(folder, content, state)
         state.targets = recall_targets(job.recipe, folder, pack, device)
         if folder.read(PACK)["digest"] != pack.header.digest:
@@ -434,22 +429,26 @@ def train_on(
             return rehearse(job, session, device)
         if not job.resume:
             hold(stack, job)
-            ranks.from_first(
-                lambda: refuse_other_content(job.out)
-            )  # again: another start may have come first
-        if content:
-            ranks.from_first(lambda: resume_run(job, session, used))
-            take_up_best(session)
-        else:
-            ranks.from_first(lambda: start_run(job, pack, folder, used))
-            print(training.plan.why, flush=True)
-            solve_head(session, job)
-        ranks.first_alone(write_damaged, session)
+            # Again: another start may have come first.
+            ranks.from_first(lambda: refuse_other_content(job.out))
+        begin(job, session, used, fresh=content is None)
         fit(session)
         interpolate_weights(session)
         average_weights(session)
     ranks.first_alone(lambda: print(f"report: {report.build(folder.folder)}"))
     return 0
+
+
+def begin(job: Job, session: Session, used: dict[str, str], fresh: bool) -> None:
+    """Bring run folder and session to where the first step is next. fresh: anew, not from a checkpoint. Raises Stopped."""
+    if fresh:
+        ranks.from_first(lambda: start_run(job, session.training.pack, session.folder, used))
+        print(session.training.plan.why, flush=True)
+        solve_head(session, job)
+    else:
+        ranks.from_first(lambda: resume_run(job, session, used))
+        take_up_best(session)
+    ranks.first_alone(write_damaged, session)
 
 
 def new_state(
@@ -510,7 +509,7 @@ def time_steps(session: Session, steps: int) -> list[float]:
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with every choice that it left open made: the precision, and the weights' mean and std."""
+    """The recipe as it is computed: the precision and the weights' mean and std chosen, and nothing that is not done."""
     if recipe.weights != "auto" and recipe.note == _PRETRAINED:
         recipe = replace(recipe, note="")
     if recipe.precision == "auto":
@@ -518,7 +517,18 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     if recipe.normalise:
         mean, std = normalisation(recipe.network)
         recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
-    return recipe
+    return recipe if recipe.solve_head else without_head(recipe)
+
+
+def without_head(recipe: Recipe) -> Recipe:
+    """The recipe without what comes of a solved head; says which of it was asked for."""
+    usual = RECIPES.get(recipe.name, PAPER)
+    for name in ("first_look", "distillation", "interpolation"):
+        if getattr(recipe, name) not in (0, getattr(usual, name)):
+            note(
+                f"{name} is {getattr(recipe, name)} and no head is solved, so it is taken as 0; or add --solve-head"
+            )
+    return replace(recipe, first_look=0, distillation=0.0, interpolation=0)
 
 
 def open_choices(recipe: Recipe) -> Recipe:
@@ -585,7 +595,7 @@ def recall_targets(
     recipe: Recipe, folder: Run, pack: Pack, device: torch.device
 ) -> targets.SoftTargets | None:
     """The soft targets of a run that is resumed, where the recipe has any. Raises RunError."""
-    if not (recipe.solve_head and recipe.distillation):
+    if not recipe.distillation:
         return None
     path, classes = folder.folder / TARGETS, len(pack.classes)
     found = ranks.from_first(lambda: targets.read(path, recipe.distillation, pack.header.digest, classes))
@@ -651,10 +661,15 @@ def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
 
 
 def write_damaged(session: Session) -> None:
-    """damaged.json: by row and path, the images that others stand in for, and those that validation leaves out."""
+    """damaged.json: by row and path, the images that others stand in for, and those that validation leaves out.
+
+    Where there are none there is no such file, also where a start before found some.
+    """
     found = {"replaced": session.training.damage(), "left_out": session.validation.damage()}
     if any(found.values()):
         session.folder.write(DAMAGED, found)
+    else:
+        (session.folder.folder / DAMAGED).unlink(missing_ok=True)
 
 
 def take_up_best(session: Session) -> None:
@@ -727,7 +742,7 @@ def solve_head(session: Session, job: Job) -> None:
         results.append(result)
         content = scored(network, result, recipe.select, f"a head solved on {len(rows)} images")
         keep_best(save_alone, session.folder, state.progress, content)
-    if recipe.looks_back:
+    if recipe.interpolation:
         save_alone(session.folder.folder / SOLVED, content)
     if recipe.distillation:
         soft = targets.SoftTargets(rows, found.probabilities, recipe.distillation)
@@ -982,7 +997,7 @@ def pairs(batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor
 def interpolate_weights(session: Session) -> None:
     """Validate what lies between the solved head's network and the trained one; interpolation.json, perhaps best.ckpt."""
     recipe, folder, state = session.recipe, session.folder, session.state
-    if not recipe.looks_back or ranks.from_first((folder.folder / INTERPOLATION).exists):
+    if not recipe.interpolation or ranks.from_first((folder.folder / INTERPOLATION).exists):
         return
     solved, found = deepcopy(state.result), []
     content = ranks.from_first(lambda: find_solved(folder, solved))

@@ -21,8 +21,8 @@ import torch
 
 from model.atomic import replacing
 
-FORMAT: Final = 1
-"""Version of the layout. A reader refuses a newer one."""
+FORMAT: Final = 2
+"""Version of the layout. A reader refuses a newer one. Since 2 last.ckpt has momentum by the weights' names, and no targets."""
 _KEY: Final = "greyhound_checkpoint"
 _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80"
@@ -113,9 +113,12 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """What `save` was given, its tensors on the CPU. Nothing in the file is run. Raises CheckpointError."""
-    content = check_format(path, read(path))
+def load(path: Path, oldest: int = 1) -> dict[str, Any]:
+    """What `save` was given, its tensors on the CPU. Nothing in the file is run. oldest: the first format that will do.
+
+    Raises CheckpointError.
+    """
+    content = check_format(path, read(path), oldest)
     del content[_KEY]
     return content
 
@@ -141,7 +144,7 @@ def read(path: Path) -> Any:
         raise DamagedCheckpointError(f"{path} {_reason(data, error)}") from None
 
 
-def check_format(path: Path, content: Any) -> dict[str, Any]:
+def check_format(path: Path, content: Any, oldest: int = 1) -> dict[str, Any]:
     """The content, if it is a Greyhound checkpoint that this version can read. Raises CheckpointError."""
     if not isinstance(content, dict) or not isinstance(content.get(_KEY), int):
         raise CheckpointError(
@@ -151,6 +154,11 @@ def check_format(path: Path, content: Any) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has checkpoint format {content[_KEY]}, newer than {FORMAT}, the newest known here; "
             "update Greyhound"
+        )
+    if content[_KEY] < oldest:
+        raise CheckpointError(
+            f"{path} was written by an older Greyhound (format {content[_KEY]}; expected {oldest}); train again into "
+            "another folder"
         )
     return content
 

@@ -25,6 +25,7 @@ from model.figures import DRAWN
 from model.metrics import confused
 from model.run import RunError, read_text
 from model.shapes import (
+    DAMAGED,
     EVALUATION,
     HEAD,
     INTERPOLATION,
@@ -133,6 +134,7 @@ def gather(run: Path) -> dict[str, Any]:
         "versions": read(run, VERSIONS),
         "pack": pack,
         "excluded": by_reason(pack or {}),
+        "damaged": {"replaced": [], "left_out": []} | (read(run, DAMAGED) or {}),
         "metrics": metrics,
         "speed": speed(metrics),
         "idle": idle(metrics),

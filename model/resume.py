@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, TypeAlias
 
 from model.checkpoint import DamagedCheckpointError, kept, load, save
 from model.progress import Progress
-from model.report import REPORT
 from model.run import AVERAGED, BEST, LAST, THREADS, Run, RunError, score_of
 from model.shapes import INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
 
@@ -24,6 +23,8 @@ Say: TypeAlias = Callable[[str], None]
 
 _SETTLED: Final = ("network", "weights", "solve_head", "first_look")
 """Fields of a recipe that only the start of a run looks at."""
+_GOES_ON: Final = 2
+"""The first format of a checkpoint that a training goes on from; of an older one the network alone is known here."""
 _UNTIL: Final = " until epoch "
 
 
@@ -139,7 +140,7 @@ def newest(folder: Run, mend: bool, say: Say) -> dict[str, Any] | None:
         say(f"{last} is not there; looking at the one before it")
     for path in paths:
         try:
-            content = load(path)
+            content = load(path, _GOES_ON)
         except DamagedCheckpointError as error:
             say(f"{error}; looking at the one before it")
             continue
@@ -152,8 +153,11 @@ def newest(folder: Run, mend: bool, say: Say) -> dict[str, Any] | None:
 
 
 def refuse_lost(folder: Run) -> None:
-    """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them. Raises RunError."""
-    found = [name for name in (INTERPOLATION, AVERAGED, REPORT) if (folder.folder / name).exists()]
+    """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them. Raises RunError.
+
+    best.ckpt is none of them, nor what eval and explain make of it: it is there once a head is solved.
+    """
+    found = [name for name in (INTERPOLATION, AVERAGED) if (folder.folder / name).exists()]
     if len(folder.rows(METRICS)) > 1:
         found.append(METRICS)
     if found:

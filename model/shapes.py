@@ -36,6 +36,7 @@ _CLASS: Final = {
     "ensemble_accuracy": _NUMBER,
     "ensemble_interval": [_NUMBER],
 }
+_DAMAGE: Final = {"row": int, "path": str, "stand_in": int}
 SHAPES: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
     VERSIONS: {"*": str},
@@ -53,6 +54,7 @@ SHAPES: Final[dict[str, Any]] = {
         "unmatched": int,
         "lost": [str],
     },
+    DAMAGED: {"replaced": [_DAMAGE], "left_out": [_DAMAGE]},
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     HEAD: _RESULT | {"images": int, "first": _RESULT | {"images": int}},

@@ -169,6 +169,15 @@ def test_a_newer_format(tmp_path: Path) -> None:
     assert f"has checkpoint format {FORMAT + 1}, newer than {FORMAT}" in refused(path)
 
 
+def test_an_older_format(tmp_path: Path) -> None:
+    """Of a network it is still read; `model.resume` wants newer ones."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"greyhound_checkpoint": 1, "epoch": 1}, path)
+    assert load(path) == {"epoch": 1}
+    with pytest.raises(CheckpointError, match=r"written by an older Greyhound \(format 1; expected 2\)"):
+        load(path, oldest=2)
+
+
 @pytest.mark.parametrize("other", [{"weight": torch.ones(2)}, [1, 2], torch.ones(3), 5])
 def test_another_torch_file(tmp_path: Path, other: Any) -> None:
     torch.save(other, tmp_path / "a.ckpt")
@@ -178,4 +187,4 @@ def test_another_torch_file(tmp_path: Path, other: Any) -> None:
 def test_the_format_is_in_the_file(tmp_path: Path) -> None:
     save(tmp_path / "a.ckpt", {"epoch": 1})
     raw = torch.load(io.BytesIO((tmp_path / "a.ckpt").read_bytes()), weights_only=True)
-    assert raw == {"epoch": 1, "greyhound_checkpoint": 1}
+    assert raw == {"epoch": 1, "greyhound_checkpoint": FORMAT}

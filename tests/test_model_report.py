@@ -128,6 +128,16 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
     }
 
 
+def damaged(path: str) -> dict[str, Any]:
+    return {
+        "replaced": [
+            {"row": 7, "path": "b/rotten.jpg", "stand_in": 8},
+            {"row": 9, "path": path, "stand_in": 8},
+        ],
+        "left_out": [{"row": 12, "path": "b/eaten.jpg", "stand_in": None}],
+    }
+
+
 def epochs(count: int) -> list[dict[str, Any]]:
     return [
         {
@@ -188,6 +198,7 @@ def full_run(
     write(run, "recipe.json", recipe())
     write(run, "versions.json", {"python": "3.11.9", "torch": "2.14.1", "machine": "AMD EPYC, 2 cores"})
     write(run, "pack.json", pack(names, path))
+    write(run, "damaged.json", damaged(path))
     write(run, "metrics.jsonl", epochs(4))
     write(run, "times.jsonl", times(4))
     result = {"valid_loss": 0.1312, "accuracy": 0.953, "n": 363}
@@ -231,6 +242,10 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(run: Path) 
                 "Relabelled by hand 1 image",
                 "Decided about, and not found 2 decisions",
                 "b/gone.png",
+                "Damaged in the pack 3 images",
+                "2 in training, where others stand in, of the same class where it has one; 1 in validation, left out",
+                "b/rotten.jpg",
+                "b/eaten.jpg",
             ],
         ),
         ("epochs", ["compare neither", "0.350", "best 0.350 in epoch 3", "97.2 %", "91.9 s", "0.0500"]),
@@ -333,6 +348,12 @@ def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
     assert page.open == [] and "missing" in page.all("class")
 
 
+def test_of_a_sound_pack_no_damage_is_told(run: Path) -> None:
+    (run / "damaged.json").unlink()
+    page = Page(report.build(run))
+    assert "amaged" not in page.text("data") and "missing" not in page.all("class")
+
+
 def test_without_the_times_there_are_dashes(run: Path) -> None:
     (run / "times.jsonl").unlink()
     text = Page(report.build(run)).text("result")
@@ -390,7 +411,16 @@ def test_a_run_without_one_finite_number_is_drawn_empty(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["recipe.json", "versions.json", "pack.json", "metrics.jsonl", "times.jsonl", "swa.json", "eval.json"],
+    [
+        "recipe.json",
+        "versions.json",
+        "pack.json",
+        "damaged.json",
+        "metrics.jsonl",
+        "times.jsonl",
+        "swa.json",
+        "eval.json",
+    ],
 )
 @pytest.mark.parametrize("damage", [b'{"n": ', b"\xff\xfe", b"[" * 100_000, b"null", b"7"])
 def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, damage: bytes) -> None:
@@ -412,6 +442,11 @@ def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, damage: bytes
         ("eval.json", {"n": True}, "eval.n is true; expected a whole number"),
         ("pack.json", {"splits": {"train": "many"}}, "pack.splits.train is many; expected a whole number"),
         ("pack.json", {"classes": "a b"}, 'pack.classes is "a b"; expected a list'),
+        (
+            "damaged.json",
+            {"left_out": [{"row": "7"}]},
+            'damaged.left_out[0].row is "7"; expected a whole number',
+        ),
         ("recipe.json", {"note": ["x"]}, 'recipe.note is ["x"]; expected text'),
     ],
 )
@@ -457,6 +492,7 @@ def test_many_excluded_images_are_cut_short_and_counted(run: Path) -> None:
     images = [{"path": f"{index}.jpg", "reason": "grayscale", "thumbnail": None} for index in range(60)]
     content["excluded"] = {"total": 60, "reasons": {"grayscale": 60}, "images": images}
     write(run, "pack.json", content)
+    (run / "damaged.json").unlink()
     page = Page(report.build(run))
     assert f"{report.THUMBNAILS} of 60 shown" in page.text("data")
     assert page.text("data").count(".jpg") == report.THUMBNAILS

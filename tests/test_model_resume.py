@@ -19,14 +19,13 @@ import train
 from cache.command import Stopped
 from cache.pack import Options
 from cache.store import Pack, PackError
-from model import checkpoint
+from model import checkpoint, report
 from model.checkpoint import CheckpointError, numbered
 from model.progress import scored
-from model.report import REPORT
 from model.resume import other_versions
 from model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, THREADS, Run, RunError
 from model.schedule import Phase
-from model.shapes import DIVERGED, HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
+from model.shapes import DAMAGED, DIVERGED, HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
 from pipelines.loader import Batch
 
 SOFT = replace(
@@ -158,7 +157,7 @@ def test_targets_that_cannot_be_read_are_refused_and_can_be_left_out(
 
 
 def test_without_a_solved_head_there_are_no_targets_to_read(colour_pack: Pack, tmp_path: Path) -> None:
-    """As of `fast --no-solve-head`, whose recipe still has its distillation."""
+    """As of `fast --no-solve-head`."""
     out, recipe = tmp_path / "run", replace(SOFT, solve_head=False)
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
@@ -340,7 +339,7 @@ def test_results_without_a_checkpoint_are_not_dropped(
     before = sorted(path.name for path in out.iterdir())
     with pytest.raises(
         RunError,
-        match=rf"has results \(swa\.ckpt, {REPORT}, metrics\.jsonl\) and no last\.ckpt to go on from",
+        match=r"has results \(swa\.ckpt, metrics\.jsonl\) and no last\.ckpt to go on from",
     ):
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert sorted(path.name for path in out.iterdir()) == before
@@ -356,6 +355,41 @@ def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
     assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
     assert not (out / DIVERGED).exists()
+
+
+def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
+    half: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill before the first last.ckpt leaves best.ckpt, of which eval and explain make a report."""
+    out = copied(half, tmp_path)
+    for path in checkpoint.kept(out / LAST):
+        path.unlink()
+    assert (out / BEST).exists() and report.build(out).exists()
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
+    assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_older_greyhound_is_no_place_to_go_on_from(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    """Its momentum lies elsewhere; the networks beside it are as ever."""
+    out = copied(tiny_run, tmp_path)
+    for name in (LAST, BEST, AVERAGED):
+        torch.save(checkpoint.load(out / name) | {"greyhound_checkpoint": 1}, out / name)
+    says = r"last\.ckpt was written by an older Greyhound .*; train again into another folder"
+    with pytest.raises(CheckpointError, match=says):
+        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert Run(out).load("auto")[1].keys() == Run(tiny_run).load("auto")[1].keys()
+
+
+def test_images_that_are_damaged_no_longer_are_not_said_to_be(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    """The pack was copied again since."""
+    out = copied(tiny_run, tmp_path)
+    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "stand_in": 4}], "left_out": []})
+    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    assert not (out / DAMAGED).exists()
 
 
 def test_an_older_checkpoint_loses_no_better_network(

@@ -28,7 +28,7 @@ from cache.command import Stopped
 from cache.store import Pack, PackError
 from cache.values import ValueFormatError, from_json
 from model import checkpoint, rehearsal, report
-from model.checkpoint import CheckpointError, keep_previous, numbered
+from model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
 from model.progress import Checkpoints, Timetable
 from model.run import AVERAGED, BEST, LAST, Run, RunError
 from model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_passed_over(
     content = torch.load(out / LAST, weights_only=True)
     torch.save(content | {"greyhound_checkpoint": 99}, out / LAST)
     before = (out / LAST).read_bytes()
-    with pytest.raises(CheckpointError, match="newer than 1, the newest known here"):
+    with pytest.raises(CheckpointError, match=f"newer than {FORMAT}, the newest known here"):
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert (out / LAST).read_bytes() == before
 

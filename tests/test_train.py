@@ -583,6 +583,29 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     assert not (tmp_path / "run" / AVERAGED).exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "dropped"),
+    [
+        (
+            replace(train.PAPER, distillation=0.3, interpolation=3),
+            ["distillation is 0.3", "interpolation is 3"],
+        ),
+        (replace(train.FAST, solve_head=False), []),
+        (replace(train.FAST, solve_head=False, first_look=5), ["first_look is 5"]),
+    ],
+)
+def test_a_recipe_without_a_solved_head_does_not_claim_what_comes_of_one(
+    recipe: train.Recipe, dropped: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = train.resolve(recipe, torch.device("cpu"))
+    assert (found.first_look, found.distillation, found.interpolation) == (0, 0.0, 0)
+    said = capsys.readouterr().err
+    assert said == "".join(
+        f"note: {each} and no head is solved, so it is taken as 0; or add --solve-head\n" for each in dropped
+    )
+    assert train.resolve(found, torch.device("cpu")) == found
+
+
 def test_a_first_look_has_a_result_before_all_images_are_seen(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
