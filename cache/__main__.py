@@ -261,9 +261,13 @@ def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> No
         console.print(f"relabelled by hand: {len(relabelled)}", highlight=False)
     _list(console, opened, [f"{path}: {old} -> {new}" for path, old, new in relabelled], most)
     if unmatched:
-        verb = "decision has" if unmatched == 1 else "decisions have"
+        one = unmatched == 1
+        verb, they, them = (
+            ("decision has", "it was", "it") if one else ("decisions have", "they were", "them")
+        )
+        where = f"; --files names {them}" if most == 0 and opened.header.lost else ""
         console.print(
-            f"note: {unmatched} {verb} no image any more: no file of that content lies in that class folder, nor it alone in another",
+            f"note: {unmatched} {verb} no image any more: no file here is the one that {they} about{where}",
             highlight=False,
             soft_wrap=True,
         )

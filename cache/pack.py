@@ -8,7 +8,6 @@ renamings of several shards, some of either pack, which `store` refuses.
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import io
@@ -32,6 +31,7 @@ from cache.findings import FINDINGS, WRONG
 from cache.shards import ShardsError, check_name_free, divide, shard_paths
 from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from cache.survey import FORMATS, Look, Progress, counted, survey
+from cache.thumbnail import make_thumbnail
 from cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -516,24 +516,8 @@ def _with_thumbnails(
     for source, row in excluded:
         shown[row.reason] = shown.get(row.reason, 0) + 1
         opened = shown[row.reason] <= THUMBNAILS and source.path not in closed
-        small = _thumbnail(source.file) if opened else None
+        small = make_thumbnail(source.file, _THUMBNAIL_SIDE) or None if opened else None
         yield replace(row, thumbnail=small)
-
-
-def _thumbnail(file: Path) -> str | None:
-    """A small JPEG of whatever can still be seen of the file, base64; None where that is nothing."""
-    if not file.is_file():  # to open a pipe would wait for ever
-        return None
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            image.draft("RGB", (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-            stream = io.BytesIO()
-            small.save(stream, "JPEG", quality=80)
-    except Exception:  # a file that is excluded because nothing can read it
-        return None
-    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:

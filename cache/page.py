@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import heapq
-import io
 import itertools
 import json
 import os
@@ -20,17 +19,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image, ImageOps
 
 from cache.atomic import replacing
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
 from cache.pack import find_file
-from cache.survey import ENDED_DECODER, FORMATS, Progress, counted
+from cache.survey import ENDED_DECODER, Progress, counted
 from cache.suspects import Ranked, Review
+from cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
 """Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""
@@ -39,8 +38,6 @@ MOST: Final = 20_000
 SIDES: Final = ((2_000, 256), (8_000, 192))
 """Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100 MB."""
 FEWEST: Final = 128
-MOST_OF_JPEG: Final = 64 << 20
-"""Bytes of a cut JPEG that are read for its small picture."""
 _SCRIPT: Final = Path(__file__).with_name("survey.js")
 MEANINGS: Final[Mapping[Finding, str]] = {
     "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be trained on.",
@@ -238,33 +235,7 @@ def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
 
 
 def _thumbnail(file: Path | None, side: int) -> str:
-    if file is None or not file.is_file():  # to open a pipe would wait for ever
-        return ""
-    try:
-        try:
-            small = _reduce(file, side)
-        except OSError:  # what is missing of a cut JPEG is drawn grey when its end is marked after all
-            small = _reduce(io.BytesIO(_start_of(file) + b"\xff\xd9"), side)
-    except Exception:  # it is on the page because nothing can read it
-        return ""
-    small.thumbnail((side, side), Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=75)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def _reduce(file: Path | IO[bytes], side: int) -> Image.Image:
-    """A picture, upright, of a JPEG not much larger than `side`; raises what Pillow raises, before it reads what is none."""
-    with Image.open(file, formats=FORMATS) as image:
-        image.draft("RGB", (side, side))
-        return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _start_of(file: Path) -> bytes:
-    """A JPEG as far as it goes; nothing of any other file. Raises OSError."""
-    with file.open("rb") as stream:
-        start = stream.read(2)
-        return start + stream.read(MOST_OF_JPEG) if start == b"\xff\xd8" else b""
+    return make_thumbnail(file, side) if file else ""
 
 
 def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:

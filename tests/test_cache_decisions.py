@@ -308,7 +308,7 @@ def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
             yield replace(seen, problem=problem) if file == root / "a/1.png" else seen
 
     opened: list[Path] = []
-    monkeypatch.setattr("cache.pack._thumbnail", opened.append)
+    monkeypatch.setattr("cache.pack.make_thumbnail", lambda file, side: opened.append(file))
     monkeypatch.setattr("cache.pack.survey", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     paths = ["a/1.png", "b/1.png"]
@@ -471,11 +471,10 @@ def test_the_command_says_what_was_relabelled_and_what_was_not_found(root: Path)
     assert "a/1.png" not in info
     assert "  b/1.png: excluded by hand\n  c/bad.png: undecodable, not an image\n" in files
     assert "\n  a/1.png: a -> b\n" in files
-    for text in (packed, info, files):
-        assert (
-            "note: 1 decision has no image any more: no file of that content lies in that class folder"
-            in text
-        )
+    said_of_lost = "note: 1 decision has no image any more: no file here is the one that it was about"
+    assert f"{said_of_lost}\n" in packed
+    assert f"{said_of_lost}\n" in files
+    assert f"{said_of_lost}; --files names it\n" in info
     assert "\n  a/x.png\n" in packed
     assert "\n  a/x.png\n" in files
     assert "a/x.png" not in info

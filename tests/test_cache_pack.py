@@ -369,6 +369,9 @@ def test_what_is_left_out_is_listed_with_reason_and_picture(tmp_path: Path) -> N
     }
     assert rows["a/grey.jpg"].detail.startswith("colourfulness ")
     assert rows["b/empty.jpg"].detail == "the file is empty"
+    cut = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows["b/cut.jpg"].thumbnail or ""))))
+    assert cut.shape == (85, 128, 3)
+    assert cut[:30].std() > 10  # and not grey all over
     assert rows["b/empty.jpg"].thumbnail is rows["b/text.jpg"].thumbnail is None
     thumbnail = Image.open(io.BytesIO(base64.b64decode(rows["a/grey.jpg"].thumbnail or "")))
     assert thumbnail.size == (80, 60)
