@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cache.command import note, parse, plain, progress_bar, run
+from cache.findings import Lines
 from cache.pack import Options, Source, find_unlabelled, named_as_image, write
 from cache.store import Pack, PackError
 from cache.survey import SurveyError
@@ -288,7 +289,7 @@ def write_predictions(
     mean = probabilities.mean(axis=1)
     guesses = min(GUESSES, len(pack.classes))
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = csv.writer(Lines(text))
     more = [f"{name}_{place}" for place in range(2, guesses + 1) for name in ("prediction", "probability")]
     table.writerow(["path", "prediction", "probability", *more])
     for index, row in zip(ids, mean, strict=True):

@@ -410,7 +410,8 @@ def train_on(
     """The rest of `train`, once the pack is open. stack: holds the run folder where it is resumed."""
     asked = job
     job, folder, content = ranks.from_first(lambda: open_run(asked, pack, device, used))
-    state = new_state(job.recipe, len(pack.classes), device, started, fresh=content is None)
+    pretrained = content is None and not job.dry_run  # which asks what the weights take, not what they know
+    state = new_state(job.recipe, len(pack.classes), device, started, pretrained)
     if content is not None:
         restore(folder, content, state)
         state.targets = recall_targets(job.recipe, folder, pack, device)
@@ -452,10 +453,10 @@ def begin(job: Job, session: Session, used: dict[str, str], fresh: bool) -> None
 
 
 def new_state(
-    recipe: Recipe, classes: int, device: torch.device, started: float, fresh: bool = True
+    recipe: Recipe, classes: int, device: torch.device, started: float, pretrained: bool = True
 ) -> Training:
-    """A training before its first step. fresh: with pretrained weights. Raises RunError."""
-    network = new_network(recipe, classes, device, fresh)
+    """A training before its first step. pretrained: with the recipe's weights. Raises RunError."""
+    network = new_network(recipe, classes, device, pretrained)
     check_network(recipe, network, classes)
     average = MovingAverage(network, recipe.ema) if recipe.ema else None
     return Training(network, new_optimiser(recipe, network), average, since=started)
@@ -605,10 +606,10 @@ def recall_targets(
     return found.to(device)
 
 
-def new_network(recipe: Recipe, classes: int, device: torch.device, fresh: bool) -> nn.Module:
-    """The recipe's network on its device, with its pretrained weights if `fresh`."""
+def new_network(recipe: Recipe, classes: int, device: torch.device, pretrained: bool) -> nn.Module:
+    """The recipe's network on its device, with the recipe's weights if `pretrained`."""
     torch.manual_seed(recipe.seed)
-    weights = recipe.weights if fresh else "none"
+    weights = recipe.weights if pretrained else "none"
     network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
     return (synchronised(network) if recipe.sync_batchnorm else network).to(device)
 
@@ -650,14 +651,16 @@ def resume_run(job: Job, session: Session, used: dict[str, str]) -> None:
     """Say where the run goes on, and write down what it depends on from here where that was forced to change."""
     folder, progress, pack = session.folder, session.state.progress, session.training.pack
     drop_later_rows(folder, progress)
-    if progress.epoch < total_epochs(job.recipe.phases) or progress.trained:
+    going = progress.epoch < total_epochs(job.recipe.phases) or progress.trained
+    if going:
         drop_end(folder)
     if {"recipe", "pack"} & set(job.force):
         forget_best(folder, note)
     if job.force:
         write_down_forced(folder, asdict(job.recipe), pack.summary(), used, progress, note)
     done, count = progress.images, len(session.training.ids)
-    print(f"resumed in epoch {progress.epoch}, after {done} of {count} images", flush=True)
+    place = f"in epoch {progress.epoch}, after {done} of {count} images" if going else "after the last epoch"
+    print(f"resumed {place}", flush=True)
 
 
 def write_damaged(session: Session) -> None:

@@ -38,6 +38,8 @@ BATCH_BYTES: Final = 32 << 20
 """A record batch is closed at this size: the memory that packing needs."""
 THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
+_ARROW: Final = b"ARROW1"
+"""How an Arrow IPC file begins."""
 _THUMBNAIL_SIDE: Final = 128
 _UNSAFE: Final = ("bomb", "undecodable")
 """Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
@@ -328,6 +330,7 @@ def _check_out(out: Path, shards: int) -> None:
         if out.is_dir():
             raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
         check_writable(out.absolute().parent)
+        _check_replaceable(out)
         check_name_free(out, shards)
     except ShardsError as error:
         raise PackError(str(error)) from None
@@ -335,6 +338,18 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(
             f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"
         ) from None
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to write over what is no pack: a slip would cost a file that nobody can make again. Raises PackError, OSError."""
+    if not out.is_file():
+        return
+    with out.open("rb") as file:
+        start = file.read(len(_ARROW))
+    if start not in (b"", _ARROW):
+        raise PackError(
+            f"--out is {out}, which is there and is no pack; name another file, or move that one away"
+        )
 
 
 def _folders(images: Path, entries: Iterable[Path]) -> list[Path]:

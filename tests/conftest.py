@@ -23,6 +23,13 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_sessionstart() -> None:
+    """Heed every signal, also where a shell that started us in the background, or nohup, had them ignored: tests send them."""
+    for number in ENDINGS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """REQUIRE_GPU=1, which `make gpu-check` sets: a test for the GPU that is skipped has failed."""

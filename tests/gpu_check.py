@@ -299,7 +299,7 @@ def step(setup: Setup) -> Outcome:
     where, recipe = torch_device(setup.device), train.resolve(setup.job.recipe, torch_device(setup.device))
     rates, faults = {}, []
     for name in ("as it is", "compiled")[: 2 if setup.device == "gpu" else 1]:
-        state = train.new_state(recipe, len(setup.pack.classes), where, 0.0, fresh=False)
+        state = train.new_state(recipe, len(setup.pack.classes), where, 0.0, pretrained=False)
         set_training(state.network, recipe.frozen_statistics)
         called: nn.Module = state.network
         if name == "compiled":

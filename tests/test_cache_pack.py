@@ -862,6 +862,21 @@ def test_out_is_a_folder(tmp_path: Path) -> None:
     )
 
 
+def test_only_a_pack_is_written_over(tmp_path: Path) -> None:
+    root = images(tmp_path / "images", {"a": 1, "b": 1})
+    out = tmp_path / "thesis.txt"
+    out.write_text("precious")
+    with pytest.raises(
+        PackError, match=r"--out is .*thesis.txt, which is there and is no pack; name another"
+    ):
+        pack(root, out)
+    assert out.read_text() == "precious"
+    out.write_bytes(b"")
+    for _ in range(2):
+        pack(root, out, ALL_TRAIN)
+    assert len(Pack(out)) == 2
+
+
 def test_out_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     root = images(tmp_path / "images", {"a": 1, "b": 1})
     pack(root, tmp_path / "new" / "deep" / "p.arrow", ALL_TRAIN)

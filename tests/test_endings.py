@@ -87,10 +87,10 @@ def test_packing_that_is_ended_while_it_writes(
     images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr("cache.pack._read", asking(number, lambda *_: b"", after=3))
-    (tmp_path / "p.arrow").write_bytes(b"older")
+    (tmp_path / "p.arrow").write_bytes(b"ARROW1, older")
     answer = here("cache/__main__.py", "pack", str(images), "--out", "p.arrow")
     assert answer == (128 + number, "", "")
-    assert (tmp_path / "p.arrow").read_bytes() == b"older"
+    assert (tmp_path / "p.arrow").read_bytes() == b"ARROW1, older"
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_a_labelled_folder_is_evaluated(
 def test_a_folder_without_labels_gets_predictions(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ('odd, "name".jpg', "b.jpg", "broken.jpg")
+    names = ('odd, "na\rme".jpg', "b.jpg", "broken.jpg")
     images = folder(
         tmp_path / "new", {names[0]: tinted(0, 1), names[1]: tinted(1, 2), names[2]: b"not an image"}
     )
@@ -205,7 +205,7 @@ def test_a_folder_without_labels_gets_predictions(
     evaluation.evaluate(job(run, images=images, crops=2))
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ["b.jpg", 'odd, "name".jpg']
+    assert [row["path"] for row in rows] == ["b.jpg", 'odd, "na\rme".jpg']
     assert {row["prediction"] for row in rows} <= {"blue <b>", "green", "red"}
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     for row in rows:

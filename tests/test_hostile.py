@@ -241,12 +241,12 @@ def test_two_that_pack_to_one_path_leave_one_whole_pack(hostile: Path, tmp_path:
 def test_a_full_disk_leaves_the_old_pack_and_no_half_one(hostile: Path, tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands for it: a file that grows beyond it fails as on a full disk."""
     out = tmp_path / "p.arrow"
-    out.write_bytes(b"an older pack")
+    out.write_bytes(b"ARROW1, an older pack")
     command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out)]
     limited = ["sh", "-c", 'ulimit -f 20; trap "" XFSZ; exec "$@"', "sh", *command]
     result = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert f"{out} cannot be written" in result.stderr
-    assert out.read_bytes() == b"an older pack"
+    assert out.read_bytes() == b"ARROW1, an older pack"
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.arrow"]
