@@ -267,7 +267,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(packed: tuple[Path, Answer]) 
 def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path, number: int) -> None:
     many = Path(shutil.copytree(images, tmp_path / "many"))
     one = next(many.glob("*/*"))
-    for copy in range(4000):  # seconds of work, so that the signal comes into the middle of it
+    for copy in range(12_000):  # many seconds of work, so that the signal comes into the middle of it
         os.link(one, one.with_name(f"link{copy}{one.suffix}"))
     line = [sys.executable, "-m", "cache", "pack", str(many), "--out", str(tmp_path / "out" / "p.arrow")]
     process = subprocess.Popen(
