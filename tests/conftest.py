@@ -23,11 +23,15 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
-def pytest_sessionstart() -> None:
-    """Heed every signal, also where a shell that started us in the background, or nohup, had them ignored: tests send them."""
+def pytest_runtest_setup() -> None:
+    """Heed every signal, whatever a shell that started us in the background, nohup or an earlier test had ignored: tests send them."""
     for number in ENDINGS:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_runtest_call() -> None:
+    """Again, for fixtures of a whole module run programs too."""
+    pytest_runtest_setup()
 
 
 @pytest.hookimpl(wrapper=True)
