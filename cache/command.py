@@ -120,9 +120,8 @@ def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Resu
             return read()
     except SystemExit as leaving:
         if leaving.code == BAD_INPUT:
-            lines = [
-                line for line in said.getvalue().splitlines() if not line.startswith("\u256d")
-            ]  # a box's title
+            # Without the titles of boxes.
+            lines = [line for line in said.getvalue().splitlines() if not line.startswith("\u256d")]
             text = " ".join(re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)).split())
             text = re.sub(r" Argument helptext: .*?(?= For full helptext|$)", ".", text)
             text = re.sub(r"Error parsing (--\S+): .*('.*')", r"\1 is \2; expected a number", text)

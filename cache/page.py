@@ -27,7 +27,7 @@ from cache.atomic import replacing
 from cache.findings import FINDINGS, Finding, Row
 from cache.machine import available_cores
 from cache.pack import find_file
-from cache.survey import ENDED_DECODER, Progress, counted
+from cache.survey import Progress, counted
 from cache.suspects import Ranked, Review
 from cache.thumbnail import make_thumbnail
 
@@ -138,7 +138,7 @@ def is_safe(row: Row) -> bool:
 
     What ended a decoder is among that. What is cut short is shown as far as it goes.
     """
-    return not {"bomb", "undecodable"} & set(row.findings) and ENDED_DECODER not in row.reason
+    return not {"bomb", "undecodable"} & set(row.findings)
 
 
 def notes_on(review: Review, images: Path) -> dict[str, Note]:

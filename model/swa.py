@@ -110,9 +110,8 @@ def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = cal
             for images, _ in batches if momenta else ():
                 seen += len(images)
                 for norm in momenta:
-                    norm.train().momentum = len(images) / max(
-                        1, seen
-                    )  # 1 at first: what was there before is gone
+                    # 1 at first: what was there before is gone.
+                    norm.train().momentum = len(images) / max(1, seen)
                 forward(network, images)
         _mean_over_ranks(momenta, seen)
     finally:

@@ -122,9 +122,8 @@ def _halve(images: Any, size: Any) -> Any:
 
 def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Stream:
     """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
-    asked: deque[tuple[Request, Any]] = (
-        deque()
-    )  # DALI reads the arrays in place, so they are held until the answer
+    # DALI reads the arrays in place, so they are held until the answer.
+    asked: deque[tuple[Request, Any]] = deque()
 
     def source() -> Any:
         for request in requests:

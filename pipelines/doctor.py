@@ -154,9 +154,8 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
     mig = engines = None
     with suppress(nvml.NVMLError):  # this GPU has no such thing as MIG
         mig = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
-    with suppress(
-        nvml.NVMLError
-    ):  # NVML counts the engines in MIG's profiles alone; the widest one has them all
+    # NVML counts the engines in MIG's profiles alone; the widest one has them all.
+    with suppress(nvml.NVMLError):
         profile = nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, nvml.NVML_GPU_INSTANCE_PROFILE_7_SLICE)
         engines = int(profile.jpegCount)
     return Gpu(name, total, free, mig, engines)

@@ -203,7 +203,7 @@ def waiting(setup: Setup) -> Outcome:
         found = walk(setup.pack, setup.device, syncs_raise if setup.device == "gpu" else host_reads)
     except RuntimeError as error:  # what the debug mode raises
         return Outcome(False, " ".join(str(error).split())[:200])
-    return Outcome(not found, f"{len(found or [])} reads in the step loop")
+    return Outcome(not found, f"{len(found)} reads in the step loop")
 
 
 def throughput(setup: Setup) -> Outcome:

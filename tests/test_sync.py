@@ -82,4 +82,4 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
 @pytest.mark.skipif(not (torch.cuda.is_available() and available()), reason="needs an NVIDIA GPU and DALI")
 @pytest.mark.parametrize("engine", ["dali", "threads"])
 def test_a_step_on_a_gpu_waits_for_nothing(colour_pack: Pack, engine: EngineName) -> None:
-    walk(colour_pack, "gpu", syncs_raise, engine)
+    assert walk(colour_pack, "gpu", syncs_raise, engine) == []
