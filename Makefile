@@ -13,15 +13,16 @@ MINUTES ?= 13
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[dev,weights]"
+	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/greyhound
 	@touch $@
 
 demo: $(STAMP)
 	rm -rf $(DEMO)
-	$(BIN)/python -m cache demo $(DEMO)/images
-	$(BIN)/python -m cache pack $(DEMO)/images --out $(DEMO)/dogs.arrow
-	$(BIN)/python train.py demo --pack $(DEMO)/dogs.arrow --out $(DEMO)/run
-	$(BIN)/python eval.py --run $(DEMO)/run --crops 10
-	$(BIN)/python explain.py --run $(DEMO)/run
+	$(BIN)/greyhound demo $(DEMO)/images
+	$(BIN)/greyhound pack $(DEMO)/images --out $(DEMO)/dogs.arrow
+	$(BIN)/greyhound train demo --pack $(DEMO)/dogs.arrow --out $(DEMO)/run
+	$(BIN)/greyhound eval --run $(DEMO)/run --crops 10
+	$(BIN)/greyhound explain --run $(DEMO)/run
 	@echo "Open $(DEMO)/run/report.html"
 
 test: $(STAMP)
@@ -36,7 +37,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	@test -n "$(IMAGES)" || { echo "name a folder of photographs: make bench IMAGES=FOLDER" >&2; exit 2; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
-	$(BIN)/python -m pipelines.benchmark --images "$(IMAGES)" --json bench.json --chart bench.png
+	$(BIN)/greyhound benchmark --images "$(IMAGES)" --json bench.json --chart bench.png
 
 # make says 2 for whatever the script says; its codes are in docs/gpu.md. Without a network it does without NVIDIA's binding.
 gpu-check: $(STAMP)

@@ -1,7 +1,7 @@
 """Evaluate: a run folder in, accuracy in total and by class out, from many random crops of every image.
 
-    python eval.py --run runs/dogs --crops 10
-    python eval.py --run runs/dogs --images FOLDER
+    greyhound eval --run runs/dogs --crops 10
+    greyhound eval --run runs/dogs --images FOLDER
 
 Before it: `train.py`. After it: eval.json, confusion.png and the report in the run folder; for a folder without
 labels, a table of predictions.
@@ -32,22 +32,22 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import note, parse, plain, progress_bar, run
-from cache.findings import Lines
-from cache.pack import Options, Source, find_unlabelled, named_as_image, write
-from cache.store import Pack, PackError
-from cache.survey import SurveyError
-from cache.values import ValueFormatError, from_json
-from model import figures, metrics, ranks, report
-from model.checkpoint import CheckpointError
-from model.inference import folded
-from model.memory import refusing_out_of_memory
-from model.precision import forward, has_bf16, use_fast_kernels
-from model.run import CheckpointName, Run, RunError
-from model.shapes import EVALUATION, PACK, RECIPE
-from pipelines.augment import Augment
-from pipelines.loader import Loader, Resources, choose, torch_device
-from pipelines.request import ResourcesError, StreamError
+from greyhound.cache.command import note, parse, plain, progress_bar, run
+from greyhound.cache.findings import Lines
+from greyhound.cache.pack import Options, Source, find_unlabelled, named_as_image, write
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import SurveyError
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import figures, metrics, ranks, report
+from greyhound.model.checkpoint import CheckpointError
+from greyhound.model.inference import folded
+from greyhound.model.memory import refusing_out_of_memory
+from greyhound.model.precision import forward, has_bf16, use_fast_kernels
+from greyhound.model.run import CheckpointName, Run, RunError
+from greyhound.model.shapes import EVALUATION, PACK, RECIPE
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
+from greyhound.pipelines.request import ResourcesError, StreamError
 
 GUESSES: Final = 3
 """Classes that the table of predictions names, the likeliest first."""
@@ -94,7 +94,7 @@ class Job:
 def main() -> int:
     """Evaluate what the command line names."""
     try:
-        job = parse(lambda: tyro.cli(Job, prog="python eval.py"))
+        job = parse(lambda: tyro.cli(Job, prog="greyhound eval"))
     except ValueError as error:  # a job that refuses its numbers
         raise RunError(str(error)) from None
     size = f"{max(job.batch_size, job.crops)} crops at once"

@@ -1,6 +1,6 @@
 """Explain: where a trained network looks, as the gradient of the loss at the pixels of random test images.
 
-    python explain.py --run runs/dogs --count 12
+    greyhound explain --run runs/dogs --count 12
 
 Before it: `train.py`. After it: saliency.png, saliency.json and the report in the run folder.
 """
@@ -22,20 +22,20 @@ import torch
 import tyro
 from torch import nn
 
-from cache.command import note, parse, run
-from cache.store import Pack, PackError
-from cache.values import ValueFormatError, from_json
-from model import figures, report
-from model.checkpoint import CheckpointError
-from model.memory import refusing_out_of_memory
-from model.precision import use_fast_kernels
-from model.run import CheckpointName, Run, RunError
-from model.saliency import Saliency, normalise, saliency
-from model.shapes import PACK, RECIPE
-from pipelines.augment import Augment
-from pipelines.loader import Batch, Loader, Resources, choose, torch_device
-from pipelines.order import epoch_order
-from pipelines.request import ResourcesError, StreamError
+from greyhound.cache.command import note, parse, run
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import figures, report
+from greyhound.model.checkpoint import CheckpointError
+from greyhound.model.memory import refusing_out_of_memory
+from greyhound.model.precision import use_fast_kernels
+from greyhound.model.run import CheckpointName, Run, RunError
+from greyhound.model.saliency import Saliency, normalise, saliency
+from greyhound.model.shapes import PACK, RECIPE
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Batch, Loader, Resources, choose, torch_device
+from greyhound.pipelines.order import epoch_order
+from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Job:
 def main() -> int:
     """Explain what the command line names."""
     try:
-        job = parse(lambda: tyro.cli(Job, prog="python explain.py"))
+        job = parse(lambda: tyro.cli(Job, prog="greyhound explain"))
     except ValueError as error:  # a job that refuses its numbers
         raise RunError(str(error)) from None
     with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):

@@ -1,7 +1,7 @@
 """Review the labels: which images look like another class than the one they are filed under?
 
-    python review.py --images FOLDER --out labels.json
-    python review.py --run runs/dogs --out labels.json
+    greyhound review --images FOLDER --out labels.json
+    greyhound review --run runs/dogs --out labels.json
 
 Before it: a folder with one subfolder a class, or a pack; or a training. After it: the survey marks the suspects and
 its page shows them (`cache.suspects` reads the file).
@@ -39,26 +39,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from cache.atomic import folder_beside
-from cache.command import note, parse, plain, progress_bar, run
-from cache.pack import Options, pack
-from cache.store import Pack, PackError
-from cache.survey import THUMBNAIL, SurveyError
-from cache.suspects import Neighbour, Ranked, Review, require_cleanlab
-from cache.twins import DETAILED, Pair, Twins, find_pairs
-from cache.values import ValueFormatError, from_json
-from model import figures, head
-from model.checkpoint import CheckpointError
-from model.inference import folded
-from model.memory import refusing_out_of_memory
-from model.network import WeightsError, build, normalisation, pretrained_head
-from model.precision import has_bf16, use_fast_kernels
-from model.run import CheckpointName, Run, RunError
-from model.saliency import normalise, saliency
-from model.shapes import PACK, RECIPE
-from pipelines.augment import Augment
-from pipelines.loader import Loader, Resources, choose, torch_device
-from pipelines.request import ResourcesError, StreamError
+from greyhound.cache.atomic import folder_beside
+from greyhound.cache.command import note, parse, plain, progress_bar, run
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import THUMBNAIL, SurveyError
+from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
+from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import figures, head
+from greyhound.model.checkpoint import CheckpointError
+from greyhound.model.inference import folded
+from greyhound.model.memory import refusing_out_of_memory
+from greyhound.model.network import WeightsError, build, normalisation, pretrained_head
+from greyhound.model.precision import has_bf16, use_fast_kernels
+from greyhound.model.run import CheckpointName, Run, RunError
+from greyhound.model.saliency import normalise, saliency
+from greyhound.model.shapes import PACK, RECIPE
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
+from greyhound.pipelines.request import ResourcesError, StreamError
 
 SHOWN: Final = 10
 """Suspects that the terminal lists."""
@@ -134,7 +134,7 @@ class Evidence:
 def main() -> int:
     """Review what the command line names."""
     try:
-        job = parse(lambda: tyro.cli(Job, prog="python review.py"))
+        job = parse(lambda: tyro.cli(Job, prog="greyhound review"))
     except ValueError as error:  # a job that refuses its numbers
         raise ReviewError(str(error)) from None
     with refusing_out_of_memory("64 images at once", "use --device cpu, or, without --run, lower --size"):

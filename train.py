@@ -1,8 +1,8 @@
 """Train: a pack and a recipe in, a run folder out.
 
-    python train.py fast --pack dogs.arrow --out runs/dogs
+    greyhound train fast --pack dogs.arrow --out runs/dogs
 
-Before it: `python -m cache pack`. After it: `eval.py` and `explain.py`, which read the run folder. A recipe is a
+Before it: `greyhound pack`. After it: `eval.py` and `explain.py`, which read the run folder. A recipe is a
 value: another one is derived from it with `replace`, or on the command line by naming any of its fields.
 """
 
@@ -33,20 +33,20 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_signals
-from cache.machine import describe_machine
-from cache.store import Pack, PackError
-from cache.values import ValueFormatError, from_json
-from model import divergence, figures, head, precision, ranks, rehearsal, report, swa, targets
-from model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, save
-from model.claim import alone, drop_results, refuse_live_run, refuse_other_content
-from model.divergence import Divergence, check_averaging, check_finite
-from model.ema import MovingAverage
-from model.inference import folded
-from model.interpolation import interpolated
-from model.loss import smoothed_cross_entropy
-from model.memory import COPIES, measure_memory, refusing_out_of_memory
-from model.network import (
+from greyhound.cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_signals
+from greyhound.cache.machine import describe_machine
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import divergence, figures, head, precision, ranks, rehearsal, report, swa, targets
+from greyhound.model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, save
+from greyhound.model.claim import alone, drop_results, refuse_live_run, refuse_other_content
+from greyhound.model.divergence import Divergence, check_averaging, check_finite
+from greyhound.model.ema import MovingAverage
+from greyhound.model.inference import folded
+from greyhound.model.interpolation import interpolated
+from greyhound.model.loss import smoothed_cross_entropy
+from greyhound.model.memory import COPIES, measure_memory, refusing_out_of_memory
+from greyhound.model.network import (
     Linear,
     WeightsError,
     build,
@@ -56,8 +56,8 @@ from model.network import (
     set_training,
     synchronised,
 )
-from model.precision import forward, has_bf16, use_fast_kernels
-from model.progress import (
+from greyhound.model.precision import forward, has_bf16, use_fast_kernels
+from greyhound.model.progress import (
     NEVER,
     Checkpoints,
     Losses,
@@ -70,7 +70,7 @@ from model.progress import (
     score,
     scored,
 )
-from model.resume import (
+from greyhound.model.resume import (
     Forcible,
     check_same,
     describe,
@@ -81,16 +81,26 @@ from model.resume import (
     refuse_settled,
     write_down_forced,
 )
-from model.run import AVERAGED, BEST, SOLVED, TARGETS, THREADS, Run, RunError, load_network, versions
-from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
-from model.shapes import DAMAGED, HEAD, INTERPOLATION, PACK, RECIPE, SWA
-from model.step import loss_again, share_weight, train_step, validate
-from model.writer import Writer
-from pipelines.augment import Augment
-from pipelines.clock import Clock
-from pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
-from pipelines.order import first_looks
-from pipelines.request import ResourcesError, StreamError
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    SOLVED,
+    TARGETS,
+    THREADS,
+    Run,
+    RunError,
+    load_network,
+    versions,
+)
+from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
+from greyhound.model.shapes import DAMAGED, HEAD, INTERPOLATION, PACK, RECIPE, SWA
+from greyhound.model.step import loss_again, share_weight, train_step, validate
+from greyhound.model.writer import Writer
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
+from greyhound.pipelines.order import first_looks
+from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -257,7 +267,7 @@ class Job:
     out: Path
     """The run folder."""
     pack: Path | None = None
-    """The pack to train on: python -m cache pack IMAGES --out PACK. With --resume: the run's own where none is named."""
+    """The pack to train on: greyhound pack IMAGES --out PACK. With --resume: the run's own where none is named."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
@@ -334,14 +344,14 @@ def read_job(arguments: list[str]) -> Job:
     described = {
         "paper": "The seed's recipe, number by number: 200 epochs.",
         "fast": "From pretrained weights to a good classifier, soon.",
-        "demo": "Minutes on two cores, for `python -m cache demo`.",
+        "demo": "Minutes on two cores, for `greyhound demo`.",
     }
 
     def read(recipes: dict[str, Recipe]) -> Job:
         jobs = {name: (text, Job(out=tyro.MISSING, recipe=recipes[name])) for name, text in described.items()}
         try:
             return parse(
-                lambda: tyro.extras.overridable_config_cli(jobs, args=arguments, prog="python train.py")
+                lambda: tyro.extras.overridable_config_cli(jobs, args=arguments, prog="greyhound train")
             )
         except ValueError as error:  # a recipe that refuses its numbers
             raise RunError(str(error)) from None
@@ -542,9 +552,7 @@ def open_choices(recipe: Recipe) -> Recipe:
 def pack_path(job: Job) -> Path:
     """The pack that the job names, or that the run to resume was trained on. Raises RunError."""
     if job.pack is None and not job.resume:
-        raise RunError(
-            "a training needs a pack: --pack PACK, made by: python -m cache pack IMAGES --out PACK"
-        )
+        raise RunError("a training needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
     return job.pack or Path(Run(job.out).read(PACK)["path"])
 
 

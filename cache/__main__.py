@@ -1,4 +1,4 @@
-"""The command line of the room: python -m cache demo | survey | pack | info | verify."""
+"""The command line of the room: greyhound demo | survey | pack | info | verify."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from cache import decisions as decisions_module
-from cache import demo as demo_module
-from cache import inspection, page, suspects
-from cache import pack as pack_module
-from cache.atomic import folder_beside
-from cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
-from cache.findings import FINDINGS, Row, Rows
-from cache.store import SPLITS, Pack, PackError
-from cache.survey import SurveyError
-from cache.twins import LOOKED_AT
+from greyhound.cache import decisions as decisions_module
+from greyhound.cache import demo as demo_module
+from greyhound.cache import inspection, page, suspects
+from greyhound.cache import pack as pack_module
+from greyhound.cache.atomic import folder_beside
+from greyhound.cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
+from greyhound.cache.findings import FINDINGS, Row, Rows
+from greyhound.cache.store import SPLITS, Pack, PackError
+from greyhound.cache.survey import SurveyError
+from greyhound.cache.twins import LOOKED_AT
 
 _ANY: Final = "any of them"
 LISTED: Final = 50
@@ -206,7 +206,7 @@ def _summarise(rows: Iterable[Row], out: Path) -> None:
     table.add_row(_ANY, str(found[_ANY]), str(excluded[_ANY]))
     console = Console()
     console.print(table)
-    pack_it = "python -m cache pack IMAGES --out PACK"
+    pack_it = "greyhound pack IMAGES --out PACK"
     lines = (
         f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions decisions.csv",
         f"or take the machine's word: {pack_it} --exclude {out / 'excluded.csv'}",
@@ -280,7 +280,7 @@ def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None
         console.print(_plain(f"  {line}"), highlight=False, soft_wrap=True)
     if most and len(lines) > most:
         console.print(
-            _plain(f"  ... and {len(lines) - most} more: python -m cache info {opened.path} --files"),
+            _plain(f"  ... and {len(lines) - most} more: greyhound info {opened.path} --files"),
             highlight=False,
             soft_wrap=True,
         )
@@ -294,7 +294,7 @@ def _plain(text: str) -> str:
 def main() -> int:
     """Run the subcommand that the command line names."""
     commands = {command.__name__: deferred(command) for command in (demo, survey, pack, info, verify)}
-    call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cache"), commands)
+    call = parse(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="greyhound"), commands)
     code: int = call()
     return code
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from cache.store import PackError
+from greyhound.cache.store import PackError
 
 try:
     import fcntl

@@ -1,6 +1,6 @@
 """What every command line of the house shares: one line for bad input, one look for progress and tables.
 
-Before it: nothing. After it: `python -m cache`, `python -m pipelines.benchmark`, train, eval and explain.
+Before it: nothing. After it: `greyhound`, `greyhound benchmark`, train, eval and explain.
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from cache.store import PackError
+from greyhound.cache.store import PackError
 
 Choice = Literal["keep", "exclude", "relabel"]
 CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
 COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
 """Of decisions.csv; beside them it may have the columns reason and by."""
 By = Literal["person", "machine"]
-_COMMAND: Final = "python -m cache survey IMAGES --out DIR makes the page that saves them"
+_COMMAND: Final = "greyhound survey IMAGES --out DIR makes the page that saves them"
 
 
 @dataclass(frozen=True, slots=True)

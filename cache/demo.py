@@ -28,7 +28,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter
 
-from cache.machine import available_cores
+from greyhound.cache.machine import available_cores
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Final, Literal, get_args
 
-from cache.store import PackError
+from greyhound.cache.store import PackError
 
 Finding = Literal[
     "undecodable",
@@ -110,7 +110,7 @@ def read_rows(file: Path) -> Iterator[Row]:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected survey.csv") from None
     except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise PackError(
-            f"{file} is no survey.csv ({error}); make it again: python -m cache survey IMAGES --out DIR"
+            f"{file} is no survey.csv ({error}); make it again: greyhound survey IMAGES --out DIR"
         ) from None
 
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from cache import pack
-from cache.atomic import replacing_all
-from cache.closeup import closeup_reader
-from cache.findings import Lines, Row, write_rows
-from cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
-from cache.rules import judge
-from cache.spool import Series, spool
-from cache.store import PackError
-from cache.survey import Look, Progress, counted, survey
+from greyhound.cache import pack
+from greyhound.cache.atomic import replacing_all
+from greyhound.cache.closeup import closeup_reader
+from greyhound.cache.findings import Lines, Row, write_rows
+from greyhound.cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
+from greyhound.cache.rules import judge
+from greyhound.cache.spool import Series, spool
+from greyhound.cache.store import PackError
+from greyhound.cache.survey import Look, Progress, counted, survey
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from cache.atomic import replacing_all
-from cache.closeup import closeup_reader
-from cache.decisions import Decision, Photograph, check_classes, match
-from cache.findings import FINDINGS, WRONG
-from cache.shards import ShardsError, check_name_free, divide, shard_paths
-from cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from cache.survey import FORMATS, Look, Progress, counted, survey
-from cache.thumbnail import make_thumbnail
-from cache.twins import find_twins
+from greyhound.cache.atomic import replacing_all
+from greyhound.cache.closeup import closeup_reader
+from greyhound.cache.decisions import Decision, Photograph, check_classes, match
+from greyhound.cache.findings import FINDINGS, WRONG
+from greyhound.cache.shards import ShardsError, check_name_free, divide, shard_paths
+from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
+from greyhound.cache.survey import FORMATS, Look, Progress, counted, survey
+from greyhound.cache.thumbnail import make_thumbnail
+from greyhound.cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
 """A record batch is closed at this size: the memory that packing needs."""

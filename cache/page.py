@@ -23,13 +23,13 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cache.atomic import replacing
-from cache.findings import FINDINGS, Finding, Row
-from cache.machine import available_cores
-from cache.pack import find_file
-from cache.survey import Progress, counted
-from cache.suspects import Ranked, Review
-from cache.thumbnail import make_thumbnail
+from greyhound.cache.atomic import replacing
+from greyhound.cache.findings import FINDINGS, Finding, Row
+from greyhound.cache.machine import available_cores
+from greyhound.cache.pack import find_file
+from greyhound.cache.survey import Progress, counted
+from greyhound.cache.suspects import Ranked, Review
+from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
 """Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""

@@ -24,11 +24,11 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from cache.closeup import Reader
-from cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
-from cache.spool import Series
-from cache.survey import Look
-from cache.twins import Indices, Pair, Twins, find_twins, no_closeup
+from greyhound.cache.closeup import Reader
+from greyhound.cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
+from greyhound.cache.spool import Series
+from greyhound.cache.survey import Look
+from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
 DARK: Final = 65.0

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Generic, Protocol, TypeVar
 
-from cache.survey import SurveyError
+from greyhound.cache.survey import SurveyError
 
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)

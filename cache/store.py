@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cache.machine import available_cores, available_memory
-from cache.shards import ShardsError, find
+from greyhound.cache.machine import available_cores, available_memory
+from greyhound.cache.shards import ShardsError, find
 
 FORMAT: Final = 2
 """Version of the layout. A reader refuses a newer one. 2: a shard of a pack; a pack in one file is of version 1."""
@@ -112,7 +112,7 @@ class Header:
         text = (schema.metadata or {}).get(_METADATA)
         if text is None:
             raise PackError(
-                f"{path} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
+                f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
             )
         try:
             if int(schema.metadata.get(_CHECKSUM, zlib.crc32(text))) != zlib.crc32(text):
@@ -419,9 +419,7 @@ def _open(path: Path) -> int:
             raise _no_pack(path, "no regular file")
         return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise PackError(
-            f"there is no pack at {path}; make one: python -m cache pack IMAGES --out {path}"
-        ) from None
+        raise PackError(f"there is no pack at {path}; make one: greyhound pack IMAGES --out {path}") from None
     except OSError as error:
         raise _no_pack(path, error.strerror) from None
 
@@ -439,9 +437,7 @@ def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
         reason = " ".join(str(error).split())[:120]
         raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
     if not table.schema.equals(SCHEMA):
-        raise PackError(
-            f"{path} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
-        )
+        raise PackError(f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK")
     if not len(table):
         raise PackError(f"{path} holds no images; pack the images again")
     if any(column.null_count for column in table.columns):

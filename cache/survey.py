@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.machine import available_cores
+from greyhound.cache.machine import available_cores
 
 GREY_SPREAD: Final = 4.0
 """Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels.
@@ -365,7 +365,7 @@ class _Child:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.examine"],
+            [sys.executable, "-P", "-m", "greyhound.pipelines.examine"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from cache.findings import FINDINGS, Row
-from cache.store import PackError
-from cache.values import from_json
+from greyhound.cache.findings import FINDINGS, Row
+from greyhound.cache.store import PackError
+from greyhound.cache.values import from_json
 
 REVIEW: Final = "labels.json"
 """The review's file beside survey.csv."""
@@ -121,7 +121,7 @@ def describe_end(code: int) -> str:
 
 def read_review(file: Path) -> Review:
     """What review.py wrote. Raises PackError."""
-    again = "make it again: python review.py --images IMAGES --out FILE"
+    again = "make it again: greyhound review --images IMAGES --out FILE"
     try:
         return from_json(Review, json.loads(file.read_text(encoding="utf-8")), str(file), partly=True)
     except OSError as error:

@@ -25,10 +25,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.closeup import Reader
-from cache.overlay import measure_apart, measure_likeness
-from cache.spool import Series, spool
-from cache.survey import THUMBNAIL, Look, cosines, luma
+from greyhound.cache.closeup import Reader
+from greyhound.cache.overlay import measure_apart, measure_likeness
+from greyhound.cache.spool import Series, spool
+from greyhound.cache.survey import THUMBNAIL, Look, cosines, luma
 
 Indices = NDArray[np.int64]
 

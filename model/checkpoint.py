@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from model.atomic import replacing
+from greyhound.model.atomic import replacing
 
 FORMAT: Final = 2
 """Version of the layout. A reader refuses a newer one. Since 2 last.ckpt has momentum by the weights' names, and no targets."""

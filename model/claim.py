@@ -13,9 +13,9 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from model.atomic import intended, sweep
-from model.run import AVERAGED, BEST, SOLVED, TARGETS, Run, RunError
-from model.shapes import (
+from greyhound.model.atomic import intended, sweep
+from greyhound.model.run import AVERAGED, BEST, SOLVED, TARGETS, Run, RunError
+from greyhound.model.shapes import (
     DAMAGED,
     DIVERGED,
     DIVERGED_PICTURE,

@@ -13,9 +13,9 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from model import figures
-from model.run import Run, RunError
-from model.shapes import DIVERGED, DIVERGED_PICTURE
+from greyhound.model import figures
+from greyhound.model.run import Run, RunError
+from greyhound.model.shapes import DIVERGED, DIVERGED_PICTURE
 
 SHEET_COLUMNS: Final = 8
 """Images beside each other in the picture of a batch."""

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from model.atomic import replacing
-from model.run import RunError
+from greyhound.model.atomic import replacing
+from greyhound.model.run import RunError
 
 Pixels = NDArray[np.uint8]
 

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.network import Linear, evaluating
-from model.step import Pairs
+from greyhound.model.network import Linear, evaluating
+from greyhound.model.step import Pairs
 
 Rows: TypeAlias = torch.Tensor
 """Float `[n, D]`: what the head sees of n images."""

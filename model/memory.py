@@ -14,9 +14,9 @@ from typing import Final
 import torch
 from torch import nn
 
-from model.network import set_training
-from model.precision import forward
-from model.run import RunError
+from greyhound.model.network import set_training
+from greyhound.model.precision import forward
+from greyhound.model.run import RunError
 
 COPIES: Final = 4
 """Of every parameter: itself, its gradient, its momentum, and what it was when the epoch began."""

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model import checkpoint
+from greyhound.model import checkpoint
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
 Triple: TypeAlias = tuple[float, float, float]

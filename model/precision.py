@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from model.network import leaving_no_trace
+from greyhound.model.network import leaving_no_trace
 
 _PASSES: Final = 3
 """One compiles; on a GPU the second records CUDA graphs, and the third replays them."""

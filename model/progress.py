@@ -15,11 +15,11 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from torch import nn
 
-from model import ranks
-from model.ema import MovingAverage
-from model.run import BEST, LAST, Run, RunError, load_network
-from model.shapes import METRICS, TIMES
-from model.targets import SoftTargets
+from greyhound.model import ranks
+from greyhound.model.ema import MovingAverage
+from greyhound.model.run import BEST, LAST, Run, RunError, load_network
+from greyhound.model.shapes import METRICS, TIMES
+from greyhound.model.targets import SoftTargets
 
 
 @dataclass(frozen=True)

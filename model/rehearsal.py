@@ -14,10 +14,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from model.memory import Memory
-from model.network import evaluating
-from model.precision import forward
-from model.step import Loss, Pairs, train_step
+from greyhound.model.memory import Memory
+from greyhound.model.network import evaluating
+from greyhound.model.precision import forward
+from greyhound.model.step import Loss, Pairs, train_step
 
 TIMED_STEPS: Final = 4
 """Steps that a dry run times; the first one, which is slower, does not count."""

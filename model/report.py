@@ -20,11 +20,11 @@ from typing import Any, Final, Literal, TypeGuard
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
-from model.atomic import replacing
-from model.figures import DRAWN
-from model.metrics import confused
-from model.run import RunError, read_text
-from model.shapes import (
+from greyhound.model.atomic import replacing
+from greyhound.model.figures import DRAWN
+from greyhound.model.metrics import confused
+from greyhound.model.run import RunError, read_text
+from greyhound.model.shapes import (
     DAMAGED,
     EVALUATION,
     HEAD,
@@ -180,13 +180,13 @@ def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
     """The command line that makes one file of the run folder."""
     folder = shlex.quote(str(run))
     if name in (EVALUATION, "confusion.png"):
-        return f"python eval.py --run {folder}"
+        return f"greyhound eval --run {folder}"
     if name == "saliency.png":
-        return f"python explain.py --run {folder}"
+        return f"greyhound explain --run {folder}"
     start = shlex.quote((recipe or {}).get("name") or ("fast" if name == RECIPE else "RECIPE"))
     images = shlex.quote((pack or {}).get("path") or "PACK")
     resume = "" if name == RECIPE else " --resume"
-    return f"python train.py {start} --pack {images} --out {folder}{resume}"
+    return f"greyhound train {start} --pack {images} --out {folder}{resume}"
 
 
 def remedy(path: Path) -> str:

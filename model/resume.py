@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from model.checkpoint import DamagedCheckpointError, kept, load, save
-from model.progress import Progress
-from model.run import AVERAGED, BEST, LAST, THREADS, Run, RunError, score_of
-from model.shapes import INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
+from greyhound.model.checkpoint import DamagedCheckpointError, kept, load, save
+from greyhound.model.progress import Progress
+from greyhound.model.run import AVERAGED, BEST, LAST, THREADS, Run, RunError, score_of
+from greyhound.model.shapes import INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
 
 Forcible: TypeAlias = Literal["recipe", "pack", "versions"]
 """What may differ from the run's own where it is forced."""

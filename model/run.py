@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from model import checkpoint
-from model.atomic import replacing
-from model.network import WeightsError, build
-from model.shapes import CLOCKED, METRICS, PACK, RECIPE, TIMES, first_fault
+from greyhound.model import checkpoint
+from greyhound.model.atomic import replacing
+from greyhound.model.network import WeightsError, build
+from greyhound.model.shapes import CLOCKED, METRICS, PACK, RECIPE, TIMES, first_fault
 
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
@@ -71,7 +71,7 @@ class Run:
             found = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
                 f"{self.folder} {found}; expected a run folder, as made by: "
-                "python train.py fast --pack PACK --out RUN"
+                "greyhound train fast --pack PACK --out RUN"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
@@ -132,7 +132,7 @@ class Run:
         there = [name for name in wanted if (self.folder / _FILES[name]).exists()]
         if not there:
             raise RunError(
-                f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: python train.py"
+                f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: greyhound train"
             )
         loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
         best = max(loaded, key=lambda name: score_of(loaded[name]))  # a tie goes to the average

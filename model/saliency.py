@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from model.network import evaluating
+from greyhound.model.network import evaluating
 
 _BRIGHTEST: Final = 99
 """Percentile of a map that is drawn white: a few single pixels would leave all else black."""

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model import ranks
-from model.network import leaving_no_trace
-from model.precision import forward
+from greyhound.model import ranks
+from greyhound.model.network import leaving_no_trace
+from greyhound.model.precision import forward
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""

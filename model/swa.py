@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from model import ranks
-from model.network import evaluating, set_training
-from model.step import Loss, Pairs, mean_loss
+from greyhound.model import ranks
+from greyhound.model.network import evaluating, set_training
+from greyhound.model.step import Loss, Pairs, mean_loss
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """How a network is called: the place for autocast."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import CheckpointError, load, save
-from model.run import RunError
+from greyhound.model.checkpoint import CheckpointError, load, save
+from greyhound.model.run import RunError
 
 
 def write(path: Path, targets: SoftTargets, pack: str) -> None:

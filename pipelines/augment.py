@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.philox import philox, uniform
+from greyhound.pipelines.philox import philox, uniform
 
 Matrices = NDArray[np.float64]
 Draws = dict[str, NDArray[np.float64]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from pipelines.loader import Batch
+from greyhound.pipelines.loader import Batch
 
 
 class Clock:

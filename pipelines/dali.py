@@ -14,9 +14,17 @@ import numpy as np
 import torch
 import torch.utils.dlpack
 
-from cache.store import Pack
-from pipelines.augment import MAX_HALVINGS
-from pipelines.request import BadImageError, Device, Originals, Request, Settings, Stream, StreamError
+from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import MAX_HALVINGS
+from greyhound.pipelines.request import (
+    BadImageError,
+    Device,
+    Originals,
+    Request,
+    Settings,
+    Stream,
+    StreamError,
+)
 
 _NOTHING: Final = np.zeros(1, dtype=np.uint8)
 _NO_PIXELS: Final = np.zeros((1, 1, 3), dtype=np.uint8)
@@ -190,7 +198,7 @@ def _explain(
     pack: Pack, asked: deque[tuple[Request, Any]], settings: Settings, error: RuntimeError
 ) -> StreamError:
     """What stopped DALI: images of the batches under way that no longer decode, which it does not name, or itself."""
-    from pipelines.decode import DecodeError, decode
+    from greyhound.pipelines.decode import DecodeError, decode
 
     bad = []
     for index in (index for request, _ in asked for index in request.ids):
@@ -201,7 +209,7 @@ def _explain(
     if bad:
         found = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         return BadImageError(
-            f"an image no longer decodes: {found}. Check the pack: python -m cache verify {pack.path}"
+            f"an image no longer decodes: {found}. Check the pack: greyhound verify {pack.path}"
         )
     said = " ".join(str(error).split())
     remedy = (

@@ -1,6 +1,6 @@
 """Doctor: what this machine has for training, what it lacks, and what of it is known not to work together.
 
-    python -m pipelines.doctor [--pack PACK]          (--json for programs)
+    greyhound doctor [--pack PACK]          (--json for programs)
 
 Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be learnt stands
 there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine without a GPU.
@@ -25,13 +25,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cache.command import parse, run
-from cache.machine import available_cores, available_memory, describe_machine, installed
-from cache.store import Pack, PackError
-from pipelines import selftest
-from pipelines.loader import ENGINES, choose
-from pipelines.request import StreamError
-from pipelines.tier import say_bytes
+from greyhound.cache.command import parse, run
+from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
+from greyhound.cache.store import Pack, PackError
+from greyhound.pipelines import selftest
+from greyhound.pipelines.loader import ENGINES, choose
+from greyhound.pipelines.request import StreamError
+from greyhound.pipelines.tier import say_bytes
 
 Verdict = Literal["ok", "note", "problem", "unknown"]
 
@@ -335,7 +335,7 @@ class Job:
 
 def main() -> int:
     """Learn, judge, say."""
-    job = parse(lambda: tyro.cli(Job, prog="python -m pipelines.doctor"))
+    job = parse(lambda: tyro.cli(Job, prog="greyhound doctor"))
     facts = learn()
     findings = judge(facts)
     findings += [try_decoder(Pack(job.pack))] if job.pack else []

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cache.survey import FORMATS, Look, measure
-from pipelines.decode import DecodeError, Pixels, decode
+from greyhound.cache.survey import FORMATS, Look, measure
+from greyhound.pipelines.decode import DecodeError, Pixels, decode
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
 """Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG."""

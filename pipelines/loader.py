@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.machine import available_cores
-from cache.store import Pack, PackError, Residency
-from pipelines import dali, threads
-from pipelines.augment import Augment, draw, halvings, to_stored
-from pipelines.examine import available
-from pipelines.order import epoch_order, even_bounds, full_bounds, share
-from pipelines.request import Device, Engine, Request, ResourcesError, Settings
-from pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan
-from pipelines.upload import Upload
-from pipelines.watch import watched
+from greyhound.cache.machine import available_cores
+from greyhound.cache.store import Pack, PackError, Residency
+from greyhound.pipelines import dali, threads
+from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, share
+from greyhound.pipelines.request import Device, Engine, Request, ResourcesError, Settings
+from greyhound.pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan
+from greyhound.pipelines.upload import Upload
+from greyhound.pipelines.watch import watched
 
 EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.philox import philox
+from greyhound.pipelines.philox import philox
 
 _ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up from 0 and never comes near
 

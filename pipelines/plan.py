@@ -1,6 +1,6 @@
 """Plan: what a pack takes in each tier, what of it fits, and what a training would wait for.
 
-    python -m pipelines.plan --pack PACK                      (--gpu-memory 80GB --cores 16 for a machine not here)
+    greyhound plan --pack PACK                      (--gpu-memory 80GB --cores 16 for a machine not here)
 
 Before it: a pack. After it: two tables; the choice that `--engine auto --tier auto` makes, by the code that makes it; and
 what a training would wait for then. Every figure says where it is from: counted from the pack, measured here a moment
@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cache.command import parse, run
-from cache.machine import available_cores, available_memory
-from cache.store import Pack, PackError
-from pipelines import tier
-from pipelines.augment import Augment, halvings
-from pipelines.examine import available
-from pipelines.loader import Loader, Resources, automatic
-from pipelines.request import ResourcesError, StreamError
-from pipelines.tier import SHARE, EngineChosen, TierName, parse_bytes, say_bytes
+from greyhound.cache.command import parse, run
+from greyhound.cache.machine import available_cores, available_memory
+from greyhound.cache.store import Pack, PackError
+from greyhound.pipelines import tier
+from greyhound.pipelines.augment import Augment, halvings
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources, automatic
+from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.tier import SHARE, EngineChosen, TierName, parse_bytes, say_bytes
 
 _SAMPLED: Final = 256
 """Images that are measured, spread over the pack: the decoder's cost follows their size."""
@@ -270,7 +270,7 @@ def machine(job: Job) -> Machine:
 def main() -> int:
     """Count, measure, say."""
     try:
-        job = parse(lambda: tyro.cli(Job, prog="python -m pipelines.plan"))
+        job = parse(lambda: tyro.cli(Job, prog="greyhound plan"))
     except ValueError as error:  # a job that refuses its numbers
         raise ResourcesError(str(error)) from None
     pack, planned, augment = Pack(job.pack), machine(job), Augment(size=job.size)

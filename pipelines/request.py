@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.command import Hung
-from cache.store import Pack
+from greyhound.cache.command import Hung
+from greyhound.cache.store import Pack
 
 Device = Literal["gpu", "cpu"]
 

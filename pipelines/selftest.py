@@ -1,6 +1,6 @@
 """Self-test: does the decoder that training will use see the pictures that were packed?
 
-Before it: a pack, which knows each picture's mean luma, and an engine. After it: `python -m pipelines.doctor --pack PACK`,
+Before it: a pack, which knows each picture's mean luma, and an engine. After it: `greyhound doctor --pack PACK`,
 and the GPU check. A broken build of a decoder shows in seconds: black pictures, half ones and those with swapped
 colours have another mean. One that is shifted may have the same; the GPU check compares pixels too.
 """
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.machine import available_cores
-from cache.store import Pack
-from pipelines.request import Device, Engine, Request, Settings
-from pipelines.tier import Tier
+from greyhound.cache.machine import available_cores
+from greyhound.cache.store import Pack
+from greyhound.pipelines.request import Device, Engine, Request, Settings
+from greyhound.pipelines.tier import Tier
 
 TOLERANCE: Final = 4.0
 """Levels of 255 by which a mean luma may be off: the samples below are not all the pixels, and decoders differ a little."""

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.store import Pack
-from pipelines.request import Request, Settings, Stream, StreamError
+from greyhound.cache.store import Pack
+from greyhound.pipelines.request import Request, Settings, Stream, StreamError
 
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from cache.machine import available_memory
-from cache.store import Pack
-from pipelines.decode import DecodeError, Pixels, decode
-from pipelines.request import BadImageError, ResourcesError
+from greyhound.cache.machine import available_memory
+from greyhound.cache.store import Pack
+from greyhound.pipelines.decode import DecodeError, Pixels, decode
+from greyhound.pipelines.request import BadImageError, ResourcesError
 
 TierName = Literal["auto", "encoded", "decoded"]
 EngineChosen = Literal["dali", "threads"]
@@ -72,7 +72,7 @@ class Tier:
         except DecodeError as error:
             raise BadImageError(
                 f"an image no longer decodes: {self._pack.describe(index)} ({error}). "
-                f"Check the pack: python -m cache verify {self._pack.path}"
+                f"Check the pack: greyhound verify {self._pack.path}"
             ) from None
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from pipelines.request import HangError, Request
+from greyhound.pipelines.request import HangError, Request
 
 _SLICES: Final = 20
 """A wait is this many short ones, so that a process that was stopped through one of them is not taken to hang."""

@@ -15,9 +15,9 @@ import pytest
 from pictures import coded, encode, packed
 from runs import Answer, Here, never, tiny_job, tiny_pack
 
-import train
-from cache.command import ENDINGS
-from cache.store import Pack
+from greyhound import train
+from greyhound.cache.command import ENDINGS
+from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

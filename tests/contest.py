@@ -2,7 +2,7 @@
 
     python tests/contest.py OUT --ours survey.csv --seconds 9.1 12.0
 
-Before it: `planted` made OUT; `python -m cache survey OUT/images --out DIR` made survey.csv. Without --ours the survey
+Before it: `planted` made OUT; `greyhound survey OUT/images --out DIR` made survey.csv. Without --ours the survey
 is started and timed here. After it: docs/cleanvision.md.
 """
 
@@ -25,10 +25,10 @@ import tyro
 from planted import Planted
 from tyro.conf import Positional
 
-from cache.command import parse, run
-from cache.findings import read_rows
-from cache.machine import available_cores, describe_machine
-from cache.store import PackError
+from greyhound.cache.command import parse, run
+from greyhound.cache.findings import read_rows
+from greyhound.cache.machine import available_cores, describe_machine
+from greyhound.cache.store import PackError
 
 Flagged = Mapping[str, set[str]]
 """Fault -> the paths that somebody finds it in."""

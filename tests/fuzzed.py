@@ -25,29 +25,36 @@ import tyro
 from pictures import coded, encode, packed
 from runs import TINY
 
-import eval as evaluation
-import explain
-import review
-import train
-from cache import __main__ as room
-from cache import decisions, findings, pack, suspects
-from cache.command import deferred, parse
-from cache.pack import Options
-from cache.store import _CHECKSUM, _METADATA, SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
-from cache.values import ValueFormatError, from_json
-from model import checkpoint, report, targets
-from model.checkpoint import CheckpointError
-from model.progress import Progress, Training, drop_later_rows, restore, save_last
-from model.resume import differences, other_versions
-from model.run import AVERAGED, BEST, LAST, Run, RunError, load_network
-from model.run import TARGETS as SOFT
-from model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
-from model.targets import SoftTargets
-from pipelines.benchmark import table
-from pipelines.benchmark.rows import BenchmarkError
-from pipelines.examine import Probe, examine
-from pipelines.loader import Loader, Resources
-from pipelines.request import BadImageError
+from greyhound import eval as evaluation
+from greyhound import explain, review, train
+from greyhound.cache import __main__ as room
+from greyhound.cache import decisions, findings, pack, suspects
+from greyhound.cache.command import deferred, parse
+from greyhound.cache.pack import Options
+from greyhound.cache.store import (
+    _CHECKSUM,
+    _METADATA,
+    SCHEMA,
+    SPLITS,
+    Header,
+    Pack,
+    PackError,
+    index_checksum,
+)
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import checkpoint, report, targets
+from greyhound.model.checkpoint import CheckpointError
+from greyhound.model.progress import Progress, Training, drop_later_rows, restore, save_last
+from greyhound.model.resume import differences, other_versions
+from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError, load_network
+from greyhound.model.run import TARGETS as SOFT
+from greyhound.model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
+from greyhound.model.targets import SoftTargets
+from greyhound.pipelines.benchmark import table
+from greyhound.pipelines.benchmark.rows import BenchmarkError
+from greyhound.pipelines.examine import Probe, examine
+from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.request import BadImageError
 
 CLASSES: Final = 3
 RUN_FILES: Final = (*SHAPES, "eval-other-test.json")

@@ -34,23 +34,23 @@ from reads import host_reads, syncs_raise, walk
 from torch import nn
 from watermark import overwritten
 
-import train
-from cache.command import parse, run
-from cache.machine import available_cores
-from cache.store import Pack, PackError
-from model.loss import smoothed_cross_entropy
-from model.network import set_training
-from model.precision import compiled
-from model.progress import Training
-from model.run import Run, RunError
-from model.shapes import METRICS
-from model.step import train_step
-from pipelines import dali, doctor, selftest, threads
-from pipelines.augment import Augment
-from pipelines.benchmark.measure import sample
-from pipelines.examine import available
-from pipelines.loader import Loader, Resources, torch_device
-from pipelines.request import Device, ResourcesError, StreamError
+from greyhound import train
+from greyhound.cache.command import parse, run
+from greyhound.cache.machine import available_cores
+from greyhound.cache.store import Pack, PackError
+from greyhound.model.loss import smoothed_cross_entropy
+from greyhound.model.network import set_training
+from greyhound.model.precision import compiled
+from greyhound.model.progress import Training
+from greyhound.model.run import Run, RunError
+from greyhound.model.shapes import METRICS
+from greyhound.model.step import train_step
+from greyhound.pipelines import dali, doctor, selftest, threads
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.benchmark.measure import sample
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources, torch_device
+from greyhound.pipelines.request import Device, ResourcesError, StreamError
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -438,7 +438,7 @@ def main() -> int:
     job = parse(lambda: tyro.cli(Job, prog="python tests/gpu_check.py"))
     if job.device == "gpu" and not torch.cuda.is_available():
         raise ResourcesError(
-            "gpu-check: torch finds no CUDA GPU here, so nothing was checked; python -m pipelines.doctor says what there "
+            "gpu-check: torch finds no CUDA GPU here, so nothing was checked; greyhound doctor says what there "
             "is, and --device cpu rehearses"
         )
     if not available():

@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from runs import FULL, ONE_THREAD, never, tiny_job
 
-import eval as evaluation
-import train
-from model import checkpoint, report
-from model.checkpoint import fingerprint
-from model.progress import Checkpoints
-from model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, Run
-from model.shapes import EVALUATION, HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA
+from greyhound import eval as evaluation
+from greyhound import train
+from greyhound.model import checkpoint, report
+from greyhound.model.checkpoint import fingerprint
+from greyhound.model.progress import Checkpoints
+from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, Run
+from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA
 
 PATIENCE: Final = 300
 """Seconds that a training has to come to where it is killed, or to its end."""

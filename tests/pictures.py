@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.pack import Options, pack
-from cache.store import Pack
-from cache.survey import Look
-from pipelines.examine import Probe, _answer
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.store import Pack
+from greyhound.cache.survey import Look
+from greyhound.pipelines.examine import Probe, _answer
 
 Pixels = NDArray[np.uint8]
 ALL_TRAIN = Options(val=0, test=0)
@@ -117,7 +117,7 @@ def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options 
         f"{name}/{index:04}.img": data for name, files in classes.items() for index, data in enumerate(files)
     }
     folder(root / "images", names)
-    with mock.patch("cache.pack.survey", survey_here):
+    with mock.patch("greyhound.cache.pack.survey", survey_here):
         pack(root / "images", root / "images.arrow", options)
     return Pack(root / "images.arrow")
 

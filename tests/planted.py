@@ -2,7 +2,7 @@
 
     python tests/planted.py IMAGES OUT --each 12
 
-Before it: `python -m cache demo IMAGES`, of which only the images without a fault of their own are taken, or any folder
+Before it: `greyhound demo IMAGES`, of which only the images without a fault of their own are taken, or any folder
 of photographs. After it: OUT/images and OUT/planted.csv (path, fault, kind, of); `contest` reads both.
 """
 
@@ -20,9 +20,9 @@ import tyro
 from PIL import Image, ImageFilter, ImageOps
 from tyro.conf import Positional
 
-from cache.command import parse, run
-from cache.pack import named_as_image
-from cache.store import PackError
+from greyhound.cache.command import parse, run
+from greyhound.cache.pack import named_as_image
+from greyhound.cache.store import PackError
 
 Picture = Image.Image
 

@@ -29,7 +29,7 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 def answers(count: int, work: Callable[..., Any], *arguments: Any) -> list[tuple[Any] | str]:
     """What `work` returns in each of `count` processes; or why there is nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "runs"])
+    context.set_forkserver_preload(["greyhound.train", "runs"])
     port = free_port()
     started = []
     for rank in range(count):

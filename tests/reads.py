@@ -17,13 +17,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import train
-from cache.store import Pack
-from model.run import Run
-from model.targets import SoftTargets
-from model.writer import Writer
-from pipelines.loader import Batch, EngineName, Loader, Position, Resources, torch_device
-from pipelines.request import Device
+from greyhound import train
+from greyhound.cache.store import Pack
+from greyhound.model.run import Run
+from greyhound.model.targets import SoftTargets
+from greyhound.model.writer import Writer
+from greyhound.pipelines.loader import Batch, EngineName, Loader, Position, Resources, torch_device
+from greyhound.pipelines.request import Device
 
 aten = torch.ops.aten
 WARM = 6

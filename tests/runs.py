@@ -13,12 +13,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from pictures import encode, noise, packed
 
-import train
-from cache.pack import Options
-from cache.store import Pack
-from model.schedule import Phase
-from pipelines.augment import Augment
-from pipelines.loader import Resources
+from greyhound import train
+from greyhound.cache.pack import Options
+from greyhound.cache.store import Pack
+from greyhound.model.schedule import Phase
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Resources
 
 TINY = replace(
     train.PAPER,

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from cache.shards import divide, shard_paths
-from cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
-from pipelines.augment import Augment, draw
-from pipelines.order import epoch_order, share
+from greyhound.cache.shards import divide, shard_paths
+from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
+from greyhound.pipelines.augment import Augment, draw
+from greyhound.pipelines.order import epoch_order, share
 
 T = TypeVar("T")
 

@@ -31,17 +31,17 @@ import tyro
 from pictures import packed
 from runs import FULL, ONE_THREAD, never, tinted, tiny_job
 
-import eval as evaluation
-import train
-from cache.command import Stopped, stop_signals
-from cache.machine import describe_machine
-from cache.pack import Options
-from model import checkpoint
-from model.checkpoint import fingerprint
-from model.progress import Checkpoints
-from model.run import AVERAGED, BEST, LAST, SOLVED, Run
-from model.schedule import Phase
-from model.shapes import CLOCKED, EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
+from greyhound import eval as evaluation
+from greyhound import train
+from greyhound.cache.command import Stopped, stop_signals
+from greyhound.cache.machine import describe_machine
+from greyhound.cache.pack import Options
+from greyhound.model import checkpoint
+from greyhound.model.checkpoint import fingerprint
+from greyhound.model.progress import Checkpoints
+from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, Run
+from greyhound.model.schedule import Phase
+from greyhound.model.shapes import CLOCKED, EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
 
 GROWTH: Final = 1.03
 """How much more memory the undisturbed process may take in the last third of the time than in the first."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cache import demo
+from greyhound.cache import demo
 
 CLASSES, PER_CLASS = 4, 25  # 100 images: the smallest set that promises every fault
 UNREADABLE = {"truncated", "empty", "not-an-image"}

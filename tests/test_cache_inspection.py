@@ -14,15 +14,15 @@ import pytest
 from pictures import encode, folder, noise, portrait, survey_here
 from PIL import Image
 
-from cache import inspection as module
-from cache import pack as pack_module
-from cache.__main__ import survey
-from cache.demo import draw_demo
-from cache.findings import Row, read_rows
-from cache.inspection import check_place, inspect, write
-from cache.pack import Options, pack, read_exclusions
-from cache.store import Pack, PackError
-from cache.survey import Look
+from greyhound.cache import inspection as module
+from greyhound.cache import pack as pack_module
+from greyhound.cache.__main__ import survey
+from greyhound.cache.demo import draw_demo
+from greyhound.cache.findings import Row, read_rows
+from greyhound.cache.inspection import check_place, inspect, write
+from greyhound.cache.pack import Options, pack, read_exclusions
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import Look
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_the_survey_says_where_it_did_not_look_at_all_that_are_alike(
     )
     survey(root, tmp_path / "out")
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("cache.twins.LOOKED_AT", 9)
+    monkeypatch.setattr("greyhound.cache.twins.LOOKED_AT", 9)
     survey(root, tmp_path / "out")
     assert re.fullmatch(
         r"note: [1-3] images look like 256 others or more from afar: .*\n", capsys.readouterr().err

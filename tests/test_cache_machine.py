@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cache import machine
+from greyhound.cache import machine
 
 
 def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""python -m cache, end to end: what it prints, its exit codes, and one line for everything that is wrong."""
+"""greyhound, end to end: what it prints, its exit codes, and one line for everything that is wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 from pictures import encode, folder, noise
 
-from cache.findings import read_rows
-from cache.store import Pack
+from greyhound.cache.findings import read_rows
+from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,13 +203,13 @@ WRONG = {
     ),
     "no number": (
         ["pack", "{images}", "--out", "{tmp}/p", "--val", "much"],
-        "error: --val is 'much'; expected a number; see python -m cache pack --help\n",
+        "error: --val is 'much'; expected a number; see greyhound pack --help\n",
     ),
     "an unknown flag": (["info", "{tmp}", "--yaml"], "error: "),
     "an unknown command": (["unpack"], "error: "),
     "no --out": (
         ["pack", "{images}"],
-        "error: Missing from python -m cache pack: --out PATH The pack to write; see python -m cache pack --help\n",
+        "error: Missing from greyhound pack: --out PATH The pack to write; see greyhound pack --help\n",
     ),
 }
 
@@ -247,7 +247,7 @@ def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     def fail(path: Path) -> None:
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr("cache.store._open", fail)
+    monkeypatch.setattr("greyhound.cache.store._open", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "p.arrow").write_bytes(b"1234")
     answer = here(monkeypatch, capfd, "info", tmp_path / "p.arrow")
@@ -295,7 +295,7 @@ def _decoding(pid: int) -> bool:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(status.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                return b"pipelines.examine" in status.with_name("cmdline").read_bytes()
+                return b"greyhound.pipelines.examine" in status.with_name("cmdline").read_bytes()
         except (OSError, IndexError):
             continue
     return False

@@ -20,10 +20,10 @@ import pytest
 from pictures import coded, encode, folder, noise, store_as, survey_here
 from PIL import Image, ImageOps, features
 
-import cache.pack as module
-from cache.decisions import Decision, Photograph
-from cache.findings import WRONG
-from cache.pack import (
+from greyhound.cache import pack as module
+from greyhound.cache.decisions import Decision, Photograph
+from greyhound.cache.findings import WRONG
+from greyhound.cache.pack import (
     NO_LABEL,
     Options,
     Source,
@@ -36,11 +36,11 @@ from cache.pack import (
     transcode,
     write,
 )
-from cache.store import SPLITS, Header, Pack, PackError
-from cache.survey import Look, measure
-from pipelines.augment import Augment
-from pipelines.examine import available
-from pipelines.loader import Loader, Resources
+from greyhound.cache.store import SPLITS, Header, Pack, PackError
+from greyhound.cache.survey import Look, measure
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources
 
 ALL_TRAIN = Options(val=0, test=0)
 
@@ -447,7 +447,7 @@ def test_an_out_that_cannot_be_written_is_found_before_the_images_are_looked_at(
 ) -> None:
     root = images(tmp_path / "images", {"a": 2, "b": 2})
     (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setattr("cache.pack.survey", lambda *_, **__: pytest.fail("looked at the images"))
+    monkeypatch.setattr("greyhound.cache.pack.survey", lambda *_, **__: pytest.fail("looked at the images"))
     with pytest.raises(
         PackError, match=r"p\.arrow cannot be written \(Not a directory\); name a file in a folder"
     ):

@@ -27,13 +27,13 @@ from browser import CHROMIUM, WHY, Page, browser
 from pictures import encode, folder, noise
 from PIL import Image
 
-from cache import page as module
-from cache.decisions import CHOICES, Decision, Photograph, match, read
-from cache.findings import FINDINGS, Finding, Row
-from cache.machine import available_cores
-from cache.pack import Options, find_file, pack
-from cache.page import MEANINGS, Note, gather, thumbnails, write
-from cache.store import Pack, PackError
+from greyhound.cache import page as module
+from greyhound.cache.decisions import CHOICES, Decision, Photograph, match, read
+from greyhound.cache.findings import FINDINGS, Finding, Row
+from greyhound.cache.machine import available_cores
+from greyhound.cache.pack import Options, find_file, pack
+from greyhound.cache.page import MEANINGS, Note, gather, thumbnails, write
+from greyhound.cache.store import Pack, PackError
 
 ROOT = Path(__file__).parents[1]
 NASTY = "<img src=x onerror=window.pwned=1>"

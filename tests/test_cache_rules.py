@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pictures import encode, folder, noise, survey_here
 from PIL import Image, ImageFilter
 
-from cache.findings import FINDINGS, Row
-from cache.rules import NAMED, is_misnamed, judge
-from cache.survey import Look
+from greyhound.cache.findings import FINDINGS, Row
+from greyhound.cache.rules import NAMED, is_misnamed, judge
+from greyhound.cache.survey import Look
 
 SHARP = noise(200, 150, 3)
 

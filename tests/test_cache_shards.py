@@ -11,12 +11,12 @@ import pytest
 from pictures import encode, noise
 from runs import Here
 
-from cache import store
-from cache.pack import Options, pack
-from cache.shards import ShardsError, check_name_free, divide, find, shard_paths
-from cache.store import Pack, PackError
-from pipelines.augment import Augment
-from pipelines.loader import Loader, Resources
+from greyhound.cache import store
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.shards import ShardsError, check_name_free, divide, find, shard_paths
+from greyhound.cache.store import Pack, PackError
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader, Resources
 
 
 @pytest.fixture(scope="module")

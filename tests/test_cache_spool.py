@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from limits import files_up_to
 
-from cache.spool import spool
-from cache.survey import Look, SurveyError
+from greyhound.cache.spool import spool
+from greyhound.cache.survey import Look, SurveyError
 
 
 def test_items_come_back_in_order_and_by_place() -> None:

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 from pictures import coded, encode, noise, packed
 
-from cache import store as module
-from cache.pack import Options
-from cache.store import FORMAT, SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
+from greyhound.cache import store as module
+from greyhound.cache.pack import Options
+from greyhound.cache.store import FORMAT, SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
 
 FILES = {
     "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
@@ -148,7 +148,7 @@ FLIP = """
 import sys
 from pathlib import Path
 import numpy as np
-from cache.store import Pack, PackError
+from greyhound.cache.store import Pack, PackError
 
 def content(pack):
     arrays = (pack.labels, pack.sizes, pack.orientations, pack.mean_lumas, pack.crc32s, *map(pack.ids, ("train", "val", "test")))
@@ -315,7 +315,7 @@ def complaint(path: Path) -> str:
 def test_no_file(tmp_path: Path) -> None:
     missing = tmp_path / "p.arrow"
     assert complaint(missing) == (
-        f"there is no pack at {missing}; make one: python -m cache pack IMAGES --out {missing}"
+        f"there is no pack at {missing}; make one: greyhound pack IMAGES --out {missing}"
     )
 
 
@@ -364,7 +364,9 @@ def arrow(path: Path, schema: pa.Schema, rows: int = 1, image: bytes = b"") -> P
 
 
 def test_another_arrow_file(tmp_path: Path) -> None:
-    expected = f"{tmp_path / 'p.arrow'} is an Arrow file but not a pack; make one: python -m cache pack IMAGES --out PACK"
+    expected = (
+        f"{tmp_path / 'p.arrow'} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
+    )
     assert complaint(arrow(tmp_path / "p.arrow", pa.schema([("x", pa.int64())]))) == expected
     assert complaint(arrow(tmp_path / "p.arrow", SCHEMA)) == expected  # without a header
 
@@ -409,7 +411,7 @@ def test_a_damaged_header(tmp_path: Path, text: bytes) -> None:
 READ_AN_EPOCH = """
 import os, sys
 import numpy as np
-from cache.store import Pack
+from greyhound.cache.store import Pack
 
 with open(sys.argv[1], "rb") as file:  # out of the page cache, where writing it has put it
     os.fsync(file.fileno())
@@ -460,7 +462,7 @@ def test_opening_a_large_pack_takes_no_time(tmp_path: Path) -> None:
 
 
 def test_reading_does_not_depend_on_the_record_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache.pack.BATCH_BYTES", 1)
+    monkeypatch.setattr("greyhound.cache.pack.BATCH_BYTES", 1)
     files = [encode(coded(9 + row, 9, row)) for row in range(6)]
     pack = packed(tmp_path, {"a": files[:3], "b": files[3:]})
     assert pa.ipc.open_file(str(pack.path)).num_record_batches == 6

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pictures import coded, encode, folder, noise, store_as
 from PIL import Image, ImageFilter
 
-from cache import inspection, page
-from cache import survey as module
-from cache.pack import Options, pack
-from cache.store import Pack
-from cache.survey import (
+from greyhound.cache import inspection, page
+from greyhound.cache import survey as module
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.store import Pack
+from greyhound.cache.survey import (
     THUMBNAIL,
     Look,
     SurveyError,
@@ -37,7 +37,7 @@ from cache.survey import (
 
 CHILD = """
 import os, time
-from pipelines import examine
+from greyhound.pipelines import examine
 
 class NoProbe:
     def check(self, encoded, expected):

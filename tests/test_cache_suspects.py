@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from cache import suspects
-from cache.findings import Row
-from cache.store import PackError
-from cache.suspects import Neighbour, Ranked, Review, bring_home, check, mark, read_review, review_labels
+from greyhound.cache import suspects
+from greyhound.cache.findings import Row
+from greyhound.cache.store import PackError
+from greyhound.cache.suspects import (
+    Neighbour,
+    Ranked,
+    Review,
+    bring_home,
+    check,
+    mark,
+    read_review,
+    review_labels,
+)
 
 FIRST = Ranked(
     path="a/1.jpg",
@@ -38,7 +47,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 def test_what_is_no_review_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(
-        PackError, match=r"labels.json is no review of labels \(.*\); make it again: python review.py"
+        PackError, match=r"labels.json is no review of labels \(.*\); make it again: greyhound review"
     ):
         read_review(tmp_path / "labels.json")
     with pytest.raises(PackError, match=r"none\.json cannot be read"):

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, portrait
 from PIL import Image
 
-from cache import twins as module
-from cache.closeup import SIDE
-from cache.demo import BREEDS, draw_dog
-from cache.overlay import measure_apart
-from cache.survey import Look, luma, measure
-from cache.twins import (
+from greyhound.cache import twins as module
+from greyhound.cache.closeup import SIDE
+from greyhound.cache.demo import BREEDS, draw_dog
+from greyhound.cache.overlay import measure_apart
+from greyhound.cache.survey import Look, luma, measure
+from greyhound.cache.twins import (
     ALIKE,
     APART,
     BRIGHTNESS,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import train
-from cache.values import ValueFormatError, from_json
+from greyhound import train
+from greyhound.cache.values import ValueFormatError, from_json
 
 
 @pytest.mark.parametrize("recipe", train.RECIPES.values(), ids=str)

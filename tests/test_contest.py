@@ -10,7 +10,7 @@ from pictures import encode, folder, noise
 from PIL import Image
 from planted import CHANGED, Planted, plant
 
-from cache.store import PackError
+from greyhound.cache.store import PackError
 
 TRUTH = [
     Planted("a.jpg", "exact-duplicate", "the same bytes", "b.jpg"),

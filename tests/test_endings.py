@@ -21,10 +21,10 @@ import pytest
 from pictures import folder, survey_here
 from runs import Here, tinted
 
-from cache import suspects
-from cache.command import ENDINGS
-from cache.store import Pack
-from model.shapes import INTERPOLATION, LOCK, METRICS
+from greyhound.cache import suspects
+from greyhound.cache.command import ENDINGS
+from greyhound.cache.store import Pack
+from greyhound.model.shapes import INTERPOLATION, LOCK, METRICS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--batch-size", "8"]
@@ -43,7 +43,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures in the classes of the tiny run, looked at in the test's own process."""
-    monkeypatch.setattr("cache.pack.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.pack.survey", survey_here)
     names = ("blue <b>", "green", "red")
     return folder(
         tmp_path / "images",
@@ -86,7 +86,7 @@ def asking(number: int, work: Callable[..., Any], after: int = 1) -> Callable[..
 def test_packing_that_is_ended_while_it_writes(
     images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr("cache.pack._read", asking(number, lambda *_: b"", after=3))
+    monkeypatch.setattr("greyhound.cache.pack._read", asking(number, lambda *_: b"", after=3))
     (tmp_path / "p.arrow").write_bytes(b"ARROW1, older")
     answer = here("cache/__main__.py", "pack", str(images), "--out", "p.arrow")
     assert answer == (128 + number, "", "")
@@ -96,10 +96,14 @@ def test_packing_that_is_ended_while_it_writes(
 @pytest.mark.parametrize(
     ("number", "place", "doing"),
     [
-        (signal.SIGTERM, "model.head.solve", "training epoch 0"),
-        (signal.SIGHUP, "model.step.train_step", "training epoch 0"),
-        (signal.SIGINT, "model.interpolation.interpolated", "validating 50% of the way from the head"),
-        (signal.SIGTERM, "model.swa.average", "averaging"),
+        (signal.SIGTERM, "greyhound.model.head.solve", "training epoch 0"),
+        (signal.SIGHUP, "greyhound.model.step.train_step", "training epoch 0"),
+        (
+            signal.SIGINT,
+            "greyhound.model.interpolation.interpolated",
+            "validating 50% of the way from the head",
+        ),
+        (signal.SIGTERM, "greyhound.model.swa.average", "averaging"),
     ],
 )
 def test_a_training_that_is_ended_anywhere_goes_on(
@@ -136,12 +140,16 @@ def test_a_training_that_is_ended_anywhere_goes_on(
 @pytest.mark.parametrize(
     ("number", "program", "place"),
     [
-        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "model.precision.forward"),
-        (signal.SIGTERM, "eval.py --run run --images images --device cpu", "model.precision.forward"),
-        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "cache.pack._read"),
-        (signal.SIGTERM, "explain.py --run run --device cpu", "model.saliency.saliency"),
-        (signal.SIGINT, "explain.py --run run --device cpu", "model.figures._show_tiles"),
-        (signal.SIGTERM, f"review.py --images images {FEATURES}", "model.head.features"),
+        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "greyhound.model.precision.forward"),
+        (
+            signal.SIGTERM,
+            "eval.py --run run --images images --device cpu",
+            "greyhound.model.precision.forward",
+        ),
+        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "greyhound.cache.pack._read"),
+        (signal.SIGTERM, "explain.py --run run --device cpu", "greyhound.model.saliency.saliency"),
+        (signal.SIGINT, "explain.py --run run --device cpu", "greyhound.model.figures._show_tiles"),
+        (signal.SIGTERM, f"review.py --images images {FEATURES}", "greyhound.model.head.features"),
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(
@@ -166,7 +174,7 @@ CHILD = """
 import os, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from cache.command import run
+from greyhound.cache.command import run
 
 def main():
     with tempfile.TemporaryDirectory(dir={scratch!r}) as place:
@@ -182,7 +190,7 @@ def test_a_survey_that_is_ended_ends_the_review_it_started(
     images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """As a system does, which signals the survey alone; a small program with a folder of its own stands for review.py."""
-    monkeypatch.setattr("cache.inspection.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.inspection.survey", survey_here)
     ready = tmp_path / "ready"
     (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
     monkeypatch.setattr(suspects, "PROGRAM", tmp_path / "child.py")
@@ -204,7 +212,7 @@ ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from cache.command import Stopped, progress_bar, run, stop_signals
+from greyhound.cache.command import Stopped, progress_bar, run, stop_signals
 
 def main():
     with stop_signals() as stop:

@@ -15,15 +15,15 @@ from pictures import folder
 from PIL import Image
 from runs import ONE_THREAD, Here, tinted
 
-import eval as evaluation
-from cache.pack import Source
-from cache.store import Pack, PackError
-from cache.values import ValueFormatError, from_json
-from model import metrics
-from model.metrics import wilson
-from model.run import Run, RunError
-from pipelines.augment import Augment
-from pipelines.loader import Loader, Resources
+from greyhound import eval as evaluation
+from greyhound.cache.pack import Source
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import metrics
+from greyhound.model.metrics import wilson
+from greyhound.model.run import Run, RunError
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader, Resources
 
 ROOT = Path(__file__).parents[1]
 
@@ -248,7 +248,7 @@ def test_a_pack_of_other_classes_is_refused(run: Path, coded_pack: Pack) -> None
 
 
 def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
-    from model import checkpoint
+    from greyhound.model import checkpoint
 
     content = checkpoint.load(run / "last.ckpt")
     content["network"]["classifier.bias"].fill_(float("nan"))
@@ -279,7 +279,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_the_checkpoint_that_validated_best_is_taken(run: Path) -> None:
-    from model import checkpoint
+    from greyhound.model import checkpoint
 
     for better, name in (("best", "best.ckpt"), ("swa", "swa.ckpt")):
         other = "swa.ckpt" if name == "best.ckpt" else "best.ckpt"

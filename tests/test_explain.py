@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from runs import ONE_THREAD
 
-import explain
-from cache.store import Pack
-from cache.values import from_json
-from model import checkpoint
-from model.run import Run
-from pipelines.augment import Augment
+from greyhound import explain
+from greyhound.cache.store import Pack
+from greyhound.cache.values import from_json
+from greyhound.model import checkpoint
+from greyhound.model.run import Run
+from greyhound.pipelines.augment import Augment
 
 ROOT = Path(__file__).parents[1]
 

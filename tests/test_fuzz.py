@@ -12,8 +12,8 @@ import pytest
 import torch
 from fuzzed import RUN_FILES, TARGETS
 
-from model.resume import differences
-from model.shapes import VERSIONS
+from greyhound.model.resume import differences
+from greyhound.model.shapes import VERSIONS
 
 
 @pytest.mark.parametrize("name", TARGETS)

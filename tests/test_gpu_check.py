@@ -17,13 +17,13 @@ import torch
 from gpu_check import CHECKS, Outcome, Setup, certify, examine
 from runs import TINY, Here, tiny_job
 
-from cache.store import Pack
-from model import figures, report
-from model.schedule import Phase
-from pipelines import doctor
-from pipelines.augment import Augment
-from pipelines.examine import available
-from train import Averaging
+from greyhound.cache.store import Pack
+from greyhound.model import figures, report
+from greyhound.model.schedule import Phase
+from greyhound.pipelines import doctor
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.examine import available
+from greyhound.train import Averaging
 
 ROOT = Path(__file__).parents[1]
 needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
@@ -68,7 +68,7 @@ def test_every_check_that_is_written_is_made() -> None:
 def test_pixels_that_are_wrong_fail(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str
 ) -> None:
-    from pipelines import dali
+    from greyhound.pipelines import dali
 
     real = dali.hand_over
     monkeypatch.setattr(dali, "hand_over", lambda *arguments: real(*arguments).flip(-1))

@@ -19,11 +19,11 @@ from pictures import encode, folder, noise
 from PIL import Image
 from runs import tinted
 
-from cache import pack as packing
-from cache.findings import read_rows
-from cache.inspection import inspect
-from cache.pack import find_unlabelled, pack
-from cache.store import Pack, PackError
+from greyhound.cache import pack as packing
+from greyhound.cache.findings import read_rows
+from greyhound.cache.inspection import inspect
+from greyhound.cache.pack import find_unlabelled, pack
+from greyhound.cache.store import Pack, PackError
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "<img src=x onerror=alert(1)>"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from limits import files_up_to
 
-from model.checkpoint import FORMAT, CheckpointError, load, save
+from greyhound.model.checkpoint import FORMAT, CheckpointError, load, save
 
 
 class Evil:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from runs import never, tiny_job
 
-import train
-from cache.store import Pack
-from model.claim import drop_results, is_ours
-from model.run import Run, RunError
-from model.shapes import DAMAGED, LOCK
+from greyhound import train
+from greyhound.cache.store import Pack
+from greyhound.model.claim import drop_results, is_ours
+from greyhound.model.run import Run, RunError
+from greyhound.model.shapes import DAMAGED, LOCK
 
 THEIRS = {".notes.2024.txt": "mine", ".photo.17.png": "mine", "letter.doc": "x"}
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.ema import MovingAverage
+from greyhound.model.ema import MovingAverage
 
 
 class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.inference import folded
-from model.network import build
+from greyhound.model.inference import folded
+from greyhound.model.network import build
 
 
 def lively(name: str) -> nn.Module:

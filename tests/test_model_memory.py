@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.memory import Memory, measure_memory, refusing_out_of_memory
-from model.network import build
-from model.run import RunError
+from greyhound.model.memory import Memory, measure_memory, refusing_out_of_memory
+from greyhound.model.network import build
+from greyhound.model.run import RunError
 
 
 def test_two_layers_by_hand() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.metrics import (
+from greyhound.model.metrics import (
     TABLED,
     Score,
     confused,

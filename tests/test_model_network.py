@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from model import network as room
-from model.checkpoint import save
-from model.network import (
+from greyhound.model import network as room
+from greyhound.model.checkpoint import save
+from greyhound.model.network import (
     PACKAGES,
     WeightsError,
     build,

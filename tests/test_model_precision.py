@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
-from model import precision
-from model.ema import MovingAverage
-from model.step import train_step
+from greyhound.model import precision
+from greyhound.model.ema import MovingAverage
+from greyhound.model.step import train_step
 
 
 @pytest.mark.parametrize(

@@ -25,19 +25,18 @@ from runs import ONE_THREAD, TINY, tiny_job
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-import eval
-import train
-from cache.command import Stopped
-from cache.store import Pack
-from model import checkpoint, ranks, swa
-from model.inference import folded
-from model.loss import smoothed_cross_entropy
-from model.network import build, set_training, synchronised
-from model.run import AVERAGED, BEST, LAST, Run, RunError
-from model.schedule import Phase
-from model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
-from model.step import share_weight, train_step, validate
-from pipelines.loader import Position, Resources
+from greyhound import eval, train
+from greyhound.cache.command import Stopped
+from greyhound.cache.store import Pack
+from greyhound.model import checkpoint, ranks, swa
+from greyhound.model.inference import folded
+from greyhound.model.loss import smoothed_cross_entropy
+from greyhound.model.network import build, set_training, synchronised
+from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
+from greyhound.model.schedule import Phase
+from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
+from greyhound.model.step import share_weight, train_step, validate
+from greyhound.pipelines.loader import Position, Resources
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -475,10 +474,10 @@ SCRIPT = """
 import os
 import sys
 from pathlib import Path
-import train
-from cache.command import run, stop_signals
-from cache.store import PackError
-from model import ranks
+from greyhound import train
+from greyhound.cache.command import run, stop_signals
+from greyhound.cache.store import PackError
+from greyhound.model import ranks
 from runs import tiny_job
 
 following = train.followed

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import report
-from model.report import ReportError, Scale, chart
+from greyhound.model import report
+from greyhound.model.report import ReportError, Scale, chart
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
@@ -286,7 +286,7 @@ def test_a_run_folder_of_any_name_stays_text(tmp_path: Path) -> None:
     page = Page(report.build(run))
     assert "<i>'$(touch x)" in page.texts[""]
     quoted = "'" + str(run).replace("'", "'\"'\"'") + "'"
-    assert f"python eval.py --run {quoted}" in page.texts["result"]
+    assert f"greyhound eval --run {quoted}" in page.texts["result"]
     assert not [tag for tag, attributes in page.elements if tag == "i" and "class" in attributes]
 
 
@@ -322,11 +322,11 @@ def test_the_page_can_be_read_without_eyes(run: Path) -> None:
 def test_a_new_run_says_which_command_makes_what_is_missing(tmp_path: Path) -> None:
     write(tmp_path, "recipe.json", {"name": "paper"})
     page = Page(report.build(tmp_path))
-    training = f"python train.py paper --pack PACK --out {tmp_path} --resume"
-    assert f"Not evaluated yet: python eval.py --run {tmp_path}" in page.text("result")
-    assert f"python explain.py --run {tmp_path}" in page.text("saliency")
-    assert f"python eval.py --run {tmp_path}" in page.text("classes")
-    assert f"python eval.py --run {tmp_path}" in page.text("confusion")
+    training = f"greyhound train paper --pack PACK --out {tmp_path} --resume"
+    assert f"Not evaluated yet: greyhound eval --run {tmp_path}" in page.text("result")
+    assert f"greyhound explain --run {tmp_path}" in page.text("saliency")
+    assert f"greyhound eval --run {tmp_path}" in page.text("classes")
+    assert f"greyhound eval --run {tmp_path}" in page.text("confusion")
     for section in ("data", "rate", "epochs", "averaging", "augmented", "versions"):
         assert training in page.text(section)
     assert page.all("class").count("missing") == 10
@@ -335,7 +335,7 @@ def test_a_new_run_says_which_command_makes_what_is_missing(tmp_path: Path) -> N
 def test_commands_name_the_pack_of_the_run(run: Path) -> None:
     (run / "swa.json").unlink()
     text = Page(report.build(run)).text("averaging")
-    assert f"python train.py fast --pack '/somewhere/dogs of mine.arrow' --out {run} --resume" in text
+    assert f"greyhound train fast --pack '/somewhere/dogs of mine.arrow' --out {run} --resume" in text
 
 
 @pytest.mark.parametrize(

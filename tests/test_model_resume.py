@@ -15,18 +15,28 @@ import torch
 from pictures import packed
 from runs import FULL, TINY, never, tinted, tiny_job
 
-import train
-from cache.command import Stopped
-from cache.pack import Options
-from cache.store import Pack, PackError
-from model import checkpoint, report
-from model.checkpoint import CheckpointError, numbered
-from model.progress import scored
-from model.resume import other_versions
-from model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, THREADS, Run, RunError
-from model.schedule import Phase
-from model.shapes import DAMAGED, DIVERGED, HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
-from pipelines.loader import Batch
+from greyhound import train
+from greyhound.cache.command import Stopped
+from greyhound.cache.pack import Options
+from greyhound.cache.store import Pack, PackError
+from greyhound.model import checkpoint, report
+from greyhound.model.checkpoint import CheckpointError, numbered
+from greyhound.model.progress import scored
+from greyhound.model.resume import other_versions
+from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, THREADS, Run, RunError
+from greyhound.model.schedule import Phase
+from greyhound.model.shapes import (
+    DAMAGED,
+    DIVERGED,
+    HEAD,
+    INTERPOLATION,
+    METRICS,
+    PACK,
+    RECIPE,
+    SWA,
+    VERSIONS,
+)
+from greyhound.pipelines.loader import Batch
 
 SOFT = replace(
     TINY, solve_head=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=train.Averaging(steps=0)
@@ -497,7 +507,7 @@ def test_a_checkpoint_is_kept_or_replaced_at_every_moment(
     def die(*_: object) -> None:
         raise SystemExit("killed")
 
-    monkeypatch.setattr("model.checkpoint.os.link", die)
+    monkeypatch.setattr("greyhound.model.checkpoint.os.link", die)
     with pytest.raises(SystemExit):
         checkpoint.keep_previous(path, 2)
     assert checkpoint.load(numbered(path, 1))["turn"] == 2
@@ -507,7 +517,7 @@ def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: pyt
     def refuse(*_: object) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr("model.checkpoint.os.link", refuse)
+    monkeypatch.setattr("greyhound.model.checkpoint.os.link", refuse)
     path = tmp_path / LAST
     for turn in range(3):
         checkpoint.keep_previous(path, 3)

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from model import checkpoint, report
-from model.run import Run, RunError, versions
-from model.shapes import METRICS
+from greyhound.model import checkpoint, report
+from greyhound.model.run import Run, RunError, versions
+from greyhound.model.shapes import METRICS
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:

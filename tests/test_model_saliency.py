@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.network import build
-from model.saliency import normalise, saliency
+from greyhound.model.network import build
+from greyhound.model.saliency import normalise, saliency
 
 
 def images(count: int = 3, side: int = 4) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
+from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs
 
 
 @pytest.mark.parametrize(

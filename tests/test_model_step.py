@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.step import loss_again, train_step, validate
+from greyhound.model.step import loss_again, train_step, validate
 
 
 def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.swa import average, full_batch_step, refresh_batchnorm
+from greyhound.model.swa import average, full_batch_step, refresh_batchnorm
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 

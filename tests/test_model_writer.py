@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from model.writer import Writer
+from greyhound.model.writer import Writer
 
 
 def fail() -> None:

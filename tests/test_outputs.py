@@ -14,9 +14,9 @@ from limits import files_up_to
 from pictures import folder, survey_here
 from runs import Here, never, tinted, tiny_job
 
-import train
-from cache.store import Pack
-from model.run import RunError
+from greyhound import train
+from greyhound.cache.store import Pack
+from greyhound.model.run import RunError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities and limits")
 
@@ -43,7 +43,7 @@ def contents(place: Path) -> dict[str, bytes]:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four pictures in two classes, looked at in the test's own process."""
-    for module in ("cache.pack", "cache.inspection"):
+    for module in ("greyhound.cache.pack", "greyhound.cache.inspection"):
         monkeypatch.setattr(f"{module}.survey", survey_here)
     return folder(
         tmp_path / "images", {f"{k}/{n}.jpg": tinted(k, 10 * k + n) for k in (0, 1) for n in (0, 1)}

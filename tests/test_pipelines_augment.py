@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms.functional import _get_inverse_affine_matrix
 from torchvision.transforms.v2 import functional as torchvision
 
-from pipelines import augment as module
-from pipelines.augment import Augment, draw, halvings, to_stored
+from greyhound.pipelines import augment as module
+from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
 
 Doubles = NDArray[np.float64]
 PLAIN = Augment().centre()

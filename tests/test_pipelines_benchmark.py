@@ -18,12 +18,12 @@ import torch
 from pictures import encode, noise, packed
 from PIL import Image
 
-from cache.store import Pack
-from pipelines.benchmark import account, large, measure, peers, rows, table
-from pipelines.benchmark.measure import Result, Sample
-from pipelines.benchmark.rows import BenchmarkError, Row
-from pipelines.clock import Clock
-from pipelines.examine import available
+from greyhound.cache.store import Pack
+from greyhound.pipelines.benchmark import account, large, measure, peers, rows, table
+from greyhound.pipelines.benchmark.measure import Result, Sample
+from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
+from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.examine import available
 
 ROOT = Path(__file__).parents[1]
 OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")
@@ -266,7 +266,7 @@ def test_markdown_has_ratios_to_the_floor_and_to_the_seed() -> None:
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "pipelines.benchmark", *arguments],
+        [sys.executable, "-m", "greyhound.pipelines.benchmark", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

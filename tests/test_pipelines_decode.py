@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, store_as
 from PIL import Image, features
 
-from cache.survey import FORMATS, Look, measure
-from pipelines import examine as module
-from pipelines.decode import DecodeError, decode, halve
-from pipelines.examine import Probe, examine, pillow_pixels
+from greyhound.cache.survey import FORMATS, Look, measure
+from greyhound.pipelines import examine as module
+from greyhound.pipelines.decode import DecodeError, decode, halve
+from greyhound.pipelines.examine import Probe, examine, pillow_pixels
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 needs_dali = pytest.mark.skipif(not module.available(), reason="DALI is not installed")
@@ -329,7 +329,7 @@ def test_a_libjpeg_without_cmyk_leaves_it_to_pillow(monkeypatch: pytest.MonkeyPa
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Unsupported color conversion request")
 
-    monkeypatch.setattr("pipelines.decode.simplejpeg.decode_jpeg", refuse)
+    monkeypatch.setattr("greyhound.pipelines.decode.simplejpeg.decode_jpeg", refuse)
     assert decode(array(encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG")), strict=True).shape == (
         72,
         96,
@@ -459,7 +459,7 @@ def test_the_child_answers_line_by_line(tmp_path: Path) -> None:
     asked = [tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "missing.png", tmp_path]
     lines = "".join(json.dumps(os.fsencode(path).hex()) + "\n" for path in asked)
     child = subprocess.run(
-        [sys.executable, "-m", "pipelines.examine"],
+        [sys.executable, "-m", "greyhound.pipelines.examine"],
         input=lines.encode(),
         capture_output=True,
         check=True,

@@ -13,8 +13,8 @@ import pytest
 import torch
 from runs import Here
 
-from pipelines import doctor
-from pipelines.doctor import Facts, Finding, Gpu, ask_driver, judge
+from greyhound.pipelines import doctor
+from greyhound.pipelines.doctor import Facts, Finding, Gpu, ask_driver, judge
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 84_000_000_000, mig=False, jpeg_engines=7)
 SOUND = Facts(

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from PIL import Image
 
-from cache.pack import Options
-from cache.store import Pack
-from pipelines.augment import Augment, draw, halvings, to_stored
-from pipelines.examine import available
-from pipelines.loader import Loader, Position, Resources
+from greyhound.cache.pack import Options
+from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Position, Resources
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

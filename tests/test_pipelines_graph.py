@@ -14,16 +14,15 @@ import pytest
 import torch
 from runs import ONE_THREAD, TINY, never, tiny_job
 
-import eval as evaluation
-import explain
-import train
-from cache.store import Pack
-from pipelines import dali, loader, threads
-from pipelines.augment import Augment
-from pipelines.examine import available
-from pipelines.loader import Loader, Resources
-from pipelines.request import Device, Settings
-from pipelines.tier import TierName
+from greyhound import eval as evaluation
+from greyhound import explain, train
+from greyhound.cache.store import Pack
+from greyhound.pipelines import dali, loader, threads
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.request import Device, Settings
+from greyhound.pipelines.tier import TierName
 
 pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from watermark import overwritten
 
-from cache.store import Pack
-from pipelines import dali, threads
-from pipelines.examine import available
-from pipelines.request import Engine
+from greyhound.cache.store import Pack
+from greyhound.pipelines import dali, threads
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.request import Engine
 
 BATCHES = 10_000
 needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")

@@ -17,13 +17,13 @@ import pytest
 import torch
 from pictures import coded, encode, identities, noise, packed
 
-from cache.store import Pack, PackError
-from pipelines import examine, loader, threads
-from pipelines.augment import Augment
-from pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
-from pipelines.request import BadImageError, Settings
-from pipelines.threads import Ring
-from pipelines.tier import Tier
+from greyhound.cache.store import Pack, PackError
+from greyhound.pipelines import examine, loader, threads
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
+from greyhound.pipelines.request import BadImageError, Settings
+from greyhound.pipelines.threads import Ring
+from greyhound.pipelines.tier import Tier
 
 ENGINES = [
     "threads",
@@ -462,7 +462,7 @@ def test_an_image_that_no_longer_decodes_is_named(rotten: Pack, engine: str) -> 
         list(itertools.islice(stream, 9))
     message = str(error.value)
     assert message.startswith("an image no longer decodes: row 2 ('a/0002.img')")
-    assert message.endswith(f"Check the pack: python -m cache verify {rotten.path}")
+    assert message.endswith(f"Check the pack: greyhound verify {rotten.path}")
     assert "\n" not in message
     assert engine_threads() == []
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipelines.augment import Augment, draw
-from pipelines.order import epoch_order, even_bounds, first_looks, first_of_each, full_bounds, share
+from greyhound.pipelines.augment import Augment, draw
+from greyhound.pipelines.order import epoch_order, even_bounds, first_looks, first_of_each, full_bounds, share
 
 
 def test_an_epoch_is_a_permutation() -> None:
@@ -29,7 +29,7 @@ def test_the_order_of_the_ids_given_does_not_matter() -> None:
 
 
 def test_equal_keys_fall_back_to_the_order_of_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.order.philox", lambda counter, _: np.zeros((len(counter[0]), 4)))
+    monkeypatch.setattr("greyhound.pipelines.order.philox", lambda counter, _: np.zeros((len(counter[0]), 4)))
     assert epoch_order(np.array([5, 2, 9, 1]), 0, 0).tolist() == [1, 2, 5, 9]
 
 

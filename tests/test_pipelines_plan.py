@@ -11,14 +11,14 @@ import pytest
 import torch
 from runs import Here
 
-from cache.store import Pack
-from pipelines import plan
-from pipelines.augment import Augment, halvings
-from pipelines.examine import available
-from pipelines.loader import Loader, Resources
-from pipelines.plan import Costs, Figure, Job, Machine, Route, Stage, footprints, routes, verdict
-from pipelines.tier import Tier
-from pipelines.tier import plan as choose
+from greyhound.cache.store import Pack
+from greyhound.pipelines import plan
+from greyhound.pipelines.augment import Augment, halvings
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.plan import Costs, Figure, Job, Machine, Route, Stage, footprints, routes, verdict
+from greyhound.pipelines.tier import Tier
+from greyhound.pipelines.tier import plan as choose
 
 GPU = Machine(cores=16, memory=10**9, gpu_memory=80 * 10**9)
 CPU = Machine(cores=2, memory=10**9, gpu_memory=None)

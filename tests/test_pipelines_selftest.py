@@ -14,11 +14,11 @@ from pictures import encode, noise, packed
 from PIL import Image
 from runs import Here
 
-from cache.store import Pack
-from pipelines import dali, threads
-from pipelines.examine import available
-from pipelines.request import Engine
-from pipelines.selftest import faults, kinds, luma_errors, of_every_kind, spread
+from greyhound.cache.store import Pack
+from greyhound.pipelines import dali, threads
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.request import Engine
+from greyhound.pipelines.selftest import faults, kinds, luma_errors, of_every_kind, spread
 
 Pixels = NDArray[np.uint8]
 
@@ -60,7 +60,7 @@ def test_a_sound_decoder_is_not_blamed(pack: Pack, engine: Engine) -> None:
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_decoder_is_found(pack: Pack, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    from pipelines import tier
+    from greyhound.pipelines import tier
 
     real: Any = vars(tier)["decode"]
     monkeypatch.setattr(tier, "decode", lambda *arguments: BROKEN[broken](real(*arguments)))
@@ -105,7 +105,7 @@ def test_the_doctor_tries_a_pack(
         "ok",
         "20 pictures as they were packed",
     )
-    from pipelines import tier
+    from greyhound.pipelines import tier
 
     real: Any = vars(tier)["decode"]
     monkeypatch.setattr(tier, "decode", lambda *arguments: np.zeros_like(real(*arguments)))

@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from pictures import coded, encode, noise, packed
 
-from cache.store import Pack
-from pipelines import tier as module
-from pipelines.augment import Augment, halvings
-from pipelines.examine import available
-from pipelines.loader import Loader, Resources
-from pipelines.request import BadImageError
-from pipelines.tier import Tier, parse_bytes, plan
+from greyhound.cache.store import Pack
+from greyhound.pipelines import tier as module
+from greyhound.pipelines.augment import Augment, halvings
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.request import BadImageError
+from greyhound.pipelines.tier import Tier, parse_bytes, plan
 
 ENGINES = [
     "threads",
@@ -81,7 +81,7 @@ def test_dali_mixes_both_tiers_in_one_batch(pack: Pack, monkeypatch: pytest.Monk
         return module.Plan(kept, found.nbytes, found.why)
 
     whole = {name: images(pack, "dali", name) for name in ("decoded", "encoded")}
-    monkeypatch.setattr("pipelines.loader.plan", some)
+    monkeypatch.setattr("greyhound.pipelines.loader.plan", some)
     mixed = images(pack, "dali", "decoded")
     both_epochs = np.tile(kept, 2)
     assert np.array_equal(mixed[both_epochs], whole["decoded"][both_epochs])
@@ -169,7 +169,7 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path, engine: Any) -> 
         file.write(b"\0" * len(files[1]))
     rotten = Pack(pack.path)
     rotten.crc32s = np.array([zlib.crc32(rotten._raw(row).data) for row in range(4)], dtype=np.uint32)
-    with pytest.raises(BadImageError, match=r"row 1 \('a/0001.img'\).*python -m cache verify"):
+    with pytest.raises(BadImageError, match=r"row 1 \('a/0001.img'\).*greyhound verify"):
         images(rotten, engine, "decoded")
 
 

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from pipelines.upload import Upload
+from greyhound.pipelines.upload import Upload
 
 
 class Event:

@@ -14,14 +14,14 @@ import pytest
 from filelock import FileLock
 from runs import Here
 
-from cache.store import Pack
-from model.shapes import LOCK
-from pipelines import threads, watch
-from pipelines.augment import Augment
-from pipelines.examine import available
-from pipelines.loader import EngineName, Loader, Resources
-from pipelines.request import HangError, StreamError
-from pipelines.watch import watched
+from greyhound.cache.store import Pack
+from greyhound.model.shapes import LOCK
+from greyhound.pipelines import threads, watch
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import EngineName, Loader, Resources
+from greyhound.pipelines.request import HangError, StreamError
+from greyhound.pipelines.watch import watched
 
 ITEMS: list[Any] = [1, 2, 3]
 ENGINES = ["threads", *(["dali"] if available() else [])]

@@ -22,21 +22,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import FULL, TINY, Here, never, tinted, tiny_job
 
-import eval as evaluation
-import train
-from cache.command import Stopped
-from cache.store import Pack, PackError
-from cache.values import ValueFormatError, from_json
-from model import checkpoint, rehearsal, report
-from model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
-from model.progress import Checkpoints, Timetable
-from model.run import AVERAGED, BEST, LAST, Run, RunError
-from model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
-from model.step import train_step
-from pipelines.examine import Probe, available, examine
-from pipelines.loader import EngineName, Loader, Resources, stand_ins
-from pipelines.order import epoch_order
-from pipelines.tier import TierName
+from greyhound import eval as evaluation
+from greyhound import train
+from greyhound.cache.command import Stopped
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import checkpoint, rehearsal, report
+from greyhound.model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
+from greyhound.model.progress import Checkpoints, Timetable
+from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
+from greyhound.model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
+from greyhound.model.step import train_step
+from greyhound.pipelines.examine import Probe, available, examine
+from greyhound.pipelines.loader import EngineName, Loader, Resources, stand_ins
+from greyhound.pipelines.order import epoch_order
+from greyhound.pipelines.tier import TierName
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ["threads", *(["dali"] if available() else [])]
@@ -147,7 +147,7 @@ def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path
 
 def test_a_timetable_counts_steps_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("model.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("greyhound.model.progress.time.perf_counter", lambda: now[0])
     steps = Timetable(Checkpoints(steps=3))
     assert [steps.due() for _ in range(7)] == [False, False, True, False, False, True, False]
     minutes = Timetable(Checkpoints(minutes=2))
@@ -370,17 +370,17 @@ def test_what_is_not_deterministic_is_said(
     [
         (
             "train",
-            "model.step.train_step",
+            "greyhound.model.step.train_step",
             "out of memory at batch size 32; lower --batch-size, or add --activation-checkpointing;",
         ),
         (
             "eval",
-            "model.precision.forward",
+            "greyhound.model.precision.forward",
             "out of memory at 64 crops at once; lower --batch-size and --crops, or use --device cpu",
         ),
         (
             "explain",
-            "model.saliency.saliency",
+            "greyhound.model.saliency.saliency",
             "out of memory at 7 images at once; lower --count, or use --device cpu",
         ),
     ],

@@ -22,20 +22,19 @@ from pictures import encode, folder, noise, packed, survey_here
 from PIL import Image
 from runs import ONE_THREAD, Here, never, tinted, tiny_job
 
-import review
-import train
-from cache.__main__ import survey
-from cache.demo import draw_demo
-from cache.findings import read_rows
-from cache.pack import Options
-from cache.store import Pack, PackError
-from cache.survey import Look
-from cache.suspects import Ranked, Review, read_review
-from cache.twins import Pair
-from model.network import PACKAGES, build
-from model.run import Run
-from pipelines.augment import Augment
-from pipelines.loader import Loader
+from greyhound import review, train
+from greyhound.cache.__main__ import survey
+from greyhound.cache.demo import draw_demo
+from greyhound.cache.findings import read_rows
+from greyhound.cache.pack import Options
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import Look
+from greyhound.cache.suspects import Ranked, Review, read_review
+from greyhound.cache.twins import Pair
+from greyhound.model.network import PACKAGES, build
+from greyhound.model.run import Run
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
 needs_cleanlab = pytest.mark.skipif(
@@ -309,7 +308,7 @@ def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Pa
     (tmp_path / "out").mkdir()
     job = review.Job(out=tmp_path / "out" / "labels.json", images=images, resources=ONE_THREAD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.pack.survey", survey_here)
+        patch.setattr("greyhound.cache.pack.survey", survey_here)
         with review.open_pack(job) as opened:
             assert opened.path.parents[1] == tmp_path / "out"
     assert not [*(tmp_path / "out").iterdir()]
@@ -334,8 +333,8 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> tuple[int, list[Path]]:
             yield from survey_here([path])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.inspection.survey", look)
-        patch.setattr("cache.pack.survey", look)
+        patch.setattr("greyhound.cache.inspection.survey", look)
+        patch.setattr("greyhound.cache.pack.survey", look)
         return survey(images, out, **chosen), looked
 
 
@@ -415,7 +414,7 @@ def test_suspects_of_other_pictures_are_counted(tmp_path: Path, capsys: pytest.C
     program.write_text(f"import pathlib, sys\npathlib.Path(sys.argv[-1]).write_text({json.dumps(found)!r})\n")
     (tmp_path / "run").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.suspects.PROGRAM", program)
+        patch.setattr("greyhound.cache.suspects.PROGRAM", program)
         code, _ = surveyed(images, tmp_path / "out", trained=tmp_path / "run")
     assert code == 0
     assert "note: 1 of 1 label suspects are no image of " in capsys.readouterr().err
@@ -431,7 +430,7 @@ def test_a_review_that_is_killed_is_one_line_and_the_page_is_there(
     program = tmp_path / "review.py"
     program.write_text("import os\nos.kill(os.getpid(), 9)\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.suspects.PROGRAM", program)
+        patch.setattr("greyhound.cache.suspects.PROGRAM", program)
         code, _ = surveyed(images, tmp_path / "out", labels=True)
     assert code == 137
     (line,) = capsys.readouterr().err.splitlines()
@@ -447,7 +446,7 @@ def test_a_review_that_is_killed_is_one_line_and_the_page_is_there(
 
 def test_without_cleanlab_no_image_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1))})
-    monkeypatch.setattr("cache.suspects.find_spec", lambda name: None)
+    monkeypatch.setattr("greyhound.cache.suspects.find_spec", lambda name: None)
     with pytest.raises(PackError, match=r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"):
         surveyed(images, tmp_path / "out", labels=True)
     assert not (tmp_path / "out").exists()

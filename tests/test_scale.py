@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scale
 
-from cache.shards import divide, shard_paths
-from cache.store import Pack
+from greyhound.cache.shards import divide, shard_paths
+from greyhound.cache.store import Pack
 
 
 def test_it_measures_a_small_index_of_several_files(

@@ -14,10 +14,10 @@ import soak
 import torch
 from soak import GROWTH, Soak, different, summarise, work
 
-from cache.store import Pack
-from model import checkpoint
-from model.run import LAST
-from model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
+from greyhound.cache.store import Pack
+from greyhound.model import checkpoint
+from greyhound.model.run import LAST
+from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
 
 
 def memory(seconds: int, leak: float, noise: float = 6.0) -> list[float]:

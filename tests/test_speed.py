@@ -12,10 +12,10 @@ import psutil
 import pytest
 from runs import tiny_pack
 
-from cache.store import Pack
-from pipelines.augment import Augment, draw
-from pipelines.loader import Loader, Resources
-from pipelines.order import epoch_order
+from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import Augment, draw
+from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.order import epoch_order
 
 IMAGENET = 1_280_000
 

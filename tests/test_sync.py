@@ -12,13 +12,13 @@ import torch
 from reads import WATCHED, host_reads, syncs_raise, walk
 from runs import TINY, never, tiny_job
 
-import train
-from cache.store import Pack
-from model import figures, report
-from model.progress import Losses
-from model.schedule import Phase
-from pipelines.examine import available
-from pipelines.loader import EngineName
+from greyhound import train
+from greyhound.cache.store import Pack
+from greyhound.model import figures, report
+from greyhound.model.progress import Losses
+from greyhound.model.schedule import Phase
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import EngineName
 
 READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "item": torch.Tensor.item,

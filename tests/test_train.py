@@ -23,22 +23,22 @@ from PIL import Image
 from runs import TINY, Here, never, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import train
-from cache.command import Stop, Stopped
-from cache.store import Pack, PackError
-from cache.values import ValueFormatError
-from model import checkpoint
-from model.ema import MovingAverage
-from model.network import build
-from model.progress import Checkpoints, Training
-from model.run import AVERAGED, BEST, LAST, SOLVED, Run, RunError
-from model.schedule import Phase
-from model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
-from model.step import train_step, validate
-from model.writer import Writer
-from pipelines.loader import Position, Resources
-from pipelines.order import epoch_order
-from pipelines.request import ResourcesError
+from greyhound import train
+from greyhound.cache.command import Stop, Stopped
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import ValueFormatError
+from greyhound.model import checkpoint
+from greyhound.model.ema import MovingAverage
+from greyhound.model.network import build
+from greyhound.model.progress import Checkpoints, Training
+from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, Run, RunError
+from greyhound.model.schedule import Phase
+from greyhound.model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
+from greyhound.model.step import train_step, validate
+from greyhound.model.writer import Writer
+from greyhound.pipelines.loader import Position, Resources
+from greyhound.pipelines.order import epoch_order
+from greyhound.pipelines.request import ResourcesError
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(
@@ -402,7 +402,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does it ask for the weights, which may be far away."""
-    monkeypatch.delattr("model.network._find_state")
+    monkeypatch.delattr("greyhound.model.network._find_state")
     job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, weights="auto"))
     train.train(replace(job, dry_run=True), never)
     said = capsys.readouterr().out
@@ -651,9 +651,7 @@ def test_what_does_not_fit_together_is_said_before_anything_is_written(
 def test_a_resumed_run_finds_its_own_pack(tiny_run: Path, colour_pack: Pack) -> None:
     job = train.Job(out=tiny_run, resume=True)
     assert train.pack_path(job) == colour_pack.path.resolve()
-    with pytest.raises(
-        RunError, match=r"a training needs a pack: --pack PACK, made by: python -m cache pack"
-    ):
+    with pytest.raises(RunError, match=r"a training needs a pack: --pack PACK, made by: greyhound pack"):
         train.pack_path(replace(job, resume=False))
 
 
@@ -706,7 +704,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     ("arguments", "says"),
     [
         ((), "error: "),
-        (("fast",), "--out PATH The run folder; see python train.py fast --help"),
+        (("fast",), "--out PATH The run folder; see greyhound train fast --help"),
         (("fast", "--out", "x"), "a training needs a pack: --pack PACK"),
         (
             ("slow", "--pack", "x", "--out", "y"),
@@ -716,7 +714,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         (("fast", "--pack", "nowhere.arrow", "--out", "x", "--colour", "1"), "--colour"),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--augment.hue", "7"),
-            "error: augment: hue is 7.0; expected 0..0.5 turns; see python train.py",
+            "error: augment: hue is 7.0; expected 0..0.5 turns; see greyhound train",
         ),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--batch-size", "0"),

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from cache.store import Pack
-from pipelines.loader import torch_device
-from pipelines.request import Device, Engine, Request, Settings
-from pipelines.tier import Tier
-from pipelines.upload import Upload
+from greyhound.cache.store import Pack
+from greyhound.pipelines.loader import torch_device
+from greyhound.pipelines.request import Device, Engine, Request, Settings
+from greyhound.pipelines.tier import Tier
+from greyhound.pipelines.upload import Upload
 
 SIZE = 8
 IMAGES = 1

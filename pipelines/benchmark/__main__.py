@@ -1,7 +1,7 @@
 """Benchmark: the same augmentation by every engine, every tier and the loaders that people use instead, in one run.
 
-    python -m pipelines.benchmark --images FOLDER --json out.json --chart out.png
-    python -m pipelines.benchmark --compare old.json new.json
+    greyhound benchmark --images FOLDER --json out.json --chart out.png
+    greyhound benchmark --compare old.json new.json
 
 Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON. Before anything
 is timed, rows that claim equal pixels are compared. Every sample runs in a process of its own, rows take turns, and
@@ -18,15 +18,15 @@ from typing import Annotated
 
 import tyro
 
-from cache.command import parse, run
-from cache.pack import Options, find_unlabelled, write
-from cache.store import Pack, PackError
-from cache.survey import SurveyError
-from cache.values import ValueFormatError
-from pipelines.benchmark.measure import measure
-from pipelines.benchmark.rows import ROWS, BenchmarkError
-from pipelines.benchmark.table import as_markdown, compare, read, report
-from pipelines.request import ResourcesError, StreamError
+from greyhound.cache.command import parse, run
+from greyhound.cache.pack import Options, find_unlabelled, write
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import SurveyError
+from greyhound.cache.values import ValueFormatError
+from greyhound.pipelines.benchmark.measure import measure
+from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
+from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report
+from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Job:
 def main() -> int:
     """Measure, compare or tabulate, as the command line says."""
     try:
-        job = parse(lambda: tyro.cli(Job, prog="python -m pipelines.benchmark"))
+        job = parse(lambda: tyro.cli(Job, prog="greyhound benchmark"))
     except ValueError as error:  # a job that refuses its numbers
         raise BenchmarkError(str(error)) from None
     if job.compare:

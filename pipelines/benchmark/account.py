@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.machine import available_cores
-from cache.store import Pack
-from pipelines import threads
-from pipelines.benchmark.rows import open_loader, train_step
-from pipelines.clock import Clock
-from pipelines.loader import Loader, Resources
-from pipelines.tier import Tier
+from greyhound.cache.machine import available_cores
+from greyhound.cache.store import Pack
+from greyhound.pipelines import threads
+from greyhound.pipelines.benchmark.rows import open_loader, train_step
+from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.tier import Tier
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from cache.pack import Options, find_unlabelled, write
-from cache.store import Pack
-from pipelines.augment import halvings
-from pipelines.benchmark import peers
-from pipelines.decode import decode, halve
+from greyhound.cache.pack import Options, find_unlabelled, write
+from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import halvings
+from greyhound.pipelines.benchmark import peers
+from greyhound.pipelines.decode import decode, halve
 
 PIXELS: Final = 12_000_000
 _COUNT: Final = 16

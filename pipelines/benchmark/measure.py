@@ -18,15 +18,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from cache.command import progress_bar
-from cache.machine import available_cores, describe_machine, installed
-from cache.store import Pack
-from pipelines.benchmark import peers
-from pipelines.benchmark.account import take_account, take_waiting
-from pipelines.benchmark.large import enlarged, worst_psnr
-from pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking
-from pipelines.loader import EngineName, Loader, Resources
-from pipelines.tier import TierName
+from greyhound.cache.command import progress_bar
+from greyhound.cache.machine import available_cores, describe_machine, installed
+from greyhound.cache.store import Pack
+from greyhound.pipelines.benchmark import peers
+from greyhound.pipelines.benchmark.account import take_account, take_waiting
+from greyhound.pipelines.benchmark.large import enlarged, worst_psnr
+from greyhound.pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking
+from greyhound.pipelines.loader import EngineName, Loader, Resources
+from greyhound.pipelines.tier import TierName
 
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""

@@ -14,14 +14,14 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
-from cache.store import Pack
-from pipelines.augment import halvings
-from pipelines.benchmark import peers
-from pipelines.clock import Clock
-from pipelines.decode import decode, halve
-from pipelines.loader import EngineName, Loader, Resources
-from pipelines.request import Device
-from pipelines.tier import Tier, TierName
+from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import halvings
+from greyhound.pipelines.benchmark import peers
+from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.decode import decode, halve
+from greyhound.pipelines.loader import EngineName, Loader, Resources
+from greyhound.pipelines.request import Device
+from greyhound.pipelines.tier import Tier, TierName
 
 BATCH_SIZE: Final = 64
 VIEWS: Final = 10

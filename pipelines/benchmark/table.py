@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cache.values import ValueFormatError, from_json
-from pipelines.benchmark.account import Account
-from pipelines.benchmark.measure import Result
-from pipelines.benchmark.rows import ROWS, BenchmarkError
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.pipelines.benchmark.account import Account
+from greyhound.pipelines.benchmark.measure import Result
+from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
 
 
 def report(result: dict[str, Any], file: Path | None = None, chart: Path | None = None) -> None:

@@ -1,0 +1,51 @@
+"""The one command: greyhound pack | survey | info | verify | demo | train | eval | explain | review | doctor | benchmark.
+
+Before it: nothing. After it: the program that the first word names, which reads the rest of the command line itself.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from typing import Final
+
+CACHE: Final = ("demo", "survey", "pack", "info", "verify")
+"""Subcommands of the room `cache`, which share one program."""
+PROGRAMS: Final = {
+    "train": ("greyhound.train", "fine-tune a network on a pack"),
+    "eval": ("greyhound.eval", "test a run: accuracy in total and by class; or predict a folder"),
+    "explain": ("greyhound.explain", "show where a run's network looks"),
+    "review": ("greyhound.review", "rank the labels that look wrong"),
+    "doctor": ("greyhound.pipelines.doctor", "say what this machine has, and what does not fit together"),
+    "benchmark": ("greyhound.pipelines.benchmark", "measure the loaders on your own photographs"),
+    "demo": ("greyhound.cache", "draw a small data set with planted faults"),
+    "survey": ("greyhound.cache", "look at every image once, and make a page to decide on"),
+    "pack": ("greyhound.cache", "put a folder of photographs into one file"),
+    "info": ("greyhound.cache", "say what is in a pack"),
+    "verify": ("greyhound.cache", "check every image of a pack against its checksum"),
+}
+
+
+def main() -> None:
+    """Run the program that the command line names; its exit code is ours."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(usage())
+        sys.exit(0)
+    if name not in PROGRAMS:
+        print(f"error: there is no command {name!r}; expected one of {', '.join(PROGRAMS)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = ["greyhound", *sys.argv[1 if name in CACHE else 2 :]]
+    runpy.run_module(PROGRAMS[name][0], run_name="__main__", alter_sys=False)
+
+
+def usage() -> str:
+    """What `greyhound --help` says."""
+    rows = [f"  {name:<10} {what}" for name, (_, what) in PROGRAMS.items()]
+    return "\n".join(
+        ["usage: greyhound COMMAND ...", "", *rows, "", "greyhound COMMAND --help says what it takes."]
+    )
+
+
+if __name__ == "__main__":
+    main()
