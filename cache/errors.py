@@ -1,0 +1,8 @@
+"""The one exception that a command line turns into one line: what was found, what was expected, what to do.
+
+Before it: nothing. After it: every room derives its own errors from it, and `cli.run` alone catches it.
+"""
+
+
+class UserError(Exception):
+    """Something that the user can mend. Its message is one line, and the program ends with exit code 2."""
