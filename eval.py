@@ -38,13 +38,11 @@ from greyhound.cache.pack import Options, Source, find_unlabelled, named_as_imag
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import SurveyError
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, metrics, ranks, report
+from greyhound.model import distributed, figures, metrics, report
 from greyhound.model.checkpoint import CheckpointError
-from greyhound.model.inference import folded
-from greyhound.model.memory import refusing_out_of_memory
-from greyhound.model.precision import forward, has_bf16, use_fast_kernels
-from greyhound.model.run import CheckpointName, Run, RunError
-from greyhound.model.shapes import EVALUATION, PACK, RECIPE
+from greyhound.model.dry_run import refusing_out_of_memory
+from greyhound.model.precision import forward, fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.run import EVALUATION, PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
 from greyhound.pipelines.request import ResourcesError, StreamError
@@ -108,10 +106,15 @@ def evaluate(job: Job) -> None:
     engine, where = choose(job.resources.engine, job.resources.device)
     device = torch_device(where)
     use_fast_kernels(device)
-    with ranks.joined(device):
-        if ranks.count() > 1 and job.images:
+    with distributed.process_group(device):
+        if distributed.world_size() > 1 and job.images:
             raise RunError("--images is for one process; start it without torchrun, or pack the images")
-        evaluate_on(replace(job, resources=job.resources.shared(ranks.neighbours())), engine, where, device)
+        evaluate_on(
+            replace(job, resources=job.resources.shared(distributed.local_world_size())),
+            engine,
+            where,
+            device,
+        )
 
 
 def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None:
@@ -127,8 +130,8 @@ def evaluate_on(job: Job, engine: str, where: str, device: torch.device) -> None
                 "--predictions is for a folder without labels; these images have labels: leave it out"
             )
         asked = ids
-        ids, probabilities = predict(job, trained, folded(network, trained.size), pack, ids, bf16)
-        if not ranks.leads():
+        ids, probabilities = predict(job, trained, fuse_conv_bn(network, trained.size), pack, ids, bf16)
+        if not distributed.is_main():
             return
         labels, left_out = pack.labels[ids], [pack.image_path(row) for row in np.setdiff1d(asked, ids)]
         if (labels < 0).all():
@@ -233,23 +236,23 @@ def predict(
             augment,
             ids,
             job.resources,
-            batch_size=max(1, job.batch_size // job.crops) * ranks.count(),
+            batch_size=max(1, job.batch_size // job.crops) * distributed.world_size(),
             seed=job.seed,
             views=job.crops,
             epochs=1,
-            rank=ranks.rank(),
-            ranks=ranks.count(),
+            rank=distributed.rank(),
+            ranks=distributed.world_size(),
         ) as loader,
-        progress_bar("evaluating", ranks.leads()) as update,
+        progress_bar("evaluating", distributed.is_main()) as update,
     ):
-        ranks.first_alone(note, loader.describe_damaged())
+        distributed.on_main(note, loader.describe_damaged())
         for batch in loader:
             views = batch.images.reshape(-1, *batch.images.shape[-3:])
             logits = forward(network, views, bf16)
             parts.append(logits.softmax(1).view(len(batch.ids), job.crops, logits.shape[1]))
             rows.append(batch.ids)
             update(loader.position.images, len(loader.ids))
-    found, probabilities = ranks.gathered(torch.cat(rows)), ranks.gathered(torch.cat(parts)).cpu()
+    found, probabilities = distributed.gather(torch.cat(rows)), distributed.gather(torch.cat(parts)).cpu()
     order = found.argsort()
     return found[order].numpy(), probabilities[order].numpy()
 
@@ -302,11 +305,11 @@ def write_predictions(
 
 if __name__ == "__main__":
     run(
-        ranks.reporting(main),
+        distributed.reporting(main),
         PackError,
         SurveyError,
         RunError,
-        ranks.RanksError,
+        distributed.DistributedError,
         ResourcesError,
         CheckpointError,
         StreamError,

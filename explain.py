@@ -27,11 +27,10 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import figures, report
 from greyhound.model.checkpoint import CheckpointError
-from greyhound.model.memory import refusing_out_of_memory
+from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.precision import use_fast_kernels
-from greyhound.model.run import CheckpointName, Run, RunError
+from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.model.saliency import Saliency, normalise, saliency
-from greyhound.model.shapes import PACK, RECIPE
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Batch, Loader, Resources, choose, torch_device
 from greyhound.pipelines.order import epoch_order

@@ -47,15 +47,13 @@ from greyhound.cache.survey import THUMBNAIL, SurveyError
 from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, head
+from greyhound.model import figures, linear_probe as head
 from greyhound.model.checkpoint import CheckpointError
-from greyhound.model.inference import folded
-from greyhound.model.memory import refusing_out_of_memory
+from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.network import WeightsError, build, normalisation, pretrained_head
-from greyhound.model.precision import has_bf16, use_fast_kernels
-from greyhound.model.run import CheckpointName, Run, RunError
+from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
-from greyhound.model.shapes import PACK, RECIPE
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
 from greyhound.pipelines.request import ResourcesError, StreamError
@@ -271,7 +269,7 @@ def see(
                 yield batch.flat()
                 update(loader.position.images, len(ids))
 
-        rows, labels = head.features(folded(network, augment.size), batches(), bf16)
+        rows, labels = head.features(fuse_conv_bn(network, augment.size), batches(), bf16)
         sound = loader.ids
     return sound, rows.clone(), labels, np.concatenate(small)
 

@@ -1,6 +1,6 @@
-"""Checkpoints: saved whole or not at all, loaded without running what is in them.
+"""Checkpoints: saved whole or not at all, beside the training; loaded without running what is in them.
 
-Before it: train and swa have a network's state. After it: a resumed training, eval and explain.
+Before it: train has a network's state. After it: a resumed training, eval and explain.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 import torch
 
+from greyhound.cache.errors import UserError
 from greyhound.model.atomic import replacing
+
+P = ParamSpec("P")
 
 FORMAT: Final = 2
 """Version of the layout. A reader refuses a newer one. Since 2 last.ckpt has momentum by the weights' names, and no targets."""
@@ -28,7 +32,7 @@ _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """The file is not the checkpoint that was expected; the message is one line for the user."""
 
 
@@ -52,7 +56,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         ) from None
 
 
-def keep_previous(path: Path, keep: int) -> None:
+def rotate(path: Path, keep: int) -> None:
     """Before `path` is written again, make last.1.ckpt of last.ckpt, last.2.ckpt of last.1.ckpt, up to `keep` in all.
 
     `path` itself stays where it is until its successor is whole. Raises CheckpointError.
@@ -93,14 +97,14 @@ def _link(path: Path, other: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def in_host_memory(content: Any) -> Any:
+def to_cpu(content: Any) -> Any:
     """A copy of what `save` takes, its tensors copied to host memory: whatever happens to the original, it stays."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, Mapping):
-        return {key: in_host_memory(value) for key, value in content.items()}
+        return {key: to_cpu(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return type(content)(in_host_memory(value) for value in content)
+        return type(content)(to_cpu(value) for value in content)
     return content
 
 
@@ -189,3 +193,46 @@ def _reason(data: bytes, error: Exception) -> str:
     if data.startswith(_ZIP):
         return "is damaged; copy it again, or use another checkpoint"
     return "is no checkpoint, or a damaged one; expected one as train writes it"
+
+
+class Writer:
+    """Calls functions one after the other in a thread of its own; leaving the `with` waits for the last.
+
+    After one has failed no later one is called, as if they had been called here: what a file says of the ones before
+    it stays true. `wait` raises that failure, and so does leaving, unless another error is on its way.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is under way."""
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pending: list[Future[None]] = []
+        self._failure: Exception | None = None
+
+    def __call__(self, work: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Do this next."""
+
+        def attempt() -> None:
+            if self._failure is None:
+                try:
+                    work(*arguments, **named)
+                except Exception as error:  # whatever it is, `wait` raises it
+                    self._failure = error
+
+        self._pending.append(self._pool.submit(attempt))
+
+    def wait(self) -> None:
+        """Until all of it is done. Raises what one of them raised."""
+        while self._pending:
+            self._pending.pop(0).result()
+        if self._failure is not None:
+            raise self._failure
+
+    def __enter__(self) -> Writer:
+        """Itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for all; raise what one of them raised, unless another error is on its way."""
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()

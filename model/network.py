@@ -91,15 +91,15 @@ def normalisation(name: str) -> tuple[Triple, Triple]:
     return tuple(described.mean), tuple(described.std)
 
 
-def set_training(network: nn.Module, frozen_statistics: bool) -> None:
+def set_train_mode(network: nn.Module, freeze_bn: bool) -> None:
     """Training mode; with frozen statistics BatchNorm normalises by those it came with, and keeps them."""
     network.train()
-    for module in network.modules() if frozen_statistics else ():
+    for module in network.modules() if freeze_bn else ():
         if isinstance(module, _BatchNorm):
             module.eval()
 
 
-def synchronised(network: nn.Module) -> nn.Module:
+def convert_sync_batchnorm(network: nn.Module) -> nn.Module:
     """The network with every BatchNorm as torch's SyncBatchNorm, which takes its statistics from the batches of all ranks.
 
     Its weights keep their names, so that checkpoints fit both.
@@ -110,8 +110,8 @@ def synchronised(network: nn.Module) -> nn.Module:
     return converted
 
 
-def layers(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """The parameters for an optimiser, in groups whose `lr_scale` is `decay` to the power of the layers above them.
+def param_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """The parameters for an optimizer, in groups whose `lr_scale` is `decay` to the power of the layers above them.
 
     The layers are timm's own division of a network, the head the last of them, at 1.
     """
@@ -126,7 +126,7 @@ def layers(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for as long as the block runs; then each module is back in the mode that it had."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
@@ -138,7 +138,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def leaving_no_trace(network: nn.Module) -> Iterator[None]:
+def preserve_state(network: nn.Module) -> Iterator[None]:
     """Put back, when the block has ended, what a pass changes: the network's buffers, and torch's random state."""
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     device = next(network.parameters()).device

@@ -1,9 +1,9 @@
-"""How numbers are computed: bfloat16 or float32, compiled or not, and the switches of backends and allocator, in one place.
+"""How numbers are computed: bfloat16 or float32, BatchNorm fused or not, compiled or not; the backends' switches.
 
 Before it: a network from `network`. After it: train, average and evaluate all call `forward`.
 
-One switch cannot be here, because OpenMP reads it when torch is loaded: train.py and eval.py set OMP_WAIT_POLICY to
-PASSIVE before they import torch. OpenMP's threads otherwise spin while they wait, on cores that the loader needs.
+One switch cannot be here, because OpenMP reads it when torch is loaded: the scripts set OMP_WAIT_POLICY to PASSIVE
+before they import torch. OpenMP's threads otherwise spin while they wait, on cores that the loader needs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Final
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from greyhound.model.network import leaving_no_trace
+from greyhound.model.network import preserve_state
 
 _PASSES: Final = 3
 """One compiles; on a GPU the second records CUDA graphs, and the third replays them."""
@@ -57,7 +60,7 @@ def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -
     learns = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         called: nn.Module = torch.compile(network, mode=graphs, dynamic=False)  # type: ignore[assignment]
-        with leaving_no_trace(network):
+        with preserve_state(network):
             for count in _PASSES * list(counts):
                 black = torch.zeros(count, 3, size, size, device=device).to(memory_format=torch.channels_last)
                 torch.autograd.grad(forward(called, black, bf16).sum(), learns, allow_unused=True)
@@ -79,3 +82,73 @@ def use_fast_kernels(device: torch.device) -> None:
         if tune is not None:
             tune(_M_MMAP_MAX, 0)
             tune(_M_TRIM_THRESHOLD, _NEVER)
+
+
+_TOLERANCE: Final = 1e-3
+"""Of the largest logit: how far the copy's may lie from the network's."""
+
+
+@torch.no_grad()
+def fuse_conv_bn(network: nn.Module, size: int) -> nn.Module:
+    """The network in evaluation mode, folded, for images `[B, 3, size, size]`: the same logits but for rounding.
+
+    Which convolution a BatchNorm follows is found by watching one image pass. Where the copy's logits are not the
+    network's, because a convolution's output is also used elsewhere, the copy stays unfolded.
+    """
+    device = next(network.parameters()).device
+    plain = deepcopy(network).eval().cpu()  # where the comparison is not blurred by TF32
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    copy = deepcopy(plain)
+    names = {module: name for name, module in copy.named_modules()}
+    for convolution, norm in _pairs(copy, image):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        parent, _, leaf = names[norm].rpartition(".")
+        setattr(copy.get_submodule(parent), leaf, _activation(norm))
+    expected, found = plain(image), copy(image)
+    same = (found - expected).abs().max() <= _TOLERANCE * expected.abs().max()
+    return (copy.eval() if same else plain).to(device)
+
+
+def _pairs(network: nn.Module, image: torch.Tensor) -> list[tuple[nn.Conv2d, _BatchNorm]]:
+    """Every BatchNorm with statistics of its own whose input is what a convolution just returned, and that convolution."""
+    returned: dict[
+        int, tuple[torch.Tensor, nn.Conv2d]
+    ] = {}  # the tensors are kept, so that no id is used twice
+    found: list[tuple[nn.Conv2d, _BatchNorm]] = []
+
+    def after(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        returned[id(output)] = (output, module)
+
+    def before(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, _BatchNorm)
+        if id(inputs[0]) in returned and module.running_mean is not None:
+            found.append((returned[id(inputs[0])][1], module))
+
+    hooks = [
+        module.register_forward_hook(after) for module in network.modules() if isinstance(module, nn.Conv2d)
+    ] + [
+        module.register_forward_pre_hook(before)
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    network(image)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _activation(norm: _BatchNorm) -> nn.Module:
+    """What a BatchNorm does besides: timm's are followed by an activation, torch's by nothing."""
+    activation = getattr(norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()

@@ -23,20 +23,21 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from greyhound.model.atomic import replacing
 from greyhound.model.figures import DRAWN
 from greyhound.model.metrics import confused
-from greyhound.model.run import RunError, read_text
-from greyhound.model.shapes import (
+from greyhound.model.run import (
     DAMAGED,
     EVALUATION,
-    HEAD,
+    PROBE,
     INTERPOLATION,
     METRICS,
     PACK,
     RECIPE,
-    SHAPES,
+    SCHEMAS,
     SWA,
     TIMES,
     VERSIONS,
-    first_fault,
+    RunError,
+    first_error,
+    read_text,
 )
 
 REPORT: Final = "report.html"
@@ -140,7 +141,7 @@ def gather(run: Path) -> dict[str, Any]:
         "idle": idle(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
         "stages": stages(
-            read(run, HEAD),
+            read(run, PROBE),
             metrics,
             read(run, INTERPOLATION),
             read(run, SWA),
@@ -152,7 +153,7 @@ def gather(run: Path) -> dict[str, Any]:
         "classes": worst_first((evaluation or {}).get("classes") or []),
         "confusions": confusions(evaluation or {}),
         "pictures": {name: picture(run / name) for name in PICTURES},
-        "commands": {name: command(run, name, recipe, pack) for name in (*SHAPES, *PICTURES)},
+        "commands": {name: command(run, name, recipe, pack) for name in (*SCHEMAS, *PICTURES)},
     }
 
 
@@ -170,7 +171,7 @@ def read(run: Path, name: str) -> Any:
         raise ReportError(
             f"{run / name} cannot be read ({reason}); expected JSON; {remedy(run / name)}"
         ) from None
-    fault = first_fault(name, content)
+    fault = first_error(name, content)
     if fault:
         raise ReportError(f"{run / name}: {fault}; {remedy(run / name)}")
     return content

@@ -12,23 +12,35 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from greyhound.model.checkpoint import DamagedCheckpointError, kept, load, save
-from greyhound.model.progress import Progress
-from greyhound.model.run import AVERAGED, BEST, LAST, THREADS, Run, RunError, score_of
-from greyhound.model.shapes import INTERPOLATION, METRICS, PACK, RECIPE, SWA, VERSIONS
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    INTERPOLATION,
+    LAST,
+    METRICS,
+    PACK,
+    RECIPE,
+    SWA,
+    THREADS,
+    VERSIONS,
+    Run,
+    RunError,
+    score_of,
+)
 
 Forcible: TypeAlias = Literal["recipe", "pack", "versions"]
 """What may differ from the run's own where it is forced."""
 Say: TypeAlias = Callable[[str], None]
 """Says a line to the user."""
 
-_SETTLED: Final = ("network", "weights", "solve_head", "first_look")
+_SETTLED: Final = ("network", "weights", "linear_probe", "probe_shots")
 """Fields of a recipe that only the start of a run looks at."""
 _GOES_ON: Final = 2
 """The first format of a checkpoint that a training goes on from; of an older one the network alone is known here."""
 _UNTIL: Final = " until epoch "
 
 
-def describe(
+def write_description(
     folder: Run, recipe: Mapping[str, Any], pack: Mapping[str, Any], used: Mapping[str, str]
 ) -> None:
     """pack.json, versions.json and recipe.json; the last one makes the folder a run."""
@@ -124,10 +136,10 @@ def refuse_settled(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> 
         )
 
 
-def newest(folder: Run, mend: bool, say: Say) -> dict[str, Any] | None:
-    """The newest checkpoint that is not damaged, or None where there is none and the training starts anew.
+def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | None:
+    """The latest_checkpoint checkpoint that is not damaged, or None where there is none and the training starts anew.
 
-    mend: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
+    repair: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
     Raises CheckpointError where every one is damaged, RunError where there was one.
     """
     last = folder.folder / LAST
@@ -146,10 +158,10 @@ def newest(folder: Run, mend: bool, say: Say) -> dict[str, Any] | None:
             continue
         if path != last:
             say(f"going on from {path.name}")
-        if path != last and mend:
+        if path != last and repair:
             path.replace(last)
         return content
-    return load(paths[0])  # every one is damaged: the newest is named
+    return load(paths[0])  # every one is damaged: the latest_checkpoint is named
 
 
 def refuse_lost(folder: Run) -> None:
@@ -167,41 +179,41 @@ def refuse_lost(folder: Run) -> None:
         )
 
 
-def write_down_forced(
+def record_forced(
     folder: Run,
     recipe: dict[str, Any],
     pack: Mapping[str, Any],
     used: dict[str, str],
-    progress: Progress,
+    epoch: int,
     say: Say,
 ) -> None:
     """What the run depends on from here, beside what it depended on until now."""
-    until = {f"{name}{_UNTIL}{progress.epoch}": was for name, was, _ in other_versions(folder, used)}
+    until = {f"{name}{_UNTIL}{epoch}": was for name, was, _ in other_versions(folder, used)}
     before = {name: was for name, was in folder.read(VERSIONS).items() if _UNTIL in name}
     was = folder.read(PACK)["digest"]
     if was != pack["digest"]:
-        until[f"pack{_UNTIL}{progress.epoch}"] = was
+        until[f"pack{_UNTIL}{epoch}"] = was
         say(f"the pack was {was[:16]}, and is {pack['digest'][:16]} from here")
     for name, was, now in (
         *differences(folder.read(RECIPE), json.loads(json.dumps(recipe))),
         *other_versions(folder, used),
     ):
         say(f"{name} was {was}, and is {now} from here")
-    describe(folder, recipe, pack, used | before | until)
+    write_description(folder, recipe, pack, used | before | until)
 
 
-def drop_end(folder: Run) -> None:
+def clear_end(folder: Run) -> None:
     """Remove what comes after the last step, of a training that is not there: it will come again."""
     for name in (INTERPOLATION, SWA, AVERAGED):
         (folder.folder / name).unlink(missing_ok=True)
 
 
-def forget_best(folder: Run, say: Say) -> None:
+def invalidate_best(folder: Run, say: Say) -> None:
     """What was best, and what came after the last step, was so by another recipe or pack: the first is scored again.
 
     That stands in best.ckpt itself, so that it is not forgotten where the process is killed before it is done.
     """
-    drop_end(folder)
+    clear_end(folder)
     content = find_best(folder, say)
     if content is not None:
         save(folder.folder / BEST, content | {"score": -math.inf})

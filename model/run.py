@@ -1,7 +1,6 @@
-"""The run folder: where train, eval and explain meet.
+"""The run folder: where train, eval and explain meet. Its names, what its files look like, its lock.
 
-Before it: train writes it. After it: eval and explain read the network from it, `report` reads everything. The names
-and shapes of its JSON files are in `shapes`.
+Before it: train writes it. After it: eval and explain read the network from it, `report` reads everything.
 """
 
 from __future__ import annotations
@@ -9,6 +8,9 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,17 +18,116 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
+from greyhound.cache.errors import UserError
 from greyhound.model import checkpoint
-from greyhound.model.atomic import replacing
+from greyhound.model.atomic import intended, replacing, sweep
 from greyhound.model.network import WeightsError, build
-from greyhound.model.shapes import CLOCKED, METRICS, PACK, RECIPE, TIMES, first_fault
+
+RECIPE: Final = "recipe.json"
+VERSIONS: Final = "versions.json"
+PACK: Final = "pack.json"
+METRICS: Final[Literal["metrics.jsonl"]] = "metrics.jsonl"
+TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
+PROBE: Final = "probe.json"
+INTERPOLATION: Final = "interpolation.json"
+SWA: Final = "swa.json"
+EVALUATION: Final = "eval.json"
+DIVERGED: Final = "diverged.json"
+DIVERGED_PICTURE: Final = "diverged.png"
+DAMAGED: Final = "damaged.json"
+LOCK: Final = ".lock"
+
+CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
+"""What of an epoch's row depends on the clock, and stands in times.jsonl."""
+
+_NUMBER: Final = (int, float)
+_RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int, "elapsed": _NUMBER}
+_CLASS: Final = {
+    "name": str,
+    "n": int,
+    "accuracy": _NUMBER,
+    "interval": [_NUMBER],
+    "ensemble_accuracy": _NUMBER,
+    "ensemble_interval": [_NUMBER],
+}
+_DAMAGE: Final = {"row": int, "path": str, "stand_in": int}
+SCHEMAS: Final[dict[str, Any]] = {
+    RECIPE: {"name": str, "network": str, "note": str},
+    VERSIONS: {"*": str},
+    PACK: {
+        "path": str,
+        "digest": str,
+        "classes": [str],
+        "splits": {"*": int},
+        "excluded": {
+            "reasons": {"*": int},
+            "images": [{"path": str, "reason": str, "detail": str, "thumbnail": str}],
+        },
+        "transcoded": [{"path": str, "reason": str}],
+        "relabelled": [{"path": str, "from": str, "to": str}],
+        "unmatched": int,
+        "lost": [str],
+    },
+    DAMAGED: {"replaced": [_DAMAGE], "left_out": [_DAMAGE]},
+    METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
+    TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
+    PROBE: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
+    INTERPOLATION: [_RESULT | {"share": _NUMBER}],
+    SWA: {"before": _RESULT, "after": _RESULT},
+    EVALUATION: {
+        "n": int,
+        "crops": int,
+        "accuracy": _NUMBER,
+        "interval": [_NUMBER],
+        "ensemble_accuracy": _NUMBER,
+        "ensemble_interval": [_NUMBER],
+        "classes": [_CLASS],
+        "confusion": [[int]],
+        "confusion_pairs": [[int]],
+    },
+}
+"""What the page relies on where it is there at all; whatever else the files hold is welcome."""
+_WORDS: Final = {dict: "an object", list: "a list", str: "text", int: "a whole number", _NUMBER: "a number"}
+
+
+def first_error(name: str, content: Any) -> str | None:
+    """What is wrong with the content of a file of the run folder, or None. Of a name not known here nothing is asked."""
+    beside = name.startswith("eval-") and name.endswith(".json")  # evaluations of other images
+    shape = SCHEMAS.get(EVALUATION if beside else name)
+    return None if shape is None else next(violations(content, shape, name.partition(".")[0]), None)
+
+
+def violations(content: Any, shape: Any, place: str) -> Iterator[str]:
+    """Where `content` is not of `shape`: an object's known keys ("*": any key), a list of one shape, or a type.
+
+    A key may be missing, and a value may be null where nothing is nested in it.
+    """
+    expected = type(shape) if isinstance(shape, dict | list) else shape
+    if not isinstance(content, expected) or isinstance(content, bool):
+        if content is not None or isinstance(shape, dict | list):
+            yield f"{place} is {_brief(content)}; expected {_WORDS[expected]}"
+    elif isinstance(shape, dict):
+        known = {key: shape.get(key, shape.get("*")) for key in content}
+        for key in (key for key in known if known[key] is not None and content[key] is not None):
+            yield from violations(content[key], known[key], f"{place}.{_brief(key)}")
+    elif isinstance(shape, list):
+        for index, item in enumerate(content):
+            yield from violations(item, shape[0], f"{place}[{index}]")
+
+
+def _brief(value: object) -> str:
+    """A value in an error message: as JSON, on one line, not too long."""
+    text = value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
 
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
-SOLVED: Final = "head.ckpt"
+PROBE_WEIGHTS: Final = "probe.ckpt"
 """The network with its head solved and nothing trained, where training later looks back at it."""
 TARGETS: Final = "targets.ckpt"
 """The soft targets, where the recipe has them."""
@@ -52,7 +153,7 @@ _DALI: Final = "nvidia-dali-cuda"
 """How the name of every build of DALI begins; one is for one CUDA version."""
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """The run folder is not what was expected; the message is one line for the user."""
 
 
@@ -68,18 +169,18 @@ class Run:
         try:
             content = json.loads(read_text(path))
         except (FileNotFoundError, NotADirectoryError):
-            found = f"has no {name}" if self.folder.is_dir() else "is no folder"
+            there = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
-                f"{self.folder} {found}; expected a run folder, as made by: "
+                f"{self.folder} {there}; expected a run folder, as made by: "
                 "greyhound train fast --pack PACK --out RUN"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise RunError(f"{path} cannot be read ({reason}); train again into another folder") from None
-        fault = first_fault(name, content)
-        missing = [key for key in _NEEDED.get(name, ()) if fault is None and content.get(key) is None]
-        if fault or missing:
-            raise RunError(f"{path}: {fault or f'no {missing[0]}'}; train again into another folder")
+        found = first_error(name, content)
+        missing = [key for key in _NEEDED.get(name, ()) if found is None and content.get(key) is None]
+        if found or missing:
+            raise RunError(f"{path}: {found or f'no {missing[0]}'}; train again into another folder")
         return content
 
     def write(self, name: str, content: Any) -> None:
@@ -105,9 +206,9 @@ class Run:
             rows = [json.loads(line) for line in lines]
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
-        fault = first_fault(name, rows)
-        if fault:
-            raise RunError(f"{path}: {fault}; put back the file that train wrote")
+        found = first_error(name, rows)
+        if found:
+            raise RunError(f"{path}: {found}; put back the file that train wrote")
         return rows
 
     def write_rows(self, name: Literal["metrics.jsonl", "times.jsonl"], rows: list[dict[str, Any]]) -> None:
@@ -188,3 +289,69 @@ def versions(**more: str) -> dict[str, str]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return found | {"gpu": gpu, "date": date} | more
+
+
+_OURS: Final = re.compile(
+    r"(last(\.\d+)?|best|swa|probe|targets)\.ckpt"
+    r"|(recipe|pack|versions|probe|interpolation|swa|saliency|damaged|diverged|eval(-[\w-]+)?)\.json"
+    r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
+    r"|report\.html|predictions\.csv"
+)
+"""The files of a run folder."""
+
+
+@contextmanager
+def run_lock(folder: Run) -> Iterator[None]:
+    """Make the run folder, and hold it for as long as the block runs: two trainings in one would spoil both.
+
+    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises RunError.
+    """
+    lock = FileLock(folder.folder / LOCK)
+    try:
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{folder.folder} is in use by another training; wait for its end, or name another folder: --out"
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
+        ) from None
+    try:
+        if (folder.folder / RECIPE).exists():
+            sweep(folder.folder, is_ours)
+        yield
+    finally:
+        lock.release()
+
+
+def is_ours(name: str) -> bool:
+    """Whether train, eval or explain write a file of that name into a run folder."""
+    return _OURS.fullmatch(name) is not None
+
+
+def refuse_locked_run(folder: Run) -> None:
+    """Refuse a folder that another training is using right now. Raises RunError."""
+    if (folder.folder / LOCK).exists():
+        with run_lock(folder):
+            return
+
+
+def refuse_other_content(out: Path) -> None:
+    """Refuse a folder that holds a run, or anything but what a start leaves that was ended at once. Raises RunError."""
+    if (out / RECIPE).exists():
+        raise RunError(f"{out} holds a run already; name another folder, or go on with it: --resume")
+    known = {LOCK, PACK, VERSIONS}
+    if out.is_dir() and any(
+        not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()
+    ):
+        raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
+
+
+def clear_results(folder: Run) -> None:
+    """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
+    sweep(folder.folder, is_ours)
+    results = (METRICS, TIMES, PROBE, PROBE_WEIGHTS, TARGETS, INTERPOLATION, SWA, AVERAGED, BEST)
+    for name in (*results, DAMAGED, DIVERGED, DIVERGED_PICTURE):
+        (folder.folder / name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from greyhound.model.network import evaluating
+from greyhound.model.network import eval_mode
 
 _BRIGHTEST: Final = 99
 """Percentile of a map that is drawn white: a few single pixels would leave all else black."""
@@ -41,7 +41,7 @@ def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
     another; parameters get no gradient, and network and images are left as they were.
     """
     pixels = images.detach().clone().requires_grad_()
-    with evaluating(network), torch.enable_grad():
+    with eval_mode(network), torch.enable_grad():
         logits = network(pixels)
         losses = functional.cross_entropy(logits, labels, reduction="none")
         (gradient,) = torch.autograd.grad(losses.sum(), pixels)

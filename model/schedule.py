@@ -6,7 +6,7 @@ Before it: a recipe. After it: train sets the rate of every step, and draws it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Final
 
@@ -20,10 +20,15 @@ class Phase:
     """
 
     epochs: int
+    """Length of the phase."""
     high: float
+    """Learning rate at the start of a cycle."""
     low: float
+    """Learning rate in the middle of a cycle."""
     cycles: float = 2.5
+    """Full cycles in the phase; 0.5 is one straight decay from high to low."""
     warm_up: float = 0.0
+    """Epochs at the start over which the rate is also multiplied by a ramp from 0 to 1."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that give no rate."""
@@ -73,3 +78,25 @@ def lr_at(phases: Sequence[Phase], epoch: float) -> float:
             return phase.rate(epoch)
         epoch -= phase.epochs
     return phases[-1].rate(phases[-1].epochs)
+
+
+def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
+    """The same phases over `epochs` in all, each with its share of them. Raises ValueError for fewer epochs than phases."""
+    if epochs < len(phases):
+        raise ValueError(f"epochs is {epochs}; expected at least {len(phases)}, one for each phase")
+    wanted = [phase.epochs * epochs / total_epochs(phases) for phase in phases]
+    counts = [1] * len(phases)
+    while sum(counts) < epochs:
+        counts[max(range(len(phases)), key=lambda k: wanted[k] - counts[k])] += 1
+    pairs = zip(phases, counts, strict=True)
+    return tuple(replace(each, epochs=n, warm_up=each.warm_up * n / each.epochs) for each, n in pairs)
+
+
+def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
+    """The same phases with `lr` as the highest learning rate; the others keep their ratio to it. Raises ValueError."""
+    highest = max(phase.high for phase in phases)
+    if not highest:
+        raise ValueError(
+            "the phases' learning rates are all 0, so none has a ratio to the highest; name --phases.0.high"
+        )
+    return tuple(replace(each, high=each.high * lr / highest, low=each.low * lr / highest) for each in phases)

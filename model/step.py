@@ -1,20 +1,24 @@
-"""One step of training, and one pass of validation.
+"""What a step of training is made of, one pass of validation, and what happens when a loss is not finite.
 
-Before it: images and labels on the network's device. After it: train goes round these two, epoch by epoch.
+Before it: images and labels on the network's device. After it: train writes out the step with these.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NoReturn, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from greyhound.model import ranks
-from greyhound.model.network import leaving_no_trace
+from greyhound.model import distributed, figures
 from greyhound.model.precision import forward
+from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, Run, RunError
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
@@ -22,58 +26,29 @@ Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits `[B, K]` and labels `[B]`, or soft targets `[B, K]` -> the batch's mean loss."""
 
 
-def train_step(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    loss: Loss,
-    rate: float,
-    bf16: bool,
-    weight: float = 1.0,
-    clip: float = 0.0,
-) -> torch.Tensor:
-    """One step at `rate`, times a group's `lr_scale`; the batch's mean loss before it, still on the device.
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set every group's learning rate to `lr` times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
-    weight: of this batch's gradient, where a network of several ranks averages theirs: see `share_weight`. clip: a
-    gradient that is longer is made so long (Pascanu et al. 2013); 0: it is taken as it is.
+
+def clip_gradient(network: nn.Module, norm: float) -> None:
+    """Scale the gradient down to `norm` where it is longer (Pascanu et al. 2013); 0: leave it."""
+    if norm:
+        nn.utils.clip_grad_norm_(network.parameters(), norm)
+
+
+def ddp_loss_weight(local: int, total: int) -> float:
+    """The weight of a rank's mean loss over `local` of the global batch's `total` images in the ranks' average.
+
+    DDP averages: (1 / N) * sum of w_r * mean_r over N ranks is the mean over all images where w_r = N * local_r / total.
     """
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
-    # Before the forward pass: of a CUDA graph gradients are memory that the next call writes to.
-    optimiser.zero_grad(set_to_none=True)
-    value = mean_loss(loss, forward(network, images, bf16), labels)
-    (value * weight).backward()  # type: ignore[no-untyped-call]
-    if clip:
-        nn.utils.clip_grad_norm_(network.parameters(), clip)
-    optimiser.step()
-    return value.detach()
-
-
-def share_weight(share: int, whole: int) -> float:
-    """The weight at which a rank's mean loss over `share` of the `whole` batch's images goes into the ranks' average.
-
-    (1 / N) * sum of w_r * mean_r over N ranks is the mean over all images where w_r = N * share_r / whole.
-    """
-    return ranks.count() * share / whole
+    return distributed.world_size() * local / total
 
 
 def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The batch's mean loss; of a rank's empty share 0, with gradients of 0, for the other ranks wait for them."""
+    """The batch's mean loss. Of an empty share 0 with gradients of 0, because the other ranks wait for them."""
     return loss(logits, labels) if len(labels) else logits.sum()
-
-
-@torch.no_grad()
-def loss_again(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss: Loss, bf16: bool
-) -> torch.Tensor:
-    """A batch's mean loss after its step, in the mode that the network is in, still on the device.
-
-    The step's own loss is the one before it and says nothing of the weights that it left. What the pass changes, the
-    network's statistics and torch's random state, is put back.
-    """
-    with leaving_no_trace(network):
-        return mean_loss(loss, forward(network, images, bf16), labels)
 
 
 @torch.no_grad()
@@ -93,6 +68,84 @@ def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
     if sums is None:
         raise ValueError("there are no images to validate on; expected at least one batch")
     sums = torch.cat([sums, sums.new_tensor([count])])
-    ranks.add_up([sums])
+    distributed.all_reduce_sum([sums])
     loss, right, n = sums.tolist()
     return {"valid_loss": loss / n, "accuracy": right / n, "n": int(n)}
+
+
+def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
+    """Mean cross entropy of logits `[B, K]` against 1 - e on the true class and e / (K - 1) on each other one.
+
+    Torch spreads its smoothing over all K classes, the true one among them, so it must be given e * K / (K - 1)
+    (Szegedy et al. 2016, section 7, is torch's form). Raises ValueError unless 0 <= e <= (K - 1) / K, where the true
+    class is no less likely than another.
+    """
+    if classes < 2:
+        raise ValueError(f"label smoothing over {classes} classes; expected at least 2")
+    if not 0 <= epsilon <= (classes - 1) / classes:
+        raise ValueError(f"label smoothing of {epsilon}; expected 0 to {(classes - 1) / classes:.3g}")
+    return nn.CrossEntropyLoss(label_smoothing=min(1.0, epsilon * classes / (classes - 1)))
+
+
+SHEET_COLUMNS: Final = 8
+"""Images beside each other in the picture of a batch."""
+LOWER_RATES: Final = "train into another folder at lower rates, --phases.0.high"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first batch whose loss was not finite. Its fields are those of diverged.json."""
+
+    epoch: int
+    images: int
+    """Of this epoch, done before it."""
+    learning_rate: float
+    rows: list[int]
+    """Of the pack."""
+    paths: list[str]
+
+
+def check_finite(row: dict[str, Any], highest_rate: float) -> None:
+    """Refuse to go on from a network whose validation loss is not finite; earlier checkpoints stay. Raises RunError."""
+    if not math.isfinite(row["valid_loss"]):
+        raise RunError(
+            f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates up to "
+            f"{highest_rate:g}; the checkpoints before it are kept: {LOWER_RATES}"
+        )
+
+
+def check_averaging(loss: float, rate: float) -> None:
+    """Refuse a network whose loss averaging made infinite or nan; nothing of it is kept. Raises RunError."""
+    if not math.isfinite(loss):
+        raise RunError(
+            f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged; the checkpoints before "
+            "it are kept: go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
+        )
+
+
+def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: int) -> NoReturn:
+    """Write down what is known of the batch, and end the training. Raises RunError.
+
+    pixels: uint8 `[B, S, S, 3]`, as the network saw it. images: in an epoch.
+    """
+    folder.write(DIVERGED, asdict(found))
+    picture = folder.folder / DIVERGED_PICTURE
+    figures.image_sheet(picture, _sheet(pixels), [""] * SHEET_COLUMNS)
+    raise RunError(
+        f"the loss is not finite in epoch {found.epoch}, after {found.images} of {images} images, at a learning rate of "
+        f"{found.learning_rate:g}; the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them; the "
+        f"checkpoints before it are kept: {LOWER_RATES}"
+    )
+
+
+def _sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images in rows of `SHEET_COLUMNS`, black where the last row has none: uint8 `[rows, columns, S, S, 3]`."""
+    rows = -(-len(pixels) // SHEET_COLUMNS)
+    sheet = np.zeros((rows * SHEET_COLUMNS, *pixels.shape[1:]), dtype=pixels.dtype)
+    sheet[: len(pixels)] = pixels
+    return sheet.reshape(rows, SHEET_COLUMNS, *pixels.shape[1:])
+
+
+def _brief(rows: list[int]) -> str:
+    """The first rows of a batch; diverged.json has all."""
+    return ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")

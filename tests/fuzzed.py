@@ -44,12 +44,27 @@ from greyhound.cache.store import (
 from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import checkpoint, report, targets
 from greyhound.model.checkpoint import CheckpointError
-from greyhound.model.progress import Progress, Training, drop_later_rows, restore, save_last
+from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.resume import differences, other_versions
-from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError, load_network
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    HEAD,
+    INTERPOLATION,
+    LAST,
+    METRICS,
+    PACK,
+    RECIPE,
+    SHAPES,
+    SWA,
+    TIMES,
+    VERSIONS,
+    Run,
+    RunError,
+    load_network,
+)
 from greyhound.model.run import TARGETS as SOFT
-from greyhound.model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, SHAPES, SWA, TIMES, VERSIONS
-from greyhound.model.targets import SoftTargets
+from greyhound.model.state import Progress, Training, drop_later_rows, restore, save_last
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
 from greyhound.pipelines.examine import Probe, examine

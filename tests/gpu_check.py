@@ -38,13 +38,11 @@ from greyhound import train
 from greyhound.cache.command import parse, run
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack, PackError
-from greyhound.model.loss import smoothed_cross_entropy
-from greyhound.model.network import set_training
+from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled
-from greyhound.model.progress import Training
-from greyhound.model.run import Run, RunError
-from greyhound.model.shapes import METRICS
-from greyhound.model.step import train_step
+from greyhound.model.run import METRICS, Run, RunError
+from greyhound.model.state import Training
+from greyhound.model.step import smoothed_cross_entropy, train_step
 from greyhound.pipelines import dali, doctor, selftest, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
@@ -300,7 +298,7 @@ def step(setup: Setup) -> Outcome:
     rates, faults = {}, []
     for name in ("as it is", "compiled")[: 2 if setup.device == "gpu" else 1]:
         state = train.new_state(recipe, len(setup.pack.classes), where, 0.0, pretrained=False)
-        set_training(state.network, recipe.frozen_statistics)
+        set_train_mode(state.network, recipe.freeze_bn)
         called: nn.Module = state.network
         if name == "compiled":
             called, fault = compiled(state.network, [recipe.batch_size], recipe.augment.size, recipe.bf16)
@@ -317,7 +315,7 @@ def steps(recipe: train.Recipe, state: Training, called: nn.Module, classes: int
     labels = torch.arange(recipe.batch_size, device=where) % classes
     loss = smoothed_cross_entropy(recipe.label_smoothing, classes)
     while True:
-        train_step(called, state.optimiser, images, labels, loss, 0.0, recipe.bf16, clip=recipe.clip)
+        train_step(called, state.optimizer, images, labels, loss, 0.0, recipe.bf16, clip=recipe.clip)
         if state.average:
             state.average.update(state.network)
         yield recipe.batch_size

@@ -21,9 +21,22 @@ from greyhound import eval as evaluation
 from greyhound import train
 from greyhound.model import checkpoint, report
 from greyhound.model.checkpoint import fingerprint
-from greyhound.model.progress import Checkpoints
-from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, Run
-from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    EVALUATION,
+    HEAD,
+    INTERPOLATION,
+    LAST,
+    LOCK,
+    METRICS,
+    PROBE_WEIGHTS,
+    RECIPE,
+    SWA,
+    TARGETS,
+    Run,
+)
+from greyhound.model.state import Checkpoints
 
 PATIENCE: Final = 300
 """Seconds that a training has to come to where it is killed, or to its end."""
@@ -119,7 +132,7 @@ def watch(here: Callable[[str], None]) -> None:
 def bits(out: Path) -> dict[str, Any]:
     """All that a run came to but what the clock says: weights, metrics, and the evaluation where there is one."""
     folder, evaluated = Run(out), out / EVALUATION
-    files = {name: checkpoint.load(out / name) for name in (LAST, BEST, AVERAGED, SOLVED)}
+    files = {name: checkpoint.load(out / name) for name in (LAST, BEST, AVERAGED, PROBE_WEIGHTS)}
     found: dict[str, Any] = {name: fingerprint(content["network"]) for name, content in files.items()}
     clock = {"elapsed": None, "seconds": None}
     found |= {

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from greyhound import train
 from greyhound.cache.store import Pack
+from greyhound.model.checkpoint import Writer
+from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.run import Run
-from greyhound.model.targets import SoftTargets
-from greyhound.model.writer import Writer
 from greyhound.pipelines.loader import Batch, EngineName, Loader, Position, Resources, torch_device
 from greyhound.pipelines.request import Device
 

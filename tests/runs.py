@@ -34,9 +34,9 @@ TINY = replace(
 
 FULL = replace(
     TINY,
-    solve_head=True,
-    first_look=5,
-    frozen_statistics=True,
+    linear_probe=True,
+    probe_shots=5,
+    freeze_bn=True,
     distillation=0.5,
     clip=1.0,
     interpolation=3,

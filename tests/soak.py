@@ -38,10 +38,21 @@ from greyhound.cache.machine import describe_machine
 from greyhound.cache.pack import Options
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import fingerprint
-from greyhound.model.progress import Checkpoints
-from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, Run
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    CLOCKED,
+    EVALUATION,
+    HEAD,
+    INTERPOLATION,
+    LAST,
+    METRICS,
+    PROBE_WEIGHTS,
+    SWA,
+    Run,
+)
 from greyhound.model.schedule import Phase
-from greyhound.model.shapes import CLOCKED, EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
+from greyhound.model.state import Checkpoints
 
 GROWTH: Final = 1.03
 """How much more memory the undisturbed process may take in the last third of the time than in the first."""
@@ -50,7 +61,7 @@ EVERY: Final = 1.0
 IMAGES: Final = 900
 STEADY: Final = "steady"
 """The run that trains all the time."""
-RECIPE: Final = replace(FULL, name="soak", batch_size=16, first_look=20)
+RECIPE: Final = replace(FULL, name="soak", batch_size=16, probe_shots=20)
 """All that a recipe can ask for, in small; `work` says for how long."""
 
 
@@ -128,7 +139,7 @@ class Result:
         )
 
 
-WEIGHTS: Final = (LAST, BEST, AVERAGED, SOLVED)
+WEIGHTS: Final = (LAST, BEST, AVERAGED, PROBE_WEIGHTS)
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ def fast() -> dict[str, Any]:
         (lambda c: c.update(batch_size="32"), r"r: batch_size: .* integer, not '32'"),
         (lambda c: c["augment"].update(size=None), r"r: augment\.size: .*, not None"),
         (lambda c: c.update(batch_size=0), "r: batch_size is 0; expected at least 1"),
-        (lambda c: c.pop("solve_head"), "r: no solve_head; expected one"),
+        (lambda c: c.pop("linear_probe"), "r: no linear_probe; expected one"),
         (lambda c: c.update(sovle_head=True), "r: unknown sovle_head; expected none"),
         (lambda c: c["phases"][0].pop("warm_up"), r"r: no phases\.0\.warm_up; expected one"),
         (lambda c: c.update(phases={}), "r: phases: .*not {}"),

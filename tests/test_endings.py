@@ -24,7 +24,7 @@ from runs import Here, tinted
 from greyhound.cache import suspects
 from greyhound.cache.command import ENDINGS
 from greyhound.cache.store import Pack
-from greyhound.model.shapes import INTERPOLATION, LOCK, METRICS
+from greyhound.model.run import INTERPOLATION, LOCK, METRICS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--batch-size", "8"]
@@ -96,14 +96,14 @@ def test_packing_that_is_ended_while_it_writes(
 @pytest.mark.parametrize(
     ("number", "place", "doing"),
     [
-        (signal.SIGTERM, "greyhound.model.head.solve", "training epoch 0"),
+        (signal.SIGTERM, "greyhound.model.linear_probe.solve", "training epoch 0"),
         (signal.SIGHUP, "greyhound.model.step.train_step", "training epoch 0"),
         (
             signal.SIGINT,
-            "greyhound.model.interpolation.interpolated",
+            "greyhound.model.averaging.interpolated",
             "validating 50% of the way from the head",
         ),
-        (signal.SIGTERM, "greyhound.model.swa.average", "averaging"),
+        (signal.SIGTERM, "greyhound.model.averaging.average", "averaging"),
     ],
 )
 def test_a_training_that_is_ended_anywhere_goes_on(
@@ -149,7 +149,7 @@ def test_a_training_that_is_ended_anywhere_goes_on(
         (signal.SIGHUP, "eval.py --run run --images images --device cpu", "greyhound.cache.pack._read"),
         (signal.SIGTERM, "explain.py --run run --device cpu", "greyhound.model.saliency.saliency"),
         (signal.SIGINT, "explain.py --run run --device cpu", "greyhound.model.figures._show_tiles"),
-        (signal.SIGTERM, f"review.py --images images {FEATURES}", "greyhound.model.head.features"),
+        (signal.SIGTERM, f"review.py --images images {FEATURES}", "greyhound.model.linear_probe.features"),
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(

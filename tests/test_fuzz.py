@@ -13,7 +13,7 @@ import torch
 from fuzzed import RUN_FILES, TARGETS
 
 from greyhound.model.resume import differences
-from greyhound.model.shapes import VERSIONS
+from greyhound.model.run import VERSIONS
 
 
 @pytest.mark.parametrize("name", TARGETS)

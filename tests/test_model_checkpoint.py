@@ -30,7 +30,7 @@ def content() -> dict[str, Any]:
     network = {"weight": weight, "count": torch.tensor(7)}
     return {
         "network": network,
-        "optimiser": {"state": {0: {"momentum_buffer": weight * 2}}, "param_groups": [{"lr": 0.1}]},
+        "optimizer": {"state": {0: {"momentum_buffer": weight * 2}}, "param_groups": [{"lr": 0.1}]},
         "position": {"epoch": 3, "images": 128},
         "random": torch.get_rng_state(),
         "accuracy": 0.5,
@@ -67,12 +67,12 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_momentum_of_a_real_optimiser_comes_back(tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 2)
-    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     layer(torch.ones(1, 2)).sum().backward()
-    optimiser.step()
-    save(tmp_path / "a.ckpt", {"network": layer.state_dict(), "optimiser": optimiser.state_dict()})
+    optimizer.step()
+    save(tmp_path / "a.ckpt", {"network": layer.state_dict(), "optimizer": optimizer.state_dict()})
     other = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.5)
-    other.load_state_dict(load(tmp_path / "a.ckpt")["optimiser"])
+    other.load_state_dict(load(tmp_path / "a.ckpt")["optimizer"])
     assert other.param_groups[0]["lr"] == 0.1
     assert other.state[other.param_groups[0]["params"][1]]["momentum_buffer"].tolist() == [1.0, 1.0]
 

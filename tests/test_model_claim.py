@@ -10,9 +10,7 @@ from runs import never, tiny_job
 
 from greyhound import train
 from greyhound.cache.store import Pack
-from greyhound.model.claim import drop_results, is_ours
-from greyhound.model.run import Run, RunError
-from greyhound.model.shapes import DAMAGED, LOCK
+from greyhound.model.run import DAMAGED, LOCK, Run, RunError, clear_results, is_ours
 
 THEIRS = {".notes.2024.txt": "mine", ".photo.17.png": "mine", "letter.doc": "x"}
 
@@ -60,5 +58,5 @@ def test_every_file_of_a_run_is_ours(tiny_run: Path) -> None:
 def test_what_a_start_said_of_damaged_images_is_no_part_of_the_next(tmp_path: Path) -> None:
     Run(tmp_path).write(DAMAGED, {})
     assert is_ours(DAMAGED)
-    drop_results(Run(tmp_path))
+    clear_results(Run(tmp_path))
     assert not list(tmp_path.iterdir())

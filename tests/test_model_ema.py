@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greyhound.model.ema import MovingAverage
+from greyhound.model.averaging import MovingAverage
 
 
 class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from greyhound.model.head import FOLDS, PENALTIES, Solution, _likeliest, features, fit, solve
+from greyhound.model.linear_probe import FOLDS, PENALTIES, Solution, _likeliest, features, fit, solve
 from greyhound.model.network import Linear, build
 
 
@@ -138,7 +138,7 @@ def test_the_head_is_the_optimum_around_the_pretrained_rows(
     """Where it stands, the penalty on the way from the pretrained rows balances the gradient of the loss."""
     rows, labels = blobs([0, 1, 2])
     chosen = Solution(penalty, True, 0.0, 0.0, torch.zeros(len(rows), 3))
-    monkeypatch.setattr("greyhound.model.head._search", lambda *_: chosen)
+    monkeypatch.setattr("greyhound.model.linear_probe._search", lambda *_: chosen)
     scale = rows.astype(np.float64).std(0)
     random = np.random.default_rng(5)
     weight, bias = random.normal(size=(9, 6)) / scale, random.normal(size=9)

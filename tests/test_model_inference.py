@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from greyhound.model.inference import folded
 from greyhound.model.network import build
+from greyhound.model.precision import fuse_conv_bn
 
 
 def lively(name: str) -> nn.Module:
@@ -32,7 +32,7 @@ def test_the_copy_has_the_networks_logits_and_no_batchnorm(name: str) -> None:
     network = lively(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
-    copy = folded(network, 64)
+    copy = fuse_conv_bn(network, 64)
     assert norms(network) > 0
     assert norms(copy) == 0
     assert not any(module.training for module in copy.modules())
@@ -46,7 +46,7 @@ def test_the_copy_has_the_networks_logits_and_no_batchnorm(name: str) -> None:
 
 def test_a_network_without_batchnorm_is_copied() -> None:
     network = build("test_vit", 3, "none")
-    copy = folded(network, 160)
+    copy = fuse_conv_bn(network, 160)
     images = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
         assert copy(images).equal(network.eval()(images))
@@ -71,7 +71,7 @@ def test_a_convolution_that_is_used_twice_is_left_alone() -> None:
     torch.manual_seed(0)
     network = Forked()
     nn.init.constant_(network.norm.weight, 5.0)
-    copy = folded(network, 8)
+    copy = fuse_conv_bn(network, 8)
     assert norms(copy) == 1
     images = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
@@ -80,4 +80,4 @@ def test_a_convolution_that_is_used_twice_is_left_alone() -> None:
 
 def test_a_norm_that_uses_the_batchs_own_statistics_is_left_alone() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
-    assert norms(folded(network, 8)) == 1
+    assert norms(fuse_conv_bn(network, 8)) == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from greyhound.model.interpolation import interpolated
+from greyhound.model.averaging import interpolated
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from greyhound.model.loss import smoothed_cross_entropy
+from greyhound.model.step import smoothed_cross_entropy
 
 
 def test_one_image_by_hand() -> None:

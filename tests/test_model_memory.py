@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from greyhound.model.memory import Memory, measure_memory, refusing_out_of_memory
+from greyhound.model.dry_run import Memory, measure_memory, refusing_out_of_memory
 from greyhound.model.network import build
 from greyhound.model.run import RunError
 

@@ -20,12 +20,12 @@ from greyhound.model.network import (
     WeightsError,
     build,
     check_name,
-    evaluating,
+    eval_mode,
     layers,
     load_state,
     normalisation,
     pretrained_head,
-    set_training,
+    set_train_mode,
 )
 
 TINY = "test_efficientnet"
@@ -306,7 +306,7 @@ def test_a_network_that_cannot_recompute(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_evaluating_gives_every_module_its_mode_back() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
     network[1].eval()
-    with pytest.raises(KeyError), evaluating(network):
+    with pytest.raises(KeyError), eval_mode(network):
         assert not any(module.training for module in network.modules())
         raise KeyError
     assert [module.training for module in network.modules()] == [True, True, False, True]
@@ -316,7 +316,7 @@ def test_evaluating_gives_every_module_its_mode_back() -> None:
 def test_set_training_leaves_frozen_statistics_alone(frozen: bool) -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(4)))
     network.eval()
-    set_training(network, frozen)
+    set_train_mode(network, frozen)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert [norm.training for norm in norms] == [not frozen, not frozen]
     assert network[1].training

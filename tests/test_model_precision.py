@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd import Function
 
 from greyhound.model import precision
-from greyhound.model.ema import MovingAverage
+from greyhound.model.averaging import MovingAverage
 from greyhound.model.step import train_step
 
 
@@ -143,7 +143,7 @@ def trained(device: str, bf16: bool, compile: bool) -> Trained:
     start = flat(network)
     called, why = precision.compiled(network, [4, 3], 8, bf16) if compile else (network, "")
     assert why == ""
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
     average, loss, drawn = (
         MovingAverage(network, 0.5),
         nn.CrossEntropyLoss(),
@@ -152,7 +152,7 @@ def trained(device: str, bf16: bool, compile: bool) -> Trained:
     for count in (4, 3, 4, 3, 4):
         pixels = torch.rand(count, 3, 8, 8, generator=drawn).to(device, memory_format=torch.channels_last)
         targets = torch.rand(count, 5, generator=drawn).softmax(1).to(device)
-        train_step(called, optimiser, pixels, targets, loss, 0.05, bf16, clip=0.5)
+        train_step(called, optimizer, pixels, targets, loss, 0.05, bf16, clip=0.5)
         average.update(network)
     return Trained(network, average.network, flat(network) - start)
 

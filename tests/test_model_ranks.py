@@ -28,14 +28,24 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from greyhound import eval, train
 from greyhound.cache.command import Stopped
 from greyhound.cache.store import Pack
-from greyhound.model import checkpoint, ranks, swa
-from greyhound.model.inference import folded
-from greyhound.model.loss import smoothed_cross_entropy
-from greyhound.model.network import build, set_training, synchronised
-from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
+from greyhound.model import averaging as swa
+from greyhound.model import checkpoint, distributed
+from greyhound.model.network import build, convert_sync_batchnorm, set_train_mode
+from greyhound.model.precision import fuse_conv_bn
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    EVALUATION,
+    HEAD,
+    INTERPOLATION,
+    LAST,
+    METRICS,
+    SWA,
+    Run,
+    RunError,
+)
 from greyhound.model.schedule import Phase
-from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
-from greyhound.model.step import share_weight, train_step, validate
+from greyhound.model.step import ddp_loss_weight, smoothed_cross_entropy, train_step, validate
 from greyhound.pipelines.loader import Position, Resources
 
 ROOT = Path(__file__).parents[1]
@@ -53,11 +63,11 @@ def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def share(*whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return tuple(part[ranks.rank() :: ranks.count()] for part in whole)
+    return tuple(part[distributed.rank() :: distributed.world_size()] for part in whole)
 
 
 def joined(work: Callable[..., Any], *arguments: Any) -> Any:
-    with ranks.joined(CPU):
+    with distributed.process_group(CPU):
         return work(*arguments)
 
 
@@ -84,17 +94,22 @@ def everything() -> dict[str, Any]:
 
 def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
     rows, stop = torch.arange(3.0), lambda: 15
-    with ranks.joined(CPU) as restarted:
+    with distributed.process_group(CPU) as restarted:
         assert not restarted
-        assert (ranks.rank(), ranks.count(), ranks.neighbours(), ranks.leads()) == (0, 1, 1, True)
-        assert ranks.gathered(rows) is rows
-        assert ranks.agreed(stop) is stop
-        assert ranks.from_first(lambda: 7) == 7
-        ranks.add_up([rows])
-        ranks.take_from_first([rows])
+        assert (
+            distributed.rank(),
+            distributed.world_size(),
+            distributed.local_world_size(),
+            distributed.is_main(),
+        ) == (0, 1, 1, True)
+        assert distributed.gather(rows) is rows
+        assert distributed.any_rank(stop) is stop
+        assert distributed.broadcast_from_main(lambda: 7) == 7
+        distributed.all_reduce_sum([rows])
+        distributed.broadcast([rows])
         assert rows.tolist() == [0, 1, 2]
         given = network()
-        assert ranks.parallel(given) is given
+        assert distributed.data_parallel(given) is given
 
 
 # --- how they meet ---------------------------------------------------------------------------------------------------
@@ -106,9 +121,9 @@ def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts[rank])
     time.sleep(0.5 * (rank == late))
-    with ranks.joined(CPU) as restarted:
+    with distributed.process_group(CPU) as restarted:
         total = torch.tensor([1 + rank])
-        ranks.add_up([total])
+        distributed.all_reduce_sum([total])
         return restarted, int(total)
 
 
@@ -124,7 +139,7 @@ def test_a_rank_that_does_not_come_is_named() -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     store.set_timeout(timedelta(seconds=0.1))
     with pytest.raises(dist.DistStoreError, match="rank 1 is missing"):
-        ranks._call_roll(store, 2)
+        distributed._count_attempt(store, 2)
 
 
 def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +147,10 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     for name, value in (("TORCHELASTIC_RUN_ID", "test"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "3")):
         monkeypatch.setenv(name, value)
     expected = "3 processes on a machine where torch finds 2 GPUs; --nproc-per-node 2"
-    with pytest.raises(ranks.RanksError, match=expected), ranks.joined(torch.device("cuda")):
+    with (
+        pytest.raises(distributed.DistributedError, match=expected),
+        distributed.process_group(torch.device("cuda")),
+    ):
         pass
 
 
@@ -140,19 +158,19 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def words() -> dict[str, Any]:
-    rank, layer = ranks.rank(), nn.Linear(2, 1)
+    rank, layer = distributed.rank(), nn.Linear(2, 1)
     nn.init.constant_(layer.weight, rank)
-    ranks.take_from_first(layer.parameters())
+    distributed.broadcast(layer.parameters())
     total, low = torch.tensor([rank, 1.0]), torch.tensor([float(rank), 9.0 - rank])
-    ranks.add_up([total])
-    ranks.least(low)
+    distributed.all_reduce_sum([total])
+    distributed.all_reduce_min(low)
     before = torch.rand(1)
     torch.manual_seed(3)
-    ranks.part_randomness()
+    distributed.seed_per_rank()
     return {
-        "gathered": ranks.gathered(torch.full((rank, 2), float(rank))).tolist(),
-        "from_first": ranks.from_first(lambda: f"said by {rank}"),
-        "stop": ranks.agreed(lambda: 15 if rank == 1 else None)(),
+        "gathered": distributed.gather(torch.full((rank, 2), float(rank))).tolist(),
+        "from_first": distributed.broadcast_from_main(lambda: f"said by {rank}"),
+        "stop": distributed.any_rank(lambda: 15 if rank == 1 else None)(),
         "total": total.tolist(),
         "least": low.tolist(),
         "weight": layer.weight.tolist(),
@@ -181,12 +199,12 @@ def test_what_the_ranks_tell_each_other() -> None:
 def gradients(images: int, frozen: bool) -> list[torch.Tensor]:
     """Of one step on so many images, over all ranks; and what the step made of the weights."""
     learns = network()
-    called = ranks.parallel(learns)
-    set_training(called, frozen)
-    optimiser = torch.optim.SGD(learns.parameters(), lr=0.0)
+    called = distributed.data_parallel(learns)
+    set_train_mode(called, frozen)
+    optimizer = torch.optim.SGD(learns.parameters(), lr=0.0)
     pixels, labels = share(*batch(images))
-    weight = share_weight(len(labels), images)
-    train_step(called, optimiser, pixels, labels, smoothed_cross_entropy(0.1, 3), 0.1, False, weight)
+    weight = ddp_loss_weight(len(labels), images)
+    train_step(called, optimizer, pixels, labels, smoothed_cross_entropy(0.1, 3), 0.1, False, weight)
     found = [parameter.grad.clone() for parameter in learns.parameters() if parameter.grad is not None]
     return found + [parameter.detach().clone() for parameter in learns.parameters()]
 
@@ -218,7 +236,7 @@ def test_an_unweighted_step_on_uneven_shares_would_be_another() -> None:
 
 def halves(rank: int) -> list[torch.Tensor]:
     learns = network()
-    set_training(learns, frozen_statistics=True)
+    set_train_mode(learns, freeze_bn=True)
     pixels, labels = (part[rank::2] for part in batch(3))
     smoothed_cross_entropy(0.1, 3)(learns(pixels), labels).backward()
     return [parameter.grad for parameter in learns.parameters() if parameter.grad is not None]
@@ -230,12 +248,12 @@ def share_weight_of(images: int) -> float:
 
 def test_synchronised_batchnorm_keeps_the_names_of_the_weights() -> None:
     plain = network()
-    converted = synchronised(deepcopy(plain))
+    converted = convert_sync_batchnorm(deepcopy(plain))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     assert plain.state_dict().keys() == converted.state_dict().keys()
     pixels, _ = batch(2)
     assert torch.equal(plain.eval()(pixels), converted.eval()(pixels))
-    inference = folded(converted, 32)
+    inference = fuse_conv_bn(converted, 32)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in inference.modules())
 
 
@@ -251,7 +269,7 @@ def averaged(images: int, frozen: bool) -> dict[str, torch.Tensor]:
     half = (len(labels) + 1) // 2
     passes = [(pixels[:half], labels[:half]), (pixels[half:], labels[half:])]
     loss = smoothed_cross_entropy(0.1, 3)
-    result = swa.average(network(), lambda: passes, images, loss, 0.1, 2, frozen_statistics=frozen)
+    result = swa.average(network(), lambda: passes, images, loss, 0.1, 2, freeze_bn=frozen)
     return result.state_dict()
 
 
@@ -277,7 +295,7 @@ def refreshed() -> dict[str, torch.Tensor]:
     pixels, labels = batch(8)
     batches = [(pixels[k : k + 2], labels[k : k + 2]) for k in range(0, 8, 2)]
     refresh = network()
-    swa.refresh_batchnorm(refresh, batches[ranks.rank() :: ranks.count()])
+    swa.refresh_batchnorm(refresh, batches[distributed.rank() :: distributed.world_size()])
     return refresh.state_dict()
 
 
@@ -292,9 +310,9 @@ def test_batchnorm_is_refreshed_by_the_batches_of_all_ranks(pair: Pair) -> None:
 
 RECIPE = replace(
     TINY,
-    frozen_statistics=True,
-    solve_head=True,
-    first_look=2,
+    freeze_bn=True,
+    linear_probe=True,
+    probe_shots=2,
     distillation=0.3,
     interpolation=2,
     clip=0.5,
@@ -325,7 +343,7 @@ def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) ->
             yield batch
 
     def stop() -> int | None:
-        return 15 if next(asked) >= steps and ranks.rank() == ranks.count() - 1 else None
+        return 15 if next(asked) >= steps and distributed.rank() == distributed.world_size() - 1 else None
 
     train.followed = follow  # type: ignore[assignment]
     try:
@@ -426,12 +444,12 @@ def test_two_ranks_evaluate_as_one_does(tiny_run: Path, tmp_path: Path) -> None:
 def failed(kind: str) -> str:
     """What this rank says where rank 0, or where rank 1, comes to an end."""
     try:
-        with ranks.joined(CPU):
-            if kind == "killed" and ranks.rank() == 1:
+        with distributed.process_group(CPU):
+            if kind == "killed" and distributed.rank() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            ranks.from_first(refuse if kind == "refused" else lambda: None)
-            ranks.largest(1)
-    except (RunError, ranks.RanksError, SystemExit) as error:
+            distributed.broadcast_from_main(refuse if kind == "refused" else lambda: None)
+            distributed.all_reduce_max(1)
+    except (RunError, distributed.DistributedError, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     return "went on"
 
@@ -444,7 +462,7 @@ def test_a_killed_rank_ends_the_others_in_one_line() -> None:
     first, second = answers(2, failed, "killed")
     assert second == "ended without an answer"
     assert first == (
-        "RanksError: another process of this training has ended, and rank 0 ends with it; its own message says why",
+        "DistributedError: another process of this training has ended, and rank 0 ends with it; its own message says why",
     )
 
 
@@ -457,7 +475,7 @@ def test_what_rank_0_refuses_is_said_once() -> None:
 def test_what_several_ranks_cannot_do_is_said(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     job = tiny_job(colour_pack.path, tmp_path / "run")
     with pytest.raises(RunError, match="are for one process; start them without torchrun"):
         train.check_ranks(replace(job, dry_run=True), CPU)
@@ -477,14 +495,14 @@ from pathlib import Path
 from greyhound import train
 from greyhound.cache.command import run, stop_signals
 from greyhound.cache.store import PackError
-from greyhound.model import ranks
+
 from runs import tiny_job
 
 following = train.followed
 
 def follow(doing, loader, *rest):
     for batch in following(doing, loader, *rest):
-        if ranks.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and loader.position.epoch == 1 and loader.position.images:
+        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and loader.position.epoch == 1 and loader.position.images:
             raise PackError("rank 1 has lost its pack")
         yield batch
 
@@ -493,7 +511,7 @@ def main():
     with stop_signals() as stop:
         return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), stop)
 
-run(ranks.reporting(main), PackError, ranks.RanksError)
+run(distributed.reporting(main), PackError, distributed.DistributedError)
 """
 
 
@@ -524,7 +542,7 @@ def compiling(pack: Path, able: int) -> tuple[list[str], bool]:
     vars(train)["note"] = notes.append
 
     def compile(network: nn.Module, **options: object) -> nn.Module:
-        if ranks.rank() >= able:
+        if distributed.rank() >= able:
             raise RuntimeError("no compiler")
         return nn.Sequential(network)
 
@@ -551,7 +569,7 @@ def test_torchrun_is_told_the_error_in_one_line(tmp_path: Path, monkeypatch: pyt
     file = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
     with pytest.raises(RunError):
-        ranks.reporting(refuse)()
+        distributed.reporting(refuse)()
     failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(file))
     assert failure.message == "error: the folder is in use"
     assert failure.timestamp > 0

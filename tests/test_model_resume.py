@@ -21,25 +21,32 @@ from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint, report
 from greyhound.model.checkpoint import CheckpointError, numbered
-from greyhound.model.progress import scored
 from greyhound.model.resume import other_versions
-from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, THREADS, Run, RunError
-from greyhound.model.schedule import Phase
-from greyhound.model.shapes import (
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
     DAMAGED,
     DIVERGED,
     HEAD,
     INTERPOLATION,
+    LAST,
     METRICS,
     PACK,
+    PROBE_WEIGHTS,
     RECIPE,
     SWA,
+    TARGETS,
+    THREADS,
     VERSIONS,
+    Run,
+    RunError,
 )
+from greyhound.model.schedule import Phase
+from greyhound.model.state import scored
 from greyhound.pipelines.loader import Batch
 
 SOFT = replace(
-    TINY, solve_head=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=train.Averaging(steps=0)
+    TINY, linear_probe=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=train.Averaging(steps=0)
 )
 
 
@@ -86,8 +93,8 @@ def flip(path: Path) -> None:
 # --- what is forced is obeyed ----------------------------------------------------------------------------------------
 
 
-def groups(optimiser: torch.optim.Optimizer) -> list[tuple[float, float, float]]:
-    return [(each["momentum"], each["weight_decay"], each["lr_scale"]) for each in optimiser.param_groups]
+def groups(optimizer: torch.optim.Optimizer) -> list[tuple[float, float, float]]:
+    return [(each["momentum"], each["weight_decay"], each["lr_scale"]) for each in optimizer.param_groups]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_a_forced_recipe_is_obeyed(
         seen.append(self)
         if len(seen) == 1:
             remembered = {
-                weight: state["momentum_buffer"] for weight, state in self.state.optimiser.state.items()
+                weight: state["momentum_buffer"] for weight, state in self.state.optimizer.state.items()
             }
             for name, weight in self.state.network.named_parameters():
                 assert torch.equal(remembered[weight], before[name]), name
@@ -123,7 +130,7 @@ def test_a_forced_recipe_is_obeyed(
     monkeypatch.setattr(train.Session, "examples", look)
     train.train(forced(colour_pack, out, recipe), never)
     state = seen[0].state
-    assert groups(state.optimiser) == groups(train.new_optimiser(recipe, state.network))
+    assert groups(state.optimizer) == groups(train.new_optimizer(recipe, state.network))
     assert (state.targets.share if state.targets else 0.0) == recipe.distillation
     assert (state.average is not None) == (recipe.ema > 0)
     written = Run(out).read(RECIPE)
@@ -145,10 +152,10 @@ def test_what_the_start_settled_is_refused_by_name_even_if_forced(
     half: Path, colour_pack: Pack, tmp_path: Path
 ) -> None:
     out = copied(half, tmp_path)
-    other = replace(SOFT, network="resnet10t", solve_head=False, momentum=0.5)
+    other = replace(SOFT, network="resnet10t", linear_probe=False, momentum=0.5)
     with pytest.raises(
         RunError,
-        match=r"has network = test_efficientnet, not resnet10t; solve_head = True, not False, which was settled before",
+        match=r"has network = test_efficientnet, not resnet10t; linear_probe = True, not False, which was settled before",
     ):
         train.train(forced(colour_pack, out, other), never)
     assert (out / RECIPE).read_bytes() == (half / RECIPE).read_bytes()
@@ -167,8 +174,8 @@ def test_targets_that_cannot_be_read_are_refused_and_can_be_left_out(
 
 
 def test_without_a_solved_head_there_are_no_targets_to_read(colour_pack: Pack, tmp_path: Path) -> None:
-    """As of `fast --no-solve-head`."""
-    out, recipe = tmp_path / "run", replace(SOFT, solve_head=False)
+    """As of `fast --no-linear-probe`."""
+    out, recipe = tmp_path / "run", replace(SOFT, linear_probe=False)
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
     assert not (out / TARGETS).exists()
@@ -197,7 +204,7 @@ def test_a_damaged_head_costs_what_lies_between_and_no_more(
     out = copied(full_run, tmp_path)
     for name in (INTERPOLATION, SWA, AVERAGED):
         (out / name).unlink()
-    flip(out / SOLVED)
+    flip(out / PROBE_WEIGHTS)
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
     said = capsys.readouterr().err
     assert (
@@ -502,14 +509,14 @@ def test_a_checkpoint_is_kept_or_replaced_at_every_moment(
     path = tmp_path / LAST
     for turn in range(3):
         checkpoint.save(path, {"turn": turn})
-        checkpoint.keep_previous(path, 2)
+        checkpoint.rotate(path, 2)
 
     def die(*_: object) -> None:
         raise SystemExit("killed")
 
     monkeypatch.setattr("greyhound.model.checkpoint.os.link", die)
     with pytest.raises(SystemExit):
-        checkpoint.keep_previous(path, 2)
+        checkpoint.rotate(path, 2)
     assert checkpoint.load(numbered(path, 1))["turn"] == 2
 
 
@@ -520,7 +527,7 @@ def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("greyhound.model.checkpoint.os.link", refuse)
     path = tmp_path / LAST
     for turn in range(3):
-        checkpoint.keep_previous(path, 3)
+        checkpoint.rotate(path, 3)
         checkpoint.save(path, {"turn": turn})
     assert [checkpoint.load(each)["turn"] for each in checkpoint.kept(path)] == [2, 1, 0]
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from greyhound.model import checkpoint, report
-from greyhound.model.run import Run, RunError, versions
-from greyhound.model.shapes import METRICS
+from greyhound.model.run import METRICS, Run, RunError, versions
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from greyhound.model.step import loss_again, train_step, validate
 def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
     network = nn.Linear(2, 2, bias=False)
     nn.init.zeros_(network.weight)
-    optimiser = torch.optim.SGD(network.parameters(), lr=123.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=123.0)
     images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    loss = train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
+    loss = train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
     assert loss.item() == pytest.approx(0.693147, abs=1e-6)  # ln 2: both classes are as likely
     assert not loss.requires_grad
     assert network.weight.tolist() == [[0.25, 0.5], [-0.25, -0.5]]  # 0.5 times (1 - 1/2) times the image
@@ -23,14 +23,14 @@ def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
 def test_each_group_moves_at_its_share_of_the_rate() -> None:
     first, second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
     groups = [{"params": [first], "lr_scale": 0.5}, {"params": [second], "lr_scale": 1.0}]
-    optimiser = torch.optim.SGD(groups, lr=0.0)
+    optimizer = torch.optim.SGD(groups, lr=0.0)
 
     class Sum(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images @ (first + second).T
 
     images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    train_step(Sum(), optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
+    train_step(Sum(), optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
     assert second.tolist() == [[0.25, 0.5], [-0.25, -0.5]]
     assert first.tolist() == [[0.125, 0.25], [-0.125, -0.25]]
 
@@ -39,9 +39,9 @@ def test_each_group_moves_at_its_share_of_the_rate() -> None:
 def test_a_longer_gradient_is_made_as_long_as_the_clip(clip: float, share: float) -> None:
     network = nn.Linear(2, 2, bias=False)
     nn.init.zeros_(network.weight)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 1.0, bf16=False, clip=clip)
+    train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 1.0, bf16=False, clip=clip)
     unclipped = torch.tensor([[0.5, 1.0], [-0.5, -1.0]])  # of length sqrt(2.5)
     torch.testing.assert_close(network.weight.detach(), share * unclipped)
 
@@ -51,11 +51,11 @@ def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
     network = nn.Linear(2, 2, bias=False)
     network.register_forward_pre_hook(lambda *_: found.append(network.weight.grad))
     found: list[torch.Tensor | None] = []
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images, labels = torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
     gradients = []
     for _ in range(2):
-        train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.0, bf16=False)
+        train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.0, bf16=False)
         assert network.weight.grad is not None
         gradients.append(network.weight.grad.clone())
     assert gradients[0].equal(gradients[1])
@@ -65,9 +65,9 @@ def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
 def test_the_loss_after_a_step_is_that_of_the_next_and_leaves_no_trace() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     images, labels = torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
-    train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
+    train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
     before, random = (
         {name: value.clone() for name, value in network.state_dict().items()},
         torch.get_rng_state(),
@@ -75,7 +75,7 @@ def test_the_loss_after_a_step_is_that_of_the_next_and_leaves_no_trace() -> None
     found = loss_again(network, images, labels, nn.CrossEntropyLoss(), bf16=False)
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
     assert torch.get_rng_state().equal(random)
-    assert found.equal(train_step(network, optimiser, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False))
+    assert found.equal(train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False))
     assert not network.state_dict()["1.running_mean"].equal(before["1.running_mean"])
 
 

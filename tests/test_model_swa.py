@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greyhound.model.swa import average, full_batch_step, refresh_batchnorm
+from greyhound.model.averaging import average, full_batch_step, refresh_batchnorm
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -49,13 +49,13 @@ def copied(network: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("sizes", [(12,), (6, 6), (5, 7), (1, 2, 3, 6), (11, 1), (1,) * 12])
 def test_the_accumulated_gradient_is_that_of_one_batch(sizes: tuple[int, ...]) -> None:
     network, reference = plain(), plain()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9)
     first = network.get_parameter("0.weight")
     first.grad = torch.ones_like(first)  # of before, to be forgotten
     images, labels = data()
     expected = functional.cross_entropy(reference(images), labels)
     expected.backward()  # type: ignore[no-untyped-call]
-    value = full_batch_step(network, batches(*sizes), 12, nn.CrossEntropyLoss(), optimiser)
+    value = full_batch_step(network, batches(*sizes), 12, nn.CrossEntropyLoss(), optimizer)
     assert value == pytest.approx(expected.item(), rel=1e-12)
     for mine, theirs in zip(network.parameters(), reference.parameters(), strict=True):
         assert mine.grad is not None and theirs.grad is not None
@@ -67,9 +67,9 @@ def test_the_accumulated_gradient_is_that_of_one_batch(sizes: tuple[int, ...]) -
 def test_a_pass_of_another_length_makes_no_step(sizes: tuple[int, ...], images: int) -> None:
     network = plain()
     before = copied(network)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.3)
     with pytest.raises(ValueError, match=f"gave {sum(sizes)} images; expected the whole training set, 12"):
-        full_batch_step(network, batches(*sizes), images, nn.CrossEntropyLoss(), optimiser)
+        full_batch_step(network, batches(*sizes), images, nn.CrossEntropyLoss(), optimizer)
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
 
 
@@ -85,11 +85,11 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def test_the_loss_is_read_once() -> None:
     network = plain()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.3, momentum=0.9)
     with Reads() as reads:  # type: ignore[no-untyped-call]
         torch.ones(()).item()
         assert reads.count == 1  # the counter counts
-        full_batch_step(network, batches(1, 2, 3, 6), 12, nn.CrossEntropyLoss(), optimiser)
+        full_batch_step(network, batches(1, 2, 3, 6), 12, nn.CrossEntropyLoss(), optimizer)
     assert reads.count == 2
 
 
@@ -251,7 +251,7 @@ def test_frozen_statistics_stay_and_scale_and_shift_still_learn() -> None:
     network = normed()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     averaged = average(
-        network, lambda: batches(5, 7), 12, nn.CrossEntropyLoss(), rate=0.3, steps=2, frozen_statistics=True
+        network, lambda: batches(5, 7), 12, nn.CrossEntropyLoss(), rate=0.3, steps=2, freeze_bn=True
     )
     after = averaged.state_dict()
     running = [name for name in before if "running" in name or "tracked" in name]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greyhound.model.targets import SoftTargets
+from greyhound.model.linear_probe import SoftTargets
 
 PROBABILITIES = torch.tensor([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.1, 0.8]])
 TARGETS = SoftTargets(torch.tensor([3, 5, 900]), PROBABILITIES, 0.5)

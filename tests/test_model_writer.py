@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from greyhound.model.writer import Writer
+from greyhound.model.checkpoint import Writer
 
 
 def fail() -> None:

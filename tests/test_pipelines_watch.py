@@ -15,7 +15,7 @@ from filelock import FileLock
 from runs import Here
 
 from greyhound.cache.store import Pack
-from greyhound.model.shapes import LOCK
+from greyhound.model.run import LOCK
 from greyhound.pipelines import threads, watch
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.examine import available

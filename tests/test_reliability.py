@@ -28,10 +28,9 @@ from greyhound.cache.command import Stopped
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import checkpoint, rehearsal, report
-from greyhound.model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
-from greyhound.model.progress import Checkpoints, Timetable
-from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
-from greyhound.model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
+from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
+from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
+from greyhound.model.state import Checkpoints, Timetable
 from greyhound.model.step import train_step
 from greyhound.pipelines.examine import Probe, available, examine
 from greyhound.pipelines.loader import EngineName, Loader, Resources, stand_ins
@@ -47,7 +46,7 @@ SMALL = [
     "none",
     "--augment.size",
     "32",
-    "--no-solve-head",
+    "--no-linear-probe",
     "--device",
     "cpu",
 ]
@@ -147,7 +146,7 @@ def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path
 
 def test_a_timetable_counts_steps_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("greyhound.model.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("greyhound.model.state.time.perf_counter", lambda: now[0])
     steps = Timetable(Checkpoints(steps=3))
     assert [steps.due() for _ in range(7)] == [False, False, True, False, False, True, False]
     minutes = Timetable(Checkpoints(minutes=2))
@@ -169,7 +168,7 @@ def test_a_timetable_that_is_none_is_refused(numbers: dict[str, float]) -> None:
 def test_the_newest_checkpoints_are_kept_and_the_file_itself_never_misses(tmp_path: Path) -> None:
     path = tmp_path / LAST
     for turn in range(5):
-        keep_previous(path, 3)
+        rotate(path, 3)
         assert turn == 0 or path.exists()
         checkpoint.save(path, {"turn": turn})
     assert [checkpoint.load(numbered(path, age))["turn"] for age in range(3)] == [4, 3, 2]
@@ -567,10 +566,10 @@ def test_no_image_is_read_again_to_be_found_sound(
 
 def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path) -> None:
     bad = [int(colour_pack.ids("train")[5]), int(colour_pack.ids("val")[1])]
-    recipe = replace(TINY, solve_head=True, first_look=5)
+    recipe = replace(TINY, linear_probe=True, probe_shots=5)
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run", recipe=recipe)
     train.train(replace(job, resources=replace(job.resources, on_bad="skip")), never)
-    solved = Run(tmp_path / "run").read("head.json")
+    solved = Run(tmp_path / "run").read("probe.json")
     assert (solved["images"], solved["n"]) == (41, 5)
 
 

@@ -16,8 +16,7 @@ from soak import GROWTH, Soak, different, summarise, work
 
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
-from greyhound.model.run import LAST
-from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
+from greyhound.model.run import EVALUATION, HEAD, INTERPOLATION, LAST, METRICS, SWA
 
 
 def memory(seconds: int, leak: float, noise: float = 6.0) -> list[float]:
@@ -50,7 +49,7 @@ def test_whatever_two_runs_do_not_have_in_common_is_named(
 ) -> None:
     """A run with all that a recipe can ask for, and copies of it in which one thing each was changed."""
     shutil.copy(colour_pack.path, tmp_path / "images.arrow")
-    monkeypatch.setattr(soak, "RECIPE", replace(soak.RECIPE, interpolation=1, first_look=0))
+    monkeypatch.setattr(soak, "RECIPE", replace(soak.RECIPE, interpolation=1, probe_shots=0))
     threads = torch.get_num_threads()
     with contextlib.redirect_stdout(None):
         assert work(Soak(child=True, folder=tmp_path, name="whole", epochs=1)) == 0

@@ -15,8 +15,8 @@ from runs import TINY, never, tiny_job
 from greyhound import train
 from greyhound.cache.store import Pack
 from greyhound.model import figures, report
-from greyhound.model.progress import Losses
 from greyhound.model.schedule import Phase
+from greyhound.model.state import Losses
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import EngineName
 
@@ -69,7 +69,7 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
     counts = []
     for batch_size in (21, 4):
         recipe = replace(TINY, batch_size=batch_size, ema=0.9, phases=phases, averaging=averaging)
-        recipe = replace(recipe, solve_head=True, distillation=0.3, clip=0.5, layer_decay=0.9)
+        recipe = replace(recipe, linear_probe=True, distillation=0.3, clip=0.5, layer_decay=0.9)
         with host_reads() as found:
             train.train(tiny_job(colour_pack.path, tmp_path / str(batch_size), recipe=recipe), never)
         counts.append(

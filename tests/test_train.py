@@ -28,14 +28,28 @@ from greyhound.cache.command import Stop, Stopped
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.values import ValueFormatError
 from greyhound.model import checkpoint
-from greyhound.model.ema import MovingAverage
+from greyhound.model.averaging import MovingAverage
+from greyhound.model.checkpoint import Writer
 from greyhound.model.network import build
-from greyhound.model.progress import Checkpoints, Training
-from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, Run, RunError
+from greyhound.model.run import (
+    AVERAGED,
+    BEST,
+    HEAD,
+    INTERPOLATION,
+    LAST,
+    LOCK,
+    METRICS,
+    PROBE_WEIGHTS,
+    RECIPE,
+    SWA,
+    TIMES,
+    VERSIONS,
+    Run,
+    RunError,
+)
 from greyhound.model.schedule import Phase
-from greyhound.model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
+from greyhound.model.state import Checkpoints, Training
 from greyhound.model.step import train_step, validate
-from greyhound.model.writer import Writer
 from greyhound.pipelines.loader import Position, Resources
 from greyhound.pipelines.order import epoch_order
 from greyhound.pipelines.request import ResourcesError
@@ -64,7 +78,7 @@ def test_paper_is_the_seeds_recipe_number_by_number() -> None:
     assert (augment.size, augment.scale, augment.rotation, augment.shear) == (256, (0.8, 1.2), 15, 10)
     assert (augment.brightness, augment.contrast, augment.saturation, augment.hue) == (0.25, 0.25, 0.25, 0.1)
     assert (augment.mean, augment.std, augment.flip, paper.normalise) == ((0, 0, 0), (1, 1, 1), 0, False)
-    assert not paper.solve_head
+    assert not paper.linear_probe
 
 
 def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
@@ -227,9 +241,9 @@ def test_views_of_an_image_train_and_average_in_one_batch(
 ) -> None:
     seen = []
 
-    def step(network: Any, optimiser: Any, images: torch.Tensor, labels: torch.Tensor, *rest: Any) -> Any:
+    def step(network: Any, optimizer: Any, images: torch.Tensor, labels: torch.Tensor, *rest: Any) -> Any:
         seen.append((images, labels))
-        return train_step(network, optimiser, images, labels, *rest)
+        return train_step(network, optimizer, images, labels, *rest)
 
     monkeypatch.setattr(train, "train_step", step)
     recipe = replace(TINY, views=2, phases=(Phase(epochs=1, high=0.01, low=0.002),))
@@ -264,7 +278,7 @@ def test_a_resumed_run_is_the_run(
 def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_path: Path) -> None:
     """What such a start left behind is not mixed into the run."""
     out = tmp_path / "run"
-    recipe = replace(TINY, solve_head=True)
+    recipe = replace(TINY, linear_probe=True)
     with pytest.raises(Stopped, match="while looking at the"):
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(1))
     assert not (out / LAST).exists()
@@ -283,7 +297,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
 def test_soft_targets_go_on_where_they_stopped(colour_pack: Pack, tmp_path: Path, steps: int) -> None:
     """The signal comes in the first epoch, after the head's two batches, in the second, and while averaging."""
     recipe = replace(
-        TINY, solve_head=True, distillation=0.5, clip=0.1, ema=0.9, averaging=train.Averaging(steps=1)
+        TINY, linear_probe=True, distillation=0.5, clip=0.1, ema=0.9, averaging=train.Averaging(steps=1)
     )
     hard, whole, out = (tmp_path / name for name in ("hard", "whole", "run"))
     train.train(tiny_job(colour_pack.path, hard, recipe=replace(recipe, distillation=0.0)), never)
@@ -304,8 +318,8 @@ def test_what_lies_between_head_and_end_is_validated_and_the_best_is_kept(
 ) -> None:
     recipe = replace(
         TINY,
-        solve_head=True,
-        frozen_statistics=True,
+        linear_probe=True,
+        freeze_bn=True,
         interpolation=3,
         select="loss",
         ema=0.5,
@@ -317,7 +331,10 @@ def test_what_lies_between_head_and_end_is_validated_and_the_best_is_kept(
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     rows = Run(out).read(INTERPOLATION)
     assert [row["share"] for row in rows] == [0.25, 0.5, 0.75]
-    first, last = checkpoint.load(out / SOLVED)["network"], checkpoint.load(out / LAST)["average"]["network"]
+    first, last = (
+        checkpoint.load(out / PROBE_WEIGHTS)["network"],
+        checkpoint.load(out / LAST)["average"]["network"],
+    )
     network = timm.create_model("test_efficientnet", num_classes=3)
     pixels = list(
         train.evaluation_loader(
@@ -556,7 +573,7 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path: Path) -> None:
     recipe = train.resolve(TINY, torch.device("cpu"))
     network = build(recipe.network, 3, "none")
-    state = Training(network, train.new_optimiser(recipe, network), MovingAverage(network, 0.9))
+    state = Training(network, train.new_optimizer(recipe, network), MovingAverage(network, 0.9))
     with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
         session = train.Session(recipe, Run(tmp_path), state, loader, loader, Checkpoints(), never)
         with CountReads() as counter:
@@ -570,7 +587,7 @@ def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path
 def test_a_solved_head_starts_where_a_random_one_does_not(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(TINY, solve_head=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
+    recipe = replace(TINY, linear_probe=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
     recipe = replace(recipe, averaging=train.Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     said = capsys.readouterr().out
@@ -593,18 +610,19 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
             replace(train.PAPER, distillation=0.3, interpolation=3),
             ["distillation is 0.3", "interpolation is 3"],
         ),
-        (replace(train.FAST, solve_head=False), []),
-        (replace(train.FAST, solve_head=False, first_look=5), ["first_look is 5"]),
+        (replace(train.FAST, linear_probe=False), []),
+        (replace(train.FAST, linear_probe=False, probe_shots=5), ["probe_shots is 5"]),
     ],
 )
 def test_a_recipe_without_a_solved_head_does_not_claim_what_comes_of_one(
     recipe: train.Recipe, dropped: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = train.resolve(recipe, torch.device("cpu"))
-    assert (found.first_look, found.distillation, found.interpolation) == (0, 0.0, 0)
+    assert (found.probe_shots, found.distillation, found.interpolation) == (0, 0.0, 0)
     said = capsys.readouterr().err
     assert said == "".join(
-        f"note: {each} and no head is solved, so it is taken as 0; or add --solve-head\n" for each in dropped
+        f"note: {each} and no head is solved, so it is taken as 0; or add --linear-probe\n"
+        for each in dropped
     )
     assert train.resolve(found, torch.device("cpu")) == found
 
@@ -612,12 +630,12 @@ def test_a_recipe_without_a_solved_head_does_not_claim_what_comes_of_one(
 def test_a_first_look_has_a_result_before_all_images_are_seen(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(TINY, solve_head=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
+    recipe = replace(TINY, linear_probe=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
     recipe = replace(recipe, averaging=train.Averaging(steps=0))
     found = []
-    for first_look in (0, 5):
-        out = tmp_path / str(first_look)
-        train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, first_look=first_look)), never)
+    for probe_shots in (0, 5):
+        out = tmp_path / str(probe_shots)
+        train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, probe_shots=probe_shots)), never)
         found.append(Run(out).read(HEAD))
     plain, looked = found
     assert re.findall(r"head: solved on (\d+) ", capsys.readouterr().out) == ["42", "15", "42"]
@@ -636,7 +654,7 @@ def test_a_first_look_has_a_result_before_all_images_are_seen(
             r"does not take an image of 32 px .*choose another --augment.size",
         ),
         ({"label_smoothing": 0.9}, r"label smoothing of 0\.9; expected 0 to 0\.667"),
-        ({"network": "levit_128s", "solve_head": True}, "train without solve_head"),
+        ({"network": "levit_128s", "linear_probe": True}, "train without linear_probe"),
     ],
 )
 def test_what_does_not_fit_together_is_said_before_anything_is_written(
@@ -730,7 +748,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         ),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--no-frozen-statistics"),
-            "interpolation needs frozen statistics; add --frozen-statistics, or --interpolation 0",
+            "interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0",
         ),
         (
             ("fast", "--pack", "nowhere.arrow", "--out", "x", "--prefetch", "0"),

@@ -120,7 +120,7 @@ def train_step(with_loader: bool, clock: Clock | None = None) -> Pass:
         from torchvision.models import efficientnet_b2
 
         network = efficientnet_b2(num_classes=25).to(memory_format=torch.channels_last)
-        optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
         labels = torch.zeros(8, dtype=torch.int64)
         ids = np.arange(len(pack))
         with Loader(
@@ -130,9 +130,9 @@ def train_step(with_loader: bool, clock: Clock | None = None) -> Pass:
             images = next(stream).images
             while True:
                 loss = torch.nn.functional.cross_entropy(network(images), labels[: len(images)])
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
+                optimizer.step()
                 yield len(images)
                 if with_loader:
                     images = next(stream).images

@@ -1,23 +1,59 @@
-"""Stochastic weight averaging, the seed's way: whole-training-set gradient steps at a fixed rate, averaged.
+"""Three ways to average weights: moving average in training (EMA), full-batch steps after it (SWA), interpolation.
 
-Before it: a trained network. After it: the averaged network is validated and saved beside it. Izmailov et al. 2018
-average along minibatch steps; the seed's step follows the gradient of the whole training set.
+Before it: a network that trains or is trained. After it: the averaged network is validated and saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from greyhound.model import ranks
-from greyhound.model.network import evaluating, set_training
+from greyhound.model import distributed
+from greyhound.model.network import eval_mode, set_train_mode
 from greyhound.model.step import Loss, Pairs, mean_loss
+
+
+class MovingAverage:
+    """A network whose every parameter is `decay` times what it was plus 1 - `decay` times the trained one's, at each step.
+
+    Unlike torch's `AveragedModel` it reads nothing from the device. Buffers are the trained network's.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """decay: 0 to below 1. The average begins at the first update."""
+        self.network = deepcopy(network)
+        self.updates = 0
+        self._blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the network after one more step."""
+        if self.updates == 0:
+            self.network.load_state_dict(network.state_dict())
+        else:
+            self._blend(list(self.network.parameters()), list(network.parameters()), None)
+            pairs = list(zip(self.network.buffers(), network.buffers(), strict=True))
+            floats = [pair for pair in pairs if pair[0].is_floating_point()]
+            counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+            for alike in filter(None, (floats, counts)):  # torch copies those of one kind in one call
+                torch._foreach_copy_([mine for mine, _ in alike], [theirs for _, theirs in alike])
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`. Raises KeyError, RuntimeError if it is of another network."""
+        self.network.load_state_dict(state["network"])
+        self.updates = state["updates"]
+
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """How a network is called: the place for autocast."""
@@ -38,26 +74,26 @@ def average(
     steps: int,
     momentum: float = 0.0,
     forward: Forward = call,
-    frozen_statistics: bool = False,
+    freeze_bn: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """A copy of the network whose parameters are the mean of those after each of `steps` full-batch steps at `rate`.
 
     passes: called for one pass over the training set's `images`, once a step and once more for BatchNorm, whose
-    statistics are refreshed for the mean unless they are frozen (`network.set_training`). on_step: called with the step, from 0, and the mean loss before it. The
+    statistics are refreshed for the mean unless they are frozen (`network.set_train_mode`). on_step: called with the step, from 0, and the mean loss before it. The
     network itself is left as it is. Raises ValueError.
     """
     if steps < 1:
         raise ValueError(f"averaging over {steps} steps; expected at least 1")
     walker = deepcopy(network)
-    optimiser = torch.optim.SGD(walker.parameters(), lr=rate, momentum=momentum)
+    optimizer = torch.optim.SGD(walker.parameters(), lr=rate, momentum=momentum)
     averaged = AveragedModel(walker)
     for step in range(steps):
-        value = full_batch_step(walker, passes(), images, loss, optimiser, forward, frozen_statistics)
+        value = full_batch_step(walker, passes(), images, loss, optimizer, forward, freeze_bn)
         averaged.update_parameters(walker)
         if on_step:
             on_step(step, value)
-    if not frozen_statistics:
+    if not freeze_bn:
         refresh_batchnorm(averaged.module, passes(), forward)
     return averaged.module
 
@@ -67,9 +103,9 @@ def full_batch_step(
     batches: Pairs,
     images: int,
     loss: Loss,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     forward: Forward = call,
-    frozen_statistics: bool = False,
+    freeze_bn: bool = False,
 ) -> float:
     """One step along the gradient of the mean loss over all `images`, added up batch by batch and rank by rank.
 
@@ -79,20 +115,22 @@ def full_batch_step(
     is read from the device once, at the end. Raises ValueError if the batches hold another number of images; then no
     step is made.
     """
-    set_training(network, frozen_statistics)
-    optimiser.zero_grad(set_to_none=True)
+    set_train_mode(network, freeze_bn)
+    optimizer.zero_grad(set_to_none=True)
     total, seen = torch.zeros((), dtype=torch.float64, device=next(network.parameters()).device), 0
     for pixels, labels in batches:
         share = mean_loss(loss, forward(network, pixels), labels) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
     counted = torch.tensor([seen])  # in host memory
-    ranks.add_up([total, counted])
+    distributed.all_reduce_sum([total, counted])
     (seen,) = counted.tolist()
     if seen != images:
         raise ValueError(f"one pass gave {seen} images; expected the whole training set, {images}")
-    ranks.add_up(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
-    optimiser.step()
+    distributed.all_reduce_sum(
+        parameter.grad for parameter in network.parameters() if parameter.grad is not None
+    )
+    optimizer.step()
     return float(total)
 
 
@@ -106,7 +144,7 @@ def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = cal
     momenta = {module: module.momentum for module in network.modules() if isinstance(module, _BatchNorm)}
     seen = 0
     try:
-        with evaluating(network):
+        with eval_mode(network):
             for images, _ in batches if momenta else ():
                 seen += len(images)
                 for norm in momenta:
@@ -121,12 +159,24 @@ def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = cal
 
 def _mean_over_ranks(norms: Iterable[_BatchNorm], seen: int) -> None:
     """Replace each one's running statistics by their mean over the ranks, weighted by the images that each has seen."""
-    if ranks.count() == 1:
+    if distributed.world_size() == 1:
         return
     images = torch.tensor(float(seen))
-    ranks.add_up([images])
+    distributed.all_reduce_sum([images])
     for norm in norms:
         for statistic in (norm.running_mean, norm.running_var):
             if statistic is not None:
                 statistic *= seen / float(images)
-                ranks.add_up([statistic])
+                distributed.all_reduce_sum([statistic])
+
+
+@torch.no_grad()
+def interpolated(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
+    """A copy of `last` whose weights lie `share`, 0..1, of the way from those of `first`; buffers are those of `last`.
+
+    The statistics of BatchNorm fit it only where they are the same in both: see `Recipe.freeze_bn`.
+    """
+    network = deepcopy(last)
+    for weight, start in zip(network.parameters(), first.parameters(), strict=True):
+        weight.copy_(torch.lerp(start, weight, share))
+    return network

@@ -32,7 +32,7 @@ _FAILED: Final = 2
 """Exit code of a rank that leaves because rank 0 says what is wrong."""
 
 
-class RanksError(RuntimeError):
+class DistributedError(RuntimeError):
     """The processes of a training are no longer all there; the message is one line for the user."""
 
 
@@ -41,27 +41,27 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """Processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this is rank 0, which writes and speaks."""
     return rank() == 0
 
 
-def neighbours() -> int:
+def local_world_size() -> int:
     """Processes on this machine, which share its cores and its memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[bool]:
+def process_group(device: torch.device) -> Iterator[bool]:
     """Be one of the processes that torchrun started, for as long as the block runs; the others' output is silenced.
 
     Gives whether they were started again after one of them died (`--max-restarts`), to all of them alike. On GPUs each
-    process takes the one of its number on the machine. Raises RanksError where it has none, and in a rank that goes on
+    process takes the one of its number on the machine. Raises DistributedError where it has none, and in a rank that goes on
     when another has died.
     """
     if not dist.is_torchelastic_launched():
@@ -69,16 +69,16 @@ def joined(device: torch.device) -> Iterator[bool]:
         return
     if device.type == "cuda":
         _take_gpu()
-    attempt = _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    attempt = _rendezvous("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     with contextlib.ExitStack() as stack:
-        if not leads():
+        if not is_main():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
-            yield largest(max(attempt - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0
+            yield all_reduce_max(max(attempt - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0
         except RuntimeError as error:
             if not _another_died(error):
                 raise
-            raise RanksError(
+            raise DistributedError(
                 f"another process of this training has ended, and rank {rank()} ends with it; its own message says why"
             ) from None
         dist.destroy_process_group()
@@ -96,7 +96,7 @@ def reporting(main: Callable[[], int]) -> Callable[[], int]:
             return main()
         except Exception as error:
             file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-            if file and not isinstance(error, RanksError):
+            if file and not isinstance(error, DistributedError):
                 content = {"message": f"error: {error}", "timestamp": int(time.time())}
                 Path(file).write_text(json.dumps(content), encoding="utf-8")
             raise
@@ -104,22 +104,22 @@ def reporting(main: Callable[[], int]) -> Callable[[], int]:
     return reported
 
 
-def first_alone(work: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
+def on_main(work: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
     """Do this on rank 0; the others do not wait."""
-    if leads():
+    if is_main():
         work(*arguments, **named)
 
 
-def from_first(work: Callable[[], T]) -> T:
+def broadcast_from_main(work: Callable[[], T]) -> T:
     """What `work` returns on rank 0, on every rank, none of which goes on before.
 
     Where it raises on rank 0, the others leave without a word, once rank 0 has left with its message.
     """
-    if count() == 1:
+    if world_size() == 1:
         return work()
     answer: list[Any] = [None, None]
     try:
-        if leads():
+        if is_main():
             answer = [True, work()]
     except Exception:
         dist.broadcast_object_list([False, None], device=_HOST)
@@ -133,55 +133,55 @@ def from_first(work: Callable[[], T]) -> T:
     return value
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest of the ranks' values."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     found = torch.tensor(value)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
 
 
-def agreed(stop: Callable[[], int | None]) -> Callable[[], int | None]:
+def any_rank(stop: Callable[[], int | None]) -> Callable[[], int | None]:
     """The signal that asked any of the ranks for an end, as all of them see it before the same batch."""
-    return stop if count() == 1 else lambda: largest(stop() or 0) or None
+    return stop if world_size() == 1 else lambda: all_reduce_max(stop() or 0) or None
 
 
-def add_up(values: Iterable[torch.Tensor]) -> None:
+def all_reduce_sum(values: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by its sum over the ranks."""
-    for value in values if count() > 1 else ():
+    for value in values if world_size() > 1 else ():
         dist.all_reduce(value)
 
 
-def least(value: torch.Tensor) -> None:
+def all_reduce_min(value: torch.Tensor) -> None:
     """Replace the tensor by its least over the ranks, element by element."""
-    if count() > 1:
+    if world_size() > 1:
         dist.all_reduce(value, dist.ReduceOp.MIN)
 
 
-def take_from_first(tensors: Iterable[torch.Tensor]) -> None:
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by rank 0's."""
-    for tensor in tensors if count() > 1 else ():
+    for tensor in tensors if world_size() > 1 else ():
         dist.broadcast(tensor.detach(), 0)
 
 
-def gathered(rows: torch.Tensor) -> torch.Tensor:
+def gather(rows: torch.Tensor) -> torch.Tensor:
     """`[n, ...]` of every rank, one rank after the other: all of them on rank 0, none `[0, ...]` elsewhere."""
-    if count() == 1:
+    if world_size() == 1:
         return rows
-    counts = torch.zeros(count(), dtype=torch.int64)
+    counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = len(rows)
     dist.all_reduce(counts)
     padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
     padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(count())] if leads() else None
+    parts = [torch.empty_like(padded) for _ in range(world_size())] if is_main() else None
     dist.gather(padded, parts)
     if parts is None:
         return rows[:0]
     return torch.cat([part[:length] for part, length in zip(parts, counts.tolist(), strict=True)])
 
 
-def parallel(network: nn.Module) -> nn.Module:
+def data_parallel(network: nn.Module) -> nn.Module:
     """The network as it is called in training: the ranks' gradients are averaged as they come (Li et al. 2020).
 
     Every step begins with rank 0's BatchNorm statistics.
@@ -192,37 +192,37 @@ def parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network, [device.index] if device.type == "cuda" else None)
 
 
-def part_randomness() -> None:
+def seed_per_rank() -> None:
     """Let dropout draw other numbers on each rank; rank 0's stay what one process draws."""
-    if not leads():
+    if not is_main():
         torch.manual_seed(int(torch.randint(2**62, ())) + rank())
 
 
 def _take_gpu() -> None:
-    """Let torch use the GPU of this process's number on the machine. Raises RanksError."""
+    """Let torch use the GPU of this process's number on the machine. Raises DistributedError."""
     mine, there, here = (
         int(os.environ["LOCAL_RANK"]),
         torch.cuda.device_count(),
         os.environ["LOCAL_WORLD_SIZE"],
     )
     if int(here) > there:
-        raise RanksError(
+        raise DistributedError(
             f"{here} processes on a machine where torch finds {there} GPUs; --nproc-per-node {there}"
         )
     torch.cuda.set_device(mine)
 
 
-def _meet(backend: str) -> int:
+def _rendezvous(backend: str) -> int:
     """Make the process group, and say how many have been made by the same torchrun, this one included.
 
     torchrun's store outlives the processes: what an earlier attempt left there are addresses of the dead, so each
-    attempt has keys of its own. Raises RanksError where one of the processes does not come.
+    attempt has keys of its own. Raises DistributedError where one of the processes does not come.
     """
     try:
         store, mine, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        attempt = _call_roll(store, processes) if mine == 0 else _answer_roll(store, mine)
+        attempt = _count_attempt(store, processes) if mine == 0 else _learn_attempt(store, mine)
     except dist.DistError as error:
-        raise RanksError(
+        raise DistributedError(
             f"the processes of this training did not all come: {' '.join(str(error).split())}"
         ) from None
     dist.init_process_group(
@@ -234,7 +234,7 @@ def _meet(backend: str) -> int:
     return attempt
 
 
-def _call_roll(store: Any, processes: int) -> int:
+def _count_attempt(store: Any, processes: int) -> int:
     """The number of this attempt, which rank 0 counts, once every other rank has confirmed that it knows it.
 
     torchrun says no such number: of several machines, each counts the failures that it saw itself. Who asked may be of an
@@ -252,7 +252,7 @@ def _call_roll(store: Any, processes: int) -> int:
     return attempt
 
 
-def _answer_roll(store: Any, rank: int) -> int:
+def _learn_attempt(store: Any, rank: int) -> int:
     """The number of this attempt, as rank 0 answers a name that no process had before."""
     name = uuid4().hex
     store.set(f"rank {rank}", name)

@@ -1,25 +1,31 @@
-"""Solve the head on frozen features before fine-tuning.
+"""Fit the last layer to frozen features before fine-tuning, and make soft targets on the way.
 
 Before it: a pretrained network with a random head. After it: train fine-tunes the whole network, whose gradients no
-longer start from a head that knows nothing (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+longer start from a random head (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
 
-The head is the logistic regression of the labels on the features. What it believes before it has seen an image is the
-pretrained classifier: each class starts from the pretrained class that its images are most often taken for, and the
-penalty is on the distance from there (L2-SP, Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with
-Convolutional Networks"). Where the old classes mean nothing to the new ones a start from zero predicts better, and
-cross-validation finds out.
+The head is a logistic regression. Its prior is the pretrained classifier: each class starts from the pretrained class
+that its images are most often taken for, and the penalty is on the distance from there (L2-SP, Li et al. 2018,
+"Explicit Inductive Bias for Transfer Learning with Convolutional Networks"). Cross-validation chooses between that
+start and zero.
+
+A network that is fitted to labels alone soon memorises a few thousand images. Soft targets leave less to memorise
+(self-distillation: Furlanello et al. 2018, "Born-Again Neural Networks"). They are out-of-fold predictions, because a
+head is overconfident about the images that it was fitted to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from greyhound.model.network import Linear, evaluating
+from greyhound.model.checkpoint import CheckpointError, load, save
+from greyhound.model.network import Linear, eval_mode
+from greyhound.model.run import RunError
 from greyhound.model.step import Pairs
 
 Rows: TypeAlias = torch.Tensor
@@ -63,7 +69,7 @@ def features(network: nn.Module, batches: Pairs, bf16: bool) -> tuple[Rows, torc
     the network's device. Raises ValueError if there is no batch.
     """
     parts = []
-    with evaluating(network):
+    with eval_mode(network):
         for images, labels in batches:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 pooled = _pooled(network, images)
@@ -106,6 +112,19 @@ def solve(
     spread = torch.zeros(len(features), head.out_features)
     spread[:, present.cpu()] = solution.probabilities
     return replace(solution, probabilities=spread)
+
+
+def solve_all(
+    network: nn.Module, seen: list[tuple[torch.Tensor, ...]], pretrained: Linear | None
+) -> tuple[Solution, torch.Tensor]:
+    """`solve` on all that was seen so far, features, labels and rows, part by part. Also returns the rows, `[n]`.
+
+    They are sorted by row of the pack: the head depends on the images, not on the order in which they were seen.
+    """
+    features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
+    rows, order = rows.sort()
+    order = order.to(features.device)
+    return solve(network, features[order], labels[order], pretrained), rows
 
 
 def out_of_fold(
@@ -163,7 +182,7 @@ def classifier(network: Any) -> nn.Linear:
     head = network.get_classifier()
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ValueError(
-            f"the head is {type(head).__name__}; expected a linear layer with a bias: train without solve_head"
+            f"the head is {type(head).__name__}; expected a linear layer with a bias: train without linear_probe"
         )
     return head
 
@@ -239,3 +258,61 @@ def _check(labels: torch.Tensor, classes: int) -> None:
         raise ValueError(f"labels go from {low} to {high}; expected 0 to {classes - 1}")
     if low == high:
         raise ValueError(f"all labels are {low}; expected images of at least two classes")
+
+
+def write_targets(path: Path, targets: SoftTargets, pack: str) -> None:
+    """Keep them for as long as the run lasts, once: of many images they are larger than a network. Raises CheckpointError.
+
+    pack: the digest of the pack that the images are of.
+    """
+    save(path, {"ids": targets.ids, "probabilities": targets.probabilities.cpu(), "pack": pack})
+
+
+def read_targets(path: Path, share: float, pack: str, classes: int) -> SoftTargets | None:
+    """What `write` kept, at the share that the recipe now has; None where it is of another pack. Raises RunError."""
+    remedy = "go on without it, --distillation 0 --force recipe, or train into another folder"
+    try:
+        content = load(path)
+        found = SoftTargets(content["ids"], content["probabilities"], share)
+        fitting = found.probabilities.shape == (*found.ids.shape, classes) and found.ids.ndim == 1
+        fitting &= found.ids.dtype == torch.int64 and found.probabilities.is_floating_point()
+    except CheckpointError as error:
+        raise RunError(
+            f"distillation is {share}, and only a run's start makes its targets: {error}; or {remedy}"
+        ) from None
+    except (KeyError, TypeError, AttributeError):
+        fitting = False
+    if not fitting:
+        raise RunError(
+            f"{path} holds no targets of {classes} classes; put back the file that train wrote, or {remedy}"
+        )
+    return found if content.get("pack") == pack else None
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """A target for every image of `ids`, int64 `[n]`, ascending: `share` of its probabilities, the rest its label.
+
+    probabilities: float32 `[n, K]`, on the network's device, in the order of ids.
+    """
+
+    ids: torch.Tensor
+    probabilities: torch.Tensor
+    share: float
+
+    def to(self, device: torch.device) -> SoftTargets:
+        """The same, its probabilities on that device."""
+        return replace(self, probabilities=self.probabilities.to(device))
+
+    def of(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, in host memory; labels `[B * V]`, V views each.
+
+        Of an image that is none of ours, as one that was damaged when the head was solved, the target is its label.
+        """
+        rows = torch.searchsorted(self.ids, ids.contiguous())
+        ours = self.ids[rows.clamp(max=len(self.ids) - 1)] == ids
+        rows = torch.where(ours, rows, -1).to(labels.device, non_blocking=True)
+        rows = rows.repeat_interleave(len(labels) // max(1, len(ids)))
+        known = self.probabilities[rows.clamp(min=0)]
+        target = torch.zeros_like(known).scatter_(1, labels[:, None], 1.0)
+        return target.lerp(known, self.share * (rows >= 0)[:, None])

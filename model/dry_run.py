@@ -1,12 +1,13 @@
-"""What a training step needs of a device's memory, counted and not guessed; and what to say where it did not suffice.
+"""What a training would need: memory counted, steps timed, a network checked; and whether steps repeat bit for bit.
 
-Before it: a network and a recipe's numbers. After it: `train.py --dry-run` says what fits, and every program what to
-lower.
+Before it: a network and a recipe's numbers. After it: `greyhound train --dry-run` and `--verify-determinism` print what
+came of it, and every program says what to lower when memory runs out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from greyhound.model.network import set_training
+from greyhound.model.network import eval_mode, set_train_mode
 from greyhound.model.precision import forward
 from greyhound.model.run import RunError
 
@@ -54,7 +55,7 @@ class Memory:
 
 
 def measure_memory(
-    network: nn.Module, size: int, bf16: bool, frozen_statistics: bool = False, copies: int = COPIES
+    network: nn.Module, size: int, bf16: bool, freeze_bn: bool = False, copies: int = COPIES
 ) -> Memory:
     """Count what autograd saves for the backward pass of images `[B, 3, size, size]`, by saved-tensor hooks.
 
@@ -67,7 +68,7 @@ def measure_memory(
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
-        set_training(network, frozen_statistics)
+        set_train_mode(network, freeze_bn)
         one, two = (_saved_bytes(network, count, size, bf16) for count in (2, 4))
     finally:
         for buffer, before in buffers:
@@ -101,3 +102,60 @@ def _saved_bytes(network: nn.Module, count: int, size: int, bf16: bool) -> int:
         loss = forward(network, images, bf16).sum()
     del loss
     return sum(seen.values())
+
+
+TIMED_STEPS: Final = 4
+"""Steps that a dry run times. The first is slower and does not count."""
+REPEATED_STEPS: Final = 20
+"""Steps that are taken twice and compared."""
+_CARD: Final = 8e9
+"""Bytes of the GPU that the author's recipe was made on."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much there is to train. steps: an epoch. passes: of the training set more, for the averaging."""
+
+    network: str
+    precision: str
+    batch_size: int
+    steps: int
+    epochs: int
+    passes: int
+
+
+@torch.no_grad()
+def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> None:
+    """Refuse a size that the network does not take: pass one image `[1, 3, size, size]`. Raises RunError."""
+    device = next(network.parameters()).device
+    try:
+        with eval_mode(network):
+            forward(network, torch.zeros(1, 3, size, size, device=device), bf16)
+    except Exception as error:  # networks have errors of their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunError(
+            f"{name} does not take an image of {size} px ({reason}); choose another --size or --network"
+        ) from None
+
+
+def estimate(extent: Extent, memory: Memory, seconds: Sequence[float]) -> list[str]:
+    """What the training would take, in lines. seconds: of each of the timed steps, on its own batches."""
+    step, batch, passes = statistics.median(seconds[1:]), extent.batch_size, extent.passes
+    return [
+        f"network: {extent.network}, {memory.parameters:,} parameters, {extent.precision}",
+        f"memory: {memory.per_image / 2**20:.1f} MiB an image and {memory.fixed / 2**20:.1f} MiB besides: a batch of "
+        f"{batch} takes {memory.batch(batch) / 1e9:.2f} GB; {_CARD / 1e9:.0f} GB hold "
+        f"{memory.fitting(_CARD)} images (counted; what libraries need for themselves comes on top)",
+        f"steps: {extent.steps:,} an epoch, {extent.steps * extent.epochs:,} in {extent.epochs} epochs; averaging passes "
+        f"{passes} times more over the training set",
+        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {step * extent.steps:,.0f} s an epoch, "
+        f"{step * extent.steps * (extent.epochs + passes) / 3600:,.2f} h in all, validation not counted",
+    ]
+
+
+def compare(hashes: Sequence[str]) -> tuple[bool, str]:
+    """Whether the weights after `REPEATED_STEPS` steps, taken twice, are equal, by their hashes; and a line that says so."""
+    first, second = hashes
+    same = first == second
+    verdict = "equal, bit for bit" if same else "which differ: this machine does not compute the same twice"
+    return same, f"{REPEATED_STEPS} steps twice: weights {first[:16]} and {second[:16]}, {verdict}"

@@ -1,0 +1,190 @@
+"""A command line from a dataclass: every field a flag, with its docstring, unit and default in `--help`.
+
+Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only the standard
+library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from greyhound.cache.errors import UserError
+
+T = TypeVar("T")
+WIDTH: Final = 100
+"""Columns of `--help`."""
+_KINDS: Final = {
+    int: ("INT", "a whole number"),
+    float: ("FLOAT", "a number"),
+    str: ("TEXT", "text"),
+    Path: ("PATH", "a path"),
+}
+
+
+class OptionError(UserError):
+    """The command line names something that is not there, or leaves out something that is needed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One flag. place: the path to its field, such as `("augment", "size")`."""
+
+    place: tuple[str, ...]
+    kind: Any
+    default: Any
+    help: str
+
+    @property
+    def name(self) -> str:
+        """As it is typed: `augment.size`."""
+        return ".".join(self.place).replace("_", "-")
+
+
+def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ()) -> list[Option]:
+    """Every field of the dataclass `value`, its own values the defaults. inline: nested fields whose flags carry no prefix."""
+    found: list[Option] = []
+    hints, docs = get_type_hints(type(value)), field_docs(type(value))
+    for each in dataclasses.fields(value):
+        held, path = getattr(value, each.name), (*place, each.name)
+        if each.metadata.get("hidden"):
+            continue
+        if dataclasses.is_dataclass(held):
+            found += options(held, inline, place if each.name in inline else path)
+        elif isinstance(held, tuple) and held and dataclasses.is_dataclass(held[0]):
+            for index, item in enumerate(held):
+                found += options(item, inline, (*path, str(index)))
+        else:
+            found.append(Option(path, hints[each.name], held, docs.get(each.name, "")))
+    return found
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstring below each field of a class, on one line."""
+    (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, after in zip(tree.body, tree.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+        ):
+            found[field.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    return found
+
+
+def apply(value: T, given: Mapping[tuple[str, ...], Any], inline: Sequence[str] = ()) -> T:
+    """`value` with the fields of `given`, path -> value, replaced. Raises what the dataclass raises."""
+    changes: dict[str, Any] = {}
+    for each in dataclasses.fields(value):  # type: ignore[arg-type]
+        held = getattr(value, each.name)
+        below = {path[1:]: new for path, new in given.items() if path[0] == each.name and len(path) > 1}
+        if each.name in inline:
+            own = {field.name for field in dataclasses.fields(held)}
+            below |= {path: new for path, new in given.items() if path[0] in own}
+        if (each.name,) in given:
+            changes[each.name] = given[each.name,]
+        elif below and isinstance(held, tuple):
+            parts = [{p[1:]: new for p, new in below.items() if p[0] == str(i)} for i in range(len(held))]
+            changes[each.name] = tuple(apply(item, part) for item, part in zip(held, parts, strict=True))
+        elif below:
+            changes[each.name] = apply(held, below, inline)
+    return dataclasses.replace(value, **changes) if changes else value  # type: ignore[type-var]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that complains in one line, and says which flag a mistyped one may have been."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        """No abbreviations: a flag that is added later must not change what an old command means."""
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=_Help)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises OptionError."""
+        raise OptionError(f"{message}; see {self.prog} --help")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Only what was named is in the result. Raises OptionError."""
+        found, unknown = self.parse_known_args(arguments)
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        if flags:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(flags[0], known, n=2, cutoff=0.6)
+            near += [flag for flag in known if flag not in near and flag.endswith(f".{flags[0][2:]}")]
+            hint = f"did you mean {' or '.join(near[:3])}?" if near else f"see {self.prog} --help"
+            raise OptionError(f"there is no flag {flags[0]}; {hint}")
+        if unknown:
+            self.error(f"{unknown[0]!r} belongs to no flag")
+        return found
+
+    def add(self, option: Option, group: argparse._ActionsContainer, aliases: Sequence[str] = ()) -> None:
+        """Add one option. The default is shown and not filled in, so that `read` tells what was named."""
+        flags = [*aliases, f"--{option.name}"]
+        where = ".".join(option.place)
+        more: dict[str, Any] = {"dest": where, "default": argparse.SUPPRESS, "help": _help(option)}
+        kind, args = _without_none(option.kind), get_args(_without_none(option.kind))
+        if kind is bool:
+            more["action"] = argparse.BooleanOptionalAction
+        elif get_origin(kind) is tuple:
+            repeated = len(args) == 2 and args[1] is Ellipsis
+            more |= {"nargs": "*" if repeated else len(args), "type": _reader(args[0], flags[0])}
+            more["metavar"] = _metavar(args[0])
+        else:
+            more |= {"type": _reader(kind, flags[0]), "metavar": _metavar(kind)}
+        group.add_argument(*flags, **more)
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=WIDTH)
+
+
+def _help(option: Option) -> str:
+    default = option.default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    said = "" if default in (None, "", (), Path()) else f" [{shown}]"
+    return f"{option.help}{said}".replace("%", "%%")
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(each for each in get_args(kind) if each is not type(None))
+    return kind
+
+
+def _metavar(kind: Any) -> str:
+    return "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
+
+
+def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
+    """Reads one word. Raises OptionError, with what was found and what was expected."""
+
+    def read(word: str) -> Any:
+        if get_origin(kind) is Literal:
+            if word in get_args(kind):
+                return word
+            raise OptionError(f"{flag} is {word!r}; expected {' or '.join(get_args(kind))}")
+        try:
+            return kind(word)
+        except ValueError:
+            raise OptionError(f"{flag} is {word!r}; expected {_KINDS[kind][1]}") from None
+
+    return read
+
+
+def read_or_exit(read: Callable[[], T]) -> T:
+    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
+    try:
+        return read()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,269 @@
+"""The state of a training: all that going on needs, and the checkpoints that hold it.
+
+Before it: a network and an optimizer. After it: train counts each step here; a resumed training goes on from last.ckpt;
+eval and explain read best.ckpt.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, ParamSpec
+
+import torch
+from torch import nn
+
+from greyhound.model import distributed
+from greyhound.model.averaging import MovingAverage
+from greyhound.model.checkpoint import Writer, rotate, save, to_cpu
+from greyhound.model.linear_probe import SoftTargets
+from greyhound.model.run import BEST, LAST, METRICS, TIMES, Run, RunError, load_network
+
+P = ParamSpec("P")
+NEVER: Final = -1
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """How far a training has come, in numbers."""
+
+    epoch: int = 0
+    images: int = 0
+    """Images of this epoch that are done; `loss_sum` and `seconds` are theirs."""
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    """Seconds of the whole command, over every time that it was resumed."""
+    best: float = -math.inf
+    """Score of best.ckpt on the validation split, see `score`."""
+    trained: dict[str, Any] | None = None
+    """The row of metrics of an epoch that is trained and not yet validated."""
+    diverged: int = NEVER
+    """Images of this epoch done before the first batch whose loss was not finite."""
+
+    def check(self) -> None:
+        """Refuse what no training wrote. Raises TypeError."""
+        counted, timed = (self.epoch, self.images, self.diverged), (self.loss_sum, self.seconds, self.elapsed)
+        if not all(isinstance(value, int) for value in counted):
+            raise TypeError(f"{counted}; expected whole numbers")
+        if not all(isinstance(value, int | float) for value in (*timed, self.best)):
+            raise TypeError(f"{timed}; expected numbers")
+        if not (0 <= self.epoch < 2**31 and 0 <= self.images < 2**63):
+            raise TypeError(
+                f"epoch {self.epoch}, image {self.images}; expected a place that a training reaches"
+            )
+        if self.trained is not None and not self.trained.keys() >= {"epoch", "seconds", "train_loss"}:
+            raise TypeError(f"{self.trained}; expected a row of metrics")
+        if not all(isinstance(value, int | float) for value in (self.trained or {}).values()):
+            raise TypeError(f"{self.trained}; expected numbers")
+
+    def restart_epoch(self) -> None:
+        """Go back to the start of the epoch under way."""
+        self.images, self.loss_sum, self.seconds = 0, 0.0, 0.0
+
+
+@dataclass(kw_only=True)
+class TrainState(Counters):
+    """A training between two steps: with torch's random state, all that going on needs."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: MovingAverage | None = None
+    targets: SoftTargets | None = None
+    """Where the recipe has soft targets; else the labels are the targets."""
+    before: list[torch.Tensor] = field(default_factory=list)
+    """The weights as the epoch under way found them."""
+    since: float = field(default_factory=time.perf_counter)
+    """When `elapsed` was last brought up to date."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and kept: the moving average, or the one that is trained."""
+        return self.ema.network if self.ema else self.network
+
+    def tick(self) -> float:
+        """Bring `elapsed` up to date and return it."""
+        now = time.perf_counter()
+        self.elapsed += now - self.since
+        self.since = now
+        return self.elapsed
+
+    def begin_epoch(self) -> None:
+        """Start to add up losses on the device, from where the epoch stands."""
+        if not self.images or not self.before:
+            self.before = [parameter.detach().clone() for parameter in self.network.parameters()]
+        mine = (
+            self.loss_sum if distributed.is_main() else 0.0
+        )  # each rank adds its own; `flush` reads the sum of all
+        self._losses = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        self._diverged = torch.tensor(NEVER, device=self.device)
+        self._begun, self._seconds = time.perf_counter(), self.seconds
+
+    def record(self, loss: torch.Tensor, count: int, epoch: int, images: int) -> None:
+        """Take in a step: its mean loss over `count` images of this rank, and where it leaves the training."""
+        first = ~loss.isfinite() & (self._diverged == NEVER)
+        self._diverged = torch.where(first, self.images, self._diverged)
+        self._losses += loss * count
+        self.epoch, self.images = epoch, images
+
+    def flush(self) -> None:
+        """Read from the device what `record` added up, over all ranks."""
+        total, first = self._losses.clone(), self._diverged.double()
+        if distributed.world_size() > 1:
+            distributed.all_reduce_sum([total])
+            first = torch.where(first == NEVER, math.inf, first)
+            distributed.all_reduce_min(first)
+            first = torch.where(first.isinf(), NEVER, first)
+        self.loss_sum, diverged = torch.stack([total, first]).tolist()
+        self.diverged = int(diverged)
+        self.seconds = self._seconds + time.perf_counter() - self._begun
+
+    def changed(self) -> float:
+        """Share of the weights, 0..1, that are not what they were when the epoch began; read from the device once."""
+        pairs = list(zip(self.network.parameters(), self.before, strict=True))
+        differ = torch.stack([(now.detach() != then).sum() for now, then in pairs]).sum()
+        return float(differ) / sum(then.numel() for _, then in pairs)
+
+    def content(self) -> dict[str, Any]:
+        """What last.ckpt holds."""
+        self.tick()
+        return {
+            "progress": {each.name: getattr(self, each.name) for each in fields(Counters)},
+            "network": self.network.state_dict(),
+            "momentum": momentum(self),
+            "average": self.ema.state_dict() if self.ema else {},
+            "before": self.before if self.images else [],
+            "random": torch.get_rng_state(),
+            "random_cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
+        }
+
+
+def score(result: dict[str, Any], by: Literal["accuracy", "loss"]) -> float:
+    """What a validation is ranked by, the higher the better: its accuracy, or minus its cross entropy.
+
+    -inf where the cross entropy is nan, whatever the accuracy.
+    """
+    if math.isnan(result["valid_loss"]):
+        return -math.inf
+    return float(result["accuracy"] if by == "accuracy" else -result["valid_loss"])
+
+
+def scored(
+    network: nn.Module, result: dict[str, Any], by: Literal["accuracy", "loss"], after: str
+) -> dict[str, Any]:
+    """A checkpoint's content: the network and how it validated. after: what was done to it last, for the reader."""
+    return {"network": network.state_dict(), "score": score(result, by), "after": after} | result
+
+
+def momentum(state: TrainState) -> dict[str, torch.Tensor]:
+    """SGD's momentum of each weight, by the weight's name: an optimizer's own state goes by position."""
+    found = {
+        name: state.optimizer.state[weight].get("momentum_buffer")
+        for name, weight in state.network.named_parameters()
+        if weight in state.optimizer.state
+    }
+    return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+
+def restore(run: Run, content: dict[str, Any], state: TrainState) -> None:
+    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint is of another network.
+
+    An average that the recipe has and the checkpoint has not begins at the weights.
+    """
+    load_network(state.network, content, run.folder / LAST)
+    try:
+        restore_momentum(content["momentum"], state)
+        if state.ema:
+            state.ema.load_state_dict(content["average"] or {"network": content["network"], "updates": 0})
+        torch.set_rng_state(content["random"])
+        if torch.cuda.is_available() and content["random_cuda"]:
+            torch.cuda.set_rng_state(content["random_cuda"][0])
+        counters = Counters(**content["progress"])
+        counters.check()
+        for name, value in asdict(counters).items():
+            setattr(state, name, value)
+        state.before = [weights.to(state.device) for weights in content["before"]]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise RunError(
+            f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that train wrote"
+        ) from None
+
+
+def restore_momentum(found: dict[str, torch.Tensor], state: TrainState) -> None:
+    """What `momentum` kept. Raises ValueError where a weight has another shape."""
+    for name, weight in state.network.named_parameters():
+        if name in found and state.optimizer.defaults["momentum"]:
+            if found[name].shape != weight.shape:
+                raise ValueError(name)
+            state.optimizer.state[weight]["momentum_buffer"] = found[name].to(weight.device)
+
+
+def drop_later_rows(run: Run, state: TrainState) -> None:
+    """Drop the rows of epochs that are trained again."""
+    done = state.epoch - (state.trained is not None)
+    for name in (METRICS, TIMES):
+        run.write_rows(name, [row for row in run.rows(name) if row.get("epoch", done) < done])
+
+
+class CheckpointSaver:
+    """Writes last.ckpt and best.ckpt of a run beside its training, in order; rank 0 alone.
+
+    It holds at most one copy of each in host memory. A failed write is raised by the next `wait`.
+    """
+
+    def __init__(self, run: Run, minutes: float = 0.0, steps: int = 0, keep: int = 2) -> None:
+        """minutes, steps: `should_save` also after so many, 0: not. keep: how many of last.ckpt."""
+        self._run, self._minutes, self._interval, self._keep = run, minutes, steps, keep
+        self._steps, self._since, self._writer = 0, time.perf_counter(), Writer()
+
+    def should_save(self) -> bool:
+        """Whether last.ckpt is due on any rank; called after each step."""
+        self._steps += 1
+        late = time.perf_counter() - self._since >= 60 * self._minutes > 0
+        if not distributed.all_reduce_max(late or self._steps >= self._interval > 0):
+            return False
+        self._steps, self._since = 0, time.perf_counter()
+        return True
+
+    def save_last(self, state: TrainState) -> None:
+        """last.ckpt as the training stands now; the one before becomes last.1.ckpt."""
+        self.wait()
+        if distributed.is_main():
+            self._writer(_save_rotated, self._run.folder / LAST, to_cpu(state.content()), self._keep)
+
+    def save_best(self, state: TrainState, content: dict[str, Any]) -> None:
+        """best.ckpt, if `scored` content has a higher score than any before."""
+        if content["score"] > state.best:
+            state.best = content["score"]
+            if distributed.is_main():
+                self._writer(save, self._run.folder / BEST, to_cpu(content))
+
+    def later(self, work: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Do something else in the same order."""
+        if distributed.is_main():
+            self._writer(work, *arguments, **named)
+
+    def wait(self) -> None:
+        """Until all of it is on the disk. Raises what failed, such as CheckpointError."""
+        self._writer.wait()
+
+    def __enter__(self) -> CheckpointSaver:
+        """Itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Wait for all; raise what failed, unless another error is on its way."""
+        self._writer.__exit__(kind, *rest)
+
+
+def _save_rotated(path: Path, content: dict[str, Any], keep: int) -> None:
+    rotate(path, keep)
+    save(path, content)

@@ -1,0 +1,305 @@
+"""A recipe: everything that decides what a training computes, as a value. And the three that come with Greyhound.
+
+Before it: nothing. After it: train follows it, `session` opens what it names, eval and explain read its augmentation.
+Another recipe is derived from one of these with `replace`, or on the command line by naming any field. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from greyhound.cache.options import Option, OptionError, Parser, apply, options
+from greyhound.model.schedule import PAPER_PHASES, Phase, with_epochs, with_lr
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.engine import Resources
+
+Forcible = Literal["recipe", "pack", "versions"]
+"""What may differ from the run's own where it is forced."""
+
+
+def hidden(default: str) -> str:
+    """A field that is recorded and no flag."""
+    return field(default=default, metadata={"hidden": True})
+
+
+def _check(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Stochastic weight averaging after training: full-batch gradient steps at a fixed learning rate."""
+
+    steps: int = 5
+    """Steps; each needs the gradient of the whole training set. 0: none."""
+    rate: float = 1e-4
+    """Learning rate of these steps."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training computes. The defaults are the seed's, number by number."""
+
+    name: str = hidden("paper")
+    """Which recipe this was derived from."""
+    network: str = "efficientnet_b2"
+    """Any timm name."""
+    weights: str = "auto"
+    """auto: an installed package of weights, then timm's hub; none: random; or a file."""
+    augment: Augment = field(default_factory=Augment)
+    normalise: bool = False
+    """Normalise by the mean and std that the pretrained weights expect; sets augment.mean and augment.std."""
+    batch_size: int = 32
+    """Images a step."""
+    phases: tuple[Phase, ...] = PAPER_PHASES
+    """The learning rate, phase by phase."""
+    views: int = 1
+    """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as one of the batch's images."""
+    layer_decay: float = 1.0
+    """Learning rate of a layer as a share of the next layer's, 0..1. Below 1 the first layers learn least."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """L2 penalty on every weight, as in torch's SGD."""
+    label_smoothing: float = 0.1
+    """e: the target is 1 - e on the true class and e / (K - 1) on each other one."""
+    linear_probe: bool = False
+    """Before the first epoch, fit the last layer to the frozen features."""
+    probe_shots: int = 0
+    """Fit it first on this many images of each class, for an early result; 0: on all images at once.
+    Skipped where it would be more than half of the images."""
+    distillation: float = 0.0
+    """Share of each target that is the linear probe's out-of-fold prediction; the rest is the label. 0..1."""
+    interpolation: int = 0
+    """After training, validate this many networks between the linear probe's and the trained one (WiSE-FT); 0: none."""
+    clip_norm: float = 0.0
+    """Clip the gradient to this norm; 0: no clipping."""
+    freeze_bn: bool = False
+    """Keep BatchNorm's running statistics as pretrained. Its scale and shift are still trained."""
+    ema: float = 0.0
+    """Decay per step of the exponential moving average of the weights, which is then what is validated; 0: none."""
+    averaging: Averaging = field(default_factory=Averaging)
+    select: Literal["accuracy", "loss"] = "accuracy"
+    """Which validation result makes a checkpoint the best. The cross entropy is less noisy on few images."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the device has instructions for it. Saved activations of B2: 87.8 MiB an image, 160.7 in fp32."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass. Saved: 12.4 MiB an image instead of 160.7 (B2, 256 px, fp32)."""
+    compile: bool = False
+    """torch.compile the network, on a GPU with CUDA graphs. Where that fails, a line says why and it runs eagerly."""
+    sync_batchnorm: bool = False
+    """On several GPUs, compute BatchNorm's statistics over all of them."""
+    seed: int = 0
+    """Seed of the images' order, their augmentation, and a new head's first weights."""
+    note: str = hidden("")
+    """Printed beside every accuracy in the report."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no training could have. Raises ValueError."""
+        least = {"batch_size": 1, "probe_shots": 0, "interpolation": 0, "weight_decay": 0, "clip_norm": 0}
+        for name, low in least.items():
+            _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
+        for name in ("momentum", "label_smoothing", "ema"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
+        _check("views", self.views, 1 <= self.views <= self.batch_size, f"1 to batch_size, {self.batch_size}")
+        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "more than 0, at most 1")
+        _check("distillation", self.distillation, 0 <= self.distillation <= 1, "0 to 1")
+        _check("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
+        _check("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
+        _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
+        if self.linear_probe and self.interpolation and not self.freeze_bn:
+            raise ValueError("interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0")
+
+    @property
+    def bf16(self) -> bool:
+        """Whether to compute in bfloat16, once the precision is resolved."""
+        return self.precision == "bf16"
+
+
+PRETRAINED_NOTE: Final = (
+    "The network starts from ImageNet weights; where the images, or images like them, are part of ImageNet "
+    "(Stanford Dogs is), it has seen them before."
+)
+PAPER: Final = Recipe(note=PRETRAINED_NOTE)
+FAST: Final = replace(
+    PAPER,
+    name="fast",
+    network="tf_efficientnet_lite2",
+    augment=Augment(
+        size=224,
+        scale=(1.0, 1.25),
+        rotation=10.0,
+        shear=5.0,
+        flip=0.5,
+        brightness=0.15,
+        contrast=0.15,
+        saturation=0.15,
+        hue=0.02,
+    ),
+    normalise=True,
+    label_smoothing=0.0,
+    select="loss",
+    linear_probe=True,
+    probe_shots=32,
+    freeze_bn=True,
+    distillation=0.3,
+    interpolation=3,
+    clip_norm=5.0,
+    layer_decay=0.93,
+    ema=0.98,
+    phases=(Phase(epochs=1, high=3e-3, low=1e-5, cycles=0.5, warm_up=0.2),),
+    averaging=Averaging(steps=0),
+)
+DEMO: Final = replace(
+    FAST,
+    name="demo",
+    network="tf_efficientnet_lite0",
+    augment=replace(FAST.augment, size=160),
+    note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
+    distillation=0.0,
+    interpolation=0,
+    layer_decay=1.0,
+    ema=0.95,
+    phases=(Phase(epochs=3, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    averaging=Averaging(steps=2, rate=5e-4),
+)
+RECIPES: Final = {
+    "paper": (PAPER, "the seed's recipe, number by number: 200 epochs"),
+    "fast": (FAST, "from pretrained weights to a good classifier, soon"),
+    "demo": (DEMO, "minutes on two cores, for the images of greyhound demo"),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When last.ckpt is written besides the end of each epoch and a signal, and how many are kept."""
+
+    minutes: float = 0.0
+    """Write last.ckpt also every so many minutes; 0: only after each epoch."""
+    steps: int = 0
+    """Write last.ckpt also every so many steps; 0: only after each epoch."""
+    keep: int = 2
+    """How many to keep: last.ckpt, last.1.ckpt before it, and so on."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense. Raises ValueError."""
+        _check("checkpoints.minutes", self.minutes, 0 <= self.minutes < math.inf, "0 or more")
+        _check("checkpoints.steps", self.steps, self.steps >= 0, "0 or more")
+        _check("checkpoints.keep", self.keep, self.keep >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A recipe, and where it runs."""
+
+    out: Path = Path()
+    """Run folder to write: new, empty, or with --resume the run's."""
+    pack: Path | None = None
+    """Pack to train on, made by greyhound pack. With --resume: the run's own by default."""
+    recipe: Recipe = FAST
+    resources: Resources = field(default_factory=Resources)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    resume: bool = False
+    """Go on from the run folder's last checkpoint, with the run's own recipe and pack."""
+    force: tuple[Forcible, ...] = ()
+    """With --resume: go on although these differ from the run's own."""
+    dry_run: bool = False
+    """Write nothing; say how much memory, how many steps and how much time the training would take."""
+    verify_determinism: bool = False
+    """Write nothing; train 20 steps twice from the start, and compare the weights bit for bit."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself. Raises ValueError."""
+        if self.verify_determinism and self.resume:
+            raise ValueError("--verify-determinism starts from the beginning; leave out --resume")
+        if self.force and not self.resume:
+            raise ValueError("--force is for a run that is resumed; expected --resume beside it")
+
+    @property
+    def writes_nothing(self) -> bool:
+        """Whether this is a trial."""
+        return self.dry_run or self.verify_determinism
+
+
+COMMON: Final = (
+    "pack", "out", "epochs", "lr", "augment.size", "batch-size", "network", "weights", "seed", "resume",
+)  # fmt: skip
+"""The flags of `greyhound train` that people use first."""
+ALIASES: Final = {"augment.size": ("--size",)}
+GROUPS: Final = {
+    "data": ("tier", "budget", "residency", "on-bad", "patience", "image-cache", "cache-bytes", "originals", "on-corrupt"),
+    "network": ("linear-probe", "probe-shots", "distillation", "interpolation", "freeze-bn", "normalise"),
+    "augmentation": ("augment", "views"),
+    "optimisation": ("phases", "momentum", "weight-decay", "layer-decay", "label-smoothing", "clip-norm", "ema", "averaging"),
+    "evaluation": ("select",),
+    "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),
+    "hardware": (
+        "device", "engine", "threads", "prefetch", "timeout", "precision", "compile", "activation-checkpointing", "sync-batchnorm",
+    ),
+}  # fmt: skip
+"""The other flags, by the heading under which --help lists them; a name stands for all that begin with it."""
+_INLINE: Final = ("recipe", "resources")
+
+
+def read_options(arguments: Sequence[str]) -> TrainOptions:
+    """The command line of train: a recipe's name, then any field of it. Raises OptionError, RunError."""
+    read = _read(arguments, {name: recipe for name, (recipe, _) in RECIPES.items()})
+    if not (read.resume and (read.out / "recipe.json").exists()):
+        return read
+    from greyhound.session import own_recipe, unresolved  # where torch is needed anyway
+
+    own = unresolved(own_recipe(read.out))
+    return _read(
+        arguments, {name: recipe for name, (recipe, _) in RECIPES.items()} | {own.name: own}, own.name
+    )
+
+
+def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "") -> TrainOptions:
+    """As `read_options`. usual: the recipe where none is named."""
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if first and first not in recipes:
+        raise OptionError(f"there is no recipe {first!r}; expected one of {', '.join(recipes)}")
+    asked = {"--help", "-h"} & set(arguments)
+    if not (first or asked or "--resume" in arguments):
+        raise OptionError(
+            f"no recipe is named; expected: greyhound train {'|'.join(RECIPES)} --pack PACK --out RUN"
+        )
+    base = TrainOptions(recipe=recipes[first or usual or "fast"])
+    parser = _parser(base, first)
+    named = vars(parser.read(arguments[1:] if first else arguments))
+    if "out" not in named:
+        raise OptionError("no run folder is named; add --out RUN")
+    stretched = {name: named.pop(name) for name in ("epochs", "lr") if name in named}
+    try:
+        read = apply(base, {tuple(place.split(".")): value for place, value in named.items()}, _INLINE)
+        phases = read.recipe.phases
+        phases = with_epochs(phases, stretched["epochs"]) if "epochs" in stretched else phases
+        phases = with_lr(phases, stretched["lr"]) if "lr" in stretched else phases
+        return replace(read, recipe=replace(read.recipe, phases=phases))
+    except ValueError as error:  # numbers that a dataclass refuses
+        raise OptionError(str(error)) from None
+
+
+def _parser(base: TrainOptions, first: str) -> Parser:
+    recipes = "; ".join(f"{name}: {about}" for name, (_, about) in RECIPES.items())
+    parser = Parser(
+        "greyhound train", f"Train a recipe on a pack. {recipes}. Defaults are those of {base.recipe.name}."
+    )
+    parser.usage = f"greyhound train {first or '|'.join(RECIPES)} --pack PACK --out RUN [flags]"
+    found = {option.name: option for option in options(base, _INLINE)}
+    common = parser.add_argument_group("most used")
+    found["epochs"] = Option(("epochs",), int, None, "Epochs in all; every phase keeps its share.")
+    found["lr"] = Option(("lr",), float, None, "Highest learning rate; all others keep their ratio to it.")
+    for name in COMMON:
+        parser.add(found.pop(name), common, ALIASES.get(name, ()))
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in [name for name in found if name in names or name.partition(".")[0] in names]:
+            parser.add(found.pop(name), group)
+    assert not found, f"flags without a heading: {', '.join(found)}"
+    return parser

@@ -1,0 +1,300 @@
+"""What the scripts work with, opened once: device, pack, run folder, network, loaders.
+
+Before it: a recipe and resources. After it: train, eval, explain and review use what was opened. Each function here
+takes values and not a script's options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from greyhound.cache.command import Stop, Stopped, note, progress_bar
+from greyhound.cache.machine import describe_machine
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import from_json
+from greyhound.model import distributed, linear_probe
+from greyhound.model.averaging import MovingAverage
+from greyhound.model.dry_run import check_input_size
+from greyhound.model.network import build, convert_sync_batchnorm, normalisation, param_groups
+from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.resume import check_same, latest_checkpoint, refuse_settled
+from greyhound.model.run import (
+    PACK,
+    RECIPE,
+    TARGETS,
+    THREADS,
+    Run,
+    RunError,
+    refuse_locked_run,
+    refuse_other_content,
+    versions,
+)
+from greyhound.model.state import CheckpointSaver, TrainState
+from greyhound.model.step import smoothed_cross_entropy, validate
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Batch, Loader, Position, choose, torch_device
+from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Forcible, Recipe
+
+START: Final = Position()
+"""The beginning of a training."""
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """A training under way: what every stage of it works with."""
+
+    recipe: Recipe
+    """Resolved."""
+    resources: Resources
+    run: Run
+    state: TrainState
+    training: Loader
+    """Stands where the training stands; after the last epoch it goes on for the averaging."""
+    validation: Loader
+    saver: CheckpointSaver
+    stop: Stop
+
+    @property
+    def pack(self) -> Pack:
+        """What is trained on."""
+        return self.training.pack
+
+    def examples(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a step learns from: every view as an image, and its label or its soft target."""
+        images, labels = batch.flat()
+        soft = self.state.targets
+        return images, soft.of(batch.ids, labels) if soft else labels
+
+    def validate(self, network: nn.Module, title: str) -> dict[str, Any]:
+        """Loss and accuracy of a network on the validation split. Raises Stopped."""
+        inference = fuse_conv_bn(network, self.recipe.augment.size)
+        batches = (batch.flat() for batch in self.with_progress(title, self.validation))
+        return validate(inference, batches, self.recipe.bf16)
+
+    def with_progress(
+        self, title: str, loader: Loader, clock: Clock | None = None, done: int = 0
+    ) -> Iterator[Batch]:
+        """The rest of the loader's epoch, under a progress bar. Raises Stopped between two batches if a signal came.
+
+        clock: measures it. done: images of the epoch that came before, for the bar.
+        """
+        clock = clock or Clock()
+        with progress_bar(title, distributed.is_main()) as update:
+            for batch in clock.waits(loader.epoch()):
+                if self.stop():
+                    raise Stopped(f"while {title}")
+                yield batch
+                update(done + clock.images, len(loader.ids), clock.note())
+
+
+def open_device(resources: Resources) -> tuple[str, str, torch.device]:
+    """The engine, and the device by our name and by torch's, set up for speed. Raises ResourcesError."""
+    engine, name = choose(resources.engine, resources.device)
+    device = torch_device(name)
+    use_fast_kernels(device)
+    return engine, name, device
+
+
+def open_pack(path: Path, resources: Resources) -> Pack:
+    """The pack to train on, the same on every rank. Raises PackError."""
+    pack = Pack(path, resources.residency)
+    digest = distributed.broadcast_from_main(lambda: pack.header.digest)
+    if digest != pack.header.digest:
+        raise PackError(
+            f"{pack.path} is another pack here, on rank {distributed.rank()}, than on rank 0; copy it to every machine"
+        )
+    for split in ("train", "val"):
+        if not len(pack.ids(split)):
+            raise PackError(
+                f"{pack.path} has no images in its split {split}; pack again, with --val 0.1 for example"
+            )
+    trained = np.unique(pack.labels[pack.ids("train")])
+    if len(trained) < 2:
+        raise PackError(
+            f"{pack.path} has training images of {pack.classes[trained[0]]!r} alone; "
+            "expected at least 2 classes: pack more images, or smaller --val and --test"
+        )
+    return pack
+
+
+def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
+    """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
+    trained = run.read(PACK)
+    pack = Pack(path or trained["path"], resources.residency)
+    pack.require_classes(trained["classes"], str(run.folder))
+    return pack
+
+
+def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str]:
+    """What a result depends on here, for versions.json."""
+    used = versions(machine=describe_machine(), engine=engine, device=name)
+    if device.type == "cpu" and distributed.world_size() == 1:
+        used[THREADS] = str(torch.get_num_threads())
+    return used
+
+
+def open_new_run(out: Path, recipe: Recipe, device: torch.device) -> tuple[Recipe, Run]:
+    """The resolved recipe and the folder of a run that begins; nothing is written yet. Raises RunError."""
+    run = Run(out)
+    refuse_locked_run(run)
+    refuse_other_content(out)
+    return resolve(recipe, device), run
+
+
+def open_old_run(
+    out: Path,
+    recipe: Recipe,
+    pack: Pack,
+    device: torch.device,
+    used: dict[str, str],
+    force: tuple[Forcible, ...],
+    repair: bool,
+) -> tuple[Recipe, Run, dict[str, Any] | None]:
+    """The recipe that a run goes on with, its folder, and the checkpoint to go on from.
+
+    recipe: what was asked for; a preset under the run's own name stands for the run's recipe. used: `open_versions`.
+    repair: rename an older checkpoint where last.ckpt is damaged. Raises RunError, CheckpointError.
+    """
+    run, own = Run(out), own_recipe(out)
+    preset, _ = RECIPES.get(own.name, (None, ""))
+    plain = recipe == preset and "recipe" not in force
+    asked = own if plain else resolve(recipe, device)
+    recipes = asdict(own), asdict(asked)
+    check_same(run, recipes, pack.path, pack.header.digest, used, force)
+    pack.require_classes(run.read(PACK)["classes"], str(out))
+    content = latest_checkpoint(run, repair, note)
+    if content:
+        refuse_settled(run, *recipes)
+    return asked, run, content
+
+
+def own_recipe(out: Path) -> Recipe:
+    """The recipe that a run was begun with, or last forced to. Raises RunError, ValueFormatError."""
+    return from_json(Recipe, Run(out).read(RECIPE), str(out / RECIPE))
+
+
+def resolve(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe as it is computed on `device`: precision, mean and std chosen; what has no effect left out."""
+    if recipe.weights != "auto" and recipe.note == PRETRAINED_NOTE:
+        recipe = replace(recipe, note="")
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision="bf16" if has_bf16(device) else "fp32")
+    if recipe.normalise:
+        mean, std = normalisation(recipe.network)
+        recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
+    if recipe.linear_probe:
+        return recipe
+    usual, _ = RECIPES.get(recipe.name, (PAPER, ""))
+    for name in ("probe_shots", "distillation", "interpolation"):
+        if getattr(recipe, name) not in (0, getattr(usual, name)):
+            note(
+                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add --linear-probe"
+            )
+    return replace(recipe, probe_shots=0, distillation=0.0, interpolation=0)
+
+
+def unresolved(recipe: Recipe) -> Recipe:
+    """A resolved recipe with mean and std left to `resolve` again, for one that is derived from it."""
+    plain = Augment()
+    augment = replace(recipe.augment, mean=plain.mean, std=plain.std)
+    return replace(recipe, augment=augment) if recipe.normalise else recipe
+
+
+def open_state(
+    recipe: Recipe, classes: int, device: torch.device, started: float, pretrained: bool = True
+) -> TrainState:
+    """A training before its first step. pretrained: with the recipe's weights. Raises RunError, WeightsError."""
+    torch.manual_seed(recipe.seed)
+    weights = recipe.weights if pretrained else "none"
+    network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
+    network = (convert_sync_batchnorm(network) if recipe.sync_batchnorm else network).to(device)
+    try:
+        smoothed_cross_entropy(recipe.label_smoothing, classes)
+        if recipe.linear_probe:
+            linear_probe.classifier(network)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    check_input_size(network, recipe.network, recipe.augment.size, recipe.bf16)
+    optimizer = torch.optim.SGD(
+        param_groups(network, recipe.layer_decay),
+        lr=0.0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    ema = MovingAverage(network, recipe.ema) if recipe.ema else None
+    return TrainState(network=network, optimizer=optimizer, ema=ema, since=started)
+
+
+def open_targets(
+    recipe: Recipe, run: Run, pack: Pack, device: torch.device
+) -> linear_probe.SoftTargets | None:
+    """The soft targets of a run that is resumed, where the recipe has any. Raises RunError."""
+    if not recipe.distillation:
+        return None
+    path, classes, digest = run.folder / TARGETS, len(pack.classes), pack.header.digest
+    found = distributed.broadcast_from_main(
+        lambda: linear_probe.read_targets(path, recipe.distillation, digest, classes)
+    )
+    if found is None:
+        distributed.on_main(note, f"{path} is of another pack: the labels alone are the targets")
+        return None
+    return found.to(device)
+
+
+@contextmanager
+def open_loaders(
+    recipe: Recipe, pack: Pack, resources: Resources, start: Position
+) -> Iterator[tuple[Loader, Loader]]:
+    """Training and validation, for as long as the block runs."""
+    with (
+        open_training(recipe, pack, resources, start) as training,
+        open_evaluation(recipe, pack, resources, pack.ids("val")) as validation,
+    ):
+        for loader in (training, validation):
+            distributed.on_main(note, loader.describe_damaged())
+        yield training, validation
+
+
+def open_training(recipe: Recipe, pack: Pack, resources: Resources, start: Position = START) -> Loader:
+    """The training split, shuffled and augmented, from `start` on."""
+    return Loader(
+        pack,
+        recipe.augment,
+        pack.ids("train"),
+        resources,
+        batch_size=recipe.batch_size // recipe.views,
+        shuffle=True,
+        seed=recipe.seed,
+        views=recipe.views,
+        start=start,
+        rank=distributed.rank(),
+        ranks=distributed.world_size(),
+    )
+
+
+def open_evaluation(
+    recipe: Recipe, pack: Pack, resources: Resources, ids: NDArray[np.int64], epochs: int | None = None
+) -> Loader:
+    """Images as evaluation sees them: each once an epoch, its centre window. One epoch alone keeps no pixels."""
+    return Loader(
+        pack,
+        recipe.augment.centre(),
+        ids,
+        resources,
+        batch_size=64 * distributed.world_size(),
+        seed=recipe.seed,
+        epochs=epochs,
+        rank=distributed.rank(),
+        ranks=distributed.world_size(),
+    )
