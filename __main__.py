@@ -36,7 +36,7 @@ def main() -> None:
         print(f"error: there is no command {name!r}; expected one of {', '.join(PROGRAMS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = ["greyhound", *sys.argv[1 if name in CACHE else 2 :]]
-    runpy.run_module(PROGRAMS[name][0], run_name="__main__", alter_sys=False)
+    runpy.run_module(PROGRAMS[name][0], run_name="__main__", alter_sys=True)
 
 
 def usage() -> str:

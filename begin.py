@@ -1,25 +1,212 @@
-"""What is written before the first step: a new run's description and pictures, or what changed in one that goes on.
+"""Before the first step: everything is opened, a new run is described, or one that goes on is brought to where it stood.
 
-Before it: `session` has opened everything. After it: train fits the linear probe, or goes on where the run stood.
+Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end here.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from torch import nn
 
-from greyhound.cache.command import note
-from greyhound.model import distributed, figures
-from greyhound.model.resume import clear_end, find_best, invalidate_best, record_forced, write_description
-from greyhound.model.run import BEST, DAMAGED, clear_results, load_network
+from greyhound.cache.command import Stop, note
+from greyhound.cache.store import Pack
+from greyhound.cache.values import from_json
+from greyhound.model import distributed, dry_run, figures
+from greyhound.model.checkpoint import fingerprint
+from greyhound.model.network import normalisation
+from greyhound.model.precision import has_bf16
+from greyhound.model.resume import (
+    check_same,
+    clear_end,
+    find_best,
+    invalidate_best,
+    latest_checkpoint,
+    record_forced,
+    refuse_settled,
+    write_description,
+)
+from greyhound.model.run import (
+    BEST,
+    DAMAGED,
+    PACK,
+    RECIPE,
+    Run,
+    RunError,
+    clear_results,
+    load_network,
+    refuse_locked_run,
+    refuse_other_content,
+    run_lock,
+)
 from greyhound.model.schedule import lr_at, total_epochs
-from greyhound.model.state import drop_later_rows, score
-from greyhound.pipelines.loader import Loader
-from greyhound.recipe import TrainOptions
-from greyhound.session import TrainContext
+from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.loader import Loader, Position
+from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Recipe, TrainOptions
+from greyhound.session import (
+    TrainContext,
+    open_device,
+    open_loaders,
+    open_pack,
+    open_state,
+    open_targets,
+    open_training,
+    open_versions,
+)
+
+TrainEpoch: TypeAlias = Callable[[TrainContext, nn.Module, int], Clock]
+"""`train.train_epoch`, for some steps of it."""
+
+
+@contextmanager
+def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bool]]:
+    """A training at its next step, for as long as the block runs; and whether that is its first one.
+
+    The run folder is locked and described, unless the options write nothing. Raises UserError, Stopped.
+    """
+    started = time.perf_counter()
+    engine, name, device = open_device(options.resources)
+    with distributed.process_group(device) as restarted, ExitStack() as stack:
+        options = on_this_rank(options, restarted, device)
+        pack = open_pack(distributed.broadcast_from_main(lambda: pack_path(options)), options.resources)
+        used = open_versions(engine, name, device)
+
+        def lock() -> None:
+            stack.enter_context(run_lock(Run(options.out)))
+
+        if options.resume and not options.writes_nothing and (options.out / RECIPE).exists():
+            distributed.broadcast_from_main(lock)
+        recipe, folder, content = distributed.broadcast_from_main(
+            lambda: open_run(options, pack, device, used)
+        )
+        # A dry run asks how much the weights take, not what they are.
+        pretrained = content is None and not options.dry_run
+        state = open_state(recipe, len(pack.classes), device, started, pretrained)
+        if content is not None:
+            restore(folder, content, state)
+            state.targets = open_targets(recipe, folder, pack, device)
+            if folder.read(PACK)["digest"] != pack.header.digest:
+                state.restart_epoch()
+        distributed.seed_per_rank()
+        start = Position(state.epoch, state.images)
+        training, validation = stack.enter_context(open_loaders(recipe, pack, options.resources, start))
+        saver = stack.enter_context(CheckpointSaver(folder, **asdict(options.checkpoints)))
+        asked = distributed.any_rank(stop)
+        context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, asked)
+        if not options.writes_nothing:
+            if not options.resume:
+                distributed.broadcast_from_main(lock)
+                distributed.broadcast_from_main(
+                    lambda: refuse_other_content(options.out)
+                )  # another start may have come first
+            begin(context, options, used, content is None)
+        yield context, content is None
+
+
+def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -> TrainOptions:
+    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had begun.
+
+    Raises RunError where several processes cannot do what is asked.
+    """
+    several = distributed.world_size() > 1
+    if several and options.writes_nothing:
+        raise RunError("--dry-run and --verify-determinism are for one process; start them without torchrun")
+    if several and options.recipe.sync_batchnorm and device.type != "cuda":
+        raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --freeze-bn")
+    if several and options.recipe.sync_batchnorm and options.recipe.compile:
+        raise RunError(
+            "--compile is tried by each process alone, and --sync-batchnorm needs all; leave one out"
+        )
+    if restarted and distributed.broadcast_from_main((options.out / RECIPE).exists):
+        options = replace(options, resume=True)
+    return replace(options, resources=options.resources.shared(distributed.local_world_size()))
+
+
+def pack_path(options: TrainOptions) -> Path:
+    """The pack that is named, or that the run to resume was trained on. Raises RunError."""
+    if options.pack is None and not options.resume:
+        raise RunError("a training needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
+    return options.pack or Path(Run(options.out).read(PACK)["path"])
+
+
+def open_run(
+    options: TrainOptions, pack: Pack, device: torch.device, used: dict[str, str]
+) -> tuple[Recipe, Run, dict[str, Any] | None]:
+    """The resolved recipe, the run folder, and the checkpoint to go on from. Nothing is written, but for a repair.
+
+    used: `open_versions`. With --resume a preset under the run's own name stands for the run's recipe. Raises RunError,
+    CheckpointError.
+    """
+    run, recipe, out = Run(options.out), options.recipe, options.out
+    if not options.resume:
+        refuse_locked_run(run)
+        refuse_other_content(out)
+        return resolve(recipe, device), run, None
+    own = own_recipe(out)
+    preset, _ = RECIPES.get(own.name, (None, ""))
+    plain = recipe == preset and "recipe" not in options.force
+    asked = own if plain else resolve(recipe, device)
+    recipes = asdict(own), asdict(asked)
+    check_same(run, recipes, pack.path, pack.header.digest, used, options.force)
+    pack.require_classes(run.read(PACK)["classes"], str(out))
+    content = latest_checkpoint(run, not options.writes_nothing, note)
+    if content:
+        refuse_settled(run, *recipes)
+    return asked, run, content
+
+
+def own_recipe(out: Path) -> Recipe:
+    """The recipe that a run was begun with, or last forced to. Raises RunError, ValueFormatError."""
+    return from_json(Recipe, Run(out).read(RECIPE), str(out / RECIPE))
+
+
+def resolve(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe as it is computed on `device`: precision, mean and std chosen; what has no effect left out."""
+    if recipe.weights != "auto" and recipe.note == PRETRAINED_NOTE:
+        recipe = replace(recipe, note="")
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision="bf16" if has_bf16(device) else "fp32")
+    if recipe.normalise:
+        mean, std = normalisation(recipe.network)
+        recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
+    if recipe.linear_probe:
+        return recipe
+    usual, _ = RECIPES.get(recipe.name, (PAPER, ""))
+    for name in ("probe_shots", "distillation", "interpolation"):
+        if getattr(recipe, name) not in (0, getattr(usual, name)):
+            note(
+                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add --linear-probe"
+            )
+    return replace(recipe, probe_shots=0, distillation=0.0, interpolation=0)
+
+
+def unresolved(recipe: Recipe) -> Recipe:
+    """A resolved recipe with mean and std left to `resolve` again, for one that is derived from it."""
+    plain = Augment()
+    augment = replace(recipe.augment, mean=plain.mean, std=plain.std)
+    return replace(recipe, augment=augment) if recipe.normalise else recipe
+
+
+def begin(context: TrainContext, options: TrainOptions, used: dict[str, str], fresh: bool) -> None:
+    """Write down what the run depends on, or what changed. fresh: it does not go on from a checkpoint."""
+    if fresh:
+        distributed.broadcast_from_main(lambda: start_run(context, used))
+        print(context.training.plan.why, flush=True)
+    else:
+        distributed.broadcast_from_main(lambda: resume_run(context, options, used))
+        restore_best(context)
+    distributed.on_main(write_damaged, context)
 
 
 def start_run(context: TrainContext, used: dict[str, str]) -> None:
@@ -85,3 +272,44 @@ def draw_pictures(context: TrainContext) -> None:
             columns += [augment.to_pixels(batch.images.numpy(force=True)) for batch in loader]
     captions = ["evaluation", *(f"epoch {epoch}" for epoch in range(shown))]
     figures.image_sheet(folder / "augmented.png", np.stack(columns, axis=1), captions)
+
+
+def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
+    """A dry run's lines; or the same steps twice, and 1 if they came to other weights, else 0."""
+    if not dry:
+        again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
+        hashes = []
+        for state in (context.state, again):
+            with open_training(context.recipe, context.pack, context.resources) as training:
+                take_steps(
+                    train_epoch, replace(context, state=state, training=training), dry_run.REPEATED_STEPS
+                )
+            hashes.append(fingerprint(state.network.state_dict()))
+        same, line = dry_run.compare(hashes)
+        print(line)
+        return 0 if same else 1
+    recipe, training, steps = context.recipe, context.training, context.recipe.averaging.steps
+    copies = dry_run.COPIES + (recipe.ema > 0)
+    memory = dry_run.measure_memory(
+        context.state.network, recipe.augment.size, recipe.bf16, recipe.freeze_bn, copies
+    )
+    extent = dry_run.Extent(
+        network=recipe.network,
+        precision=recipe.precision,
+        batch_size=recipe.batch_size,
+        steps=len(training),
+        epochs=total_epochs(recipe.phases),
+        passes=steps + (not recipe.freeze_bn) if steps else 0,
+    )
+    seconds = take_steps(train_epoch, context, dry_run.TIMED_STEPS)
+    print("\n".join([*dry_run.estimate(extent, memory, seconds), training.plan.why]))
+    return 0
+
+
+def take_steps(train_epoch: TrainEpoch, context: TrainContext, steps: int) -> list[float]:
+    """Train for so many steps, across epochs, and write nothing; the seconds of each, waiting for data left out."""
+    model, seconds = context.compiled(), []
+    for _ in range(steps):
+        clock = train_epoch(context, model, 1)
+        seconds.append(clock.seconds() - clock.waiting)
+    return seconds

@@ -251,7 +251,7 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     read = _read(arguments, {name: recipe for name, (recipe, _) in RECIPES.items()})
     if not (read.resume and (read.out / "recipe.json").exists()):
         return read
-    from greyhound.session import own_recipe, unresolved  # where torch is needed anyway
+    from greyhound.begin import own_recipe, unresolved  # where torch is needed anyway
 
     own = unresolved(own_recipe(read.out))
     return _read(

@@ -47,7 +47,8 @@ from greyhound.cache.survey import THUMBNAIL, SurveyError
 from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, linear_probe as head
+from greyhound.model import figures
+from greyhound.model import linear_probe as head
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.network import WeightsError, build, normalisation, pretrained_head

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,31 +20,19 @@ from torch import nn
 from greyhound.cache.command import Stop, Stopped, note, progress_bar
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import from_json
-from greyhound.model import distributed, linear_probe
+from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.averaging import MovingAverage
 from greyhound.model.dry_run import check_input_size
-from greyhound.model.network import build, convert_sync_batchnorm, normalisation, param_groups
-from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
-from greyhound.model.resume import check_same, latest_checkpoint, refuse_settled
-from greyhound.model.run import (
-    PACK,
-    RECIPE,
-    TARGETS,
-    THREADS,
-    Run,
-    RunError,
-    refuse_locked_run,
-    refuse_other_content,
-    versions,
-)
-from greyhound.model.state import CheckpointSaver, TrainState
-from greyhound.model.step import smoothed_cross_entropy, validate
-from greyhound.pipelines.augment import Augment
+from greyhound.model.network import build, convert_sync_batchnorm, param_groups, set_train_mode
+from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
+from greyhound.model.run import PACK, TARGETS, THREADS, Run, RunError, versions
+from greyhound.model.schedule import lr_at
+from greyhound.model.state import NEVER, CheckpointSaver, TrainState
+from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
 from greyhound.pipelines.clock import Clock
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader, Position, choose, torch_device
-from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Forcible, Recipe
+from greyhound.recipe import Recipe
 
 START: Final = Position()
 """The beginning of a training."""
@@ -97,6 +85,41 @@ class TrainContext:
                 yield batch
                 update(done + clock.images, len(loader.ids), clock.note())
 
+    def raise_if_diverged(self) -> None:
+        """Stop where the loss of a batch was not finite: at which step and rate, and on which images. Raises RunError."""
+        if self.state.diverged != NEVER:
+            distributed.broadcast_from_main(lambda: _explain_divergence(self))
+
+    def compiled(self) -> nn.Module:
+        """The network as a step calls it: compiled where the recipe says so and every rank can."""
+        recipe, network = self.recipe, self.state.network
+        if not recipe.compile:
+            return network
+        set_train_mode(network, recipe.freeze_bn)
+        counts = [images * recipe.views for images in self.training.batch_sizes()]
+        called, why = precision.compiled(network, counts, recipe.augment.size, recipe.bf16)
+        if not distributed.all_reduce_max(bool(why)):
+            return called
+        distributed.on_main(note, why or "not compiled: another process cannot; the step runs as it is")
+        return network
+
+
+def _explain_divergence(context: TrainContext) -> None:
+    """Decode the batch again, and write down what is known of it. Raises RunError."""
+    recipe, state, training = context.recipe, context.state, context.training
+    with training.again(Position(state.epoch, state.diverged)) as loader:
+        batch = next(iter(loader))
+    rows = batch.ids.tolist()
+    found = Divergence(
+        epoch=state.epoch,
+        images=state.diverged,
+        learning_rate=lr_at(recipe.phases, state.epoch + state.diverged / len(training.ids)),
+        rows=rows,
+        paths=[training.pack.image_path(row) for row in rows],
+    )
+    pixels = recipe.augment.to_pixels(batch.flat()[0].numpy(force=True))
+    refuse(context.run, found, pixels, len(training.ids))
+
 
 def open_device(resources: Resources) -> tuple[str, str, torch.device]:
     """The engine, and the device by our name and by torch's, set up for speed. Raises ResourcesError."""
@@ -142,73 +165,6 @@ def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str
     if device.type == "cpu" and distributed.world_size() == 1:
         used[THREADS] = str(torch.get_num_threads())
     return used
-
-
-def open_new_run(out: Path, recipe: Recipe, device: torch.device) -> tuple[Recipe, Run]:
-    """The resolved recipe and the folder of a run that begins; nothing is written yet. Raises RunError."""
-    run = Run(out)
-    refuse_locked_run(run)
-    refuse_other_content(out)
-    return resolve(recipe, device), run
-
-
-def open_old_run(
-    out: Path,
-    recipe: Recipe,
-    pack: Pack,
-    device: torch.device,
-    used: dict[str, str],
-    force: tuple[Forcible, ...],
-    repair: bool,
-) -> tuple[Recipe, Run, dict[str, Any] | None]:
-    """The recipe that a run goes on with, its folder, and the checkpoint to go on from.
-
-    recipe: what was asked for; a preset under the run's own name stands for the run's recipe. used: `open_versions`.
-    repair: rename an older checkpoint where last.ckpt is damaged. Raises RunError, CheckpointError.
-    """
-    run, own = Run(out), own_recipe(out)
-    preset, _ = RECIPES.get(own.name, (None, ""))
-    plain = recipe == preset and "recipe" not in force
-    asked = own if plain else resolve(recipe, device)
-    recipes = asdict(own), asdict(asked)
-    check_same(run, recipes, pack.path, pack.header.digest, used, force)
-    pack.require_classes(run.read(PACK)["classes"], str(out))
-    content = latest_checkpoint(run, repair, note)
-    if content:
-        refuse_settled(run, *recipes)
-    return asked, run, content
-
-
-def own_recipe(out: Path) -> Recipe:
-    """The recipe that a run was begun with, or last forced to. Raises RunError, ValueFormatError."""
-    return from_json(Recipe, Run(out).read(RECIPE), str(out / RECIPE))
-
-
-def resolve(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe as it is computed on `device`: precision, mean and std chosen; what has no effect left out."""
-    if recipe.weights != "auto" and recipe.note == PRETRAINED_NOTE:
-        recipe = replace(recipe, note="")
-    if recipe.precision == "auto":
-        recipe = replace(recipe, precision="bf16" if has_bf16(device) else "fp32")
-    if recipe.normalise:
-        mean, std = normalisation(recipe.network)
-        recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
-    if recipe.linear_probe:
-        return recipe
-    usual, _ = RECIPES.get(recipe.name, (PAPER, ""))
-    for name in ("probe_shots", "distillation", "interpolation"):
-        if getattr(recipe, name) not in (0, getattr(usual, name)):
-            note(
-                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add --linear-probe"
-            )
-    return replace(recipe, probe_shots=0, distillation=0.0, interpolation=0)
-
-
-def unresolved(recipe: Recipe) -> Recipe:
-    """A resolved recipe with mean and std left to `resolve` again, for one that is derived from it."""
-    plain = Augment()
-    augment = replace(recipe.augment, mean=plain.mean, std=plain.std)
-    return replace(recipe, augment=augment) if recipe.normalise else recipe
 
 
 def open_state(

@@ -23,76 +23,54 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from greyhound.begin import restore_best, resume_run, start_run, write_damaged
+from greyhound.begin import opened, try_out
 from greyhound.cache.command import Stop, Stopped, note, run, stop_signals
-from greyhound.cache.store import Pack
-from greyhound.model import averaging, distributed, dry_run, linear_probe, precision, report
-from greyhound.model.checkpoint import CheckpointError, fingerprint, load, save
+from greyhound.model import averaging, distributed, linear_probe, report, step
+from greyhound.model.checkpoint import CheckpointError, load, save
+from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.network import pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.run import (
     AVERAGED,
     INTERPOLATION,
-    PACK,
     PROBE,
     PROBE_WEIGHTS,
-    RECIPE,
     SWA,
     TARGETS,
     Run,
     RunError,
     load_network,
-    refuse_other_content,
-    run_lock,
 )
 from greyhound.model.schedule import lr_at, total_epochs
-from greyhound.model.state import NEVER, CheckpointSaver, restore, scored
+from greyhound.model.state import NEVER, scored
 from greyhound.model.step import (
-    Divergence,
-    check_averaging,
-    check_finite,
     clip_gradient,
     ddp_loss_weight,
     mean_loss,
-    refuse,
     set_lr,
     smoothed_cross_entropy,
     validate,
 )
 from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Loader, Position
+from greyhound.pipelines.loader import Batch, Loader
 from greyhound.pipelines.order import first_looks
-from greyhound.session import (
-    TrainContext,
-    open_device,
-    open_evaluation,
-    open_loaders,
-    open_new_run,
-    open_old_run,
-    open_pack,
-    open_state,
-    open_targets,
-    open_training,
-    open_versions,
-)
+from greyhound.session import TrainContext, open_evaluation
 
 
 def main(options: TrainOptions) -> int:
     """Train, and say how to go on where a signal ended it. The exit code."""
     size = "the run's batch size" if options.resume else f"batch size {options.recipe.batch_size}"
     remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
-    with stop_signals() as stop, dry_run.refusing_out_of_memory(size, remedy):
+    with stop_signals() as stop, refusing_out_of_memory(size, remedy):
         try:
             return train(options, stop)
         except Stopped as stopped:
@@ -102,97 +80,16 @@ def main(options: TrainOptions) -> int:
 
 def train(options: TrainOptions, stop: Stop) -> int:
     """The whole flow. The exit code."""
-    started = time.perf_counter()
-    engine, name, device = open_device(options.resources)
-    with distributed.process_group(device) as restarted, ExitStack() as stack:
-        options = on_this_rank(options, restarted, device)
-        pack = open_pack(distributed.broadcast_from_main(lambda: pack_path(options)), options.resources)
-        used = open_versions(engine, name, device)
-        if options.resume and not options.writes_nothing and (options.out / RECIPE).exists():
-            distributed.broadcast_from_main(lambda: stack.enter_context(run_lock(Run(options.out))))
-        recipe, folder, content = distributed.broadcast_from_main(
-            lambda: open_run(options, pack, device, used)
-        )
-        # A dry run asks how much the weights take, not what they are.
-        pretrained = content is None and not options.dry_run
-        state = open_state(recipe, len(pack.classes), device, started, pretrained)
-        if content is not None:
-            restore(folder, content, state)
-            state.targets = open_targets(recipe, folder, pack, device)
-            if folder.read(PACK)["digest"] != pack.header.digest:
-                state.restart_epoch()
-        distributed.seed_per_rank()
-        start = Position(state.epoch, state.images)
-        with (
-            open_loaders(recipe, pack, options.resources, start) as (training, validation),
-            CheckpointSaver(folder, **asdict(options.checkpoints)) as saver,
-        ):
-            context = TrainContext(
-                recipe,
-                options.resources,
-                folder,
-                state,
-                training,
-                validation,
-                saver,
-                distributed.any_rank(stop),
-            )
-            if options.writes_nothing:
-                return try_out(context, options.dry_run)
-            if not options.resume:
-                distributed.broadcast_from_main(lambda: stack.enter_context(run_lock(folder)))
-                distributed.broadcast_from_main(
-                    lambda: refuse_other_content(options.out)
-                )  # another start may have come first
-            if content is None:
-                distributed.broadcast_from_main(lambda: start_run(context, used))
-                print(training.plan.why, flush=True)
-                probe(context)
-            else:
-                distributed.broadcast_from_main(lambda: resume_run(context, options, used))
-                restore_best(context)
-            distributed.on_main(write_damaged, context)
-            fit(context)
-            interpolate_weights(context)
-            average_weights(context)
-    distributed.on_main(lambda: print(f"report: {report.build(folder.folder)}"))
+    with opened(options, stop) as (context, fresh):
+        if options.writes_nothing:
+            return try_out(context, options.dry_run, train_epoch)
+        if fresh:
+            probe(context)
+        fit(context)
+        interpolate_weights(context)
+        average_weights(context)
+        distributed.on_main(lambda: print(f"report: {report.build(context.run.folder)}"))
     return 0
-
-
-def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -> TrainOptions:
-    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had begun.
-
-    Raises RunError where several processes cannot do what is asked.
-    """
-    several = distributed.world_size() > 1
-    if several and options.writes_nothing:
-        raise RunError("--dry-run and --verify-determinism are for one process; start them without torchrun")
-    if several and options.recipe.sync_batchnorm and device.type != "cuda":
-        raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --freeze-bn")
-    if several and options.recipe.sync_batchnorm and options.recipe.compile:
-        raise RunError(
-            "--compile is tried by each process alone, and --sync-batchnorm needs all; leave one out"
-        )
-    if restarted and distributed.broadcast_from_main((options.out / RECIPE).exists):
-        options = replace(options, resume=True)
-    return replace(options, resources=options.resources.shared(distributed.local_world_size()))
-
-
-def pack_path(options: TrainOptions) -> Path:
-    """The pack that is named, or that the run to resume was trained on. Raises RunError."""
-    if options.pack is None and not options.resume:
-        raise RunError("a training needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
-    return options.pack or Path(Run(options.out).read(PACK)["path"])
-
-
-def open_run(
-    options: TrainOptions, pack: Pack, device: torch.device, used: dict[str, str]
-) -> tuple[Any, Run, dict[str, Any] | None]:
-    """The resolved recipe, the run folder, and the checkpoint to go on from. Raises RunError, CheckpointError."""
-    if not options.resume:
-        return *open_new_run(options.out, options.recipe, device), None
-    repair = not options.writes_nothing
-    return open_old_run(options.out, options.recipe, pack, device, used, options.force, repair)
 
 
 def probe(context: TrainContext) -> None:
@@ -223,10 +120,11 @@ def probe(context: TrainContext) -> None:
             flush=True,
         )
         results.append(result)
+        content = scored(network, result, recipe.select, f"a linear probe of {len(rows)} images")
+        context.saver.save_best(state, content)
+        context.saver.wait()
     if recipe.interpolation:
-        distributed.on_main(save, context.run.folder / PROBE_WEIGHTS, {"network": network.state_dict()})
-    context.saver.save_best(state, scored(state.result, results[-1], recipe.select, "the linear probe"))
-    context.saver.wait()
+        distributed.on_main(save, context.run.folder / PROBE_WEIGHTS, content)
     if recipe.distillation:
         soft = SoftTargets(rows, found.probabilities, recipe.distillation)
         distributed.on_main(
@@ -258,7 +156,7 @@ def record_ids(
 def fit(context: TrainContext) -> None:
     """Train through every phase. After each epoch validate, and write log, checkpoints and report beside the next."""
     recipe, state = context.recipe, context.state
-    model = distributed.data_parallel(compiled(context))
+    model = distributed.data_parallel(context.compiled())
     try:
         while state.epoch < total_epochs(recipe.phases) or state.trained:
             if state.trained is None:
@@ -270,7 +168,7 @@ def fit(context: TrainContext) -> None:
     except Stopped:
         if state.trained is None:
             state.flush()
-        raise_if_diverged(context)
+        context.raise_if_diverged()
         context.saver.save_last(state)
         distributed.broadcast_from_main(context.saver.wait)
         raise
@@ -301,7 +199,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         state.record(loss.detach(), len(batch.ids), loader.position.epoch, loader.position.images)
         if context.saver.should_save() and state.images:
             state.flush()
-            raise_if_diverged(context)
+            context.raise_if_diverged()
             context.saver.save_last(state)
     state.flush()
     return clock
@@ -312,7 +210,7 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
     state, images = context.state, len(context.training.ids)
     if state.diverged != NEVER:
         state.epoch = epoch  # where the batch is
-    raise_if_diverged(context)
+    context.raise_if_diverged()
     seconds = clock.seconds()
     row = {
         "epoch": epoch,
@@ -331,52 +229,17 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
 def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
     """Say how the epoch went, and have it written beside the next one. Raises RunError, CheckpointError."""
     recipe, state, saver = context.recipe, context.state, context.saver
-    distributed.broadcast_from_main(lambda: check_finite(row, max(phase.high for phase in recipe.phases)))
+    distributed.broadcast_from_main(
+        lambda: step.check_finite(row, max(phase.high for phase in recipe.phases))
+    )
     print(epoch_line(row), flush=True)
     saver.wait()  # one copy of the checkpoints is in memory and no more
     saver.later(context.run.add_epoch, row)
     saver.save_best(state, scored(state.result, row, recipe.select, f"epoch {row['epoch']}"))
     state.trained = None
-    raise_if_diverged(context)
+    context.raise_if_diverged()
     saver.save_last(state)
     saver.later(rebuild_report, context.run)
-
-
-def raise_if_diverged(context: TrainContext) -> None:
-    """Stop where the loss of a batch was not finite: at which step and rate, and on which images. Raises RunError."""
-    if context.state.diverged != NEVER:
-        distributed.broadcast_from_main(lambda: explain_divergence(context))
-
-
-def explain_divergence(context: TrainContext) -> None:
-    """Decode the batch again, and write down what is known of it. Raises RunError."""
-    recipe, state, training = context.recipe, context.state, context.training
-    with training.again(Position(state.epoch, state.diverged)) as loader:
-        batch = next(iter(loader))
-    rows = batch.ids.tolist()
-    found = Divergence(
-        epoch=state.epoch,
-        images=state.diverged,
-        learning_rate=lr_at(recipe.phases, state.epoch + state.diverged / len(training.ids)),
-        rows=rows,
-        paths=[training.pack.image_path(row) for row in rows],
-    )
-    pixels = recipe.augment.to_pixels(batch.flat()[0].numpy(force=True))
-    refuse(context.run, found, pixels, len(training.ids))
-
-
-def compiled(context: TrainContext) -> nn.Module:
-    """The network as a step calls it: compiled where the recipe says so and every rank can."""
-    recipe, network = context.recipe, context.state.network
-    if not recipe.compile:
-        return network
-    set_train_mode(network, recipe.freeze_bn)
-    counts = [images * recipe.views for images in context.training.batch_sizes()]
-    called, why = precision.compiled(network, counts, recipe.augment.size, recipe.bf16)
-    if not distributed.all_reduce_max(bool(why)):
-        return called
-    distributed.on_main(note, why or "not compiled: another process cannot; the step runs as it is")
-    return network
 
 
 def interpolate_weights(context: TrainContext) -> None:
@@ -389,8 +252,8 @@ def interpolate_weights(context: TrainContext) -> None:
     if content is None:
         return
     load_network(probed, content, folder.folder / PROBE_WEIGHTS)
-    for step in range(1, recipe.interpolation + 1):
-        share = step / (recipe.interpolation + 1)
+    for place in range(1, recipe.interpolation + 1):
+        share = place / (recipe.interpolation + 1)
         between, way = (
             averaging.interpolated(probed, state.result, share),
             f"{share:.0%} of the way from the linear probe",
@@ -424,9 +287,9 @@ def average_weights(context: TrainContext) -> None:
     started = time.perf_counter()
     before = context.validate(network, "validating before averaging")
 
-    def on_step(step: int, loss: float) -> None:
-        distributed.broadcast_from_main(lambda: check_averaging(loss, recipe.averaging.rate))
-        print(f"averaging: step {step}, train loss = {loss:.9f}", flush=True)
+    def on_step(done: int, loss: float) -> None:
+        distributed.broadcast_from_main(lambda: step.check_averaging(loss, recipe.averaging.rate))
+        print(f"averaging: step {done}, train loss = {loss:.9f}", flush=True)
 
     averaged = averaging.average(
         network,
@@ -440,7 +303,7 @@ def average_weights(context: TrainContext) -> None:
         on_step=on_step,
     )
     after = context.validate(averaged, "validating after averaging")
-    distributed.broadcast_from_main(lambda: check_averaging(after["valid_loss"], recipe.averaging.rate))
+    distributed.broadcast_from_main(lambda: step.check_averaging(after["valid_loss"], recipe.averaging.rate))
     after["elapsed"] = context.state.tick()
     written = asdict(recipe.averaging) | {
         "seconds": time.perf_counter() - started,
@@ -450,45 +313,6 @@ def average_weights(context: TrainContext) -> None:
     distributed.on_main(save, folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
     folder.write(SWA, written)
     print(f"averaging: before, {say(before)}\naveraging: after, {say(after)}")
-
-
-def try_out(context: TrainContext, dry: bool) -> int:
-    """A dry run's lines; or the same steps twice, and 1 if they came to other weights, else 0."""
-    if not dry:
-        again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
-        hashes = []
-        for state in (context.state, again):
-            with open_training(context.recipe, context.pack, context.resources) as training:
-                take_steps(replace(context, state=state, training=training), dry_run.REPEATED_STEPS)
-            hashes.append(fingerprint(state.network.state_dict()))
-        same, line = dry_run.compare(hashes)
-        print(line)
-        return 0 if same else 1
-    recipe, training, steps = context.recipe, context.training, context.recipe.averaging.steps
-    copies = dry_run.COPIES + (recipe.ema > 0)
-    memory = dry_run.measure_memory(
-        context.state.network, recipe.augment.size, recipe.bf16, recipe.freeze_bn, copies
-    )
-    extent = dry_run.Extent(
-        network=recipe.network,
-        precision=recipe.precision,
-        batch_size=recipe.batch_size,
-        steps=len(training),
-        epochs=total_epochs(recipe.phases),
-        passes=steps + (not recipe.freeze_bn) if steps else 0,
-    )
-    seconds = take_steps(context, dry_run.TIMED_STEPS)
-    print("\n".join([*dry_run.estimate(extent, memory, seconds), training.plan.why]))
-    return 0
-
-
-def take_steps(context: TrainContext, steps: int) -> list[float]:
-    """Train for so many steps, across epochs, and write nothing; the seconds of each, waiting for data left out."""
-    model, seconds = compiled(context), []
-    for _ in range(steps):
-        clock = train_epoch(context, model, 1)
-        seconds.append(clock.seconds() - clock.waiting)
-    return seconds
 
 
 def say(result: dict[str, Any]) -> str:

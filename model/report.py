@@ -26,10 +26,10 @@ from greyhound.model.metrics import confused
 from greyhound.model.run import (
     DAMAGED,
     EVALUATION,
-    PROBE,
     INTERPOLATION,
     METRICS,
     PACK,
+    PROBE,
     RECIPE,
     SCHEMAS,
     SWA,
