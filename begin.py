@@ -51,8 +51,7 @@ from greyhound.model.run import (
 from greyhound.model.schedule import lr_at, total_epochs
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Loader, Position
+from greyhound.pipelines.loader import Clock, Loader, Position
 from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Recipe, TrainOptions
 from greyhound.session import (
     TrainContext,
@@ -249,7 +248,7 @@ def restore_best(context: TrainContext) -> None:
 
 def write_damaged(context: TrainContext) -> None:
     """damaged.json: the images that were replaced in training or left out of validation; no file where there are none."""
-    found = {"replaced": context.training.damage(), "left_out": context.validation.damage()}
+    found = {"replaced": context.training.corrupt_rows(), "left_out": context.validation.corrupt_rows()}
     if any(found.values()):
         context.run.write(DAMAGED, found)
     else:

@@ -29,9 +29,8 @@ from greyhound.model.run import PACK, TARGETS, THREADS, Run, RunError, versions
 from greyhound.model.schedule import lr_at
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
-from greyhound.pipelines.clock import Clock
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.loader import Batch, Loader, Position, choose, torch_device
+from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
 from greyhound.recipe import Recipe
 
 START: Final = Position()
@@ -131,7 +130,7 @@ def open_device(resources: Resources) -> tuple[str, str, torch.device]:
 
 def open_pack(path: Path, resources: Resources) -> Pack:
     """The pack to train on, the same on every rank. Raises PackError."""
-    pack = Pack(path, resources.residency)
+    pack = Pack(path, resources.originals)
     digest = distributed.broadcast_from_main(lambda: pack.header.digest)
     if digest != pack.header.digest:
         raise PackError(
@@ -154,7 +153,7 @@ def open_pack(path: Path, resources: Resources) -> Pack:
 def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
     trained = run.read(PACK)
-    pack = Pack(path or trained["path"], resources.residency)
+    pack = Pack(path or trained["path"], resources.originals)
     pack.require_classes(trained["classes"], str(run.folder))
     return pack
 
@@ -218,7 +217,7 @@ def open_loaders(
         open_evaluation(recipe, pack, resources, pack.ids("val")) as validation,
     ):
         for loader in (training, validation):
-            distributed.on_main(note, loader.describe_damaged())
+            distributed.on_main(note, loader.describe_corrupt())
         yield training, validation
 
 
@@ -235,7 +234,7 @@ def open_training(recipe: Recipe, pack: Pack, resources: Resources, start: Posit
         views=recipe.views,
         start=start,
         rank=distributed.rank(),
-        ranks=distributed.world_size(),
+        world_size=distributed.world_size(),
     )
 
 
@@ -252,5 +251,5 @@ def open_evaluation(
         seed=recipe.seed,
         epochs=epochs,
         rank=distributed.rank(),
-        ranks=distributed.world_size(),
+        world_size=distributed.world_size(),
     )

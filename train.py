@@ -60,9 +60,8 @@ from greyhound.model.step import (
     smoothed_cross_entropy,
     validate,
 )
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Batch, Loader
-from greyhound.pipelines.order import first_looks
+from greyhound.pipelines.loader import Batch, Clock, Loader
+from greyhound.pipelines.order import few_shot_split
 from greyhound.session import TrainContext, open_evaluation
 
 
@@ -105,7 +104,7 @@ def probe(context: TrainContext) -> None:
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for ids in first_looks(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
+    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
         with open_evaluation(recipe, pack, context.resources, ids, epochs=1) as loader:
             parts = features(context, inference, loader, "features of the training images")
             seen.append(tuple(map(distributed.gather, parts)))
@@ -180,7 +179,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     model: the state's network as it is called, compiled or wrapped for several ranks. Nothing here reads a value from
     the device, except `flush`: losses add up there. Returns what measured the time. Raises Stopped, RunError.
     """
-    recipe, state, loader, clock = context.recipe, context.state, context.training, Clock()
+    recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(loader)
     set_train_mode(state.network, recipe.freeze_bn)
     loss_fn = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
     state.begin_epoch()
@@ -191,7 +190,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), targets)
-        (loss * ddp_loss_weight(len(batch.ids), batch.whole)).backward()  # type: ignore[no-untyped-call]
+        (loss * ddp_loss_weight(len(batch.ids), batch.global_batch_size)).backward()  # type: ignore[no-untyped-call]
         clip_gradient(model, recipe.clip_norm)
         state.optimizer.step()
         if state.ema:
@@ -219,7 +218,7 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
         "weights_changed": state.changed(),
         "replaced": len(context.training.damaged),
         "images_per_second": clock.images / seconds,
-        "waiting": clock.waiting / seconds,
+        "waiting": clock.data_time / seconds,
         "seconds": state.seconds,
     }
     state.loss_sum = state.seconds = 0.0

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.pipelines.philox import philox, uniform
+from greyhound.pipelines.augment import philox, uniform
 
 Matrices = NDArray[np.float64]
 Draws = dict[str, NDArray[np.float64]]
@@ -35,7 +35,7 @@ _SLOTS: Final = (
     "hue",
     "flip",
 )
-MAX_HALVINGS: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
+MAX_LOG2_REDUCTION: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
 _LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _YIQ: Final = np.array(
     [_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
@@ -130,7 +130,7 @@ def draw(
     return geometry.astype(np.float32), _colour(augment, numbers, lumas).astype(np.float32)
 
 
-def halvings(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     """How often each image is halved, antialiased, before the warp: 0..3, int32 `[n]`.
 
     The largest power of two, at most 8, that leaves the short side at `augment.size` or more. The warp then reduces
@@ -138,9 +138,9 @@ def halvings(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     which libjpeg decodes directly.
     """
     ratio = sizes.min(axis=1) / augment.size
-    halved: NDArray[np.int32] = np.clip(np.floor(np.log2(np.maximum(ratio, 1))), 0, MAX_HALVINGS).astype(
-        np.int32
-    )
+    halved: NDArray[np.int32] = np.clip(
+        np.floor(np.log2(np.maximum(ratio, 1))), 0, MAX_LOG2_REDUCTION
+    ).astype(np.int32)
     return halved
 
 
@@ -152,7 +152,7 @@ def to_stored(
 ) -> NDArray[np.float32]:
     """Lead geometry from the upright image to the pixels that a decoder delivers.
 
-    EXIF orientation and the halvings are matrices like any other, so neither costs an image operation.
+    EXIF orientation and the log2_reduction are matrices like any other, so neither costs an image operation.
 
     geometry: float32 `[n, ..., 3, 3]`, as `draw` returns it. sizes: int32 `[n, 2]`, upright. orientations: uint8
     `[n]`, EXIF 1..8. halved: int32 `[n]`. Returns float32 of geometry's shape.

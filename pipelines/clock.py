@@ -37,5 +37,5 @@ class Clock:
             self.waiting += time.perf_counter() - asked
             if batch is None:
                 return
-            self.images += batch.whole
+            self.images += batch.global_batch_size
             yield batch

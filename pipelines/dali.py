@@ -1,4 +1,4 @@
-"""The `dali` engine: one graph, decode -> halve -> warp -> colour, on a GPU or on DALI's CPU backend.
+"""The `dali` engine: one graph, decode -> downsample -> warp -> colour, on a GPU or on DALI's CPU backend.
 
 Before it: `loader` says which images, under which matrices. After it: torch tensors on the device. Training,
 validation, test-time augmentation, averaging and saliency all run this graph; only their matrices differ.
@@ -15,13 +15,13 @@ import torch
 import torch.utils.dlpack
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import MAX_HALVINGS
-from greyhound.pipelines.request import (
+from greyhound.pipelines.augment import MAX_LOG2_REDUCTION
+from greyhound.pipelines.engine import (
     BadImageError,
+    BatchSpec,
     Device,
+    EngineConfig,
     Originals,
-    Request,
-    Settings,
     Stream,
     StreamError,
 )
@@ -30,10 +30,10 @@ _NOTHING: Final = np.zeros(1, dtype=np.uint8)
 _NO_PIXELS: Final = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
-def graph(source: Callable[[], Any], settings: Settings) -> Any:
+def graph(source: Callable[[], Any], settings: EngineConfig) -> Any:
     """The whole path of an image as a DALI pipeline, not yet built: it can be inspected without a driver.
 
-    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width) and halvings of each image; if
+    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width) and log2_reduction of each image; if
     the tier keeps any, whether it keeps this one, and its pixels `[H, W, 3]`; geometry `[K, 3, 3]` and colour
     `[K, 3, 4]`. Output: float32 `[K, S, S, 3]` an image; for one view `[S, S, 3]`.
     """
@@ -76,13 +76,13 @@ def graph(source: Callable[[], Any], settings: Settings) -> Any:
     )
 
 
-def _decode(gpu: bool, encoded: Any, size: Any, halvings: Any) -> Any:
+def _decode(gpu: bool, encoded: Any, size: Any, log2_reduction: Any) -> Any:
     """Encoded bytes to pixels, halved as often as each image needs."""
     from nvidia.dali import math
 
     images = decode(gpu, encoded)
-    for level in range(MAX_HALVINGS):
-        if halvings > level:
+    for level in range(MAX_LOG2_REDUCTION):
+        if log2_reduction > level:
             size = math.ceil(size / 2)
             images = _halve(images, size)
     return images
@@ -100,12 +100,12 @@ def decode(gpu: bool, encoded: Any) -> Any:
     )
 
 
-def _decode_or_take(gpu: bool, encoded: Any, size: Any, halvings: Any, kept: Any, pixels: Any) -> Any:
+def _decode_or_take(gpu: bool, encoded: Any, size: Any, log2_reduction: Any, kept: Any, pixels: Any) -> Any:
     """The pixels that the tier keeps, or the decoder's."""
     if kept:  # noqa: SIM108, DALI splits a batch at statements alone
         images = pixels.gpu() if gpu else pixels
     else:
-        images = _decode(gpu, encoded, size, halvings)
+        images = _decode(gpu, encoded, size, log2_reduction)
     return images
 
 
@@ -128,10 +128,10 @@ def _halve(images: Any, size: Any) -> Any:
     )
 
 
-def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Stream:
+def stream(pack: Pack, requests: Iterator[BatchSpec], settings: EngineConfig) -> Stream:
     """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
     # DALI reads the arrays in place, so they are held until the answer.
-    asked: deque[tuple[Request, Any]] = deque()
+    asked: deque[tuple[BatchSpec, Any]] = deque()
 
     def source() -> Any:
         for request in requests:
@@ -181,21 +181,21 @@ def hand_over(pipeline: Any, device: Device) -> torch.Tensor:
     return tensor
 
 
-def _arrays(pack: Pack, request: Request, tier: Originals) -> tuple[Any, ...]:
+def _arrays(pack: Pack, request: BatchSpec, tier: Originals) -> tuple[Any, ...]:
     """What `graph` asks its source for; of an image that the tier keeps no byte is decoded, so none is given."""
     sizes = pack.stored_sizes[request.ids][:, ::-1].astype(np.float32)
     if not tier.kept.any():
         encoded = [pack.encoded(index) for index in request.ids]
-        return encoded, sizes, request.halvings, request.geometry, request.colour
+        return encoded, sizes, request.log2_reduction, request.geometry, request.colour
     kept = tier.kept[request.ids]
     rows = list(zip(request.ids.tolist(), kept.tolist(), strict=True))
     encoded = [_NOTHING if here else pack.encoded(index) for index, here in rows]
     pixels = [tier.pixels(index) if here else _NO_PIXELS for index, here in rows]
-    return encoded, sizes, request.halvings, kept, pixels, request.geometry, request.colour
+    return encoded, sizes, request.log2_reduction, kept, pixels, request.geometry, request.colour
 
 
 def _explain(
-    pack: Pack, asked: deque[tuple[Request, Any]], settings: Settings, error: RuntimeError
+    pack: Pack, asked: deque[tuple[BatchSpec, Any]], settings: EngineConfig, error: RuntimeError
 ) -> StreamError:
     """What stopped DALI: images of the batches under way that no longer decode, which it does not name, or itself."""
     from greyhound.pipelines.decode import DecodeError, decode

@@ -29,9 +29,9 @@ from greyhound.cache.command import parse, run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import selftest
+from greyhound.pipelines.decoded import say_bytes
+from greyhound.pipelines.engine import StreamError
 from greyhound.pipelines.loader import ENGINES, choose
-from greyhound.pipelines.request import StreamError
-from greyhound.pipelines.tier import say_bytes
 
 Verdict = Literal["ok", "note", "problem", "unknown"]
 

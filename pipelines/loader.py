@@ -19,13 +19,27 @@ from numpy.typing import NDArray
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack, PackError, Residency
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
+from greyhound.pipelines.decoded import (
+    EngineChosen,
+    ImageCacheName,
+    Plan,
+    Tier,
+    default_budget,
+    parse_bytes,
+    plan,
+)
+from greyhound.pipelines.engine import (
+    BatchSpec,
+    Device,
+    Engine,
+    EngineConfig,
+    ResourcesError,
+    ToDevice,
+    watched,
+)
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, share
-from greyhound.pipelines.request import Device, Engine, Request, ResourcesError, Settings
-from greyhound.pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan
-from greyhound.pipelines.upload import Upload
-from greyhound.pipelines.watch import watched
+from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, rank_share
 
 EngineName = Literal["auto", "dali", "threads"]
 DeviceName = Literal["auto", "gpu", "cpu"]
@@ -52,9 +66,9 @@ class Resources:
     """Batches prepared ahead."""
     residency: Residency = "mmap"
     """Where the originals lie; mmap: in the page cache, which processes share; ram: in a private copy of each process."""
-    tier: TierName = "auto"
+    tier: ImageCacheName = "auto"
     """decoded: decode each original once, keep its pixels; encoded: never; auto: as the budget allows, by threads alone."""
-    on_bad: BadPolicy = "error"
+    on_corrupt: BadPolicy = "error"
     """Images of the pack that are damaged: error stops; skip finds them all at the start, trains on others of their
     classes in their place, evaluates without them, and says so."""
     budget: str = ""
@@ -158,23 +172,25 @@ class Loader:
         batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of nearly
         equal size (training); without it the rows in their order and a short last batch (evaluation). views: K,
         augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there. Of
-        `ids` those that are damaged, where resources.on_bad is "skip", are replaced in training and left out in
+        `ids` those that are damaged, where resources.on_corrupt is "skip", are replaced in training and left out in
         evaluation; `damaged` has them. Raises ResourcesError, ValueError, PackError.
         """
         _check(len(pack), ids, {"batch_size": batch_size, "views": views, "ranks": ranks}, rank)
         self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
-        self.damaged = np.array(pack.damaged(self.ids) if resources.on_bad == "skip" else [], dtype=np.int64)
+        self.damaged = np.array(
+            pack.damaged(self.ids) if resources.on_corrupt == "skip" else [], dtype=np.int64
+        )
         if not shuffle:
             self.ids = self.ids[~np.isin(self.ids, self.damaged)]
-        self._standing_in = stand_ins(pack.labels, self.ids, self.damaged)
+        self._standing_in = replacements(pack.labels, self.ids, self.damaged)
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         self.position = start
         self.plan = self._plan(resources, epochs)
-        tier = Tier(pack, self.plan.kept, halvings(augment, pack.sizes))
-        settings = Settings(
+        tier = Tier(pack, self.plan.kept, log2_reduction(augment, pack.sizes))
+        settings = EngineConfig(
             size=augment.size,
             fill=augment.fill,
             views=views,
@@ -182,12 +198,12 @@ class Loader:
             threads=resources.threads or available_cores(),
             prefetch=resources.prefetch,
             device=self.device,
-            tier=tier,
+            image_cache=tier,
         )
         if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
             with pack.naming_damaged(self.ids):
                 tier.fill(settings.threads)
-        self._upload = Upload(torch_device(self.device))
+        self._upload = ToDevice(torch_device(self.device))
         engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
         consumer = torch.cuda.current_stream() if self.device == "gpu" else None
         self._stream = watched(engine, resources.patience, consumer)
@@ -239,7 +255,7 @@ class Loader:
             self.pack,
             self.augment,
             self.ids,
-            replace(self.resources, tier="encoded"),
+            replace(self.resources, image_cache="encoded"),
             batch_size=self.batch_size,
             shuffle=self.shuffle,
             seed=self.seed,
@@ -247,25 +263,25 @@ class Loader:
             start=start,
         )
 
-    def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> Request:
+    def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> BatchSpec:
         """What the rows `ids` look like in `epoch`: pure, and the answer to "show me image 1204 as epoch 37 saw it"."""
         sizes, shape = self.pack.sizes[ids], (len(ids), self.views)
         every = np.repeat(np.arange(len(ids)), self.views)  # each image as often as it has views
         view = np.tile(np.arange(self.views), len(ids))
         lumas = self.pack.mean_lumas[ids[every]]
         geometry, colour = draw(self.augment, self.seed, epoch, ids[every], sizes[every], view, lumas)
-        halved = halvings(self.augment, sizes)
+        halved = log2_reduction(self.augment, sizes)
         stored = to_stored(geometry.reshape(*shape, 3, 3), sizes, self.pack.orientations[ids], halved)
-        return Request(
+        return BatchSpec(
             ids=ids,
             geometry=stored,
             colour=colour.reshape(*shape, 3, 4),
-            halvings=halved,
+            log2_reduction=halved,
             epoch=epoch,
             stop=stop,
         )
 
-    def _requests(self, start: Position, epochs: int | None) -> Iterator[Request]:
+    def _requests(self, start: Position, epochs: int | None) -> Iterator[BatchSpec]:
         """Every batch from `start` on; engines read ahead of what was handed out, so this does not touch `position`."""
         cut = even_bounds if self.shuffle else full_bounds
         numbers = itertools.count(start.epoch) if epochs is None else range(start.epoch, start.epoch + epochs)
@@ -274,16 +290,16 @@ class Loader:
             order = self._standing_in[order] if len(self.damaged) else order
             done = start.images if epoch == start.epoch else 0
             for low, high in cut(len(order), self.batch_size, done):
-                yield self.request(epoch, share(order[low:high], self.rank, self.ranks), high)
+                yield self.request(epoch, rank_share(order[low:high], self.rank, self.ranks), high)
 
     def _plan(self, resources: Resources, epochs: int | None) -> Plan:
         """What to keep decoded."""
         budget = parse_bytes(resources.budget) if resources.budget else None
         rows = np.unique(self._standing_in[self.ids])
-        halved = halvings(self.augment, self.pack.sizes[rows])
+        halved = log2_reduction(self.augment, self.pack.sizes[rows])
         return plan(resources.tier, self.pack, rows, halved, budget, epochs, self.engine)
 
-    def describe_damaged(self) -> str:
+    def describe_corrupt(self) -> str:
         """What became of the damaged images, in a line; empty where there are none."""
         if not len(self.damaged):
             return ""
@@ -298,12 +314,12 @@ class Loader:
             {
                 "row": row,
                 "path": self.pack.image_path(row),
-                "stand_in": int(self._standing_in[row]) if self.shuffle else None,
+                "replacement": int(self._standing_in[row]) if self.shuffle else None,
             }
             for row in self.damaged.tolist()
         ]
 
-    def _batch(self, request: Request, images: torch.Tensor, whole: int) -> Batch:
+    def _batch(self, request: BatchSpec, images: torch.Tensor, whole: int) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
         labels = torch.from_numpy(self.pack.labels[request.ids].astype(np.int64))
         return Batch(
@@ -314,7 +330,7 @@ class Loader:
         )
 
 
-def stand_ins(
+def replacements(
     labels: NDArray[np.int32], ids: NDArray[np.int64], damaged: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The row that stands in for each row of a pack: itself, or for a damaged one the next sound one of its class.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.pipelines.philox import philox
+from greyhound.pipelines.augment import philox
 
 _ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up from 0 and never comes near
 
@@ -45,7 +45,7 @@ def full_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, 
     return [(low, min(low + batch_size, count)) for low in range(start, count, batch_size)]
 
 
-def first_looks(
+def few_shot_split(
     ids: NDArray[np.int64], labels: NDArray[np.int32], seed: int, count: int
 ) -> list[NDArray[np.int64]]:
     """Divide `ids` into the first `count` of each class, in the order of epoch 0, and the rest.
@@ -67,6 +67,6 @@ def first_of_each(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
     return first
 
 
-def share(ids: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
+def rank_share(ids: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
     """The part of one global batch that `rank` of `ranks` reads; all the shares together are the batch."""
     return ids[rank::ranks]

@@ -2,7 +2,7 @@
 
     greyhound plan --pack PACK                      (--gpu-memory 80GB --cores 16 for a machine not here)
 
-Before it: a pack. After it: two tables; the choice that `--engine auto --tier auto` makes, by the code that makes it; and
+Before it: a pack. After it: two tables; the choice that `--engine auto --image-cache auto` makes, by the code that makes it; and
 what a training would wait for then. Every figure says where it is from: counted from the pack, measured here a moment
 ago, given on the command line, or from the literature.
 """
@@ -27,11 +27,11 @@ from greyhound.cache.command import parse, run
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import tier
-from greyhound.pipelines.augment import Augment, halvings
+from greyhound.pipelines.augment import Augment, log2_reduction
+from greyhound.pipelines.decoded import SHARE, EngineChosen, ImageCacheName, parse_bytes, say_bytes
+from greyhound.pipelines.engine import Resources, ResourcesError, StreamError
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources, automatic
-from greyhound.pipelines.request import ResourcesError, StreamError
-from greyhound.pipelines.tier import SHARE, EngineChosen, TierName, parse_bytes, say_bytes
+from greyhound.pipelines.loader import Loader, automatic
 
 _SAMPLED: Final = 256
 """Images that are measured, spread over the pack: the decoder's cost follows their size."""
@@ -114,7 +114,7 @@ def footprints(
     pack: Pack, augment: Augment, rows: NDArray[np.int64], batch_nbytes: int, machine: Machine
 ) -> list[Footprint]:
     """The tiers of these rows of a pack. batch_nbytes: of all batches that are prepared ahead."""
-    sizes = tier.decoded_sizes(pack, rows, halvings(augment, pack.sizes[rows]))
+    sizes = tier.decoded_sizes(pack, rows, log2_reduction(augment, pack.sizes[rows]))
     half = int(SHARE * machine.memory)
     on_gpu = None if machine.gpu_memory is None else int(SHARE * machine.gpu_memory)
 
@@ -128,9 +128,11 @@ def footprints(
 
     return [
         whole("encoded, mmap", "page cache", pack.nbytes, "given back where others need the memory"),
-        whole("encoded, ram", "private memory", pack.nbytes, "--residency ram"),
+        whole("encoded, ram", "private memory", pack.nbytes, "--originals ram"),
         whole("batches", "pinned memory", batch_nbytes, "prepared ahead; pinned where there is a GPU"),
-        decoded("decoded, host", "private memory", half, f"--tier decoded; {SHARE:.0%} of what is free"),
+        decoded(
+            "decoded, host", "private memory", half, f"--image-cache decoded; {SHARE:.0%} of what is free"
+        ),
         decoded("decoded, GPU", "GPU memory", on_gpu, "no engine keeps pixels there yet: for comparison"),
     ]
 
@@ -170,9 +172,11 @@ def route_of(engine: EngineChosen, plan: tier.Plan, found: list[Route]) -> Route
     return next(route for route in found if (route.engine, route.keeps) == (engine, keeps))
 
 
-def core_ms(pack: Pack, augment: Augment, rows: NDArray[np.int64], name: TierName, seconds: float) -> float:
+def core_ms(
+    pack: Pack, augment: Augment, rows: NDArray[np.int64], name: ImageCacheName, seconds: float
+) -> float:
     """Core-milliseconds of this process for an image by the threads engine: one epoch to warm up, then whole epochs."""
-    resources = Resources("threads", "cpu", tier=name)
+    resources = Resources("threads", "cpu", image_cache=name)
     with Loader(pack, augment, rows, resources, shuffle=True) as loader:
         for _ in loader.epoch():
             pass
@@ -198,7 +202,7 @@ def verdict(auto: Route, found: list[Route], training: Figure) -> str:
     best = max(found, key=lambda route: route.slowest.rate.value)
     if best.slowest.rate.value > data:
         said += f". The fastest route is {best.name}, {best.slowest.rate.value:.0f} images a second: "
-        said += f"--engine {best.engine} --tier {'auto' if best.keeps else 'encoded'}"
+        said += f"--engine {best.engine} --image-cache {'auto' if best.keeps else 'encoded'}"
     return said
 
 
@@ -281,7 +285,7 @@ def main() -> int:
     costs = Costs(*(core_ms(pack, augment, sampled, name, job.seconds) for name in names))
     ahead = (Resources().prefetch + 2) * job.batch_size * 3 * job.size**2 * 4
     tiers = footprints(pack, augment, rows, ahead, planned)
-    halved, budget = halvings(augment, pack.sizes[rows]), int(SHARE * planned.memory)
+    halved, budget = log2_reduction(augment, pack.sizes[rows]), int(SHARE * planned.memory)
     fitting = tier.plan("auto", pack, rows, halved, budget, None).kept.sum() / len(rows)
     found = routes(pack, augment, costs, planned, fitting)
     engine = automatic(planned.gpu_memory is not None, bool(job.gpu_memory) or available())

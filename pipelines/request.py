@@ -20,18 +20,18 @@ Device = Literal["gpu", "cpu"]
 
 
 @dataclass(frozen=True)
-class Request:
+class BatchSpec:
     """One batch: which images, under which matrices; K views of each.
 
     ids: int64 `[B]`, rows of the pack. geometry: float32 `[B, K, 3, 3]`, output pixel -> stored pixel after the
-    halvings. colour: float32 `[B, K, 3, 4]`. halvings: int32 `[B]`. epoch, stop: where the stream stands once this
+    log2_reduction. colour: float32 `[B, K, 3, 4]`. log2_reduction: int32 `[B]`. epoch, stop: where the stream stands once this
     batch is done, as an epoch and a number of images of it.
     """
 
     ids: NDArray[np.int64]
     geometry: NDArray[np.float32]
     colour: NDArray[np.float32]
-    halvings: NDArray[np.int32]
+    log2_reduction: NDArray[np.int32]
     epoch: int
     stop: int
 
@@ -47,7 +47,7 @@ class Originals(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineConfig:
     """What stays the same from batch to batch. size, fill: pixels and level, as in `Augment`."""
 
     size: int
@@ -60,10 +60,10 @@ class Settings:
     tier: Originals
 
 
-Stream = Iterator[tuple[Request, torch.Tensor]]
+Stream = Iterator[tuple[BatchSpec, torch.Tensor]]
 """Requests and their images: float32 `[B, K, S, S, 3]`, in the order asked for."""
 
-Engine = Callable[[Pack, Iterator[Request], Settings], Any]
+Engine = Callable[[Pack, Iterator[BatchSpec], EngineConfig], Any]
 """A generator function `(pack, requests, settings) -> Stream`; closing the generator frees what it holds."""
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack
-from greyhound.pipelines.request import Device, Engine, Request, Settings
-from greyhound.pipelines.tier import Tier
+from greyhound.pipelines.decoded import Tier
+from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig
 
 TOLERANCE: Final = 4.0
 """Levels of 255 by which a mean luma may be off: the samples below are not all the pixels, and decoders differ a little."""
@@ -38,9 +38,9 @@ def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Dev
 
     Each picture is decoded in full and sampled at `_SIZE` x `_SIZE` places over all of it. Raises StreamError.
     """
-    nothing, halvings = np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
-    tier = Tier(pack, nothing, halvings)
-    settings = Settings(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, tier)
+    nothing, log2_reduction = np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
+    tier = Tier(pack, nothing, log2_reduction)
+    settings = EngineConfig(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, tier)
     found = [
         images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA
         for _, images in engine(pack, _whole_pictures(pack, rows), settings)
@@ -91,7 +91,7 @@ def of_every_kind(found: dict[str, list[int]], count: int) -> NDArray[np.int64]:
     return np.array(sorted(chosen), dtype=np.int64)
 
 
-def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[Request]:
+def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
     """Requests whose window is the whole picture, in levels, nothing changed."""
     for low in range(0, len(rows), _BATCH):
         ids = rows[low : low + _BATCH]
@@ -99,5 +99,5 @@ def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[Request]:
         geometry[:, 0, 0, 0], geometry[:, 0, 1, 1] = pack.stored_sizes[ids].T / _SIZE
         geometry[..., 2, 2] = 1
         colour = np.tile(np.eye(3, 4, dtype=np.float32), (len(ids), 1, 1, 1))
-        halvings = np.zeros(len(ids), dtype=np.int32)
-        yield Request(ids, geometry, colour, halvings, epoch=0, stop=low + len(ids))
+        log2_reduction = np.zeros(len(ids), dtype=np.int32)
+        yield BatchSpec(ids, geometry, colour, log2_reduction, epoch=0, stop=low + len(ids))

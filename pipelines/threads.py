@@ -1,4 +1,4 @@
-"""The `threads` engine: decode -> halve -> warp -> colour on CPU threads, with libjpeg-turbo and OpenCV.
+"""The `threads` engine: decode -> downsample -> warp -> colour on CPU threads, with libjpeg-turbo and OpenCV.
 
 Before it: `loader` says which images, under which matrices. After it: torch tensors in host memory. All three steps
 release the GIL, so plain threads use every core. What lies between the steps lies in memory of the thread's own that
@@ -18,20 +18,20 @@ import torch
 from numpy.typing import NDArray
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.request import Request, Settings, Stream, StreamError
+from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamError
 
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
-def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Stream:
+def stream(pack: Pack, requests: Iterator[BatchSpec], settings: EngineConfig) -> Stream:
     """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
     cv2.setNumThreads(1)  # the threads are ours
-    ring = Ring(
+    ring = BufferPool(
         (settings.batch_size, settings.views, settings.size, settings.size, 3), settings.device == "gpu"
     )
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="greyhound")
     scratches = [Scratch(settings.size) for _ in range(settings.threads)]
-    ahead: deque[tuple[Request, NDArray[np.float32], list[Future[None]]]] = deque()
+    ahead: deque[tuple[BatchSpec, NDArray[np.float32], list[Future[None]]]] = deque()
     try:
         for request in requests:
             batch = ring.take()
@@ -44,7 +44,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
         pool.shutdown(cancel_futures=True)
 
 
-class Ring:
+class BufferPool:
     """Preallocated batches of one shape, each reused once no tensor on it is alive.
 
     A consumer that keeps its batches gets new memory for the next ones: nothing is ever overwritten under it.
@@ -97,10 +97,10 @@ class Scratch:
 
 def _start(
     pool: ThreadPoolExecutor,
-    request: Request,
+    request: BatchSpec,
     batch: NDArray[np.float32],
     scratches: list[Scratch],
-    settings: Settings,
+    settings: EngineConfig,
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
     todo = iter(range(len(request.ids)))  # `next` on it is atomic
@@ -112,8 +112,8 @@ def _start(
 
 
 def _finish(
-    pack: Pack, ring: Ring, request: Request, batch: NDArray[np.float32], tasks: list[Future[None]]
-) -> tuple[Request, torch.Tensor]:
+    pack: Pack, ring: BufferPool, request: BatchSpec, batch: NDArray[np.float32], tasks: list[Future[None]]
+) -> tuple[BatchSpec, torch.Tensor]:
     for task in tasks:
         try:
             with pack.naming_damaged(request.ids):
@@ -131,12 +131,12 @@ def _explain(error: cv2.error) -> Exception:
 
 
 def fill_rows(
-    request: Request,
+    request: BatchSpec,
     matrices: NDArray[np.float64],
     todo: Iterator[int],
     batch: NDArray[np.float32],
     scratches: list[Scratch],
-    settings: Settings,
+    settings: EngineConfig,
 ) -> None:
     """A thread's part of a batch: of every row that `todo` gives, decode the image once, then warp and colour its views.
 

@@ -2,7 +2,7 @@
 
 Before it: the pack, which holds every original encoded. After it: an engine asks for an image's pixels and gets them,
 from memory or from the decoder; it is the same image either way, so tiers mix freely. What is kept is what the warp
-needs: uint8 RGB after the halvings, a quarter to a hundredth of a large original's pixels.
+needs: uint8 RGB after the log2_reduction, a quarter to a hundredth of a large original's pixels.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from greyhound.cache.machine import available_memory
 from greyhound.cache.store import Pack
 from greyhound.pipelines.decode import DecodeError, Pixels, decode
-from greyhound.pipelines.request import BadImageError, ResourcesError
+from greyhound.pipelines.engine import BadImageError, ResourcesError
 
-TierName = Literal["auto", "encoded", "decoded"]
+ImageCacheName = Literal["auto", "encoded", "decoded"]
 EngineChosen = Literal["dali", "threads"]
 
 SHARE: Final = 0.5
@@ -41,13 +41,13 @@ class Tier:
     that ask for one image at one moment both decode it, to the same pixels.
     """
 
-    def __init__(self, pack: Pack, kept: NDArray[np.bool_], halvings: NDArray[np.int32]) -> None:
+    def __init__(self, pack: Pack, kept: NDArray[np.bool_], log2_reduction: NDArray[np.int32]) -> None:
         """Nothing is decoded yet: each image of the plan is kept the first time that it is asked for.
 
-        kept, halvings: bool and int32 `[rows of the pack]`, which rows to keep and how often each is halved.
+        kept, log2_reduction: bool and int32 `[rows of the pack]`, which rows to keep and how often each is halved.
         """
         self.kept = kept
-        self._pack, self._halvings = pack, halvings
+        self._pack, self._halvings = pack, log2_reduction
         self._pixels: dict[int, Pixels] = {}
 
     def pixels(self, index: int) -> Pixels:
@@ -77,10 +77,10 @@ class Tier:
 
 
 def plan(
-    name: TierName,
+    name: ImageCacheName,
     pack: Pack,
     ids: NDArray[np.int64],
-    halvings: NDArray[np.int32],
+    log2_reduction: NDArray[np.int32],
     budget: int | None,
     passes: int | None,
     engine: EngineChosen = "threads",
@@ -88,29 +88,29 @@ def plan(
     """Choose what a stream over the rows `ids` keeps decoded: for the loader, and for who plans what it will do.
 
     name: auto keeps as many as the budget allows, unless there is one pass only, and by engine threads alone, whose
-    pixels do not depend on it in any bit; encoded none; decoded all. halvings: int32 `[n]`, of `ids`. budget: bytes;
+    pixels do not depend on it in any bit; encoded none; decoded all. log2_reduction: int32 `[n]`, of `ids`. budget: bytes;
     default half of the free memory. passes: over the data; None: many. Raises ResourcesError where `decoded` does not
     fit.
     """
     kept = np.zeros(len(pack), dtype=bool)
     if why := _why_encoded(name, passes, engine):
-        return Plan(kept, 0, f"tier: encoded, {why}")
+        return Plan(kept, 0, f"image cache: encoded, {why}")
     rows, first = np.unique(ids, return_index=True)
-    sizes = decoded_sizes(pack, rows, halvings[first])
+    sizes = decoded_sizes(pack, rows, log2_reduction[first])
     free = default_budget() if budget is None else budget
     fitting = np.cumsum(sizes) <= free
     if name == "decoded" and not fitting.all():
         raise ResourcesError(
             f"decoded, {len(rows)} images take {say_bytes(int(sizes.sum()))}, and the budget is {say_bytes(free)}; "
-            "raise --budget, or choose --tier auto, which keeps as many as fit"
+            "raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
         )
     kept[rows[fitting]] = True
     nbytes = int(sizes[fitting].sum())
     why = f"{fitting.sum()} of {len(rows)} images in {say_bytes(nbytes)} of {say_bytes(free)}"
-    return Plan(kept, nbytes, f"tier: {'decoded' if fitting.any() else 'encoded'}, {why}")
+    return Plan(kept, nbytes, f"image cache: {'decoded' if fitting.any() else 'encoded'}, {why}")
 
 
-def _why_encoded(name: TierName, passes: int | None, engine: EngineChosen) -> str:
+def _why_encoded(name: ImageCacheName, passes: int | None, engine: EngineChosen) -> str:
     """Why nothing is kept whatever the memory, or nothing."""
     if name == "encoded":
         return "as asked"
@@ -119,9 +119,11 @@ def _why_encoded(name: TierName, passes: int | None, engine: EngineChosen) -> st
     return "each image is used once" if name == "auto" and passes == 1 else ""
 
 
-def decoded_sizes(pack: Pack, rows: NDArray[np.int64], halvings: NDArray[np.int32]) -> NDArray[np.int64]:
+def decoded_sizes(
+    pack: Pack, rows: NDArray[np.int64], log2_reduction: NDArray[np.int32]
+) -> NDArray[np.int64]:
     """Bytes of the pixels of each row, halved as the warp takes them: int64 `[n]`."""
-    sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << halvings)[:, None])
+    sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << log2_reduction)[:, None])
     return np.asarray(3 * sides.prod(axis=1), dtype=np.int64)
 
 

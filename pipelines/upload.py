@@ -1,4 +1,4 @@
-"""Upload: from the host's memory to the device, without waiting for it.
+"""ToDevice: from the host's memory to the device, without waiting for it.
 
 Before it: a batch in the host's memory, page-locked where there is a GPU. After it: the batch on the device, for whatever
 is queued next on the current stream. `loader` has one of these for each stream of batches.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-class Upload:
+class ToDevice:
     """Copies that a GPU makes when their turn comes; it holds their sources until then, which nobody may use again before."""
 
     def __init__(self, device: torch.device, event: Callable[[], Any] = torch.cuda.Event) -> None:

@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import torch
 
-from greyhound.pipelines.request import HangError, Request
+from greyhound.pipelines.engine import BatchSpec, HangError
 
 _SLICES: Final = 20
 """A wait is this many short ones, so that a process that was stopped through one of them is not taken to hang."""
 _AT_THE_END: Final = 10.0
 """Seconds that closing waits for the batch under way."""
 
-Batches = Generator[tuple[Request, torch.Tensor], None, None]
+Batches = Generator[tuple[BatchSpec, torch.Tensor], None, None]
 
 
 def watched(stream: Batches, seconds: float, cuda: torch.cuda.Stream | None = None) -> Batches:
@@ -69,5 +69,5 @@ def _wait(answers: queue.SimpleQueue[Any], seconds: float) -> Any:
             return answers.get(timeout=seconds / _SLICES)
     raise HangError(
         f"no batch came for {seconds:g} s: a loader thread hangs, or the disk, or the driver; a training goes on with "
-        "--resume; --patience waits longer"
+        "--resume; --timeout waits longer"
     )

@@ -46,9 +46,9 @@ from greyhound.model.step import smoothed_cross_entropy, train_step
 from greyhound.pipelines import dali, doctor, selftest, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
+from greyhound.pipelines.engine import Device, Resources, ResourcesError, StreamError
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources, torch_device
-from greyhound.pipelines.request import Device, ResourcesError, StreamError
+from greyhound.pipelines.loader import Loader, torch_device
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -60,7 +60,7 @@ CHANGES: Final = {
     "decode": STILL,
     "warp": replace(STILL, rotation=15.0, shear=10.0, placement="random", scale=(0.8, 1.2)),
     "colour": replace(STILL, brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1),
-    "halve": replace(STILL, size=32),
+    "downsample": replace(STILL, size=32),
 }
 """An augmentation for each operator, which changes nothing else."""
 MEASURED: Final = 2048
@@ -126,7 +126,7 @@ def batches(setup: Setup) -> Outcome:
     apart = {
         "training": levels_apart(setup, recipe),
         "four views": levels_apart(setup, recipe, views=4),
-        "decoded tier": levels_apart(setup, recipe, tier="decoded"),
+        "decoded tier": levels_apart(setup, recipe, image_cache="decoded"),
         "evaluation": levels_apart(setup, recipe.centre()),
         "crops": levels_apart(setup, recipe.crops(), views=4),
     }
@@ -144,7 +144,7 @@ def levels_apart(
 ) -> float:
     """Mean levels of 255 between DALI on the device and the threads engine, over the second epoch of some rows."""
     rows, sides = selftest.spread(setup.pack, setup.images), []
-    for resources in (Resources("dali", setup.device, tier=tier), Resources("threads", "cpu")):
+    for resources in (Resources("dali", setup.device, image_cache=tier), Resources("threads", "cpu")):
         with Loader(
             setup.pack, augment, rows, resources, batch_size=16, views=views, epochs=2, shuffle=True
         ) as loader:
@@ -209,7 +209,7 @@ def throughput(setup: Setup) -> Outcome:
     tiers: tuple[Literal["encoded"], Literal["decoded"]] = ("encoded", "decoded")
     engines: tuple[Literal["threads"], Literal["dali"]] = ("threads", "dali")
     rates = {
-        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, tier=tier))
+        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, image_cache=tier))
         for engine in engines
         for tier in tiers
     }

@@ -22,8 +22,8 @@ from greyhound.cache.store import Pack
 from greyhound.model.checkpoint import Writer
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.run import Run
-from greyhound.pipelines.loader import Batch, EngineName, Loader, Position, Resources, torch_device
-from greyhound.pipelines.request import Device
+from greyhound.pipelines.engine import Device, EngineName, Resources
+from greyhound.pipelines.loader import Batch, Loader, Position, torch_device
 
 aten = torch.ops.aten
 WARM = 6

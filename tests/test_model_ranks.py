@@ -46,7 +46,8 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.step import ddp_loss_weight, smoothed_cross_entropy, train_step, validate
-from greyhound.pipelines.loader import Position, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Position
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

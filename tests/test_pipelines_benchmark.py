@@ -22,8 +22,8 @@ from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import account, large, measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
-from greyhound.pipelines.clock import Clock
 from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Clock
 
 ROOT = Path(__file__).parents[1]
 OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")

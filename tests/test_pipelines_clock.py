@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from greyhound.pipelines.clock import Clock
+from greyhound.pipelines.loader import Clock
 
 
 def test_the_clock_counts_waiting_and_images() -> None:

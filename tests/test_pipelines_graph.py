@@ -19,10 +19,9 @@ from greyhound import explain, train
 from greyhound.cache.store import Pack
 from greyhound.pipelines import dali, loader, threads
 from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.engine import Device, EngineConfig, ImageCacheName, Resources
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources
-from greyhound.pipelines.request import Device, Settings
-from greyhound.pipelines.tier import TierName
+from greyhound.pipelines.loader import Loader
 
 pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
@@ -39,10 +38,10 @@ class Kept:
 
 def operators(device: Device, views: int = 2, tier: bool = False) -> dict[str, Any]:
     """Name -> operator instance of everything that the graph's output depends on."""
-    return reached(outputs(Settings(64, 7, views, 8, 3, 2, device, Kept(tier))))
+    return reached(outputs(EngineConfig(64, 7, views, 8, 3, 2, device, Kept(tier))))
 
 
-def outputs(settings: Settings) -> list[Any]:
+def outputs(settings: EngineConfig) -> list[Any]:
     """The outputs of the graph, from which every operator can be reached."""
     pipeline = dali.graph(lambda: None, settings)
     pipeline._build_graph()  # runs our function; only `build` needs a driver
@@ -213,14 +212,14 @@ STEPS: Final = {"Resize": 3, "WarpPerspective": 1, "CoordTransform": 1, "Image":
 @pytest.fixture(scope="module")
 def roles(
     tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, colour_pack: Pack
-) -> dict[str, list[Settings]]:
+) -> dict[str, list[EngineConfig]]:
     """What each program asks its engine for, in a run of it on the CPU."""
     folder = tmp_path_factory.mktemp("roles")
     run = Path(shutil.copytree(tiny_run, folder / "run"))
 
-    def training(tier: TierName, views: int = 1) -> int:
+    def training(tier: ImageCacheName, views: int = 1) -> int:
         job = tiny_job(colour_pack.path, folder / "none", recipe=replace(TINY, views=views))
-        resources = replace(ONE_THREAD, tier=tier)
+        resources = replace(ONE_THREAD, image_cache=tier)
         return train.train(replace(job, resources=resources, dry_run=True), never)
 
     programs: dict[str, Callable[[], object]] = {
@@ -230,11 +229,11 @@ def roles(
         "evaluation": lambda: evaluation.evaluate(evaluation.Job(run=run, crops=3, resources=ONE_THREAD)),
         "saliency": lambda: explain.explain(explain.Job(run=run, count=4, resources=ONE_THREAD)),
     }
-    found: dict[str, list[Settings]] = {name: [] for name in programs}
+    found: dict[str, list[EngineConfig]] = {name: [] for name in programs}
     with pytest.MonkeyPatch.context() as patch:
         for name, program in programs.items():
 
-            def engine(pack: Pack, requests: Any, settings: Settings, name: str = name) -> Any:
+            def engine(pack: Pack, requests: Any, settings: EngineConfig, name: str = name) -> Any:
                 found[name].append(settings)
                 return threads.stream(pack, requests, settings)
 
@@ -243,7 +242,7 @@ def roles(
     return found
 
 
-def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[Settings]]) -> None:
+def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[EngineConfig]]) -> None:
     assert tuple(roles) == ROLES
     assert {settings.views for settings in roles["train"]} == {1}
     assert {settings.views for settings in roles["K views"]} == {1, 4}  # validation has one
@@ -254,7 +253,7 @@ def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[Set
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[Settings]], role: str) -> None:
+def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[EngineConfig]], role: str) -> None:
     for settings in roles[role]:
         on_gpu = reached(outputs(replace(settings, device="gpu")))
         on_cpu = reached(outputs(replace(settings, device="cpu")))
@@ -267,7 +266,7 @@ def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[Settings
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_pixels_stay_on_the_gpu_once_they_are_there(
-    roles: dict[str, list[Settings]], role: str
+    roles: dict[str, list[EngineConfig]], role: str
 ) -> None:
     for settings in roles[role]:
         nodes = outputs(replace(settings, device="gpu"))
@@ -283,7 +282,7 @@ def test_a_roles_pixels_stay_on_the_gpu_once_they_are_there(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_roles_operators_and_their_arguments(roles: dict[str, list[Settings]], role: str) -> None:
+def test_a_roles_operators_and_their_arguments(roles: dict[str, list[EngineConfig]], role: str) -> None:
     from nvidia.dali import types
 
     for settings in roles[role]:
@@ -306,7 +305,7 @@ def test_a_roles_operators_and_their_arguments(roles: dict[str, list[Settings]],
 
 
 def test_a_copy_back_would_be_found() -> None:
-    nodes = outputs(Settings(64, 7, 1, 8, 3, 2, "gpu", Kept(False)))
+    nodes = outputs(EngineConfig(64, 7, 1, 8, 3, 2, "gpu", Kept(False)))
     assert ("CoordTransform", "gpu", "cpu") not in crossings(nodes)
     assert ("CoordTransform", "gpu", "cpu") in crossings([node.cpu() for node in nodes])
 

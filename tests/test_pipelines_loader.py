@@ -20,10 +20,10 @@ from pictures import coded, encode, identities, noise, packed
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import examine, loader, threads
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
-from greyhound.pipelines.request import BadImageError, Settings
-from greyhound.pipelines.threads import Ring
-from greyhound.pipelines.tier import Tier
+from greyhound.pipelines.decoded import Tier
+from greyhound.pipelines.engine import BadImageError, DeviceError, EngineConfig, EngineName, Resources
+from greyhound.pipelines.loader import Batch, Loader, Position, choose
+from greyhound.pipelines.threads import BufferPool
 
 ENGINES = [
     "threads",
@@ -205,7 +205,7 @@ def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
         batch = next(iter(stream))
         request = stream.request(37, batch.ids.numpy()[2:3])
         tier = Tier(coded_pack, np.zeros(20, dtype=bool), np.zeros(20, dtype=np.int32))
-        engine = threads.stream(coded_pack, iter([request]), Settings(32, 0, 1, 1, 1, 1, "cpu", tier))
+        engine = threads.stream(coded_pack, iter([request]), EngineConfig(32, 0, 1, 1, 1, 1, "cpu", tier))
         ((_, images),) = engine
     assert torch.equal(images[0, 0].permute(2, 0, 1), batch.images[2])
 
@@ -271,14 +271,14 @@ def test_hand_over_under_stress(coded_pack: Pack, engine: str) -> None:
 def test_the_ring_does_not_grow_when_the_consumer_lets_go(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rings: list[Ring] = []
+    rings: list[BufferPool] = []
 
-    class Watched(Ring):
+    class Watched(BufferPool):
         def __init__(self, shape: tuple[int, ...], pinned: bool = False) -> None:
             super().__init__(shape, pinned)
             rings.append(self)
 
-    monkeypatch.setattr(threads, "Ring", Watched)
+    monkeypatch.setattr(threads, "BufferPool", Watched)
     with open_loader(coded_pack, "threads", shuffle=True, prefetch=3) as stream:
         for batch in itertools.islice(stream, 50):
             assert len(batch.ids) == 5
@@ -287,7 +287,7 @@ def test_the_ring_does_not_grow_when_the_consumer_lets_go(
 
 
 def test_the_ring_reuses_only_what_nobody_reads() -> None:
-    ring = Ring((4, 2))
+    ring = BufferPool((4, 2))
     one, other = ring.take(), ring.take()
     assert ring.allocated == 2
     tensor = ring.lend(one, 3)

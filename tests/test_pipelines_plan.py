@@ -1,4 +1,4 @@
-"""pipelines/plan.py: bytes are counted, what fits is what `--tier auto` keeps, and every rate says where it is from."""
+"""pipelines/plan.py: bytes are counted, what fits is what `--image-cache auto` keeps, and every rate says where it is from."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from runs import Here
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import plan
-from greyhound.pipelines.augment import Augment, halvings
+from greyhound.pipelines.augment import Augment, log2_reduction
+from greyhound.pipelines.decoded import Tier
+from greyhound.pipelines.decoded import plan as choose
+from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.loader import Loader
 from greyhound.pipelines.plan import Costs, Figure, Job, Machine, Route, Stage, footprints, routes, verdict
-from greyhound.pipelines.tier import Tier
-from greyhound.pipelines.tier import plan as choose
 
 GPU = Machine(cores=16, memory=10**9, gpu_memory=80 * 10**9)
 CPU = Machine(cores=2, memory=10**9, gpu_memory=None)
@@ -29,7 +30,7 @@ def everything(pack: Pack) -> Any:
 
 
 def decoded_bytes(pack: Pack) -> list[int]:
-    tier = Tier(pack, np.zeros(len(pack), dtype=bool), halvings(Augment(), pack.sizes))
+    tier = Tier(pack, np.zeros(len(pack), dtype=bool), log2_reduction(Augment(), pack.sizes))
     return [tier.pixels(row).nbytes for row in range(len(pack))]
 
 
@@ -49,7 +50,9 @@ def test_what_fits_is_what_the_tier_auto_keeps(coded_pack: Pack, fitting: int) -
     memory = 2 * sum(decoded_bytes(coded_pack)[:fitting])
     rows = everything(coded_pack)
     found = {each.name: each for each in footprints(coded_pack, Augment(), rows, 0, Machine(2, memory, None))}
-    kept = choose("auto", coded_pack, rows, halvings(Augment(), coded_pack.sizes), memory // 2, None).kept
+    kept = choose(
+        "auto", coded_pack, rows, log2_reduction(Augment(), coded_pack.sizes), memory // 2, None
+    ).kept
     assert found["decoded, host"].fitting == kept.sum() == fitting
     assert (found["decoded, GPU"].room, found["decoded, GPU"].fitting) == (None, 0)
     assert found["encoded, ram"].fitting == (20 if coded_pack.nbytes <= memory else 0)
@@ -97,7 +100,7 @@ def test_the_route_that_auto_takes_is_judged_and_a_faster_one_named() -> None:
         "bottleneck: the data. By dali, which auto takes, a lets 50 images a second through"
     )
     assert said.endswith(
-        "The fastest route is threads, decoded, 200 images a second: --engine threads --tier auto"
+        "The fastest route is threads, decoded, 200 images a second: --engine threads --image-cache auto"
     )
 
 

@@ -16,9 +16,9 @@ from runs import Here
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import dali, threads
+from greyhound.pipelines.doctor import faults, kinds, luma_errors, of_every_kind, spread
+from greyhound.pipelines.engine import Engine
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.request import Engine
-from greyhound.pipelines.selftest import faults, kinds, luma_errors, of_every_kind, spread
 
 Pixels = NDArray[np.uint8]
 

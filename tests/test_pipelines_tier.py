@@ -14,11 +14,11 @@ from pictures import coded, encode, noise, packed
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import tier as module
-from greyhound.pipelines.augment import Augment, halvings
+from greyhound.pipelines.augment import Augment, log2_reduction
+from greyhound.pipelines.decoded import Tier, parse_bytes, plan
+from greyhound.pipelines.engine import BadImageError, Resources
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources
-from greyhound.pipelines.request import BadImageError
-from greyhound.pipelines.tier import Tier, parse_bytes, plan
+from greyhound.pipelines.loader import Loader
 
 ENGINES = [
     "threads",
@@ -42,7 +42,7 @@ def everything(pack: Pack) -> NDArray[np.int64]:
 
 def nbytes(pack: Pack) -> list[int]:
     """Of every image as the warp takes it, by the decoder itself."""
-    halved = halvings(AUGMENT, pack.sizes)
+    halved = log2_reduction(AUGMENT, pack.sizes)
     tier = Tier(pack, np.zeros(len(pack), dtype=bool), halved)
     return [tier.pixels(row).nbytes for row in range(len(pack))]
 
@@ -50,7 +50,7 @@ def nbytes(pack: Pack) -> list[int]:
 def images(
     pack: Pack, engine: Any, tier: Any, budget: str = "", epochs: int = 2, threads: int = 2
 ) -> NDArray[np.float32]:
-    resources = Resources(engine, "cpu", threads, tier=tier, budget=budget)
+    resources = Resources(engine, "cpu", threads, image_cache=tier, cache_bytes=budget)
     with Loader(pack, AUGMENT, everything(pack), resources, batch_size=4, epochs=epochs) as loader:
         return np.concatenate([batch.images.numpy() for batch in loader])
 
@@ -108,28 +108,28 @@ def test_each_image_that_is_kept_is_decoded_once(
 
 
 def test_the_plan_counts_the_bytes_that_the_decoder_returns(pack: Pack) -> None:
-    halved = halvings(AUGMENT, pack.sizes)
+    halved = log2_reduction(AUGMENT, pack.sizes)
     assert halved.tolist() == [0, 0, 1, 3, 0, 1]
     found = plan("decoded", pack, everything(pack), halved, None, None)
     assert found.nbytes == sum(nbytes(pack))
     assert found.kept.all()
-    assert found.why.startswith("tier: decoded, 6 of 6 images in 0.0")
+    assert found.why.startswith("image cache: decoded, 6 of 6 images in 0.0")
 
 
 @pytest.mark.parametrize("fitting", [0, 1, 4])
 def test_auto_keeps_what_fits_the_budget(pack: Pack, fitting: int) -> None:
-    halved = halvings(AUGMENT, pack.sizes)
+    halved = log2_reduction(AUGMENT, pack.sizes)
     budget = sum(nbytes(pack)[: fitting + 1]) - 1
     found = plan("auto", pack, everything(pack), halved, budget, None)
     assert found.kept.tolist() == [True] * fitting + [False] * (6 - fitting)
     assert found.nbytes <= budget
     assert f"{fitting} of 6 images" in found.why
-    assert found.why.startswith("tier: decoded" if fitting else "tier: encoded")
+    assert found.why.startswith("image cache: decoded" if fitting else "image cache: encoded")
 
 
 def test_only_the_streams_own_rows_are_kept(pack: Pack) -> None:
     ids = np.array([4, 1, 1])
-    found = plan("decoded", pack, ids, halvings(AUGMENT, pack.sizes[ids]), None, None)
+    found = plan("decoded", pack, ids, log2_reduction(AUGMENT, pack.sizes[ids]), None, None)
     assert found.kept.tolist() == [False, True, False, False, True, False]
     assert found.nbytes == nbytes(pack)[1] + nbytes(pack)[4]
 
@@ -138,24 +138,22 @@ def test_only_the_streams_own_rows_are_kept(pack: Pack) -> None:
     ("name", "passes", "why"), [("encoded", None, "as asked"), ("auto", 1, "each image is used once")]
 )
 def test_encoded_says_why(pack: Pack, name: Any, passes: int | None, why: str) -> None:
-    found = plan(name, pack, everything(pack), halvings(AUGMENT, pack.sizes), None, passes)
+    found = plan(name, pack, everything(pack), log2_reduction(AUGMENT, pack.sizes), None, passes)
     assert not found.kept.any()
-    assert found.why == f"tier: encoded, {why}"
+    assert found.why == f"image cache: encoded, {why}"
 
 
 def test_what_does_not_fit_is_said_with_its_size(pack: Pack) -> None:
-    expected = (
-        r"decoded, 6 images take 0\.0\d MB, and the budget is 0\.10 kB; raise --budget, or choose --tier auto"
-    )
+    expected = r"decoded, 6 images take 0\.0\d MB, and the budget is 0\.10 kB; raise --cache-bytes, or choose --image-cache auto"
     with pytest.raises(ValueError, match=expected):
-        plan("decoded", pack, everything(pack), halvings(AUGMENT, pack.sizes), 100, None)
+        plan("decoded", pack, everything(pack), log2_reduction(AUGMENT, pack.sizes), 100, None)
 
 
 def test_half_of_the_free_memory_is_the_budget(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(nbytes(pack))
     for free, kept in ((2 * total, 6), (2 * total - 2, 5)):
         monkeypatch.setattr(module, "available_memory", lambda free=free: free)
-        found = plan("auto", pack, everything(pack), halvings(AUGMENT, pack.sizes), None, None)
+        found = plan("auto", pack, everything(pack), log2_reduction(AUGMENT, pack.sizes), None, None)
         assert found.kept.sum() == kept
 
 

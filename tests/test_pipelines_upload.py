@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from greyhound.pipelines.upload import Upload
+from greyhound.pipelines.engine import ToDevice
 
 
 class Event:
@@ -29,7 +29,7 @@ class Event:
 
 def test_the_source_of_a_copy_is_held_until_the_copy_is_made() -> None:
     Event.made = []
-    upload, sources = Upload(torch.device("meta"), Event), []  # any device that is not the host's
+    upload, sources = ToDevice(torch.device("meta"), Event), []  # any device that is not the host's
     for turn in range(3):
         tensor = torch.full((2,), float(turn))
         sources.append(weakref.ref(tensor))
@@ -44,13 +44,13 @@ def test_the_source_of_a_copy_is_held_until_the_copy_is_made() -> None:
 
 def test_what_is_there_already_is_handed_back() -> None:
     tensor = torch.ones(2)
-    assert Upload(torch.device("cpu"))(tensor) is tensor
+    assert ToDevice(torch.device("cpu"))(tensor) is tensor
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_copy_to_a_gpu_does_not_wait_for_what_is_queued_before_it() -> None:
-    upload, source = Upload(torch.device("cuda")), torch.ones(1000).pin_memory()
+    upload, source = ToDevice(torch.device("cuda")), torch.ones(1000).pin_memory()
     upload(source)
     torch.cuda.synchronize()
     torch.cuda._sleep(10**9)  # type: ignore[no-untyped-call]

@@ -18,10 +18,9 @@ from greyhound.cache.store import Pack
 from greyhound.model.run import LOCK
 from greyhound.pipelines import threads, watch
 from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.engine import EngineName, HangError, Resources, StreamError, watched
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import EngineName, Loader, Resources
-from greyhound.pipelines.request import HangError, StreamError
-from greyhound.pipelines.watch import watched
+from greyhound.pipelines.loader import Loader
 
 ITEMS: list[Any] = [1, 2, 3]
 ENGINES = ["threads", *(["dali"] if available() else [])]
@@ -86,7 +85,7 @@ def test_a_batch_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch)
     released = threading.Event()
     stream: Any = watched(Source(1, released, 2)(), 0.2)
     assert next(stream) == 1
-    with pytest.raises(HangError, match=r"^no batch came for 0\.2 s: a loader thread hangs, .* --patience"):
+    with pytest.raises(HangError, match=r"^no batch came for 0\.2 s: a loader thread hangs, .* --timeout"):
         next(stream)
     released.set()
     end_threads()
@@ -114,7 +113,7 @@ def test_an_engine_that_hangs_is_given_up(
         return reading(self, index)
 
     monkeypatch.setattr(Pack, "encoded", read)
-    resources = Resources(engine, "cpu", threads=2, patience=2.0, tier="encoded")
+    resources = Resources(engine, "cpu", threads=2, timeout=2.0, image_cache="encoded")
     with Loader(coded_pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1) as loader:
         try:
             with pytest.raises(HangError, match="no batch came for 2 s"):
@@ -137,7 +136,7 @@ def test_what_a_thread_raises_ends_the_stream(
         return reading(self, index)
 
     monkeypatch.setattr(Pack, "encoded", read)
-    resources = Resources(engine, "cpu", threads=2, tier="encoded")
+    resources = Resources(engine, "cpu", threads=2, image_cache="encoded")
     with (
         Loader(coded_pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1) as loader,
         pytest.raises(OSError, match="Input/output error"),
@@ -173,7 +172,7 @@ def test_what_opencv_raises_in_a_thread_is_said(
 @pytest.mark.parametrize("patience", [-1.0, float("nan"), float("inf")])
 def test_a_patience_that_is_none_is_refused(patience: float) -> None:
     with pytest.raises(ValueError, match=r"patience is .*; expected 0 or more"):
-        Resources(patience=patience)
+        Resources(timeout=patience)
 
 
 def test_a_training_whose_loader_hangs_ends_with_one_line(
@@ -202,7 +201,7 @@ def test_a_training_whose_loader_hangs_ends_with_one_line(
         "run",
         "--device",
         "cpu",
-        "--patience",
+        "--timeout",
         "2",
     ]
     arguments += ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32"]

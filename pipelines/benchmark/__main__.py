@@ -26,7 +26,7 @@ from greyhound.cache.values import ValueFormatError
 from greyhound.pipelines.benchmark.measure import measure
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
 from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.engine import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack
 from greyhound.pipelines import threads
 from greyhound.pipelines.benchmark.rows import open_loader, train_step
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Loader, Resources
-from greyhound.pipelines.tier import Tier
+from greyhound.pipelines.decoded import Tier
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Clock, Loader
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def take_waiting(path: Path, seconds: float) -> float:
 
 
 def _pass(pack: Pack, epochs: int) -> None:
-    with open_loader(pack, Resources("threads", "cpu", tier="encoded"), epochs=epochs) as loader:
+    with open_loader(pack, Resources("threads", "cpu", image_cache="encoded"), epochs=epochs) as loader:
         for _ in loader:
             pass
 

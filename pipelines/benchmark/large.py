@@ -14,9 +14,9 @@ import simplejpeg
 
 from greyhound.cache.pack import Options, find_unlabelled, write
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import halvings
+from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
-from greyhound.pipelines.decode import decode, halve
+from greyhound.pipelines.decode import decode, downsample
 
 PIXELS: Final = 12_000_000
 _COUNT: Final = 16
@@ -48,8 +48,8 @@ def enlarged(pack: Pack, folder: Path) -> Path:
 def worst_psnr(pack: Pack) -> float:
     """The lowest ratio, in dB, of signal to error of the scaled decode against the block means of a full decode."""
     found = []
-    for row, times in enumerate(halvings(peers.AUGMENT, pack.sizes).tolist()):
+    for row, times in enumerate(log2_reduction(peers.AUGMENT, pack.sizes).tolist()):
         width, height = pack.stored_sizes[row]
         scaled = decode(pack.encoded(row), times, (int(width), int(height)))
-        found.append(cv2.PSNR(scaled, halve(decode(pack.encoded(row)), times)))
+        found.append(cv2.PSNR(scaled, downsample(decode(pack.encoded(row)), times)))
     return float(min(found))

@@ -25,8 +25,8 @@ from greyhound.pipelines.benchmark import peers
 from greyhound.pipelines.benchmark.account import take_account, take_waiting
 from greyhound.pipelines.benchmark.large import enlarged, worst_psnr
 from greyhound.pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking
-from greyhound.pipelines.loader import EngineName, Loader, Resources
-from greyhound.pipelines.tier import TierName
+from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
+from greyhound.pipelines.loader import Loader
 
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""
@@ -99,7 +99,7 @@ def measure(
 def check_agreement(pack: Pack) -> None:
     """Rows that claim equal pixels must have them, or no time of theirs means anything. Raises BenchmarkError."""
     expected = first_batch(pack, "threads", "encoded")
-    others: list[tuple[EngineName, TierName]] = [("threads", "decoded")]
+    others: list[tuple[EngineName, ImageCacheName]] = [("threads", "decoded")]
     if not lacking(ROWS["dali-cpu-encoded"]):
         others += [("dali", "encoded"), ("dali", "decoded")]
     for name, tier in others:
@@ -111,10 +111,10 @@ def check_agreement(pack: Pack) -> None:
             )
 
 
-def first_batch(pack: Pack, name: EngineName, tier: TierName) -> torch.Tensor:
+def first_batch(pack: Pack, name: EngineName, tier: ImageCacheName) -> torch.Tensor:
     """Images of the second epoch, where a tier is in use."""
     ids = np.arange(min(len(pack), BATCH_SIZE))
-    resources = Resources(name, "cpu", tier=tier)
+    resources = Resources(name, "cpu", image_cache=tier)
     with Loader(pack, peers.AUGMENT, ids, resources, batch_size=len(ids), epochs=2) as loader:
         *_, last = loader
     return last.images

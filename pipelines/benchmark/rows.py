@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import halvings
+from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.decode import decode, halve
-from greyhound.pipelines.loader import EngineName, Loader, Resources
-from greyhound.pipelines.request import Device
-from greyhound.pipelines.tier import Tier, TierName
+from greyhound.pipelines.decode import decode, downsample
+from greyhound.pipelines.decoded import ImageCacheName, Tier
+from greyhound.pipelines.engine import Device, EngineName, Resources
+from greyhound.pipelines.loader import Clock, Loader
 
 BATCH_SIZE: Final = 64
 VIEWS: Final = 10
@@ -50,7 +49,7 @@ class Row:
 
 def decode_only(pack: Pack, workers: int) -> Iterator[int]:
     """The floor: libjpeg-turbo alone, as the engine calls it, on as many threads."""
-    tier = Tier(pack, np.zeros(len(pack), dtype=bool), halvings(peers.AUGMENT, pack.sizes))
+    tier = Tier(pack, np.zeros(len(pack), dtype=bool), log2_reduction(peers.AUGMENT, pack.sizes))
     yield from _on_threads(workers, lambda row: tier.pixels(row % len(pack)))
 
 
@@ -78,11 +77,11 @@ def _on_threads(workers: int, work: Callable[[int], Any]) -> Iterator[int]:
             yield BATCH_SIZE
 
 
-def engine(name: EngineName, tier: TierName, views: int = 1, device: Device = "cpu") -> Pass:
+def engine(name: EngineName, tier: ImageCacheName, views: int = 1, device: Device = "cpu") -> Pass:
     """One of ours; with more than one view each view counts."""
 
     def work(pack: Pack, workers: int) -> Iterator[int]:
-        with open_loader(pack, Resources(name, device, workers, tier=tier), views) as loader:
+        with open_loader(pack, Resources(name, device, workers, image_cache=tier), views) as loader:
             if tier == "decoded":
                 for _ in loader.epoch():  # which decodes every image, once
                     pass
@@ -103,9 +102,9 @@ def open_loader(pack: Pack, resources: Resources, views: int = 1, epochs: int | 
 
 def full_decode(pack: Pack, workers: int) -> Iterator[int]:
     """Large originals without libjpeg's scaled decode: every pixel decoded, then the mean of each block; no warp."""
-    halved = halvings(peers.AUGMENT, pack.sizes)
+    halved = log2_reduction(peers.AUGMENT, pack.sizes)
     yield from _on_threads(
-        workers, lambda row: halve(decode(pack.encoded(row % len(pack))), int(halved[row % len(pack)]))
+        workers, lambda row: downsample(decode(pack.encoded(row % len(pack))), int(halved[row % len(pack)]))
     )
 
 
