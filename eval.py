@@ -46,8 +46,8 @@ from greyhound.model.precision import forward, has_bf16, use_fast_kernels
 from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.shapes import EVALUATION, PACK, RECIPE
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.engine import Resources, ResourcesError, StreamError
+from greyhound.pipelines.loader import Loader, choose, torch_device
 
 GUESSES: Final = 3
 """Classes that the table of predictions names, the likeliest first."""
@@ -175,7 +175,7 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
 def open_pack(job: Job, folder: Run) -> Pack:
     """The pack that the run was trained on, or the one asked for, if it has the same classes."""
     trained = folder.read(PACK)
-    pack = Pack(job.pack or trained["path"], job.resources.residency)
+    pack = Pack(job.pack or trained["path"], job.resources.originals)
     pack.require_classes(trained["classes"], str(job.run))
     if pack.header.digest != trained["digest"]:
         note(f"{pack.path} is not the pack that {job.run} was trained on; its split may hold training images")
@@ -238,11 +238,11 @@ def predict(
             views=job.crops,
             epochs=1,
             rank=ranks.rank(),
-            ranks=ranks.count(),
+            world_size=ranks.count(),
         ) as loader,
         progress_bar("evaluating", ranks.leads()) as update,
     ):
-        ranks.first_alone(note, loader.describe_damaged())
+        ranks.first_alone(note, loader.describe_corrupt())
         for batch in loader:
             views = batch.images.reshape(-1, *batch.images.shape[-3:])
             logits = forward(network, views, bf16)

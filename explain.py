@@ -33,9 +33,9 @@ from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.saliency import Saliency, normalise, saliency
 from greyhound.model.shapes import PACK, RECIPE
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Batch, Loader, Resources, choose, torch_device
+from greyhound.pipelines.engine import Resources, ResourcesError, StreamError
+from greyhound.pipelines.loader import Batch, Loader, choose, torch_device
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def explain(job: Job) -> None:
     folder = Run(job.run)
     _, network = folder.network(job.checkpoint, device)
     trained = folder.read(PACK)
-    pack = Pack(job.pack or trained["path"], job.resources.residency)
+    pack = Pack(job.pack or trained["path"], job.resources.originals)
     pack.require_classes(trained["classes"], str(job.run))
     recipe = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment")
     augment = recipe.centre()
@@ -109,7 +109,7 @@ def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
         raise PackError(f"{pack.path} has no images in its split {job.split}; name another: --split")
     chosen = epoch_order(ids, job.seed, 0)[: job.count]
     with Loader(pack, augment, chosen, job.resources, batch_size=len(chosen), epochs=1) as loader:
-        note(loader.describe_damaged())
+        note(loader.describe_corrupt())
         return next(iter(loader))
 
 

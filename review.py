@@ -57,8 +57,8 @@ from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.model.shapes import PACK, RECIPE
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.engine import Resources, ResourcesError, StreamError
+from greyhound.pipelines.loader import Loader, choose, torch_device
 
 SHOWN: Final = 10
 """Suspects that the terminal lists."""
@@ -166,7 +166,7 @@ def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
     if job.images is None:
         trained = Run(job.run).read(PACK) if job.run else None
-        opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.residency)
+        opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.originals)
         if trained:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
@@ -180,7 +180,7 @@ def open_pack(job: Job) -> Iterator[Pack]:
         out = temporary / "images.arrow"
         with progress_bar("looking at every image") as update:
             pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
-        yield Pack(out, job.resources.residency)
+        yield Pack(out, job.resources.originals)
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
@@ -262,7 +262,7 @@ def see(
         Loader(opened, augment.centre(), ids, job.resources, epochs=1) as loader,
         progress_bar("looking with the network") as update,
     ):
-        note(loader.describe_damaged())
+        note(loader.describe_corrupt())
 
         def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for batch in loader:

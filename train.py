@@ -97,10 +97,9 @@ from greyhound.model.shapes import DAMAGED, HEAD, INTERPOLATION, PACK, RECIPE, S
 from greyhound.model.step import loss_again, share_weight, train_step, validate
 from greyhound.model.writer import Writer
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
-from greyhound.pipelines.order import first_looks
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.engine import Resources, ResourcesError, StreamError
+from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
+from greyhound.pipelines.order import few_shot_split
 
 
 @dataclass(frozen=True)
@@ -372,7 +371,7 @@ def train(job: Job, stop: Stop) -> int:
     with ranks.joined(device) as restarted, ExitStack() as stack:
         job = replace(job.again() if restarted else job, resources=job.resources.shared(ranks.neighbours()))
         check_ranks(job, device)
-        pack = Pack(ranks.from_first(lambda: pack_path(job)), job.resources.residency)
+        pack = Pack(ranks.from_first(lambda: pack_path(job)), job.resources.originals)
         check_splits(pack)
         check_same_pack(pack)
         used = versions(machine=describe_machine(), engine=engine, device=where)
@@ -433,8 +432,8 @@ def train_on(
         training_loader(job, pack, start) as training,
         evaluation_loader(job, pack, pack.ids("val")) as validation,
     ):
-        ranks.first_alone(note, training.describe_damaged())
-        ranks.first_alone(note, validation.describe_damaged())
+        ranks.first_alone(note, training.describe_corrupt())
+        ranks.first_alone(note, validation.describe_corrupt())
         session = Session(job.recipe, folder, state, training, validation, job.checkpoints, stop)
         if job.looks:
             return rehearse(job, session, device)
@@ -676,7 +675,7 @@ def write_damaged(session: Session) -> None:
 
     Where there are none there is no such file, also where a start before found some.
     """
-    found = {"replaced": session.training.damage(), "left_out": session.validation.damage()}
+    found = {"replaced": session.training.corrupt_rows(), "left_out": session.validation.corrupt_rows()}
     if any(found.values()):
         session.folder.write(DAMAGED, found)
     else:
@@ -739,7 +738,7 @@ def solve_head(session: Session, job: Job) -> None:
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for ids in first_looks(pack.ids("train"), pack.labels, recipe.seed, recipe.first_look):
+    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.first_look):
         with evaluation_loader(job, pack, ids, epochs=1) as loader:
             seen.append(tuple(map(ranks.gathered, see("looking at the training images", loader))))
         found, rows = ranks.from_first(lambda: solve(network, seen, pretrained))
@@ -895,7 +894,7 @@ def training_loader(job: Job, pack: Pack, start: Position) -> Loader:
         views=recipe.views,
         start=start,
         rank=ranks.rank(),
-        ranks=ranks.count(),
+        world_size=ranks.count(),
     )
 
 
@@ -911,7 +910,7 @@ def evaluation_loader(job: Job, pack: Pack, ids: NDArray[np.int64], epochs: int 
         seed=seed,
         epochs=epochs,
         rank=ranks.rank(),
-        ranks=ranks.count(),
+        world_size=ranks.count(),
     )
 
 
@@ -930,7 +929,7 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
     if not progress.images or not state.before:
         state.begin_epoch()
     losses = Losses(progress.loss_sum, state.before[0].device)
-    clock, timetable, earlier = Clock(), Timetable(session.checkpoints), progress.seconds
+    clock, timetable, earlier = Clock(loader), Timetable(session.checkpoints), progress.seconds
     batch: Batch | None = None
     done = progress.images
 
@@ -944,7 +943,7 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         for batch in followed(f"training epoch {epoch}", loader, session.stop, clock, done):
             done = progress.images
             rate = lr_at(recipe.phases, epoch + done / images)
-            examples, weight = session.examples(batch), share_weight(len(batch.ids), batch.whole)
+            examples, weight = session.examples(batch), share_weight(len(batch.ids), batch.global_batch_size)
             value = train_step(
                 network, state.optimiser, *examples, loss, rate, recipe.bf16, weight, recipe.clip
             )
@@ -968,9 +967,9 @@ def train_epoch(session: Session, network: nn.Module, writer: Writer) -> dict[st
         "train_loss": progress.loss_sum / images,
         "learning_rate": rate,
         "weights_changed": state.changed(),
-        "replaced": len(loader.damaged),
+        "replaced": len(loader.corrupt),
         "images_per_second": clock.images / seconds,
-        "waiting": clock.waiting / seconds,
+        "waiting": clock.data_time / seconds,
         "seconds": progress.seconds,
     }
     progress.loss_sum = progress.seconds = 0.0
@@ -984,9 +983,9 @@ def followed(
 
     done: images of the epoch before, for the bar.
     """
-    clock = clock or Clock()
+    clock = clock or Clock(loader)
     with progress_bar(doing, ranks.leads()) as update:
-        for batch in clock.waits(loader.epoch()):
+        for batch in loader.epoch():
             if stop():
                 raise Stopped(f"while {doing}")
             yield batch

@@ -249,7 +249,7 @@ class Pack:
         verb = "has" if len(rows) == 1 else "have"
         return PackError(
             f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the pack again, "
-            "or pack the images again; --on-bad skip goes on without such images"
+            "or pack the images again; --on-corrupt skip goes on without such images"
         )
 
     def is_sound(self, index: int) -> bool:
@@ -407,7 +407,7 @@ class MappedFile:
         if found.st_size < len(self.memory):
             raise PackError(
                 f"{self.path} was cut short while it was in use; copy the pack again, or pack the images again; "
-                "--residency ram reads it once and for all"
+                "--originals ram reads it once and for all"
             )
         return hash((found.st_mtime_ns, found.st_ctime_ns))
 

@@ -36,7 +36,7 @@ _CLASS: Final = {
     "ensemble_accuracy": _NUMBER,
     "ensemble_interval": [_NUMBER],
 }
-_DAMAGE: Final = {"row": int, "path": str, "stand_in": int}
+_DAMAGE: Final = {"row": int, "path": str, "replacement": int}
 SHAPES: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
     VERSIONS: {"*": str},

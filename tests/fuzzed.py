@@ -52,9 +52,9 @@ from greyhound.model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, S
 from greyhound.model.targets import SoftTargets
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
+from greyhound.pipelines.engine import BadImageError, Resources
 from greyhound.pipelines.examine import Probe, examine
-from greyhound.pipelines.loader import Loader, Resources
-from greyhound.pipelines.request import BadImageError
+from greyhound.pipelines.loader import Loader
 
 CLASSES: Final = 3
 RUN_FILES: Final = (*SHAPES, "eval-other-test.json")
@@ -150,7 +150,7 @@ def read_index(folder: Path, data: bytes) -> None:
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, header.schema()) as writer:
         writer.write_batch(pa.record_batch([arrays[name] for name in SCHEMA.names], schema=header.schema()))
     opened = Pack(file)
-    resources = Resources("threads", "cpu", threads=1, prefetch=1, tier="encoded")
+    resources = Resources("threads", "cpu", threads=1, prefetch=1, image_cache="encoded")
     with Loader(opened, TINY.augment, np.arange(len(opened)), resources, batch_size=4, epochs=1) as loader:
         list(loader)
 
@@ -413,8 +413,8 @@ def command_seeds(_: Path) -> list[bytes]:
     """A command line of each program, its words apart by a zero byte."""
     lines = (
         "fast --pack p --out o --batch-size 8 --augment.hue 0.1 --phases.0.high 1e-2 --checkpoints.steps 2",
-        "--run r --crops 10 --split val --worst-first --budget 4GB",
-        "--run r --count 3 --engine threads --on-bad skip",
+        "--run r --crops 10 --split val --worst-first --cache-bytes 4GB",
+        "--run r --count 3 --engine threads --on-corrupt skip",
         "--out o --images i --folds 3",
         "pack images --out p --val 0.1 --keep-grayscale",
     )

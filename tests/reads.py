@@ -22,8 +22,8 @@ from greyhound.cache.store import Pack
 from greyhound.model.run import Run
 from greyhound.model.targets import SoftTargets
 from greyhound.model.writer import Writer
-from greyhound.pipelines.loader import Batch, EngineName, Loader, Position, Resources, torch_device
-from greyhound.pipelines.request import Device
+from greyhound.pipelines.engine import Device, EngineName, Resources
+from greyhound.pipelines.loader import Batch, Loader, Position, torch_device
 
 aten = torch.ops.aten
 WARM = 6

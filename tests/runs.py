@@ -18,7 +18,7 @@ from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
 from greyhound.model.schedule import Phase
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Resources
+from greyhound.pipelines.engine import Resources
 
 TINY = replace(
     train.PAPER,

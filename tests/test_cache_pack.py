@@ -39,8 +39,9 @@ from greyhound.cache.pack import (
 from greyhound.cache.store import SPLITS, Header, Pack, PackError
 from greyhound.cache.survey import Look, measure
 from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.loader import Loader
 
 ALL_TRAIN = Options(val=0, test=0)
 

@@ -16,7 +16,8 @@ from greyhound.cache.pack import Options, pack
 from greyhound.cache.shards import ShardsError, check_name_free, divide, find, shard_paths
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader
 
 
 @pytest.fixture(scope="module")

@@ -259,7 +259,7 @@ def test_a_pack_that_is_cut_short_while_in_use_is_one_line(path: Path, tmp_path:
     copied.make_resident()
     os.truncate(target, 0)
     for read in (mapped.encoded, mapped.is_sound):
-        with pytest.raises(PackError, match=r"p\.arrow was cut short while it was in use; .*--residency ram"):
+        with pytest.raises(PackError, match=r"p\.arrow was cut short while it was in use; .*--originals ram"):
             read(2)
     assert mapped.labels.tolist() == [0, 0, 1, 1, 1]
     assert copied.encoded(2).tobytes() == ALL[2]

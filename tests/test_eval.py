@@ -23,7 +23,8 @@ from greyhound.model import metrics
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
 

@@ -36,7 +36,8 @@ from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
 from greyhound.model.schedule import Phase
 from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, METRICS, SWA
 from greyhound.model.step import share_weight, train_step, validate
-from greyhound.pipelines.loader import Position, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Position
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -131,10 +131,10 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
 def damaged(path: str) -> dict[str, Any]:
     return {
         "replaced": [
-            {"row": 7, "path": "b/rotten.jpg", "stand_in": 8},
-            {"row": 9, "path": path, "stand_in": 8},
+            {"row": 7, "path": "b/rotten.jpg", "replacement": 8},
+            {"row": 9, "path": path, "replacement": 8},
         ],
-        "left_out": [{"row": 12, "path": "b/eaten.jpg", "stand_in": None}],
+        "left_out": [{"row": 12, "path": "b/eaten.jpg", "replacement": None}],
     }
 
 

@@ -397,7 +397,7 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 ) -> None:
     """The pack was copied again since."""
     out = copied(tiny_run, tmp_path)
-    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "stand_in": 4}], "left_out": []})
+    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert not (out / DAMAGED).exists()
 

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import _get_inverse_affine_matrix
 from torchvision.transforms.v2 import functional as torchvision
 
 from greyhound.pipelines import augment as module
-from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 
 Doubles = NDArray[np.float64]
 PLAIN = Augment().centre()
@@ -301,7 +301,7 @@ def test_to_stored_serves_views_alike() -> None:
     ],
 )
 def test_halvings(width: int, height: int, size: int, times: int) -> None:
-    answer = halvings(Augment(size=size), np.array([[width, height]], dtype=np.int32))
+    answer = log2_reduction(Augment(size=size), np.array([[width, height]], dtype=np.int32))
     assert answer.dtype == np.int32
     assert answer.tolist() == [times]
 

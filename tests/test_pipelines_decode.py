@@ -24,7 +24,7 @@ from PIL import Image, features
 
 from greyhound.cache.survey import FORMATS, Look, measure
 from greyhound.pipelines import examine as module
-from greyhound.pipelines.decode import DecodeError, decode, halve
+from greyhound.pipelines.decode import DecodeError, decode, downsample
 from greyhound.pipelines.examine import Probe, examine, pillow_pixels
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
@@ -73,7 +73,7 @@ def test_decode_halves(format: str, times: int, shape: tuple[int, int, int]) -> 
     picture = noise(201, 151, 2)
     halved = decode(array(encode(picture, format)), times, (201, 151))
     assert halved.shape == shape
-    assert oracle.psnr(halved, oracle.halve(picture, times)) > 40
+    assert oracle.psnr(halved, oracle.downsample(picture, times)) > 40
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -81,15 +81,15 @@ def test_decode_halves_jpegs_of_other_colours(mode: str) -> None:
     image = Image.fromarray(PICTURE).convert(mode)  # type: ignore[arg-type, unused-ignore]
     halved = decode(array(encode(image, "JPEG")), 1, (96, 72))
     assert halved.shape == (36, 48, 3)
-    assert oracle.psnr(halved, oracle.halve(np.asarray(image.convert("RGB")), 1)) > 35
+    assert oracle.psnr(halved, oracle.downsample(np.asarray(image.convert("RGB")), 1)) > 35
 
 
 def test_halve() -> None:
     tiny = np.array([[0, 2, 10], [4, 6, 20], [100, 104, 201]], dtype=np.uint8)[:, :, None].repeat(3, axis=2)
-    assert halve(tiny, 1)[:, :, 0].tolist() == [[3, 15], [102, 201]]
-    assert halve(tiny, 0) is tiny
+    assert downsample(tiny, 1)[:, :, 0].tolist() == [[3, 15], [102, 201]]
+    assert downsample(tiny, 0) is tiny
     for times in (1, 2, 3):
-        apart = halve(PICTURE[:67, :45], times).astype(int) - oracle.halve(PICTURE[:67, :45], times)
+        apart = downsample(PICTURE[:67, :45], times).astype(int) - oracle.downsample(PICTURE[:67, :45], times)
         assert np.abs(apart).max() <= 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greyhound.pipelines.philox import philox, uniform
+from greyhound.pipelines.augment import philox, uniform
 
 ONES = 0xFFFFFFFF
 

@@ -33,10 +33,10 @@ from greyhound.model.progress import Checkpoints, Timetable
 from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
 from greyhound.model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
 from greyhound.model.step import train_step
+from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
 from greyhound.pipelines.examine import Probe, available, examine
-from greyhound.pipelines.loader import EngineName, Loader, Resources, stand_ins
+from greyhound.pipelines.loader import Loader, replacements
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.tier import TierName
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ["threads", *(["dali"] if available() else [])]
@@ -456,26 +456,26 @@ def damage(pack: Pack, target: Path, rows: list[int]) -> Path:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+@pytest.mark.parametrize("cache", ["encoded", "decoded"])
 def test_a_damaged_image_stops_a_training_by_its_name(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, cache: ImageCacheName
 ) -> None:
     row = int(colour_pack.ids("train")[7])
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", [row]), tmp_path / "run")
-    resources = replace(job.resources, engine=engine, tier=tier)
-    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-bad skip goes on"):
+    resources = replace(job.resources, engine=engine, image_cache=cache)
+    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-corrupt skip goes on"):
         train.train(replace(job, resources=resources), never)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+@pytest.mark.parametrize("cache", ["encoded", "decoded"])
 def test_every_damaged_image_of_a_batch_is_named(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, cache: ImageCacheName
 ) -> None:
     first, *_, second, third = epoch_order(colour_pack.ids("train"), 0, 0)[:7].tolist()
     bad = [first, second, third]
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", bad))
-    resources = Resources(engine, "cpu", threads=2, tier=tier)
+    resources = Resources(engine, "cpu", threads=2, image_cache=cache)
     with pytest.raises(PackError) as refusal:  # noqa: SIM117
         with Loader(pack, TINY.augment, pack.ids("train"), resources, batch_size=8, shuffle=True) as loader:
             next(iter(loader))
@@ -495,14 +495,18 @@ def test_a_start_that_meets_a_damaged_image_names_all_of_them(colour_pack: Pack,
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+@pytest.mark.parametrize("cache", ["encoded", "decoded"])
 def test_skipped_images_are_replaced_counted_and_named(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName, capsys: pytest.CaptureFixture[str]
+    colour_pack: Pack,
+    tmp_path: Path,
+    engine: EngineName,
+    cache: ImageCacheName,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     trained, held_out = colour_pack.ids("train"), colour_pack.ids("val")
     bad = [int(trained[7]), int(trained[30]), int(held_out[0])]
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run")
-    resources = replace(job.resources, engine=engine, tier=tier, on_bad="skip")
+    resources = replace(job.resources, engine=engine, image_cache=cache, on_corrupt="skip")
     train.train(replace(job, resources=resources), never)
     said = capsys.readouterr().err
     assert (
@@ -516,9 +520,11 @@ def test_skipped_images_are_replaced_counted_and_named(
     assert [(row["row"], row["path"]) for row in written["replaced"]] == [
         (row, colour_pack.image_path(row)) for row in bad[:2]
     ]
-    stand_in = [row["stand_in"] for row in written["replaced"]]
-    assert np.array_equal(colour_pack.labels[stand_in], colour_pack.labels[bad[:2]])
-    assert written["left_out"] == [{"row": bad[2], "path": colour_pack.image_path(bad[2]), "stand_in": None}]
+    replacement = [row["replacement"] for row in written["replaced"]]
+    assert np.array_equal(colour_pack.labels[replacement], colour_pack.labels[bad[:2]])
+    assert written["left_out"] == [
+        {"row": bad[2], "path": colour_pack.image_path(bad[2]), "replacement": None}
+    ]
 
 
 def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
@@ -533,7 +539,7 @@ def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
             pack,
             TINY.augment,
             trained,
-            Resources(device="cpu", on_bad="skip"),
+            Resources(device="cpu", on_corrupt="skip"),
             batch_size=batch_size,
             shuffle=True,
             epochs=1,
@@ -569,7 +575,7 @@ def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path)
     bad = [int(colour_pack.ids("train")[5]), int(colour_pack.ids("val")[1])]
     recipe = replace(TINY, solve_head=True, first_look=5)
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run", recipe=recipe)
-    train.train(replace(job, resources=replace(job.resources, on_bad="skip")), never)
+    train.train(replace(job, resources=replace(job.resources, on_corrupt="skip")), never)
     solved = Run(tmp_path / "run").read("head.json")
     assert (solved["images"], solved["n"]) == (41, 5)
 
@@ -577,12 +583,12 @@ def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path)
 def test_stand_ins_by_hand() -> None:
     labels = np.array([0, 0, 1, 0, 2, 1], dtype=np.int32)
     ids = np.array([0, 1, 3, 4, 5])
-    found = stand_ins(labels, ids, np.array([1, 3, 4]))
+    found = replacements(labels, ids, np.array([1, 3, 4]))
     assert found.tolist() == [0, 0, 2, 0, 5, 5], (
         "the next of the class, round to the first; of none, the next of any"
     )
     with pytest.raises(PackError, match="all of the 2 images asked for are damaged"):
-        stand_ins(labels, np.array([0, 1]), np.array([0, 1]))
+        replacements(labels, np.array([0, 1]), np.array([0, 1]))
 
 
 def test_evaluation_leaves_damaged_images_out_and_says_so(
@@ -595,7 +601,7 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     with pytest.raises(PackError, match=rf"row {row} \("):
         evaluation.evaluate(job)
     assert not (out / "eval.json").exists()
-    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_bad="skip")))
+    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_corrupt="skip")))
     result = Run(out).read("eval.json")
     assert (result["n"], result["left_out"]) == (11, 1)
     assert result["left_out_images"] == [colour_pack.image_path(row)]

@@ -17,8 +17,8 @@ from greyhound.cache.store import Pack
 from greyhound.model import figures, report
 from greyhound.model.progress import Losses
 from greyhound.model.schedule import Phase
+from greyhound.pipelines.engine import EngineName
 from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import EngineName
 
 READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "item": torch.Tensor.item,

@@ -36,9 +36,9 @@ from greyhound.model.schedule import Phase
 from greyhound.model.shapes import HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA, TIMES, VERSIONS
 from greyhound.model.step import train_step, validate
 from greyhound.model.writer import Writer
-from greyhound.pipelines.loader import Position, Resources
+from greyhound.pipelines.engine import Resources, ResourcesError
+from greyhound.pipelines.loader import Position
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.request import ResourcesError
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(
@@ -72,7 +72,7 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
 ) -> None:
     train.train(tiny_job(colour_pack.path, tmp_path / "run"), never)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tier: decoded, 42 of 42 images in ")
+    assert lines[0].startswith("image cache: decoded, 42 of 42 images in ")
     assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
@@ -366,9 +366,9 @@ def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
 
 
 def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
-    resources = Resources(device="cpu", threads=1, tier="decoded", budget="1kB")
+    resources = Resources(device="cpu", threads=1, image_cache="decoded", cache_bytes="1kB")
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), resources=resources)
-    with pytest.raises(ResourcesError, match="raise --budget, or choose --tier auto"):
+    with pytest.raises(ResourcesError, match="raise --cache-bytes, or choose --image-cache auto"):
         train.train(job, never)
     assert not (tmp_path / "run").exists()
 
@@ -781,7 +781,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout
-    assert process.stdout.readline().startswith("tier: ")
+    assert process.stdout.readline().startswith("image cache: ")
     assert process.stdout.readline().startswith("epoch: 0")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
