@@ -310,5 +310,5 @@ def take_steps(train_epoch: TrainEpoch, context: TrainContext, steps: int) -> li
     model, seconds = context.compiled(), []
     for _ in range(steps):
         clock = train_epoch(context, model, 1)
-        seconds.append(clock.seconds() - clock.waiting)
+        seconds.append(clock.seconds() - clock.data_time)
     return seconds

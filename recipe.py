@@ -232,7 +232,7 @@ COMMON: Final = (
 """The flags of `greyhound train` that people use first."""
 ALIASES: Final = {"augment.size": ("--size",)}
 GROUPS: Final = {
-    "data": ("tier", "budget", "residency", "on-bad", "patience", "image-cache", "cache-bytes", "originals", "on-corrupt"),
+    "data": ("image-cache", "cache-bytes", "originals", "on-corrupt"),
     "network": ("linear-probe", "probe-shots", "distillation", "interpolation", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
     "optimisation": ("phases", "momentum", "weight-decay", "layer-decay", "label-smoothing", "clip-norm", "ema", "averaging"),

@@ -76,9 +76,9 @@ class TrainContext:
 
         clock: measures it. done: images of the epoch that came before, for the bar.
         """
-        clock = clock or Clock()
+        clock = clock or Clock(loader)
         with progress_bar(title, distributed.is_main()) as update:
-            for batch in clock.waits(loader.epoch()):
+            for batch in loader.epoch():
                 if self.stop():
                     raise Stopped(f"while {title}")
                 yield batch

@@ -216,7 +216,7 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
         "train_loss": state.loss_sum / images,
         "learning_rate": max(group["lr"] for group in state.optimizer.param_groups),
         "weights_changed": state.changed(),
-        "replaced": len(context.training.damaged),
+        "replaced": len(context.training.corrupt),
         "images_per_second": clock.images / seconds,
         "waiting": clock.data_time / seconds,
         "seconds": state.seconds,

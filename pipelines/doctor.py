@@ -2,16 +2,25 @@
 
     greyhound doctor [--pack PACK]          (--json for programs)
 
-Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be learnt stands
-there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine without a GPU.
+Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be
+learnt stands there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine
+without a GPU.
+
+With a pack, some of its pictures are decoded too. A broken build of a decoder shows in seconds: black
+pictures, half ones and those with swapped colours have another mean luma than the pack says. A shifted
+picture may have the same; the GPU check compares pixels.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import random
 import re
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,17 +29,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from greyhound.cache.command import parse, run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
 from greyhound.cache.store import Pack, PackError
-from greyhound.pipelines import selftest
-from greyhound.pipelines.decoded import say_bytes
-from greyhound.pipelines.engine import StreamError
+from greyhound.pipelines.decoded import ImageCache, say_bytes
+from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, StreamError
 from greyhound.pipelines.loader import ENGINES, choose
 
 Verdict = Literal["ok", "note", "problem", "unknown"]
@@ -38,17 +49,25 @@ Verdict = Literal["ok", "note", "problem", "unknown"]
 _PACKAGES: Final = ("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
+TOLERANCE: Final = 4.0
+"""Levels of 255 by which a mean luma may be off: not all pixels are sampled, and decoders differ a little."""
 _TESTED: Final = 64
 """Pictures of a pack that are decoded."""
+_SIZE: Final = 128
+"""Samples a side of each picture."""
+_BATCH: Final = 16
+_LOOKED_AT: Final = 2048
+"""Rows of a pack whose files are told apart by kind."""
+_LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as the pack's
 _LEAST_SHARED: Final = 2**30
 _LEAST_FILES: Final = 1024
 _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
-"""The driver that a CUDA major version needs at least. Source: docs.nvidia.com/deploy/cuda-compatibility, "Minor
-Version Compatibility", table 1.
+"""The driver that a CUDA major version needs at least. Source: docs.nvidia.com/deploy/cuda-compatibility,
+"Minor Version Compatibility", table 1.
 """
 _REGIONS: Final = (
-    "decoding a region of a JPEG on the GPU fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). Greyhound "
-    "decodes whole images and is not concerned; in graphs of your own use fn.decoders.image and crop or warp after it"
+    "a region of a JPEG, decoded on the GPU, fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). "
+    "Greyhound decodes whole images; in graphs of your own use fn.decoders.image and crop or warp after it"
 )
 
 
@@ -65,11 +84,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was learnt. cores: that this process may use, of all `processors`. memory, shared_memory: bytes free.
+    """What was learnt. cores: that this process may use, of all `processors`. memory, shared_memory: bytes
+    free.
 
-    locked_memory, open_files: limits of this process, None: none. versions: of packages, and `torch's CUDA` and `DALI's
-    CUDA`, where they are installed. driver: its version, by its library or else by the kernel; driver_unknown: why the
-    library could not be asked.
+    locked_memory, open_files: limits of this process, None: none. versions: of packages, and `torch's CUDA`
+    and `DALI's CUDA`, where they are installed. driver: its version, by its library or else by the kernel;
+    driver_unknown: why the library could not be asked.
     """
 
     machine: str
@@ -207,34 +227,25 @@ def judge(facts: Facts) -> list[Finding]:
 
 def _judge_machine(facts: Facts) -> Iterator[Finding]:
     yield Finding("machine", facts.machine)
-    few = facts.cores < facts.processors
-    yield Finding(
-        "cores",
-        f"{facts.cores} of {facts.processors}",
-        "note" if few else "ok",
-        "what affinity and the container's quota leave; loader threads are counted from these" if few else "",
-    )
+    advice = "what affinity and the container's quota leave; loader threads are counted from these"
+    cores = f"{facts.cores} of {facts.processors}"
+    yield _note_if(facts.cores < facts.processors, "cores", cores, advice)
     yield Finding("free memory", say_bytes(facts.memory))
     if facts.shared_memory is None:
         yield Finding("shared memory", "-", "unknown", f"there is no {_SHARED_MEMORY} on this system")
     else:
-        small = facts.shared_memory < _LEAST_SHARED
         advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
-        yield Finding(
-            "shared memory",
-            say_bytes(facts.shared_memory),
-            "note" if small else "ok",
-            advice if small else "",
-        )
-    few_files = facts.open_files is not None and facts.open_files < _LEAST_FILES
-    yield Finding(
-        "open files",
-        str(facts.open_files or "no limit"),
-        "note" if few_files else "ok",
-        f"raise it: ulimit -n {_LEAST_FILES}" if few_files else "",
-    )
+        small = facts.shared_memory < _LEAST_SHARED
+        yield _note_if(small, "shared memory", say_bytes(facts.shared_memory), advice)
+    few = facts.open_files is not None and facts.open_files < _LEAST_FILES
+    files = str(facts.open_files or "no limit")
+    yield _note_if(few, "open files", files, f"raise it: ulimit -n {_LEAST_FILES}")
     locked = "no limit" if facts.locked_memory is None else say_bytes(facts.locked_memory)
     yield Finding("locked memory", locked, advice="CUDA's pinned memory does not count; InfiniBand's does")
+
+
+def _note_if(noteworthy: bool, about: str, found: str, advice: str) -> Finding:
+    return Finding(about, found, "note", advice) if noteworthy else Finding(about, found)
 
 
 def _judge_gpus(facts: Facts) -> Iterator[Finding]:
@@ -248,10 +259,12 @@ def _judge_gpus(facts: Facts) -> Iterator[Finding]:
         if gpu.mig is None:
             yield Finding(f"{about}, MIG", "-", "unknown", "the driver does not say, or the GPU has none")
         else:
-            advice = "memory, multiprocessors and JPEG engines are those of the instance" if gpu.mig else ""
-            yield Finding(f"{about}, MIG", "on" if gpu.mig else "off", "note" if gpu.mig else "ok", advice)
+            advice = "memory, multiprocessors and JPEG engines are those of the instance"
+            yield _note_if(gpu.mig, f"{about}, MIG", "on" if gpu.mig else "off", advice)
         if gpu.jpeg_engines is None:
-            why = "the driver counts them only where MIG exists (A100, H100 and later); elsewhere CUDA cores decode"
+            why = (
+                "the driver counts them where MIG exists (A100, H100 and later); elsewhere CUDA cores decode"
+            )
             yield Finding(f"{about}, JPEG engines", "-", "unknown", why)
         else:
             yield Finding(f"{about}, JPEG engines", str(gpu.jpeg_engines))
@@ -261,9 +274,8 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
     for name, version in versions.items():
         yield Finding(name, version)
     if not any(name.startswith("nvidia-dali") for name in versions):
-        yield Finding(
-            "DALI", "not installed", "note", "engine threads needs none; pip install nvidia-dali-cuda120"
-        )
+        advice = "engine threads needs none; pip install nvidia-dali-cuda120"
+        yield Finding("DALI", "not installed", "note", advice)
     for name, version in versions.items():
         if name.startswith("nvidia-nvimgcodec") and version.startswith("0.9."):
             yield Finding(f"{name} and regions", version, "note", _REGIONS)
@@ -273,29 +285,14 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
     theirs, ours = (_major(versions.get(name)) for name in ("DALI's CUDA", "torch's CUDA"))
     if theirs and ours and theirs != ours:
         advice = (
-            f"each brings libraries of its own, and the driver must serve CUDA {max(theirs, ours)}; for one of them: pip "
-            f"uninstall nvidia-dali-cuda{theirs}0; pip install nvidia-dali-cuda{ours}0"
+            f"each has its own libraries, and the driver must serve CUDA {max(theirs, ours)}; for one of "
+            f"them: pip uninstall nvidia-dali-cuda{theirs}0; pip install nvidia-dali-cuda{ours}0"
         )
         yield Finding("DALI and torch", f"CUDA {theirs} beside CUDA {ours}", "note", advice)
 
 
-def try_decoder(pack: Pack) -> Finding:
-    """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
-    name, device = choose()
-    rows = selftest.of_every_kind(selftest.kinds(pack), _TESTED)
-    about = f"decoder, engine {name} on {device}"
-    try:
-        wrong = selftest.faults(pack, rows, ENGINES[name], device)
-    except StreamError as error:
-        return Finding(about, "stopped", "problem", str(error))
-    if wrong:
-        advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
-        return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
-    return Finding(about, f"{len(rows)} pictures as they were packed")
-
-
 def torchvision_fault() -> str:
-    """What keeps torchvision from working with this torch, or nothing: a wrong pair fails when it is imported."""
+    """Why torchvision does not work with this torch, or nothing: a wrong pair fails when it is imported."""
     try:
         import torchvision.ops  # noqa: F401
     except (ImportError, RuntimeError) as error:
@@ -323,6 +320,94 @@ def _major(version: str | None) -> int:
     return int(version.split(".")[0]) if version else 0
 
 
+def try_decoder(pack: Pack) -> Finding:
+    """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
+    name, device = choose()
+    rows = of_every_kind(kinds(pack), _TESTED)
+    about = f"decoder, engine {name} on {device}"
+    try:
+        wrong = faults(pack, rows, ENGINES[name], device)
+    except StreamError as error:
+        return Finding(about, "stopped", "problem", str(error))
+    if wrong:
+        advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
+        return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
+    return Finding(about, f"{len(rows)} pictures as they were packed")
+
+
+def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> NDArray[np.float32]:
+    """By how many levels of 255 each picture's mean luma, as the engine decodes it, is off the pack's:
+    float32 `[n]`.
+
+    Each picture is decoded in full and sampled at `_SIZE` x `_SIZE` places over all of it. Raises
+    StreamError.
+    """
+    nothing, whole = np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
+    cache = ImageCache(pack, nothing, whole)
+    config = EngineConfig(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, cache)
+    found = [
+        images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA
+        for _, images in engine(pack, _whole_pictures(pack, rows), config)
+    ]
+    return np.asarray(np.concatenate(found) - pack.mean_lumas[rows], dtype=np.float32)
+
+
+def faults(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> list[str]:
+    """The pictures of these rows that the engine decodes to others than were packed, each with its error."""
+    errors = luma_errors(pack, rows, engine, device)
+    wrong = np.flatnonzero(~(np.abs(errors) <= TOLERANCE))
+    return [f"{pack.describe(rows[place])} is {errors[place]:+.1f} levels off" for place in wrong.tolist()]
+
+
+def spread(pack: Pack, count: int) -> NDArray[np.int64]:
+    """At most so many rows, spread over the pack."""
+    return np.arange(len(pack))[:: -(-len(pack) // count)]
+
+
+def kinds(pack: Pack) -> dict[str, list[int]]:
+    """The rows of each kind of file, for a decoder takes each by a way of its own, as far as 2,048 rows tell.
+
+    A kind is a format, its colours, and whether a JPEG is progressive.
+    """
+    found: dict[str, list[int]] = {}
+    for row in spread(pack, _LOOKED_AT).tolist():
+        found.setdefault(_kind(pack.encoded(row).tobytes()), []).append(row)
+    return found
+
+
+def _kind(data: bytes) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's about large pictures
+            image = Image.open(io.BytesIO(data))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return "unknown"
+    return " ".join(
+        [str(image.format), image.mode, *(["progressive"] if "progressive" in image.info else [])]
+    )
+
+
+def of_every_kind(found: dict[str, list[int]], count: int) -> NDArray[np.int64]:
+    """At most so many rows, ascending, as many of each kind as it has them; always the same."""
+    drawn = random.Random(0)
+    turns = itertools.zip_longest(*(drawn.sample(rows, len(rows)) for rows in found.values()))
+    chosen = [row for turn in turns for row in turn if row is not None][:count]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
+    """Batches whose window is the whole picture, in levels, nothing changed."""
+    for low in range(0, len(rows), _BATCH):
+        ids = rows[low : low + _BATCH]
+        geometry = np.zeros((len(ids), 1, 3, 3), dtype=np.float32)
+        geometry[:, 0, 0, 0], geometry[:, 0, 1, 1] = pack.stored_sizes[ids].T / _SIZE
+        geometry[..., 2, 2] = 1
+        colour = np.tile(np.eye(3, 4, dtype=np.float32), (len(ids), 1, 1, 1))
+        yield BatchSpec(
+            ids, geometry, colour, np.zeros(len(ids), dtype=np.int32), epoch=0, stop=low + len(ids)
+        )
+
+
 @dataclass(frozen=True)
 class Job:
     """How to say it."""
@@ -340,7 +425,8 @@ def main() -> int:
     findings = judge(facts)
     findings += [try_decoder(Pack(job.pack))] if job.pack else []
     if job.json:
-        print(json.dumps({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}))  # noqa: T201
+        content = {"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(content))  # noqa: T201
     else:
         show(findings)
     return 1 if any(finding.verdict == "problem" for finding in findings) else 0

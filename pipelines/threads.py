@@ -1,8 +1,8 @@
 """The `threads` engine: decode -> downsample -> warp -> colour on CPU threads, with libjpeg-turbo and OpenCV.
 
-Before it: `loader` says which images, under which matrices. After it: torch tensors in host memory. All three steps
-release the GIL, so plain threads use every core. What lies between the steps lies in memory of the thread's own that
-stays in its cache, and the last step writes straight into the batch.
+Before it: `loader` says which images, under which matrices. After it: torch tensors in host memory. All three
+steps release the GIL, so plain threads use every core. What lies between the steps lies in memory of the
+thread's own that stays in its cache, and the last step writes straight into the batch.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamEr
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
-def stream(pack: Pack, requests: Iterator[BatchSpec], settings: EngineConfig) -> Stream:
-    """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
+def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
+    """Answer `specs` in their order, `config.prefetch` of them ahead; see `engine.Engine`."""
     cv2.setNumThreads(1)  # the threads are ours
-    ring = BufferPool(
-        (settings.batch_size, settings.views, settings.size, settings.size, 3), settings.device == "gpu"
+    buffers = BufferPool(
+        (config.batch_size, config.views, config.size, config.size, 3), config.device == "gpu"
     )
-    pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="greyhound")
-    scratches = [Scratch(settings.size) for _ in range(settings.threads)]
+    pool = ThreadPoolExecutor(config.threads, thread_name_prefix="greyhound")
+    scratches = [Scratch(config.size) for _ in range(config.threads)]
     ahead: deque[tuple[BatchSpec, NDArray[np.float32], list[Future[None]]]] = deque()
     try:
-        for request in requests:
-            batch = ring.take()
-            ahead.append((request, batch, _start(pool, request, batch, scratches, settings)))
-            if len(ahead) > settings.prefetch:
-                yield _finish(pack, ring, *ahead.popleft())
+        for spec in specs:
+            batch = buffers.get()
+            ahead.append((spec, batch, _start(pool, spec, batch, scratches, config)))
+            if len(ahead) > config.prefetch:
+                yield _finish(pack, buffers, *ahead.popleft())
         while ahead:
-            yield _finish(pack, ring, *ahead.popleft())
+            yield _finish(pack, buffers, *ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -56,7 +56,7 @@ class BufferPool:
         self._free: list[NDArray[np.float32]] = []
         self.allocated = 0
 
-    def take(self) -> NDArray[np.float32]:
+    def get(self) -> NDArray[np.float32]:
         """Memory for one batch that nobody reads."""
         if self._free:
             return self._free.pop()
@@ -64,7 +64,7 @@ class BufferPool:
         fresh: NDArray[np.float32] = torch.empty(self._shape, pin_memory=self._pinned).numpy()
         return fresh
 
-    def lend(self, batch: NDArray[np.float32], count: int) -> torch.Tensor:
+    def wrap(self, batch: NDArray[np.float32], count: int) -> torch.Tensor:
         """The first `count` images as a tensor; when the last view of it dies, `batch` is free again."""
         view = batch[:count]
         weakref.finalize(view, self._free.append, batch).atexit = False
@@ -72,7 +72,7 @@ class BufferPool:
 
 
 class Scratch:
-    """What one thread needs between the steps of an image; it stays in the cache, and is used for every image."""
+    """What one thread needs between the steps of an image; used for every image, it stays in the cache."""
 
     def __init__(self, size: int) -> None:
         """size: S, the window's side."""
@@ -84,8 +84,9 @@ class Scratch:
     def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image `[H, W, 3]` with a fourth byte a pixel, `[H, W, 4]`; valid until the next.
 
-        OpenCV gathers four bytes at once and three one by one, and one pass in the order of memory brings the image into
-        the cache before the warp, which jumps between its rows: together twice as fast (docs/log.md, 2026-11-24).
+        OpenCV gathers four bytes at once and three one by one, and one pass in the order of memory brings the
+        image into the cache before the warp, which jumps between its rows: together twice as fast
+        (docs/log.md, 2026-11-24).
         """
         height, width = pixels.shape[:2]
         if self._padded.size < 4 * height * width:
@@ -97,30 +98,30 @@ class Scratch:
 
 def _start(
     pool: ThreadPoolExecutor,
-    request: BatchSpec,
+    spec: BatchSpec,
     batch: NDArray[np.float32],
     scratches: list[Scratch],
-    settings: EngineConfig,
+    config: EngineConfig,
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
-    todo = iter(range(len(request.ids)))  # `next` on it is atomic
-    matrices = to_opencv(request.geometry)
+    todo = iter(range(len(spec.ids)))  # `next` on it is atomic
+    matrices = to_opencv(spec.geometry)
     return [
-        pool.submit(fill_rows, request, matrices, todo, batch, scratches, settings)
-        for _ in range(min(settings.threads, len(request.ids)))
+        pool.submit(fill_rows, spec, matrices, todo, batch, scratches, config)
+        for _ in range(min(config.threads, len(spec.ids)))
     ]
 
 
 def _finish(
-    pack: Pack, ring: BufferPool, request: BatchSpec, batch: NDArray[np.float32], tasks: list[Future[None]]
+    pack: Pack, buffers: BufferPool, spec: BatchSpec, batch: NDArray[np.float32], tasks: list[Future[None]]
 ) -> tuple[BatchSpec, torch.Tensor]:
     for task in tasks:
         try:
-            with pack.naming_damaged(request.ids):
+            with pack.naming_damaged(spec.ids):
                 task.result()
         except cv2.error as error:
             raise _explain(error) from error
-    return request, ring.lend(batch, len(request.ids))
+    return spec, buffers.wrap(batch, len(spec.ids))
 
 
 def _explain(error: cv2.error) -> Exception:
@@ -131,31 +132,33 @@ def _explain(error: cv2.error) -> Exception:
 
 
 def fill_rows(
-    request: BatchSpec,
+    spec: BatchSpec,
     matrices: NDArray[np.float64],
     todo: Iterator[int],
     batch: NDArray[np.float32],
     scratches: list[Scratch],
-    settings: EngineConfig,
+    config: EngineConfig,
 ) -> None:
-    """A thread's part of a batch: of every row that `todo` gives, decode the image once, then warp and colour its views.
+    """A thread's part of a batch: of every row that `todo` gives, decode the image once, then warp and colour
+    its views.
 
-    matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this call's for as
-    long as it takes. Raises BadImageError.
+    matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this
+    call's for as long as it takes. Raises BadImageError.
     """
     scratch = scratches.pop()  # there is one for each thread
     try:
         for row in todo:
-            pixels = scratch.pad(settings.tier.pixels(int(request.ids[row])))
+            pixels = scratch.pad(config.image_cache.pixels(int(spec.ids[row])))
             for view, image in enumerate(batch[row]):
-                warp(pixels, matrices[row, view], settings.fill, scratch.warped)
-                colour(scratch.warped, request.colour[row, view], scratch, image)
+                warp(pixels, matrices[row, view], config.fill, scratch.warped)
+                colour(scratch.warped, spec.colour[row, view], scratch, image)
     finally:
         scratches.append(scratch)
 
 
 def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out: NDArray[np.uint8]) -> None:
-    """Fill the window `out`, uint8 `[S, S, C]`, with what each of its pixels sees of the image, uint8 `[H, W, C]`.
+    """Fill the window `out`, uint8 `[S, S, C]`, with what each of its pixels sees of the image, uint8 `[H, W,
+    C]`.
 
     matrix: `[2, 3]`, from the window to the image. level: what is seen where the image has ended.
     """
@@ -166,7 +169,7 @@ def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out
 def colour(
     warped: NDArray[np.uint8], matrix: NDArray[np.float32], scratch: Scratch, out: NDArray[np.float32]
 ) -> None:
-    """Write the pixels of the window, uint8 `[S, S, 4]`, times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`, once."""
+    """Write the pixels, uint8 `[S, S, 4]`, times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`."""
     cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, scratch.rgb)
     np.copyto(scratch.floats, scratch.rgb)
     cv2.transform(scratch.floats, matrix, out)

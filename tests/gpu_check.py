@@ -22,7 +22,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
@@ -43,10 +43,17 @@ from greyhound.model.precision import compiled
 from greyhound.model.run import METRICS, Run, RunError
 from greyhound.model.state import Training
 from greyhound.model.step import smoothed_cross_entropy, train_step
-from greyhound.pipelines import dali, doctor, selftest, threads
+from greyhound.pipelines import dali, doctor, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
-from greyhound.pipelines.engine import Device, Resources, ResourcesError, StreamError
+from greyhound.pipelines.engine import (
+    Device,
+    EngineName,
+    ImageCacheName,
+    Resources,
+    ResourcesError,
+    StreamError,
+)
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, torch_device
 
@@ -64,7 +71,7 @@ CHANGES: Final = {
 }
 """An augmentation for each operator, which changes nothing else."""
 MEASURED: Final = 2048
-"""Images whose pixels the decoded tier keeps while it is measured: half a gigabyte, however large the pack is."""
+"""Images whose pixels the image cache keeps while it is measured: half a gigabyte, however large the pack is."""
 BATCH: Final = 64
 LINKED: Final = 2**28
 """Bytes that are copied to the GPU at once, to see how fast its link is."""
@@ -104,10 +111,10 @@ def driver(setup: Setup) -> Outcome:
 
 def decoder(setup: Setup) -> Outcome:
     """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
-    kinds = selftest.kinds(setup.pack)
-    rows = selftest.of_every_kind(kinds, 4 * setup.images)
-    errors = np.abs(selftest.luma_errors(setup.pack, rows, dali.stream, setup.device))
-    passed = bool((errors <= selftest.TOLERANCE).all())
+    kinds = doctor.kinds(setup.pack)
+    rows = doctor.of_every_kind(kinds, 4 * setup.images)
+    errors = np.abs(doctor.luma_errors(setup.pack, rows, dali.stream, setup.device))
+    passed = bool((errors <= doctor.TOLERANCE).all())
     found = (
         f"{len(rows)} pictures ({', '.join(kinds)}), at most {errors.max():.2f} levels off what was packed"
     )
@@ -126,7 +133,6 @@ def batches(setup: Setup) -> Outcome:
     apart = {
         "training": levels_apart(setup, recipe),
         "four views": levels_apart(setup, recipe, views=4),
-        "decoded tier": levels_apart(setup, recipe, image_cache="decoded"),
         "evaluation": levels_apart(setup, recipe.centre()),
         "crops": levels_apart(setup, recipe.crops(), views=4),
     }
@@ -139,12 +145,10 @@ def _parity(apart: dict[str, float]) -> Outcome:
     return Outcome(passed, f"at most {apart[worst]:.3f} levels apart on average ({worst})", apart)
 
 
-def levels_apart(
-    setup: Setup, augment: Augment, views: int = 1, tier: Literal["encoded", "decoded"] = "encoded"
-) -> float:
+def levels_apart(setup: Setup, augment: Augment, views: int = 1) -> float:
     """Mean levels of 255 between DALI on the device and the threads engine, over the second epoch of some rows."""
-    rows, sides = selftest.spread(setup.pack, setup.images), []
-    for resources in (Resources("dali", setup.device, image_cache=tier), Resources("threads", "cpu")):
+    rows, sides = doctor.spread(setup.pack, setup.images), []
+    for resources in (Resources("dali", setup.device), Resources("threads", "cpu")):
         with Loader(
             setup.pack, augment, rows, resources, batch_size=16, views=views, epochs=2, shuffle=True
         ) as loader:
@@ -169,7 +173,7 @@ def hand_over(setup: Setup) -> Outcome:
 
 def memory(setup: Setup) -> Outcome:
     """Memory at the end of many epochs is what it was after the first tenth of them."""
-    rows, taken = selftest.spread(setup.pack, setup.images), []
+    rows, taken = doctor.spread(setup.pack, setup.images), []
     with Loader(
         setup.pack, Augment(), rows, Resources("dali", setup.device), shuffle=True, epochs=setup.epochs
     ) as loader:
@@ -205,13 +209,15 @@ def waiting(setup: Setup) -> Outcome:
 
 
 def throughput(setup: Setup) -> Outcome:
-    """Images a second of every tier on the device, its copies included, and of what no loader can pass: the ceilings."""
-    tiers: tuple[Literal["encoded"], Literal["decoded"]] = ("encoded", "decoded")
-    engines: tuple[Literal["threads"], Literal["dali"]] = ("threads", "dali")
+    """Images a second of every engine on the device, its copies included, and of what no loader can pass: the ceilings."""
+    choices: tuple[tuple[EngineName, ImageCacheName], ...] = (
+        ("threads", "encoded"),
+        ("threads", "decoded"),
+        ("dali", "encoded"),
+    )
     rates = {
-        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, image_cache=tier))
-        for engine in engines
-        for tier in tiers
+        f"{engine}, {cache}": loader_rate(setup, Resources(engine, setup.device, image_cache=cache))
+        for engine, cache in choices
     }
     rates["ceiling: libjpeg-turbo on all cores"] = sample(
         "decode-only", setup.pack.path, setup.seconds
@@ -242,8 +248,8 @@ def settle(device: Device) -> None:
 
 
 def loader_rate(setup: Setup, resources: Resources) -> float:
-    """Of training batches on the device, once a tier that keeps pixels has them."""
-    rows, augment = selftest.spread(setup.pack, MEASURED), setup.job.recipe.augment
+    """Of training batches on the device, once a cache of pixels has them."""
+    rows, augment = doctor.spread(setup.pack, MEASURED), setup.job.recipe.augment
     with Loader(setup.pack, augment, rows, resources, batch_size=BATCH, shuffle=True) as loader:
         for _ in loader.epoch():
             pass
@@ -254,7 +260,7 @@ def decoder_rate(setup: Setup) -> float:
     """Of DALI's decoder without anything behind it, by the parameters that the graph gives it."""
     from nvidia.dali import fn, pipeline_def
 
-    order = itertools.cycle(selftest.spread(setup.pack, MEASURED).tolist())
+    order = itertools.cycle(doctor.spread(setup.pack, MEASURED).tolist())
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=BATCH,

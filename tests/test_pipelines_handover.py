@@ -41,14 +41,14 @@ def test_a_consumer_for_which_nobody_waits_is_found_on_a_gpu(coded_pack: Pack, e
     assert overwritten(coded_pack, engine, "gpu", 1000, careless=True) > 0
 
 
-def test_a_ring_that_takes_its_memory_back_too_early_is_found(
+def test_a_pool_that_takes_its_memory_back_too_early_is_found(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lend(ring: threads.BufferPool, batch: NDArray[Any], count: int) -> torch.Tensor:
-        ring._free.append(batch)
+    def wrap(pool: threads.BufferPool, batch: NDArray[Any], count: int) -> torch.Tensor:
+        pool._free.append(batch)
         return torch.from_numpy(batch[:count])
 
-    monkeypatch.setattr(threads.BufferPool, "lend", lend)
+    monkeypatch.setattr(threads.BufferPool, "wrap", wrap)
     assert overwritten(coded_pack, threads.stream, "cpu", 200) > 0
 
 

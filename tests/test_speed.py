@@ -66,12 +66,12 @@ def test_no_stall_where_one_epoch_ends_and_the_next_begins(colour_pack: Pack) ->
     assert min(ratios) <= 2
 
 
-@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+@pytest.mark.parametrize("cache", ["encoded", "decoded"])
 def test_nothing_is_allocated_after_the_first_epoch(
-    tmp_path_factory: pytest.TempPathFactory, tier: str
+    tmp_path_factory: pytest.TempPathFactory, cache: str
 ) -> None:
     pack = tiny_pack(tmp_path_factory.mktemp("flat"))
-    resources = Resources("threads", "cpu", 2, image_cache="decoded" if tier == "decoded" else "encoded")
+    resources = Resources("threads", "cpu", 2, image_cache="decoded" if cache == "decoded" else "encoded")
     with Loader(pack, Augment(size=64), np.arange(60), resources, batch_size=6, shuffle=True) as loader:
         for _ in islice(loader, 30):
             pass

@@ -1,12 +1,13 @@
-"""Benchmark: the same augmentation by every engine, every tier and the loaders that people use instead, in one run.
+"""Benchmark: the same augmentation by every engine and by the loaders that people use instead, in one run.
 
     greyhound benchmark --images FOLDER --json out.json --chart out.png
     greyhound benchmark --compare old.json new.json
 
-Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON. Before anything
-is timed, rows that claim equal pixels are compared. Every sample runs in a process of its own, rows take turns, and
-figures are medians: a machine that others use too is only fair to rows that are measured beside each other. The unit
-to trust is core-milliseconds an image: user and system time of the row's process and all its workers.
+Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON.
+Before anything is timed, rows that claim equal pixels are compared. Every sample runs in a process of its
+own, rows take turns, and figures are medians: a machine that others use too is only fair to rows that are
+measured beside each other. The unit to trust is core-milliseconds an image: user and system time of the row's
+process and all its workers.
 """
 
 from __future__ import annotations

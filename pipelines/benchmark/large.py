@@ -1,4 +1,5 @@
-"""Large originals: photographs enlarged to the 12 megapixels of a telephone's camera, and how well they are reduced.
+"""Large originals: photographs enlarged to the 12 megapixels of a telephone's camera, and how well they are
+reduced.
 
 Before it: a pack of photographs. After it: a pack of large ones, for the benchmark's rows `large-...`.
 """
@@ -22,14 +23,14 @@ PIXELS: Final = 12_000_000
 _COUNT: Final = 16
 """Images that are enlarged: enough that no cache holds them."""
 _GRAIN: Final = 4.0
-"""Standard deviation of the added noise, in levels of 255: what a sensor adds, so that the files are as large as real ones."""
+"""Standard deviation of the added noise, in levels of 255: as a sensor's, which makes files large."""
 _QUALITY: Final = 87
 _SUBSAMPLING: Final = "420"
 """Of the chroma, as cameras have it."""
 
 
 def enlarged(pack: Pack, folder: Path) -> Path:
-    """A pack of the first images of `pack`, each enlarged to 12 megapixels, grained and encoded again; in `folder`."""
+    """A pack in `folder` of the first images of `pack`: enlarged to 12 megapixels, grained, encoded again."""
     images = folder / "large"
     images.mkdir()
     for row in range(min(_COUNT, len(pack))):
@@ -46,7 +47,7 @@ def enlarged(pack: Pack, folder: Path) -> Path:
 
 
 def worst_psnr(pack: Pack) -> float:
-    """The lowest ratio, in dB, of signal to error of the scaled decode against the block means of a full decode."""
+    """The lowest PSNR, in dB, of the scaled decode against the block means of a full decode."""
     found = []
     for row, times in enumerate(log2_reduction(peers.AUGMENT, pack.sizes).tolist()):
         width, height = pack.stored_sizes[row]

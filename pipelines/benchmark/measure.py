@@ -22,23 +22,16 @@ from greyhound.cache.command import progress_bar
 from greyhound.cache.machine import available_cores, describe_machine, installed
 from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import peers
-from greyhound.pipelines.benchmark.account import take_account, take_waiting
 from greyhound.pipelines.benchmark.large import enlarged, worst_psnr
-from greyhound.pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking
+from greyhound.pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking, open_loader, steps
 from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
 
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""
 PACKAGES: Final = (
-    "torch",
-    "torchvision",
-    "nvidia-dali-cuda*",
-    "opencv-python-headless",
-    "simplejpeg",
-    "pillow",
-    "albumentations",
-    "ffcv",
+    *("torch", "torchvision", "nvidia-dali-cuda*", "opencv-python-headless"),
+    *("simplejpeg", "pillow", "albumentations", "ffcv"),
 )
 """Whose versions a figure depends on."""
 _WARM_UP: Final = 3
@@ -68,10 +61,11 @@ class Result:
 def measure(
     pack: Pack, data: str, names: tuple[str, ...], seconds: float, repeats: int, folder: Path
 ) -> dict[str, Any]:
-    """Check that the engines agree, then sample the rows `names`, each in turn; everything that the JSON says.
+    """Check that the engines agree, then sample the rows `names`, each in turn; everything that the JSON
+    says.
 
-    data: what the pack holds, for the reader. seconds, repeats: of and for each sample. folder: takes what the
-    measurement itself has to write. Raises BenchmarkError.
+    data: what the pack holds, for the reader. seconds, repeats: of and for each sample. folder: takes what
+    the measurement itself has to write. Raises BenchmarkError.
     """
     check_agreement(pack)
     missing = {name: why for name in names if (why := lacking(ROWS[name]))}
@@ -90,38 +84,48 @@ def measure(
             update(done, len(turns), name)
             samples[name].append(_in_a_process(sample, name, paths[name], seconds))
     if "train-step" in present:
-        result["waiting_in_training"] = _in_a_process(take_waiting, pack.path, seconds)
-    result["account"] = asdict(_in_a_process(take_account, pack.path, seconds))
+        result["data_time_in_training"] = _in_a_process(data_time_share, pack.path, seconds)
     result["rows"] = [asdict(summarise(name, taken)) for name, taken in samples.items()]
     return conditions(pack, data) | {"seconds": seconds, "repeats": repeats} | result
 
 
 def check_agreement(pack: Pack) -> None:
-    """Rows that claim equal pixels must have them, or no time of theirs means anything. Raises BenchmarkError."""
+    """Rows that claim equal pixels must have them, or their times mean nothing. Raises BenchmarkError."""
     expected = first_batch(pack, "threads", "encoded")
     others: list[tuple[EngineName, ImageCacheName]] = [("threads", "decoded")]
     if not lacking(ROWS["dali-cpu-encoded"]):
-        others += [("dali", "encoded"), ("dali", "decoded")]
-    for name, tier in others:
-        apart = float((first_batch(pack, name, tier) - expected).abs().mean() * 255)
+        others.append(("dali", "encoded"))
+    for name, cache in others:
+        apart = float((first_batch(pack, name, cache) - expected).abs().mean() * 255)
         if apart > AGREEMENT:
             raise BenchmarkError(
-                f"{name}, {tier}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
+                f"{name}, {cache}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
                 "nothing was timed"
             )
 
 
-def first_batch(pack: Pack, name: EngineName, tier: ImageCacheName) -> torch.Tensor:
-    """Images of the second epoch, where a tier is in use."""
+def first_batch(pack: Pack, name: EngineName, cache: ImageCacheName) -> torch.Tensor:
+    """Images of the second epoch, where a cache is in use."""
     ids = np.arange(min(len(pack), BATCH_SIZE))
-    resources = Resources(name, "cpu", image_cache=tier)
+    resources = Resources(name, "cpu", image_cache=cache)
     with Loader(pack, peers.AUGMENT, ids, resources, batch_size=len(ids), epochs=2) as loader:
         *_, last = loader
     return last.images
 
 
+def data_time_share(path: Path, seconds: float) -> float:
+    """Share of a training's time, 0..1, that it waits for data: as the row `train-step`, once it is warm."""
+    with open_loader(Pack(path), Resources("threads", "cpu"), batch_size=8) as loader:
+        stream = steps(loader, with_loader=True)
+        next(stream)
+        waited, started = loader.data_time, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            next(stream)
+        return (loader.data_time - waited) / (time.perf_counter() - started)
+
+
 def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a fresh process, so that no row inherits another's memory, threads or caches."""
+    """The result of a call in a fresh process: no row inherits another's memory, threads or caches."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()

@@ -1,7 +1,8 @@
-"""The loaders that people use instead, for the benchmark: the same augmentation as far as each can express it.
+"""The loaders that people use instead, for the benchmark: the same augmentation as far as each can express
+it.
 
-Before it: a resident pack. After it: `benchmark` times each of them beside our engines. Every peer reads its originals
-from memory, and each is written the way its own documentation would have it.
+Before it: a resident pack. After it: `benchmark` times each of them beside our engines. Every peer reads its
+originals from memory, and each is written the way its own documentation would have it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AUGMENT: Final = Augment()
 _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
 """The short side lies between these."""
 _AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
-"""Share of a photograph that the window takes, where a crop cannot reach past the edge: scales below 1 are not expressed."""
+"""Share of a photograph in the window. A crop cannot reach past the edge: scales below 1 are missing."""
 
 
 class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -63,12 +64,11 @@ def torchvision_pil() -> Callable[[Any], torch.Tensor]:
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional
 
+    bilinear = v2.InterpolationMode.BILINEAR
     rest = v2.Compose(
         [
             v2.RandomCrop(AUGMENT.size, pad_if_needed=True),
-            v2.RandomAffine(
-                AUGMENT.rotation, shear=AUGMENT.shear, interpolation=v2.InterpolationMode.BILINEAR
-            ),
+            v2.RandomAffine(AUGMENT.rotation, shear=AUGMENT.shear, interpolation=bilinear),
             v2.ColorJitter(AUGMENT.brightness, AUGMENT.contrast, AUGMENT.saturation, AUGMENT.hue),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
@@ -94,15 +94,12 @@ def albumentations() -> Callable[[Any], torch.Tensor]:
 
     cv2.setNumThreads(0)
     low, high = (1 - AUGMENT.brightness, 1 + AUGMENT.brightness)
+    turn, lean = (-AUGMENT.rotation, AUGMENT.rotation), (-AUGMENT.shear, AUGMENT.shear)
     compose = library.Compose(
         [
             library.SmallestMaxSize(max_size=list(range(_SIDES[0], _SIDES[1] + 1))),
             library.RandomCrop(AUGMENT.size, AUGMENT.size, pad_if_needed=True),
-            library.Affine(
-                rotate=(-AUGMENT.rotation, AUGMENT.rotation),
-                shear={"x": (-AUGMENT.shear, AUGMENT.shear)},
-                p=1,
-            ),
+            library.Affine(rotate=turn, shear={"x": lean}, p=1),
             library.ColorJitter((low, high), (low, high), (low, high), (-AUGMENT.hue, AUGMENT.hue), p=1),
             library.ToFloat(max_value=255),
             ToTensorV2(),
@@ -117,7 +114,7 @@ def albumentations() -> Callable[[Any], torch.Tensor]:
 
 
 def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
-    """DALI's CPU backend as its examples would port the recipe: an operator a step, each with a random argument."""
+    """DALI's CPU backend as its examples would port the recipe: an operator a step, with random arguments."""
     from nvidia.dali import fn, pipeline_def, types
 
     rows = np.random.default_rng(0).permutation(len(pack))
@@ -131,10 +128,7 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
     def path() -> Any:
         images = fn.decoders.image(fn.external_source(source, batch=False, dtype=types.UINT8))
         images = fn.random_resized_crop(
-            images,
-            size=AUGMENT.size,
-            random_area=list(_AREA),
-            random_aspect_ratio=[1.0, 1.0],
+            images, size=AUGMENT.size, random_area=list(_AREA), random_aspect_ratio=[1.0, 1.0]
         )
         centre = [AUGMENT.size / 2, AUGMENT.size / 2]
         turn = fn.transforms.rotation(
@@ -163,7 +157,7 @@ class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
     """A pack as FFCV's writer takes it, in a process of its own: uint8 RGB `[H, W, 3]`, one image a row."""
 
     def __init__(self, path: Path, count: int) -> None:
-        """path: of the pack. count: its images. Nothing is opened yet: an open pack does not go to another process."""
+        """path: of the pack, which is opened in the other process. count: its images."""
         self.path, self.count = path, count
 
     def __len__(self) -> int:
@@ -180,43 +174,36 @@ class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
         return Pack(self.path)
 
 
-def ffcv(mode: Literal["jpg", "raw"]) -> Callable[[Pack, int, int], Iterator[int]]:
-    """FFCV from a file of its own in the page cache, its pixels encoded again (jpg) or as they are (raw); threads.
+def ffcv(mode: Literal["jpg", "raw"], pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
+    """FFCV from a file of its own in the page cache, its pixels encoded again (jpg) or as they are (raw);
+    threads.
 
-    It has no rotation, no shear and no hue. (Leclerc et al. 2023, "FFCV: Accelerating Training by Removing Data Bottlenecks")
+    It has no rotation, no shear and no hue. Leclerc et al. 2023, "FFCV: Accelerating Training by Removing
+    Data Bottlenecks".
     """
+    from ffcv import transforms
+    from ffcv.fields import RGBImageField
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.writer import DatasetWriter
 
-    def work(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
-        from ffcv import transforms
-        from ffcv.fields import RGBImageField
-        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
-        from ffcv.writer import DatasetWriter
-
-        square, black, white = (AUGMENT.size, AUGMENT.size), np.zeros(3), np.full(3, 255.0)
-        steps = [
-            RandomResizedCropRGBImageDecoder(square, scale=_AREA, ratio=(1.0, 1.0)),
-            transforms.RandomBrightness(AUGMENT.brightness, 1.0),
-            transforms.RandomContrast(AUGMENT.contrast, 1.0),
-            transforms.RandomSaturation(AUGMENT.saturation, 1.0),
-            transforms.NormalizeImage(black, white, np.float32),
-            transforms.ToTensor(),
-            transforms.ToTorchImage(),
-        ]
-        with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
-            file = Path(folder) / "images.beton"
-            writer = DatasetWriter(str(file), {"image": RGBImageField(write_mode=mode)}, num_workers=1)
-            writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
-            loader = Loader(
-                str(file),
-                batch_size,
-                num_workers=threads,
-                os_cache=True,
-                order=OrderOption.RANDOM,
-                pipelines={"image": steps},
-            )
-            while True:
-                for (images,) in loader:
-                    yield len(images)
-
-    return work
+    steps = [
+        RandomResizedCropRGBImageDecoder((AUGMENT.size, AUGMENT.size), scale=_AREA, ratio=(1.0, 1.0)),
+        transforms.RandomBrightness(AUGMENT.brightness, 1.0),
+        transforms.RandomContrast(AUGMENT.contrast, 1.0),
+        transforms.RandomSaturation(AUGMENT.saturation, 1.0),
+        transforms.NormalizeImage(np.zeros(3), np.full(3, 255.0), np.float32),
+        transforms.ToTensor(),
+        transforms.ToTorchImage(),
+    ]
+    with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+        file = str(Path(folder) / "images.beton")
+        writer = DatasetWriter(file, {"image": RGBImageField(write_mode=mode)}, num_workers=1)
+        writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
+        pipelines, order = {"image": steps}, OrderOption.RANDOM
+        loader = Loader(
+            file, batch_size, num_workers=threads, os_cache=True, order=order, pipelines=pipelines
+        )
+        while True:
+            for (images,) in loader:
+                yield len(images)

@@ -1,9 +1,13 @@
-"""pipelines/watch.py: what hangs, dies or is closed half way, and that the program ends with a line all the same."""
+"""pipelines/engine.py: what hangs, dies or is closed half way ends in one line; nobody waits for a copy."""
 
 from __future__ import annotations
 
+import gc
 import os
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from runs import Here
 
 from greyhound.cache.store import Pack
 from greyhound.model.run import LOCK
-from greyhound.pipelines import threads, watch
+from greyhound.pipelines import engine as module
+from greyhound.pipelines import threads
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.engine import EngineName, HangError, Resources, StreamError, watched
+from greyhound.pipelines.engine import EngineName, HangError, Resources, StreamError, ToDevice, WithTimeout
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
@@ -59,43 +65,47 @@ def end_threads() -> None:
 
 def test_what_comes_in_time_is_yielded_in_its_order_to_the_end() -> None:
     source = Source(*ITEMS)
-    assert [*watched(source(), 10.0)] == ITEMS
+    stream = WithTimeout(source(), 10.0)
+    assert [stream.next() for _ in ITEMS] == ITEMS
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            stream.next()
     assert source.closed
 
 
 def test_an_error_is_raised_where_the_batch_is_waited_for() -> None:
     source = Source(1, OSError("the disk is gone"))
-    stream: Any = watched(source(), 0.0)
-    assert next(stream) == 1
+    stream: Any = WithTimeout(source(), 0.0)
+    assert stream.next() == 1
     with pytest.raises(OSError, match="the disk is gone"):
-        next(stream)
+        stream.next()
     assert source.closed
 
 
-def test_closing_closes_what_is_watched() -> None:
+def test_closing_closes_what_is_WithTimeout() -> None:
     source = Source(1, 2)
-    stream: Any = watched(source(), 10.0)
-    next(stream)
+    stream: Any = WithTimeout(source(), 10.0)
+    stream.next()
     stream.close()
     assert source.closed
 
 
 def test_a_batch_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_AT_THE_END", 0.01)
+    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
     released = threading.Event()
-    stream: Any = watched(Source(1, released, 2)(), 0.2)
-    assert next(stream) == 1
+    stream: Any = WithTimeout(Source(1, released, 2)(), 0.2)
+    assert stream.next() == 1
     with pytest.raises(HangError, match=r"^no batch came for 0\.2 s: a loader thread hangs, .* --timeout"):
-        next(stream)
+        stream.next()
     released.set()
     end_threads()
 
 
 def test_without_a_limit_it_waits() -> None:
     released = threading.Event()
-    stream: Any = watched(Source(released, 2)(), 0.0)
+    stream: Any = WithTimeout(Source(released, 2)(), 0.0)
     threading.Timer(0.3, released.set).start()
-    assert next(stream) == 2
+    assert stream.next() == 2
     stream.close()
 
 
@@ -104,7 +114,7 @@ def test_an_engine_that_hangs_is_given_up(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, engine: EngineName
 ) -> None:
     """As where the disk of a mapped pack does not answer: in the threads' decoding, in what DALI is fed by."""
-    monkeypatch.setattr(watch, "_AT_THE_END", 0.01)
+    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
     released, reading = threading.Event(), Pack.encoded
 
     def read(self: Pack, index: int) -> Any:
@@ -169,10 +179,10 @@ def test_what_opencv_raises_in_a_thread_is_said(
         list(loader)
 
 
-@pytest.mark.parametrize("patience", [-1.0, float("nan"), float("inf")])
-def test_a_patience_that_is_none_is_refused(patience: float) -> None:
-    with pytest.raises(ValueError, match=r"patience is .*; expected 0 or more"):
-        Resources(timeout=patience)
+@pytest.mark.parametrize("timeout", [-1.0, float("nan"), float("inf")])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match=r"timeout is .*; expected 0 or more"):
+        Resources(timeout=timeout)
 
 
 def test_a_training_whose_loader_hangs_ends_with_one_line(
@@ -184,7 +194,7 @@ def test_a_training_whose_loader_hangs_ends_with_one_line(
         raise SystemExit(code + 40)  # to be told from an orderly end
 
     monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(watch, "_AT_THE_END", 0.01)
+    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
     released, reading, row = threading.Event(), Pack.encoded, int(colour_pack.ids("train")[7])
 
     def read(self: Pack, index: int) -> Any:
@@ -215,3 +225,64 @@ def test_a_training_whose_loader_hangs_ends_with_one_line(
     assert len(answer.err.splitlines()) == 1
     with FileLock(tmp_path / "run" / LOCK).acquire(timeout=0):
         assert (tmp_path / "run" / "recipe.json").exists(), "the folder is let go of"
+
+
+def test_the_options_of_a_loader_are_known_without_torch() -> None:
+    """`greyhound train --help` answers at once."""
+    absent = ("torch", "pyarrow", "pydantic", "numpy", "greyhound.cache.store")
+    code = (
+        f"import sys, greyhound.pipelines.engine; print([name for name in {absent!r} if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+
+
+# --- copies to the device -------------------------------------------------------------------------------------------
+
+
+class Event:
+    """As torch.cuda.Event, of a stream that comes by when the test says so."""
+
+    made: list[Event]
+
+    def __init__(self) -> None:
+        self.recorded = self.passed = False
+        self.made.append(self)
+
+    def record(self) -> None:
+        self.recorded = True
+
+    def query(self) -> bool:
+        return self.passed
+
+
+def test_the_source_of_a_copy_is_held_until_the_copy_is_made() -> None:
+    Event.made = []
+    to_device, sources = ToDevice(torch.device("meta"), Event), []  # any device that is not the host's
+    for turn in range(3):
+        tensor = torch.full((2,), float(turn))
+        sources.append(weakref.ref(tensor))
+        assert to_device(tensor).device.type == "meta"
+        del tensor
+        if turn == 1:
+            Event.made[0].passed = True
+    gc.collect()
+    assert [event.recorded for event in Event.made] == [True] * 3
+    assert [source() is None for source in sources] == [True, False, False]
+
+
+def test_what_is_there_already_is_handed_back() -> None:
+    tensor = torch.ones(2)
+    assert ToDevice(torch.device("cpu"))(tensor) is tensor
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_copy_to_a_gpu_does_not_wait_for_what_is_queued_before_it() -> None:
+    to_device, source = ToDevice(torch.device("cuda")), torch.ones(1000).pin_memory()
+    to_device(source)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(10**9)  # type: ignore[no-untyped-call]
+    found, busy = to_device(source), not torch.cuda.current_stream().query()
+    assert busy, "the copy is still queued behind the pause"
+    assert found.sum().item() == 1000
