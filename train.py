@@ -179,7 +179,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     model: the state's network as it is called, compiled or wrapped for several ranks. Nothing here reads a value from
     the device, except `flush`: losses add up there. Returns what measured the time. Raises Stopped, RunError.
     """
-    recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(loader)
+    recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(context.training)
     set_train_mode(state.network, recipe.freeze_bn)
     loss_fn = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
     state.begin_epoch()
