@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from greyhound.cache.command import Stop, note
+from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
-from greyhound.cache.values import from_json
 from greyhound.model import distributed, dry_run, figures
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.network import normalisation
@@ -212,7 +211,7 @@ def start_run(context: TrainContext, used: dict[str, str]) -> None:
     """Write down what the run depends on, and draw what it will do."""
     clear_results(context.run)
     write_description(context.run, asdict(context.recipe), context.pack.summary(), used)
-    with context.pack.naming_damaged(context.pack.ids("train")):  # not those of a few pictures alone
+    with context.pack.naming_corrupt(context.pack.ids("train")):  # not those of a few pictures alone
         draw_pictures(context)
 
 

@@ -32,12 +32,12 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.command import note, parse, plain, progress_bar, run
-from greyhound.cache.findings import Lines
-from greyhound.cache.pack import Options, Source, find_unlabelled, named_as_image, write
+from greyhound.cache.cli import ValueFormatError, from_json, note, parse, plain, progress_bar, run
+from greyhound.cache.folder import Source, find_unlabelled, named_as_image
+from greyhound.cache.pack import Options, write
+from greyhound.cache.scan import ScanError
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import SurveyError
-from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.cache.survey.table import Lines
 from greyhound.model import distributed, figures, metrics, report
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.dry_run import refusing_out_of_memory
@@ -307,7 +307,7 @@ if __name__ == "__main__":
     run(
         distributed.reporting(main),
         PackError,
-        SurveyError,
+        ScanError,
         RunError,
         distributed.DistributedError,
         ResourcesError,

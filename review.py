@@ -39,24 +39,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from greyhound.cache.atomic import folder_beside
-from greyhound.cache.command import note, parse, plain, progress_bar, run
+from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import folder_beside
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.stats import THUMBNAIL
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import THUMBNAIL, SurveyError
-from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, require_cleanlab
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import figures
 from greyhound.model import linear_probe as head
-from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.network import WeightsError, build, normalisation, pretrained_head
+from greyhound.model.network import build, normalisation, pretrained_head
 from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
 from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.engine import Resources, ResourcesError, StreamError
+from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, choose, torch_device
 
 SHOWN: Final = 10
@@ -67,7 +66,7 @@ Ids = NDArray[np.int64]
 Labels = NDArray[np.int32]
 
 
-class ReviewError(ValueError):
+class ReviewError(UserError):
     """The review cannot be made as asked; the message is one line for the user."""
 
 
@@ -409,15 +408,4 @@ def describe(found: Review) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        ReviewError,
-        PackError,
-        SurveyError,
-        RunError,
-        ResourcesError,
-        WeightsError,
-        CheckpointError,
-        StreamError,
-        ValueFormatError,
-    )
+    run(main)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.command import Stop, Stopped, note, progress_bar
+from greyhound.cache.cli import Stop, Stopped, note, progress_bar
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from greyhound.begin import opened, try_out
-from greyhound.cache.command import Stop, Stopped, note, run, stop_signals
+from greyhound.cache.cli import Stop, Stopped, note, run, stop_signals
 from greyhound.model import averaging, distributed, linear_probe, report, step
 from greyhound.model.checkpoint import CheckpointError, load, save
 from greyhound.model.dry_run import refusing_out_of_memory

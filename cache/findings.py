@@ -20,7 +20,7 @@ Finding = Literal[
     "grayscale",
     "exact-duplicate",
     "near-duplicate",
-    "label-suspect",
+    "label-issue",
     "odd-size",
     "dark",
     "bright",

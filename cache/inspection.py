@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import IO
 
 from greyhound.cache import pack
-from greyhound.cache.atomic import replacing_all
-from greyhound.cache.closeup import closeup_reader
-from greyhound.cache.findings import Lines, Row, write_rows
-from greyhound.cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
-from greyhound.cache.rules import judge
+from greyhound.cache.files import replacing_all
+from greyhound.cache.folder import Source, check_outside, check_writable, find_file, find_images
+from greyhound.cache.pack import Options
+from greyhound.cache.scan import ImageInfo, Progress, counted, survey
 from greyhound.cache.spool import Series, spool
 from greyhound.cache.store import PackError
-from greyhound.cache.survey import Look, Progress, counted, survey
+from greyhound.cache.survey.findings import judge
+from greyhound.cache.survey.table import Lines, Row, write_rows
+from greyhound.cache.thumbnail import closeup_reader
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Seen:
     images: Path
     paths: Series[str]
     labels: Sequence[str]
-    looks: Series[Look]
+    looks: Series[ImageInfo]
     crowded: Callable[[int], None] | None = None
 
     def __iter__(self) -> Iterator[Row]:

@@ -24,14 +24,13 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from greyhound.cache.atomic import replacing_all
-from greyhound.cache.closeup import closeup_reader
-from greyhound.cache.decisions import Decision, Photograph, check_classes, match
-from greyhound.cache.findings import FINDINGS, WRONG
+from greyhound.cache.files import replacing_all
+from greyhound.cache.scan import FORMATS, ImageInfo, Progress, counted, survey
+from greyhound.cache.selection import FINDINGS, Decision, Photograph, check_classes, match
 from greyhound.cache.shards import ShardsError, check_name_free, divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from greyhound.cache.survey import FORMATS, Look, Progress, counted, survey
-from greyhound.cache.thumbnail import make_thumbnail
+from greyhound.cache.survey.table import WRONG
+from greyhound.cache.thumbnail import closeup_reader, make_thumbnail
 from greyhound.cache.twins import find_twins
 
 BATCH_BYTES: Final = 32 << 20
@@ -173,7 +172,7 @@ def write(
     options: Options = Options(),
     progress: Progress | None = None,
     split: str | None = None,
-    looks: Iterable[Look] | None = None,
+    looks: Iterable[ImageInfo] | None = None,
 ) -> Header:
     """Survey `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
@@ -216,7 +215,7 @@ def write(
 
 
 def _write_shards(
-    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, out: Path, shards: int
+    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:
     """All files of the pack under temporary names, which they keep until the last one is complete.
 
@@ -236,14 +235,14 @@ def _write_shards(
 
 
 def _write_file(
-    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
+    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str], header: Header, path: Path
 ) -> None:
     with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
 
 
-def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list[str]:
+def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
     Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part. Twins, exact
@@ -416,7 +415,7 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 
 def _match(
-    sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
+    sources: Sequence[Source], looks: Sequence[ImageInfo], classes: Sequence[str], options: Options
 ) -> tuple[dict[str, Decision], list[Decision]]:
     """The decision for each path that has one, and those of a person that found no image."""
     if not options.decisions:
@@ -431,8 +430,8 @@ def _match(
 
 
 def _select(
-    sources: Sequence[Source], looks: Sequence[Look], options: Options, decided: Mapping[str, Decision]
-) -> tuple[list[tuple[Source, Look]], list[tuple[Source, Excluded]]]:
+    sources: Sequence[Source], looks: Sequence[ImageInfo], options: Options, decided: Mapping[str, Decision]
+) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[Source, Excluded]]]:
     kept, excluded = [], []
     for source, look in zip(sources, looks, strict=True):
         row = _judge(source, look, options, decided.get(source.path))
@@ -443,7 +442,7 @@ def _select(
     return kept, excluded
 
 
-def _judge(source: Source, look: Look, options: Options, decision: Decision | None) -> Excluded | None:
+def _judge(source: Source, look: ImageInfo, options: Options, decision: Decision | None) -> Excluded | None:
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = _said(options, (options.exclude or {}).get(source.path))
     grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
@@ -476,8 +475,8 @@ def _said(options: Options, reason: str | None) -> str | None:
 
 
 def _relabel(
-    kept: Sequence[tuple[Source, Look]], classes: Sequence[str], decided: Mapping[str, Decision]
-) -> tuple[list[tuple[Source, Look]], list[tuple[str, str, str]]]:
+    kept: Sequence[tuple[Source, ImageInfo]], classes: Sequence[str], decided: Mapping[str, Decision]
+) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[str, str, str]]]:
     """The images with the labels that a person gave them; and of each its path, its old class and its new one."""
     rows, relabelled = [], []
     for source, look in kept:
@@ -498,8 +497,10 @@ def _exclude_by_list(path: str, reason: str) -> Excluded:
 
 
 def _drop_empty_classes(
-    classes: tuple[str, ...], kept: list[tuple[Source, Look]], excluded: Sequence[tuple[Source, Excluded]]
-) -> tuple[tuple[str, ...], list[tuple[Source, Look]]]:
+    classes: tuple[str, ...],
+    kept: list[tuple[Source, ImageInfo]],
+    excluded: Sequence[tuple[Source, Excluded]],
+) -> tuple[tuple[str, ...], list[tuple[Source, ImageInfo]]]:
     """Labels without a gap: a class none of whose files can be used is no class."""
     used = sorted({source.label for source, _ in kept})
     if len(used) < 2:
@@ -516,7 +517,7 @@ def _say(row: tuple[Source, Excluded]) -> str:
     return f"{row[1].path}: {row[1].reason}" + (f" ({row[1].detail})" if row[1].detail else "")
 
 
-def _digest(kept: Sequence[tuple[Source, Look]], splits: Iterable[str]) -> str:
+def _digest(kept: Sequence[tuple[Source, ImageInfo]], splits: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for (source, look), split in zip(kept, splits, strict=True):
         digest.update(f"{source.path}\0{source.label}\0{split}\0{look.sha256}\n".encode())
@@ -535,8 +536,10 @@ def _with_thumbnails(
         yield replace(row, thumbnail=small)
 
 
-def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[bytes, Source, Look, str]] = []
+def _record_batches(
+    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    rows: list[tuple[bytes, Source, ImageInfo, str]] = []
     size = 0
     for (source, look), split in zip(kept, splits, strict=True):
         rows.append((_read(source, look), source, look, split))
@@ -548,7 +551,7 @@ def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) 
         yield _record_batch(rows)
 
 
-def _read(source: Source, look: Look) -> bytes:
+def _read(source: Source, look: ImageInfo) -> bytes:
     """The bytes that the survey saw, or their PNG; a file that changed since is an error, not a surprise."""
     try:
         data = source.file.read_bytes()
@@ -563,7 +566,7 @@ def _read(source: Source, look: Look) -> bytes:
     return transcode(data) if look.transcode else data
 
 
-def _record_batch(rows: Sequence[tuple[bytes, Source, Look, str]]) -> pa.RecordBatch:
+def _record_batch(rows: Sequence[tuple[bytes, Source, ImageInfo, str]]) -> pa.RecordBatch:
     images, sources, looks, splits = zip(*rows, strict=True)
     arrays = _index_arrays(list(zip(sources, looks, strict=True)), splits)
     arrays["image"] = pa.array(images, SCHEMA.field("image").type)
@@ -571,7 +574,7 @@ def _record_batch(rows: Sequence[tuple[bytes, Source, Look, str]]) -> pa.RecordB
     return pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _index_arrays(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> dict[str, pa.Array]:
+def _index_arrays(kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str]) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
     columns = {
         "label": [source.label for source, _ in kept],

@@ -23,12 +23,13 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from greyhound.cache.atomic import replacing
-from greyhound.cache.findings import FINDINGS, Finding, Row
+from greyhound.cache.files import replacing
+from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
-from greyhound.cache.pack import find_file
-from greyhound.cache.survey import Progress, counted
-from greyhound.cache.suspects import Ranked, Review
+from greyhound.cache.scan import Progress, counted
+from greyhound.cache.selection import FINDINGS, Finding
+from greyhound.cache.survey.labels import Ranked, Review
+from greyhound.cache.survey.table import Row
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
@@ -46,7 +47,7 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
     "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the test is leaked.",
     "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
-    "label-suspect": "The label looks wrong to a model that was trained without this image; the surest come first.",
+    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come first.",
     "odd-size": "Far smaller, or of far other proportions, than the rest.",
     "dark": "So dark that little is to be seen.",
     "bright": "So bright that little is to be seen.",

@@ -24,10 +24,11 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from greyhound.cache.closeup import Reader
-from greyhound.cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.selection import FINDINGS, Finding
 from greyhound.cache.spool import Series
-from greyhound.cache.survey import Look
+from greyhound.cache.survey.table import WRONG, Row, Verdict
+from greyhound.cache.thumbnail import Reader
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
@@ -77,7 +78,7 @@ class Remark:
 def judge(
     paths: Series[str],
     labels: Sequence[str],
-    looks: Series[Look],
+    looks: Series[ImageInfo],
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
@@ -101,7 +102,7 @@ def judge(
         yield _summarise(_describe(path, label, look), remarks)
 
 
-def _describe(path: str, label: str, look: Look) -> Row:
+def _describe(path: str, label: str, look: ImageInfo) -> Row:
     return Row(
         path,
         label,
@@ -131,7 +132,7 @@ def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
     )
 
 
-def _own_remarks(path: str, look: Look) -> Iterator[Remark]:
+def _own_remarks(path: str, look: ImageInfo) -> Iterator[Remark]:
     """What can be said of an image without knowing any other."""
     if look.problem:
         yield Remark(PROBLEMS.get(look.problem, "undecodable"), look.detail, verdict="exclude")
@@ -172,13 +173,13 @@ def is_misnamed(path: str, format: str) -> bool:
     return bool(known) and same.get(promised, promised) != same.get(format, format)
 
 
-def _usual_size(looks: Iterable[Look]) -> float:
+def _usual_size(looks: Iterable[ImageInfo]) -> float:
     """The median over all that decode of the square root of the area, in pixels; 0 where nothing does."""
     sizes = np.fromiter(((look.width * look.height) ** 0.5 for look in looks if not look.problem), float)
     return float(np.median(sizes)) if len(sizes) else 0.0
 
 
-def _size_remarks(look: Look, usual: float) -> Iterator[Remark]:
+def _size_remarks(look: ImageInfo, usual: float) -> Iterator[Remark]:
     if look.problem:
         return
     size, (short, long) = (look.width * look.height) ** 0.5, sorted((look.width, look.height))

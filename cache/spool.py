@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Generic, Protocol, TypeVar
 
-from greyhound.cache.survey import SurveyError
+from greyhound.cache.scan import ScanError
 
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
@@ -63,7 +63,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SurveyError(
+        raise ScanError(
             f"what was seen of the images cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}), some "
             "2 kB an image; free space there, or name another folder: TMPDIR=FOLDER"
         ) from None

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.shards import ShardsError, find
 
@@ -56,7 +57,7 @@ _COPIED: Final = 0
 Residency = Literal["mmap", "ram"]
 
 
-class PackError(ValueError):
+class PackError(UserError):
     """The pack, or what was to become one, is not what was expected; the message is one line for the user."""
 
 
@@ -229,12 +230,12 @@ class Pack:
         Their checksum is compared the first time that they are asked for, and again where somebody wrote to the file
         since. Raises PackError.
         """
-        if not (self._is_checked(index) or self.is_sound(index)):
+        if not (self._is_checked(index) or self.is_valid(index)):
             raise self._damage([index])
         return self._raw(index)
 
     @contextmanager
-    def naming_damaged(self, ids: NDArray[np.int64]) -> Iterator[None]:
+    def naming_corrupt(self, ids: NDArray[np.int64]) -> Iterator[None]:
         """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is. Raises PackError."""
         try:
             yield
@@ -252,7 +253,7 @@ class Pack:
             "or pack the images again; --on-corrupt skip goes on without such images"
         )
 
-    def is_sound(self, index: int) -> bool:
+    def is_valid(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""
         version = self._version(index)  # before the bytes: what is written meanwhile is of a later one
         sound = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
@@ -304,16 +305,16 @@ class Pack:
         """
         rows = np.arange(len(self)) if ids is None else ids
 
-        def examine(some: NDArray[np.int64]) -> list[int]:
+        def validate_image(some: NDArray[np.int64]) -> list[int]:
             known = ids is not None
             return [
                 index
                 for index in some.tolist()
-                if not (known and self._is_checked(index)) and not self.is_sound(index)
+                if not (known and self._is_checked(index)) and not self.is_valid(index)
             ]
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            parts = pool.map(examine, np.array_split(rows, 8 * available_cores()))
+            parts = pool.map(validate_image, np.array_split(rows, 8 * available_cores()))
             return [index for part in parts for index in part]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:

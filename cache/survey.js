@@ -299,7 +299,7 @@ function filter() {
   shown = [];
   for (let place = 0; place < suspects; place++) if (passes(place)) shown.push(place);
   const rank = (place) => items[place].rank ?? suspects;
-  if (finding === "label-suspect") shown.sort((one, other) => rank(one) - rank(other));
+  if (finding === "label-issue") shown.sort((one, other) => rank(one) - rank(other));
   find("empty").hidden = shown.length > 0;
   find("empty").textContent = suspects ? "No suspect passes these filters." : "Nothing suspicious was found. There is nothing to decide.";
   find("meaning").textContent = finding ? data.findings[finding] : "";

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 
 GREY_SPREAD: Final = 4.0
@@ -67,7 +68,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageInfo:
     """What one look at a file found. `problem` is empty when the file can be trained on as it is.
 
     width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
@@ -103,7 +104,7 @@ class Look:
     detail: str = ""
 
 
-class SurveyError(RuntimeError):
+class ScanError(UserError):
     """The survey itself cannot run: the child process does not start."""
 
 
@@ -268,13 +269,13 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def survey(paths: Iterable[Path], workers: int | None = None) -> Generator[Look, None, None]:
+def survey(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
     """Look at every file, `workers` at a time (default: one a core): what was found, in the order of `paths`.
 
     Files are looked at a few ahead of the reader and no more; close it to end early. Raises SurveyError when the child
     processes do not start.
     """
-    ahead: deque[Future[Look]] = deque()
+    ahead: deque[Future[ImageInfo]] = deque()
     with _children() as look, ThreadPoolExecutor(workers or available_cores()) as pool:
         try:
             for path in paths:
@@ -296,12 +297,12 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
 
 
 @contextmanager
-def _children() -> Iterator[Callable[[Path], Look]]:
+def _children() -> Iterator[Callable[[Path], ImageInfo]]:
     """Looks at a file in an idle decoder process, or in a new one where none is idle; all are ended on leaving."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 
-    def look(path: Path) -> Look:
+    def look(path: Path) -> ImageInfo:
         try:
             child = idle.get_nowait()
         except queue.Empty:
@@ -330,17 +331,17 @@ class _Child:
             self.errors.close()
             raise
 
-    def look(self, path: Path) -> Look:
+    def look(self, path: Path) -> ImageInfo:
         answer = self._ask(path)
         if answer is not None:
-            known = {field.name for field in fields(Look)}
+            known = {field.name for field in fields(ImageInfo)}
             answer["thumbnail"] = bytes.fromhex(answer["thumbnail"])
-            return Look(**{name: value for name, value in answer.items() if name in known})
+            return ImageInfo(**{name: value for name, value in answer.items() if name in known})
         code = self.process.wait()
         self._close()
         self.process = self._start()
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
-        return Look(problem="undecodable", detail=f"{ENDED_DECODER} ({why})")
+        return ImageInfo(problem="undecodable", detail=f"{ENDED_DECODER} ({why})")
 
     def end(self) -> None:
         self._close()
@@ -365,7 +366,7 @@ class _Child:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "greyhound.pipelines.examine"],
+            [sys.executable, "-P", "-m", "greyhound.cache.validate"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -379,7 +380,7 @@ class _Child:
             last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[
                 -1
             ]
-            raise SurveyError(f"the decoder process does not start: {last}")
+            raise ScanError(f"the decoder process does not start: {last}")
         return process
 
     def _close(self) -> None:

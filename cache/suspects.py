@@ -17,9 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from greyhound.cache.findings import FINDINGS, Row
+from greyhound.cache.cli import from_json
+from greyhound.cache.selection import FINDINGS
 from greyhound.cache.store import PackError
-from greyhound.cache.values import from_json
+from greyhound.cache.survey.table import Row
 
 REVIEW: Final = "labels.json"
 """The review's file beside survey.csv."""
@@ -183,6 +184,6 @@ def mark(rows: Iterable[Row], review: Review) -> Iterator[Row]:
 def _marked(row: Row, image: Ranked) -> Row:
     return replace(
         row,
-        findings=tuple(name for name in FINDINGS if name in (*row.findings, "label-suspect")),
+        findings=tuple(name for name in FINDINGS if name in (*row.findings, "label-issue")),
         reason="; ".join(filter(None, (row.reason, image.reason))),
     )

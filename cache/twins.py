@@ -25,10 +25,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.closeup import Reader
-from greyhound.cache.overlay import measure_apart, measure_likeness
+from greyhound.cache.overlay import aligned_rmse, normalised_cross_correlation
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.spool import Series, spool
-from greyhound.cache.survey import THUMBNAIL, Look, cosines, luma
+from greyhound.cache.stats import THUMBNAIL, cosines, luma
+from greyhound.cache.thumbnail import Reader
 
 Indices = NDArray[np.int64]
 
@@ -105,7 +106,7 @@ class Pictures(Protocol):
 class _Shown:
     """The thumbnails of some looks, by their index."""
 
-    looks: Series[Look]
+    looks: Series[ImageInfo]
     chosen: Indices
 
     def __len__(self) -> int:
@@ -121,7 +122,7 @@ def no_closeup(index: int) -> None:
 
 
 def find_twins(
-    looks: Series[Look], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
+    looks: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
     """Exact and near twins among looks; what does not decode has none.
 
@@ -211,7 +212,7 @@ class _Found:
     def _twins_among(self, likely: Indices) -> Iterator[tuple[int, int, bool, float]]:
         # luma alone costs a third, and spares nearly every stranger the colours
         likely = likely[self._apart(likely) <= 1.2 * APART]
-        apart = measure_apart(*(each.astype(np.float32) for each in self._laid_out(likely)))
+        apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(likely)))
         near = np.flatnonzero(apart <= APART)
         alike = self._are_alike(likely[near])
         for (one, other, mirrored, _), distance in zip(
@@ -221,7 +222,7 @@ class _Found:
 
     def _apart(self, likely: Indices) -> NDArray[np.float32]:
         """How far apart pairs are in luma `[k]`."""
-        return measure_apart(*(luma(each)[..., None] for each in self._laid_out(likely)))
+        return aligned_rmse(*(luma(each)[..., None] for each in self._laid_out(likely)))
 
     def _laid_out(self, likely: Indices) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Both thumbnails of pairs, `[k, 16, 16, 3]` each, the mirrored ones turned back."""
@@ -237,7 +238,7 @@ class _Found:
                 np.stack([each for each in side if each is not None])
                 for side in zip(*itertools.compress(pictures, known), strict=True)
             )
-            alike[known] = measure_likeness(left, _turned(right, likely[known, 2])) >= LIKENESS
+            alike[known] = normalised_cross_correlation(left, _turned(right, likely[known, 2])) >= LIKENESS
         return alike
 
 

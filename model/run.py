@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from greyhound.cache.errors import UserError
+from greyhound.cache.files import intended, replacing, sweep
 from greyhound.model import checkpoint
-from greyhound.model.atomic import intended, replacing, sweep
 from greyhound.model.network import WeightsError, build
 
 RECIPE: Final = "recipe.json"

@@ -110,7 +110,7 @@ def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stre
 
     def source() -> Any:
         for spec in specs:
-            with pack.naming_damaged(spec.ids):
+            with pack.naming_corrupt(spec.ids):
                 asked.append((spec, _arrays(pack, spec)))
             if len(spec.ids):
                 return asked[-1][1]
@@ -169,7 +169,7 @@ def _explain(
     pack: Pack, asked: deque[tuple[BatchSpec, Any]], config: EngineConfig, error: RuntimeError
 ) -> StreamError:
     """What stopped DALI: images under way that no longer decode, which it does not name, or itself."""
-    from greyhound.pipelines.decode import DecodeError, decode
+    from greyhound.cache.decode import DecodeError, decode
 
     bad = []
     for index in (index for spec, _ in asked for index in spec.ids):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.store import Pack
-from greyhound.pipelines.decode import DecodeError, Pixels, decode
 from greyhound.pipelines.engine import (
     BadImageError,
     EngineChosen,

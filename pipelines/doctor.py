@@ -37,9 +37,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.pipelines.decoded import ImageCache, say_bytes
 from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, StreamError
 from greyhound.pipelines.loader import ENGINES, choose
@@ -450,4 +450,4 @@ def show(findings: list[Finding]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from greyhound.cache.command import Hung
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores, available_memory
 
@@ -55,8 +54,10 @@ class StreamError(UserError, RuntimeError):
     """The engine stopped."""
 
 
-class HangError(StreamError, Hung):
+class HangError(StreamError):
     """The engine does not go on."""
+
+    hung = True
 
 
 class BadImageError(StreamError):

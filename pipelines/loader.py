@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
 from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 from greyhound.pipelines.decoded import ImageCache, Plan, plan
@@ -35,7 +36,6 @@ from greyhound.pipelines.engine import (
     WithTimeout,
     parse_bytes,
 )
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, rank_share
 
 DEFAULT: Final = Resources()
@@ -128,7 +128,7 @@ class Loader:
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
         self.corrupt = np.array(
-            pack.damaged(self.ids) if resources.on_corrupt == "skip" else [], dtype=np.int64
+            pack.corrupt(self.ids) if resources.on_corrupt == "skip" else [], dtype=np.int64
         )
         if not shuffle:
             self.ids = self.ids[~np.isin(self.ids, self.corrupt)]

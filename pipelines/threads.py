@@ -117,7 +117,7 @@ def _finish(
 ) -> tuple[BatchSpec, torch.Tensor]:
     for task in tasks:
         try:
-            with pack.naming_damaged(spec.ids):
+            with pack.naming_corrupt(spec.ids):
                 task.result()
         except cv2.error as error:
             raise _explain(error) from error

@@ -29,7 +29,7 @@ from greyhound import eval as evaluation
 from greyhound import explain, review, train
 from greyhound.cache import __main__ as room
 from greyhound.cache import decisions, findings, pack, suspects
-from greyhound.cache.command import deferred, parse
+from greyhound.cache.cli import ValueFormatError, deferred, from_json, parse
 from greyhound.cache.pack import Options
 from greyhound.cache.store import (
     _CHECKSUM,
@@ -41,7 +41,7 @@ from greyhound.cache.store import (
     PackError,
     index_checksum,
 )
-from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.cache.validate import DaliDecoder, validate_image
 from greyhound.model import checkpoint, report, targets
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.linear_probe import SoftTargets
@@ -68,7 +68,6 @@ from greyhound.model.state import Progress, Training, drop_later_rows, restore, 
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
 from greyhound.pipelines.engine import BadImageError, Resources
-from greyhound.pipelines.examine import Probe, examine
 from greyhound.pipelines.loader import Loader
 
 CLASSES: Final = 3
@@ -108,7 +107,7 @@ def read_pack(folder: Path, data: bytes) -> None:
     file = folder / "p.arrow"
     file.write_bytes(data)
     opened = Pack(file)
-    bad = opened.damaged()
+    bad = opened.corrupt()
     for row in set(range(len(opened))) - set(bad):
         opened.encoded(row)
     json.dumps(opened.summary())
@@ -182,12 +181,12 @@ def image_seeds(_: Path) -> list[bytes]:
 
 def read_image(_: Path, data: bytes) -> None:
     """What the survey's child process does with it; whatever it holds, there is an answer."""
-    json.dumps(asdict(examine(data, _probe())), default=bytes.hex)
+    json.dumps(asdict(validate_image(data, _probe())), default=bytes.hex)
 
 
 @cache
-def _probe() -> Probe:
-    return Probe()
+def _probe() -> DaliDecoder:
+    return DaliDecoder()
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

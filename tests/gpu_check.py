@@ -35,12 +35,13 @@ from torch import nn
 from watermark import overwritten
 
 from greyhound import train
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled
-from greyhound.model.run import METRICS, Run, RunError
+from greyhound.model.run import METRICS, Run
 from greyhound.model.state import Training
 from greyhound.model.step import smoothed_cross_entropy, train_step
 from greyhound.pipelines import dali, doctor, threads
@@ -52,9 +53,7 @@ from greyhound.pipelines.engine import (
     ImageCacheName,
     Resources,
     ResourcesError,
-    StreamError,
 )
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, torch_device
 
 ROOT: Final = Path(__file__).parents[1]
@@ -467,4 +466,4 @@ def draw(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, ResourcesError, StreamError)
+    run(main)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from greyhound.cache.atomic import folder_beside, replacing, replacing_all
+from greyhound.cache.files import folder_beside, replacing, replacing_all
 from greyhound.cache.store import PackError
 
 ROOT = Path(__file__).parents[1]
 WRITER = """
 import os, sys
 from pathlib import Path
-from greyhound.cache.atomic import replacing
+from greyhound.cache.files import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print(temporary, flush=True)
@@ -69,7 +69,7 @@ def test_the_renaming_itself_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.
 HOLDER = """
 import sys
 from pathlib import Path
-from greyhound.cache.atomic import folder_beside
+from greyhound.cache.files import folder_beside
 with folder_beside(Path(sys.argv[1])) as folder:
     (folder / "images.arrow").write_bytes(b"half")
     print(folder, flush=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from greyhound.cache.findings import COLUMNS, Row, read_rows, write_rows
 from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import COLUMNS, Row, read_rows, write_rows
 
 ROWS = [
     Row("a/1.jpg", "a", "JPEG", 640, 480, 12345, 6, 31.5, 120.25, 88.0, "ab" * 32, "0f" * 8, ("grayscale", "dark"), "", "exclude", "grayscale"),

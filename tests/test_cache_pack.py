@@ -17,30 +17,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pictures import coded, encode, folder, noise, store_as, survey_here
+from pictures import coded, encode, folder, noise, scan_here, store_as
 from PIL import Image, ImageOps, features
 
 from greyhound.cache import pack as module
-from greyhound.cache.decisions import Decision, Photograph
-from greyhound.cache.findings import WRONG
-from greyhound.cache.pack import (
-    NO_LABEL,
-    Options,
-    Source,
-    assign_splits,
-    find_file,
-    find_labelled,
-    find_unlabelled,
-    pack,
-    read_exclusions,
-    transcode,
-    write,
-)
+from greyhound.cache.folder import NO_LABEL, Source, find_file, find_labelled, find_unlabelled
+from greyhound.cache.pack import Options, assign_splits, pack, transcode, write
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.selection import Decision, Photograph, read_exclusions
+from greyhound.cache.stats import measure
 from greyhound.cache.store import SPLITS, Header, Pack, PackError
-from greyhound.cache.survey import Look, measure
+from greyhound.cache.survey.table import WRONG
+from greyhound.cache.validate import available
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
 ALL_TRAIN = Options(val=0, test=0)
@@ -49,7 +39,7 @@ ALL_TRAIN = Options(val=0, test=0)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at files in this process: the children have a test file of their own."""
-    monkeypatch.setattr(module, "survey", survey_here)
+    monkeypatch.setattr(module, "survey", scan_here)
 
 
 def images(root: Path, classes: Mapping[str, int], **options: Any) -> Path:
@@ -175,12 +165,12 @@ def test_the_header_comes_back(tmp_path: Path) -> None:
 # --- the split -------------------------------------------------------------------------------------------------------
 
 
-def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, Look]]:
+def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, ImageInfo]]:
     """(label, content) -> what `assign_splits` takes; the names are made up from the place."""
     return [
         (
             Source(Path(f"{place}.jpg"), f"{place}.jpg", label),
-            Look(sha256=hashlib.sha256(text.encode()).hexdigest()),
+            ImageInfo(sha256=hashlib.sha256(text.encode()).hexdigest()),
         )
         for place, (label, text) in enumerate(contents)
     ]
@@ -243,7 +233,7 @@ def test_exact_duplicates_stay_together() -> None:
         assert abs(splits.count("val") - 60) < 4
 
 
-def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, Look]]:
+def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, ImageInfo]]:
     """`count` looks of so many pictures, each with grain of its own, so that no two have the same bytes."""
     made = []
     for place in range(count):
@@ -251,7 +241,7 @@ def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, 
         picture = np.clip(pixels, 0, 255).astype(np.uint8)
         name = f"{label}/{place}.png"
         digest = hashlib.sha256(name.encode()).hexdigest()
-        look = Look(width=160, height=120, sha256=digest, thumbnail=measure(picture)["thumbnail"])
+        look = ImageInfo(width=160, height=120, sha256=digest, thumbnail=measure(picture)["thumbnail"])
         made.append((Source(Path(name), name, label), look))
     return made
 
@@ -546,7 +536,7 @@ def test_other_formats_are_stored_as_upright_png(tmp_path: Path) -> None:
     assert opened.header.transcoded[0] == ("a/1.gif", "GIF is not a format that both engines decode")
     assert opened.sizes.tolist() == [[44, 30]] * len(opened)
     assert opened.orientations.tolist() == [1] * len(opened)
-    assert opened.damaged() == []  # the checksum is that of the PNG
+    assert opened.corrupt() == []  # the checksum is that of the PNG
     for row in range(len(opened)):
         stored = Image.open(io.BytesIO(opened.encoded(row).tobytes()))
         assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (44, 30))
@@ -816,7 +806,7 @@ def test_packing_again_replaces_the_old_pack_and_its_readers_keep_theirs(
     pack(root, out)
     assert len(Pack(out)) == 7
     assert len(reader) == 6
-    assert reader.damaged() == []
+    assert reader.corrupt() == []
 
 
 def test_a_file_that_changes_while_it_is_packed(
@@ -824,8 +814,8 @@ def test_a_file_that_changes_while_it_is_packed(
 ) -> None:
     root, out, before = old
 
-    def change(*arguments: Any, **options: Any) -> list[Look]:
-        looks = list(survey_here(*arguments, **options))
+    def change(*arguments: Any, **options: Any) -> list[ImageInfo]:
+        looks = list(scan_here(*arguments, **options))
         (root / "b" / "b_1.png").write_bytes(encode(noise(12, 10, 888)))
         return looks
 
@@ -843,8 +833,8 @@ def test_a_file_that_vanishes_while_it_is_packed(
 ) -> None:
     root, out, before = old
 
-    def remove(*arguments: Any, **options: Any) -> list[Look]:
-        looks = list(survey_here(*arguments, **options))
+    def remove(*arguments: Any, **options: Any) -> list[ImageInfo]:
+        looks = list(scan_here(*arguments, **options))
         (root / "b" / "b_1.png").unlink()
         return looks
 

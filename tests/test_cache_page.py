@@ -28,12 +28,13 @@ from pictures import encode, folder, noise
 from PIL import Image
 
 from greyhound.cache import page as module
-from greyhound.cache.decisions import CHOICES, Decision, Photograph, match, read
-from greyhound.cache.findings import FINDINGS, Finding, Row
+from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
-from greyhound.cache.pack import Options, find_file, pack
-from greyhound.cache.page import MEANINGS, Note, gather, thumbnails, write
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.selection import CHOICES, FINDINGS, Decision, Finding, Photograph, match, read
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey.page import MEANINGS, Note, gather, thumbnails, write
+from greyhound.cache.survey.table import Row
 
 ROOT = Path(__file__).parents[1]
 NASTY = "<img src=x onerror=window.pwned=1>"
@@ -99,8 +100,8 @@ def test_suspects_come_in_the_order_to_look_at_them_and_their_twins_after() -> N
         row("a/1", "dark"),
         row("a/2"),
         row("a/3", "exact-duplicate", of="a/2"),
-        row("a/4", "label-suspect", "dark"),
-        row("a/5", "label-suspect"),
+        row("a/4", "label-issue", "dark"),
+        row("a/5", "label-issue"),
         row("a/6", "undecodable"),
         row("a/7", "near-duplicate", of="a/1"),
         row("a/8", "near-duplicate", of="gone"),
@@ -328,7 +329,7 @@ def kennel(root: Path) -> list[Row]:
         GREY[0]: ("grayscale", "", "exclude"),
         GREY[1]: ("grayscale", "", "exclude"),
         COPY: ("exact-duplicate", TWIN, "exclude"),
-        WRONG: ("label-suspect", "", "keep"),
+        WRONG: ("label-issue", "", "keep"),
     }
     rows = []
     for path, data in files.items():
@@ -429,7 +430,7 @@ def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: W
 
     page.click(work.chip("exact-duplicate"))
     page.press("o")  # the twin instead of the copy
-    page.click(work.chip("label-suspect"))
+    page.click(work.chip("label-issue"))
     page.press("r")
     assert page.text("#classes [aria-selected=true]").startswith(OTHER)  # the likelier class comes first
     page.press(*"sheep", "Enter")
@@ -564,14 +565,14 @@ def test_what_no_decision_can_save_is_said(work: Work) -> None:
 def test_label_suspects_come_by_their_rank_whatever_else_was_found(chromium: tuple[Page, Path]) -> None:
     page, root = chromium
     rows = [
-        row("a/1", "grayscale", "label-suspect"),
-        row("a/2", "label-suspect"),
-        row("a/3", "label-suspect", "dark"),
+        row("a/1", "grayscale", "label-issue"),
+        row("a/2", "label-issue"),
+        row("a/3", "label-issue", "dark"),
     ]
     write(rows, root, root / "ranked.html", {path: Note() for path in ("a/3", "a/1", "a/2")})
     page.resize(1280, 900)
     page.open((root / "ranked.html").as_uri())
-    page.click('#findings [data-finding="label-suspect"]')
+    page.click('#findings [data-finding="label-issue"]')
     assert page.ask("shown.map((place) => items[place].path)") == ["a/3", "a/1", "a/2"]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from limits import files_up_to
 
+from greyhound.cache.scan import ImageInfo, ScanError
 from greyhound.cache.spool import spool
-from greyhound.cache.survey import Look, SurveyError
 
 
 def test_items_come_back_in_order_and_by_place() -> None:
-    items = [Look(sha256="a", thumbnail=bytes(768)), Look(), Look(detail="\udcff \U0001f415")]
+    items = [ImageInfo(sha256="a", thumbnail=bytes(768)), ImageInfo(), ImageInfo(detail="\udcff \U0001f415")]
     with spool(items) as spooled:
         assert len(spooled) == 3
         assert [spooled[place] for place in (2, 0, 1)] == [items[2], items[0], items[1]]
@@ -28,6 +28,6 @@ def test_nothing_is_a_list_too() -> None:
 
 @pytest.mark.parametrize("items", [1, 10_000])
 def test_a_full_disk_is_said_with_the_folder(items: int) -> None:
-    refused = pytest.raises(SurveyError, match=r"cannot be kept in .* \(File too large\).*TMPDIR")
-    with files_up_to(100), refused, spool(Look(thumbnail=bytes(768)) for _ in range(items)):
+    refused = pytest.raises(ScanError, match=r"cannot be kept in .* \(File too large\).*TMPDIR")
+    with files_up_to(100), refused, spool(ImageInfo(thumbnail=bytes(768)) for _ in range(items)):
         pytest.fail("an item was lost without a word")

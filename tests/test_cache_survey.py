@@ -22,28 +22,19 @@ from PIL import Image, ImageFilter
 from greyhound.cache import inspection, page
 from greyhound.cache import survey as module
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.scan import ImageInfo, ScanError, counted, survey
+from greyhound.cache.stats import THUMBNAIL, is_grey, least_and_most_detail, measure, sharpness
 from greyhound.cache.store import Pack
-from greyhound.cache.survey import (
-    THUMBNAIL,
-    Look,
-    SurveyError,
-    counted,
-    is_grey,
-    least_and_most_detail,
-    measure,
-    sharpness,
-    survey,
-)
 
 CHILD = """
 import os, time
-from greyhound.pipelines import examine
+from greyhound.cache import validate
 
 class NoProbe:
     def check(self, encoded, expected):
         pass
 
-def answer(path, probe, real=examine._answer):
+def answer(path, probe, real=validate._answer):
     if path.name.startswith("abort"):
         os.abort()
     if path.name.startswith("exit"):
@@ -56,8 +47,8 @@ def answer(path, probe, real=examine._answer):
         os.write(1, b"a C library has something to say\\n")
     return real(path, probe)
 
-examine.Probe, examine._answer = NoProbe, answer
-examine.main()
+validate.Probe, validate._answer = NoProbe, answer
+validate.main()
 """
 """The child process, but for DALI's probe, which takes seconds to start, and with files that end it."""
 
@@ -189,14 +180,14 @@ def test_what_is_no_regular_file(tmp_path: Path, children: list[Any]) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     names = ["folder", "pipe", "loop", "dangling", "missing"]
     looks = list(survey([tmp_path / name for name in names], workers=1))
-    assert looks == [Look(problem="undecodable", detail="not a regular file")] * 5
+    assert looks == [ImageInfo(problem="undecodable", detail="not a regular file")] * 5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
 def test_a_file_that_may_not_be_read(ordinary: None, tmp_path: Path, children: list[Any]) -> None:
     (path,) = files(tmp_path, "a.png")
     path.chmod(0)
-    assert list(survey([path], workers=1)) == [Look(problem="unreadable", detail="Permission denied")]
+    assert list(survey([path], workers=1)) == [ImageInfo(problem="unreadable", detail="Permission denied")]
 
 
 def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
@@ -216,7 +207,7 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
 
 def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     children = start_instead(["-c", "raise ImportError('libGL.so.1 is missing')"], monkeypatch)
-    with pytest.raises(SurveyError) as error:
+    with pytest.raises(ScanError) as error:
         list(survey(files(tmp_path, "a.png", "b.png"), workers=2))
     assert str(error.value) == "the decoder process does not start: ImportError: libGL.so.1 is missing"
     assert gone(children)
@@ -257,7 +248,7 @@ def test_measure(pixels: NDArray[np.uint8], luma: float, colourfulness: float, g
     assert found["colourfulness"] == pytest.approx(colourfulness, abs=1e-2)
     assert found["grayscale"] is grayscale
     assert {name: type(value) for name, value in found.items()} == {
-        field.name: type(field.default) for field in fields(Look) if field.name in found
+        field.name: type(field.default) for field in fields(ImageInfo) if field.name in found
     }  # they go into JSON
 
 

@@ -9,18 +9,10 @@ from pathlib import Path
 import pytest
 
 from greyhound.cache import suspects
-from greyhound.cache.findings import Row
 from greyhound.cache.store import PackError
-from greyhound.cache.suspects import (
-    Neighbour,
-    Ranked,
-    Review,
-    bring_home,
-    check,
-    mark,
-    read_review,
-    review_labels,
-)
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark, read_review
+from greyhound.cache.survey.table import Row
+from greyhound.cache.suspects import check, review_labels
 
 FIRST = Ranked(
     path="a/1.jpg",
@@ -63,12 +55,12 @@ def test_suspects_are_marked_and_a_twin_stays_the_twin() -> None:
     twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
     why = "labelled a (probability 0.010), looks like b (0.970)"
     assert [*mark(rows, REVIEW)] == [
-        Row("a/1.jpg", "a", findings=("label-suspect",), reason=why),
+        Row("a/1.jpg", "a", findings=("label-issue",), reason=why),
         rows[1],
         rows[2],
     ]
     (marked,) = mark([twin], REVIEW)
-    assert (marked.findings, marked.of) == (("near-duplicate", "label-suspect"), "b/9.jpg")
+    assert (marked.findings, marked.of) == (("near-duplicate", "label-issue"), "b/9.jpg")
     assert marked.reason == f"is b/9.jpg again; {why}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from greyhound import train
-from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.cache.cli import ValueFormatError, from_json
 
 
 @pytest.mark.parametrize("recipe", train.RECIPES.values(), ids=str)

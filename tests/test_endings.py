@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 import pytest
-from pictures import folder, survey_here
+from pictures import folder, scan_here
 from runs import Here, tinted
 
 from greyhound.cache import suspects
-from greyhound.cache.command import ENDINGS
+from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 from greyhound.model.run import INTERPOLATION, LOCK, METRICS
 
@@ -43,7 +43,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures in the classes of the tiny run, looked at in the test's own process."""
-    monkeypatch.setattr("greyhound.cache.pack.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.pack.survey", scan_here)
     names = ("blue <b>", "green", "red")
     return folder(
         tmp_path / "images",
@@ -174,7 +174,7 @@ CHILD = """
 import os, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from greyhound.cache.command import run
+from greyhound.cache.cli import run
 
 def main():
     with tempfile.TemporaryDirectory(dir={scratch!r}) as place:
@@ -190,7 +190,7 @@ def test_a_survey_that_is_ended_ends_the_review_it_started(
     images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """As a system does, which signals the survey alone; a small program with a folder of its own stands for review.py."""
-    monkeypatch.setattr("greyhound.cache.inspection.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.inspection.survey", scan_here)
     ready = tmp_path / "ready"
     (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
     monkeypatch.setattr(suspects, "PROGRAM", tmp_path / "child.py")
@@ -212,7 +212,7 @@ ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from greyhound.cache.command import Stopped, progress_bar, run, stop_signals
+from greyhound.cache.cli import Stopped, progress_bar, run, stop_signals
 
 def main():
     with stop_signals() as stop:
@@ -275,7 +275,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 def test_a_program_that_is_leaving_is_not_interrupted(number: signal.Signals) -> None:
     """Torchrun ends those that are left when one of them has failed, and they may just be saying why."""
     code = (
-        "import atexit, os; from cache.command import run; "
+        "import atexit, os; from cache.cli import run; "
         f"atexit.register(os.kill, os.getpid(), {int(number)}); run(lambda: 3)"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -114,7 +114,7 @@ def test_every_promise_is_proven_by_a_test_that_exists() -> None:
     [
         ("cache.pack", ("torch", "cv2", "nvidia.dali", "pipelines")),
         ("cache.store", ("torch", "cv2", "nvidia.dali", "pipelines")),
-        ("cache.command", ("torch", "cv2", "nvidia.dali", "pipelines")),
+        ("cache.cli", ("torch", "cv2", "nvidia.dali", "pipelines")),
         ("pipelines.loader", ("nvidia.dali", "timm", "model")),
         # A slip on the command line is answered in seconds: timm brings torchvision, that half of torch's compiler.
         ("train, eval, explain, review", ("nvidia.dali", "timm", "torchvision", "torch._dynamo")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from greyhound.model.atomic import replacing
+from greyhound.cache.files import replacing
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from greyhound import eval, train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped
 from greyhound.cache.store import Pack
 from greyhound.model import averaging as swa
 from greyhound.model import checkpoint, distributed
@@ -494,7 +494,7 @@ import os
 import sys
 from pathlib import Path
 from greyhound import train
-from greyhound.cache.command import run, stop_signals
+from greyhound.cache.cli import run, stop_signals
 from greyhound.cache.store import PackError
 
 from runs import tiny_job

@@ -18,10 +18,10 @@ from pictures import encode, noise, packed
 from PIL import Image
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines.benchmark import large, measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]

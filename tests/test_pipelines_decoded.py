@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, packed
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import decoded as module
 from greyhound.pipelines import engine
 from greyhound.pipelines.augment import Augment, log2_reduction
 from greyhound.pipelines.decoded import ImageCache, plan
 from greyhound.pipelines.engine import BadImageError, Resources, parse_bytes
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
 AUGMENT = Augment(size=32)

@@ -19,6 +19,7 @@ from PIL import Image
 from runs import Here
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, decoded, doctor, threads
 from greyhound.pipelines.doctor import (
     Facts,
@@ -33,7 +34,6 @@ from greyhound.pipelines.doctor import (
     spread,
 )
 from greyhound.pipelines.engine import Engine
-from greyhound.pipelines.examine import available
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 84_000_000_000, mig=False, jpeg_engines=7)
 SOUND = Facts(

@@ -20,12 +20,12 @@ from filelock import FileLock
 from runs import Here
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.model.run import LOCK
 from greyhound.pipelines import engine as module
 from greyhound.pipelines import threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import EngineName, HangError, Resources, StreamError, ToDevice, WithTimeout
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
 ITEMS: list[Any] = [1, 2, 3]

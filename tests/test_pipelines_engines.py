@@ -18,9 +18,9 @@ from PIL import Image
 
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Position
 
 Floats = NDArray[np.float32]

@@ -17,10 +17,10 @@ from runs import ONE_THREAD, TINY, never, tiny_job
 from greyhound import eval as evaluation
 from greyhound import explain, train
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, loader, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Device, EngineConfig, Resources
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
 pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")

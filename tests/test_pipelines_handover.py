@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from watermark import overwritten
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
 from greyhound.pipelines.engine import Engine
-from greyhound.pipelines.examine import available
 
 BATCHES = 10_000
 needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")

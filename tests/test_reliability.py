@@ -24,16 +24,15 @@ from runs import FULL, TINY, Here, never, tinted, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped, ValueFormatError, from_json
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.cache.validate import DaliDecoder, available, validate_image
 from greyhound.model import checkpoint, rehearsal, report
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
 from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
 from greyhound.model.state import Checkpoints, Timetable
 from greyhound.model.step import train_step
 from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
-from greyhound.pipelines.examine import Probe, available, examine
 from greyhound.pipelines.loader import Loader, replacements
 from greyhound.pipelines.order import epoch_order
 
@@ -558,15 +557,15 @@ def test_no_image_is_read_again_to_be_found_sound(
     trained = colour_pack.ids("train")
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", [int(trained[3])]))
     looked: list[int] = []
-    looking = Pack.is_sound
+    looking = Pack.is_valid
 
     def look(self: Pack, index: int) -> bool:
         looked.append(index)
         return looking(self, index)
 
-    monkeypatch.setattr(Pack, "is_sound", look)
+    monkeypatch.setattr(Pack, "is_valid", look)
     for _ in range(3):
-        assert pack.damaged(trained) == [trained[3]]
+        assert pack.corrupt(trained) == [trained[3]]
     assert len(looked) == 42 + 2, "the damaged one three times"
 
 
@@ -640,7 +639,7 @@ def fuzz(read: Callable[[Path], object], data: bytes, file: Path, *expected: typ
 def test_any_bytes_for_a_pack(colour_pack: Pack, tmp_path: Path) -> None:
     def read(file: Path) -> object:
         pack = Pack(file)
-        bad = pack.damaged()
+        bad = pack.corrupt()
         return [pack.encoded(row) for row in range(len(pack)) if row not in bad]
 
     assert fuzz(read, colour_pack.path.read_bytes(), tmp_path / "p.arrow", PackError) > 30
@@ -664,12 +663,12 @@ def test_any_bytes_for_a_file_of_the_run_folder(tiny_run: Path, tmp_path: Path, 
 
 def test_any_bytes_for_the_survey() -> None:
     """Whatever a file holds, looking at it answers."""
-    probe, problems = Probe(), set()
+    probe, problems = DaliDecoder(), set()
 
     @FEW
     @given(content=spoilt(tinted(1, 0)))
     def attempt(content: bytes) -> None:
-        problems.add(examine(content, probe).problem)
+        problems.add(validate_image(content, probe).problem)
 
     attempt()
     assert {"undecodable", "truncated"} & problems

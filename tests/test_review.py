@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import encode, folder, noise, packed, survey_here
+from pictures import encode, folder, noise, packed, scan_here
 from PIL import Image
 from runs import ONE_THREAD, Here, never, tinted, tiny_job
 
 from greyhound import review, train
 from greyhound.cache.__main__ import survey
-from greyhound.cache.demo import draw_demo
-from greyhound.cache.findings import read_rows
+from greyhound.cache.demo.faults import draw_demo
 from greyhound.cache.pack import Options
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import Look
-from greyhound.cache.suspects import Ranked, Review, read_review
+from greyhound.cache.survey.labels import Ranked, Review, read_review
+from greyhound.cache.survey.table import read_rows
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
 from greyhound.model.run import Run
@@ -308,7 +308,7 @@ def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Pa
     (tmp_path / "out").mkdir()
     job = review.Job(out=tmp_path / "out" / "labels.json", images=images, resources=ONE_THREAD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.pack.survey", survey_here)
+        patch.setattr("greyhound.cache.pack.survey", scan_here)
         with review.open_pack(job) as opened:
             assert opened.path.parents[1] == tmp_path / "out"
     assert not [*(tmp_path / "out").iterdir()]
@@ -327,10 +327,10 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> tuple[int, list[Path]]:
     """The survey's exit code, and every file that was looked at; the review is the real one, in its own process."""
     looked: list[Path] = []
 
-    def look(paths: Iterable[Path]) -> Generator[Look, None, None]:
+    def look(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
         for path in paths:
             looked.append(path)
-            yield from survey_here([path])
+            yield from scan_here([path])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("greyhound.cache.inspection.survey", look)
@@ -358,7 +358,7 @@ def test_survey_labels_from_the_command_to_the_page(tmp_path: Path) -> None:
     with (tmp_path / "dogs" / "truth.csv").open(encoding="utf-8") as stream:
         wrong = {row["path"]: row["of"] for row in csv.DictReader(stream) if row["fault"] == "mislabelled"}
     rows = {row.path: row for row in read_rows(out / "survey.csv")}
-    suspects = {path for path, row in rows.items() if "label-suspect" in row.findings}
+    suspects = {path for path, row in rows.items() if "label-issue" in row.findings}
     assert wrong
     assert wrong.keys() <= suspects
     items = {item["path"]: item for item in described(out)}
@@ -393,7 +393,7 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
     code, _ = surveyed(folder(tmp_path / "moved", moved), tmp_path / "out", trained=tmp_path / "run")
     assert code == 0
     assert "no image of" not in capsys.readouterr().err
-    found = [row for row in read_rows(tmp_path / "out" / "survey.csv") if "label-suspect" in row.findings]
+    found = [row for row in read_rows(tmp_path / "out" / "survey.csv") if "label-issue" in row.findings]
     assert found
     assert {row.path for row in found} <= {f"photographs green/{n}.jpg" for n in (20, 21, 22)}
     items = {item["path"]: item for item in described(tmp_path / "out")}

@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from greyhound.cache.pack import Options, find_unlabelled, write
+from greyhound.cache.decode import decode, downsample
+from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
-from greyhound.pipelines.decode import decode, downsample
 
 PIXELS: Final = 12_000_000
 _COUNT: Final = 16
