@@ -32,14 +32,11 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.command import note, parse, plain, progress_bar, run
+from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
 from greyhound.cache.findings import Lines
 from greyhound.cache.pack import Options, Source, find_unlabelled, named_as_image, write
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import SurveyError
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import figures, metrics, ranks, report
-from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.inference import folded
 from greyhound.model.memory import refusing_out_of_memory
 from greyhound.model.precision import forward, has_bf16, use_fast_kernels
@@ -47,7 +44,6 @@ from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.shapes import EVALUATION, PACK, RECIPE
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 GUESSES: Final = 3
 """Classes that the table of predictions names, the likeliest first."""
@@ -301,14 +297,4 @@ def write_predictions(
 
 
 if __name__ == "__main__":
-    run(
-        ranks.reporting(main),
-        PackError,
-        SurveyError,
-        RunError,
-        ranks.RanksError,
-        ResourcesError,
-        CheckpointError,
-        StreamError,
-        ValueFormatError,
-    )
+    run(ranks.reporting(main))

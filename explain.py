@@ -22,11 +22,9 @@ import torch
 import tyro
 from torch import nn
 
-from greyhound.cache.command import note, parse, run
+from greyhound.cache.cli import from_json, note, parse, run
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import figures, report
-from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.memory import refusing_out_of_memory
 from greyhound.model.precision import use_fast_kernels
 from greyhound.model.run import CheckpointName, Run, RunError
@@ -35,7 +33,6 @@ from greyhound.model.shapes import PACK, RECIPE
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Batch, Loader, Resources, choose, torch_device
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -143,4 +140,4 @@ def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, ResourcesError, CheckpointError, StreamError, ValueFormatError)
+    run(main)

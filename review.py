@@ -39,26 +39,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from greyhound.cache.atomic import folder_beside
-from greyhound.cache.command import note, parse, plain, progress_bar, run
+from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import folder_beside
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import THUMBNAIL, SurveyError
+from greyhound.cache.survey import THUMBNAIL
 from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import figures, head
-from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.inference import folded
 from greyhound.model.memory import refusing_out_of_memory
-from greyhound.model.network import WeightsError, build, normalisation, pretrained_head
+from greyhound.model.network import build, normalisation, pretrained_head
 from greyhound.model.precision import has_bf16, use_fast_kernels
 from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.model.shapes import PACK, RECIPE
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 SHOWN: Final = 10
 """Suspects that the terminal lists."""
@@ -68,7 +66,7 @@ Ids = NDArray[np.int64]
 Labels = NDArray[np.int32]
 
 
-class ReviewError(ValueError):
+class ReviewError(UserError):
     """The review cannot be made as asked; the message is one line for the user."""
 
 
@@ -410,15 +408,4 @@ def describe(found: Review) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        ReviewError,
-        PackError,
-        SurveyError,
-        RunError,
-        ResourcesError,
-        WeightsError,
-        CheckpointError,
-        StreamError,
-        ValueFormatError,
-    )
+    run(main)

@@ -33,10 +33,18 @@ import tyro
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.command import Stop, Stopped, note, parse, progress_bar, run, stop_signals
+from greyhound.cache.cli import (
+    Stop,
+    Stopped,
+    from_json,
+    note,
+    parse,
+    progress_bar,
+    run,
+    stop_signals,
+)
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import divergence, figures, head, precision, ranks, rehearsal, report, swa, targets
 from greyhound.model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, save
 from greyhound.model.claim import alone, drop_results, refuse_live_run, refuse_other_content
@@ -48,7 +56,6 @@ from greyhound.model.loss import smoothed_cross_entropy
 from greyhound.model.memory import COPIES, measure_memory, refusing_out_of_memory
 from greyhound.model.network import (
     Linear,
-    WeightsError,
     build,
     layers,
     normalisation,
@@ -100,7 +107,6 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.clock import Clock
 from greyhound.pipelines.loader import Batch, Loader, Position, Resources, choose, torch_device
 from greyhound.pipelines.order import first_looks
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -1097,14 +1103,4 @@ def rebuild_report(folder: Run) -> None:
 
 
 if __name__ == "__main__":
-    run(
-        ranks.reporting(main),
-        PackError,
-        RunError,
-        ranks.RanksError,
-        ResourcesError,
-        WeightsError,
-        CheckpointError,
-        StreamError,
-        ValueFormatError,
-    )
+    run(ranks.reporting(main))

@@ -19,11 +19,10 @@ from greyhound.cache import decisions as decisions_module
 from greyhound.cache import demo as demo_module
 from greyhound.cache import inspection, page, suspects
 from greyhound.cache import pack as pack_module
-from greyhound.cache.atomic import folder_beside
-from greyhound.cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
+from greyhound.cache.cli import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
+from greyhound.cache.files import folder_beside
 from greyhound.cache.findings import FINDINGS, Row, Rows
 from greyhound.cache.store import SPLITS, Pack, PackError
-from greyhound.cache.survey import SurveyError
 from greyhound.cache.twins import LOOKED_AT
 
 _ANY: Final = "any of them"
@@ -300,4 +299,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main, PackError, SurveyError, demo_module.DemoError)
+    run(main)

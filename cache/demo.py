@@ -28,6 +28,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter
 
+from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 
 Array = NDArray[np.float32]
@@ -83,7 +84,7 @@ class Plan:
     detail: str = ""
 
 
-class DemoError(ValueError):
+class DemoError(UserError):
     """The demo cannot be drawn as asked; the message is one line for the user."""
 
 

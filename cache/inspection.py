@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import IO
 
 from greyhound.cache import pack
-from greyhound.cache.atomic import replacing_all
 from greyhound.cache.closeup import closeup_reader
+from greyhound.cache.files import DiskList, Series, replacing_all
 from greyhound.cache.findings import Lines, Row, write_rows
 from greyhound.cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from greyhound.cache.rules import judge
-from greyhound.cache.spool import Series, spool
 from greyhound.cache.store import PackError
 from greyhound.cache.survey import Look, Progress, counted, survey
 
@@ -68,14 +67,14 @@ def inspect(
     its content the low waves of its thumbnail. progress: called with (files looked at, files in all). crowded: as in
     `twins.find_twins`. Raises PackError and SurveyError.
     """
-    with spool(find_images(images)) as paths:
+    with DiskList(find_images(images)) as paths:
         if not len(paths):
             raise PackError(
                 f"{images} holds no images; expected some, or one subfolder a class with images in it"
             )
         with (
             closing(survey(find_file(images, path) for path in paths)) as found,
-            spool(counted(found, len(paths), progress)) as looks,
+            DiskList(counted(found, len(paths), progress)) as looks,
         ):
             yield Seen(images, paths, [_class_of(path) for path in paths], looks, crowded)
 

@@ -24,9 +24,9 @@ from typing import Final
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from greyhound.cache.atomic import replacing_all
 from greyhound.cache.closeup import closeup_reader
 from greyhound.cache.decisions import Decision, Photograph, check_classes, match
+from greyhound.cache.files import replacing_all
 from greyhound.cache.findings import FINDINGS, WRONG
 from greyhound.cache.shards import ShardsError, check_name_free, divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum

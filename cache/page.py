@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from greyhound.cache.atomic import replacing
+from greyhound.cache.files import replacing_all
 from greyhound.cache.findings import FINDINGS, Finding, Row
 from greyhound.cache.machine import available_cores
 from greyhound.cache.pack import find_file
@@ -125,7 +125,7 @@ def write(
         blocks=_blocks(itertools.chain(made, added)),
     )
     with (
-        replacing(out) as temporary,
+        replacing_all([out]) as (temporary,),
         temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
     ):
         for part in parts:

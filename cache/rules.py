@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image
 
 from greyhound.cache.closeup import Reader
+from greyhound.cache.files import Series
 from greyhound.cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
-from greyhound.cache.spool import Series
 from greyhound.cache.survey import Look
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 from typing import Final
 
+from greyhound.cache.errors import UserError
+
 _SHARD: Final = re.compile(r"(?P<pack>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
 MAX_SHARDS: Final = 99_999
 
 
-class ShardsError(ValueError):
+class ShardsError(UserError):
     """The files of a pack are not those that were expected; the message is one line for the user."""
 
 

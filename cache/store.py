@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.shards import ShardsError, find
 
@@ -56,7 +57,7 @@ _COPIED: Final = 0
 Residency = Literal["mmap", "ram"]
 
 
-class PackError(ValueError):
+class PackError(UserError):
     """The pack, or what was to become one, is not what was expected; the message is one line for the user."""
 
 

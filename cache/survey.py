@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 
 GREY_SPREAD: Final = 4.0
@@ -103,7 +104,7 @@ class Look:
     detail: str = ""
 
 
-class SurveyError(RuntimeError):
+class SurveyError(UserError):
     """The survey itself cannot run: the child process does not start."""
 
 

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from greyhound.cache.cli import from_json
 from greyhound.cache.findings import FINDINGS, Row
 from greyhound.cache.store import PackError
-from greyhound.cache.values import from_json
 
 REVIEW: Final = "labels.json"
 """The review's file beside survey.csv."""

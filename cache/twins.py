@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greyhound.cache.closeup import Reader
+from greyhound.cache.files import DiskList, Series
 from greyhound.cache.overlay import measure_apart, measure_likeness
-from greyhound.cache.spool import Series, spool
 from greyhound.cache.survey import THUMBNAIL, Look, cosines, luma
 
 Indices = NDArray[np.int64]
@@ -159,7 +159,7 @@ def find_pairs(
     found = _Found(thumbnails, closeup)
     blocks = _candidates(brightness[order], _waves_of(thumbnails, order))
     many = 0
-    with spool(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
+    with DiskList(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
         for likely in left:
             many += len(np.unique(likely[likely[:, 3] == LOOKED_AT - 1, 0]))
             found.verify(found.nearest(likely))

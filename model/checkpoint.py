@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import torch
 
-from greyhound.model.atomic import replacing
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import replacing
 
 FORMAT: Final = 2
 """Version of the layout. A reader refuses a newer one. Since 2 last.ckpt has momentum by the weights' names, and no targets."""
@@ -28,7 +29,7 @@ _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """The file is not the checkpoint that was expected; the message is one line for the user."""
 
 

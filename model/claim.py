@@ -13,7 +13,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from greyhound.model.atomic import intended, sweep
+from greyhound.cache.files import intended, sweep
 from greyhound.model.run import AVERAGED, BEST, SOLVED, TARGETS, Run, RunError
 from greyhound.model.shapes import (
     DAMAGED,

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from greyhound.model.atomic import replacing
+from greyhound.cache.files import replacing
 from greyhound.model.run import RunError
 
 Pixels = NDArray[np.uint8]

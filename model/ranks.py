@@ -22,6 +22,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from greyhound.cache.errors import UserError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ _FAILED: Final = 2
 """Exit code of a rank that leaves because rank 0 says what is wrong."""
 
 
-class RanksError(RuntimeError):
+class RanksError(UserError):
     """The processes of a training are no longer all there; the message is one line for the user."""
 
 

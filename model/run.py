@@ -18,8 +18,9 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import replacing
 from greyhound.model import checkpoint
-from greyhound.model.atomic import replacing
 from greyhound.model.network import WeightsError, build
 from greyhound.model.shapes import CLOCKED, METRICS, PACK, RECIPE, TIMES, first_fault
 
@@ -52,7 +53,7 @@ _DALI: Final = "nvidia-dali-cuda"
 """How the name of every build of DALI begins; one is for one CUDA version."""
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """The run folder is not what was expected; the message is one line for the user."""
 
 

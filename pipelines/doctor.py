@@ -25,9 +25,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.pipelines import selftest
 from greyhound.pipelines.loader import ENGINES, choose
 from greyhound.pipelines.request import StreamError
@@ -364,4 +364,4 @@ def show(findings: list[Finding]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores, available_memory
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.pipelines import tier
 from greyhound.pipelines.augment import Augment, halvings
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources, automatic
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.request import ResourcesError
 from greyhound.pipelines.tier import SHARE, EngineChosen, TierName, parse_bytes, say_bytes
 
 _SAMPLED: Final = 256
@@ -323,4 +323,4 @@ def show(job: Job, images: int, tiers: list[Footprint], found: list[Route], line
 
 
 if __name__ == "__main__":
-    run(main, PackError, ResourcesError, StreamError)
+    run(main)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from greyhound.cache.command import Hung
+from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
 
 Device = Literal["gpu", "cpu"]
@@ -67,16 +67,18 @@ Engine = Callable[[Pack, Iterator[Request], Settings], Any]
 """A generator function `(pack, requests, settings) -> Stream`; closing the generator frees what it holds."""
 
 
-class ResourcesError(ValueError):
+class ResourcesError(UserError):
     """What was asked for is not there, or does not fit; the message is one line for the user."""
 
 
-class StreamError(RuntimeError):
+class StreamError(UserError):
     """The engine stopped: the message is one line for the user."""
 
 
-class HangError(StreamError, Hung):
+class HangError(StreamError):
     """The engine does not go on."""
+
+    hung = True
 
 
 class BadImageError(StreamError):

@@ -16,7 +16,7 @@ from pictures import coded, encode, packed
 from runs import Answer, Here, never, tiny_job, tiny_pack
 
 from greyhound import train
-from greyhound.cache.command import ENDINGS
+from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ import tyro
 from planted import Planted
 from tyro.conf import Positional
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.findings import read_rows
 from greyhound.cache.machine import available_cores, describe_machine
 from greyhound.cache.store import PackError
@@ -219,4 +219,4 @@ def version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

@@ -29,7 +29,7 @@ from greyhound import eval as evaluation
 from greyhound import explain, review, train
 from greyhound.cache import __main__ as room
 from greyhound.cache import decisions, findings, pack, suspects
-from greyhound.cache.command import deferred, parse
+from greyhound.cache.cli import ValueFormatError, deferred, from_json, parse
 from greyhound.cache.pack import Options
 from greyhound.cache.store import (
     _CHECKSUM,
@@ -41,7 +41,6 @@ from greyhound.cache.store import (
     PackError,
     index_checksum,
 )
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import checkpoint, report, targets
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.progress import Progress, Training, drop_later_rows, restore, save_last

@@ -35,14 +35,14 @@ from torch import nn
 from watermark import overwritten
 
 from greyhound import train
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.model.loss import smoothed_cross_entropy
 from greyhound.model.network import set_training
 from greyhound.model.precision import compiled
 from greyhound.model.progress import Training
-from greyhound.model.run import Run, RunError
+from greyhound.model.run import Run
 from greyhound.model.shapes import METRICS
 from greyhound.model.step import train_step
 from greyhound.pipelines import dali, doctor, selftest, threads
@@ -50,7 +50,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources, torch_device
-from greyhound.pipelines.request import Device, ResourcesError, StreamError
+from greyhound.pipelines.request import Device, ResourcesError
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -463,4 +463,4 @@ def draw(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, ResourcesError, StreamError)
+    run(main)

@@ -20,7 +20,7 @@ import tyro
 from PIL import Image, ImageFilter, ImageOps
 from tyro.conf import Positional
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.pack import named_as_image
 from greyhound.cache.store import PackError
 
@@ -211,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

@@ -22,7 +22,7 @@ from pictures import folder, survey_here
 from runs import Here, tinted
 
 from greyhound.cache import suspects
-from greyhound.cache.command import ENDINGS
+from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 from greyhound.model.shapes import INTERPOLATION, LOCK, METRICS
 
@@ -174,7 +174,7 @@ CHILD = """
 import os, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from greyhound.cache.command import run
+from greyhound.cache.cli import run
 
 def main():
     with tempfile.TemporaryDirectory(dir={scratch!r}) as place:
@@ -212,7 +212,7 @@ ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from greyhound.cache.command import Stopped, progress_bar, run, stop_signals
+from greyhound.cache.cli import Stopped, progress_bar, run, stop_signals
 
 def main():
     with stop_signals() as stop:
@@ -275,7 +275,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 def test_a_program_that_is_leaving_is_not_interrupted(number: signal.Signals) -> None:
     """Torchrun ends those that are left when one of them has failed, and they may just be saying why."""
     code = (
-        "import atexit, os; from cache.command import run; "
+        "import atexit, os; from cache.cli import run; "
         f"atexit.register(os.kill, os.getpid(), {int(number)}); run(lambda: 3)"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -16,9 +16,9 @@ from PIL import Image
 from runs import ONE_THREAD, Here, tinted
 
 from greyhound import eval as evaluation
+from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.cache.pack import Source
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import metrics
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError

@@ -14,8 +14,8 @@ from PIL import Image
 from runs import ONE_THREAD
 
 from greyhound import explain
+from greyhound.cache.cli import from_json
 from greyhound.cache.store import Pack
-from greyhound.cache.values import from_json
 from greyhound.model import checkpoint
 from greyhound.model.run import Run
 from greyhound.pipelines.augment import Augment

@@ -26,7 +26,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from greyhound import eval, train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint, ranks, swa
 from greyhound.model.inference import folded
@@ -475,7 +475,7 @@ import os
 import sys
 from pathlib import Path
 from greyhound import train
-from greyhound.cache.command import run, stop_signals
+from greyhound.cache.cli import run, stop_signals
 from greyhound.cache.store import PackError
 from greyhound.model import ranks
 from runs import tiny_job
@@ -493,7 +493,7 @@ def main():
     with stop_signals() as stop:
         return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), stop)
 
-run(ranks.reporting(main), PackError, ranks.RanksError)
+run(ranks.reporting(main))
 """
 
 

@@ -16,7 +16,7 @@ from pictures import packed
 from runs import FULL, TINY, never, tinted, tiny_job
 
 from greyhound import train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint, report

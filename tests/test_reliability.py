@@ -24,9 +24,8 @@ from runs import FULL, TINY, Here, never, tinted, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped, ValueFormatError, from_json
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
 from greyhound.model import checkpoint, rehearsal, report
 from greyhound.model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
 from greyhound.model.progress import Checkpoints, Timetable

@@ -24,9 +24,8 @@ from runs import TINY, Here, never, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from greyhound import train
-from greyhound.cache.command import Stop, Stopped
+from greyhound.cache.cli import Stop, Stopped, ValueFormatError
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError
 from greyhound.model import checkpoint
 from greyhound.model.ema import MovingAverage
 from greyhound.model.network import build

@@ -18,15 +18,12 @@ from typing import Annotated
 
 import tyro
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.pack import Options, find_unlabelled, write
-from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import SurveyError
-from greyhound.cache.values import ValueFormatError
+from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark.measure import measure
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
 from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -95,4 +92,4 @@ def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
 
 
 if __name__ == "__main__":
-    run(main, PackError, SurveyError, BenchmarkError, ResourcesError, StreamError, ValueFormatError)
+    run(main)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from greyhound.cache.command import progress_bar
+from greyhound.cache.cli import progress_bar
 from greyhound.cache.machine import available_cores, describe_machine, installed
 from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import peers

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
+from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import halvings
 from greyhound.pipelines.benchmark import peers
@@ -30,7 +31,7 @@ Pass = Callable[[Pack, int], Iterator[int]]
 """Works through a pack without end, on so many threads or workers; yields how many images each batch had."""
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(UserError):
     """Nothing can be measured as asked; the message is one line for the user."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.pipelines.benchmark.account import Account
 from greyhound.pipelines.benchmark.measure import Result
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError

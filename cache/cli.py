@@ -1,6 +1,6 @@
-"""What every command line of the house shares: one line for bad input, one look for progress and tables.
+"""What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
 
-Before it: nothing. After it: `greyhound`, `greyhound benchmark`, train, eval and explain.
+Before it: nothing. After it: every script. To import it costs little: numpy, rich, pydantic and tyro are not loaded.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import os
 import re
 import signal
@@ -19,10 +20,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from greyhound.cache.errors import UserError
 
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 ENDINGS: Final = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -34,16 +35,15 @@ BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
 
 
-class Hung(Exception):
-    """Some thread will never end: beside an expected error, leave without waiting for it."""
+class ValueFormatError(UserError):
+    """The content is not of the type that was expected."""
 
 
-def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program's `main` and leave with its exit code.
 
-    Errors of the `expected` types are the user's to mend: one line on standard error, exit code 2. Ctrl-C, and what else
-    asks for an end: 128 and the signal's number. Any other error is ours: one line that says where its traceback was
-    written, exit code 1.
+    A UserError is one line on standard error, exit code 2. Ctrl-C and the other `ENDINGS`: 128 and the signal's number.
+    Any other error is a bug: one line that names the file with its traceback, exit code 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
@@ -56,9 +56,9 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output, `head` for example, has seen enough
         sys.exit(141)
-    except expected as error:
+    except UserError as error:
         _complain(f"error: {error}")
-        if isinstance(error, Hung):
+        if error.hung:
             sys.stdout.flush()
             os._exit(BAD_INPUT)
         sys.exit(BAD_INPUT)
@@ -184,6 +184,9 @@ class Update(Protocol):
 @contextmanager
 def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
     """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -217,3 +220,41 @@ def note(text: str) -> None:
 
 def _complain(message: str) -> None:
     print(plain(" ".join(message.split())), file=sys.stderr)  # noqa: T201
+
+
+def from_json(kind: type[Value], content: Any, source: str, partly: bool = False) -> Value:
+    """`content`, parsed JSON, as a `kind`, a dataclass with annotated fields. source: named in the message.
+
+    partly: unknown fields are ignored, and defaults stand in for missing ones. Raises ValueFormatError.
+    """
+    from pydantic import TypeAdapter
+
+    value = _validated(kind, content, source)
+    if not partly:
+        for place in _other_keys(content, TypeAdapter(kind).dump_python(value, mode="json")):
+            raise ValueFormatError(f"{source}: {place}, as this version of Greyhound writes it")
+    return value
+
+
+def _other_keys(found: Any, expected: Any, place: str = "") -> Iterator[str]:
+    """Every field that one side has and the other has not, in words."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        yield from (f"no {place}{key}; expected one" for key in expected.keys() - found.keys())
+        yield from (f"unknown {place}{key}; expected none" for key in found.keys() - expected.keys())
+        for key in expected.keys() & found.keys():
+            yield from _other_keys(found[key], expected[key], f"{place}{key}.")
+    if isinstance(expected, list) and isinstance(found, list):
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            yield from _other_keys(one, other, f"{place}{index}.")
+
+
+def _validated(kind: type[Value], content: Any, source: str) -> Value:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None

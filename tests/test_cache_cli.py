@@ -1,4 +1,4 @@
-"""cache/values.py: what was written comes back, and what was edited is one line."""
+"""cache/cli.py: what was written comes back, and what was edited is one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from greyhound import train
-from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.cache.cli import ValueFormatError, from_json
 
 
 @pytest.mark.parametrize("recipe", train.RECIPES.values(), ids=str)
