@@ -43,8 +43,8 @@ from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import folder_beside
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.stats import THUMBNAIL
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import THUMBNAIL
 from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.model import figures, head

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from greyhound.cache.survey import FORMATS
+from greyhound.cache.scan import FORMATS
 
 SIDE: Final = 32
 """Pixels of a close-up's side. At 64 the cut of a twin would have to be known twice as well: there are true pairs in dogs25 that

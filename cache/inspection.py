@@ -20,8 +20,8 @@ from greyhound.cache.files import DiskList, Series, replacing_all
 from greyhound.cache.findings import Lines, Row, write_rows
 from greyhound.cache.pack import Options, Source, check_outside, check_writable, find_file, find_images
 from greyhound.cache.rules import judge
+from greyhound.cache.scan import ImageInfo, Progress, counted, scan
 from greyhound.cache.store import PackError
-from greyhound.cache.survey import Look, Progress, counted, survey
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Seen:
     images: Path
     paths: Series[str]
     labels: Sequence[str]
-    looks: Series[Look]
+    infos: Series[ImageInfo]
     crowded: Callable[[int], None] | None = None
 
     def __iter__(self) -> Iterator[Row]:
         """What is found of each."""
         closeup = closeup_reader(lambda index: find_file(self.images, self.paths[index]))
-        return judge(self.paths, self.labels, self.looks, closeup, self.crowded)
+        return judge(self.paths, self.labels, self.infos, closeup, self.crowded)
 
     def pack(self, out: Path) -> None:
         """Pack all that can be used of the class folders, and look at nothing again. Raises PackError."""
@@ -53,8 +53,8 @@ class Seen:
             Source(find_file(self.images, self.paths[place]), self.paths[place], numbers[self.labels[place]])
             for place in places
         ]
-        looks = (replace(self.looks[place], thumbnail=b"") for place in places)  # no twins are sought
-        pack.write(sources, tuple(classes), out, Options(keep_grayscale=True), split="train", looks=looks)
+        infos = (replace(self.infos[place], thumbnail=b"") for place in places)  # no twins are sought
+        pack.write(sources, tuple(classes), out, Options(keep_grayscale=True), split="train", infos=infos)
 
 
 @contextmanager
@@ -73,10 +73,10 @@ def inspect(
                 f"{images} holds no images; expected some, or one subfolder a class with images in it"
             )
         with (
-            closing(survey(find_file(images, path) for path in paths)) as found,
-            DiskList(counted(found, len(paths), progress)) as looks,
+            closing(scan(find_file(images, path) for path in paths)) as found,
+            DiskList(counted(found, len(paths), progress)) as infos,
         ):
-            yield Seen(images, paths, [_class_of(path) for path in paths], looks, crowded)
+            yield Seen(images, paths, [_class_of(path) for path in paths], infos, crowded)
 
 
 def _class_of(path: str) -> str:

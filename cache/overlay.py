@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.survey import luma
+from greyhound.cache.stats import luma
 
 Pictures = NDArray[np.float32]
 Indices = NDArray[np.int64]

@@ -28,9 +28,9 @@ from greyhound.cache.closeup import closeup_reader
 from greyhound.cache.decisions import Decision, Photograph, check_classes, match
 from greyhound.cache.files import replacing_all
 from greyhound.cache.findings import FINDINGS, WRONG
+from greyhound.cache.scan import FORMATS, ImageInfo, Progress, counted, scan
 from greyhound.cache.shards import ShardsError, check_name_free, divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from greyhound.cache.survey import FORMATS, Look, Progress, counted, survey
 from greyhound.cache.thumbnail import make_thumbnail
 from greyhound.cache.twins import find_twins
 
@@ -173,7 +173,7 @@ def write(
     options: Options = Options(),
     progress: Progress | None = None,
     split: str | None = None,
-    looks: Iterable[Look] | None = None,
+    infos: Iterable[ImageInfo] | None = None,
 ) -> Header:
     """Survey `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
@@ -186,15 +186,15 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = survey(source.file for source in sources) if looks is None else looks
-    looks = list(counted(found, len(sources), progress))
-    unsafe = {source.path for source, look in zip(sources, looks, strict=True) if look.problem in _UNSAFE}
-    decided, lost = _match(sources, looks, classes, options)
-    kept, excluded = _select(sources, looks, options, decided)
+    found = scan(source.file for source in sources) if infos is None else infos
+    infos = list(counted(found, len(sources), progress))
+    unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem in _UNSAFE}
+    decided, lost = _match(sources, infos, classes, options)
+    kept, excluded = _select(sources, infos, options, decided)
     kept, relabelled = _relabel(kept, classes, decided)
     if split is None:
         loose += [source for source, _ in kept if source.label == NO_LABEL]
-        kept = [(source, look) for source, look in kept if source.label != NO_LABEL]
+        kept = [(source, info) for source, info in kept if source.label != NO_LABEL]
         excluded += [
             (source, Excluded(source.path, "no class", "beside the class folders")) for source in loose
         ]
@@ -207,7 +207,7 @@ def write(
         digest=_digest(kept, splits),
         seed=options.seed,
         excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
-        transcoded=tuple((source.path, look.transcode) for source, look in kept if look.transcode),
+        transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
         unmatched=len(lost),
         lost=tuple(decision.image.path for decision in lost),
@@ -216,7 +216,7 @@ def write(
 
 
 def _write_shards(
-    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, out: Path, shards: int
+    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:
     """All files of the pack under temporary names, which they keep until the last one is complete.
 
@@ -236,14 +236,14 @@ def _write_shards(
 
 
 def _write_file(
-    kept: Sequence[tuple[Source, Look]], splits: Sequence[str], header: Header, path: Path
+    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str], header: Header, path: Path
 ) -> None:
     with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in _record_batches(kept, splits):
             writer.write_batch(batch)
 
 
-def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list[str]:
+def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
     Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part. Twins, exact
@@ -252,9 +252,9 @@ def assign_splits(kept: Sequence[tuple[Source, Look]], options: Options) -> list
     """
     if not (options.val or options.test):
         return ["train"] * len(kept)
-    keys = [hashlib.sha256(f"{options.seed}:{look.sha256}".encode()).digest() for _, look in kept]
+    keys = [hashlib.sha256(f"{options.seed}:{info.sha256}".encode()).digest() for _, info in kept]
     families: dict[int, list[int]] = {}
-    twins = find_twins([look for _, look in kept], closeup_reader(lambda index: kept[index][0].file))
+    twins = find_twins([info for _, info in kept], closeup_reader(lambda index: kept[index][0].file))
     for index, group in enumerate(twins.groups().tolist()):
         families.setdefault(group, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
@@ -416,49 +416,49 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 
 def _match(
-    sources: Sequence[Source], looks: Sequence[Look], classes: Sequence[str], options: Options
+    sources: Sequence[Source], infos: Sequence[ImageInfo], classes: Sequence[str], options: Options
 ) -> tuple[dict[str, Decision], list[Decision]]:
     """The decision for each path that has one, and those of a person that found no image."""
     if not options.decisions:
         return {}, []
     names = dict(enumerate(classes))
     images = [
-        Photograph(source.path, names.get(source.label, ""), look.sha256)
-        for source, look in zip(sources, looks, strict=True)
+        Photograph(source.path, names.get(source.label, ""), info.sha256)
+        for source, info in zip(sources, infos, strict=True)
     ]
     found, lost = match(options.decisions, images)
     return found, [decision for decision in lost if decision.by == "person"]
 
 
 def _select(
-    sources: Sequence[Source], looks: Sequence[Look], options: Options, decided: Mapping[str, Decision]
-) -> tuple[list[tuple[Source, Look]], list[tuple[Source, Excluded]]]:
+    sources: Sequence[Source], infos: Sequence[ImageInfo], options: Options, decided: Mapping[str, Decision]
+) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[Source, Excluded]]]:
     kept, excluded = [], []
-    for source, look in zip(sources, looks, strict=True):
-        row = _judge(source, look, options, decided.get(source.path))
+    for source, info in zip(sources, infos, strict=True):
+        row = _judge(source, info, options, decided.get(source.path))
         if row:
             excluded.append((source, row))
         else:
-            kept.append((source, look))
+            kept.append((source, info))
     return kept, excluded
 
 
-def _judge(source: Source, look: Look, options: Options, decision: Decision | None) -> Excluded | None:
+def _judge(source: Source, info: ImageInfo, options: Options, decision: Decision | None) -> Excluded | None:
     """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
     listed = _said(options, (options.exclude or {}).get(source.path))
-    grey = "" if options.keep_grayscale or not look.grayscale else f"colourfulness {look.colourfulness:.1f}"
+    grey = "" if options.keep_grayscale or not info.grayscale else f"colourfulness {info.colourfulness:.1f}"
     if decision and decision.choice == "exclude" and decision.by == "machine":
         reason = _said(options, decision.reason or "excluded by the machine")
         if reason:
             return _exclude_by_list(source.path, reason)
         decision = None
     if decision and decision.choice == "exclude":
-        why = decision.reason or listed or look.problem or (grey and "grayscale")
+        why = decision.reason or listed or info.problem or (grey and "grayscale")
         return Excluded(source.path, "excluded by hand", why)
     if listed is not None and not decision:
         return _exclude_by_list(source.path, listed)
-    if look.problem:
-        return Excluded(source.path, look.problem, look.detail)
+    if info.problem:
+        return Excluded(source.path, info.problem, info.detail)
     return Excluded(source.path, "grayscale", grey) if grey and not decision else None
 
 
@@ -476,17 +476,17 @@ def _said(options: Options, reason: str | None) -> str | None:
 
 
 def _relabel(
-    kept: Sequence[tuple[Source, Look]], classes: Sequence[str], decided: Mapping[str, Decision]
-) -> tuple[list[tuple[Source, Look]], list[tuple[str, str, str]]]:
+    kept: Sequence[tuple[Source, ImageInfo]], classes: Sequence[str], decided: Mapping[str, Decision]
+) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[str, str, str]]]:
     """The images with the labels that a person gave them; and of each its path, its old class and its new one."""
     rows, relabelled = [], []
-    for source, look in kept:
+    for source, info in kept:
         decision = decided.get(source.path)
         old = "no class" if source.label == NO_LABEL else classes[source.label]
         if decision and decision.choice == "relabel" and decision.to != old:
             relabelled.append((source.path, old, decision.to))
             source = replace(source, label=classes.index(decision.to))
-        rows.append((source, look))
+        rows.append((source, info))
     return rows, relabelled
 
 
@@ -498,8 +498,10 @@ def _exclude_by_list(path: str, reason: str) -> Excluded:
 
 
 def _drop_empty_classes(
-    classes: tuple[str, ...], kept: list[tuple[Source, Look]], excluded: Sequence[tuple[Source, Excluded]]
-) -> tuple[tuple[str, ...], list[tuple[Source, Look]]]:
+    classes: tuple[str, ...],
+    kept: list[tuple[Source, ImageInfo]],
+    excluded: Sequence[tuple[Source, Excluded]],
+) -> tuple[tuple[str, ...], list[tuple[Source, ImageInfo]]]:
     """Labels without a gap: a class none of whose files can be used is no class."""
     used = sorted({source.label for source, _ in kept})
     if len(used) < 2:
@@ -508,7 +510,7 @@ def _drop_empty_classes(
         why += f"; {grey} are grayscale, which --keep-grayscale keeps" if grey else ""
         raise PackError(f"{len(used)} of {len(classes)} classes have usable images; expected at least 2{why}")
     labels = {old: new for new, old in enumerate(used)}
-    relabelled = [(replace(source, label=labels[source.label]), look) for source, look in kept]
+    relabelled = [(replace(source, label=labels[source.label]), info) for source, info in kept]
     return tuple(classes[label] for label in used), relabelled
 
 
@@ -516,10 +518,10 @@ def _say(row: tuple[Source, Excluded]) -> str:
     return f"{row[1].path}: {row[1].reason}" + (f" ({row[1].detail})" if row[1].detail else "")
 
 
-def _digest(kept: Sequence[tuple[Source, Look]], splits: Iterable[str]) -> str:
+def _digest(kept: Sequence[tuple[Source, ImageInfo]], splits: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for (source, look), split in zip(kept, splits, strict=True):
-        digest.update(f"{source.path}\0{source.label}\0{split}\0{look.sha256}\n".encode())
+    for (source, info), split in zip(kept, splits, strict=True):
+        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}\n".encode())
     return digest.hexdigest()
 
 
@@ -535,11 +537,13 @@ def _with_thumbnails(
         yield replace(row, thumbnail=small)
 
 
-def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[bytes, Source, Look, str]] = []
+def _record_batches(
+    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    rows: list[tuple[bytes, Source, ImageInfo, str]] = []
     size = 0
-    for (source, look), split in zip(kept, splits, strict=True):
-        rows.append((_read(source, look), source, look, split))
+    for (source, info), split in zip(kept, splits, strict=True):
+        rows.append((_read(source, info), source, info, split))
         size += len(rows[-1][0])
         if size >= BATCH_BYTES:
             yield _record_batch(rows)
@@ -548,7 +552,7 @@ def _record_batches(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) 
         yield _record_batch(rows)
 
 
-def _read(source: Source, look: Look) -> bytes:
+def _read(source: Source, info: ImageInfo) -> bytes:
     """The bytes that the survey saw, or their PNG; a file that changed since is an error, not a surprise."""
     try:
         data = source.file.read_bytes()
@@ -556,29 +560,29 @@ def _read(source: Source, look: Look) -> bytes:
         raise PackError(
             f"{source.file} was readable a moment ago and is no longer ({error.strerror}); pack again"
         ) from None
-    if zlib.crc32(data) != look.crc32:
+    if zlib.crc32(data) != info.crc32:
         raise PackError(
             f"{source.file} changed while it was being packed; pack again when nothing writes to the folder"
         )
-    return transcode(data) if look.transcode else data
+    return transcode(data) if info.transcode else data
 
 
-def _record_batch(rows: Sequence[tuple[bytes, Source, Look, str]]) -> pa.RecordBatch:
-    images, sources, looks, splits = zip(*rows, strict=True)
-    arrays = _index_arrays(list(zip(sources, looks, strict=True)), splits)
+def _record_batch(rows: Sequence[tuple[bytes, Source, ImageInfo, str]]) -> pa.RecordBatch:
+    images, sources, infos, splits = zip(*rows, strict=True)
+    arrays = _index_arrays(list(zip(sources, infos, strict=True)), splits)
     arrays["image"] = pa.array(images, SCHEMA.field("image").type)
     arrays["crc32"] = pa.array([zlib.crc32(image) for image in images], SCHEMA.field("crc32").type)
     return pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _index_arrays(kept: Sequence[tuple[Source, Look]], splits: Sequence[str]) -> dict[str, pa.Array]:
+def _index_arrays(kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str]) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
     columns = {
         "label": [source.label for source, _ in kept],
-        "width": [look.width for _, look in kept],
-        "height": [look.height for _, look in kept],
-        "orientation": [look.orientation for _, look in kept],
-        "mean_luma": [look.mean_luma for _, look in kept],
+        "width": [info.width for _, info in kept],
+        "height": [info.height for _, info in kept],
+        "orientation": [info.orientation for _, info in kept],
+        "mean_luma": [info.mean_luma for _, info in kept],
         "path": [source.path for source, _ in kept],
     }
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}

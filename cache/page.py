@@ -27,7 +27,7 @@ from greyhound.cache.files import replacing_all
 from greyhound.cache.findings import FINDINGS, Finding, Row
 from greyhound.cache.machine import available_cores
 from greyhound.cache.pack import find_file
-from greyhound.cache.survey import Progress, counted
+from greyhound.cache.scan import Progress, counted
 from greyhound.cache.suspects import Ranked, Review
 from greyhound.cache.thumbnail import make_thumbnail
 

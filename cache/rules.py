@@ -27,7 +27,7 @@ from PIL import Image
 from greyhound.cache.closeup import Reader
 from greyhound.cache.files import Series
 from greyhound.cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
-from greyhound.cache.survey import Look
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
@@ -77,7 +77,7 @@ class Remark:
 def judge(
     paths: Series[str],
     labels: Sequence[str],
-    looks: Series[Look],
+    infos: Series[ImageInfo],
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
@@ -85,11 +85,11 @@ def judge(
 
     closeup, crowded: as in `find_twins`.
     """
-    twins, usual = find_twins(looks, closeup, crowded), _usual_size(looks)
+    twins, usual = find_twins(infos, closeup, crowded), _usual_size(infos)
     copies, near = _find_copies(twins.originals, labels), _by_index(twins.pairs)
     strangers = _find_strangers(twins, labels)
-    for index, (path, label, look) in enumerate(zip(paths, labels, looks, strict=True)):
-        remarks = [*_own_remarks(path, look), *_size_remarks(look, usual)]
+    for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
+        remarks = [*_own_remarks(path, info), *_size_remarks(info, usual)]
         if copies.twins[index] >= 0:
             remarks.append(_copy_remark(index, copies, paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
@@ -98,23 +98,23 @@ def judge(
             remarks.append(
                 _conflict("near-duplicate", f"by way of others the same picture as {path_there}", path_there)
             )
-        yield _summarise(_describe(path, label, look), remarks)
+        yield _summarise(_describe(path, label, info), remarks)
 
 
-def _describe(path: str, label: str, look: Look) -> Row:
+def _describe(path: str, label: str, info: ImageInfo) -> Row:
     return Row(
         path,
         label,
-        format=look.format,
-        width=look.width,
-        height=look.height,
-        bytes=look.bytes,
-        orientation=look.orientation,
-        colourfulness=look.colourfulness,
-        mean_luma=look.mean_luma,
-        sharpness=look.sharpness,
-        sha256=look.sha256,
-        perceptual_hash=look.perceptual_hash,
+        format=info.format,
+        width=info.width,
+        height=info.height,
+        bytes=info.bytes,
+        orientation=info.orientation,
+        colourfulness=info.colourfulness,
+        mean_luma=info.mean_luma,
+        sharpness=info.sharpness,
+        sha256=info.sha256,
+        perceptual_hash=info.perceptual_hash,
     )
 
 
@@ -131,32 +131,32 @@ def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
     )
 
 
-def _own_remarks(path: str, look: Look) -> Iterator[Remark]:
+def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
     """What can be said of an image without knowing any other."""
-    if look.problem:
-        yield Remark(PROBLEMS.get(look.problem, "undecodable"), look.detail, verdict="exclude")
+    if info.problem:
+        yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, verdict="exclude")
         return
-    if look.grayscale:
-        yield Remark("grayscale", f"colourfulness {look.colourfulness:.1f}", verdict="exclude")
-    if look.luma_high <= DARK:
-        yield Remark("dark", f"95 % of its pixels are at most {look.luma_high:.0f} of 255")
-    if look.luma_low >= BRIGHT:
-        yield Remark("bright", f"95 % of its pixels are at least {look.luma_low:.0f} of 255")
-    elif look.blown >= BLOWN:
-        yield Remark("bright", f"{look.blown:.0%} of its pixels are white")
-    usual = min(1.0, (look.luma_high - look.luma_low) / CONTRAST) ** 2
-    if look.sharpness < BLURRED * usual:
-        yield Remark("blurred", f"sharpness {look.sharpness:.1f}, expected at least {BLURRED * usual:.1f}")
-    elif look.blown < BLOWN and look.detail_along < min(SMEARED * usual, ONE_WAY * look.detail_across):
-        found = f"detail {look.detail_along:.1f} along one direction and {look.detail_across:.1f} across"
+    if info.grayscale:
+        yield Remark("grayscale", f"colourfulness {info.colourfulness:.1f}", verdict="exclude")
+    if info.luma_high <= DARK:
+        yield Remark("dark", f"95 % of its pixels are at most {info.luma_high:.0f} of 255")
+    if info.luma_low >= BRIGHT:
+        yield Remark("bright", f"95 % of its pixels are at least {info.luma_low:.0f} of 255")
+    elif info.blown >= BLOWN:
+        yield Remark("bright", f"{info.blown:.0%} of its pixels are white")
+    usual = min(1.0, (info.luma_high - info.luma_low) / CONTRAST) ** 2
+    if info.sharpness < BLURRED * usual:
+        yield Remark("blurred", f"sharpness {info.sharpness:.1f}, expected at least {BLURRED * usual:.1f}")
+    elif info.blown < BLOWN and info.detail_along < min(SMEARED * usual, ONE_WAY * info.detail_across):
+        found = f"detail {info.detail_along:.1f} along one direction and {info.detail_across:.1f} across"
         yield Remark("blurred", f"as by motion: {found}, expected at least {SMEARED * usual:.1f}")
-    if is_misnamed(path, look.format):
-        yield Remark("wrong-extension", f"the file is {look.format}")
-    if look.transcode:
-        yield Remark("transcoded", look.transcode)
-    if look.animated:
+    if is_misnamed(path, info.format):
+        yield Remark("wrong-extension", f"the file is {info.format}")
+    if info.transcode:
+        yield Remark("transcoded", info.transcode)
+    if info.animated:
         yield Remark("animated", "only its first frame is used")
-    if look.mode == "CMYK":
+    if info.mode == "CMYK":
         yield Remark("cmyk", "its colours are those of print")
 
 
@@ -172,23 +172,23 @@ def is_misnamed(path: str, format: str) -> bool:
     return bool(known) and same.get(promised, promised) != same.get(format, format)
 
 
-def _usual_size(looks: Iterable[Look]) -> float:
+def _usual_size(infos: Iterable[ImageInfo]) -> float:
     """The median over all that decode of the square root of the area, in pixels; 0 where nothing does."""
-    sizes = np.fromiter(((look.width * look.height) ** 0.5 for look in looks if not look.problem), float)
+    sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
     return float(np.median(sizes)) if len(sizes) else 0.0
 
 
-def _size_remarks(look: Look, usual: float) -> Iterator[Remark]:
-    if look.problem:
+def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
+    if info.problem:
         return
-    size, (short, long) = (look.width * look.height) ** 0.5, sorted((look.width, look.height))
+    size, (short, long) = (info.width * info.height) ** 0.5, sorted((info.width, info.height))
     if short < SMALL:
-        yield Remark("odd-size", f"{look.width} x {look.height} pixels, hardly any")
+        yield Remark("odd-size", f"{info.width} x {info.height} pixels, hardly any")
     elif long > ODD_ASPECT * short:
-        yield Remark("odd-size", f"{look.width} x {look.height} pixels, {long / short:.1f} to 1")
+        yield Remark("odd-size", f"{info.width} x {info.height} pixels, {long / short:.1f} to 1")
     elif not usual / ODD_SCALE <= size <= usual * ODD_SCALE:
         yield Remark(
-            "odd-size", f"{look.width} x {look.height} pixels, {size / usual:.2g} times the usual size"
+            "odd-size", f"{info.width} x {info.height} pixels, {size / usual:.2g} times the usual size"
         )
 
 

@@ -305,7 +305,7 @@ class Pack:
         """
         rows = np.arange(len(self)) if ids is None else ids
 
-        def examine(some: NDArray[np.int64]) -> list[int]:
+        def validate_image(some: NDArray[np.int64]) -> list[int]:
             known = ids is not None
             return [
                 index
@@ -314,7 +314,7 @@ class Pack:
             ]
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            parts = pool.map(examine, np.array_split(rows, 8 * available_cores()))
+            parts = pool.map(validate_image, np.array_split(rows, 8 * available_cores()))
             return [index for part in parts for index in part]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from PIL import Image, ImageOps
 
-from greyhound.cache.survey import FORMATS
+from greyhound.cache.scan import FORMATS
 
 MOST_OF_JPEG: Final = 64 << 20
 """Bytes of a cut JPEG that are read for its small picture."""

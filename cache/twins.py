@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from greyhound.cache.closeup import Reader
 from greyhound.cache.files import DiskList, Series
 from greyhound.cache.overlay import measure_apart, measure_likeness
-from greyhound.cache.survey import THUMBNAIL, Look, cosines, luma
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.stats import THUMBNAIL, cosines, luma
 
 Indices = NDArray[np.int64]
 
@@ -105,14 +106,14 @@ class Pictures(Protocol):
 class _Shown:
     """The thumbnails of some looks, by their index."""
 
-    looks: Series[Look]
+    infos: Series[ImageInfo]
     chosen: Indices
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
-        stored = b"".join(self.looks[index].thumbnail for index in self.chosen[places].tolist())
+        stored = b"".join(self.infos[index].thumbnail for index in self.chosen[places].tolist())
         return np.frombuffer(stored, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
 
@@ -121,23 +122,23 @@ def no_closeup(index: int) -> None:
 
 
 def find_twins(
-    looks: Series[Look], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
+    infos: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
     """Exact and near twins among looks; what does not decode has none.
 
     closeup: of a look, by its index. crowded: told of how many looks LOOKED_AT others or more are alike from afar, if there
     are any: twins of theirs may be missed.
     """
-    originals = find_originals(look.sha256 if not look.problem else "" for look in looks)
+    originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
     chosen = np.fromiter(
         (
             index
-            for index, look in enumerate(looks)
-            if originals[index] == index and look.thumbnail and min(look.width, look.height) >= DETAILED
+            for index, info in enumerate(infos)
+            if originals[index] == index and info.thumbnail and min(info.width, info.height) >= DETAILED
         ),
         np.int64,
     )
-    pairs = find_pairs(_Shown(looks, chosen), lambda place: closeup(int(chosen[place])), crowded)
+    pairs = find_pairs(_Shown(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
 

@@ -198,7 +198,7 @@ def _explain(
     pack: Pack, asked: deque[tuple[Request, Any]], settings: Settings, error: RuntimeError
 ) -> StreamError:
     """What stopped DALI: images of the batches under way that no longer decode, which it does not name, or itself."""
-    from greyhound.pipelines.decode import DecodeError, decode
+    from greyhound.cache.decode import DecodeError, decode
 
     bad = []
     for index in (index for request, _ in asked for index in request.ids):

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack, PackError, Residency
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
 from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, share
 from greyhound.pipelines.request import Device, Engine, Request, ResourcesError, Settings
 from greyhound.pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan

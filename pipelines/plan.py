@@ -26,9 +26,9 @@ from rich.table import Table
 from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import tier
 from greyhound.pipelines.augment import Augment, halvings
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources, automatic
 from greyhound.pipelines.request import ResourcesError
 from greyhound.pipelines.tier import SHARE, EngineChosen, TierName, parse_bytes, say_bytes

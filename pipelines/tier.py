@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.machine import available_memory
 from greyhound.cache.store import Pack
-from greyhound.pipelines.decode import DecodeError, Pixels, decode
 from greyhound.pipelines.request import BadImageError, ResourcesError
 
 TierName = Literal["auto", "encoded", "decoded"]

@@ -41,6 +41,7 @@ from greyhound.cache.store import (
     PackError,
     index_checksum,
 )
+from greyhound.cache.validate import DaliDecoder, validate_image
 from greyhound.model import checkpoint, report, targets
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.progress import Progress, Training, drop_later_rows, restore, save_last
@@ -51,7 +52,6 @@ from greyhound.model.shapes import HEAD, INTERPOLATION, METRICS, PACK, RECIPE, S
 from greyhound.model.targets import SoftTargets
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
-from greyhound.pipelines.examine import Probe, examine
 from greyhound.pipelines.loader import Loader, Resources
 from greyhound.pipelines.request import BadImageError
 
@@ -166,12 +166,12 @@ def image_seeds(_: Path) -> list[bytes]:
 
 def read_image(_: Path, data: bytes) -> None:
     """What the survey's child process does with it; whatever it holds, there is an answer."""
-    json.dumps(asdict(examine(data, _probe())), default=bytes.hex)
+    json.dumps(asdict(validate_image(data, _probe())), default=bytes.hex)
 
 
 @cache
-def _probe() -> Probe:
-    return Probe()
+def _probe() -> DaliDecoder:
+    return DaliDecoder()
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

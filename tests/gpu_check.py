@@ -38,6 +38,7 @@ from greyhound import train
 from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.model.loss import smoothed_cross_entropy
 from greyhound.model.network import set_training
 from greyhound.model.precision import compiled
@@ -48,7 +49,6 @@ from greyhound.model.step import train_step
 from greyhound.pipelines import dali, doctor, selftest, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources, torch_device
 from greyhound.pipelines.request import Device, ResourcesError
 

@@ -13,14 +13,14 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 import pytest
-from pictures import ALL_TRAIN, encode, folder, noise, survey_here
+from pictures import ALL_TRAIN, encode, folder, noise, scan_here
 from PIL import Image
 
 from greyhound.cache import __main__ as main
 from greyhound.cache.decisions import COLUMNS, By, Choice, Decision, Photograph, check_classes, match, read
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SCHEMA, Header, Pack, PackError
-from greyhound.cache.survey import Look
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 HEADER = ",".join(COLUMNS)
@@ -226,7 +226,7 @@ def test_nothing_decided() -> None:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three classes with two images each, among them a gray one; and one file that nothing decodes."""
-    monkeypatch.setattr("greyhound.cache.pack.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
     grey = Image.fromarray(noise(20, 20, 7)).convert("L")
     files = {
         f"{name}/{row}.png": encode(noise(12, 10, seed + row))
@@ -302,14 +302,14 @@ def test_excluded_by_hand_with_what_the_machine_said(root: Path) -> None:
 def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
     root: Path, by: By | None, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(files: Iterable[Path]) -> Iterator[Look]:
+    def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
         for file in files:
-            (seen,) = survey_here([file])
+            (seen,) = scan_here([file])
             yield replace(seen, problem=problem) if file == root / "a/1.png" else seen
 
     opened: list[Path] = []
     monkeypatch.setattr("greyhound.cache.pack.make_thumbnail", lambda file, side: opened.append(file))
-    monkeypatch.setattr("greyhound.cache.pack.survey", look)
+    monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     paths = ["a/1.png", "b/1.png"]
     decisions = [replace(decided(root, path, "exclude"), reason="ugly", by=by) for path in paths if by]
@@ -396,12 +396,12 @@ def test_what_the_machine_said_is_no_decision_of_a_person(
 ) -> None:
     looked: list[Path] = []
 
-    def look(files: Iterable[Path]) -> Iterator[Look]:
+    def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
         for file in files:
             looked.append(file)
-            yield from survey_here([file])
+            yield from scan_here([file])
 
-    monkeypatch.setattr("greyhound.cache.pack.survey", look)
+    monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     loose = Photograph("loose.png", "", sha256_of(root / "loose.png"))
     decisions = [decided(root, "b/1.png", "exclude"), Decision(loose, "exclude")]
@@ -426,7 +426,7 @@ def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
     def refuse(paths: Iterable[Path]) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr("greyhound.cache.pack.survey", refuse)
+    monkeypatch.setattr("greyhound.cache.pack.scan", refuse)
     with pytest.raises(
         PackError, match=r"line 2 of the decisions relabels 'a/1\.png' to 'd', which is no class"
     ):

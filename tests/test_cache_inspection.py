@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encode, folder, noise, portrait, survey_here
+from pictures import encode, folder, noise, portrait, scan_here
 from PIL import Image
 
 from greyhound.cache import inspection as module
@@ -21,15 +21,15 @@ from greyhound.cache.demo import draw_demo
 from greyhound.cache.findings import Row, read_rows
 from greyhound.cache.inspection import check_place, inspect, write
 from greyhound.cache.pack import Options, pack, read_exclusions
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import Look
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at files in this process: the children have a test file of their own."""
-    monkeypatch.setattr(module, "survey", survey_here)
-    monkeypatch.setattr(pack_module, "survey", survey_here)
+    monkeypatch.setattr(module, "scan", scan_here)
+    monkeypatch.setattr(pack_module, "scan", scan_here)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(demo: Path) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "survey", survey_here)
+        patch.setattr(module, "scan", scan_here)
         return inspected(demo)
 
 
@@ -259,11 +259,11 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
     assert (many - few) / 1_600 < 200
 
 
-def imagine(paths: Iterable[Path]) -> Generator[Look, None, None]:
+def imagine(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
     """A look for every path, each at another picture."""
     for place, path in enumerate(paths):
         pixels = np.random.default_rng(place).bytes(768)
-        yield Look(
+        yield ImageInfo(
             sha256=hashlib.sha256(path.name.encode()).hexdigest(),
             width=500,
             height=375,

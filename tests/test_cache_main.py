@@ -295,7 +295,7 @@ def _decoding(pid: int) -> bool:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(status.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                return b"greyhound.pipelines.examine" in status.with_name("cmdline").read_bytes()
+                return b"greyhound.cache.validate" in status.with_name("cmdline").read_bytes()
         except (OSError, IndexError):
             continue
     return False

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pictures import coded, encode, folder, noise, store_as, survey_here
+from pictures import coded, encode, folder, noise, scan_here, store_as
 from PIL import Image, ImageOps, features
 
 from greyhound.cache import pack as module
@@ -36,10 +36,11 @@ from greyhound.cache.pack import (
     transcode,
     write,
 )
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.stats import measure
 from greyhound.cache.store import SPLITS, Header, Pack, PackError
-from greyhound.cache.survey import Look, measure
+from greyhound.cache.validate import available
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources
 
 ALL_TRAIN = Options(val=0, test=0)
@@ -48,7 +49,7 @@ ALL_TRAIN = Options(val=0, test=0)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at files in this process: the children have a test file of their own."""
-    monkeypatch.setattr(module, "survey", survey_here)
+    monkeypatch.setattr(module, "scan", scan_here)
 
 
 def images(root: Path, classes: Mapping[str, int], **options: Any) -> Path:
@@ -174,12 +175,12 @@ def test_the_header_comes_back(tmp_path: Path) -> None:
 # --- the split -------------------------------------------------------------------------------------------------------
 
 
-def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, Look]]:
+def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, ImageInfo]]:
     """(label, content) -> what `assign_splits` takes; the names are made up from the place."""
     return [
         (
             Source(Path(f"{place}.jpg"), f"{place}.jpg", label),
-            Look(sha256=hashlib.sha256(text.encode()).hexdigest()),
+            ImageInfo(sha256=hashlib.sha256(text.encode()).hexdigest()),
         )
         for place, (label, text) in enumerate(contents)
     ]
@@ -242,7 +243,7 @@ def test_exact_duplicates_stay_together() -> None:
         assert abs(splits.count("val") - 60) < 4
 
 
-def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, Look]]:
+def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, ImageInfo]]:
     """`count` looks of so many pictures, each with grain of its own, so that no two have the same bytes."""
     made = []
     for place in range(count):
@@ -250,7 +251,7 @@ def near_twins(count: int, families: int, label: int = 0) -> list[tuple[Source, 
         picture = np.clip(pixels, 0, 255).astype(np.uint8)
         name = f"{label}/{place}.png"
         digest = hashlib.sha256(name.encode()).hexdigest()
-        look = Look(width=160, height=120, sha256=digest, thumbnail=measure(picture)["thumbnail"])
+        look = ImageInfo(width=160, height=120, sha256=digest, thumbnail=measure(picture)["thumbnail"])
         made.append((Source(Path(name), name, label), look))
     return made
 
@@ -447,7 +448,7 @@ def test_an_out_that_cannot_be_written_is_found_before_the_images_are_looked_at(
 ) -> None:
     root = images(tmp_path / "images", {"a": 2, "b": 2})
     (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setattr("greyhound.cache.pack.survey", lambda *_, **__: pytest.fail("looked at the images"))
+    monkeypatch.setattr("greyhound.cache.pack.scan", lambda *_, **__: pytest.fail("looked at the images"))
     with pytest.raises(
         PackError, match=r"p\.arrow cannot be written \(Not a directory\); name a file in a folder"
     ):
@@ -823,8 +824,8 @@ def test_a_file_that_changes_while_it_is_packed(
 ) -> None:
     root, out, before = old
 
-    def change(*arguments: Any, **options: Any) -> list[Look]:
-        looks = list(survey_here(*arguments, **options))
+    def change(*arguments: Any, **options: Any) -> list[ImageInfo]:
+        looks = list(scan_here(*arguments, **options))
         (root / "b" / "b_1.png").write_bytes(encode(noise(12, 10, 888)))
         return looks
 
@@ -842,8 +843,8 @@ def test_a_file_that_vanishes_while_it_is_packed(
 ) -> None:
     root, out, before = old
 
-    def remove(*arguments: Any, **options: Any) -> list[Look]:
-        looks = list(survey_here(*arguments, **options))
+    def remove(*arguments: Any, **options: Any) -> list[ImageInfo]:
+        looks = list(scan_here(*arguments, **options))
         (root / "b" / "b_1.png").unlink()
         return looks
 

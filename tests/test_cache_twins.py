@@ -18,7 +18,8 @@ from greyhound.cache import twins as module
 from greyhound.cache.closeup import SIDE
 from greyhound.cache.demo import BREEDS, draw_dog
 from greyhound.cache.overlay import measure_apart
-from greyhound.cache.survey import Look, luma, measure
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.stats import luma, measure
 from greyhound.cache.twins import (
     ALIKE,
     APART,
@@ -38,8 +39,8 @@ def thumbnail(image: Image.Image) -> Thumbnail:
     return np.frombuffer(measure(np.asarray(image.convert("RGB")))["thumbnail"], np.uint8).reshape(16, 16, 3)
 
 
-def look(image: Image.Image, name: str, problem: str = "") -> Look:
-    return Look(
+def look(image: Image.Image, name: str, problem: str = "") -> ImageInfo:
+    return ImageInfo(
         sha256=name,
         width=image.width,
         height=image.height,
@@ -251,9 +252,9 @@ def test_twins_of_looks(dogs: list[Image.Image]) -> None:
         look(dogs[0], "a"),
         look(mirrored, "m"),
         look(mirrored, "m"),
-        Look(sha256="e", problem="undecodable"),
-        Look(sha256="e", problem="undecodable"),
-        Look(sha256="a", problem="unreadable"),
+        ImageInfo(sha256="e", problem="undecodable"),
+        ImageInfo(sha256="e", problem="undecodable"),
+        ImageInfo(sha256="a", problem="unreadable"),
     ]
     found = find_twins(looks)
     assert found.originals.tolist() == [0, 1, 1, 3, 3, 5, 6, 7]
@@ -269,7 +270,7 @@ def test_small_pictures_have_no_near_twins() -> None:
 
 
 def test_without_thumbnails_bytes_alone_make_twins() -> None:
-    found = find_twins([Look(sha256="a"), Look(sha256="b"), Look(sha256="a")])
+    found = find_twins([ImageInfo(sha256="a"), ImageInfo(sha256="b"), ImageInfo(sha256="a")])
     assert (found.originals.tolist(), found.pairs) == ([0, 1, 0], ())
     assert find_twins([]).groups().tolist() == []
 

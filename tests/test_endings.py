@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from pictures import folder, survey_here
+from pictures import folder, scan_here
 from runs import Here, tinted
 
 from greyhound.cache import suspects
@@ -43,7 +43,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures in the classes of the tiny run, looked at in the test's own process."""
-    monkeypatch.setattr("greyhound.cache.pack.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
     names = ("blue <b>", "green", "red")
     return folder(
         tmp_path / "images",
@@ -190,7 +190,7 @@ def test_a_survey_that_is_ended_ends_the_review_it_started(
     images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """As a system does, which signals the survey alone; a small program with a folder of its own stands for review.py."""
-    monkeypatch.setattr("greyhound.cache.inspection.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.inspection.scan", scan_here)
     ready = tmp_path / "ready"
     (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
     monkeypatch.setattr(suspects, "PROGRAM", tmp_path / "child.py")

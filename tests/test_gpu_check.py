@@ -18,11 +18,11 @@ from gpu_check import CHECKS, Outcome, Setup, certify, examine
 from runs import TINY, Here, tiny_job
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.model import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import doctor
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.examine import available
 from greyhound.train import Averaging
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from limits import files_up_to
-from pictures import folder, survey_here
+from pictures import folder, scan_here
 from runs import Here, never, tinted, tiny_job
 
 from greyhound import train
@@ -44,7 +44,7 @@ def contents(place: Path) -> dict[str, bytes]:
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four pictures in two classes, looked at in the test's own process."""
     for module in ("greyhound.cache.pack", "greyhound.cache.inspection"):
-        monkeypatch.setattr(f"{module}.survey", survey_here)
+        monkeypatch.setattr(f"{module}.survey", scan_here)
     return folder(
         tmp_path / "images", {f"{k}/{n}.jpg": tinted(k, 10 * k + n) for k in (0, 1) for n in (0, 1)}
     )

@@ -19,11 +19,11 @@ from pictures import encode, noise, packed
 from PIL import Image
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines.benchmark import account, large, measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
 from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.examine import available
 
 ROOT = Path(__file__).parents[1]
 OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")

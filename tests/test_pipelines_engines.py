@@ -18,8 +18,8 @@ from PIL import Image
 
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Position, Resources
 
 Floats = NDArray[np.float32]

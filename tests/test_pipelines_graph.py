@@ -17,9 +17,9 @@ from runs import ONE_THREAD, TINY, never, tiny_job
 from greyhound import eval as evaluation
 from greyhound import explain, train
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, loader, threads
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources
 from greyhound.pipelines.request import Device, Settings
 from greyhound.pipelines.tier import TierName

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from watermark import overwritten
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.request import Engine
 
 BATCHES = 10_000

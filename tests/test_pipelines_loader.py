@@ -17,8 +17,9 @@ import pytest
 import torch
 from pictures import coded, encode, identities, noise, packed
 
+from greyhound.cache import validate
 from greyhound.cache.store import Pack, PackError
-from greyhound.pipelines import examine, loader, threads
+from greyhound.pipelines import loader, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
 from greyhound.pipelines.request import BadImageError, Settings
@@ -27,7 +28,7 @@ from greyhound.pipelines.tier import Tier
 
 ENGINES = [
     "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not examine.available(), reason="DALI is not installed")),
+    pytest.param("dali", marks=pytest.mark.skipif(not validate.available(), reason="DALI is not installed")),
 ]
 both = pytest.mark.parametrize("engine", ENGINES)
 SMALL = Augment(size=32)
@@ -398,9 +399,9 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         raise ModuleNotFoundError("No module named 'nvidia'")
 
     monkeypatch.setattr(importlib.util, "find_spec", missing)
-    assert examine.available() is False
+    assert validate.available() is False
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert examine.available() is False
+    assert validate.available() is False
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import torch
 from runs import Here
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import plan
 from greyhound.pipelines.augment import Augment, halvings
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources
 from greyhound.pipelines.plan import Costs, Figure, Job, Machine, Route, Stage, footprints, routes, verdict
 from greyhound.pipelines.tier import Tier

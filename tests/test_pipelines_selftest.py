@@ -15,8 +15,8 @@ from PIL import Image
 from runs import Here
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.request import Engine
 from greyhound.pipelines.selftest import faults, kinds, luma_errors, of_every_kind, spread
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, packed
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.pipelines import tier as module
 from greyhound.pipelines.augment import Augment, halvings
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources
 from greyhound.pipelines.request import BadImageError
 from greyhound.pipelines.tier import Tier, parse_bytes, plan

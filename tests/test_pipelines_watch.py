@@ -15,10 +15,10 @@ from filelock import FileLock
 from runs import Here
 
 from greyhound.cache.store import Pack
+from greyhound.cache.validate import available
 from greyhound.model.shapes import LOCK
 from greyhound.pipelines import threads, watch
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import EngineName, Loader, Resources
 from greyhound.pipelines.request import HangError, StreamError
 from greyhound.pipelines.watch import watched

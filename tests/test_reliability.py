@@ -26,13 +26,13 @@ from greyhound import eval as evaluation
 from greyhound import train
 from greyhound.cache.cli import Stopped, ValueFormatError, from_json
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.validate import DaliDecoder, available, validate_image
 from greyhound.model import checkpoint, rehearsal, report
 from greyhound.model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
 from greyhound.model.progress import Checkpoints, Timetable
 from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
 from greyhound.model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
 from greyhound.model.step import train_step
-from greyhound.pipelines.examine import Probe, available, examine
 from greyhound.pipelines.loader import EngineName, Loader, Resources, stand_ins
 from greyhound.pipelines.order import epoch_order
 from greyhound.pipelines.tier import TierName
@@ -658,12 +658,12 @@ def test_any_bytes_for_a_file_of_the_run_folder(tiny_run: Path, tmp_path: Path, 
 
 def test_any_bytes_for_the_survey() -> None:
     """Whatever a file holds, looking at it answers."""
-    probe, problems = Probe(), set()
+    probe, problems = DaliDecoder(), set()
 
     @FEW
     @given(content=spoilt(tinted(1, 0)))
     def attempt(content: bytes) -> None:
-        problems.add(examine(content, probe).problem)
+        problems.add(validate_image(content, probe).problem)
 
     attempt()
     assert {"undecodable", "truncated"} & problems

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import encode, folder, noise, packed, survey_here
+from pictures import encode, folder, noise, packed, scan_here
 from PIL import Image
 from runs import ONE_THREAD, Here, never, tinted, tiny_job
 
@@ -27,8 +27,8 @@ from greyhound.cache.__main__ import survey
 from greyhound.cache.demo import draw_demo
 from greyhound.cache.findings import read_rows
 from greyhound.cache.pack import Options
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import Look
 from greyhound.cache.suspects import Ranked, Review, read_review
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
@@ -308,7 +308,7 @@ def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Pa
     (tmp_path / "out").mkdir()
     job = review.Job(out=tmp_path / "out" / "labels.json", images=images, resources=ONE_THREAD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.pack.survey", survey_here)
+        patch.setattr("greyhound.cache.pack.scan", scan_here)
         with review.open_pack(job) as opened:
             assert opened.path.parents[1] == tmp_path / "out"
     assert not [*(tmp_path / "out").iterdir()]
@@ -327,14 +327,14 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> tuple[int, list[Path]]:
     """The survey's exit code, and every file that was looked at; the review is the real one, in its own process."""
     looked: list[Path] = []
 
-    def look(paths: Iterable[Path]) -> Generator[Look, None, None]:
+    def look(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
         for path in paths:
             looked.append(path)
-            yield from survey_here([path])
+            yield from scan_here([path])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.inspection.survey", look)
-        patch.setattr("greyhound.cache.pack.survey", look)
+        patch.setattr("greyhound.cache.inspection.scan", look)
+        patch.setattr("greyhound.cache.pack.scan", look)
         return survey(images, out, **chosen), looked
 
 

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from greyhound.cache.decode import decode, downsample
 from greyhound.cache.pack import Options, find_unlabelled, write
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import halvings
 from greyhound.pipelines.benchmark import peers
-from greyhound.pipelines.decode import decode, halve
 
 PIXELS: Final = 12_000_000
 _COUNT: Final = 16
@@ -51,5 +51,5 @@ def worst_psnr(pack: Pack) -> float:
     for row, times in enumerate(halvings(peers.AUGMENT, pack.sizes).tolist()):
         width, height = pack.stored_sizes[row]
         scaled = decode(pack.encoded(row), times, (int(width), int(height)))
-        found.append(cv2.PSNR(scaled, halve(decode(pack.encoded(row)), times)))
+        found.append(cv2.PSNR(scaled, downsample(decode(pack.encoded(row)), times)))
     return float(min(found))

@@ -17,9 +17,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
+from greyhound.cache.decode import decode
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.decode import decode
 
 AUGMENT: Final = Augment()
 """What every row does to an image: the seed's recipe."""

@@ -14,12 +14,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
+from greyhound.cache.decode import decode, downsample
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import halvings
 from greyhound.pipelines.benchmark import peers
 from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.decode import decode, halve
 from greyhound.pipelines.loader import EngineName, Loader, Resources
 from greyhound.pipelines.request import Device
 from greyhound.pipelines.tier import Tier, TierName
@@ -106,7 +106,7 @@ def full_decode(pack: Pack, workers: int) -> Iterator[int]:
     """Large originals without libjpeg's scaled decode: every pixel decoded, then the mean of each block; no warp."""
     halved = halvings(peers.AUGMENT, pack.sizes)
     yield from _on_threads(
-        workers, lambda row: halve(decode(pack.encoded(row % len(pack))), int(halved[row % len(pack)]))
+        workers, lambda row: downsample(decode(pack.encoded(row % len(pack))), int(halved[row % len(pack)]))
     )
 
 

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, store_as
 from PIL import Image, features
 
-from greyhound.cache.survey import FORMATS, Look, measure
-from greyhound.pipelines import examine as module
-from greyhound.pipelines.decode import DecodeError, decode, halve
-from greyhound.pipelines.examine import Probe, examine, pillow_pixels
+from greyhound.cache import validate as module
+from greyhound.cache.decode import DecodeError, decode, downsample
+from greyhound.cache.scan import FORMATS, ImageInfo
+from greyhound.cache.stats import measure
+from greyhound.cache.validate import DaliDecoder, pillow_pixels, validate_image
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 needs_dali = pytest.mark.skipif(not module.available(), reason="DALI is not installed")
@@ -37,8 +38,8 @@ def array(data: bytes) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def probe() -> Probe:
-    return Probe()
+def probe() -> DaliDecoder:
+    return DaliDecoder()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -86,10 +87,10 @@ def test_decode_halves_jpegs_of_other_colours(mode: str) -> None:
 
 def test_halve() -> None:
     tiny = np.array([[0, 2, 10], [4, 6, 20], [100, 104, 201]], dtype=np.uint8)[:, :, None].repeat(3, axis=2)
-    assert halve(tiny, 1)[:, :, 0].tolist() == [[3, 15], [102, 201]]
-    assert halve(tiny, 0) is tiny
+    assert downsample(tiny, 1)[:, :, 0].tolist() == [[3, 15], [102, 201]]
+    assert downsample(tiny, 0) is tiny
     for times in (1, 2, 3):
-        apart = halve(PICTURE[:67, :45], times).astype(int) - oracle.halve(PICTURE[:67, :45], times)
+        apart = downsample(PICTURE[:67, :45], times).astype(int) - oracle.halve(PICTURE[:67, :45], times)
         assert np.abs(apart).max() <= 1
 
 
@@ -128,10 +129,10 @@ def test_a_jpeg_with_bytes_after_its_end_is_no_fault() -> None:
 # --- examine: files that can be used ---------------------------------------------------------------------------------
 
 
-def test_a_look_at_a_good_file(probe: Probe) -> None:
+def test_a_look_at_a_good_file(probe: DaliDecoder) -> None:
     data = encode(PICTURE, "JPEG", 6)
-    look = examine(data, probe)
-    assert look == Look(
+    look = validate_image(data, probe)
+    assert look == ImageInfo(
         format="JPEG",
         width=72,
         height=96,
@@ -171,8 +172,8 @@ def opencv_png(pixels: NDArray[Any]) -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_every_engine_decodes_is_stored_as_it_is(data: bytes, format: str, probe: Probe) -> None:
-    look = examine(data, probe)
+def test_what_every_engine_decodes_is_stored_as_it_is(data: bytes, format: str, probe: DaliDecoder) -> None:
+    look = validate_image(data, probe)
     assert (look.format, look.width, look.height) == (format, 96, 72)
     assert (look.problem, look.detail, look.transcode) == ("", "", "")
 
@@ -190,29 +191,31 @@ def others() -> list[Any]:
 
 
 @pytest.mark.parametrize(("data", "format"), others())
-def test_what_only_pillow_decodes_is_to_be_transcoded(data: bytes, format: str, probe: Probe) -> None:
-    look = examine(data, probe)
+def test_what_only_pillow_decodes_is_to_be_transcoded(data: bytes, format: str, probe: DaliDecoder) -> None:
+    look = validate_image(data, probe)
     assert (look.format, look.width, look.height, look.problem) == (format, 96, 72, "")
     assert look.transcode == f"{format} is not a format that both engines decode"
 
 
 @needs_dali
-def test_what_the_engines_decode_differently_is_to_be_transcoded(probe: Probe) -> None:
+def test_what_the_engines_decode_differently_is_to_be_transcoded(probe: DaliDecoder) -> None:
     alpha = np.dstack([PICTURE, np.tile(np.linspace(0, 255, 96).astype(np.uint8), (72, 1))])
-    look = examine(encode(Image.fromarray(alpha), "TIFF"), probe)
+    look = validate_image(encode(Image.fromarray(alpha), "TIFF"), probe)
     assert look.problem == ""
     assert look.transcode.startswith("two decoders disagree by ")
 
 
-def test_a_turned_file_that_is_transcoded_becomes_upright(probe: Probe) -> None:
-    look = examine(encode(store_as(PICTURE, 6), "AVIF" if features.check("avif") else "TIFF", 6), probe)
+def test_a_turned_file_that_is_transcoded_becomes_upright(probe: DaliDecoder) -> None:
+    look = validate_image(
+        encode(store_as(PICTURE, 6), "AVIF" if features.check("avif") else "TIFF", 6), probe
+    )
     assert look.transcode
     assert (look.width, look.height, look.orientation) == (96, 72, 1)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 4000])
-def test_an_orientation_that_does_not_exist_means_nothing(orientation: int, probe: Probe) -> None:
-    look = examine(encode(PICTURE, "JPEG", orientation), probe)
+def test_an_orientation_that_does_not_exist_means_nothing(orientation: int, probe: DaliDecoder) -> None:
+    look = validate_image(encode(PICTURE, "JPEG", orientation), probe)
     assert (look.width, look.height, look.orientation, look.problem) == (96, 72, 1, "")
 
 
@@ -234,9 +237,9 @@ def exif(kind: int, value: bytes) -> bytes:
     ids=["good", "text", "garbage", "short"],
 )
 def test_broken_exif_does_not_condemn_a_picture(
-    block: bytes, orientation: int, format: str, probe: Probe
+    block: bytes, orientation: int, format: str, probe: DaliDecoder
 ) -> None:
-    look = examine(encode(PICTURE, format, exif=block), probe)
+    look = validate_image(encode(PICTURE, format, exif=block), probe)
     assert (look.orientation, look.problem, look.transcode) == (orientation, "", "")
 
 
@@ -270,10 +273,12 @@ def scrambled(data: bytes) -> bytes:
         ),
     ],
 )
-def test_what_nothing_decodes(data: bytes, problem: str | None, detail: str | None, probe: Probe) -> None:
+def test_what_nothing_decodes(
+    data: bytes, problem: str | None, detail: str | None, probe: DaliDecoder
+) -> None:
     Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS  # as `main` does
     try:
-        look = examine(data, probe)
+        look = validate_image(data, probe)
     finally:
         Image.MAX_IMAGE_PIXELS = before
     assert look.problem in ([problem] if problem else ["undecodable", "truncated"])
@@ -304,21 +309,21 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     [{}, {"progressive": True}, {"mode": "CMYK"}, {"mode": "L"}, {"restart_marker_blocks": 20}],
     ids=["baseline", "progressive", "CMYK", "grey", "restart markers"],
 )
-def test_a_damaged_jpeg_is_never_sound(kind: dict[str, Any], damage: str, probe: Probe) -> None:
+def test_a_damaged_jpeg_is_never_sound(kind: dict[str, Any], damage: str, probe: DaliDecoder) -> None:
     """Though Pillow, and libjpeg when it is not asked to be strict, make a picture of most of them."""
     options = {"mode": "RGB", "quality": 90, **kind}
     data = encode(Image.fromarray(noise(400, 300, 4)).convert(options.pop("mode")), "JPEG", **options)
-    assert examine(data, probe).problem == ""
-    look = examine(DAMAGE[damage](data), probe)
+    assert validate_image(data, probe).problem == ""
+    look = validate_image(DAMAGE[damage](data), probe)
     assert look.problem in ("truncated", "undecodable")
     assert look.problem == ("truncated" if "premature" in look.detail.lower() else "undecodable")
     assert look.transcode == ""
 
 
-def test_extra_bytes_before_a_marker_are_named(probe: Probe) -> None:
+def test_extra_bytes_before_a_marker_are_named(probe: DaliDecoder) -> None:
     data = encode(PICTURE, "JPEG")
     scan = data.index(b"\xff\xda")
-    look = examine(data[:scan] + b"\0\0\0" + data[scan:], probe)
+    look = validate_image(data[:scan] + b"\0\0\0" + data[scan:], probe)
     assert (look.problem, look.detail) == (
         "undecodable",
         "Corrupt JPEG data: 3 extraneous bytes before marker 0xda",
@@ -329,7 +334,7 @@ def test_a_libjpeg_without_cmyk_leaves_it_to_pillow(monkeypatch: pytest.MonkeyPa
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Unsupported color conversion request")
 
-    monkeypatch.setattr("greyhound.pipelines.decode.simplejpeg.decode_jpeg", refuse)
+    monkeypatch.setattr("greyhound.cache.decode.simplejpeg.decode_jpeg", refuse)
     assert decode(array(encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG")), strict=True).shape == (
         72,
         96,
@@ -338,17 +343,17 @@ def test_a_libjpeg_without_cmyk_leaves_it_to_pillow(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("format", ["WEBP", pytest.param("AVIF", marks=needs_avif)])
-def test_a_picture_that_was_never_written_to_the_end_is_truncated(format: str, probe: Probe) -> None:
+def test_a_picture_that_was_never_written_to_the_end_is_truncated(format: str, probe: DaliDecoder) -> None:
     data = encode(noise(400, 300, 4), format, quality=90)
     assert module.count_unwritten(data, format) < 8
-    look = examine(DAMAGE["zeros to the end"](data), probe)
+    look = validate_image(DAMAGE["zeros to the end"](data), probe)
     assert (look.problem, look.detail) == ("truncated", f"its last {len(data) // 2:,} bytes are zeros")
 
 
 @needs_avif
-def test_zeros_behind_the_picture_of_an_avif_are_none_of_it(probe: Probe) -> None:
+def test_zeros_behind_the_picture_of_an_avif_are_none_of_it(probe: DaliDecoder) -> None:
     whole = encode(noise(400, 300, 4), "AVIF", quality=90) + struct.pack(">I4s4096x", 8 + 4096, b"free")
-    assert examine(whole, probe).problem == ""
+    assert validate_image(whole, probe).problem == ""
 
 
 @pytest.mark.parametrize(
@@ -368,23 +373,23 @@ def test_the_picture_of_an_avif_is_one_of_its_boxes(head: bytes, zeros: int) -> 
     assert module.count_unwritten(head[:6], "AVIF") == 0
 
 
-def test_zeros_may_end_a_lossless_webp(probe: Probe) -> None:
+def test_zeros_may_end_a_lossless_webp(probe: DaliDecoder) -> None:
     """And what follows the picture in a file says nothing of it."""
     flat = encode(
         np.vstack([noise(600, 90, 1), np.zeros((900, 600, 3), np.uint8)]), "WEBP", lossless=True, method=0
     )
     padded = encode(noise(400, 300, 4), "WEBP") + bytes(1000)
     for data in (flat + bytes(1000), padded):
-        look = examine(data, probe)
+        look = validate_image(data, probe)
         assert (look.problem, look.transcode) == ("", "")
 
 
-def test_a_checksum_that_does_not_fit_condemns_a_png(probe: Probe) -> None:
+def test_a_checksum_that_does_not_fit_condemns_a_png(probe: DaliDecoder) -> None:
     """Pillow does not look at those of the picture itself."""
     data = encode(PICTURE)
     spoilt = data[:-13] + bytes([data[-13] ^ 1]) + data[-12:]  # of the last chunk before the end
     assert np.array_equal(pillow_pixels(spoilt), PICTURE)
-    look = examine(spoilt, probe)
+    look = validate_image(spoilt, probe)
     assert (look.problem, look.detail) == ("undecodable", "neither a JPEG nor an image that OpenCV reads")
 
 
@@ -400,8 +405,8 @@ def icon(side: int) -> bytes:
     [icon(900), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"],
     ids=["an icon is decoded to be opened", "EPS needs Ghostscript"],
 )
-def test_some_formats_are_not_opened(data: bytes, probe: Probe) -> None:
-    look = examine(data, probe)
+def test_some_formats_are_not_opened(data: bytes, probe: DaliDecoder) -> None:
+    look = validate_image(data, probe)
     assert (look.problem, look.detail, look.width) == ("undecodable", "not an image", 0)
 
 
@@ -410,7 +415,7 @@ def test_every_format_that_is_opened_is_one_of_pillows() -> None:
     assert set(FORMATS) <= Image.OPEN.keys()
 
 
-def test_a_long_file_that_is_no_picture_is_not_held_in_memory(tmp_path: Path, probe: Probe) -> None:
+def test_a_long_file_that_is_no_picture_is_not_held_in_memory(tmp_path: Path, probe: DaliDecoder) -> None:
     file = tmp_path / "clip.mp4"
     with file.open("wb") as stream:
         stream.write(b"\0\0\0\x20ftypmp42")
@@ -420,12 +425,12 @@ def test_a_long_file_that_is_no_picture_is_not_held_in_memory(tmp_path: Path, pr
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
-    assert look == examine(file.read_bytes(), probe)
+    assert look == validate_image(file.read_bytes(), probe)
     assert (look.problem, look.detail, look.bytes) == ("undecodable", "not an image", module.LONG + 5)
 
 
 @needs_dali
-def test_the_probe_recovers_after_every_bad_image(probe: Probe) -> None:
+def test_the_probe_recovers_after_every_bad_image(probe: DaliDecoder) -> None:
     good = array(encode(PICTURE))
     for bad in (b"GIF89a" + bytes(50), b"\xff\xd8\xff" + bytes(50), encode(PICTURE)[:90]):
         with pytest.raises(DecodeError, match=r"^DALI: "):
@@ -434,7 +439,7 @@ def test_the_probe_recovers_after_every_bad_image(probe: Probe) -> None:
 
 
 @needs_dali
-def test_the_probe_compares_pixels(probe: Probe) -> None:
+def test_the_probe_compares_pixels(probe: DaliDecoder) -> None:
     good = array(encode(PICTURE))
     with pytest.raises(
         DecodeError, match=r"DALI decodes to \(72, 96, 3\), OpenCV and libjpeg-turbo to \(71, 96, 3\)"
@@ -446,7 +451,7 @@ def test_the_probe_compares_pixels(probe: Probe) -> None:
 
 def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available", lambda: False)
-    look = examine(encode(PICTURE), Probe())
+    look = validate_image(encode(PICTURE), DaliDecoder())
     assert (look.problem, look.transcode) == ("", "")
 
 
@@ -459,7 +464,7 @@ def test_the_child_answers_line_by_line(tmp_path: Path) -> None:
     asked = [tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "missing.png", tmp_path]
     lines = "".join(json.dumps(os.fsencode(path).hex()) + "\n" for path in asked)
     child = subprocess.run(
-        [sys.executable, "-m", "greyhound.pipelines.examine"],
+        [sys.executable, "-m", "greyhound.cache.validate"],
         input=lines.encode(),
         capture_output=True,
         check=True,
@@ -467,7 +472,7 @@ def test_the_child_answers_line_by_line(tmp_path: Path) -> None:
     )
     ready, *answers = child.stdout.splitlines()
     assert ready == b"ready"
-    looks = [Look(**json.loads(answer)) for answer in answers]
+    looks = [ImageInfo(**json.loads(answer)) for answer in answers]
     assert [(look.width, look.height, look.problem) for look in looks] == [
         (20, 10, ""),
         (0, 0, "undecodable"),

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from greyhound.cache.survey import FORMATS, Look, measure
-from greyhound.pipelines.decode import DecodeError, Pixels, decode
+from greyhound.cache.decode import DecodeError, Pixels, decode
+from greyhound.cache.scan import FORMATS, ImageInfo
+from greyhound.cache.stats import measure
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
 """Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG."""
@@ -43,7 +44,7 @@ NO_IMAGE: Final = "not an image"
 _EXIF_ORIENTATION: Final = 0x0112
 
 
-def examine(data: bytes, probe: Probe) -> Look:
+def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
     """Look at one file's bytes with every decoder that training may use."""
     known: dict[str, Any] = {
         "bytes": len(data),
@@ -51,16 +52,16 @@ def examine(data: bytes, probe: Probe) -> Look:
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     if not data:
-        return Look(**known, problem="undecodable", detail="the file is empty")
+        return ImageInfo(**known, problem="undecodable", detail="the file is empty")
     try:
         known |= _header(data)
     except UnidentifiedImageError:
-        return Look(**known, problem="undecodable", detail=NO_IMAGE)
+        return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
     except Exception as error:
-        return Look(**known, problem=_fault(_one_line(error)), detail=_one_line(error))
+        return ImageInfo(**known, problem=_fault(_one_line(error)), detail=_one_line(error))
     if known["width"] * known["height"] > MAX_PIXELS:
         claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
-        return Look(**known, problem="bomb", detail=claim)
+        return ImageInfo(**known, problem="bomb", detail=claim)
     return _try_decoders(data, known, probe)
 
 
@@ -99,11 +100,11 @@ def _orientation(image: Image.Image) -> int:
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def _try_decoders(data: bytes, known: dict[str, Any], probe: Probe) -> Look:
+def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> ImageInfo:
     """Three outcomes: stored as it is, stored as PNG because not every engine reads this kind of file, or damaged."""
     zeros = count_unwritten(data, known["format"])
     if zeros >= UNWRITTEN:
-        return Look(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
+        return ImageInfo(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
     if known["format"] not in STORED:
         return _look_with_pillow(data, known, f"{known['format']} is not a format that both engines decode")
     encoded = np.frombuffer(data, dtype=np.uint8)
@@ -116,29 +117,29 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: Probe) -> Look:
         probe.check(encoded, pixels)
     except DecodeError as error:
         return _look_with_pillow(data, known, _one_line(error))
-    return Look(**known, **measure(pixels, known["orientation"]))
+    return ImageInfo(**known, **measure(pixels, known["orientation"]))
 
 
-def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> Look:
+def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> ImageInfo:
     """A file of a format that we store, which our decoder refuses: Pillow reads on over damage, and may not save it."""
     if known["format"] in ("JPEG", "MPO"):
-        return Look(**known, problem=_fault(why), detail=why)
-    look = _look_with_pillow(data, dict(known), why)
-    if look.transcode and known["format"] in WHOLE:
-        return Look(**known, problem="undecodable", detail=why)
-    return look
+        return ImageInfo(**known, problem=_fault(why), detail=why)
+    info = _look_with_pillow(data, dict(known), why)
+    if info.transcode and known["format"] in WHOLE:
+        return ImageInfo(**known, problem="undecodable", detail=why)
+    return info
 
 
-def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> Look:
+def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> ImageInfo:
     """A look at what will be packed as PNG. transcode: why not as it is."""
     try:
         pixels = pillow_pixels(data)
     except Exception as unreadable:
         message = _one_line(unreadable)
-        return Look(**known, problem=_fault(message), detail=message)
+        return ImageInfo(**known, problem=_fault(message), detail=message)
     # Pillow turns the picture upright before it is packed as PNG.
     known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
-    return Look(**known, **measure(pixels), transcode=transcode)
+    return ImageInfo(**known, **measure(pixels), transcode=transcode)
 
 
 def _fault(message: str) -> str:
@@ -192,7 +193,7 @@ def pillow_pixels(data: bytes) -> Pixels:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-class Probe:
+class DaliDecoder:
     """DALI's CPU decoder, one image at a time; DALI never recovers from a bad image, so then it is built anew."""
 
     TOLERANCE: Final = 3.0
@@ -249,17 +250,17 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _answer(path: Path, probe: Probe) -> Look:
+def _answer(path: Path, probe: DaliDecoder) -> ImageInfo:
     try:
         if not path.is_file():
-            return Look(problem="undecodable", detail="not a regular file")
+            return ImageInfo(problem="undecodable", detail="not a regular file")
         if path.stat().st_size > LONG and not _is_picture(path):
             return _skim(path)
-        return examine(path.read_bytes(), probe)
+        return validate_image(path.read_bytes(), probe)
     except OSError as error:
-        return Look(problem="unreadable", detail=error.strerror or str(error))
+        return ImageInfo(problem="unreadable", detail=error.strerror or str(error))
     except MemoryError:
-        return Look(problem="undecodable", detail="needs more memory than there is")
+        return ImageInfo(problem="undecodable", detail="needs more memory than there is")
 
 
 def _is_picture(path: Path) -> bool:
@@ -273,7 +274,7 @@ def _is_picture(path: Path) -> bool:
         return True
 
 
-def _skim(path: Path) -> Look:
+def _skim(path: Path) -> ImageInfo:
     """A look at a long file that is no picture, a video perhaps, which is not held in memory."""
     crc32, sha256 = 0, hashlib.sha256()
     with path.open("rb") as file:
@@ -281,7 +282,9 @@ def _skim(path: Path) -> Look:
             crc32 = zlib.crc32(block, crc32)
             sha256.update(block)
         size = file.tell()
-    return Look(bytes=size, crc32=crc32, sha256=sha256.hexdigest(), problem="undecodable", detail=NO_IMAGE)
+    return ImageInfo(
+        bytes=size, crc32=crc32, sha256=sha256.hexdigest(), problem="undecodable", detail=NO_IMAGE
+    )
 
 
 def _requests(stream: IO[bytes]) -> Iterator[Path]:
@@ -299,7 +302,7 @@ def main() -> None:
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
     Image.MAX_IMAGE_PIXELS = None  # `examine` refuses bombs itself, by a size that nothing was decoded for
-    probe = Probe()
+    probe = DaliDecoder()
     answers.write(b"ready\n")
     for path in _requests(sys.stdin.buffer):
         answers.write(json.dumps(asdict(_answer(path, probe)), default=bytes.hex).encode() + b"\n")

@@ -23,7 +23,7 @@ class DecodeError(ValueError):
 
 def decode(
     encoded: NDArray[np.uint8],
-    halvings: int = 0,
+    log2_reduction: int = 0,
     size: tuple[int, int] = (0, 0),
     strict: bool = False,
 ) -> Pixels:
@@ -35,18 +35,20 @@ def decode(
     Returns uint8 `[ceil(H / 2**h), ceil(W / 2**h), 3]`. Raises DecodeError.
     """
     if encoded[:2].tobytes() == b"\xff\xd8":
-        least = (-(-size[0] // 2**halvings), -(-size[1] // 2**halvings)) if halvings else (0, 0)
-        return _decode_jpeg(encoded, halvings, least, strict)
+        least = (
+            (-(-size[0] // 2**log2_reduction), -(-size[1] // 2**log2_reduction)) if log2_reduction else (0, 0)
+        )
+        return _decode_jpeg(encoded, log2_reduction, least, strict)
     try:
         pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # no bytes at all, or more pixels than OpenCV allows itself
         raise DecodeError(f"OpenCV: {error.err}") from None
     if pixels is None:
         raise DecodeError("neither a JPEG nor an image that OpenCV reads")
-    return halve(np.asarray(pixels, dtype=np.uint8), halvings)
+    return downsample(np.asarray(pixels, dtype=np.uint8), log2_reduction)
 
 
-def halve(pixels: Pixels, times: int) -> Pixels:
+def downsample(pixels: Pixels, times: int) -> Pixels:
     """Average blocks of 2**times pixels a side; the last row and column repeat where the size is no multiple."""
     if times == 0:
         return pixels
@@ -57,7 +59,9 @@ def halve(pixels: Pixels, times: int) -> Pixels:
     return np.asarray(cv2.resize(padded, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _decode_jpeg(encoded: NDArray[np.uint8], halvings: int, least: tuple[int, int], strict: bool) -> Pixels:
+def _decode_jpeg(
+    encoded: NDArray[np.uint8], log2_reduction: int, least: tuple[int, int], strict: bool
+) -> Pixels:
     try:
         return np.asarray(
             simplejpeg.decode_jpeg(encoded, "RGB", min_width=least[0], min_height=least[1], strict=strict)
@@ -65,7 +69,7 @@ def _decode_jpeg(encoded: NDArray[np.uint8], halvings: int, least: tuple[int, in
     except ValueError as error:
         if strict and "color conversion" not in str(error):  # CMYK, which some versions leave to the caller
             raise DecodeError(str(error)) from None
-        return halve(_decode_with_pillow(encoded), halvings)
+        return downsample(_decode_with_pillow(encoded), log2_reduction)
 
 
 def _decode_with_pillow(encoded: NDArray[np.uint8]) -> Pixels:
