@@ -33,9 +33,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
-from greyhound.cache.findings import Lines
-from greyhound.cache.pack import Options, Source, find_unlabelled, named_as_image, write
+from greyhound.cache.folder import Source, find_unlabelled, named_as_image
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey.table import Lines
 from greyhound.model import figures, metrics, ranks, report
 from greyhound.model.inference import folded
 from greyhound.model.memory import refusing_out_of_memory

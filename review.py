@@ -1,15 +1,16 @@
 """Review the labels: which images look like another class than the one they are filed under?
 
     greyhound review --images FOLDER --out labels.json
+    greyhound review --images FOLDER --survey SURVEY
     greyhound review --run runs/dogs --out labels.json
 
-Before it: a folder with one subfolder a class, or a pack; or a training. After it: the survey marks the suspects and
-its page shows them (`cache.suspects` reads the file).
+Before it: a folder with one subfolder a class, its survey, a pack, or a training. After it: a ranking of all labels; with a
+survey, its tables and its page show the label issues.
 
 Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on the frozen
 features of all folds but the image's own; with one, the run judges the images of its validation and test splits.
 The ranking is by the probability of the given label, which orders images as their loss does; how many of the first
-are suspects is what confident learning estimates (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty
+are issues is what confident learning estimates (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty
 in Dataset Labels"), as cleanlab counts them.
 """
 
@@ -21,9 +22,11 @@ import io
 import json
 import os
 import signal
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -42,10 +45,14 @@ from torch import nn
 from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import folder_beside
+from greyhound.cache.folder import Source, find_file
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.pack import write as write_pack
+from greyhound.cache.scan import ImageInfo, Progress
 from greyhound.cache.stats import THUMBNAIL
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
+from greyhound.cache.survey import page, table
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.model import figures, head
 from greyhound.model.inference import folded
@@ -59,7 +66,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
 
 SHOWN: Final = 10
-"""Suspects that the terminal lists."""
+"""Label issues that the terminal lists."""
 _MAPS_AT_ONCE: Final = 16
 
 Ids = NDArray[np.int64]
@@ -74,10 +81,12 @@ class ReviewError(UserError):
 class Job:
     """What to review, and how."""
 
-    out: Path
-    """The JSON file to write: every image, the most suspicious first, and the suspects' neighbours."""
+    out: Path | None = None
+    """The JSON file to write: every image, the most suspicious first, and the issues' neighbours; labels.json in --survey."""
     images: Path | None = None
     """A folder with one subfolder a class."""
+    survey: Path | None = None
+    """What greyhound survey wrote about --images: mark the label issues in its tables and on its page."""
     pack: Path | None = None
     """A pack, instead of a folder; with --run: another one than it was trained on."""
     run: Path | None = None
@@ -93,7 +102,7 @@ class Job:
     folds: int = 5
     """Without a run: an image is judged by the images of the other folds."""
     neighbours: int = 3
-    """Shown of each suspect, in either class."""
+    """Shown of each label issue, in either class."""
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
@@ -102,14 +111,23 @@ class Job:
             raise ValueError(
                 "there is nothing to review; name a folder, a pack or a run: --images, --pack or --run"
             )
-        if self.images and (self.pack or self.run):
+        if self.images and (self.pack or (self.run and not self.survey)):
             raise ValueError("--images is a folder of its own; expected neither --pack nor --run beside it")
+        if self.survey and not self.images:
+            raise ValueError("--survey is of a folder of images; name it too: --images")
+        if not (self.out or self.survey):
+            raise ValueError("there is nowhere to write to; name a file: --out")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; expected at least 32 pixels")
         if self.folds < 2:
             raise ValueError(f"folds is {self.folds}; expected at least 2")
         if self.neighbours < 0:
             raise ValueError(f"neighbours is {self.neighbours}; expected 0 or more")
+
+    @property
+    def ranking(self) -> Path:
+        """Where the ranking is written."""
+        return self.out or (self.survey or Path()) / "labels.json"
 
 
 @dataclass(frozen=True)
@@ -141,10 +159,13 @@ def main() -> int:
 
 
 def review(job: Job) -> Review:
-    """Judge every image, rank them, describe the suspects, and write it all down."""
-    require_cleanlab()
-    if not job.out.absolute().parent.is_dir():
-        raise ReviewError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
+    """Judge every image, rank them, describe the issues, and write it all down."""
+    if find_spec("cleanlab") is None:
+        raise ReviewError("cleanlab is not installed, which finds wrong labels; pip install -e .[review]")
+    if not job.ranking.absolute().parent.is_dir():
+        raise ReviewError(f"{job.ranking.parent} is no folder; make it, or name a file in another: --out")
+    if job.survey:
+        refuse_reviewed(job.survey)
     with open_pack(job) as opened:
         evidence = judge_by_run(job, opened) if job.run else judge_by_features(job, opened)
         ranking = rank(evidence)
@@ -153,16 +174,41 @@ def review(job: Job) -> Review:
             ranking = with_saliency(job, ranking, evidence)
         accuracy = float((evidence.probabilities.argmax(axis=1) == evidence.labels).mean())
         found = Review(evidence.judge, accuracy, len(opened) - len(evidence.ids), tuple(ranking))
-    Run(job.out.parent).write_text(job.out.name, json.dumps(asdict(found), indent=1) + "\n")
+    Run(job.ranking.parent).write_text(job.ranking.name, json.dumps(asdict(found), indent=1) + "\n")
     print("\n".join(describe(found)))
-    print(f"ranking: {job.out}")
+    print(f"ranking: {job.ranking}")
+    if job.survey and job.images:
+        complete(job.survey, job.images, found)
     return found
+
+
+def refuse_reviewed(survey: Path) -> None:
+    """Refuse a survey whose rows name label issues already. Raises ReviewError, PackError."""
+    if any("label-issue" in row.findings for row in table.Rows(survey / "survey.csv")):
+        raise ReviewError(
+            f"{survey} was reviewed before; make it again: greyhound survey IMAGES --out {survey}"
+        )
+
+
+def complete(survey: Path, images: Path, found: Review) -> None:
+    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError, WriteError."""
+    rows = table.Rows(survey / "survey.csv")
+    here = bring_home(found, rows)
+    strangers = len(found.label_issues) - len(here.label_issues)
+    if strangers:
+        note(
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack was made of "
+            "other pictures; the ranking lists them"
+        )
+    table.write(mark(rows, here), survey)
+    page.draw(rows, images, survey, page.notes_on(here, images))
+    print(f"look and decide: open {survey / 'survey.html'}")
 
 
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
-    if job.images is None:
+    if job.images is None or job.run:
         trained = Run(job.run).read(PACK) if job.run else None
         opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.residency)
         if trained:
@@ -174,11 +220,49 @@ def open_pack(job: Job) -> Iterator[Pack]:
             )
         yield opened
         return
-    with folder_beside(job.out) as temporary:
+    with folder_beside(job.ranking) as temporary:
         out = temporary / "images.arrow"
         with progress_bar("looking at every image") as update:
-            pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
+            if job.survey:
+                pack_surveyed(job.images, job.survey, out, update)
+            else:
+                pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
         yield Pack(out, job.resources.residency)
+
+
+def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
+    """Pack all that can be used of the class folders, and decode nothing again: the survey says what it is. Raises PackError."""
+    unusable = {"undecodable", "truncated", "bomb"}
+    rows = [
+        row for row in table.Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)
+    ]
+    classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))
+    if len(classes) < 2:
+        raise PackError(f"{survey} has {len(classes)} class folders with images; expected at least 2")
+    numbers = {name: number for number, name in enumerate(classes)}
+    sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
+    infos = map(reread, sources, rows)
+    options = Options(keep_grayscale=True)
+    write_pack(sources, tuple(classes), out, options, progress, split="train", infos=infos)
+
+
+def reread(source: Source, row: table.Row) -> ImageInfo:
+    """What the survey's scan found of a file. Raises PackError where it is another file now."""
+    try:
+        data = source.file.read_bytes()
+    except OSError as error:
+        raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
+    if hashlib.sha256(data).hexdigest() != row.sha256:
+        raise PackError(f"{source.file} changed since the survey; survey the folder again")
+    return ImageInfo(
+        width=row.width,
+        height=row.height,
+        orientation=row.orientation,
+        mean_luma=row.mean_luma,
+        crc32=zlib.crc32(data),
+        sha256=row.sha256,
+        transcode=row.reason if "transcoded" in row.findings else "",
+    )
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
@@ -191,12 +275,12 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     pretrained = pretrained_head(network, job.network, job.weights)
     ids = np.arange(len(opened))
     augment = Augment(size=job.size, mean=mean, std=std)
-    ids, rows, labels, small = see(job, opened, ids, augment, network, has_bf16(device))
+    ids, rows, labels, small = extract_features(job, opened, ids, augment, network, has_bf16(device))
     present, targets = torch.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
     contents = hash_contents(opened, ids)
-    folds = deal(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
+    folds = assign_folds(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
     found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
     probabilities = np.zeros((len(ids), len(opened.classes)))
     probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
@@ -225,7 +309,7 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
-    ids, rows, labels, _ = see(job, opened, ids, recipe_augment(job.run), network, bf16)
+    ids, rows, labels, _ = extract_features(job, opened, ids, recipe_augment(job.run), network, bf16)
     try:
         logits = head.classifier(network)(rows)
     except ValueError as error:
@@ -249,7 +333,7 @@ def recipe_augment(folder: Path) -> Augment:
 
 
 @torch.no_grad()
-def see(
+def extract_features(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
 ) -> tuple[Ids, torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
     """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`, float32 `[n, D]`,
@@ -281,7 +365,7 @@ def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
     return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
 
 
-def deal(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
+def assign_folds(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
     """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class by class, and twins, exact and near, get one card.
 
     An image whose twin is filed under another class would otherwise be judged by that twin, and two that are filed
@@ -306,9 +390,9 @@ def hash_contents(opened: Pack, ids: Ids) -> list[str]:
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
-    """Every image, the least likely label first; suspects are as many of the first as confident learning counts.
+    """Every image, the least likely label first; issues are as many of the first as confident learning counts.
 
-    One of those whose label is the likeliest class all the same is no suspect.
+    One of those whose label is the likeliest class all the same is no label issue.
     """
     from cleanlab.count import num_label_issues
     from cleanlab.rank import get_label_quality_scores
@@ -327,7 +411,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
             likelier=classes[likelier[row]],
             probability=float(scores[row]),
             likelier_probability=float(others[row].max()),
-            suspect=place < count and bool(others[row].max() > scores[row]),
+            is_issue=place < count and bool(others[row].max() > scores[row]),
             sha256=evidence.contents[row],
         )
         for place, row in enumerate(np.argsort(scores, kind="stable").tolist())
@@ -335,7 +419,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
 
 
 def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -> list[Ranked]:
-    """The ranking, with the `count` nearest images of both classes beside every suspect."""
+    """The ranking, with the `count` nearest images of both classes beside every label issue."""
     paths = [evidence.pack.image_path(index) for index in evidence.ids.tolist()]
     rows = {path: row for row, path in enumerate(paths)}
     lengths = np.linalg.norm(evidence.features, axis=1, keepdims=True)
@@ -354,25 +438,25 @@ def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -
             of_label=nearest(rows[image.path], image.label),
             of_likelier=nearest(rows[image.path], image.likelier),
         )
-        if image.suspect
+        if image.is_issue
         else image
         for image in ranking
     ]
 
 
 def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> list[Ranked]:
-    """The ranking, with a picture beside every suspect of where the run looks."""
+    """The ranking, with a picture beside every label issue of where the run looks."""
     assert job.run
     rows = {evidence.pack.image_path(index): index for index in evidence.ids.tolist()}
-    suspects = [rows[image.path] for image in ranking if image.suspect]
-    if not suspects:
+    issues = [rows[image.path] for image in ranking if image.is_issue]
+    if not issues:
         return list(ranking)
     _, where = choose(job.resources.engine, job.resources.device)
     _, network = Run(job.run).network(job.checkpoint, torch_device(where))
     augment = recipe_augment(job.run).centre()
     maps: dict[str, str] = {}
     with Loader(
-        evidence.pack, augment, np.array(suspects), job.resources, batch_size=_MAPS_AT_ONCE, epochs=1
+        evidence.pack, augment, np.array(issues), job.resources, batch_size=_MAPS_AT_ONCE, epochs=1
     ) as loader:
         for batch in loader:
             heats = normalise(saliency(network, batch.images, batch.labels).gradient)
@@ -391,19 +475,19 @@ def jpeg(pixels: NDArray[np.uint8]) -> str:
 
 def describe(found: Review) -> list[str]:
     """What was found, in lines for the terminal."""
-    suspects = found.suspects
+    issues = found.label_issues
     lines = [
         f"judge: {found.judge}",
-        f"{len(suspects)} label suspects among {len(found.ranking)} images, of which the judge takes "
+        f"{len(issues)} label issues among {len(found.ranking)} images, of which the judge takes "
         f"{found.accuracy:.3f} for what their label says",
     ]
     if found.not_ranked:
         lines.append(
             f"{found.not_ranked} training images are not ranked: the run has seen them and their labels"
         )
-    lines += [plain(f"  {image.path}: {image.reason}") for image in suspects[:SHOWN]]
-    if len(suspects) > SHOWN:
-        lines.append(f"  ... and {len(suspects) - SHOWN} more")
+    lines += [plain(f"  {image.path}: {image.reason}") for image in issues[:SHOWN]]
+    if len(issues) > SHOWN:
+        lines.append(f"  ... and {len(issues) - SHOWN} more")
     return lines
 
 

@@ -28,7 +28,7 @@ _GRAIN: Final = 4.0
 """Levels: less contrast than compression adds is not raised to that of its surroundings."""
 
 
-def measure_apart(one: Pictures, other: Pictures) -> NDArray[np.float32]:
+def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
     """How far apart the pictures of each pair are, at the crop of either that suits best, as a share of the contrast.
 
     one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour is another.
@@ -42,7 +42,7 @@ def measure_apart(one: Pictures, other: Pictures) -> NDArray[np.float32]:
     return np.asarray(apart.min(axis=0), np.float32)
 
 
-def measure_likeness(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
+def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
     """How alike the pictures of each pair are in detail, at the crop of either that suits best: float32 `[n]`, 1 where equal.
 
     one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out all over: of

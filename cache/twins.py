@@ -25,11 +25,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.closeup import Reader
 from greyhound.cache.files import DiskList, Series
-from greyhound.cache.overlay import measure_apart, measure_likeness
+from greyhound.cache.overlay import aligned_rmse, normalised_cross_correlation
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.stats import THUMBNAIL, cosines, luma
+from greyhound.cache.thumbnail import Reader
 
 Indices = NDArray[np.int64]
 
@@ -212,7 +212,7 @@ class _Found:
     def _twins_among(self, likely: Indices) -> Iterator[tuple[int, int, bool, float]]:
         # luma alone costs a third, and spares nearly every stranger the colours
         likely = likely[self._apart(likely) <= 1.2 * APART]
-        apart = measure_apart(*(each.astype(np.float32) for each in self._laid_out(likely)))
+        apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(likely)))
         near = np.flatnonzero(apart <= APART)
         alike = self._are_alike(likely[near])
         for (one, other, mirrored, _), distance in zip(
@@ -222,7 +222,7 @@ class _Found:
 
     def _apart(self, likely: Indices) -> NDArray[np.float32]:
         """How far apart pairs are in luma `[k]`."""
-        return measure_apart(*(luma(each)[..., None] for each in self._laid_out(likely)))
+        return aligned_rmse(*(luma(each)[..., None] for each in self._laid_out(likely)))
 
     def _laid_out(self, likely: Indices) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Both thumbnails of pairs, `[k, 16, 16, 3]` each, the mirrored ones turned back."""
@@ -238,7 +238,7 @@ class _Found:
                 np.stack([each for each in side if each is not None])
                 for side in zip(*itertools.compress(pictures, known), strict=True)
             )
-            alike[known] = measure_likeness(left, _turned(right, likely[known, 2])) >= LIKENESS
+            alike[known] = normalised_cross_correlation(left, _turned(right, likely[known, 2])) >= LIKENESS
         return alike
 
 

@@ -26,9 +26,9 @@ from planted import Planted
 from tyro.conf import Positional
 
 from greyhound.cache.cli import parse, run
-from greyhound.cache.findings import read_rows
 from greyhound.cache.machine import available_cores, describe_machine
 from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import read_rows
 
 Flagged = Mapping[str, set[str]]
 """Fault -> the paths that somebody finds it in."""

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter, ImageOps
 from tyro.conf import Positional
 
 from greyhound.cache.cli import parse, run
-from greyhound.cache.pack import named_as_image
+from greyhound.cache.folder import named_as_image
 from greyhound.cache.store import PackError
 
 Picture = Image.Image

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 from pictures import encode, folder, noise
 
-from greyhound.cache.findings import read_rows
 from greyhound.cache.store import Pack
+from greyhound.cache.survey.table import read_rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pictures import encode, folder, noise, scan_here
 from PIL import Image, ImageFilter
 
-from greyhound.cache.findings import FINDINGS, Row
-from greyhound.cache.rules import NAMED, is_misnamed, judge
 from greyhound.cache.scan import ImageInfo
+from greyhound.cache.selection import FINDINGS
+from greyhound.cache.survey.findings import NAMED, is_misnamed, judge
+from greyhound.cache.survey.table import Row
 
 SHARP = noise(200, 150, 3)
 

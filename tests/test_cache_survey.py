@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from pictures import coded, encode, folder, noise, store_as
 from PIL import Image, ImageFilter
 
-from greyhound.cache import inspection, page
 from greyhound.cache import scan as module
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo, ScanError, counted, scan
 from greyhound.cache.stats import THUMBNAIL, is_grey, least_and_most_detail, measure, sharpness
 from greyhound.cache.store import Pack
+from greyhound.cache.survey import findings, page
 
 CHILD = """
 import os, time
@@ -145,7 +145,7 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
     }
     assert [row.thumbnail for row in header.excluded] == [None] * 4
     assert len(Pack(tmp_path / "p.arrow")) == 4
-    with inspection.inspect(tmp_path / "images") as found:
+    with findings.inspect(tmp_path / "images") as found:
         rows = list(found)
     assert {row.path for row in rows if row.verdict == "exclude"} == set(left_out)
     assert page.write(rows, tmp_path / "images", tmp_path / "survey.html").suspects >= 4
@@ -157,7 +157,7 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
 def test_a_file_that_takes_for_ever_is_given_up(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.8)
+    monkeypatch.setattr(module, "TIMEOUT", 2.5)
     start = time.monotonic()
     looks = list(scan(files(tmp_path, "a.png", "hang.png", "b.png"), workers=1))
     assert time.monotonic() - start < 20

@@ -15,11 +15,12 @@ from pictures import coded, encode, noise, portrait
 from PIL import Image
 
 from greyhound.cache import twins as module
-from greyhound.cache.closeup import SIDE
-from greyhound.cache.demo import BREEDS, draw_dog
-from greyhound.cache.overlay import measure_apart
+from greyhound.cache.demo.brushes import BREEDS
+from greyhound.cache.demo.dogs import draw_dog
+from greyhound.cache.overlay import aligned_rmse
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.stats import luma, measure
+from greyhound.cache.thumbnail import SIDE
 from greyhound.cache.twins import (
     ALIKE,
     APART,
@@ -168,9 +169,9 @@ def test_how_far_apart_two_pictures_are() -> None:
     one = np.stack([thumbnail(Image.fromarray(noise(200, 150, seed))) for seed in range(20)]).astype(
         np.float32
     )
-    assert measure_apart(one, one) == pytest.approx(np.zeros(20))
-    assert measure_apart(one, one[::-1]).min() > 2 * APART
-    assert measure_apart(one[:3], one[7:10]) == pytest.approx(measure_apart(one[7:10], one[:3]))
+    assert aligned_rmse(one, one) == pytest.approx(np.zeros(20))
+    assert aligned_rmse(one, one[::-1]).min() > 2 * APART
+    assert aligned_rmse(one[:3], one[7:10]) == pytest.approx(aligned_rmse(one[7:10], one[:3]))
 
 
 def test_pairs_are_the_same_in_any_order_and_block(
@@ -196,9 +197,9 @@ def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
     bright, waves = shades.mean(axis=(1, 2)), low_waves(shades).astype(np.float16).astype(np.float32)
     if abs(bright[0] - bright[1]) > BRIGHTNESS or waves[0] @ waves[1] <= ALIKE:
         return False
-    grey = measure_apart(shades[:1, ..., None], shades[1:, ..., None])[0] <= 1.2 * APART
+    grey = aligned_rmse(shades[:1, ..., None], shades[1:, ..., None])[0] <= 1.2 * APART
     return bool(
-        grey and measure_apart(one[None].astype(np.float32), other[None].astype(np.float32))[0] <= APART
+        grey and aligned_rmse(one[None].astype(np.float32), other[None].astype(np.float32))[0] <= APART
     )
 
 

@@ -17,7 +17,7 @@ from runs import ONE_THREAD, Here, tinted
 
 from greyhound import eval as evaluation
 from greyhound.cache.cli import ValueFormatError, from_json
-from greyhound.cache.pack import Source
+from greyhound.cache.folder import Source
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import metrics
 from greyhound.model.metrics import wilson

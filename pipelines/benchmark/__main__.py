@@ -19,7 +19,8 @@ from typing import Annotated
 import tyro
 
 from greyhound.cache.cli import parse, run
-from greyhound.cache.pack import Options, find_unlabelled, write
+from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark.measure import measure
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError

@@ -13,7 +13,8 @@ import numpy as np
 import simplejpeg
 
 from greyhound.cache.decode import decode, downsample
-from greyhound.cache.pack import Options, find_unlabelled, write
+from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import halvings
 from greyhound.pipelines.benchmark import peers

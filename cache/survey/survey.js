@@ -6,13 +6,13 @@
 const find = (id) => document.getElementById(id);
 const data = JSON.parse(find("data").textContent);
 const { items, classes, suspects } = data;
-const COLUMNS = ["sha256", "path", "class", "decision", "to", "reason", "by"];
-const [SHA256, PATH, CLASS, DECISION, TO, REASON, BY] = COLUMNS.keys();
+const COLUMNS = ["sha256", "path", "class", "decision", "to", "reason", "by", "causes"];
+const [SHA256, PATH, CLASS, DECISION, TO, REASON, BY, CAUSES] = COLUMNS.keys();
 const CHOICES = ["keep", "exclude", "relabel"];
 const OVERSCAN = 700; // pixels drawn above and below what is seen
 const BLOCKS_HELD = 24;
 
-const decisions = new Map(); // place of an item -> { choice, to, why }; why: where it is not the machine's reason
+const decisions = new Map(); // place of an item -> { choice, to, why, causes }; why, causes: where they are not the machine's
 let elsewhere = []; // decisions that were loaded, of images that are not on this page; saved again as they came
 let shown = []; // places of the items that pass the filters
 let current = 0; // where in `shown` the person is
@@ -110,8 +110,9 @@ function choose(place, choice, to = "") {
 function swap(place) {
   const twin = items[place].twin;
   if (twin === undefined) return;
-  const why = `${items[place].findings.find((name) => name.endsWith("-duplicate"))}: ${items[place].path} is kept instead`;
-  const choices = [[place, { choice: "keep", to: "" }], [twin, { choice: "exclude", to: "", why }]];
+  const cause = items[place].findings.find((name) => name.endsWith("-duplicate"));
+  const instead = { choice: "exclude", to: "", why: `${cause}: ${items[place].path} is kept instead`, causes: cause };
+  const choices = [[place, { choice: "keep", to: "" }], [twin, instead]];
   decide(choices, `${plain(items[twin].path)} is excluded instead.`);
 }
 
@@ -159,14 +160,20 @@ const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"
 // Items that the machine excludes and nobody decided: they are saved with its reason, so that pack leaves out what is shown so.
 const left = () => items.flatMap((item, place) => (item.verdict === "exclude" && !decisions.has(place) ? [place] : []));
 
-const rowOf = (place, choice = "", to = "", reason = "", by = "") => [items[place].sha256 || "", items[place].path, items[place].label || "", choice, to, reason, by];
+const causesOf = (place) => (items[place].causes || []).join(";");
+
+function rowOf(place, choice = "", to = "", reason = "", by = "", causes = causesOf(place)) {
+  return [items[place].sha256 || "", items[place].path, items[place].label || "", choice, to, reason, by, causes];
+}
 
 // What a person decided, as rows, with what the machine said of each.
-const said = () => [...decisions].map(([place, { choice, to, why }]) => rowOf(place, choice, to, why ?? items[place].reason, "person"));
+const said = () =>
+  [...decisions].map(([place, { choice, to, why, causes }]) => rowOf(place, choice, to, why ?? items[place].reason, "person", causes));
 
 function taken(place, row) {
   const decision = { choice: row[DECISION], to: row[DECISION] === "relabel" ? row[TO] : "" };
-  return row[REASON] && row[REASON] !== items[place].reason ? { ...decision, why: row[REASON] } : decision;
+  const own = row[REASON] && row[REASON] !== items[place].reason;
+  return own ? { ...decision, why: row[REASON], causes: row[CAUSES] } : decision;
 }
 
 function toCsv() {
@@ -203,7 +210,7 @@ function readDecisions(text) {
     const row = order.map((at) => cells[at] || "");
     if (!CHOICES.includes(row[DECISION])) throw new Error(`row ${line + 2} says “${plain(row[DECISION])}”; expected keep, exclude or relabel`);
     if (row[DECISION] === "relabel" && !classes.includes(row[TO])) throw new Error(`row ${line + 2} relabels to “${plain(row[TO])}”, which is no class here`);
-    row[BY] ||= row[REASON] ? "machine" : "person"; // lists from before there was this column
+    row[BY] ||= "person";
     return row;
   });
 }
@@ -215,7 +222,7 @@ const KEYS_OF_CONTENT = [
   (sha256) => sha256,
 ];
 
-// The rule of decisions.py: the file at the path if it has the content; else the first of that content that is free, in its
+// The rule of selection.py: the file at the path if it has the content; else the first of that content that is free, in its
 // class, or of its path below another class folder, or anywhere if there is but one. Place -> row, and the rows left over.
 function match(rows) {
   const places = new Map(items.map((item, place) => [item.path, place]));
@@ -227,7 +234,7 @@ function match(rows) {
     if (here) found.set(place, row);
     return !here;
   });
-  const forCopy = (row) => row[DECISION] === "exclude" && row[REASON].startsWith("exact-duplicate");
+  const forCopy = (row) => row[DECISION] === "exclude" && row[CAUSES].split(";")[0] === "exact-duplicate";
   let moved = missing.filter((row) => copies.get(row[SHA256])?.length > 1 || !forCopy(row));
   const sorted = [...places].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, place]) => place);
   for (const key of KEYS_OF_CONTENT) {
@@ -299,7 +306,7 @@ function filter() {
   shown = [];
   for (let place = 0; place < suspects; place++) if (passes(place)) shown.push(place);
   const rank = (place) => items[place].rank ?? suspects;
-  if (finding === "label-suspect") shown.sort((one, other) => rank(one) - rank(other));
+  if (finding === "label-issue") shown.sort((one, other) => rank(one) - rank(other));
   find("empty").hidden = shown.length > 0;
   find("empty").textContent = suspects ? "No suspect passes these filters." : "Nothing suspicious was found. There is nothing to decide.";
   find("meaning").textContent = finding ? data.findings[finding] : "";

@@ -23,12 +23,14 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from greyhound.cache.cli import note, progress_bar
 from greyhound.cache.files import replacing_all
-from greyhound.cache.findings import FINDINGS, Finding, Row
+from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
-from greyhound.cache.pack import find_file
 from greyhound.cache.scan import Progress, counted
-from greyhound.cache.suspects import Ranked, Review
+from greyhound.cache.selection import FINDINGS, Finding
+from greyhound.cache.survey.labels import Ranked, Review
+from greyhound.cache.survey.table import Row
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
@@ -46,7 +48,7 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
     "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the test is leaked.",
     "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
-    "label-suspect": "The label looks wrong to a model that was trained without this image; the surest come first.",
+    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come first.",
     "odd-size": "Far smaller, or of far other proportions, than the rest.",
     "dark": "So dark that little is to be seen.",
     "bright": "So bright that little is to be seen.",
@@ -95,6 +97,16 @@ class Shown:
     classes: Sequence[str]
 
 
+def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, Note] | None = None) -> None:
+    """Write survey.html in `folder` behind a progress bar, and say what it could not show. Raises WriteError."""
+    with progress_bar("drawing the page") as update:
+        shown = write(rows, images, folder / "survey.html", notes, update)
+    if shown.more:
+        note(
+            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in {folder / 'survey.csv'} only"
+        )
+
+
 def write(
     rows: Iterable[Row],
     images: Path,
@@ -106,7 +118,7 @@ def write(
 
     rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it; suspects are shown
     in the order of FINDINGS, then in that of `notes`. progress: called with (pictures made, pictures in all). Raises
-    PackError.
+    WriteError.
     """
     shown = gather(rows, notes or {})
     items = shown.items
@@ -146,7 +158,7 @@ def notes_on(review: Review, images: Path) -> dict[str, Note]:
 
     images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
     """
-    return {image.path: _note_on(image, images) for image in review.suspects}
+    return {image.path: _note_on(image, images) for image in review.label_issues}
 
 
 def _note_on(image: Ranked, images: Path) -> Note:
@@ -247,6 +259,7 @@ def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
         "findings": row.findings,
         "verdict": row.verdict,
         "reason": row.reason,
+        "causes": row.causes,
         "facts": _facts(row),
         "twin": item.twin,
         "rank": item.rank,
@@ -254,7 +267,7 @@ def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
         "note": note.text,
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
     }
-    return {name: value for name, value in known.items() if value not in ("", None, [])}
+    return {name: value for name, value in known.items() if value not in ("", None, [], ())}
 
 
 def _facts(row: Row) -> str:

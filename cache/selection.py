@@ -1,8 +1,10 @@
-"""What a person decided about each image: decisions.csv, and which files it speaks of today.
+"""Which images are left out, and why, as values: findings, exclusions, decisions.
 
-Before it: the page that `page` writes, where a person keeps, excludes and relabels. After it: `pack` replays the
-decisions. They are keyed by content, so that a file that was renamed since keeps its decision, and one whose class folder
-was; the path tells equal copies apart.
+Before it: the survey's excluded.csv, and the decisions.csv that its page saves. After it: `pack` replays them. Reasons are
+values; the sentences beside them are for people, and no code reads them.
+
+Decisions are keyed by content, so that a renamed file keeps its decision, and one whose class folder was renamed; the
+path tells equal copies apart.
 """
 
 from __future__ import annotations
@@ -16,14 +18,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from greyhound.cache.store import PackError
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.store import Excluded, PackError
 
+Finding = Literal[
+    "undecodable",
+    "truncated",
+    "bomb",
+    "grayscale",
+    "exact-duplicate",
+    "near-duplicate",
+    "label-issue",
+    "odd-size",
+    "dark",
+    "bright",
+    "blurred",
+    "wrong-extension",
+    "transcoded",
+    "animated",
+    "cmyk",
+]
+FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
+"""In the order in which a person should look at them."""
 Choice = Literal["keep", "exclude", "relabel"]
 CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
-COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
-"""Of decisions.csv; beside them it may have the columns reason and by."""
 By = Literal["person", "machine"]
+COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
+"""Of decisions.csv; beside them it may have the columns reason, by and causes."""
 _COMMAND: Final = "greyhound survey IMAGES --out DIR makes the page that saves them"
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Why an image is excluded. causes: the findings that exclude it, none if a person wrote the list. reason: in words."""
+
+    reason: str
+    causes: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +69,8 @@ class Photograph:
 class Decision:
     """What was decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands.
 
-    reason: what the machine said of it, or the person wrote. by: who decided; the machine, where a person let its verdict
-    stand.
+    reason: in words, the machine's or the person's. causes: the findings that exclude the image. by: who decided; the
+    machine, where a person let its verdict stand.
     """
 
     image: Photograph
@@ -49,9 +79,87 @@ class Decision:
     line: int = 0
     reason: str = ""
     by: By = "person"
+    causes: tuple[Finding, ...] = ()
 
 
-def read(file: Path) -> list[Decision]:
+def judge(
+    path: str,
+    info: ImageInfo,
+    exclusion: Exclusion | None,
+    decision: Decision | None,
+    keep_grayscale: bool = False,
+) -> Excluded | None:
+    """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
+    if exclusion:
+        exclusion = _without_grayscale(exclusion, keep_grayscale)
+    grey = "" if keep_grayscale or not info.grayscale else f"colourfulness {info.colourfulness:.1f}"
+    if decision and decision.choice == "exclude" and decision.by == "machine":
+        machine = Exclusion(decision.reason or "excluded by the machine", decision.causes)
+        if left := _without_grayscale(machine, keep_grayscale):
+            return _by_list(path, left)
+        decision = None
+    if decision and decision.choice == "exclude":
+        listed = exclusion.reason if exclusion else ""
+        why = decision.reason or listed or info.problem or (grey and "grayscale")
+        return Excluded(path, "excluded by hand", why)
+    if exclusion and not decision:
+        return _by_list(path, exclusion)
+    if info.problem:
+        return Excluded(path, info.problem, info.detail)
+    return Excluded(path, "grayscale", grey) if grey and not decision else None
+
+
+def _without_grayscale(exclusion: Exclusion, keep_grayscale: bool) -> Exclusion | None:
+    """The exclusion, unless grayscale is its only cause and grayscale images are kept."""
+    if not (keep_grayscale and "grayscale" in exclusion.causes):
+        return exclusion
+    causes = tuple(cause for cause in exclusion.causes if cause != "grayscale")
+    return Exclusion(exclusion.reason, causes) if causes else None
+
+
+def _by_list(path: str, exclusion: Exclusion) -> Excluded:
+    """What a pack says of it: the first cause, by which images are counted, or what a person wrote."""
+    if not exclusion.causes:
+        return Excluded(path, exclusion.reason, "exclusion list")
+    return Excluded(path, exclusion.causes[0], exclusion.reason.removeprefix(f"{exclusion.causes[0]}: "))
+
+
+def read_exclusions(file: Path) -> dict[str, Exclusion]:
+    """An exclusion list, path -> why: CSV with the columns path and reason, and of the survey's causes. Raises PackError."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, header = list(reader), reader.fieldnames or ()
+    except OSError as error:
+        raise PackError(
+            f"{file} cannot be read ({error.strerror}); expected a CSV with the columns path and reason"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
+    if "decision" in header:
+        raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
+    if "verdict" in header:
+        raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
+    if not {"path", "reason"} <= set(header):
+        raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
+    for line, row in enumerate(rows, start=2):
+        if not row["path"]:
+            raise PackError(f"{file} names no path in row {line}; expected path and reason in every row")
+    return {
+        row["path"].replace(os.sep, "/"): Exclusion(
+            row["reason"] or "excluded by hand", read_findings(row.get("causes"))
+        )
+        for row in rows
+    }
+
+
+def read_findings(text: str | None) -> tuple[Finding, ...]:
+    """Findings in one cell, divided by semicolons, in their order there; other words are left out."""
+    known: dict[str, Finding] = {name: name for name in FINDINGS}
+    return tuple(known[name] for name in (text or "").split(";") if name in known)
+
+
+def read_decisions(file: Path) -> list[Decision]:
     """decisions.csv, each file at most once. Raises PackError."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -118,7 +226,7 @@ def match(
 
 
 def _is_for_a_copy(decision: Decision) -> bool:
-    return decision.choice == "exclude" and decision.reason.startswith("exact-duplicate")
+    return decision.choice == "exclude" and decision.causes[:1] == ("exact-duplicate",)
 
 
 def _place(
@@ -168,12 +276,14 @@ def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
         what = f"the sha256 {sha256[:80]!r}" if path else "no path"
         raise PackError(f"{file} has {what} in line {line}; expected a path and 64 hexadecimal digits")
     reason = row.get("reason") or ""
-    by = row.get("by") or ("machine" if reason else "person")  # lists from before there was this column
+    by = row.get("by") or "person"
     deciders: dict[str, By] = {name: name for name in get_args(By)}
     if by not in deciders:
         raise PackError(f"{file} has {by[:80]!r} in the column by in line {line}; expected person or machine")
     photograph = Photograph(path.replace(os.sep, "/"), label, sha256)
-    return Decision(photograph, known[choice], to, line, reason, deciders[by])
+    return Decision(
+        photograph, known[choice], to, line, reason, deciders[by], read_findings(row.get("causes"))
+    )
 
 
 def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:

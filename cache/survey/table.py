@@ -1,6 +1,6 @@
-"""What a survey found of every image, as a table: survey.csv, row by row.
+"""What a survey found of every image, as tables: survey.csv, and excluded.csv for `pack --exclude`.
 
-Before it: looks at the files. After it: `pack` leaves out what excluded.csv names, and a person works through the page.
+Before it: rows from `findings`. After it: a person works through the page, and `pack` leaves out what excluded.csv names.
 """
 
 from __future__ import annotations
@@ -9,32 +9,14 @@ import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Final, Literal, get_args
+from typing import IO, Final, Literal
 
+from greyhound.cache.files import replacing_all
+from greyhound.cache.folder import check_outside, check_writable
+from greyhound.cache.selection import FINDINGS, Finding, read_findings
 from greyhound.cache.store import PackError
 
-Finding = Literal[
-    "undecodable",
-    "truncated",
-    "bomb",
-    "grayscale",
-    "exact-duplicate",
-    "near-duplicate",
-    "label-suspect",
-    "odd-size",
-    "dark",
-    "bright",
-    "blurred",
-    "wrong-extension",
-    "transcoded",
-    "animated",
-    "cmyk",
-]
-FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
-"""In the order in which a person should look at them."""
 Verdict = Literal["keep", "exclude"]
-WRONG: Final = "which has another label: at least one of them is wrong"
-"""Ends the reason of a twin that excludes an image of its own class's as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +25,8 @@ class Row:
 
     path: relative to the surveyed folder, forward slashes. label: the class folder's name. width, height: pixels, after
     EXIF rotation. orientation: EXIF, 1..8. colourfulness: Hasler & Suesstrunk 2003. mean_luma: 0..255. perceptual_hash:
-    hexadecimal, empty where nothing decodes. of: the path of the twin, for the two kinds of duplicate. verdict: what the
-    machine would do, reason: why, in words for a person.
+    hexadecimal, empty where nothing decodes. of: the path of the twin, for the two kinds of duplicate. causes: the findings
+    that exclude it, the first one first. reason: what was found, in words for a person.
     """
 
     path: str
@@ -61,11 +43,17 @@ class Row:
     perceptual_hash: str = ""
     findings: tuple[Finding, ...] = ()
     of: str = ""
-    verdict: Verdict = "keep"
+    causes: tuple[Finding, ...] = ()
     reason: str = ""
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the machine would do."""
+        return "exclude" if self.causes else "keep"
 
-COLUMNS: Final = tuple("class" if field.name == "label" else field.name for field in fields(Row))
+
+_NAMES: Final = tuple(field.name for field in fields(Row))
+COLUMNS: Final = ("path", "class", *_NAMES[2:-2], "verdict", *_NAMES[-2:])
 
 
 @dataclass(frozen=True)
@@ -93,12 +81,33 @@ class Lines:
         return self.stream.write(row.removesuffix("\r\n") + "\n")
 
 
-def write_rows(rows: Iterable[Row], file: Path) -> None:
-    """survey.csv. Raises OSError."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(Lines(stream))
+def check_place(images: Path, out: Path) -> None:
+    """Find out before the scan, which takes long, that the folder `out` can be written to. Raises PackError."""
+    if not images.is_dir():
+        return  # `inspect` says so
+    check_outside(out, images)
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise PackError(
+            f"--out {out} is no folder that can be written to ({error.strerror or error}); name another"
+        ) from None
+
+
+def write(rows: Iterable[Row], out: Path) -> None:
+    """survey.csv and excluded.csv in the folder `out`, both whole or not at all. Raises WriteError."""
+    with (
+        replacing_all([out / "survey.csv", out / "excluded.csv"]) as (survey, excluded),
+        survey.open("w", newline="", encoding="utf-8") as whole,
+        excluded.open("w", newline="", encoding="utf-8") as some,
+    ):
+        table, listed = csv.writer(Lines(whole)), csv.writer(Lines(some))
         table.writerow(COLUMNS)
-        table.writerows(map(_cells, rows))
+        listed.writerow(("path", "reason", "causes"))
+        for row in rows:
+            table.writerow(_cells(row))
+            if row.causes:
+                listed.writerow((row.path, row.reason, ";".join(row.causes)))
 
 
 def read_rows(file: Path) -> Iterator[Row]:
@@ -115,7 +124,7 @@ def read_rows(file: Path) -> Iterator[Row]:
 
 
 def _cells(row: Row) -> list[object]:
-    values = [getattr(row, field.name) for field in fields(Row)]
+    values = [getattr(row, "label" if name == "class" else name) for name in COLUMNS]
     return [
         ";".join(value) if isinstance(value, tuple) else f"{value:.3f}" if isinstance(value, float) else value
         for value in values
@@ -127,5 +136,5 @@ def _row(cells: dict[str, str]) -> Row:
     numbers = {name: int(cells[name]) for name in ("width", "height", "bytes", "orientation")}
     figures = {name: float(cells[name]) for name in ("colourfulness", "mean_luma", "sharpness")}
     words = {name: cells[name] for name in ("path", "format", "sha256", "perceptual_hash", "of", "reason")}
-    verdict: Verdict = "exclude" if cells["verdict"] == "exclude" else "keep"
-    return Row(label=cells["class"], findings=findings, verdict=verdict, **numbers, **figures, **words)  # type: ignore[arg-type]
+    causes = read_findings(cells["causes"])
+    return Row(label=cells["class"], findings=findings, causes=causes, **numbers, **figures, **words)  # type: ignore[arg-type]

@@ -1,33 +1,39 @@
-"""From what a look measured to what a person should see: the findings of every image, and what the machine would do.
+"""From what a scan measured to what a person should see: the findings of every image, and what the machine would do.
 
-Before it: looks, and who is whose twin. After it: `findings.Row`s for survey.csv; those with the verdict `exclude` are
-what excluded.csv names.
+Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv and excluded.csv.
 
-What becomes of an image: what does not decode cannot be trained on, and what has no colour teaches a network that the
-breed does not depend on it, as the seed has it; both are excluded. Of several copies of a file in one class the first
-is kept. A file with two labels has at least one that is wrong, and nothing in it says which: every copy is excluded,
-until a person decides. The same holds for the same picture in another file, for it is the same picture: whichever
-label is right, the other trains the network on a lie or measures it by one. It holds for all that hang together as
-twins, through others too. An image beside the class folders claims no label. Near twins in one class are kept: they do
-no harm in one split, and `pack` sees to that. All else is for a person to look at, and kept.
+What becomes of an image:
+- What does not decode cannot be trained on: excluded. So is what has no colour, because it teaches a network that the breed
+  does not depend on colour.
+- Of several copies of a file in one class the first is kept.
+- A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a person decides.
+  The same holds for the same picture in another file, and for all that are twins through others.
+- An image beside the class folders claims no label.
+- Near twins in one class are kept: they do no harm in one split, and `pack` sees to that.
+- All else is kept, for a person to look at.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
-from greyhound.cache.closeup import Reader
-from greyhound.cache.files import Series
-from greyhound.cache.findings import FINDINGS, WRONG, Finding, Row, Verdict
-from greyhound.cache.scan import ImageInfo
+from greyhound.cache.files import DiskList, Series
+from greyhound.cache.folder import find_file, find_images
+from greyhound.cache.scan import ImageInfo, Progress, counted, scan
+from greyhound.cache.selection import FINDINGS, Finding
+from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import Row
+from greyhound.cache.thumbnail import Reader, closeup_reader
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
@@ -62,16 +68,47 @@ PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding of one image and why, in words. of: the twin's path."""
+    """One finding of one image and why, in words. of: the twin's path. excludes: whether the image is left out for it.
+
+    conflict: whether a twin has another label.
+    """
 
     finding: Finding
     why: str
     of: str = ""
-    verdict: Verdict = "keep"
+    excludes: bool = False
+    conflict: bool = False
 
     def __str__(self) -> str:
         """As a person reads it."""
         return f"{self.finding}: {self.why}"
+
+
+@contextmanager
+def inspect(
+    images: Path, progress: Progress | None = None, crowded: Callable[[int], None] | None = None
+) -> Iterator[Iterator[Row]]:
+    """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
+
+    What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress: called with
+    (files scanned, files in all). crowded: as in `twins.find_twins`. Raises PackError and ScanError.
+    """
+    with DiskList(find_images(images)) as paths:
+        if not len(paths):
+            raise PackError(
+                f"{images} holds no images; expected some, or one subfolder a class with images in it"
+            )
+        with (
+            closing(scan(find_file(images, path) for path in paths)) as found,
+            DiskList(counted(found, len(paths), progress)) as infos,
+        ):
+            closeup = closeup_reader(lambda index: find_file(images, paths[index]))
+            yield judge(paths, [_class_of(path) for path in paths], infos, closeup, crowded)
+
+
+def _class_of(path: str) -> str:
+    """The first folder's name, one object for each; "" beside the folders."""
+    return sys.intern(path.partition("/")[0]) if "/" in path else ""
 
 
 def judge(
@@ -81,7 +118,7 @@ def judge(
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
-    """A row for every look, in order. paths: relative to the surveyed folder. labels: class folders, "" for none.
+    """A row for every image, in order. paths: relative to the surveyed folder. labels: class folders, "" for none.
 
     closeup, crowded: as in `find_twins`.
     """
@@ -93,7 +130,7 @@ def judge(
         if copies.twins[index] >= 0:
             remarks.append(_copy_remark(index, copies, paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
-        if index in strangers and not any(WRONG in remark.why for remark in remarks):
+        if index in strangers and not any(remark.conflict for remark in remarks):
             path_there = paths[strangers[index]]
             remarks.append(
                 _conflict("near-duplicate", f"by way of others the same picture as {path_there}", path_there)
@@ -120,13 +157,13 @@ def _describe(path: str, label: str, info: ImageInfo) -> Row:
 
 def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
     """The row with what was found; what excludes it comes first in its reason, and so does the twin that does."""
-    found = sorted(remarks, key=lambda remark: remark.verdict == "keep")
+    found = sorted(remarks, key=lambda remark: not remark.excludes)
     named = {remark.finding for remark in found}
     return replace(
         row,
         findings=tuple(name for name in FINDINGS if name in named),
         of=next((remark.of for remark in found if remark.of), ""),
-        verdict=found[0].verdict if found else "keep",
+        causes=tuple(dict.fromkeys(remark.finding for remark in found if remark.excludes)),
         reason="; ".join(map(str, found)),
     )
 
@@ -134,10 +171,10 @@ def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
 def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
     """What can be said of an image without knowing any other."""
     if info.problem:
-        yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, verdict="exclude")
+        yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, excludes=True)
         return
     if info.grayscale:
-        yield Remark("grayscale", f"colourfulness {info.colourfulness:.1f}", verdict="exclude")
+        yield Remark("grayscale", f"colourfulness {info.colourfulness:.1f}", excludes=True)
     if info.luma_high <= DARK:
         yield Remark("dark", f"95 % of its pixels are at most {info.luma_high:.0f} of 255")
     if info.luma_low >= BRIGHT:
@@ -249,7 +286,13 @@ def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
 
 
 def _conflict(finding: Finding, why: str, of: str) -> Remark:
-    return Remark(finding, f"{why}, {WRONG}", of, "exclude")
+    return Remark(
+        finding,
+        f"{why}, which has another label: at least one of them is wrong",
+        of,
+        excludes=True,
+        conflict=True,
+    )
 
 
 def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:
@@ -259,7 +302,7 @@ def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequen
         return _conflict("exact-duplicate", f"the same file as {path}", path)
     if index == copies.firsts[index]:
         return Remark("exact-duplicate", f"the first of {copies.sizes[index]} copies, which is kept", path)
-    return Remark("exact-duplicate", f"the same file as {path}", path, "exclude")
+    return Remark("exact-duplicate", f"the same file as {path}", path, excludes=True)
 
 
 def _by_index(pairs: Iterable[Pair]) -> dict[int, list[Pair]]:
