@@ -22,7 +22,6 @@ import io
 import json
 import os
 import signal
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -45,14 +44,11 @@ from torch import nn
 from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import folder_beside
-from greyhound.cache.folder import Source, find_file
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.pack import write as write_pack
-from greyhound.cache.scan import ImageInfo, Progress
 from greyhound.cache.stats import THUMBNAIL
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import page, table
-from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
+from greyhound.cache.survey import page
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.model import figures, head
 from greyhound.model.inference import folded
@@ -165,7 +161,7 @@ def review(job: Job) -> Review:
     if not job.ranking.absolute().parent.is_dir():
         raise ReviewError(f"{job.ranking.parent} is no folder; make it, or name a file in another: --out")
     if job.survey:
-        refuse_reviewed(job.survey)
+        page.refuse_reviewed(job.survey)
     with open_pack(job) as opened:
         evidence = judge_by_run(job, opened) if job.run else judge_by_features(job, opened)
         ranking = rank(evidence)
@@ -178,31 +174,9 @@ def review(job: Job) -> Review:
     print("\n".join(describe(found)))
     print(f"ranking: {job.ranking}")
     if job.survey and job.images:
-        complete(job.survey, job.images, found)
+        page.complete(job.survey, job.images, found)
+        print(f"look and decide: open {job.survey / 'survey.html'}")
     return found
-
-
-def refuse_reviewed(survey: Path) -> None:
-    """Refuse a survey whose rows name label issues already. Raises ReviewError, PackError."""
-    if any("label-issue" in row.findings for row in table.Rows(survey / "survey.csv")):
-        raise ReviewError(
-            f"{survey} was reviewed before; make it again: greyhound survey IMAGES --out {survey}"
-        )
-
-
-def complete(survey: Path, images: Path, found: Review) -> None:
-    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError, WriteError."""
-    rows = table.Rows(survey / "survey.csv")
-    here = bring_home(found, rows)
-    strangers = len(found.label_issues) - len(here.label_issues)
-    if strangers:
-        note(
-            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack was made of "
-            "other pictures; the ranking lists them"
-        )
-    table.write(mark(rows, here), survey)
-    page.draw(rows, images, survey, page.notes_on(here, images))
-    print(f"look and decide: open {survey / 'survey.html'}")
 
 
 @contextmanager
@@ -228,41 +202,6 @@ def open_pack(job: Job) -> Iterator[Pack]:
             else:
                 pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
         yield Pack(out, job.resources.residency)
-
-
-def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
-    """Pack all that can be used of the class folders, and decode nothing again: the survey says what it is. Raises PackError."""
-    unusable = {"undecodable", "truncated", "bomb"}
-    rows = [
-        row for row in table.Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)
-    ]
-    classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))
-    if len(classes) < 2:
-        raise PackError(f"{survey} has {len(classes)} class folders with images; expected at least 2")
-    numbers = {name: number for number, name in enumerate(classes)}
-    sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
-    infos = map(reread, sources, rows)
-    options = Options(keep_grayscale=True)
-    write_pack(sources, tuple(classes), out, options, progress, split="train", infos=infos)
-
-
-def reread(source: Source, row: table.Row) -> ImageInfo:
-    """What the survey's scan found of a file. Raises PackError where it is another file now."""
-    try:
-        data = source.file.read_bytes()
-    except OSError as error:
-        raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
-    if hashlib.sha256(data).hexdigest() != row.sha256:
-        raise PackError(f"{source.file} changed since the survey; survey the folder again")
-    return ImageInfo(
-        width=row.width,
-        height=row.height,
-        orientation=row.orientation,
-        mean_luma=row.mean_luma,
-        crc32=zlib.crc32(data),
-        sha256=row.sha256,
-        transcode=row.reason if "transcoded" in row.findings else "",
-    )
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:

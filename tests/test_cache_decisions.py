@@ -377,7 +377,9 @@ def test_a_person_outranks_the_clean_up_and_the_exclusion_list(root: Path, choic
 
 
 def test_the_reason_of_the_exclusion_list_is_not_lost(root: Path) -> None:
-    opened = replayed(root, decided(root, "b/1.png", "exclude"), exclude={"b/1.png": Exclusion("near-duplicate")})
+    opened = replayed(
+        root, decided(root, "b/1.png", "exclude"), exclude={"b/1.png": Exclusion("near-duplicate")}
+    )
     assert left_out(opened)["b/1.png"] == ("excluded by hand", "near-duplicate")
 
 

@@ -30,6 +30,7 @@ from greyhound.cache.files import WriteError
 from greyhound.cache.pack import Options
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import page
 from greyhound.cache.survey.labels import Ranked, Review
 from greyhound.cache.survey.table import read_rows
 from greyhound.cache.twins import Pair
@@ -415,12 +416,12 @@ def test_label_issues_of_other_pictures_are_counted(
     images, out = two_images(tmp_path / "i"), tmp_path / "out"
     survey(images, out)
     image = Ranked("train/a/0.png", "a", "b", 0.01, 0.9, is_issue=True, sha256="0" * 64)
-    review.complete(out, images, Review("j", 0.9, 0, (image,)))
+    page.complete(out, images, Review("j", 0.9, 0, (image,)))
     assert "note: 1 of 1 label issues are no image of " in capsys.readouterr().err
     here = Ranked("a/0.png", "a", "b", 0.01, 0.9, is_issue=True)
-    review.complete(out, images, Review("j", 0.9, 0, (here,)))
-    with pytest.raises(review.ReviewError, match="was reviewed before; make it again: greyhound survey"):
-        review.refuse_reviewed(out)
+    page.complete(out, images, Review("j", 0.9, 0, (here,)))
+    with pytest.raises(PackError, match="was reviewed before; make it again: greyhound survey"):
+        page.refuse_reviewed(out)
 
 
 def test_a_surveyed_file_that_changed_is_not_reviewed(

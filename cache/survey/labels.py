@@ -6,12 +6,19 @@ with its nearest neighbours in both classes.
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from greyhound.cache.folder import Source, find_file
+from greyhound.cache.pack import Options, write
+from greyhound.cache.scan import ImageInfo, Progress
 from greyhound.cache.selection import FINDINGS
-from greyhound.cache.survey.table import Row
+from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import Row, Rows
 
 
 @dataclass(frozen=True)
@@ -125,4 +132,37 @@ def _marked(row: Row, image: Ranked) -> Row:
         row,
         findings=tuple(name for name in FINDINGS if name in (*row.findings, "label-issue")),
         reason="; ".join(filter(None, (row.reason, image.reason))),
+    )
+
+
+def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
+    """Pack all that can be used of the class folders, and decode nothing again: the survey says what it is. Raises PackError."""
+    unusable = {"undecodable", "truncated", "bomb"}
+    rows = [row for row in Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)]
+    classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))
+    if len(classes) < 2:
+        raise PackError(f"{survey} has {len(classes)} class folders with images; expected at least 2")
+    numbers = {name: number for number, name in enumerate(classes)}
+    sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
+    infos = map(_reread, sources, rows)
+    options = Options(keep_grayscale=True)
+    write(sources, tuple(classes), out, options, progress, split="train", infos=infos)
+
+
+def _reread(source: Source, row: Row) -> ImageInfo:
+    """What the survey's scan found of a file. Raises PackError where it is another file now."""
+    try:
+        data = source.file.read_bytes()
+    except OSError as error:
+        raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
+    if hashlib.sha256(data).hexdigest() != row.sha256:
+        raise PackError(f"{source.file} changed since the survey; survey the folder again")
+    return ImageInfo(
+        width=row.width,
+        height=row.height,
+        orientation=row.orientation,
+        mean_luma=row.mean_luma,
+        crc32=zlib.crc32(data),
+        sha256=row.sha256,
+        transcode=row.reason if "transcoded" in row.findings else "",
     )

@@ -29,8 +29,10 @@ from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
 from greyhound.cache.scan import Progress, counted
 from greyhound.cache.selection import FINDINGS, Finding
-from greyhound.cache.survey.labels import Ranked, Review
-from greyhound.cache.survey.table import Row
+from greyhound.cache.store import PackError
+from greyhound.cache.survey import table
+from greyhound.cache.survey.labels import Ranked, Review, bring_home, mark
+from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
@@ -40,7 +42,7 @@ MOST: Final = 20_000
 SIDES: Final = ((2_000, 256), (8_000, 192))
 """Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100 MB."""
 FEWEST: Final = 128
-_SCRIPT: Final = Path(__file__).with_name("survey.js")
+_HERE: Final = Path(__file__).parent
 MEANINGS: Final[Mapping[Finding, str]] = {
     "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be trained on.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
@@ -107,6 +109,28 @@ def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, No
         )
 
 
+def refuse_reviewed(survey: Path) -> None:
+    """Refuse a survey whose rows name label issues already. Raises PackError."""
+    if any("label-issue" in row.findings for row in Rows(survey / "survey.csv")):
+        raise PackError(
+            f"{survey} was reviewed before; make it again: greyhound survey IMAGES --out {survey}"
+        )
+
+
+def complete(survey: Path, images: Path, found: Review) -> None:
+    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError, WriteError."""
+    rows = Rows(survey / "survey.csv")
+    here = bring_home(found, rows)
+    strangers = len(found.label_issues) - len(here.label_issues)
+    if strangers:
+        note(
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack was made of "
+            "other pictures; the ranking lists them"
+        )
+    table.write(mark(rows, here), survey)
+    draw(rows, images, survey, notes_on(here, images))
+
+
 def write(
     rows: Iterable[Row],
     images: Path,
@@ -126,7 +150,7 @@ def write(
     files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
     made = counted(thumbnails(files, side), len(items), progress)
     added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
-    script = _SCRIPT.read_text(encoding="utf-8")
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
     page = _environment().get_template("survey.html.jinja")
     parts = page.generate(
         name=images.resolve().name,
@@ -291,7 +315,7 @@ def _only_base64(picture: str) -> str:
 
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(_SCRIPT.parent),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
