@@ -4,14 +4,14 @@
     greyhound review --images FOLDER --survey SURVEY
     greyhound review --run runs/dogs --out labels.json
 
-Before it: a folder with one subfolder a class, its survey, a pack, or a training. After it: a ranking of all labels; with a
-survey, its tables and its page show the label issues.
+Before it: a folder with one subfolder a class, its survey, a pack, or a training. After it: a ranking of all
+labels; with a survey, its tables and its page show the label issues.
 
-Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on the frozen
-features of all folds but the image's own; with one, the run judges the images of its validation and test splits.
-The ranking is by the probability of the given label, which orders images as their loss does; how many of the first
-are issues is what confident learning estimates (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty
-in Dataset Labels"), as cleanlab counts them.
+Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on
+the frozen features of all folds but the image's own; with one, the run judges the images of its validation
+and test splits. The ranking is by the probability of the given label, which orders images as their loss does;
+how many of the first are issues is what confident learning estimates (Northcutt et al. 2021, "Confident
+Learning: Estimating Uncertainty in Dataset Labels"), as cleanlab counts them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Job:
     """What to review, and how."""
 
     out: Path | None = None
-    """The JSON file to write: every image, the most suspicious first, and the issues' neighbours; labels.json in --survey."""
+    """The JSON file to write: every image, the most suspicious first, and the issues' neighbours; labels.json
+    in --survey."""
     images: Path | None = None
     """A folder with one subfolder a class."""
     survey: Path | None = None
@@ -130,8 +131,9 @@ class Job:
 class Evidence:
     """What a judge says of n images of a pack, none of which it was fitted to.
 
-    ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1. features:
-    float32 `[n, D]`, by whose angle images are near or far. contents: `n` sha256 of the images' bytes.
+    ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1.
+    features: float32 `[n, D]`, by whose angle images are near or far. contents: `n` sha256 of the images'
+    bytes.
     """
 
     judge: str
@@ -181,7 +183,9 @@ def review(job: Job) -> Review:
 
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
-    """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
+    """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of
+    it.
+    """
     if job.images is None or job.run:
         trained = Run(job.run).read(PACK) if job.run else None
         opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.residency)
@@ -189,7 +193,8 @@ def open_pack(job: Job) -> Iterator[Pack]:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
             note(
-                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on may be among "
+                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained "
+                "on may be among "
                 "those ranked"
             )
         yield opened
@@ -243,7 +248,8 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     ids = np.sort(np.concatenate([opened.ids("val"), opened.ids("test")]))
     if not len(ids):
         raise PackError(
-            f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was trained on; "
+            f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was "
+            "trained on; "
             "review without --run"
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
@@ -275,8 +281,9 @@ def recipe_augment(folder: Path) -> Augment:
 def extract_features(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
 ) -> tuple[Ids, torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
-    """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`, float32 `[n, D]`,
-    their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n, 16, 16, 3]`.
+    """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`,
+    float32 `[n, D]`, their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n,
+    16, 16, 3]`.
     """
     small = [np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)]
     with (
@@ -298,18 +305,21 @@ def extract_features(
 
 
 def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
-    """Near twins by their places among `ids`: the survey's search, on what the network saw; small: thumbnails of it."""
+    """Near twins by their places among `ids`: the survey's search, on what the network saw; small: thumbnails
+    of it.
+    """
     chosen = np.flatnonzero(opened.sizes[ids].min(axis=1) >= DETAILED)
     pairs = find_pairs(small[chosen])
     return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
 
 
 def assign_folds(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
-    """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class by class, and twins, exact and near, get one card.
+    """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class
+    by class, and twins, exact and near, get one card.
 
-    An image whose twin is filed under another class would otherwise be judged by that twin, and two that are filed
-    wrongly together would vouch for each other. Where more than half of a class hangs together, only its exact copies
-    do: with all of it in one fold, nothing would be left to know the class by.
+    An image whose twin is filed under another class would otherwise be judged by that twin, and two that are
+    filed wrongly together would vouch for each other. Where more than half of a class hangs together, only
+    its exact copies do: with all of it in one fold, nothing would be left to know the class by.
     """
     _, first, content = np.unique(contents, return_index=True, return_inverse=True)
     copies = first[content]
@@ -329,7 +339,8 @@ def hash_contents(opened: Pack, ids: Ids) -> list[str]:
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
-    """Every image, the least likely label first; issues are as many of the first as confident learning counts.
+    """Every image, the least likely label first; issues are as many of the first as confident learning
+    counts.
 
     One of those whose label is the likeliest class all the same is no label issue.
     """

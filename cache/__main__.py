@@ -47,8 +47,9 @@ def demo(out: Positional[Path], classes: int = 12, per_class: int = 60, seed: in
 def survey(images: Positional[Path], out: Path) -> int:
     """Look at every image once, and write down what a careful eye would find, with a page to decide on it.
 
-    Into OUT: survey.csv, every image and its findings; excluded.csv, for pack --exclude; survey.html, the page.
-    Afterwards, greyhound review --images IMAGES --survey OUT looks for wrong labels, and adds them to all three.
+    Into OUT: survey.csv, every image and its findings; excluded.csv, for pack --exclude; survey.html, the
+    page. Afterwards, greyhound review --images IMAGES --survey OUT looks for wrong labels, and adds them to
+    all three.
 
     Args:
         images: The folder, with one subfolder a class; without labels, images alone will do.
@@ -58,7 +59,8 @@ def survey(images: Positional[Path], out: Path) -> int:
 
     def crowded(count: int) -> None:
         note(
-            f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among the "
+            f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among "
+            "the "
             f"{LOOKED_AT} most alike"
         )
 
@@ -81,7 +83,8 @@ def pack(
     decisions: Path | None = None,
     shards: int = 1,
 ) -> int:
-    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file, or several that are opened as one.
+    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file, or several that are
+    opened as one.
 
     Args:
         images: The folder, with one subfolder a class.
@@ -91,8 +94,8 @@ def pack(
         seed: Another seed, another split.
         keep_grayscale: Keep grayscale photographs, which are left out otherwise.
         exclude: A CSV with the columns path and reason: images that a person found wrong.
-        decisions: The decisions.csv that the survey's page saved: what to exclude, relabel, and keep all the same.
-        shards: Files to divide the pack into, OUT-00000-of-00004 and so on; every command takes them by the name OUT.
+        decisions: The decisions.csv that the survey's page saved.
+        shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
     """
     chosen = read_exclusions(exclude) if exclude else {}
     decided = read_decisions(decisions) if decisions else []
@@ -156,7 +159,8 @@ def _summarise(rows: Iterable[table.Row], out: Path) -> None:
     console.print(shown)
     pack_it = "greyhound pack IMAGES --out PACK"
     lines = (
-        f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions decisions.csv",
+        f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions "
+        "decisions.csv",
         f"or take the machine's word: {pack_it} --exclude {out / 'excluded.csv'}",
         f"or look for wrong labels first: greyhound review --images IMAGES --survey {out}",
     )
@@ -224,7 +228,9 @@ def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> No
 
 
 def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:
-    """The first `most` lines, and how to see the others; None for all of them, 0 for none and no word about it."""
+    """The first `most` lines, and how to see the others; None for all of them, 0 for none and no word about
+    it.
+    """
     for line in lines[:most]:
         console.print(_plain(f"  {line}"), highlight=False, soft_wrap=True)
     if most and len(lines) > most:

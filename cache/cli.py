@@ -1,6 +1,7 @@
 """What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
 
-Before it: nothing. After it: every script. To import it costs little: numpy, rich, pydantic and tyro are not loaded.
+Before it: nothing. After it: every script. To import it costs little: numpy, rich, pydantic and tyro are not
+loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Value = TypeVar("Value")
 ENDINGS: Final = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""The signals that ask for an end: Ctrl-C, a system that shuts down or preempts, a terminal that is closed."""
+"""The signals that ask for an end: Ctrl-C, a system that shuts down or preempts, a terminal that is
+closed."""
 SIGHUP: Final = getattr(signal, "SIGHUP", None)
 """Which Windows has not."""
 BAD_INPUT = 2
@@ -42,8 +44,8 @@ class ValueFormatError(UserError):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program's `main` and leave with its exit code.
 
-    A UserError is one line on standard error, exit code 2. Ctrl-C and the other `ENDINGS`: 128 and the signal's number.
-    Any other error is a bug: one line that names the file with its traceback, exit code 1.
+    A UserError is one line on standard error, exit code 2. Ctrl-C and the other `ENDINGS`: 128 and the
+    signal's number. Any other error is a bug: one line that names the file with its traceback, exit code 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
@@ -71,7 +73,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving anyway."""
+    """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving
+    anyway.
+    """
     ours = [
         each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
     ]
@@ -94,7 +98,9 @@ def _interrupt(number: int, _: object) -> NoReturn:
 
 
 def _leave_terminal() -> None:
-    """The terminal is gone, to write to it is an error, and who closed it may say so twice: what is said goes nowhere."""
+    """The terminal is gone, to write to it is an error, and who closed it may say so twice: what is said goes
+    nowhere.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -110,7 +116,8 @@ def _unheard(number: int) -> bool:
 
 
 def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
-    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house.
+    """Call tyro; what it says against the command line becomes one line, like every other complaint of the
+    house.
 
     subcommands: those that the program has; the help that the line names is that of the one that was called.
     """

@@ -1,7 +1,7 @@
 """Files that are replaced whole or not at all, locks on them, and a list that lies on disk.
 
-Before it: whoever has something to write. After it: packs, tables, pages and checkpoints under their names. It knows no
-other module than `errors`, so that every room may use it.
+Before it: whoever has something to write. After it: packs, tables, pages and checkpoints under their names.
+It knows no other module than `errors`, so that every room may use it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class WriteError(UserError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file name beside `path`; what the block writes there takes `path`'s place if it ends well.
+    """Yield a temporary file name beside `path`; what the block writes there takes `path`'s place if it ends
+    well.
 
-    If it does not (disk full, Ctrl-C, any error), the temporary file is removed and what was at `path` stays. The
-    temporary name ends as `path` does, for writers that choose a format by the suffix. Raises OSError.
+    If it does not (disk full, Ctrl-C, any error), the temporary file is removed and what was at `path` stays.
+    The temporary name ends as `path` does, for writers that choose a format by the suffix. Raises OSError.
     """
     temporary = _temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +53,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
-    """A temporary file beside each of `outs`, made and locked for as long as the block runs; then all are renamed.
+    """A temporary file beside each of `outs`, made and locked for as long as the block runs; then all are
+    renamed.
 
-    No file is renamed before all are on the disk. What a killed process left for the same names is removed first.
-    Raises WriteError.
+    No file is renamed before all are on the disk. What a killed process left for the same names is removed
+    first. Raises WriteError.
     """
     temporaries = [_temporary(out) for out in outs]
     with ExitStack() as held:
@@ -100,7 +102,9 @@ def _temporary(path: Path) -> Path:
 
 
 def _rename(temporaries: Sequence[Path], outs: Sequence[Path]) -> None:
-    """Flush every file, rename one by one, and flush the folders, so that the renaming survives a power cut."""
+    """Flush every file, rename one by one, and flush the folders, so that the renaming survives a power
+    cut.
+    """
     for temporary in temporaries:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -132,7 +136,9 @@ def folder_beside(out: Path) -> Iterator[Path]:
 
 
 def _sweep_folders(place: Path) -> None:
-    """Remove the folders of `folder_beside` that no living process holds; one without a lock is being made."""
+    """Remove the folders of `folder_beside` that no living process holds; one without a lock is being
+    made.
+    """
     for folder in [entry for entry in place.iterdir() if entry.name.startswith(_FOLDER)] if fcntl else ():
         with suppress(OSError), (folder / _LOCK).open("rb") as stream:
             _lock(stream)
@@ -178,7 +184,8 @@ class Series(Protocol[Item_co]):
 
 
 class DiskList(Generic[Item]):
-    """Items in a file without a name, in the folder that TMPDIR names; eight bytes of memory an item. For one thread.
+    """Items in a file without a name, in the folder that TMPDIR names; eight bytes of memory an item. For one
+    thread.
 
     Close it with `with`. Raises WriteError where that folder is full or cannot be written to.
     """

@@ -1,6 +1,7 @@
 """Class folders and files below an image folder.
 
-Before it: a folder of images, with one subfolder a class or without. After it: `pack` and the survey scan the files.
+Before it: a folder of images, with one subfolder a class or without. After it: `pack` and the survey scan the
+files.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ MAX_CLASSES: Final = 10_000
 
 @dataclass(frozen=True)
 class Source:
-    """One file on its way into the pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL."""
+    """One file on its way into the pack. path: relative to the packed folder, forward slashes. label: or
+    NO_LABEL.
+    """
 
     file: Path
     path: str
@@ -33,10 +36,11 @@ class Source:
 
 
 def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
-    """Class names, sorted case-insensitively, and every file below each; images beside them, by their name, have no label.
+    """Class names, sorted case-insensitively, and every file below each; images beside them, by their name,
+    have no label.
 
-    What begins with a dot is hidden, and left alone. A class folder may be a link; links to folders below are not followed,
-    nor is one that leads back to `images`. Raises PackError.
+    What begins with a dot is hidden, and left alone. A class folder may be a link; links to folders below are
+    not followed, nor is one that leads back to `images`. Raises PackError.
     """
     entries = _list_folder(images)
     folders = sorted(_folders(images, entries), key=lambda folder: (folder.name.casefold(), folder.name))
@@ -45,7 +49,8 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
         raise PackError(f"{images} has {found}; expected one a class, at least 2: {images}/CLASS/image.jpg")
     if len(folders) > MAX_CLASSES:
         raise PackError(
-            f"{images} has {len(folders):,} subfolders; expected one a class, at most {MAX_CLASSES:,}: put them together "
+            f"{images} has {len(folders):,} subfolders; expected one a class, at most {MAX_CLASSES:,}: put "
+            "them together "
             "into fewer"
         )
     sources = [
@@ -72,7 +77,8 @@ def find_unlabelled(images: Path) -> list[Source]:
 
 
 def find_images(images: Path) -> Iterator[str]:
-    """The path of every file below a folder, sorted; of those beside the class folders, only what is named as an image.
+    """The path of every file below a folder, sorted; of those beside the class folders, only what is named as
+    an image.
 
     Links as in `find_labelled`. Raises PackError.
     """
@@ -94,12 +100,15 @@ def check_outside(out: Path, images: Path) -> None:
     """Refuse to write to where the next look at the images would find it. Raises PackError."""
     if out.resolve().is_relative_to(images.resolve()):
         raise PackError(
-            f"--out {out} lies inside {images}, where it would be taken for an image the next time; name a place outside"
+            f"--out {out} lies inside {images}, where it would be taken for an image the next time; name a "
+            "place outside"
         )
 
 
 def check_writable(place: Path) -> None:
-    """Find out whether a folder is there or can be made, and can be written to, without making it. Raises OSError."""
+    """Find out whether a folder is there or can be made, and can be written to, without making it. Raises
+    OSError.
+    """
     nearest = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
     with tempfile.TemporaryFile(dir=nearest):
         pass
@@ -121,7 +130,9 @@ def _unreadable(error: OSError) -> PackError:
 
 
 def _folders(images: Path, entries: Iterable[Path]) -> list[Path]:
-    """The folders among the entries of `images`, links to folders too, but not those to itself or to what it lies in."""
+    """The folders among the entries of `images`, links to folders too, but not those to itself or to what it
+    lies in.
+    """
     home = images.resolve()
     return [entry for entry in entries if entry.is_dir() and not home.is_relative_to(entry.resolve())]
 
@@ -159,7 +170,8 @@ def _relative(file: Path, images: Path) -> str:
 def _text(name: str) -> str:
     r"""A file name as valid Unicode, so that two names never become one.
 
-    A byte that is no text is written as \xff, and the backslash of a name in which that stands as text as \x5c.
+    A byte that is no text is written as \xff, and the backslash of a name in which that stands as text as
+    \x5c.
     """
     escaped = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(name))
     return escaped.decode("utf-8", "backslashreplace")

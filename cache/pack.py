@@ -1,9 +1,9 @@
 """Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
-Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. The file is written in
-record batches, in constant memory, under a temporary name, and renamed when all are complete: an interrupted packing
-leaves an older pack untouched. One that was killed leaves its temporary files, which the next one sweeps; between the
-renamings of several shards, some of either pack, which `store` refuses.
+Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. The file is written
+in record batches, in constant memory, under a temporary name, and renamed when all are complete: an
+interrupted packing leaves an older pack untouched. One that was killed leaves its temporary files, which the
+next one sweeps; between the renamings of several shards, some of either pack, which `store` refuses.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _UNSAFE: Final = ("bomb", "undecodable")
 class Options:
     """How to pack. val, test: shares of each class. exclude: path -> why it is left out.
 
-    decisions: what a person decided image by image; they outrank `exclude` and the removal of grayscale images. shards:
-    files that the pack is divided into.
+    decisions: what a person decided image by image; they outrank `exclude` and the removal of grayscale
+    images. shards: files that the pack is divided into.
     """
 
     val: float = 0.1
@@ -88,8 +88,8 @@ def write(
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
-    split: put every image into this one, and keep all `classes` even if one has no image. infos: of the sources, in their
-    order, if they were scanned before; then `split` is needed.
+    split: put every image into this one, and keep all `classes` even if one has no image. infos: of the
+    sources, in their order, if they were scanned before; then `split` is needed.
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
@@ -161,9 +161,10 @@ def _write_file(
 def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
-    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part. Twins, exact
-    and near, stay together: at the place of the first of them by that order, in the first split with room for them
-    all. A picture that two classes claim is for training: the other splits measure, and a wrong label measures wrongly.
+    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part.
+    Twins, exact and near, stay together: at the place of the first of them by that order, in the first split
+    with room for them all. A picture that two classes claim is for training: the other splits measure, and a
+    wrong label measures wrongly.
     """
     if not (options.val or options.test):
         return ["train"] * len(kept)
@@ -193,7 +194,9 @@ def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) ->
 
 
 def transcode(data: bytes) -> bytes:
-    """Turn anything that Pillow reads into an upright RGB PNG, without loss; of an animation the first frame."""
+    """Turn anything that Pillow reads into an upright RGB PNG, without loss; of an animation the first
+    frame.
+    """
     stream = io.BytesIO()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
@@ -215,7 +218,9 @@ def _check_out(out: Path, shards: int) -> None:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to write over what is no pack: a slip would cost a file that nobody can make again. Raises PackError, OSError."""
+    """Refuse to write over what is no pack: a slip would cost a file that nobody can make again. Raises
+    PackError, OSError.
+    """
     if not out.is_file():
         return
     with out.open("rb") as file:
@@ -227,7 +232,9 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
-    """Images beside the class folders that need not be looked at: none of them where a person decided about any."""
+    """Images beside the class folders that need not be looked at: none of them where a person decided about
+    any.
+    """
     if any(decision.by == "person" and not decision.image.label for decision in options.decisions):
         return []
     return [source for source in sources if source.label == NO_LABEL]
@@ -262,7 +269,9 @@ def _match(
 def _relabel(
     kept: Sequence[tuple[Source, ImageInfo]], classes: Sequence[str], decided: Mapping[str, Decision]
 ) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[str, str, str]]]:
-    """The images with the labels that a person gave them; and of each its path, its old class and its new one."""
+    """The images with the labels that a person gave them; and of each its path, its old class and its new
+    one.
+    """
     rows, relabelled = [], []
     for source, info in kept:
         decision = decided.get(source.path)

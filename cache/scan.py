@@ -1,9 +1,12 @@
-"""Scan every file once, in child processes and through every decoder: does it decode, how large is it, what does it show?
+"""Scan every file once, in child processes and through every decoder: does it decode, how large is it, what
+does it show?
 
-Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey decide.
+Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey
+decide.
 
-A child process (`python -m greyhound.cache.validate`) decodes, because a file that crashes a decoder must cost one child
-and not the scan. It reads one JSON line a file on its standard input, and answers one JSON line.
+A child process (`python -m greyhound.cache.validate`) decodes, because a file that crashes a decoder must
+cost one child and not the scan. It reads one JSON line a file on its standard input, and answers one JSON
+line.
 """
 
 from __future__ import annotations
@@ -29,15 +32,17 @@ from greyhound.cache.machine import available_cores
 ENDED_DECODER: Final = "the file ended its decoder"
 """How the detail of a look begins whose child died: no other process should open that file."""
 FORMATS: Final = (
-    "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP"
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX",
+    "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
-"""Formats (Pillow's names; an MPO opens as a JPEG) in which a picture is taken: those that say how large it is before a pixel
-is decoded, which an icon does not, and that need no other program, as EPS does."""
+"""Formats (Pillow's names; an MPO opens as a JPEG) in which a picture is taken: those that say how large it
+is before a pixel is decoded, which an icon does not, and that need no other program, as EPS does."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
 AHEAD: Final = 512
-"""Files that are looked at before the reader takes what was found: so long one slow file holds up no other."""
+"""Files that are looked at before the reader takes what was found: so long one slow file holds up no
+other."""
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -48,11 +53,11 @@ class ImageInfo:
     """What one look at a file found. `problem` is empty when the file can be trained on as it is.
 
     width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
-    luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness: variance of
-    the Laplacian at a short side of at most 256 pixels; detail_along, detail_across: see
-    `least_and_most_detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal.
-    thumbnail: RGB `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes.
-    crc32, sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
+    luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness:
+    variance of the Laplacian at a short side of at most 256 pixels; detail_along, detail_across: see
+    `least_and_most_detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal. thumbnail: RGB
+    `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes. crc32,
+    sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
     """
 
     format: str = ""
@@ -87,8 +92,8 @@ class ScanError(UserError):
 def scan(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
     """Look at every file, `workers` at a time (default: one a core): what was found, in the order of `paths`.
 
-    Files are looked at a few ahead of the reader and no more; close it to end early. Raises ScanError when the child
-    processes do not start.
+    Files are looked at a few ahead of the reader and no more; close it to end early. Raises ScanError when
+    the child processes do not start.
     """
     ahead: deque[Future[ImageInfo]] = deque()
     with _children() as info, ThreadPoolExecutor(workers or available_cores()) as pool:
@@ -113,7 +118,9 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
 
 @contextmanager
 def _children() -> Iterator[Callable[[Path], ImageInfo]]:
-    """Looks at a file in an idle decoder process, or in a new one where none is idle; all are ended on leaving."""
+    """Looks at a file in an idle decoder process, or in a new one where none is idle; all are ended on
+    leaving.
+    """
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 

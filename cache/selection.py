@@ -1,10 +1,10 @@
 """Which images are left out, and why, as values: findings, exclusions, decisions.
 
-Before it: the survey's excluded.csv, and the decisions.csv that its page saves. After it: `pack` replays them. Reasons are
-values; the sentences beside them are for people, and no code reads them.
+Before it: the survey's excluded.csv, and the decisions.csv that its page saves. After it: `pack` replays
+them. Reasons are values; the sentences beside them are for people, and no code reads them.
 
-Decisions are keyed by content, so that a renamed file keeps its decision, and one whose class folder was renamed; the
-path tells equal copies apart.
+Decisions are keyed by content, so that a renamed file keeps its decision, and one whose class folder was
+renamed; the path tells equal copies apart.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ _COMMAND: Final = "greyhound survey IMAGES --out DIR makes the page that saves t
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """Why an image is excluded. causes: the findings that exclude it, none if a person wrote the list. reason: in words."""
+    """Why an image is excluded. causes: the findings that exclude it, none if a person wrote the list.
+    reason: in words.
+    """
 
     reason: str
     causes: tuple[Finding, ...] = ()
@@ -58,7 +60,9 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A file as it lies in the folder: path relative to it, its class folder's name, the hash of its content."""
+    """A file as it lies in the folder: path relative to it, its class folder's name, the hash of its
+    content.
+    """
 
     path: str
     label: str
@@ -69,8 +73,8 @@ class Photograph:
 class Decision:
     """What was decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands.
 
-    reason: in words, the machine's or the person's. causes: the findings that exclude the image. by: who decided; the
-    machine, where a person let its verdict stand.
+    reason: in words, the machine's or the person's. causes: the findings that exclude the image. by: who
+    decided; the machine, where a person let its verdict stand.
     """
 
     image: Photograph
@@ -89,7 +93,9 @@ def judge(
     decision: Decision | None,
     keep_grayscale: bool = False,
 ) -> Excluded | None:
-    """Why an image is left out, or None. A person outranks everything but a file that training cannot read."""
+    """Why an image is left out, or None. A person outranks everything but a file that training cannot
+    read.
+    """
     if exclusion:
         exclusion = _without_grayscale(exclusion, keep_grayscale)
     grey = "" if keep_grayscale or not info.grayscale else f"colourfulness {info.colourfulness:.1f}"
@@ -125,7 +131,9 @@ def _by_list(path: str, exclusion: Exclusion) -> Excluded:
 
 
 def read_exclusions(file: Path) -> dict[str, Exclusion]:
-    """An exclusion list, path -> why: CSV with the columns path and reason, and of the survey's causes. Raises PackError."""
+    """An exclusion list, path -> why: CSV with the columns path and reason, and of the survey's causes.
+    Raises PackError.
+    """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -180,8 +188,10 @@ def check_classes(decisions: Iterable[Decision], classes: Sequence[str]) -> None
     for decision in decisions:
         if decision.choice == "relabel" and decision.to not in classes:
             raise PackError(
-                f"line {decision.line} of the decisions relabels {decision.image.path!r} to {decision.to!r}, which is "
-                f"no class folder; expected one of {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+                f"line {decision.line} of the decisions relabels {decision.image.path!r} to "
+                f"{decision.to!r}, which is "
+                "no class folder; expected one of "
+                f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
             )
 
 
@@ -205,10 +215,10 @@ def match(
 ) -> tuple[dict[str, Decision], list[Decision]]:
     """The decision for each path of `images` that has one, and the decisions that are for none of them.
 
-    A decision is for the file at its path if that has its content. Otherwise it is for the first file of that content, and
-    that no other decision is for, in its class; or else of its path below another class folder; or else anywhere, if
-    there is but one such file and one such decision. That a file is excluded for its copy is no word about the copy:
-    such an exclusion is not for the last file of its content.
+    A decision is for the file at its path if that has its content. Otherwise it is for the first file of that
+    content, and that no other decision is for, in its class; or else of its path below another class folder;
+    or else anywhere, if there is but one such file and one such decision. That a file is excluded for its
+    copy is no word about the copy: such an exclusion is not for the last file of its content.
     """
     there = {image.path: image.sha256 for image in images}
     copies = Counter(image.sha256 for image in images)
@@ -236,7 +246,9 @@ def _place(
     key: Key,
     lone: bool,
 ) -> list[Decision]:
-    """Give each decision the first free file with its key; those that get none. lone: only where nothing else has it."""
+    """Give each decision the first free file with its key; those that get none. lone: only where nothing else
+    has it.
+    """
     free: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.path, reverse=True):  # the first one last, for `pop`
         if image.sha256 and image.path not in found:
@@ -293,7 +305,8 @@ def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
         known = first.setdefault(decision.image, decision)
         if decision.by == "person" and (known.choice, known.to) != (decision.choice, decision.to):
             raise PackError(
-                f"{file} says {known.choice} in line {known.line} and {decision.choice} in line {decision.line} of "
+                f"{file} says {known.choice} in line {known.line} and {decision.choice} in line "
+                f"{decision.line} of "
                 f"{decision.image.path!r}; expected one decision a file: delete one of the two lines"
             )
     return sorted(first.values(), key=lambda decision: decision.line)

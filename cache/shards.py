@@ -1,7 +1,8 @@
 """One file of a pack: its name, its layout, and the checks that it passes before it is read.
 
-Before it: the name of a pack, dogs.arrow; its shards are dogs-00000-of-00004.arrow and so on. After it: `pack` writes
-them and `store` opens them as one. The whole layout is here: the schema, the metadata, the format's version.
+Before it: the name of a pack, dogs.arrow; its shards are dogs-00000-of-00004.arrow and so on. After it:
+`pack` writes them and `store` opens them as one. The whole layout is here: the schema, the metadata, the
+format's version.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from greyhound.cache.errors import UserError
 
 FORMAT: Final = 2
-"""Version of the layout. A reader refuses a newer one. 2: a shard of a pack; a pack in one file is of version 1."""
+"""Version of the layout. A reader refuses a newer one. 2: a shard of a pack; a pack in one file is of version
+1."""
 SPLITS: Final = ("train", "val", "test")
 SCHEMA: Final = pa.schema(
     [
@@ -66,11 +68,11 @@ class Excluded:
 class Header:
     """What a pack says of itself, in its schema's metadata.
 
-    classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what was
-    stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how many
-    decisions of a person were for no file of the folder; lost: their paths, as far as the pack knows them. shard: which of the `shards` files this is; all but index_crc32 is said
-    of the whole pack. digest: sha256 over every row's path, label, split and content: two packs with one digest hold
-    the same data.
+    classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what
+    was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how
+    many decisions of a person were for no file of the folder; lost: their paths, as far as the pack knows
+    them. shard: which of the `shards` files this is; all but index_crc32 is said of the whole pack. digest:
+    sha256 over every row's path, label, split and content: two packs with one digest hold the same data.
     """
 
     classes: tuple[str, ...]
@@ -120,7 +122,8 @@ class Header:
     def _parse(content: dict[str, Any], path: Path) -> Header:
         if content["format"] > FORMAT:
             raise PackError(
-                f"{path} has pack format {content['format']}, newer than {FORMAT}, the newest known here; update Greyhound"
+                f"{path} has pack format {content['format']}, newer than {FORMAT}, the newest known here; "
+                "update Greyhound"
             )
         return Header(
             classes=tuple(content["classes"]),
@@ -146,7 +149,8 @@ def shard_paths(pack: Path, count: int) -> list[Path]:
 
 
 def find(pack: Path) -> list[Path]:
-    """The files of the pack that is there: itself, or its shards in order, by the pack's name or by one of theirs.
+    """The files of the pack that is there: itself, or its shards in order, by the pack's name or by one of
+    theirs.
 
     Raises PackError where some are missing, or two packs have the name.
     """
@@ -159,13 +163,15 @@ def find(pack: Path) -> list[Path]:
         return [pack]
     if len(counts) > 1:
         raise PackError(
-            f"{whole} is there in {counts[0]} shards and in {counts[1]}; expected one pack of the name: remove the other"
+            f"{whole} is there in {counts[0]} shards and in {counts[1]}; expected one pack of the name: "
+            "remove the other"
         )
     paths = shard_paths(whole, counts[0])
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise PackError(
-            f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; copy the pack "
+            f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; "
+            "copy the pack "
             "again, or pack the images again"
         )
     return paths
@@ -188,7 +194,8 @@ def check_name_free(pack: Path, count: int) -> None:
         there.append(1)
     if there:
         raise PackError(
-            f"{pack} is there in another number of files, {there[0]}; remove them first, or name another pack: --out"
+            f"{pack} is there in another number of files, {there[0]}; remove them first, or name another "
+            "pack: --out"
         )
 
 
@@ -244,7 +251,8 @@ class MappedFile:
         found = os.fstat(self._descriptor)
         if found.st_size < len(self.memory):
             raise PackError(
-                f"{self.path} was cut short while it was in use; copy the pack again, or pack the images again; "
+                f"{self.path} was cut short while it was in use; copy the pack again, or pack the images "
+                "again; "
                 "--residency ram reads it once and for all"
             )
         return hash((found.st_mtime_ns, found.st_ctime_ns))
@@ -290,8 +298,8 @@ def _locate(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where in the file each image starts and stops.
 
-    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in. Raises
-    PackError where one would reach out of the file.
+    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in.
+    Raises PackError where one would reach out of the file.
     """
     bounds = []
     for chunk in column.chunks:

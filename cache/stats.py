@@ -1,6 +1,7 @@
 """Statistics of one image's pixels: luma, colour, tint, sharpness, hash. Pure functions.
 
-Before it: decoded pixels. After it: `ImageInfo` carries them, the survey judges by them, `twins` compares hashes.
+Before it: decoded pixels. After it: `ImageInfo` carries them, the survey judges by them, `twins` compares
+hashes.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 GREY_SPREAD: Final = 4.0
-"""Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels.
-On 3,829 real photographs the 18 grayscale ones measured at most 2, the palest coloured one 8 (docs/log.md)."""
+"""Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels. On
+3,829 real photographs the 18 grayscale ones measured at most 2, the palest coloured one 8 (docs/log.md)."""
 LIT: Final = 96.0
 """Levels: an image of which 95 % of the pixels are darker is judged as if it had more light."""
 TINT_RESIDUE: Final = 4.8
-"""Levels: a tinted print is monochrome when the colour of 99 % of its pixels is this near to a smooth curve over luma.
-On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured one 5.1."""
+"""Levels: a tinted print is monochrome when the colour of 99 % of its pixels is this near to a smooth curve
+over luma. On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured
+one 5.1."""
 TINT_STIFFNESS: Final = 3e-4
-"""What it costs a coefficient of that curve to be large: 60 levels, which a strong tint takes, next to nothing, and the
-1,000 that would separate two shades a level apart more than any fit is worth."""
+"""What it costs a coefficient of that curve to be large: 60 levels, which a strong tint takes, next to
+nothing, and the 1,000 that would separate two shades a level apart more than any fit is worth."""
 TINT_DETAIL: Final = 10.0
 """Standard deviation of luma below which a picture is too flat to tell a tint from a colour."""
 TINT_STRENGTH: Final = 64.0
-"""Levels of colour beyond which it is the light that is coloured, as under a red lamp, and no print that is tinted."""
+"""Levels of colour beyond which it is the light that is coloured, as under a red lamp, and no print that is
+tinted."""
 THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 LONGEST: Final = 16_384
@@ -33,11 +36,13 @@ LONGEST: Final = 16_384
 
 
 def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
-    """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` that come from pixels.
+    """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` that come from
+    pixels.
 
-    Means are of a grid of at least 256 pixels a side of a large image, which moves them by well under one level; what
-    depends on neighbours is measured on the whole image, averaged down to a short side of at most 256 pixels. Of a strip, one
-    pixel wide and a million high, that would be all of it: of a side that is longer than LONGEST some rows are left out.
+    Means are of a grid of at least 256 pixels a side of a large image, which moves them by well under one
+    level; what depends on neighbours is measured on the whole image, averaged down to a short side of at most
+    256 pixels. Of a strip, one pixel wide and a million high, that would be all of it: of a side that is
+    longer than LONGEST some rows are left out.
     """
     pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
     step = max(1, min(pixels.shape[:2]) // 256)
@@ -73,10 +78,12 @@ def colourfulness(planes: NDArray[np.float32]) -> float:
 
 
 def is_monochrome(planes: NDArray[np.float32], pixels: NDArray[np.uint8], gain: float) -> bool:
-    """Whether an image is black and white, with a tint or without: its planes `[3, H, W]`, or its pixels `[H, W, 3]`.
+    """Whether an image is black and white, with a tint or without: its planes `[3, H, W]`, or its pixels `[H,
+    W, 3]`.
 
-    gain: what would light a dark image as any other. In the dark all colours are near to grey, and only the light that
-    is missing tells them apart; it is given back where nothing but the picture is left, not to the noise.
+    gain: what would light a dark image as any other. In the dark all colours are near to grey, and only the
+    light that is missing tells them apart; it is given back where nothing but the picture is left, not to the
+    noise.
     """
     small = shrink(pixels, 32).astype(np.float32)
     if gain > 1:
@@ -93,11 +100,12 @@ def is_grey(planes: NDArray[np.float32]) -> bool:
 
 
 def is_tinted(small: NDArray[np.float32]) -> bool:
-    """Whether an image, averaged down to a short side of 32 pixels, `[H, W, 3]`, is a black-and-white photograph with a tint.
+    """Whether an image, averaged down to a short side of 32 pixels, `[H, W, 3]`, is a black-and-white
+    photograph with a tint.
 
-    In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A white dog in
-    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The average leaves nothing of
-    the noise that JPEG adds to colours.
+    In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A
+    white dog in snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The
+    average leaves nothing of the noise that JPEG adds to colours.
     """
     small = small.reshape(-1, 3)
     shades = luma(small)
@@ -110,10 +118,11 @@ def is_tinted(small: NDArray[np.float32]) -> bool:
 
 
 def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
-    """How far colours `[n, 2]`, blue and red without luma, lie from a smooth curve over luma `[n]`: 99th percentile.
+    """How far colours `[n, 2]`, blue and red without luma, lie from a smooth curve over luma `[n]`: 99th
+    percentile.
 
-    The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply as it
-    takes to pass through the fur and the snow.
+    The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply
+    as it takes to pass through the fur and the snow.
     """
     powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
@@ -122,7 +131,9 @@ def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> f
 
 
 def sharpness(shades: NDArray[np.float32]) -> float:
-    """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 where there is no room for one."""
+    """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 where there is no room for
+    one.
+    """
     if min(shades.shape) < 3:
         return 0.0
     middle = shades[1:-1, 1:-1]
@@ -131,11 +142,12 @@ def sharpness(shades: NDArray[np.float32]) -> float:
 
 
 def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
-    """The variance of the second derivative of luma `[H, W]` along the direction of the least, and of the most; 0 without room.
+    """The variance of the second derivative of luma `[H, W]` along the direction of the least, and of the
+    most; 0 without room.
 
-    Motion leaves no detail along its way, and all that lies across it, which is what the Laplacian sees. Three derivatives
-    give that of every direction (Freeman & Adelson 1991). They are taken of softened luma: of grain and of what JPEG
-    adds, which came after the motion, little is left.
+    Motion leaves no detail along its way, and all that lies across it, which is what the Laplacian sees.
+    Three derivatives give that of every direction (Freeman & Adelson 1991). They are taken of softened luma:
+    of grain and of what JPEG adds, which came after the motion, little is left.
     """
     if min(shades.shape) < 5:
         return 0.0, 0.0

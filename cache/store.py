@@ -42,7 +42,9 @@ class Pack:
     """
 
     def __init__(self, path: Path | str, residency: Residency = "mmap") -> None:
-        """Open in time that does not depend on the images' bytes; `make_resident` reads them. Raises PackError."""
+        """Open in time that does not depend on the images' bytes; `make_resident` reads them. Raises
+        PackError.
+        """
         self.path, self.residency = Path(path), residency
         shards = [Shard(file) for file in find(self.path)]
         _check_together(shards)
@@ -77,8 +79,8 @@ class Pack:
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
 
-        residency "mmap" touches every page of the shared page cache, unless they are more than fit: then each is read
-        when it is needed. "ram" makes a private copy, which memory pressure can swap but not drop.
+        residency "mmap" touches every page of the shared page cache, unless they are more than fit: then each
+        is read when it is needed. "ram" makes a private copy, which memory pressure can swap but not drop.
         """
         fits = self.nbytes <= available_memory()
         if self._resident or not (fits or self.residency == "ram"):
@@ -110,8 +112,8 @@ class Pack:
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """The original bytes of image `index`, a read-only view into the file: nothing is copied.
 
-        Their checksum is compared the first time that they are asked for, and again where somebody wrote to the file
-        since. Raises PackError.
+        Their checksum is compared the first time that they are asked for, and again where somebody wrote to
+        the file since. Raises PackError.
         """
         if not (self._is_checked(index) or self.is_sound(index)):
             raise self._damage([index])
@@ -119,7 +121,9 @@ class Pack:
 
     @contextmanager
     def naming_damaged(self, ids: NDArray[np.int64]) -> Iterator[None]:
-        """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is. Raises PackError."""
+        """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is.
+        Raises PackError.
+        """
         try:
             yield
         except PackError as error:
@@ -132,7 +136,8 @@ class Pack:
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         verb = "has" if len(rows) == 1 else "have"
         return PackError(
-            f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the pack again, "
+            f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the "
+            "pack again, "
             "or pack the images again; --on-bad skip goes on without such images"
         )
 
@@ -173,7 +178,9 @@ class Pack:
         return np.flatnonzero(self._splits == SPLITS.index(split))
 
     def require_classes(self, classes: Sequence[str], whose: str) -> None:
-        """Raise PackError unless the pack has just these classes. whose: whom they are of, for the message."""
+        """Raise PackError unless the pack has just these classes. whose: whom they are of, for the
+        message.
+        """
         if list(self.classes) != list(classes):
             missing = sorted(set(classes) - set(self.classes))
             why = f"{missing[0]!r} is missing, for one" if missing else f"it has {len(self.classes)} classes"
@@ -183,8 +190,8 @@ class Pack:
             )
 
     def damaged(self, ids: NDArray[np.int64] | None = None) -> list[int]:
-        """Those of the rows `ids` that have not the checksum that they were packed with; what was found sound before is not
-        read again. Without `ids` every row is.
+        """Those of the rows `ids` that have not the checksum that they were packed with; what was found sound
+        before is not read again. Without `ids` every row is.
         """
         rows = np.arange(len(self)) if ids is None else ids
 
@@ -201,7 +208,9 @@ class Pack:
             return [index for part in parts for index in part]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:
-        """What is in the pack, as JSON-able values: the run folder's `pack.json`; `info --json` without thumbnails."""
+        """What is in the pack, as JSON-able values: the run folder's `pack.json`; `info --json` without
+        thumbnails.
+        """
         reasons: dict[str, int] = {}
         for row in self.header.excluded:
             reasons[row.reason] = reasons.get(row.reason, 0) + 1
@@ -237,12 +246,14 @@ def _check_together(shards: Sequence[Shard]) -> None:
         header = shard.header
         if (header.shard, header.shards) != (index, len(shards)):
             raise PackError(
-                f"{shard.path} is shard {header.shard} of {header.shards}, and its name says {index} of {len(shards)}; "
+                f"{shard.path} is shard {header.shard} of {header.shards}, and its name says {index} of "
+                f"{len(shards)}; "
                 "expected every shard beside the others, under the name that it was packed with"
             )
         if (header.digest, header.classes) != (first.digest, first.classes):
             raise PackError(
-                f"{shard.path} is of another pack than {shards[0].path.name} beside it; copy all shards again, or pack "
+                f"{shard.path} is of another pack than {shards[0].path.name} beside it; copy all shards "
+                "again, or pack "
                 "the images again"
             )
 
@@ -265,15 +276,19 @@ def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...
     low, high = labels.min(), labels.max()
     if low < -1 or high >= len(classes):
         raise PackError(
-            f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack the images "
+            f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack "
+            "the images "
             "again"
         )
 
 
 def _check_range(path: Path, name: str, values: NDArray[Any], least: int, most: int) -> None:
-    """Whoever computes a checksum may write any number; what no photograph has would fail later. Raises PackError."""
+    """Whoever computes a checksum may write any number; what no photograph has would fail later. Raises
+    PackError.
+    """
     low, high = values.min(), values.max()
     if not (least <= low and high <= most):
         raise PackError(
-            f"{path} is damaged: {name} go from {low} to {high}; expected {least} to {most}; pack the images again"
+            f"{path} is damaged: {name} go from {low} to {high}; expected {least} to {most}; pack the "
+            "images again"
         )

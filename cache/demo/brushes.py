@@ -1,7 +1,7 @@
 """The breeds, and the brushes that paint a dog: one part after another with a soft mask of its outline.
 
-Before it: nothing. After it: `dogs` composes a picture. A part is lit from its outline's own bulge, and torn at the rim along
-the grain of the coat.
+Before it: nothing. After it: `dogs` composes a picture. A part is lit from its outline's own bulge, and torn
+at the rim along the grain of the coat.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Breed:
-    """What makes a breed. Numbers are proportions, 1 is an average dog; the words are keys of the tables below."""
+    """What makes a breed. Numbers are proportions, 1 is an average dog; the words are keys of the tables
+    below.
+    """
 
     name: str
     coat: str
@@ -45,7 +47,8 @@ class Breed:
 
 # fmt: off
 BREEDS: Final = (
-    #     name                    coat       mark       pattern    marking    texture   ears      ear   skull  muzzle  jowl  eyes  girth  body  legs  tail
+    #     name                    coat       mark       pattern    marking    texture   ears      ear   skull
+    # muzzle  jowl  eyes  girth  body  legs  tail
     Breed("Marsh Pointer",        "#f1ebe0", "#6b3d22", "spots",   "hood",    "smooth", "drop",   1.0,  0.95,  1.3,    0.9,  0.95, 0.9,   1.1,  1.2,  "whip"),
     Breed("Copper Fenhound",      "#a8562a", "#8c4420", "solid",   "none",    "smooth", "long",   1.1,  0.9,   1.2,    0.9,  0.9,  0.9,   1.1,  1.1,  "whip"),
     Breed("Long Burrower",        "#7a3f22", "#5e2f19", "solid",   "none",    "smooth", "long",   1.0,  0.85,  1.3,    0.8,  0.9,  0.9,   1.5,  0.4,  "whip"),
@@ -85,7 +88,8 @@ MARKINGS: Final = {
     "urajiro": frozenset({"muzzle", "beard", "cheek", "brow", "chest", "paw"}),
 }
 
-# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper corner.
+# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper
+# corner.
 EARS: Final = {
     "prick":  ((-0.30, 0.25), (-0.26, -0.25), (-0.02, -0.95), (0.02, -0.98), (0.30, -0.35), (0.40, 0.30)),
     "bat":    ((-0.34, 0.25), (-0.42, -0.50), (-0.15, -1.20), (0.22, -1.25), (0.50, -0.60), (0.42, 0.30)),
@@ -108,7 +112,8 @@ TAILS: Final = {
 # How far parts of the dog take over the raggedness of its coat; the others do so wholly.
 RAGGED: Final = {"muzzle": 0.4, "paw": 0.5, "ear": 0.6, "leg": 0.7, "skull": 0.8}
 
-# How far the rim of a coat is torn, how strongly its grain shows; and the grain: wave lengths across and along, degrees.
+# How far the rim of a coat is torn, how strongly its grain shows; and the grain: wave lengths across and
+# along, degrees.
 COATS: Final = {
     "smooth": (0.10, 0.030, ((1.6, 6.0, 12.0),)),
     "long":   (0.75, 0.075, ((2.2, 16.0, 10.0), (2.2, 14.0, -14.0))),
@@ -121,7 +126,9 @@ HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a drawing's own units fall on the picture: turned, scaled, mirrored when `flip` is -1, and moved."""
+    """Where a drawing's own units fall on the picture: turned, scaled, mirrored when `flip` is -1, and
+    moved.
+    """
 
     x: float
     y: float
@@ -142,7 +149,9 @@ class Frame:
         return self(Frame(x, y, 1.0, turn)(np.stack([across * np.cos(angle), down * np.sin(angle)], axis=1)))
 
     def limb(self, *joints: tuple[float, float, float]) -> Points:
-        """The outline of something long, in pixels: from joint to joint (x, y, half width), round at both ends."""
+        """The outline of something long, in pixels: from joint to joint (x, y, half width), round at both
+        ends.
+        """
         line, half = np.array(joints)[:, :2], np.array(joints)[:, 2:]
         along = np.gradient(line, axis=0)
         along *= half / (np.linalg.norm(along, axis=1, keepdims=True) + 1e-6)
@@ -158,7 +167,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How a part is painted: brightness, bulge, how far its rim is torn, strength of the hair; flat: no rim, no shadow."""
+    """How a part is painted: brightness, bulge, how far its rim is torn, strength of the hair; flat: no rim,
+    no shadow.
+    """
 
     dim: float = 1.0
     relief: float = 0.75
@@ -169,7 +180,9 @@ class Finish:
 
 @dataclass(slots=True)
 class Easel:
-    """What one picture is painted with. `pixels` `[3, H, W]` in 0..1; `dog` `[H, W]`: how much of a pixel is dog."""
+    """What one picture is painted with. `pixels` `[3, H, W]` in 0..1; `dog` `[H, W]`: how much of a pixel is
+    dog.
+    """
 
     pixels: Array
     dog: Array
@@ -229,7 +242,9 @@ def white() -> Array:
 
 @functools.lru_cache
 def grain(texture: str) -> Array:
-    """The hair of a coat: periodic noise `[1024, 1024]`, mean 0 and deviation 1, drawn out along its directions."""
+    """The hair of a coat: periodic noise `[1024, 1024]`, mean 0 and deviation 1, drawn out along its
+    directions.
+    """
     spectrum = np.fft.rfft2(white())
     down, across = np.meshgrid(np.fft.fftfreq(1024), np.fft.rfftfreq(1024), indexing="ij")
     power = np.zeros_like(down)
@@ -263,7 +278,9 @@ def stencil(outlines: Sequence[Points], box: Box) -> Image.Image:
 
 
 def levels(mask: Image.Image, soft: float = 0.0) -> Array:
-    """A mask as numbers in 0..1; its rim, where asked for, a slope that reaches `soft` pixels to either side."""
+    """A mask as numbers in 0..1; its rim, where asked for, a slope that reaches `soft` pixels to either
+    side.
+    """
     return np.asarray(mask.filter(ImageFilter.BoxBlur(soft)) if soft else mask, np.float32) / np.float32(255)
 
 

@@ -1,7 +1,7 @@
 """Plant faults in a drawn data set, and write down the ground truth.
 
-Before it: nothing, no network and no photographs. After it: the survey scans the folder as any other; compare what it finds
-with `truth.csv`.
+Before it: nothing, no network and no photographs. After it: the survey scans the folder as any other; compare
+what it finds with `truth.csv`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from greyhound.cache.machine import available_cores
 
 Progress = Callable[[int, int], None]
 
-# What is planted, and its share of all images; every fault at least once from 100 images on. The last four are valid.
+# What is planted, and its share of all images; every fault at least once from 100 images on. The last four
+# are valid.
 FAULTS: Final = {
     "mislabelled": 0.010,
     "grayscale": 0.006,
@@ -84,8 +85,9 @@ def draw_demo(
 ) -> DemoSummary:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
-    All is drawn beside `out` and renamed at the end, so a failure leaves nothing behind. progress: called with
-    (images done, images in all). Raises DemoError for numbers out of range, and when `out` is in use or cannot be made.
+    All is drawn beside `out` and renamed at the end, so a failure leaves nothing behind. progress: called
+    with (images done, images in all). Raises DemoError for numbers out of range, and when `out` is in use or
+    cannot be made.
     """
     out = Path(out).absolute()
     _check("classes", classes, 2, len(BREEDS))
@@ -166,7 +168,9 @@ def _folder(breed: int) -> str:
 
 
 def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]:
-    """Write the files on all cores. Fresh processes: forking is not safe in one that has threads, as torch has."""
+    """Write the files on all cores. Fresh processes: forking is not safe in one that has threads, as torch
+    has.
+    """
     write = functools.partial(_write, folder, seed)
     if len(plans) < 24:  # not worth the start of a process
         yield from map(write, plans)

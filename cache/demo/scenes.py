@@ -17,7 +17,9 @@ from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A place. `colours`: sky above, sky below, what stands far off, ground far, ground near; how rough it is."""
+    """A place. `colours`: sky above, sky below, what stands far off, ground far, ground near; how rough it
+    is.
+    """
 
     colours: str
     rough: float

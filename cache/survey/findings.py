@@ -1,13 +1,16 @@
-"""From what a scan measured to what a person should see: the findings of every image, and what the machine would do.
+"""From what a scan measured to what a person should see: the findings of every image, and what the machine
+would do.
 
-Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv and excluded.csv.
+Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv
+and excluded.csv.
 
 What becomes of an image:
-- What does not decode cannot be trained on: excluded. So is what has no colour, because it teaches a network that the breed
-  does not depend on colour.
+- What does not decode cannot be trained on: excluded. So is what has no colour, because it teaches a network
+  that the breed does not depend on colour.
 - Of several copies of a file in one class the first is kept.
-- A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a person decides.
-  The same holds for the same picture in another file, and for all that are twins through others.
+- A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a
+  person decides. The same holds for the same picture in another file, and for all that are twins through
+  others.
 - An image beside the class folders claims no label.
 - Near twins in one class are kept: they do no harm in one split, and `pack` sees to that.
 - All else is kept, for a person to look at.
@@ -36,28 +39,32 @@ from greyhound.cache.survey.table import Row
 from greyhound.cache.thumbnail import Reader, closeup_reader
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
-# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo beside them.
+# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo
+# beside them.
 DARK: Final = 65.0
-"""Levels: dark is an image of which 95 % of the pixels are no brighter. The darkest photograph measured 71."""
+"""Levels: dark is an image of which 95 % of the pixels are no brighter. The darkest photograph measured
+71."""
 BRIGHT: Final = 190.0
-"""Levels: bright is an image of which 95 % of the pixels are no darker. The palest photograph measured 155, the palest
-drawing 180."""
+"""Levels: bright is an image of which 95 % of the pixels are no darker. The palest photograph measured 155,
+the palest drawing 180."""
 BLOWN: Final = 0.8
 """Share of white pixels from which an image is bright, too. A photograph cut out on white measured 0.67."""
 BLURRED: Final = 20.0
-"""Sharpness below which an image is blurred: 99 % of the crops of dogs are below it after a Gaussian blur of 3 pixels at a
-short side of 256; as they came, 0.3 % are below 25."""
+"""Sharpness below which an image is blurred: 99 % of the crops of dogs are below it after a Gaussian blur of
+3 pixels at a short side of 256; as they came, 0.3 % are below 25."""
 SMEARED: Final = 2.0
-"""Detail along one direction below which an image is blurred by motion, if it is less than ONE_WAY of that across: so are
-none of 3,829 photographs as they came, and 98 % of 200 that were blurred along a line of a twelfth of their width, 74 %
-along a twenty-fifth (docs/log.md)."""
+"""Detail along one direction below which an image is blurred by motion, if it is less than ONE_WAY of that
+across: so are none of 3,829 photographs as they came, and 98 % of 200 that were blurred along a line of a
+twelfth of their width, 74 % along a twenty-fifth (docs/log.md)."""
 ONE_WAY: Final = 0.3
 CONTRAST: Final = 128.0
-"""Levels from the 5th to the 95th percentile of luma: with less, as in fog or in the dark, less sharpness is expected."""
+"""Levels from the 5th to the 95th percentile of luma: with less, as in fog or in the dark, less sharpness is
+expected."""
 SMALL: Final = 48
 """Pixels: a shorter side than this is odd."""
 ODD_SCALE: Final = 4.0
-"""So many times the median size of the data set, or its fraction, is odd; size is the square root of the area."""
+"""So many times the median size of the data set, or its fraction, is odd; size is the square root of the
+area."""
 ODD_ASPECT: Final = 3.0
 """Longer side by shorter side above which a picture's aspect ratio is odd."""
 NAMED: Final = 3
@@ -68,7 +75,8 @@ PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding of one image and why, in words. of: the twin's path. excludes: whether the image is left out for it.
+    """One finding of one image and why, in words. of: the twin's path. excludes: whether the image is left
+    out for it.
 
     conflict: whether a twin has another label.
     """
@@ -90,8 +98,9 @@ def inspect(
 ) -> Iterator[Iterator[Row]]:
     """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
 
-    What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress: called with
-    (files scanned, files in all). crowded: as in `twins.find_twins`. Raises PackError and ScanError.
+    What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress:
+    called with (files scanned, files in all). crowded: as in `twins.find_twins`. Raises PackError and
+    ScanError.
     """
     with DiskList(find_images(images)) as paths:
         if not len(paths):
@@ -118,7 +127,8 @@ def judge(
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
-    """A row for every image, in order. paths: relative to the surveyed folder. labels: class folders, "" for none.
+    """A row for every image, in order. paths: relative to the surveyed folder. labels: class folders, "" for
+    none.
 
     closeup, crowded: as in `find_twins`.
     """
@@ -156,7 +166,9 @@ def _describe(path: str, label: str, info: ImageInfo) -> Row:
 
 
 def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
-    """The row with what was found; what excludes it comes first in its reason, and so does the twin that does."""
+    """The row with what was found; what excludes it comes first in its reason, and so does the twin that
+    does.
+    """
     found = sorted(remarks, key=lambda remark: not remark.excludes)
     named = {remark.finding for remark in found}
     return replace(
@@ -200,7 +212,8 @@ def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
 def is_misnamed(path: str, format: str) -> bool:
     """Whether a file's name ends as that of another format (Pillow's names).
 
-    No ending promises nothing, and neither does what is none: the number of n02085620.10074, the v2 of dog.v2.
+    No ending promises nothing, and neither does what is none: the number of n02085620.10074, the v2 of
+    dog.v2.
     """
     suffix = PurePosixPath(path).suffix.lower()
     promised = Image.registered_extensions().get(suffix, "")
@@ -242,7 +255,8 @@ class _Copies:
 
 
 def _find_copies(originals: Indices, labels: Sequence[str]) -> _Copies:
-    """The copy that each file is compared with: one of another label where there is any, else the first, of that the second.
+    """The copy that each file is compared with: one of another label where there is any, else the first, of
+    that the second.
 
     The first is one that has a label, where there is any.
     """
@@ -271,7 +285,9 @@ def _differ(one: str, other: str) -> bool:
 
 
 def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
-    """For every image that hangs together with one of another label, the first of these; whatever way they hang together."""
+    """For every image that hangs together with one of another label, the first of these; whatever way they
+    hang together.
+    """
     groups = twins.groups()
     first: dict[int, dict[str, int]] = {}
     for index in np.flatnonzero(np.bincount(groups, minlength=len(groups))[groups] > 1).tolist():

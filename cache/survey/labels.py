@@ -1,7 +1,7 @@
 """Label issues: images whose label another class explains better, as review.py finds them.
 
-Before it: review.py, which needs a network. After it: review.py marks the rows of a survey, and the page shows each issue
-with its nearest neighbours in both classes.
+Before it: review.py, which needs a network. After it: review.py marks the rows of a survey, and the page
+shows each issue with its nearest neighbours in both classes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Neighbour:
 class Ranked:
     """One image, as a network sees it that was not fitted to it.
 
-    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label; the ranking is by
-    this, ascending. is_issue: whether it is above the cut; only then it has neighbours, the nearest first, of its own
-    label and of the likelier class, and, from a trained run, a saliency map, JPEG in base64. sha256: of the pack's bytes.
+    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label; the
+    ranking is by this, ascending. is_issue: whether it is above the cut; only then it has neighbours, the
+    nearest first, of its own label and of the likelier class, and, from a trained run, a saliency map, JPEG
+    in base64. sha256: of the pack's bytes.
     """
 
     path: str
@@ -62,8 +63,8 @@ class Ranked:
 class Review:
     """Every image that could be ranked, the most suspicious first.
 
-    judge: what ranked them, in words. accuracy: of that judge, on these images. not_ranked: how many images it was
-    fitted to, about which it can therefore say nothing.
+    judge: what ranked them, in words. accuracy: of that judge, on these images. not_ranked: how many images
+    it was fitted to, about which it can therefore say nothing.
     """
 
     judge: str
@@ -80,8 +81,9 @@ class Review:
 def bring_home(review: Review, rows: Iterable[Row]) -> Review:
     """Of the review the label issues that a survey has, under their paths there, told by content.
 
-    A run's pack may have been made of another folder than the one that was surveyed. A picture that was packed as PNG has
-    no content in common with its file, and is known by its path. Neighbours that the survey does not have are left out.
+    A run's pack may have been made of another folder than the one that was surveyed. A picture that was
+    packed as PNG has no content in common with its file, and is known by its path. Neighbours that the survey
+    does not have are left out.
     """
     near = {other.path for image in review.label_issues for other in (*image.of_label, *image.of_likelier)}
     homes = _find_homes([image for image in review.ranking if image.is_issue or image.path in near], rows)
@@ -103,7 +105,9 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
 
 
 def _find_homes(images: Sequence[Ranked], rows: Iterable[Row]) -> dict[str, str]:
-    """The path in a survey of each image that it has: its own path, or a file of its content, best one of its class."""
+    """The path in a survey of each image that it has: its own path, or a file of its content, best one of its
+    class.
+    """
     by_path = {image.path: image for image in images}
     contents = {image.sha256 for image in images} - {""}
     homes: dict[str, str] = {}
@@ -136,7 +140,9 @@ def _marked(row: Row, image: Ranked) -> Row:
 
 
 def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
-    """Pack all that can be used of the class folders, and decode nothing again: the survey says what it is. Raises PackError."""
+    """Pack all that can be used of the class folders, and decode nothing again: the survey says what it is.
+    Raises PackError.
+    """
     unusable = {"undecodable", "truncated", "bomb"}
     rows = [row for row in Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)]
     classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))

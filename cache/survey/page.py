@@ -1,8 +1,9 @@
 """The page that a person works through: every suspect of a survey, to keep, exclude or relabel.
 
-Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one file that
-needs nothing but itself. It holds a small picture of every suspect and of what a suspect duplicates, never of the other
-images, and is written as a stream: its size sets the time that it takes, and not the memory.
+Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one
+file that needs nothing but itself. It holds a small picture of every suspect and of what a suspect
+duplicates, never of the other images, and is written as a stream: its size sets the time that it takes, and
+not the memory.
 """
 
 from __future__ import annotations
@@ -36,21 +37,26 @@ from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
-"""Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""
+"""Pictures in one block of the page: the browser reads a block when the first of its pictures is looked
+at."""
 MOST: Final = 20_000
 """Suspects that a page shows: more of them no person works through, and no browser holds."""
 SIDES: Final = ((2_000, 256), (8_000, 192))
-"""Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100 MB."""
+"""Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100
+MB."""
 FEWEST: Final = 128
 _HERE: Final = Path(__file__).parent
 MEANINGS: Final[Mapping[Finding, str]] = {
-    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be trained on.",
+    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be "
+    "trained on.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
     "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
-    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the test is leaked.",
+    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, "
+    "the test is leaked.",
     "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
-    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come first.",
+    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come "
+    "first.",
     "odd-size": "Far smaller, or of far other proportions, than the rest.",
     "dark": "So dark that little is to be seen.",
     "bright": "So bright that little is to be seen.",
@@ -65,7 +71,9 @@ MEANINGS: Final[Mapping[Finding, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """More about one suspect. likelier: the class that it is offered first. pictures: caption and JPEG in base64."""
+    """More about one suspect. likelier: the class that it is offered first. pictures: caption and JPEG in
+    base64.
+    """
 
     text: str = ""
     likelier: str = ""
@@ -100,12 +108,15 @@ class Shown:
 
 
 def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, Note] | None = None) -> None:
-    """Write survey.html in `folder` behind a progress bar, and say what it could not show. Raises WriteError."""
+    """Write survey.html in `folder` behind a progress bar, and say what it could not show. Raises
+    WriteError.
+    """
     with progress_bar("drawing the page") as update:
         shown = write(rows, images, folder / "survey.html", notes, update)
     if shown.more:
         note(
-            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in {folder / 'survey.csv'} only"
+            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in "
+            f"{folder / 'survey.csv'} only"
         )
 
 
@@ -118,13 +129,16 @@ def refuse_reviewed(survey: Path) -> None:
 
 
 def complete(survey: Path, images: Path, found: Review) -> None:
-    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError, WriteError."""
+    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError,
+    WriteError.
+    """
     rows = Rows(survey / "survey.csv")
     here = bring_home(found, rows)
     strangers = len(found.label_issues) - len(here.label_issues)
     if strangers:
         note(
-            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack was made of "
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's "
+            "pack was made of "
             "other pictures; the ranking lists them"
         )
     table.write(mark(rows, here), survey)
@@ -140,9 +154,9 @@ def write(
 ) -> Shown:
     """Write the page to `out`, whole or not at all, and return what it shows.
 
-    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it; suspects are shown
-    in the order of FINDINGS, then in that of `notes`. progress: called with (pictures made, pictures in all). Raises
-    WriteError.
+    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it;
+    suspects are shown in the order of FINDINGS, then in that of `notes`. progress: called with (pictures
+    made, pictures in all). Raises WriteError.
     """
     shown = gather(rows, notes or {})
     items = shown.items
@@ -178,7 +192,8 @@ def is_safe(row: Row) -> bool:
 
 
 def notes_on(review: Review, images: Path) -> dict[str, Note]:
-    """What a review says of its suspects, the most suspicious first: why, where a network looked, and who looks alike.
+    """What a review says of its suspects, the most suspicious first: why, where a network looked, and who
+    looks alike.
 
     images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
     """
@@ -229,7 +244,8 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
 
 
 def describe(shown: Shown, images: Path) -> dict[str, Any]:
-    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'.
+    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then
+    the notes'.
 
     The key is the folder's: what a person decided about it is there again on the page of the next survey.
     """
@@ -246,15 +262,18 @@ def describe(shown: Shown, images: Path) -> dict[str, Any]:
 
 
 def embed(values: object) -> str:
-    """JSON that can stand inside a script element whatever names it holds: no `<`, and nothing beyond ASCII."""
+    """JSON that can stand inside a script element whatever names it holds: no `<`, and nothing beyond
+    ASCII.
+    """
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
 
-    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size: of any other
-    format a core holds the whole picture for a moment, which for a PNG at the limit is half a gigabyte.
+    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size:
+    of any other format a core holds the whole picture for a moment, which for a PNG at the limit is half a
+    gigabyte.
     """
     workers = available_cores()
     ahead: deque[Future[str]] = deque()

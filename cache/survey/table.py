@@ -1,6 +1,7 @@
 """What a survey found of every image, as tables: survey.csv, and excluded.csv for `pack --exclude`.
 
-Before it: rows from `findings`. After it: a person works through the page, and `pack` leaves out what excluded.csv names.
+Before it: rows from `findings`. After it: a person works through the page, and `pack` leaves out what
+excluded.csv names.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ Verdict = Literal["keep", "exclude"]
 class Row:
     """One image in survey.csv; the columns are these fields, `label` under the name `class`.
 
-    path: relative to the surveyed folder, forward slashes. label: the class folder's name. width, height: pixels, after
-    EXIF rotation. orientation: EXIF, 1..8. colourfulness: Hasler & Suesstrunk 2003. mean_luma: 0..255. perceptual_hash:
-    hexadecimal, empty where nothing decodes. of: the path of the twin, for the two kinds of duplicate. causes: the findings
-    that exclude it, the first one first. reason: what was found, in words for a person.
+    path: relative to the surveyed folder, forward slashes. label: the class folder's name. width, height:
+    pixels, after EXIF rotation. orientation: EXIF, 1..8. colourfulness: Hasler & Suesstrunk 2003. mean_luma:
+    0..255. perceptual_hash: hexadecimal, empty where nothing decodes. of: the path of the twin, for the two
+    kinds of duplicate. causes: the findings that exclude it, the first one first. reason: what was found, in
+    words for a person.
     """
 
     path: str
@@ -71,7 +73,8 @@ class Rows:
 class Lines:
     r"""What a csv.writer writes to, for lines that end in \n.
 
-    It is not told so: of \r and \n it quotes those that end its lines, and a file may have either in its name.
+    It is not told so: of \r and \n it quotes those that end its lines, and a file may have either in its
+    name.
     """
 
     stream: IO[str]
@@ -82,7 +85,9 @@ class Lines:
 
 
 def check_place(images: Path, out: Path) -> None:
-    """Find out before the scan, which takes long, that the folder `out` can be written to. Raises PackError."""
+    """Find out before the scan, which takes long, that the folder `out` can be written to. Raises
+    PackError.
+    """
     if not images.is_dir():
         return  # `inspect` says so
     check_outside(out, images)
