@@ -300,8 +300,8 @@ def extract_features(
                 update(loader.position.images, len(ids))
 
         rows, labels = head.features(folded(network, augment.size), batches(), bf16)
-        sound = loader.ids
-    return sound, rows.clone(), labels, np.concatenate(small)
+        valid = loader.ids
+    return valid, rows.clone(), labels, np.concatenate(small)
 
 
 def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:

@@ -657,7 +657,7 @@ def start_run(job: Job, pack: Pack, folder: Run, used: dict[str, str]) -> None:
     """Write down what the run depends on, and draw what it will do."""
     drop_results(folder)
     describe(folder, asdict(job.recipe), pack.summary(), used)
-    with pack.naming_damaged(pack.ids("train")):  # not those of a few pictures alone
+    with pack.naming_corrupt(pack.ids("train")):  # not those of a few pictures alone
         draw_pictures(job, pack, folder)
 
 

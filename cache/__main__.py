@@ -133,11 +133,11 @@ def verify(pack: Positional[Path]) -> int:
         pack: The pack.
     """
     opened = Pack(pack)
-    damaged = opened.damaged()
-    for index in damaged:
+    corrupt = opened.corrupt()
+    for index in corrupt:
         print(f"damaged: {opened.describe(index)}")
-    print(f"{pack}: {len(opened) - len(damaged)} of {len(opened)} images are as they were packed")
-    return 1 if damaged else 0
+    print(f"{pack}: {len(opened) - len(corrupt)} of {len(opened)} images are as they were packed")
+    return 1 if corrupt else 0
 
 
 def _summarise(rows: Iterable[table.Row], out: Path) -> None:

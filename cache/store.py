@@ -115,19 +115,19 @@ class Pack:
         Their checksum is compared the first time that they are asked for, and again where somebody wrote to
         the file since. Raises PackError.
         """
-        if not (self._is_checked(index) or self.is_sound(index)):
+        if not (self._is_checked(index) or self.is_valid(index)):
             raise self._damage([index])
         return self._raw(index)
 
     @contextmanager
-    def naming_damaged(self, ids: NDArray[np.int64]) -> Iterator[None]:
+    def naming_corrupt(self, ids: NDArray[np.int64]) -> Iterator[None]:
         """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is.
         Raises PackError.
         """
         try:
             yield
         except PackError as error:
-            found = self.damaged(ids)
+            found = self.corrupt(ids)
             raise self._damage(found) if found else error from None
 
     def _damage(self, rows: Sequence[int]) -> PackError:
@@ -141,15 +141,15 @@ class Pack:
             "or pack the images again; --on-bad skip goes on without such images"
         )
 
-    def is_sound(self, index: int) -> bool:
+    def is_valid(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""
         version = self._version(index)  # before the bytes: what is written meanwhile is of a later one
-        sound = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
-        self._checked[index] = version if sound else _NEVER
-        return sound
+        valid = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
+        self._checked[index] = version if valid else _NEVER
+        return valid
 
     def _is_checked(self, index: int) -> bool:
-        """Whether image `index` was found sound, and nobody wrote to its file since. Raises PackError."""
+        """Whether image `index` was found valid, and nobody wrote to its file since. Raises PackError."""
         return bool(self._checked[index] == self._version(index))
 
     def _version(self, index: int) -> int:
@@ -189,8 +189,8 @@ class Pack:
                 f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
             )
 
-    def damaged(self, ids: NDArray[np.int64] | None = None) -> list[int]:
-        """Those of the rows `ids` that have not the checksum that they were packed with; what was found sound
+    def corrupt(self, ids: NDArray[np.int64] | None = None) -> list[int]:
+        """Those of the rows `ids` that have not the checksum that they were packed with; what was found valid
         before is not read again. Without `ids` every row is.
         """
         rows = np.arange(len(self)) if ids is None else ids
@@ -200,7 +200,7 @@ class Pack:
             return [
                 index
                 for index in some.tolist()
-                if not (known and self._is_checked(index)) and not self.is_sound(index)
+                if not (known and self._is_checked(index)) and not self.is_valid(index)
             ]
 
         with ThreadPoolExecutor(available_cores()) as pool:

@@ -135,7 +135,7 @@ def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Strea
 
     def source() -> Any:
         for request in requests:
-            with pack.naming_damaged(request.ids):
+            with pack.naming_corrupt(request.ids):
                 asked.append((request, _arrays(pack, request, settings.tier)))
             if len(request.ids):
                 return asked[-1][1]

@@ -165,7 +165,7 @@ class Loader:
         self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
-        self.damaged = np.array(pack.damaged(self.ids) if resources.on_bad == "skip" else [], dtype=np.int64)
+        self.damaged = np.array(pack.corrupt(self.ids) if resources.on_bad == "skip" else [], dtype=np.int64)
         if not shuffle:
             self.ids = self.ids[~np.isin(self.ids, self.damaged)]
         self._standing_in = stand_ins(pack.labels, self.ids, self.damaged)
@@ -185,7 +185,7 @@ class Loader:
             tier=tier,
         )
         if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
-            with pack.naming_damaged(self.ids):
+            with pack.naming_corrupt(self.ids):
                 tier.fill(settings.threads)
         self._upload = Upload(torch_device(self.device))
         engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)

@@ -116,7 +116,7 @@ def _finish(
 ) -> tuple[Request, torch.Tensor]:
     for task in tasks:
         try:
-            with pack.naming_damaged(request.ids):
+            with pack.naming_corrupt(request.ids):
                 task.result()
         except cv2.error as error:
             raise _explain(error) from error

@@ -92,7 +92,7 @@ def read_pack(folder: Path, data: bytes) -> None:
     file = folder / "p.arrow"
     file.write_bytes(data)
     opened = Pack(file)
-    bad = opened.damaged()
+    bad = opened.corrupt()
     for row in set(range(len(opened))) - set(bad):
         opened.encoded(row)
     json.dumps(opened.summary())

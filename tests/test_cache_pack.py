@@ -540,7 +540,7 @@ def test_other_formats_are_stored_as_upright_png(tmp_path: Path) -> None:
     assert opened.header.transcoded[0] == ("a/1.gif", "GIF is not a format that both engines decode")
     assert opened.sizes.tolist() == [[44, 30]] * len(opened)
     assert opened.orientations.tolist() == [1] * len(opened)
-    assert opened.damaged() == []  # the checksum is that of the PNG
+    assert opened.corrupt() == []  # the checksum is that of the PNG
     for row in range(len(opened)):
         stored = Image.open(io.BytesIO(opened.encoded(row).tobytes()))
         assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (44, 30))
@@ -807,7 +807,7 @@ def test_packing_again_replaces_the_old_pack_and_its_readers_keep_theirs(
     pack(root, out)
     assert len(Pack(out)) == 7
     assert len(reader) == 6
-    assert reader.damaged() == []
+    assert reader.corrupt() == []
 
 
 def test_a_file_that_changes_while_it_is_packed(

@@ -60,7 +60,7 @@ def test_a_pack_in_three_files_is_the_pack_in_one(made: Path) -> None:
     assert all(one.ids(split).tolist() == three.ids(split).tolist() for split in ("train", "val", "test"))
     assert (one.header.shards, three.header.shards) == (1, 3)
     assert three.summary() | {"path": None} == one.summary() | {"path": None}
-    assert three.damaged() == []
+    assert three.corrupt() == []
 
 
 @pytest.mark.parametrize("residency", ["mmap", "ram"])
@@ -82,7 +82,7 @@ def test_what_memory_cannot_hold_is_read_when_it_is_needed(
     opened = Pack(made / "three.arrow")
     opened.make_resident()
     assert not opened._resident
-    assert opened.is_sound(6)
+    assert opened.is_valid(6)
     monkeypatch.undo()
     opened.make_resident()
     assert opened._resident
@@ -99,7 +99,7 @@ def test_a_damaged_image_is_found_in_its_file(folder: Path) -> None:
     data[data.index(image) + 30] ^= 1
     file.write_bytes(data)
     again = Pack(folder / "three.arrow")
-    assert again.damaged() == [3]
+    assert again.corrupt() == [3]
     with pytest.raises(PackError, match=r"three-00001-of-00003\.arrow is damaged: row 3 \('dog/3\.jpg'\)"):
         again.encoded(3)
 

@@ -131,7 +131,7 @@ def test_every_sound_image_is_packed_and_every_other_named(packed_hostile: tuple
     assert set(left_out) == {*BAD, "loop.jpg", "pipe.jpg"}
     assert left_out["bomb.png"] == "bomb"
     assert left_out["half.jpg"] == "truncated"
-    assert opened.damaged() == []
+    assert opened.corrupt() == []
     assert not Path("/tmp/greyhound-was-here").exists()
 
 
@@ -236,7 +236,7 @@ def test_two_that_pack_to_one_path_leave_one_whole_pack(hostile: Path, tmp_path:
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     opened = Pack(tmp_path / "p.arrow")
     assert opened.header.seed in (1, 2)
-    assert opened.damaged() == []
+    assert opened.corrupt() == []
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.arrow"]
 
 

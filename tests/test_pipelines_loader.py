@@ -448,7 +448,7 @@ def believe(pack: Pack) -> None:
 
 @both
 def test_an_image_whose_bytes_changed_is_named(rotten: Pack, engine: str) -> None:
-    assert rotten.damaged() == [2]
+    assert rotten.corrupt() == [2]
     with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(PackError) as error:
         list(itertools.islice(stream, 9))
     assert "row 2 ('a/0002.img') has not the bytes that were packed" in str(error.value)

@@ -552,15 +552,15 @@ def test_no_image_is_read_again_to_be_found_sound(
     trained = colour_pack.ids("train")
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", [int(trained[3])]))
     looked: list[int] = []
-    looking = Pack.is_sound
+    looking = Pack.is_valid
 
     def look(self: Pack, index: int) -> bool:
         looked.append(index)
         return looking(self, index)
 
-    monkeypatch.setattr(Pack, "is_sound", look)
+    monkeypatch.setattr(Pack, "is_valid", look)
     for _ in range(3):
-        assert pack.damaged(trained) == [trained[3]]
+        assert pack.corrupt(trained) == [trained[3]]
     assert len(looked) == 42 + 2, "the damaged one three times"
 
 
@@ -634,7 +634,7 @@ def fuzz(read: Callable[[Path], object], data: bytes, file: Path, *expected: typ
 def test_any_bytes_for_a_pack(colour_pack: Pack, tmp_path: Path) -> None:
     def read(file: Path) -> object:
         pack = Pack(file)
-        bad = pack.damaged()
+        bad = pack.corrupt()
         return [pack.encoded(row) for row in range(len(pack)) if row not in bad]
 
     assert fuzz(read, colour_pack.path.read_bytes(), tmp_path / "p.arrow", PackError) > 30
