@@ -281,7 +281,7 @@ def recipe_augment(folder: Path) -> Augment:
 def extract_features(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
 ) -> tuple[Ids, torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
-    """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`,
+    """What the head sees of the centre windows of the rows `ids`: which of them are valid, int64 `[n]`,
     float32 `[n, D]`, their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n,
     16, 16, 3]`.
     """

@@ -195,7 +195,7 @@ class Pack:
         """
         rows = np.arange(len(self)) if ids is None else ids
 
-        def validate_image(some: NDArray[np.int64]) -> list[int]:
+        def check_rows(some: NDArray[np.int64]) -> list[int]:
             known = ids is not None
             return [
                 index
@@ -204,7 +204,7 @@ class Pack:
             ]
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            parts = pool.map(validate_image, np.array_split(rows, 8 * available_cores()))
+            parts = pool.map(check_rows, np.array_split(rows, 8 * available_cores()))
             return [index for part in parts for index in part]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:

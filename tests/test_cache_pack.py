@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pictures import coded, encode, folder, noise, scan_here, store_as
 from PIL import Image, ImageOps, features
 
 from greyhound.cache import pack as module
+from greyhound.cache.files import WriteError
 from greyhound.cache.folder import NO_LABEL, Source, find_file, find_labelled, find_unlabelled
 from greyhound.cache.pack import Options, assign_splits, pack, transcode, write
 from greyhound.cache.scan import ImageInfo
@@ -777,7 +778,7 @@ def test_an_interrupted_packing_leaves_the_old_pack(
         return real(rows)
 
     monkeypatch.setattr(module, "_record_batch", fail)
-    expected = PackError if isinstance(accident, OSError) else accident
+    expected = WriteError if isinstance(accident, OSError) else accident
     with pytest.raises(expected) as error:
         pack(root, out)
     assert len(calls) == 3
@@ -810,39 +811,31 @@ def test_packing_again_replaces_the_old_pack_and_its_readers_keep_theirs(
     assert reader.corrupt() == []
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda file: file.write_bytes(encode(noise(12, 10, 888))),
+            r"b_1\.png changed while it was being packed; pack again when nothing writes",
+        ),
+        (Path.unlink, r"b_1.png was readable a moment ago and is no longer \(No such file"),
+    ],
+)
 def test_a_file_that_changes_while_it_is_packed(
-    old: tuple[Path, Path, bytes], monkeypatch: pytest.MonkeyPatch
+    old: tuple[Path, Path, bytes], monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], said: str
 ) -> None:
     root, out, before = old
 
-    def change(*arguments: Any, **options: Any) -> list[ImageInfo]:
-        looks = list(scan_here(*arguments, **options))
-        (root / "b" / "b_1.png").write_bytes(encode(noise(12, 10, 888)))
-        return looks
+    def scan_and_spoil(*arguments: Any, **options: Any) -> list[ImageInfo]:
+        infos = list(scan_here(*arguments, **options))
+        spoil(root / "b" / "b_1.png")
+        return infos
 
-    monkeypatch.setattr(module, "survey", change)
-    with pytest.raises(
-        PackError, match=r"b_1\.png changed while it was being packed; pack again when nothing writes"
-    ):
+    monkeypatch.setattr(module, "scan", scan_and_spoil)
+    with pytest.raises(PackError, match=said):
         pack(root, out)
     assert out.read_bytes() == before
     assert leftovers(out.parent) == []
-
-
-def test_a_file_that_vanishes_while_it_is_packed(
-    old: tuple[Path, Path, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, out, before = old
-
-    def remove(*arguments: Any, **options: Any) -> list[ImageInfo]:
-        looks = list(scan_here(*arguments, **options))
-        (root / "b" / "b_1.png").unlink()
-        return looks
-
-    monkeypatch.setattr(module, "survey", remove)
-    with pytest.raises(PackError, match=r"b_1.png was readable a moment ago and is no longer \(No such file"):
-        pack(root, out)
-    assert out.read_bytes() == before
 
 
 def test_out_is_a_folder(tmp_path: Path) -> None:
