@@ -26,7 +26,9 @@ def available_cores() -> int:
 
 
 def describe_machine() -> str:
-    """The processor's name and, since a virtual machine may hide half of it, its family and model; the cores."""
+    """The processor's name and, since a virtual machine may hide half of it, its family and model; the
+    cores.
+    """
     lines = _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else []
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = about.get("model name") or platform.processor() or platform.machine()
@@ -36,7 +38,9 @@ def describe_machine() -> str:
 
 
 def installed(*names: str) -> dict[str, str]:
-    """The versions of those of the packages that are installed; a name ending in * stands for all that begin so."""
+    """The versions of those of the packages that are installed; a name ending in * stands for all that begin
+    so.
+    """
     found = {}
     for distribution in metadata.distributions():
         name = distribution.name
@@ -48,8 +52,8 @@ def installed(*names: str) -> dict[str, str]:
 def _quota_in_cores() -> int:
     """Cores that the control group's quota of time pays for, rounded up; the machine's where there is none.
 
-    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1, sched-bwc.rst,
-    `cpu.cfs_quota_us`, -1: no quota.
+    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1,
+    sched-bwc.rst, `cpu.cfs_quota_us`, -1: no quota.
     """
     try:
         quota, period = _first_text("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us").split()
@@ -66,11 +70,12 @@ def _first_text(new: str, *old: str) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that this process could still take: what is free, and what its container allows beyond what it uses.
+    """Bytes that this process could still take: what is free, and what its container allows beyond what it
+    uses.
 
-    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst, `memory.limit_in_bytes` and
-    `memory.usage_in_bytes` of version 1, where the page cache counts as used though it can be given back, so that the
-    answer errs towards too little.
+    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst,
+    `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1, where the page cache counts as used
+    though it can be given back, so that the answer errs towards too little.
     """
     free = _UNKNOWN
     if _MEMORY.exists():

@@ -28,12 +28,11 @@ from runs import TINY
 from greyhound import eval as evaluation
 from greyhound import explain, review, train
 from greyhound.cache import __main__ as room
-from greyhound.cache import decisions, findings, pack, suspects
+from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, deferred, from_json, parse
 from greyhound.cache.pack import Options
+from greyhound.cache.shards import _CHECKSUM, _METADATA
 from greyhound.cache.store import (
-    _CHECKSUM,
-    _METADATA,
     SCHEMA,
     SPLITS,
     Header,
@@ -41,6 +40,7 @@ from greyhound.cache.store import (
     PackError,
     index_checksum,
 )
+from greyhound.cache.survey import table as survey
 from greyhound.cache.validate import DaliDecoder, validate_image
 from greyhound.model import checkpoint, report, targets
 from greyhound.model.checkpoint import CheckpointError
@@ -206,9 +206,9 @@ def read_decisions(folder: Path, data: bytes) -> None:
     """decisions.csv, and which images it is about."""
     file = folder / "decisions.csv"
     file.write_bytes(data)
-    found = decisions.read(file)
-    decisions.check_classes(found, ("a", "b"))
-    decisions.match(found, [decisions.Photograph("a/1.jpg", "a", SHA)])
+    found = selection.read_decisions(file)
+    selection.check_classes(found, ("a", "b"))
+    selection.match(found, [selection.Photograph("a/1.jpg", "a", SHA)])
 
 
 def excluded_seeds(_: Path) -> list[bytes]:
@@ -220,16 +220,16 @@ def read_excluded(folder: Path, data: bytes) -> None:
     """excluded.csv."""
     file = folder / "excluded.csv"
     file.write_bytes(data)
-    pack.read_exclusions(file)
+    selection.read_exclusions(file)
 
 
 def survey_seeds(folder: Path) -> list[bytes]:
     """survey.csv of two images."""
     rows = [
-        findings.Row("a/1.jpg", "a"),
-        findings.Row("a/2.jpg", "a", findings=("dark",), verdict="exclude", reason="x"),
+        survey.Row("a/1.jpg", "a"),
+        survey.Row("a/2.jpg", "a", findings=("dark",), causes=("dark",), reason="x"),
     ]
-    findings.write_rows(rows, folder / "survey.csv")
+    survey.write(rows, folder)
     return [(folder / "survey.csv").read_bytes()]
 
 
@@ -237,21 +237,7 @@ def read_survey(folder: Path, data: bytes) -> None:
     """survey.csv."""
     file = folder / "survey.csv"
     file.write_bytes(data)
-    list(findings.read_rows(file))
-
-
-def review_seeds(_: Path) -> list[bytes]:
-    """A suspect with a neighbour."""
-    near = (suspects.Neighbour("b/1.jpg", 0.5),)
-    image = suspects.Ranked("a/1.jpg", "a", "b", 0.1, 0.9, True, near, near, "")
-    return [json.dumps(asdict(suspects.Review("judge", 0.9, 0, (image,)))).encode()]
-
-
-def read_review(folder: Path, data: bytes) -> None:
-    """labels.json, as it marks the rows of a survey."""
-    file = folder / "labels.json"
-    file.write_bytes(data)
-    suspects.mark([findings.Row("a/1.jpg", "a")], suspects.read_review(file))
+    list(survey.read_rows(file))
 
 
 def benchmark_seeds(_: Path) -> list[bytes]:
@@ -455,7 +441,6 @@ TARGETS: Final = {
     "decisions": Target(decisions_seeds, read_decisions, (PackError,)),
     "excluded": Target(excluded_seeds, read_excluded, (PackError,)),
     "survey": Target(survey_seeds, read_survey, (PackError,)),
-    "review": Target(review_seeds, read_review, (PackError,)),
     "benchmark": Target(benchmark_seeds, read_benchmark, (BenchmarkError,)),
     "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
     "recipe": Target(recipe_seeds, read_recipe, (RunError,)),

@@ -117,7 +117,7 @@ def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options 
         f"{name}/{index:04}.img": data for name, files in classes.items() for index, data in enumerate(files)
     }
     folder(root / "images", names)
-    with mock.patch("greyhound.cache.pack.survey", scan_here):
+    with mock.patch("greyhound.cache.pack.scan", scan_here):
         pack(root / "images", root / "images.arrow", options)
     return Pack(root / "images.arrow")
 

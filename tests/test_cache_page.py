@@ -27,12 +27,12 @@ from browser import CHROMIUM, WHY, Page, browser
 from pictures import encode, folder, noise
 from PIL import Image
 
-from greyhound.cache import page as module
 from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.selection import CHOICES, FINDINGS, Decision, Finding, Photograph, match, read
+from greyhound.cache.selection import CHOICES, FINDINGS, Decision, Finding, Photograph, match, read_decisions
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import page as module
 from greyhound.cache.survey.page import MEANINGS, Note, gather, thumbnails, write
 from greyhound.cache.survey.table import Row
 
@@ -335,7 +335,12 @@ def kennel(root: Path) -> list[Row]:
     for path, data in files.items():
         finding, of, verdict = findings.get(path, ("", "", "keep"))
         found = (
-            {"findings": (finding,), "of": of, "verdict": verdict, "reason": f"{finding}: {NASTY}"}
+            {
+                "findings": (finding,),
+                "of": of,
+                "causes": (finding,) * (verdict == "exclude"),
+                "reason": f"{finding}: {NASTY}",
+            }
             if finding
             else {}
         )
@@ -386,7 +391,7 @@ class Work:
 
     def decisions(self) -> list[tuple[str, str, str]]:
         """What a person decided of what is saved."""
-        found = [decision for decision in read(self.save()) if decision.by == "person"]
+        found = [decision for decision in read_decisions(self.save()) if decision.by == "person"]
         return [(decision.image.path, decision.choice, decision.to) for decision in found]
 
 
@@ -464,7 +469,7 @@ def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, t
     assert work.page.text("#said") == (
         "1 decision saved as decisions.csv, and 3 that the machine excludes and you left so."
     )
-    found = read(saved)
+    found = read_decisions(saved)
     assert [(each.image.path, each.choice, each.reason, each.by) for each in found] == [
         (LOST, "exclude", f"undecodable: {NASTY}", "machine"),
         (GREY[0], "keep", f"grayscale: {NASTY}", "person"),
@@ -602,7 +607,7 @@ def test_accept_all_shown_and_undo(work: Work) -> None:
     page.click("#undo")
     assert page.text("#decided") == "2 of 5 decided"
     page.click("#accept")
-    saved = {each.image.path: each for each in read(work.save())}
+    saved = {each.image.path: each for each in read_decisions(work.save())}
     assert {each.by for each in saved.values()} == {"person"}
     assert saved[COPY].reason == f"exact-duplicate: {NASTY}"
 
@@ -643,7 +648,7 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     )
     page.press("ArrowRight", "e")
     assert work.current() != LOST
-    saved = {each.image.path: each for each in read(work.save())}
+    saved = {each.image.path: each for each in read_decisions(work.save())}
     assert saved[GREY[0]].choice == "exclude"  # no suspect any more, and not forgotten
     assert (saved[GREY[0]].by, saved[GREY[0]].reason) == ("person", f"grayscale: {NASTY}")
     page.open(work.url)
@@ -655,7 +660,7 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     assert page.text("#undo") == "Forget"
     page.click("#undo")
     assert page.text("#said") == "Forgotten."
-    assert GREY[0] not in {each.image.path for each in read(work.save())}
+    assert GREY[0] not in {each.image.path for each in read_decisions(work.save())}
     page.open(work.url)
     assert work.badge(GREY[0]) == "machine: exclude"
 
@@ -673,12 +678,12 @@ def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
             for path in sorted(paths)
         ]
 
-    reasons = ("", "dark: it is", "exact-duplicate: the same file as a/1")
+    causes: tuple[tuple[Finding, ...], ...] = ((), ("dark",), ("exact-duplicate", "dark"))
     cases = []
     for _ in range(400):
         images, decided = draw(6), draw(6)
         said = [
-            Decision(image, CHOICES[k % 2], "", n + 2, reasons[k])
+            Decision(image, CHOICES[k % 2], "", n + 2, causes=causes[k])
             for n, (image, k) in enumerate(zip(decided, generator.integers(0, 3, len(decided)), strict=True))
         ]
         cases.append((images, said))
@@ -686,7 +691,8 @@ def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
         {
             "items": [{"path": each.path, "label": each.label, "sha256": each.sha256} for each in images],
             "rows": [
-                [d.image.sha256, d.image.path, d.image.label, d.choice, d.to, d.reason, d.by] for d in said
+                [d.image.sha256, d.image.path, d.image.label, d.choice, d.to, "", d.by, ";".join(d.causes)]
+                for d in said
             ],
         }
         for images, said in cases
@@ -712,8 +718,8 @@ def test_a_list_without_the_column_by_is_loaded(work: Work, tmp_path: Path) -> N
     (tmp_path / "old.csv").write_text("\n".join(["sha256,path,class,decision,to,reason", *lines]) + "\n")
     work.page.choose_file("#file", tmp_path / "old.csv")
     work.page.wait("document.querySelector('#said').textContent.includes('loaded')")
-    assert work.page.text("#said") == "2 decisions loaded."
-    assert [work.badge(path) for path in (*GREY, COPY)] == ["✓ keep", "machine: exclude", "✓ exclude"]
+    assert work.page.text("#said") == "3 decisions loaded."
+    assert [work.badge(path) for path in (*GREY, COPY)] == ["✓ keep", "✓ exclude", "✓ exclude"]
 
 
 @pytest.mark.browser

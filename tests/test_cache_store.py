@@ -16,9 +16,10 @@ import pyarrow as pa
 import pytest
 from pictures import coded, encode, noise, packed
 
-from greyhound.cache import store as module
+from greyhound.cache import shards
 from greyhound.cache.pack import Options
-from greyhound.cache.store import FORMAT, SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
+from greyhound.cache.shards import FORMAT
+from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
 
 FILES = {
     "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
@@ -401,7 +402,7 @@ def test_a_pack_without_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": "one"}', b"null"])
 def test_a_damaged_header(tmp_path: Path, text: bytes) -> None:
-    schema = SCHEMA.with_metadata({module._METADATA: text})
+    schema = SCHEMA.with_metadata({shards._METADATA: text})
     message = complaint(arrow(tmp_path / "p.arrow", schema))
     assert message.startswith(f"{tmp_path / 'p.arrow'} has a damaged header (")
 

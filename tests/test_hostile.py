@@ -19,6 +19,7 @@ from pictures import encode, folder, noise
 from PIL import Image
 from runs import tinted
 
+from greyhound.cache import folder as folders
 from greyhound.cache import pack as packing
 from greyhound.cache.folder import find_unlabelled
 from greyhound.cache.pack import pack
@@ -185,9 +186,9 @@ def test_more_classes_than_can_be_told_apart_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before any image is looked at; with a lower limit, for the sake of the disk."""
-    assert packing.MAX_CLASSES == 10_000
-    monkeypatch.setattr(packing, "MAX_CLASSES", 1500)
-    monkeypatch.setattr(packing, "survey", lambda *_, **__: pytest.fail("looked at images"))
+    assert folders.MAX_CLASSES == 10_000
+    monkeypatch.setattr(folders, "MAX_CLASSES", 1500)
+    monkeypatch.setattr(packing, "scan", lambda *_, **__: pytest.fail("looked at images"))
     for label in range(1501):
         (tmp_path / "images" / f"{label:06}").mkdir(parents=True)
     with pytest.raises(PackError, match=r"has 1,501 subfolders; expected one a class, at most 1,500"):

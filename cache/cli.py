@@ -1,6 +1,7 @@
-"""What every command line of the house shares: one line for bad input, one look for progress and tables.
+"""What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
 
-Before it: nothing. After it: `greyhound`, `greyhound benchmark`, train, eval and explain.
+Before it: nothing. After it: every script. To import it costs little: numpy, rich, pydantic and tyro are not
+loaded.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import os
 import re
 import signal
@@ -19,31 +21,31 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from greyhound.cache.errors import UserError
 
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 ENDINGS: Final = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""The signals that ask for an end: Ctrl-C, a system that shuts down or preempts, a terminal that is closed."""
+"""The signals that ask for an end: Ctrl-C, a system that shuts down or preempts, a terminal that is
+closed."""
 SIGHUP: Final = getattr(signal, "SIGHUP", None)
 """Which Windows has not."""
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
 
 
-class Hung(Exception):
-    """Some thread will never end: beside an expected error, leave without waiting for it."""
+class ValueFormatError(UserError):
+    """The content is not of the type that was expected."""
 
 
-def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program's `main` and leave with its exit code.
 
-    Errors of the `expected` types are the user's to mend: one line on standard error, exit code 2. Ctrl-C, and what else
-    asks for an end: 128 and the signal's number. Any other error is ours: one line that says where its traceback was
-    written, exit code 1.
+    A UserError is one line on standard error, exit code 2. Ctrl-C and the other `ENDINGS`: 128 and the
+    signal's number. Any other error is a bug: one line that names the file with its traceback, exit code 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
@@ -56,9 +58,9 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output, `head` for example, has seen enough
         sys.exit(141)
-    except expected as error:
+    except UserError as error:
         _complain(f"error: {error}")
-        if isinstance(error, Hung):
+        if error.hung:
             sys.stdout.flush()
             os._exit(BAD_INPUT)
         sys.exit(BAD_INPUT)
@@ -71,7 +73,9 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving anyway."""
+    """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving
+    anyway.
+    """
     ours = [
         each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
     ]
@@ -94,7 +98,9 @@ def _interrupt(number: int, _: object) -> NoReturn:
 
 
 def _leave_terminal() -> None:
-    """The terminal is gone, to write to it is an error, and who closed it may say so twice: what is said goes nowhere."""
+    """The terminal is gone, to write to it is an error, and who closed it may say so twice: what is said goes
+    nowhere.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -110,7 +116,8 @@ def _unheard(number: int) -> bool:
 
 
 def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
-    """Call tyro; what it says against the command line becomes one line, like every other complaint of the house.
+    """Call tyro; what it says against the command line becomes one line, like every other complaint of the
+    house.
 
     subcommands: those that the program has; the help that the line names is that of the one that was called.
     """
@@ -184,6 +191,9 @@ class Update(Protocol):
 @contextmanager
 def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
     """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -217,3 +227,41 @@ def note(text: str) -> None:
 
 def _complain(message: str) -> None:
     print(plain(" ".join(message.split())), file=sys.stderr)  # noqa: T201
+
+
+def from_json(kind: type[Value], content: Any, source: str, partly: bool = False) -> Value:
+    """`content`, parsed JSON, as a `kind`, a dataclass with annotated fields. source: named in the message.
+
+    partly: unknown fields are ignored, and defaults stand in for missing ones. Raises ValueFormatError.
+    """
+    from pydantic import TypeAdapter
+
+    value = _validated(kind, content, source)
+    if not partly:
+        for place in _other_keys(content, TypeAdapter(kind).dump_python(value, mode="json")):
+            raise ValueFormatError(f"{source}: {place}, as this version of Greyhound writes it")
+    return value
+
+
+def _other_keys(found: Any, expected: Any, place: str = "") -> Iterator[str]:
+    """Every field that one side has and the other has not, in words."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        yield from (f"no {place}{key}; expected one" for key in expected.keys() - found.keys())
+        yield from (f"unknown {place}{key}; expected none" for key in found.keys() - expected.keys())
+        for key in expected.keys() & found.keys():
+            yield from _other_keys(found[key], expected[key], f"{place}{key}.")
+    if isinstance(expected, list) and isinstance(found, list):
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            yield from _other_keys(one, other, f"{place}{index}.")
+
+
+def _validated(kind: type[Value], content: Any, source: str) -> Value:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None

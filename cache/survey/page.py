@@ -1,8 +1,9 @@
 """The page that a person works through: every suspect of a survey, to keep, exclude or relabel.
 
-Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one file that
-needs nothing but itself. It holds a small picture of every suspect and of what a suspect duplicates, never of the other
-images, and is written as a stream: its size sets the time that it takes, and not the memory.
+Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one
+file that needs nothing but itself. It holds a small picture of every suspect and of what a suspect
+duplicates, never of the other images, and is written as a stream: its size sets the time that it takes, and
+not the memory.
 """
 
 from __future__ import annotations
@@ -23,31 +24,39 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from greyhound.cache.files import replacing
+from greyhound.cache.cli import note, progress_bar
+from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
 from greyhound.cache.scan import Progress, counted
 from greyhound.cache.selection import FINDINGS, Finding
-from greyhound.cache.survey.labels import Ranked, Review
-from greyhound.cache.survey.table import Row
+from greyhound.cache.store import PackError
+from greyhound.cache.survey import table
+from greyhound.cache.survey.labels import Ranked, Review, bring_home, mark
+from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
-"""Pictures in one block of the page: the browser reads a block when the first of its pictures is looked at."""
+"""Pictures in one block of the page: the browser reads a block when the first of its pictures is looked
+at."""
 MOST: Final = 20_000
 """Suspects that a page shows: more of them no person works through, and no browser holds."""
 SIDES: Final = ((2_000, 256), (8_000, 192))
-"""Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100 MB."""
+"""Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100
+MB."""
 FEWEST: Final = 128
-_SCRIPT: Final = Path(__file__).with_name("survey.js")
+_HERE: Final = Path(__file__).parent
 MEANINGS: Final[Mapping[Finding, str]] = {
-    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be trained on.",
+    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be "
+    "trained on.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
     "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
-    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the test is leaked.",
+    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, "
+    "the test is leaked.",
     "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
-    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come first.",
+    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come "
+    "first.",
     "odd-size": "Far smaller, or of far other proportions, than the rest.",
     "dark": "So dark that little is to be seen.",
     "bright": "So bright that little is to be seen.",
@@ -62,7 +71,9 @@ MEANINGS: Final[Mapping[Finding, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """More about one suspect. likelier: the class that it is offered first. pictures: caption and JPEG in base64."""
+    """More about one suspect. likelier: the class that it is offered first. pictures: caption and JPEG in
+    base64.
+    """
 
     text: str = ""
     likelier: str = ""
@@ -96,6 +107,44 @@ class Shown:
     classes: Sequence[str]
 
 
+def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, Note] | None = None) -> None:
+    """Write survey.html in `folder` behind a progress bar, and say what it could not show. Raises
+    WriteError.
+    """
+    with progress_bar("drawing the page") as update:
+        shown = write(rows, images, folder / "survey.html", notes, update)
+    if shown.more:
+        note(
+            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in "
+            f"{folder / 'survey.csv'} only"
+        )
+
+
+def refuse_reviewed(survey: Path) -> None:
+    """Refuse a survey whose rows name label issues already. Raises PackError."""
+    if any("label-issue" in row.findings for row in Rows(survey / "survey.csv")):
+        raise PackError(
+            f"{survey} was reviewed before; make it again: greyhound survey IMAGES --out {survey}"
+        )
+
+
+def complete(survey: Path, images: Path, found: Review) -> None:
+    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError,
+    WriteError.
+    """
+    rows = Rows(survey / "survey.csv")
+    here = bring_home(found, rows)
+    strangers = len(found.label_issues) - len(here.label_issues)
+    if strangers:
+        note(
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's "
+            "pack was made of "
+            "other pictures; the ranking lists them"
+        )
+    table.write(mark(rows, here), survey)
+    draw(rows, images, survey, notes_on(here, images))
+
+
 def write(
     rows: Iterable[Row],
     images: Path,
@@ -105,9 +154,9 @@ def write(
 ) -> Shown:
     """Write the page to `out`, whole or not at all, and return what it shows.
 
-    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it; suspects are shown
-    in the order of FINDINGS, then in that of `notes`. progress: called with (pictures made, pictures in all). Raises
-    PackError.
+    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it;
+    suspects are shown in the order of FINDINGS, then in that of `notes`. progress: called with (pictures
+    made, pictures in all). Raises WriteError.
     """
     shown = gather(rows, notes or {})
     items = shown.items
@@ -115,7 +164,7 @@ def write(
     files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
     made = counted(thumbnails(files, side), len(items), progress)
     added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
-    script = _SCRIPT.read_text(encoding="utf-8")
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
     page = _environment().get_template("survey.html.jinja")
     parts = page.generate(
         name=images.resolve().name,
@@ -126,7 +175,7 @@ def write(
         blocks=_blocks(itertools.chain(made, added)),
     )
     with (
-        replacing(out) as temporary,
+        replacing_all([out]) as (temporary,),
         temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
     ):
         for part in parts:
@@ -143,11 +192,12 @@ def is_safe(row: Row) -> bool:
 
 
 def notes_on(review: Review, images: Path) -> dict[str, Note]:
-    """What a review says of its suspects, the most suspicious first: why, where a network looked, and who looks alike.
+    """What a review says of its suspects, the most suspicious first: why, where a network looked, and who
+    looks alike.
 
     images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
     """
-    return {image.path: _note_on(image, images) for image in review.suspects}
+    return {image.path: _note_on(image, images) for image in review.label_issues}
 
 
 def _note_on(image: Ranked, images: Path) -> Note:
@@ -194,7 +244,8 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
 
 
 def describe(shown: Shown, images: Path) -> dict[str, Any]:
-    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then the notes'.
+    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then
+    the notes'.
 
     The key is the folder's: what a person decided about it is there again on the page of the next survey.
     """
@@ -211,15 +262,18 @@ def describe(shown: Shown, images: Path) -> dict[str, Any]:
 
 
 def embed(values: object) -> str:
-    """JSON that can stand inside a script element whatever names it holds: no `<`, and nothing beyond ASCII."""
+    """JSON that can stand inside a script element whatever names it holds: no `<`, and nothing beyond
+    ASCII.
+    """
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
 
-    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size: of any other
-    format a core holds the whole picture for a moment, which for a PNG at the limit is half a gigabyte.
+    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size:
+    of any other format a core holds the whole picture for a moment, which for a PNG at the limit is half a
+    gigabyte.
     """
     workers = available_cores()
     ahead: deque[Future[str]] = deque()
@@ -248,6 +302,7 @@ def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
         "findings": row.findings,
         "verdict": row.verdict,
         "reason": row.reason,
+        "causes": row.causes,
         "facts": _facts(row),
         "twin": item.twin,
         "rank": item.rank,
@@ -255,7 +310,7 @@ def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
         "note": note.text,
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
     }
-    return {name: value for name, value in known.items() if value not in ("", None, [])}
+    return {name: value for name, value in known.items() if value not in ("", None, [], ())}
 
 
 def _facts(row: Row) -> str:
@@ -279,7 +334,7 @@ def _only_base64(picture: str) -> str:
 
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(_SCRIPT.parent),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,7 +1,7 @@
 """Decode one image: the first of the three steps.
 
-Before it: an image's original bytes. After it: the warp. The `threads` engine calls it for every image; `examine`
-calls it once a file, before packing.
+Before it: an image's original bytes. After it: the warp. The `threads` engine calls it for every image;
+`examine` calls it once a file, before packing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def decode(
 ) -> Pixels:
     """Decode to RGB, halved `log2_reduction` times, antialiased; EXIF orientation is left to the geometry matrix.
 
-    encoded: uint8 `[bytes]`. size: stored width and height, needed for the log2_reduction of a JPEG, which libjpeg-turbo
-    then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG of which libjpeg-turbo says anything at all, instead of
-    grey rows or other colours from there on.
-    Returns uint8 `[ceil(H / 2**h), ceil(W / 2**h), 3]`. Raises DecodeError.
+    encoded: uint8 `[bytes]`. size: stored width and height, needed for the log2_reduction of a JPEG, which
+    libjpeg-turbo then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG of which libjpeg-turbo says
+    anything at all, instead of grey rows or other colours from there on. Returns uint8 `[ceil(H / 2**h),
+    ceil(W / 2**h), 3]`. Raises DecodeError.
     """
     if encoded[:2].tobytes() == b"\xff\xd8":
         least = (
@@ -49,7 +49,9 @@ def decode(
 
 
 def downsample(pixels: Pixels, times: int) -> Pixels:
-    """Average blocks of 2**times pixels a side; the last row and column repeat where the size is no multiple."""
+    """Average blocks of 2**times pixels a side; the last row and column repeat where the size is no
+    multiple.
+    """
     if times == 0:
         return pixels
     block = 2**times

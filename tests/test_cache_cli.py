@@ -1,4 +1,4 @@
-"""cache/values.py: what was written comes back, and what was edited is one line."""
+"""cache/cli.py: what was written comes back, and what was edited is one line."""
 
 from __future__ import annotations
 
