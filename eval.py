@@ -38,10 +38,11 @@ from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import ScanError
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey.table import Lines
-from greyhound.model import distributed, figures, metrics, report
+from greyhound.model import distributed, metrics
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.precision import forward, fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.report import figures, report
 from greyhound.model.run import EVALUATION, PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources, ResourcesError, StreamError

@@ -24,9 +24,9 @@ from torch import nn
 
 from greyhound.cache.cli import from_json, note, parse, run
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import figures, report
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.precision import use_fast_kernels
+from greyhound.model.report import figures, report
 from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.model.saliency import Saliency, normalise, saliency
 from greyhound.pipelines.augment import Augment

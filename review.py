@@ -50,11 +50,11 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
 from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
-from greyhound.model import figures
 from greyhound.model import linear_probe as head
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.network import build, normalisation, pretrained_head
 from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.report import figures
 from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment

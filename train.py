@@ -33,12 +33,13 @@ from torch import nn
 
 from greyhound.begin import opened, try_out
 from greyhound.cache.cli import Stop, Stopped, note, run, stop_signals
-from greyhound.model import averaging, distributed, linear_probe, report, step
+from greyhound.model import averaging, distributed, linear_probe, step
 from greyhound.model.checkpoint import CheckpointError, load, save
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.network import pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
+from greyhound.model.report import report
 from greyhound.model.run import (
     AVERAGED,
     INTERPOLATION,

@@ -42,9 +42,10 @@ from greyhound.cache.store import (
 )
 from greyhound.cache.survey import table as survey
 from greyhound.cache.validate import DaliDecoder, validate_image
-from greyhound.model import checkpoint, report, targets
+from greyhound.model import checkpoint, targets
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.linear_probe import SoftTargets
+from greyhound.model.report import report
 from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import (
     AVERAGED,

@@ -19,7 +19,7 @@ from runs import TINY, Here, tiny_job
 
 from greyhound.cache.store import Pack
 from greyhound.cache.validate import available
-from greyhound.model import figures, report
+from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import doctor
 from greyhound.pipelines.augment import Augment

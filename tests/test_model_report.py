@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from greyhound.model import report
-from greyhound.model.report import ReportError, Scale, chart
+from greyhound.model.report import report
+from greyhound.model.report.report import ReportError, Scale, chart
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"

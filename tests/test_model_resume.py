@@ -19,8 +19,9 @@ from greyhound import train
 from greyhound.cache.cli import Stopped
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import CheckpointError, numbered
+from greyhound.model.report import report
 from greyhound.model.resume import other_versions
 from greyhound.model.run import (
     AVERAGED,

@@ -27,8 +27,9 @@ from greyhound import train
 from greyhound.cache.cli import Stopped, ValueFormatError, from_json
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.validate import DaliDecoder, available, validate_image
-from greyhound.model import checkpoint, rehearsal, report
+from greyhound.model import checkpoint, rehearsal
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
+from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
 from greyhound.model.state import Checkpoints, Timetable
 from greyhound.model.step import train_step

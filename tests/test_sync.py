@@ -15,7 +15,7 @@ from runs import TINY, never, tiny_job
 from greyhound import train
 from greyhound.cache.store import Pack
 from greyhound.cache.validate import available
-from greyhound.model import figures, report
+from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.model.state import Losses
 from greyhound.pipelines.engine import EngineName
