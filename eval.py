@@ -38,11 +38,12 @@ from greyhound.cache.pack import Options, Source, find_unlabelled, named_as_imag
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import SurveyError
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, metrics, ranks, report
+from greyhound.model import metrics, ranks
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.inference import folded
 from greyhound.model.memory import refusing_out_of_memory
 from greyhound.model.precision import forward, has_bf16, use_fast_kernels
+from greyhound.model.report import figures, report
 from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.shapes import EVALUATION, PACK, RECIPE
 from greyhound.pipelines.augment import Augment

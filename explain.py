@@ -25,10 +25,10 @@ from torch import nn
 from greyhound.cache.command import note, parse, run
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, report
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.memory import refusing_out_of_memory
 from greyhound.model.precision import use_fast_kernels
+from greyhound.model.report import figures, report
 from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.saliency import Saliency, normalise, saliency
 from greyhound.model.shapes import PACK, RECIPE

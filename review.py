@@ -47,12 +47,13 @@ from greyhound.cache.survey import THUMBNAIL, SurveyError
 from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, head
+from greyhound.model import head
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.inference import folded
 from greyhound.model.memory import refusing_out_of_memory
 from greyhound.model.network import WeightsError, build, normalisation, pretrained_head
 from greyhound.model.precision import has_bf16, use_fast_kernels
+from greyhound.model.report import figures
 from greyhound.model.run import CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.model.shapes import PACK, RECIPE

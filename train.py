@@ -37,7 +37,7 @@ from greyhound.cache.command import Stop, Stopped, note, parse, progress_bar, ru
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import divergence, figures, head, precision, ranks, rehearsal, report, swa, targets
+from greyhound.model import divergence, head, precision, ranks, rehearsal, swa, targets
 from greyhound.model.checkpoint import CheckpointError, fingerprint, in_host_memory, keep_previous, load, save
 from greyhound.model.claim import alone, drop_results, refuse_live_run, refuse_other_content
 from greyhound.model.divergence import Divergence, check_averaging, check_finite
@@ -70,6 +70,7 @@ from greyhound.model.progress import (
     score,
     scored,
 )
+from greyhound.model.report import figures, report
 from greyhound.model.resume import (
     Forcible,
     check_same,

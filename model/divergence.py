@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.model import figures
+from greyhound.model.report import figures
 from greyhound.model.run import Run, RunError
 from greyhound.model.shapes import DIVERGED, DIVERGED_PICTURE
 

@@ -42,9 +42,10 @@ from greyhound.cache.store import (
     index_checksum,
 )
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import checkpoint, report, targets
+from greyhound.model import checkpoint, targets
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.progress import Progress, Training, drop_later_rows, restore, save_last
+from greyhound.model.report import report
 from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError, load_network
 from greyhound.model.run import TARGETS as SOFT

@@ -19,9 +19,10 @@ from runs import FULL, ONE_THREAD, never, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import train
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.progress import Checkpoints
+from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, Run
 from greyhound.model.shapes import EVALUATION, HEAD, INTERPOLATION, LOCK, METRICS, RECIPE, SWA
 

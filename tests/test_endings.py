@@ -148,7 +148,7 @@ def test_a_training_that_is_ended_anywhere_goes_on(
         ),
         (signal.SIGHUP, "eval.py --run run --images images --device cpu", "greyhound.cache.pack._read"),
         (signal.SIGTERM, "explain.py --run run --device cpu", "greyhound.model.saliency.saliency"),
-        (signal.SIGINT, "explain.py --run run --device cpu", "greyhound.model.figures._show_tiles"),
+        (signal.SIGINT, "explain.py --run run --device cpu", "greyhound.model.report.figures._show_tiles"),
         (signal.SIGTERM, f"review.py --images images {FEATURES}", "greyhound.model.head.features"),
     ],
 )

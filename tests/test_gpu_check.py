@@ -18,7 +18,7 @@ from gpu_check import CHECKS, Outcome, Setup, certify, examine
 from runs import TINY, Here, tiny_job
 
 from greyhound.cache.store import Pack
-from greyhound.model import figures, report
+from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import doctor
 from greyhound.pipelines.augment import Augment

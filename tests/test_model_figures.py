@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from greyhound.model import figures
+from greyhound.model.report import figures
 from greyhound.model.run import RunError
 
 FOREIGN = [
@@ -201,7 +201,7 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("greyhound.model.figures.FigureCanvasAgg.print_figure", fail)
+    monkeypatch.setattr("greyhound.model.report.figures.FigureCanvasAgg.print_figure", fail)
     with pytest.raises(RunError, match="disk full"):
         figures.learning_rate(path, [0, 1], [0.3, 0.4])
     assert path.read_bytes() == before

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from greyhound.model import report
-from greyhound.model.report import ReportError, Scale, chart
+from greyhound.model.report import report
+from greyhound.model.report.report import ReportError, Scale, chart
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
@@ -428,7 +428,7 @@ def test_a_damaged_file_is_named_in_one_line(run: Path, name: str, damage: bytes
     with pytest.raises(ReportError) as caught:
         report.build(run)
     message = str(caught.value)
-    assert message.startswith(str(run / name)) and "expected" in message and "python " in message
+    assert message.startswith(str(run / name)) and "expected" in message and "greyhound " in message
     assert "\n" not in message and len(message) < 600
     assert not (run / "report.html").exists()
 
@@ -458,7 +458,7 @@ def test_a_value_of_another_kind_is_named(run: Path, name: str, change: dict[str
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ReportError, match=r"has no recipe\.json; expected a run folder, as made by: python train\.py"
+        ReportError, match=r"has no recipe\.json; expected a run folder, as made by: greyhound train"
     ):
         report.build(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
@@ -467,7 +467,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_picture_that_is_none_is_refused(run: Path) -> None:
     (run / "saliency.png").write_bytes(b"GIF89a")
     with pytest.raises(
-        ReportError, match=r"saliency\.png is no picture; .* delete it, then: python explain\.py"
+        ReportError, match=r"saliency\.png is no picture; .* delete it, then: greyhound explain"
     ):
         report.build(run)
 

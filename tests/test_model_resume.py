@@ -19,9 +19,10 @@ from greyhound import train
 from greyhound.cache.command import Stopped
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import CheckpointError, numbered
 from greyhound.model.progress import scored
+from greyhound.model.report import report
 from greyhound.model.resume import other_versions
 from greyhound.model.run import AVERAGED, BEST, LAST, SOLVED, TARGETS, THREADS, Run, RunError
 from greyhound.model.schedule import Phase

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
+from greyhound.model.report import report
 from greyhound.model.run import Run, RunError, versions
 from greyhound.model.shapes import METRICS
 

@@ -27,9 +27,10 @@ from greyhound import train
 from greyhound.cache.command import Stopped
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import checkpoint, rehearsal, report
+from greyhound.model import checkpoint, rehearsal
 from greyhound.model.checkpoint import FORMAT, CheckpointError, keep_previous, numbered
 from greyhound.model.progress import Checkpoints, Timetable
+from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, BEST, LAST, Run, RunError
 from greyhound.model.shapes import DAMAGED, LOCK, METRICS, VERSIONS
 from greyhound.model.step import train_step

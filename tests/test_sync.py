@@ -14,8 +14,8 @@ from runs import TINY, never, tiny_job
 
 from greyhound import train
 from greyhound.cache.store import Pack
-from greyhound.model import figures, report
 from greyhound.model.progress import Losses
+from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import EngineName

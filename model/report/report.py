@@ -21,8 +21,8 @@ from typing import Any, Final, Literal, TypeGuard
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from greyhound.model.atomic import replacing
-from greyhound.model.figures import DRAWN
 from greyhound.model.metrics import confused
+from greyhound.model.report.figures import DRAWN
 from greyhound.model.run import RunError, read_text
 from greyhound.model.shapes import (
     DAMAGED,
