@@ -41,7 +41,7 @@ WRONG: Final = "#ff9e7d"
 COUNTS_UP_TO: Final = 30
 """A confusion matrix of up to this many classes shows its counts in the cells."""
 DRAWN: Final = 120
-"""The most classes that a confusion matrix shows: of 1,000 it would take gigabytes, and nobody could read it."""
+"""The most classes that a confusion matrix shows: 1,000 would take gigabytes, and nobody could read it."""
 _FONT: Final = "DejaVu Sans"
 _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False, "family": _FONT}
 """Foreign text is drawn as it stands, in matplotlib's own font."""
@@ -83,13 +83,13 @@ def curve(epochs: Sequence[int], values: Sequence[float], unit: str = "") -> byt
 
 
 def confusion(
-    path: Path, matrix: NDArray[Any], class_names: Sequence[str], images: NDArray[Any] | None = None
+    path: Path, matrix: NDArray[Any], class_names: Sequence[str], images: Sequence[int] | None = None
 ) -> None:
     """Counts `[K, K]`, one row for each true class, coloured by their share of the row.
 
     Right is blue, wrong is rust. Colour follows the square root of the share: a rare mistake is not white.
-    images: `[K]`, the images of each true class, if more than the row's sum. Raises ValueError if there are not
-    K names.
+    images: `[K]`, the images of each true class, if more than the row's sum. Raises ValueError unless there
+    are K names.
     """
     count = len(class_names)
     if matrix.shape != (count, count):
@@ -97,8 +97,8 @@ def confusion(
     side = count * _cell(count)
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
-    images = matrix.sum(axis=1) if images is None else images
-    shares = matrix / np.maximum(images[:, None], 1)
+    of = matrix.sum(axis=1) if images is None else np.asarray(images)
+    shares = matrix / np.maximum(of[:, None], 1)
     colours = np.where(np.eye(count, dtype=bool)[..., None], _shade(_BLUES, shares), _shade(_RUSTS, shares))
     axes.pcolormesh(colours[::-1], edgecolors=RULE if count <= COUNTS_UP_TO else "#efece6", linewidth=0.3)
     _name_classes(axes, [shorten(name, 28) for name in class_names])
@@ -283,7 +283,7 @@ def _show_tiles(axes: Axes, images: Pixels) -> None:
 
 
 def tile(images: Pixels, gap: int) -> Pixels:
-    """Images `[rows, columns, S, S, 3]` as one picture `[height, width, 3]`, `gap` pixels of board between."""
+    """Images `[rows, columns, S, S, 3]` as one picture `[height, width, 3]`, with `gap` pixels between."""
     rows, columns, size = images.shape[:3]
     board = np.array([int(BOARD[place : place + 2], 16) for place in (1, 3, 5)], dtype=np.uint8)
     step = size + gap

@@ -1,7 +1,8 @@
 """One page about a run: what was trained, on what, how it went, how good it is, and where it looks.
 
-Before it: train, eval and explain fill the run folder. After it: a reader with a browser. The page is one file and
-loads nothing else. It shows what the run folder has, and names the command that makes what is missing.
+Before it: train, eval and explain fill the run folder. After it: a reader with a browser. The page is one
+file and loads nothing else. It shows what the run folder has, and names the command that makes what is
+missing.
 """
 
 from __future__ import annotations
@@ -66,28 +67,26 @@ class Group:
 
 @dataclass(frozen=True)
 class Chart:
-    """A curve over the epochs."""
+    """A curve over the epochs. picture: a data URI; None if fewer than two values are known."""
 
     name: str
     note: str
     last: str
     best: str
     picture: str | None
-    """A PNG as a data URI; None if fewer than two values are known."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one part of a training reached on the validation split."""
+    """What one part of a training reached on the validation split. best: evaluation takes this one."""
 
     name: str
     result: Mapping[str, Any]
     best: bool
-    """Whether evaluation takes this one: the recipe ranks it above all others."""
 
 
 def build(run: Path) -> Path:
-    """Write `report.html` into the run folder, whole or not at all, and return its path. Raises ReportError."""
+    """Write `report.html` into the run folder, whole or not at all. Its path. Raises ReportError."""
     page = _environment().get_template("report.html.jinja").render(gather(run))
     try:
         with replacing(run / REPORT) as temporary:
@@ -102,7 +101,8 @@ def gather(run: Path) -> dict[str, Any]:
     recipe, pack, evaluation, swa = (read(run, name) for name in (RECIPE, PACK, EVALUATION, SWA))
     if recipe is None:
         raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
-    metrics = timed(read(run, METRICS) or [], read(run, TIMES) or [])
+    times = {row.get("epoch"): row for row in read(run, TIMES) or []}
+    metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
     select = recipe.get("select", "accuracy")
     return {
         "run": run.resolve().name,
@@ -113,8 +113,7 @@ def gather(run: Path) -> dict[str, Any]:
         "excluded": by_reason(pack or {}),
         "corrupt": {"replaced": [], "left_out": []} | (read(run, DAMAGED) or {}),
         "metrics": metrics,
-        "speed": speed(metrics),
-        "idle": idle(metrics),
+        "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
         "stages": stages(read(run, HEAD), metrics, read(run, INTERPOLATION), swa, select),
         "swa": swa,
@@ -182,21 +181,24 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def group(title: str, content: Mapping[str, Any]) -> Iterator[Group]:
-    """A nested object as groups: its plain values first, then each object and table under its own name."""
-    nested = {key: value for key, value in content.items() if isinstance(value, dict) or _is_table(value)}
+def group(title: str, content: Mapping[str, Any] | Rows) -> Iterator[Group]:
+    """A nested object as groups: its plain values first, then each object and table under its own name.
+
+    A list of objects is a table. Its columns are all their keys, in the order of first mention.
+    """
+    if not isinstance(content, Mapping):
+        keys = tuple(dict.fromkeys(key for row in content for key in row))
+        cells = tuple(tuple(scalar(row.get(key)) for key in keys) for row in content)
+        yield Group(title, columns=tuple(map(spaced, keys)), rows=cells)
+        return
+    rows = {key: value for key, value in content.items() if isinstance(value, list) and value}
+    tables = {key for key, value in rows.items() if all(isinstance(item, dict) for item in value)}
+    nested = {key: value for key, value in content.items() if isinstance(value, dict) or key in tables}
     pairs = tuple((spaced(key), scalar(value)) for key, value in content.items() if key not in nested)
     if pairs:
         yield Group(title, pairs)
     for key, value in nested.items():
-        yield from group(spaced(key), value) if isinstance(value, dict) else [table(spaced(key), value)]
-
-
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Group:
-    """A list of objects as a table. Its columns are all their keys, in the order of first mention."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = tuple(tuple(scalar(row.get(key)) for key in keys) for row in rows)
-    return Group(title, columns=tuple(spaced(key) for key in keys), rows=cells)
+        yield from group(spaced(key), value)
 
 
 def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
@@ -210,24 +212,16 @@ def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str,
     return [(reason, count, images.get(reason, [])) for reason, count in counts.most_common()]
 
 
-def timed(metrics: Rows, times: Rows) -> list[Mapping[str, Any]]:
-    """Every epoch's row together with its row of times."""
-    by_epoch = {row.get("epoch"): row for row in times}
-    return [{**by_epoch.get(row.get("epoch"), {}), **row} for row in metrics]
+def summary(metrics: Rows) -> dict[str, float | None]:
+    """Medians over the epochs, the total of seconds, and the idle epochs; None where nothing was measured.
 
-
-def speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Medians over the epochs, and the total of seconds; None where nothing was measured."""
-    names = ("seconds", "images_per_second", "waiting")
+    An epoch is idle if less than half of the weights changed at all.
+    """
+    names = ("seconds", "images_per_second", "waiting", "weights_changed")
     values = {name: [row[name] for row in metrics if _finite(row.get(name))] for name in names}
     medians = {name: median(found) if found else None for name, found in values.items()}
-    return medians | {"total": sum(values["seconds"]) or None}
-
-
-def idle(metrics: Sequence[Mapping[str, Any]]) -> int:
-    """How many epochs changed less than half of the weights."""
-    shares = [row["weights_changed"] for row in metrics if _finite(row.get("weights_changed"))]
-    return sum(share < 0.5 for share in shares)
+    idle = sum(share < 0.5 for share in values["weights_changed"])
+    return medians | {"total": sum(values["seconds"]) or None, "idle": idle}
 
 
 def stages(
@@ -291,40 +285,34 @@ def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 def charts(metrics: Rows, smoothed: bool) -> list[Chart]:
     """The three curves of a training. Its two losses are different quantities and never share an axis."""
-    trained = f"{'smoothed' if smoothed else 'true'} labels, augmented images"
-    plain = "true labels, images as they are"
-    named = "share of images named correctly"
+    notes = {
+        "train_loss": ("Training loss", f"{'smoothed' if smoothed else 'true'} labels, augmented images"),
+        "valid_loss": ("Validation loss", "true labels, images as they are"),
+        "accuracy": ("Validation accuracy", "share of images named correctly"),
+    }
     epochs = [index if row.get("epoch") is None else row["epoch"] for index, row in enumerate(metrics)]
-
-    def of(key: str) -> list[tuple[int, float]]:
-        values = [row.get(key) for row in metrics]
-        return [
-            (epoch, value) if _finite(value) else (epoch, math.nan)
-            for epoch, value in zip(epochs, values, strict=True)
-        ]
-
     return [
-        chart("Training loss", trained, of("train_loss")),
-        chart("Validation loss", plain, of("valid_loss")),
-        chart("Validation accuracy", named, of("accuracy"), percents=True),
+        chart(*titles, epochs, [row.get(key) for row in metrics], percents=key == "accuracy")
+        for key, titles in notes.items()
     ]
 
 
-def chart(name: str, note: str, points: Sequence[tuple[int, float]], percents: bool = False) -> Chart:
-    """The curve through `(epoch, value)`; a value may be NaN. The best loss is the lowest, the best share the highest."""
-    known = [(epoch, value) for epoch, value in points if math.isfinite(value)]
+def chart(
+    name: str, note: str, epochs: Sequence[int], values: Sequence[object], percents: bool = False
+) -> Chart:
+    """The curve of the values that are finite numbers. Best: the lowest loss, the highest share."""
+    known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if _finite(value)}
     if not known:
         return Chart(name, note, last="–", best="no values", picture=None)
-    text = percent if percents else number
-    epoch, best = (max if percents else min)(known, key=lambda point: point[1])
-    scaled = [value * 100 if percents else value for _, value in points]
-    drawn = len(known) > 1 and curve([epoch for epoch, _ in points], scaled, "%" if percents else "")
+    text, unit, factor = (percent, "%", 100) if percents else (number, "", 1)
+    best = (max if percents else min)(known, key=lambda epoch: known[epoch])
+    drawn = [known.get(epoch, math.nan) * factor for epoch in epochs]
     return Chart(
         name,
         note,
-        last=text(known[-1][1]),
-        best=f"best {text(best)} in epoch {epoch}",
-        picture=data_uri(drawn) if drawn else None,
+        last=text(list(known.values())[-1]),
+        best=f"best {text(known[best])} in epoch {best}",
+        picture=data_uri(curve(epochs, drawn, unit)) if len(known) > 1 else None,
     )
 
 
@@ -397,10 +385,6 @@ def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_table(value: object) -> TypeGuard[list[dict[str, Any]]]:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
 @cache
 def _environment() -> Environment:
     """Jinja that escapes everything; what a run folder lacks is empty."""
@@ -411,7 +395,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (percent, share, number, count, size, duration, clock, scalar, spaced):
-        environment.filters[function.__name__] = function
+    filters = (percent, share, number, count, size, duration, clock, scalar, spaced)
+    environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {"THUMBNAILS": THUMBNAILS, "DRAWN": DRAWN}
     return environment
