@@ -20,10 +20,11 @@ from torch import nn
 
 from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
-from greyhound.model import distributed, dry_run, figures
+from greyhound.model import distributed, dry_run
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.network import normalisation
 from greyhound.model.precision import has_bf16
+from greyhound.model.report import figures
 from greyhound.model.resume import (
     check_same,
     clear_end,

@@ -1,11 +1,10 @@
-"""An end that is asked for, by Ctrl-C, a system or a closed terminal: no process is left, and no temporary file."""
+"""A signal, by Ctrl-C, a system or a closed terminal: no process is left, and no temporary file."""
 
 from __future__ import annotations
 
 import os
 import pkgutil
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -51,11 +50,6 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
 
 
-@pytest.fixture
-def run(tiny_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """Of a program that was asked to end."""
@@ -96,14 +90,10 @@ def test_packing_that_is_ended_while_it_writes(
 @pytest.mark.parametrize(
     ("number", "place", "doing"),
     [
-        (signal.SIGTERM, "greyhound.model.linear_probe.solve", "training epoch 0"),
-        (signal.SIGHUP, "greyhound.model.step.train_step", "training epoch 0"),
-        (
-            signal.SIGINT,
-            "greyhound.model.averaging.interpolated",
-            "validating 50% of the way from the head",
-        ),
-        (signal.SIGTERM, "greyhound.model.averaging.average", "averaging"),
+        (signal.SIGTERM, "head.solve", "training epoch 0"),
+        (signal.SIGHUP, "step.train_step", "training epoch 0"),
+        (signal.SIGINT, "interpolation.interpolated", "validating 50% of the way from the head"),
+        (signal.SIGTERM, "swa.average", "averaging"),
     ],
 )
 def test_a_training_that_is_ended_anywhere_goes_on(
@@ -115,18 +105,9 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     place: str,
     doing: str,
 ) -> None:
-    words = [
-        "--device",
-        "cpu",
-        "--pack",
-        str(colour_pack.path),
-        "--out",
-        "run",
-        *SMALL,
-        "--interpolation",
-        "1",
-    ]
+    words = [*f"--pack {colour_pack.path} --out run --device cpu --interpolation 1".split(), *SMALL]
     words += ["--averaging.steps", "1"]
+    place = f"greyhound.model.{place}"
     with monkeypatch.context() as patched:
         patched.setattr(place, asking(number, pkgutil.resolve_name(place)))
         answer = here("train.py", "fast", *words)
@@ -140,16 +121,12 @@ def test_a_training_that_is_ended_anywhere_goes_on(
 @pytest.mark.parametrize(
     ("number", "program", "place"),
     [
-        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "greyhound.model.precision.forward"),
-        (
-            signal.SIGTERM,
-            "eval.py --run run --images images --device cpu",
-            "greyhound.model.precision.forward",
-        ),
-        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "greyhound.cache.pack._read"),
-        (signal.SIGTERM, "explain.py --run run --device cpu", "greyhound.model.saliency.saliency"),
-        (signal.SIGINT, "explain.py --run run --device cpu", "greyhound.model.report.figures._show_tiles"),
-        (signal.SIGTERM, f"review.py --images images {FEATURES}", "greyhound.model.linear_probe.features"),
+        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "model.precision.forward"),
+        (signal.SIGTERM, "eval.py --run run --images images --device cpu", "model.precision.forward"),
+        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "cache.pack._read"),
+        (signal.SIGTERM, "explain.py --run run --device cpu", "model.saliency.saliency"),
+        (signal.SIGINT, "explain.py --run run --device cpu", "model.report.figures._show_tiles"),
+        (signal.SIGTERM, f"review.py --images images {FEATURES}", "model.head.features"),
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(
@@ -163,6 +140,7 @@ def test_a_look_that_is_ended_leaves_the_run_as_it_was(
     place: str,
 ) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+    place = f"greyhound.{place}"
     monkeypatch.setattr(place, asking(number, pkgutil.resolve_name(place)))
     answer = here(*program.split())
     assert answer == (128 + number, "", "")
@@ -189,7 +167,7 @@ run(main)
 def test_a_survey_that_is_ended_ends_the_review_it_started(
     images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """As a system does, which signals the survey alone; a small program with a folder of its own stands for review.py."""
+    """A system signals the survey alone. A small program with its own folder stands for review.py."""
     monkeypatch.setattr("greyhound.cache.inspection.survey", scan_here)
     ready = tmp_path / "ready"
     (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
@@ -236,7 +214,7 @@ run(main)
 def test_a_terminal_that_is_closed_ends_a_training_with_its_checkpoint(
     tmp_path: Path,
 ) -> None:
-    """A small program stands for it, with the same bar and signals: to write to the terminal fails from then on."""
+    """A small program with the same bar and signals stands for it. Writing to the terminal then fails."""
     ours, theirs = pty.openpty()
     program = ON_A_TERMINAL.format(root=str(ROOT))
     process = subprocess.Popen(

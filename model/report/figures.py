@@ -1,11 +1,12 @@
-"""Pictures of a run: the learning rate, what the network saw, what it confused, and where it looked.
+"""Pictures of a run: its curves, what the network saw, what it confused, and where it looked.
 
-Before it: train, eval and explain, which have the numbers. After it: PNG files in the run folder, which `report` puts
-on one page. Every figure has a canvas of its own, so that nothing here touches matplotlib's global state.
+Before it: train, eval and explain have the numbers. After it: PNG files in the run folder, and `report` puts
+them on one page. Every figure has its own canvas: nothing here touches matplotlib's global state.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from greyhound.cache.files import replacing
@@ -30,58 +32,73 @@ MUTED: Final = "#66625a"
 RULE: Final = "#d8d4ca"
 ACCENT: Final = "#1c5d7a"
 BOARD: Final = "#191817"
-"""What photographs lie on: dark, so that a sheet of them suits a light page and a dark one."""
+"""The background of photographs: dark, which suits a light page and a dark one."""
 CHALK: Final = "#f1eee8"
 DUST: Final = "#b3ada2"
 RIGHT: Final = "#8ecbb0"
 WRONG: Final = "#ff9e7d"
 
 COUNTS_UP_TO: Final = 30
-"""Classes up to which a confusion matrix has its counts written into the cells."""
+"""A confusion matrix of up to this many classes shows its counts in the cells."""
 DRAWN: Final = 120
-"""Classes of a confusion matrix that is drawn: a picture of 1,000 takes gigabytes, and tells nobody anything."""
+"""The most classes that a confusion matrix shows: 1,000 would take gigabytes, and nobody could read it."""
 _FONT: Final = "DejaVu Sans"
 _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False, "family": _FONT}
-"""How foreign text is drawn: as it stands, in the font that comes with matplotlib."""
+"""Foreign text is drawn as it stands, in matplotlib's own font."""
 _BLUES: Final = LinearSegmentedColormap.from_list("right", ["#ffffff", "#a9cfdf", ACCENT, "#0b2f40"])
 _RUSTS: Final = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#f3b79a", "#c2512a", "#5e1d0a"])
 _GAP: Final = 0.045
-"""Between two tiles, in tiles."""
+"""Between two tiles, as a share of a tile."""
 _TILE: Final = 1.45
 """Side of a tile in inches; at 130 dots an inch that is 188 pixels."""
 _DOTS: Final = 130
 
 
 def learning_rate(path: Path, epochs: Sequence[float], rates: Sequence[float]) -> None:
-    """The rate over the epochs, drawn twice: on a linear axis and on a logarithmic one. Both sequences are `[n]`."""
+    """The rate over the epochs, on a linear axis and on a logarithmic one. Both sequences are `[n]`."""
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
-    for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
-        axes.plot(epochs, rates, color=ACCENT, linewidth=1.6, marker="o" if len(rates) == 1 else None)
+    for axes, scale in zip(figure.subplots(1, 2), ("linear", "logarithmic"), strict=True):
+        _plot(axes, epochs, rates)
         if max(rates, default=0) > 0:  # a logarithm needs something positive to start from
-            axes.set_yscale(scale, nonpositive="mask") if scale == "log" else axes.set_ylim(bottom=0)
-        _finish(axes, f"learning rate, {'linear' if scale == 'linear' else 'logarithmic'}", "epoch")
+            axes.set_yscale("log", nonpositive="mask") if scale == "logarithmic" else axes.set_ylim(bottom=0)
+        axes.set_title(f"learning rate, {scale}", loc="left", fontsize=10, color=INK, family=_FONT)
     _save(figure, path)
 
 
-def confusion(
-    path: Path, matrix: NDArray[Any], class_names: Sequence[str], images: NDArray[Any] | None = None
-) -> None:
-    """Counts `[K, K]`, a row a true class, coloured by their share of the row; up to 30 classes they are written in.
+def curve(epochs: Sequence[int], values: Sequence[float], unit: str = "") -> bytes:
+    """One value over the epochs, as PNG; the curve breaks where a value is not finite.
 
-    What was right is blue and what was wrong is rust; colour follows the square root of the share, or a rare mistake
-    would be white. images: `[K]`, of each true class, where some were taken for classes that are not among the K. Raises
-    ValueError if the names are not K.
+    Both sequences are `[n]`. unit: written behind each number of the vertical axis.
+    """
+    figure = Figure(figsize=(3.1, 2.1), layout="constrained")
+    axes = figure.add_subplot()
+    _plot(axes, epochs, values)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if unit:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
+    stream = io.BytesIO()
+    _print(figure, stream, dpi=2 * 96)
+    return stream.getvalue()
+
+
+def confusion(
+    path: Path, matrix: NDArray[Any], class_names: Sequence[str], images: Sequence[int] | None = None
+) -> None:
+    """Counts `[K, K]`, one row for each true class, coloured by their share of the row.
+
+    Right is blue, wrong is rust. Colour follows the square root of the share: a rare mistake is not white.
+    images: `[K]`, the images of each true class, if more than the row's sum. Raises ValueError unless there
+    are K names.
     """
     count = len(class_names)
     if matrix.shape != (count, count):
-        raise ValueError(
-            f"the confusion matrix is {matrix.shape}; expected {(count, count)}, as classes named"
-        )
+        raise ValueError(f"the confusion matrix is {matrix.shape}; expected {(count, count)}: one row a name")
     side = count * _cell(count)
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
-    images = matrix.sum(axis=1) if images is None else images
-    shares = matrix / np.maximum(images[:, None], 1)
+    of = matrix.sum(axis=1) if images is None else np.asarray(images)
+    shares = matrix / np.maximum(of[:, None], 1)
     colours = np.where(np.eye(count, dtype=bool)[..., None], _shade(_BLUES, shares), _shade(_RUSTS, shares))
     axes.pcolormesh(colours[::-1], edgecolors=RULE if count <= COUNTS_UP_TO else "#efece6", linewidth=0.3)
     _name_classes(axes, [shorten(name, 28) for name in class_names])
@@ -94,10 +111,10 @@ def confusion(
 def saliency_sheet(
     path: Path, images: Pixels, maps: Pixels, captions: Sequence[str], correct: Sequence[bool]
 ) -> None:
-    """Three tiles an image: the image, its map, the map over the image; caption and verdict below them.
+    """Three tiles for each image: the image, its map, the map over the image; caption and verdict below.
 
-    `images` are RGB `[n, S, S, 3]`, `maps` `[n, S, S]`; a caption may have several lines. Raises ValueError if their
-    numbers differ or are 0.
+    images: RGB `[n, S, S, 3]`. maps: `[n, S, S]`. A caption may have several lines. Raises ValueError if
+    their numbers differ or are 0.
     """
     _same_number(images=len(images), maps=len(maps), captions=len(captions), verdicts=len(correct))
     columns = min(2, len(images))
@@ -114,9 +131,9 @@ def saliency_sheet(
 
 
 def image_sheet(path: Path, images: Pixels, captions: Sequence[str]) -> None:
-    """A table of RGB images `[rows, columns, S, S, 3]`, a caption above each column.
+    """A table of RGB images `[rows, columns, S, S, 3]`, with a caption above each column.
 
-    Raises ValueError if the captions are not as many as the columns, or if there is no image.
+    Raises ValueError if there is no image, or if the number of captions is not that of the columns.
     """
     rows, columns = images.shape[:2]
     _same_number(columns=columns, captions=len(captions))
@@ -132,7 +149,7 @@ def image_sheet(path: Path, images: Pixels, captions: Sequence[str]) -> None:
 
 
 def shorten(text: str, length: int) -> str:
-    """One line of at most `length` characters that the font can draw; what it cannot becomes a white square."""
+    """One line of at most `length` characters; those that the font lacks become white squares."""
     line = " ".join(text[: 8 * length].split())
     line = "".join(letter if ord(letter) in _drawable() else "□" for letter in line)
     return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
@@ -140,12 +157,17 @@ def shorten(text: str, length: int) -> str:
 
 def _save(figure: Figure, path: Path, **options: Any) -> None:
     """Write the figure as PNG, whole or not at all. Raises RunError where it cannot be written."""
-    canvas = FigureCanvasAgg(figure)
     try:
         with replacing(path) as temporary:
-            canvas.print_figure(temporary, dpi=_DOTS, format="png", metadata={"Software": None}, **options)
+            _print(figure, temporary, **options)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror or error}); make room there") from None
+
+
+def _print(figure: Figure, target: Path | io.BytesIO, dpi: int = _DOTS, **options: Any) -> None:
+    """Write a PNG that depends on the figure alone."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_figure(target, dpi=dpi, format="png", metadata={"Software": None}, **options)
 
 
 @cache
@@ -161,10 +183,10 @@ def _same_number(**numbers: int) -> None:
         raise ValueError(f"a sheet of {found}; expected as many of each, and at least one")
 
 
-def _finish(axes: Axes, title: str, below: str) -> None:
-    """A title at the left, a light frame of two sides, a light grid."""
-    axes.set_title(title, loc="left", fontsize=10, color=INK, family=_FONT)
-    axes.set_xlabel(below, fontsize=9, color=MUTED, family=_FONT)
+def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float]) -> None:
+    """A curve over the epochs in a light frame of two sides, on a light grid. Few values get dots."""
+    axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker="o" if len(values) <= 30 else None, ms=3.5)
+    axes.set_xlabel("epoch", fontsize=9, color=MUTED, family=_FONT)
     axes.tick_params(labelsize=8, colors=MUTED, which="both", labelfontfamily=_FONT)
     axes.grid(color=RULE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -172,7 +194,7 @@ def _finish(axes: Axes, title: str, below: str) -> None:
 
 
 def _cell(count: int) -> float:
-    """Side of a matrix's cell in inches: roomy while few, and never too small for a name of 6 points."""
+    """The side of a matrix's cell in inches: large for few classes, and never too small for a name."""
     return float(np.clip(8.5 / count, 0.1, 0.55))
 
 
@@ -193,17 +215,11 @@ def _name_classes(axes: Axes, names: list[str]) -> None:
 def _write_counts(axes: Axes, matrix: NDArray[Any], shares: NDArray[Any]) -> None:
     """The counts that are not 0, dark on light cells and light on dark ones."""
     size = float(np.clip(_cell(len(matrix)) * 72 * 0.4, 6, 10))
+    options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": size, "family": _FONT}
     for row, column in np.argwhere(matrix > 0):
         colour = "white" if shares[row, column] > 0.3 else INK
-        place = (column + 0.5, len(matrix) - row - 0.5)
         axes.text(
-            *place,
-            f"{matrix[row, column]:.0f}",
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            color=colour,
-            family=_FONT,
+            column + 0.5, len(matrix) - row - 0.5, f"{matrix[row, column]:.0f}", color=colour, **options
         )
 
 
@@ -213,7 +229,7 @@ def _shade(scale: LinearSegmentedColormap, shares: NDArray[Any]) -> NDArray[np.f
 
 
 def _key(figure: Figure, side: float) -> None:
-    """What the colours mean: two bars of 2 inches above the matrix, at its right."""
+    """What the colours mean: two bars, 2 inches long, above the matrix at its right."""
     axes = figure.add_axes((1 - 2 / side, 1 + 0.32 / side, 2 / side, 0.26 / side))
     shares = np.linspace(0, 1, 256)
     bars = np.stack([_shade(_BLUES, shares), _shade(_RUSTS, shares)])
@@ -236,29 +252,18 @@ def _explain(axes: Axes, image: Pixels, heat: Pixels, caption: str, right: bool)
     for line, text in enumerate(caption.splitlines()[:4]):
         _write(axes, 0, -0.06 - 0.135 * line, shorten(text, 42), DUST if line else CHALK)
     if not right:
-        axes.add_patch(
-            Rectangle(
-                (0, 0),
-                1,
-                1,
-                transform=axes.transAxes,
-                fill=False,
-                edgecolor=WRONG,
-                linestyle=(0, (4, 3)),
-                linewidth=1.6,
-                clip_on=False,
-            )
-        )
+        frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=WRONG, linestyle=(0, (4, 3)), linewidth=1.6)
+        frame.set(transform=axes.transAxes, clip_on=False)
+        axes.add_patch(frame)
 
 
 def _write(axes: Axes, across: float, up: float, text: str, colour: str, **options: Any) -> None:
-    axes.text(
-        across, up, text, transform=axes.transAxes, va="top", color=colour, fontsize=10, **options, **_PLAIN
-    )
+    options |= {"transform": axes.transAxes, "va": "top", "color": colour, "fontsize": 10}
+    axes.text(across, up, text, **options, **_PLAIN)
 
 
 def overlay(image: Pixels, heat: Pixels) -> Pixels:
-    """The map over its image: the image in dim greys, `[S, S, 3]`, and light where the map `[S, S]` is high."""
+    """The map `[S, S]` over its image `[S, S, 3]`: dim greys, and light where the map is high."""
     grey = image.mean(axis=-1, keepdims=True) * 0.55
     strength = (heat[..., None] / 255) ** 0.65
     colour = _glow(np.rint(96 + heat * (159 / 255)).astype(np.uint8))
@@ -278,7 +283,7 @@ def _show_tiles(axes: Axes, images: Pixels) -> None:
 
 
 def tile(images: Pixels, gap: int) -> Pixels:
-    """One picture `[height, width, 3]` of images `[rows, columns, S, S, 3]`, `gap` pixels of board between them."""
+    """Images `[rows, columns, S, S, 3]` as one picture `[height, width, 3]`, with `gap` pixels between."""
     rows, columns, size = images.shape[:3]
     board = np.array([int(BOARD[place : place + 2], 16) for place in (1, 3, 5)], dtype=np.uint8)
     step = size + gap
