@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from greyhound.cache.options import Option, OptionError, Parser, apply, options
+from greyhound.cache.options import Option, OptionError, Parser, apply_named, options
 from greyhound.model.schedule import PAPER_PHASES, Phase, with_epochs, with_lr
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
@@ -272,16 +272,14 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
     base = TrainOptions(recipe=recipes[first or usual or "fast"])
     parser = _parser(base, first)
     named = vars(parser.read(arguments[1:] if first else arguments))
-    if "out" not in named:
-        raise OptionError("no run folder is named; add --out RUN")
     stretched = {name: named.pop(name) for name in ("epochs", "lr") if name in named}
+    read = apply_named(base, named, _INLINE, ("out",), "greyhound train")
     try:
-        read = apply(base, {tuple(place.split(".")): value for place, value in named.items()}, _INLINE)
         phases = read.recipe.phases
         phases = with_epochs(phases, stretched["epochs"]) if "epochs" in stretched else phases
         phases = with_lr(phases, stretched["lr"]) if "lr" in stretched else phases
         return replace(read, recipe=replace(read.recipe, phases=phases))
-    except ValueError as error:  # numbers that a dataclass refuses
+    except ValueError as error:
         raise OptionError(str(error)) from None
 
 

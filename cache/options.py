@@ -181,6 +181,62 @@ def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
     return read
 
 
+def read_options(base: T, arguments: Sequence[str], prog: str, required: Sequence[str] = ()) -> T:
+    """The command line of a program whose options are those of the dataclass `base`, its values the defaults.
+
+    A nested field's flags carry no prefix. required: fields that must be named. Raises OptionError.
+    """
+    nested = [
+        each.name for each in dataclasses.fields(base) if dataclasses.is_dataclass(getattr(base, each.name))
+    ]  # type: ignore[arg-type]
+    parser = Parser(prog, inspect.getdoc(base) or "")
+    for option in options(base, nested):
+        parser.add(option, parser)
+    return apply_named(base, vars(parser.read(arguments)), nested, required, prog)
+
+
+def apply_named(
+    base: T, named: Mapping[str, Any], inline: Sequence[str], required: Sequence[str], prog: str
+) -> T:
+    """`apply`, to the fields by their dotted names. Raises OptionError, also for numbers that the dataclass refuses."""
+    if missing := [name for name in required if name not in named]:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
+    try:
+        return apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -> Callable[[], T]:
+    """The call of `function` that a command line asks for. Its first parameter is positional, the others are flags.
+
+    Help is from the docstring: its text, and a line for each parameter under "Args:". A parameter may end in an
+    underscore, where its flag is a word of Python's. Raises OptionError.
+    """
+    about, _, args = inspect.cleandoc(function.__doc__ or "").partition("Args:\n")
+    docs = {
+        name.strip(): text.strip() for name, _, text in (line.partition(":") for line in args.splitlines())
+    }
+    hints, parser = get_type_hints(function), Parser(prog, " ".join(about.split()))
+    first, *others = inspect.signature(function).parameters.values()
+    parser.add_argument(
+        first.name,
+        metavar=first.name.upper(),
+        type=_reader(hints[first.name], first.name),
+        help=docs[first.name],
+    )
+    empty = inspect.Parameter.empty
+    for each in others:
+        default = None if each.default is empty else each.default
+        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, docs[each.name]), parser)
+    named = vars(parser.read(arguments))
+    if missing := [each.name for each in others if each.default is empty and each.name not in named]:
+        raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
+    names = {each.name.rstrip("_"): each.name for each in (first, *others)}
+    return lambda: function(**{names[name]: value for name, value in named.items()})
+
+
 def read_or_exit(read: Callable[[], T]) -> T:
     """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
     try:
