@@ -510,9 +510,9 @@ def test_skipped_images_are_replaced_counted_and_named(
     said = capsys.readouterr().err
     assert (
         f"row {bad[0]} (" in said
-        and "and 1 more are damaged; others stand in, of the same class where it has one" in said
+        and "and 1 more are corrupt; replaced by others, of the same class where it has one" in said
     )
-    assert f"row {bad[2]} (" in said and "is damaged; left out" in said
+    assert f"row {bad[2]} (" in said and "is corrupt; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
     written = Run(tmp_path / "run").read(DAMAGED)
@@ -586,7 +586,7 @@ def test_stand_ins_by_hand() -> None:
     assert found.tolist() == [0, 0, 2, 0, 5, 5], (
         "the next of the class, round to the first; of none, the next of any"
     )
-    with pytest.raises(PackError, match="all of the 2 images asked for are damaged"):
+    with pytest.raises(PackError, match="all of the 2 images asked for are corrupt"):
         replacements(labels, np.array([0, 1]), np.array([0, 1]))
 
 
