@@ -142,8 +142,7 @@ def draw(
 
 
 def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """By how much each image is reduced, antialiased, before the warp: 1/2**r of its sides, r in 0..3, int32
-    `[n]`.
+    """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n]`.
 
     The largest reduction that leaves the short side at `augment.size` or more. The warp then reduces by less
     than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at

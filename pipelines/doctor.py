@@ -51,13 +51,10 @@ _SHARED_MEMORY: Final = Path("/dev/shm")
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 TOLERANCE: Final = 4.0
 """Levels of 255 by which a mean luma may be off: not all pixels are sampled, and decoders differ a little."""
-_TESTED: Final = 64
-"""Pictures of a pack that are decoded."""
-_SIZE: Final = 128
-"""Samples a side of each picture."""
+_TESTED: Final = 64  # pictures of a pack that are decoded
+_SIZE: Final = 128  # samples a side of each picture
 _BATCH: Final = 16
-_LOOKED_AT: Final = 2048
-"""Rows of a pack whose files are told apart by kind."""
+_LOOKED_AT: Final = 2048  # rows of a pack whose files are told apart by kind
 _LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as the pack's
 _LEAST_SHARED: Final = 2**30
 _LEAST_FILES: Final = 1024
@@ -66,7 +63,7 @@ _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
 "Minor Version Compatibility", table 1.
 """
 _REGIONS: Final = (
-    "a region of a JPEG, decoded on the GPU, fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). "
+    "a region of a JPEG on the GPU fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). "
     "Greyhound decodes whole images; in graphs of your own use fn.decoders.image and crop or warp after it"
 )
 
@@ -84,11 +81,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was learnt. cores: that this process may use, of all `processors`. memory, shared_memory: bytes
-    free.
+    """What was learnt. cores: of all `processors` those that this process may use. None: unknown, no limit.
 
-    locked_memory, open_files: limits of this process, None: none. versions: of packages, and `torch's CUDA`
-    and `DALI's CUDA`, where they are installed. driver: its version, by its library or else by the kernel;
+    memory, shared_memory: bytes free. locked_memory, open_files: limits of this process. versions: of
+    packages, and `torch's CUDA` and `DALI's CUDA`. driver: its version, by its library or else by the kernel;
     driver_unknown: why the library could not be asked.
     """
 
@@ -155,16 +151,14 @@ def ask_driver() -> tuple[str | None, tuple[Gpu, ...], str]:
 
 def kernel_driver() -> str | None:
     """The version of NVIDIA's kernel module, where one is loaded, as it says it itself on Linux."""
-    if not _KERNEL_MODULE.exists():
-        return None
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", _KERNEL_MODULE.read_text())
+    text = _KERNEL_MODULE.read_text() if _KERNEL_MODULE.exists() else ""
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", text)
     return found[1] if found else None
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     name = str(nvml.nvmlDeviceGetName(handle))
-    total: int | None = None
-    free: int | None = None
+    total = free = None
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         total, free = int(memory.total), int(memory.free)
@@ -183,10 +177,8 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
 
 def _torch_gpus() -> tuple[Gpu, ...]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = [
-        (torch.cuda.get_device_name(place), *torch.cuda.mem_get_info(place)[::-1]) for place in range(count)
-    ]
-    return tuple(Gpu(name, total, free) for name, total, free in found)
+    names = [torch.cuda.get_device_name(place) for place in range(count)]
+    return tuple(Gpu(name, *torch.cuda.mem_get_info(place)[::-1]) for place, name in enumerate(names))
 
 
 def _limit(name: str) -> int | None:
@@ -200,74 +192,63 @@ def _limit(name: str) -> int | None:
 
 def _versions() -> dict[str, str]:
     """Of what decodes and computes, in the builds of all CUDA versions."""
-    found = {
-        name: version
-        for name, version in installed(*_PACKAGES).items()
-        if not name.startswith("nvidia-nvjpeg2k")
-    }
+    found = {name: version for name, version in installed(*_PACKAGES).items() if "nvjpeg2k" not in name}
     if torch.version.cuda:
         found["torch's CUDA"] = torch.version.cuda
     with suppress(ImportError, AttributeError):
         from nvidia import dali
 
-        digits = str(dali.__cuda_version__)  # 12.9.86 is said as 12986
-        found["DALI's CUDA"] = digits[:2]
+        found["DALI's CUDA"] = str(dali.__cuda_version__)[:2]  # 12.9.86 is said as 12986
     return found
 
 
 def judge(facts: Facts) -> list[Finding]:
     """What the facts mean."""
-    return [
-        *_judge_machine(facts),
-        *_judge_gpus(facts),
-        *_judge_packages(facts.versions),
-        *_judge_drivers(facts),
-    ]
+    packages = _judge_packages(facts.versions)
+    return [*_judge_machine(facts), *_judge_gpus(facts), *packages, *_judge_drivers(facts)]
 
 
 def _judge_machine(facts: Facts) -> Iterator[Finding]:
     yield Finding("machine", facts.machine)
+    few = facts.cores < facts.processors
     advice = "what affinity and the container's quota leave; loader threads are counted from these"
-    cores = f"{facts.cores} of {facts.processors}"
-    yield _note_if(facts.cores < facts.processors, "cores", cores, advice)
+    yield _finding("cores", f"{facts.cores} of {facts.processors}", advice=few and advice)
     yield Finding("free memory", say_bytes(facts.memory))
-    if facts.shared_memory is None:
-        yield Finding("shared memory", "-", "unknown", f"there is no {_SHARED_MEMORY} on this system")
-    else:
-        advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
-        small = facts.shared_memory < _LEAST_SHARED
-        yield _note_if(small, "shared memory", say_bytes(facts.shared_memory), advice)
+    small = facts.shared_memory is not None and facts.shared_memory < _LEAST_SHARED
+    advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
+    shared = None if facts.shared_memory is None else say_bytes(facts.shared_memory)
+    why = f"there is no {_SHARED_MEMORY} on this system"
+    yield _finding("shared memory", shared, why, small and advice)
     few = facts.open_files is not None and facts.open_files < _LEAST_FILES
     files = str(facts.open_files or "no limit")
-    yield _note_if(few, "open files", files, f"raise it: ulimit -n {_LEAST_FILES}")
+    yield _finding("open files", files, advice=few and f"raise it: ulimit -n {_LEAST_FILES}")
     locked = "no limit" if facts.locked_memory is None else say_bytes(facts.locked_memory)
     yield Finding("locked memory", locked, advice="CUDA's pinned memory does not count; InfiniBand's does")
 
 
-def _note_if(noteworthy: bool, about: str, found: str, advice: str) -> Finding:
-    return Finding(about, found, "note", advice) if noteworthy else Finding(about, found)
+def _finding(
+    about: str, found: str | None, unknown: str = "", advice: str | Literal[False] = False
+) -> Finding:
+    """A note where there is advice. found: None where it is not known; `unknown` says why."""
+    if found is None:
+        return Finding(about, "-", "unknown", unknown)
+    return Finding(about, found, "note", advice) if advice else Finding(about, found)
 
 
 def _judge_gpus(facts: Facts) -> Iterator[Finding]:
     if not facts.gpus:
-        engine, _ = choose()
-        yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {engine}")
+        yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {choose()[0]}")
     for place, gpu in enumerate(facts.gpus):
         about = f"GPU {place}"
         free, total = ("?" if nbytes is None else say_bytes(nbytes) for nbytes in (gpu.free, gpu.memory))
         yield Finding(about, f"{gpu.name}, {free} free of {total}")
-        if gpu.mig is None:
-            yield Finding(f"{about}, MIG", "-", "unknown", "the driver does not say, or the GPU has none")
-        else:
-            advice = "memory, multiprocessors and JPEG engines are those of the instance"
-            yield _note_if(gpu.mig, f"{about}, MIG", "on" if gpu.mig else "off", advice)
-        if gpu.jpeg_engines is None:
-            why = (
-                "the driver counts them where MIG exists (A100, H100 and later); elsewhere CUDA cores decode"
-            )
-            yield Finding(f"{about}, JPEG engines", "-", "unknown", why)
-        else:
-            yield Finding(f"{about}, JPEG engines", str(gpu.jpeg_engines))
+        mig = None if gpu.mig is None else "on" if gpu.mig else "off"
+        why = "the driver does not say, or the GPU has none"
+        advice = "memory, multiprocessors and JPEG engines are those of the instance"
+        yield _finding(f"{about}, MIG", mig, why, bool(gpu.mig) and advice)
+        engines = None if gpu.jpeg_engines is None else str(gpu.jpeg_engines)
+        why = "the driver counts them where MIG exists (A100, H100 and later); else CUDA cores decode"
+        yield _finding(f"{about}, JPEG engines", engines, why)
 
 
 def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
@@ -304,15 +285,12 @@ def _judge_drivers(facts: Facts) -> Iterator[Finding]:
     if facts.driver is None:
         yield Finding("driver", "-", "unknown", facts.driver_unknown)
         return
-    asked = not facts.driver_unknown
-    yield Finding("driver", facts.driver, "ok" if asked else "note", facts.driver_unknown)
+    yield _finding("driver", facts.driver, advice=facts.driver_unknown)
     for name in ("torch's CUDA", "DALI's CUDA"):
         major = _major(facts.versions.get(name))
         least = _LEAST_DRIVER.get(major, 0)
         if int(facts.driver.split(".")[0]) < least:
-            advice = (
-                f"CUDA {major} needs driver {least} or later: update it, or install a build for an older CUDA"
-            )
+            advice = f"CUDA {major} needs driver {least} or later: update it, or use a build for older CUDA"
             yield Finding(f"driver and {name}", f"{facts.driver} under CUDA {major}", "problem", advice)
 
 
@@ -336,14 +314,11 @@ def try_decoder(pack: Pack) -> Finding:
 
 
 def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> NDArray[np.float32]:
-    """By how many levels of 255 each picture's mean luma, as the engine decodes it, is off the pack's:
-    float32 `[n]`.
+    """The mean luma of each picture as the engine decodes it, less the pack's: levels of 255, float32 `[n]`.
 
-    Each picture is decoded in full and sampled at `_SIZE` x `_SIZE` places over all of it. Raises
-    StreamError.
+    Each is decoded in full and sampled at `_SIZE` x `_SIZE` places over all of it. Raises StreamError.
     """
-    nothing, whole = np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
-    cache = ImageCache(pack, nothing, whole)
+    cache = ImageCache(pack, np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32))
     config = EngineConfig(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, cache)
     found = [
         images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA
@@ -382,9 +357,7 @@ def _kind(data: bytes) -> str:
             image = Image.open(io.BytesIO(data))
     except (OSError, ValueError, Image.DecompressionBombError):
         return "unknown"
-    return " ".join(
-        [str(image.format), image.mode, *(["progressive"] if "progressive" in image.info else [])]
-    )
+    return f"{image.format} {image.mode}{' progressive' if 'progressive' in image.info else ''}"
 
 
 def of_every_kind(found: dict[str, list[int]], count: int) -> NDArray[np.int64]:
@@ -403,9 +376,8 @@ def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
         geometry[:, 0, 0, 0], geometry[:, 0, 1, 1] = pack.stored_sizes[ids].T / _SIZE
         geometry[..., 2, 2] = 1
         colour = np.tile(np.eye(3, 4, dtype=np.float32), (len(ids), 1, 1, 1))
-        yield BatchSpec(
-            ids, geometry, colour, np.zeros(len(ids), dtype=np.int32), epoch=0, stop=low + len(ids)
-        )
+        whole = np.zeros(len(ids), dtype=np.int32)
+        yield BatchSpec(ids, geometry, colour, whole, epoch=0, stop=low + len(ids))
 
 
 @dataclass(frozen=True)
@@ -444,9 +416,8 @@ def show(findings: list[Finding]) -> None:
             line = f"{finding.verdict}: {finding.about}: {finding.advice}"
             console.print(line, highlight=False, soft_wrap=True)
     counts = Counter(finding.verdict for finding in findings)
-    console.print(
-        f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown", highlight=False
-    )
+    summary = f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown"
+    console.print(summary, highlight=False)
 
 
 if __name__ == "__main__":

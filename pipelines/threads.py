@@ -26,9 +26,8 @@ _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
     """Answer `specs` in their order, `config.prefetch` of them ahead; see `engine.Engine`."""
     cv2.setNumThreads(1)  # the threads are ours
-    buffers = BufferPool(
-        (config.batch_size, config.views, config.size, config.size, 3), config.device == "gpu"
-    )
+    shape = (config.batch_size, config.views, config.size, config.size, 3)
+    buffers = BufferPool(shape, config.device == "gpu")
     pool = ThreadPoolExecutor(config.threads, thread_name_prefix="greyhound")
     scratches = [Scratch(config.size) for _ in range(config.threads)]
     ahead: deque[tuple[BatchSpec, NDArray[np.float32], list[Future[None]]]] = deque()

@@ -18,7 +18,7 @@ from pictures import encode, noise, packed
 from PIL import Image
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.benchmark import large, measure, peers, rows, table
+from greyhound.pipelines.benchmark import measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
 from greyhound.pipelines.examine import available
@@ -52,7 +52,7 @@ def test_a_row_works_through_the_pack_without_end(colour_pack: Pack, name: str) 
     counts = list(islice(stream, 4))
     stream.close()  # type: ignore[attr-defined]
     assert len(counts) == 4
-    assert all(30 <= count <= rows.BATCH_SIZE for count in counts), "60 images, over and over"
+    assert all(30 <= count <= peers.BATCH_SIZE for count in counts), "60 images, over and over"
 
 
 def test_the_seeds_way_gives_the_networks_floats(colour_pack: Pack) -> None:
@@ -112,9 +112,9 @@ def test_large_originals_are_reduced_as_a_full_decode_would_be(tmp_path: Path) -
     pack = packed(
         tmp_path, {name: [encode(noise(500, 375, n), "JPEG", quality=85)] for n, name in enumerate("ab")}
     )
-    found = Pack(large.enlarged(pack, tmp_path))
-    assert found.sizes.prod(axis=1).min() == pytest.approx(large.PIXELS, rel=0.01)
-    assert large.worst_psnr(found) >= 40
+    found = Pack(measure.enlarged(pack, tmp_path))
+    assert found.sizes.prod(axis=1).min() == pytest.approx(measure.PIXELS, rel=0.01)
+    assert measure.worst_psnr(found) >= 40
 
 
 def burn(pack: Pack, workers: int) -> Iterator[int]:

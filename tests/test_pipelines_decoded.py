@@ -114,8 +114,7 @@ def test_only_the_streams_own_rows_are_kept(pack: Pack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "passes", "why"),
-    [("encoded", None, "as asked"), ("auto", 1, "each image is used once")],
+    ("name", "passes", "why"), [("encoded", None, "as asked"), ("auto", 1, "each image is used once")]
 )
 def test_encoded_says_why(pack: Pack, name: Any, passes: int | None, why: str) -> None:
     found = plan(name, pack, everything(pack), reductions(pack), None, passes)

@@ -16,10 +16,7 @@ from greyhound.pipelines.examine import available
 
 BATCHES = 10_000
 needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
-ENGINES = [
-    pytest.param(dali.stream, marks=needs_dali, id="dali"),
-    pytest.param(threads.stream, id="threads"),
-]
+ENGINES = [pytest.param(dali.stream, marks=needs_dali, id="dali"), pytest.param(threads.stream, id="threads")]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
