@@ -2,13 +2,10 @@
 
     greyhound doctor [--pack PACK]          (--json for programs)
 
-Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be
-learnt stands there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine
-without a GPU.
-
-With a pack, some of its pictures are decoded too. A broken build of a decoder shows in seconds: black
-pictures, half ones and those with swapped colours have another mean luma than the pack says. A shifted
-picture may have the same; the GPU check compares pixels.
+Before it: an installation. After it: a table, a line a finding, each with what to do; also what could not be
+learnt, and why. Exit code 1 if something is known to be wrong, else 0, also without a GPU. With a pack, some
+of its pictures are decoded: black ones, half ones and those with swapped colours have another mean luma than
+the pack says. A shifted one may have the same; the GPU check compares pixels.
 """
 
 from __future__ import annotations
@@ -46,22 +43,17 @@ from greyhound.pipelines.loader import ENGINES, choose
 
 Verdict = Literal["ok", "note", "problem", "unknown"]
 
-_PACKAGES: Final = ("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 TOLERANCE: Final = 4.0
 """Levels of 255 by which a mean luma may be off: not all pixels are sampled, and decoders differ a little."""
-_TESTED: Final = 64  # pictures of a pack that are decoded
 _SIZE: Final = 128  # samples a side of each picture
 _BATCH: Final = 16
-_LOOKED_AT: Final = 2048  # rows of a pack whose files are told apart by kind
 _LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as the pack's
-_LEAST_SHARED: Final = 2**30
 _LEAST_FILES: Final = 1024
+# The driver that a CUDA version needs at least: docs.nvidia.com/deploy/cuda-compatibility, "Minor Version
+# Compatibility", table 1.
 _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
-"""The driver that a CUDA major version needs at least. Source: docs.nvidia.com/deploy/cuda-compatibility,
-"Minor Version Compatibility", table 1.
-"""
 _REGIONS: Final = (
     "a region of a JPEG on the GPU fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). "
     "Greyhound decodes whole images; in graphs of your own use fn.decoders.image and crop or warp after it"
@@ -130,10 +122,7 @@ def learn() -> Facts:
 
 
 def ask_driver() -> tuple[str | None, tuple[Gpu, ...], str]:
-    """The driver's version and its GPUs, or why it could not be asked: by NVML, its management library.
-
-    Where pip's nvidia-ml-py is missing, torch says at least which GPUs there are.
-    """
+    """The driver's version and GPUs by NVML, its library, or why not; without it torch names the GPUs."""
     try:
         import pynvml
     except ModuleNotFoundError:
@@ -176,9 +165,9 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
 
 
 def _torch_gpus() -> tuple[Gpu, ...]:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = [torch.cuda.get_device_name(place) for place in range(count)]
-    return tuple(Gpu(name, *torch.cuda.mem_get_info(place)[::-1]) for place, name in enumerate(names))
+    places = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    name, memory = torch.cuda.get_device_name, torch.cuda.mem_get_info
+    return tuple(Gpu(name(place), *memory(place)[::-1]) for place in places)
 
 
 def _limit(name: str) -> int | None:
@@ -192,7 +181,7 @@ def _limit(name: str) -> int | None:
 
 def _versions() -> dict[str, str]:
     """Of what decodes and computes, in the builds of all CUDA versions."""
-    found = {name: version for name, version in installed(*_PACKAGES).items() if "nvjpeg2k" not in name}
+    found = installed("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
     if torch.version.cuda:
         found["torch's CUDA"] = torch.version.cuda
     with suppress(ImportError, AttributeError):
@@ -214,11 +203,10 @@ def _judge_machine(facts: Facts) -> Iterator[Finding]:
     advice = "what affinity and the container's quota leave; loader threads are counted from these"
     yield _finding("cores", f"{facts.cores} of {facts.processors}", advice=few and advice)
     yield Finding("free memory", say_bytes(facts.memory))
-    small = facts.shared_memory is not None and facts.shared_memory < _LEAST_SHARED
+    small = facts.shared_memory is not None and facts.shared_memory < 2**30
     advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
     shared = None if facts.shared_memory is None else say_bytes(facts.shared_memory)
-    why = f"there is no {_SHARED_MEMORY} on this system"
-    yield _finding("shared memory", shared, why, small and advice)
+    yield _finding("shared memory", shared, f"there is no {_SHARED_MEMORY} on this system", small and advice)
     few = facts.open_files is not None and facts.open_files < _LEAST_FILES
     files = str(facts.open_files or "no limit")
     yield _finding("open files", files, advice=few and f"raise it: ulimit -n {_LEAST_FILES}")
@@ -252,8 +240,7 @@ def _judge_gpus(facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
-    for name, version in versions.items():
-        yield Finding(name, version)
+    yield from (Finding(name, version) for name, version in versions.items())
     if not any(name.startswith("nvidia-dali") for name in versions):
         advice = "engine threads needs none; pip install nvidia-dali-cuda120"
         yield Finding("DALI", "not installed", "note", advice)
@@ -282,14 +269,11 @@ def torchvision_fault() -> str:
 
 
 def _judge_drivers(facts: Facts) -> Iterator[Finding]:
-    if facts.driver is None:
-        yield Finding("driver", "-", "unknown", facts.driver_unknown)
-        return
-    yield _finding("driver", facts.driver, advice=facts.driver_unknown)
+    yield _finding("driver", facts.driver, facts.driver_unknown, facts.driver_unknown)
     for name in ("torch's CUDA", "DALI's CUDA"):
         major = _major(facts.versions.get(name))
         least = _LEAST_DRIVER.get(major, 0)
-        if int(facts.driver.split(".")[0]) < least:
+        if facts.driver and _major(facts.driver) < least:
             advice = f"CUDA {major} needs driver {least} or later: update it, or use a build for older CUDA"
             yield Finding(f"driver and {name}", f"{facts.driver} under CUDA {major}", "problem", advice)
 
@@ -301,29 +285,26 @@ def _major(version: str | None) -> int:
 def try_decoder(pack: Pack) -> Finding:
     """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
     name, device = choose()
-    rows = of_every_kind(kinds(pack), _TESTED)
+    rows = of_every_kind(kinds(pack), 64)
     about = f"decoder, engine {name} on {device}"
     try:
         wrong = faults(pack, rows, ENGINES[name], device)
     except StreamError as error:
         return Finding(about, "stopped", "problem", str(error))
-    if wrong:
-        advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
-        return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
-    return Finding(about, f"{len(rows)} pictures as they were packed")
+    if not wrong:
+        return Finding(about, f"{len(rows)} pictures as they were packed")
+    advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
+    return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
 
 
 def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> NDArray[np.float32]:
-    """The mean luma of each picture as the engine decodes it, less the pack's: levels of 255, float32 `[n]`.
-
-    Each is decoded in full and sampled at `_SIZE` x `_SIZE` places over all of it. Raises StreamError.
+    """The mean luma of each picture, sampled at `_SIZE` x `_SIZE` places as the engine decodes it, less the
+    pack's: levels of 255, float32 `[n]`. Raises StreamError.
     """
     cache = ImageCache(pack, np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32))
     config = EngineConfig(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, cache)
-    found = [
-        images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA
-        for _, images in engine(pack, _whole_pictures(pack, rows), config)
-    ]
+    stream = engine(pack, _whole_pictures(pack, rows), config)
+    found = [images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA for _, images in stream]
     return np.asarray(np.concatenate(found) - pack.mean_lumas[rows], dtype=np.float32)
 
 
@@ -340,12 +321,9 @@ def spread(pack: Pack, count: int) -> NDArray[np.int64]:
 
 
 def kinds(pack: Pack) -> dict[str, list[int]]:
-    """The rows of each kind of file, for a decoder takes each by a way of its own, as far as 2,048 rows tell.
-
-    A kind is a format, its colours, and whether a JPEG is progressive.
-    """
+    """The rows of each kind of file, among 2,048: format, colours, whether a JPEG is progressive."""
     found: dict[str, list[int]] = {}
-    for row in spread(pack, _LOOKED_AT).tolist():
+    for row in spread(pack, 2048).tolist():
         found.setdefault(_kind(pack.encoded(row).tobytes()), []).append(row)
     return found
 
@@ -394,8 +372,7 @@ def main() -> int:
     """Learn, judge, say."""
     job = parse(lambda: tyro.cli(Job, prog="greyhound doctor"))
     facts = learn()
-    findings = judge(facts)
-    findings += [try_decoder(Pack(job.pack))] if job.pack else []
+    findings = judge(facts) + ([try_decoder(Pack(job.pack))] if job.pack else [])
     if job.json:
         content = {"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}
         print(json.dumps(content))  # noqa: T201
@@ -411,10 +388,9 @@ def show(findings: list[Finding]) -> None:
     for finding in findings:
         table.add_row(finding.about, finding.found, finding.verdict)
     console.print(table)
-    for finding in findings:
-        if finding.advice:
-            line = f"{finding.verdict}: {finding.about}: {finding.advice}"
-            console.print(line, highlight=False, soft_wrap=True)
+    for finding in (finding for finding in findings if finding.advice):
+        line = f"{finding.verdict}: {finding.about}: {finding.advice}"
+        console.print(line, highlight=False, soft_wrap=True)
     counts = Counter(finding.verdict for finding in findings)
     summary = f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown"
     console.print(summary, highlight=False)
