@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from engines import needs_dali
 from pictures import encode, noise, packed
 from PIL import Image
 
@@ -21,29 +23,21 @@ from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
-from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
 OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")
 DALI = ("dali-cpu-encoded", "dali-cpu-ten-views", "dali-naive")
 FFCV = ("ffcv", "ffcv-raw")
+needs_ffcv = pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *OURS,
-        *(
-            pytest.param(name, marks=pytest.mark.skipif(not available(), reason="DALI is not installed"))
-            for name in DALI
-        ),
-        *(
-            pytest.param(
-                name, marks=pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")
-            )
-            for name in FFCV
-        ),
+        *(pytest.param(name, marks=needs_dali) for name in DALI),
+        *(pytest.param(name, marks=needs_ffcv) for name in FFCV),
         "torchvision-pil",
     ],
 )
@@ -55,16 +49,12 @@ def test_a_row_works_through_the_pack_without_end(colour_pack: Pack, name: str) 
     assert all(30 <= count <= peers.BATCH_SIZE for count in counts), "60 images, over and over"
 
 
-def test_the_seeds_way_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pixels, label = peers.Originals(colour_pack, peers.torchvision_pil())[101]
-    assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
-    assert pixels.min() >= 0 and pixels.max() <= 1
-    assert label == colour_pack.labels[41]
-
-
-def test_albumentations_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pytest.importorskip("albumentations")
-    pixels, label = peers.Originals(colour_pack, peers.albumentations())[41]
+@pytest.mark.parametrize(
+    ("package", "peer"), [("torchvision", peers.torchvision_pil), ("albumentations", peers.albumentations)]
+)
+def test_a_peer_gives_the_networks_floats(colour_pack: Pack, package: str, peer: Callable[[], Any]) -> None:
+    pytest.importorskip(package)
+    pixels, label = peers.Originals(colour_pack, peer())[101]
     assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
     assert pixels.min() >= 0 and pixels.max() <= 1
     assert label == colour_pack.labels[41]
@@ -152,7 +142,7 @@ def test_a_result_is_the_median_and_its_spread() -> None:
     assert measure.summarise("x", samples) == Result("x", 20, 2.0, 200, (1.0, 3.0))
 
 
-@pytest.mark.skipif(not available(), reason="DALI is not installed")
+@needs_dali
 def test_engines_that_disagree_are_not_timed(
     colour_pack: Pack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -177,13 +167,7 @@ def test_a_missing_package_is_named() -> None:
 
 def content(**costs: tuple[float, float, float]) -> dict[str, Any]:
     rows = [
-        {
-            "name": name.replace("_", "-"),
-            "images_per_second": 1000 / max(cost, 1e-9),
-            "core_ms_per_image": cost,
-            "peak_mib": 100.0,
-            "spread": [low, high],
-        }
+        asdict(Result(name.replace("_", "-"), 1000 / max(cost, 1e-9), cost, 100.0, (low, high)))
         for name, (low, cost, high) in costs.items()
     ]
     return {"machine": "m", "date": "2026-11-24", "data": "d", "rows": rows}

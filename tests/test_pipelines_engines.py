@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import oracle
 import pytest
+from engines import both, needs_dali
 from numpy.typing import NDArray
 from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from PIL import Image
@@ -25,13 +26,6 @@ from greyhound.pipelines.loader import Loader, Position
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-ENGINES = [
-    "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not available(), reason="DALI is not installed")),
-]
-both = pytest.mark.parametrize("engine", ENGINES)
-needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
 def produce(

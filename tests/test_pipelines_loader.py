@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import both
 from pictures import coded, encode, identities, noise, packed
 
 from greyhound.cache.store import Pack, PackError
@@ -27,11 +28,6 @@ from greyhound.pipelines.engine import BadImageError, DeviceError, EngineConfig,
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose
 from greyhound.pipelines.threads import BufferPool
 
-ENGINES = [
-    "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not examine.available(), reason="DALI is not installed")),
-]
-both = pytest.mark.parametrize("engine", ENGINES)
 SMALL = Augment(size=32)
 
 

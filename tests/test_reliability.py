@@ -511,9 +511,9 @@ def test_skipped_images_are_replaced_counted_and_named(
     said = capsys.readouterr().err
     assert (
         f"row {bad[0]} (" in said
-        and "and 1 more are damaged; others stand in, of the same class where it has one" in said
+        and "and 1 more are corrupt; replaced by others, of the same class where it has one" in said
     )
-    assert f"row {bad[2]} (" in said and "is damaged; left out" in said
+    assert f"row {bad[2]} (" in said and "is corrupt; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
     written = Run(tmp_path / "run").read(DAMAGED)
