@@ -587,7 +587,7 @@ def test_stand_ins_by_hand() -> None:
     assert found.tolist() == [0, 0, 2, 0, 5, 5], (
         "the next of the class, round to the first; of none, the next of any"
     )
-    with pytest.raises(PackError, match="all of the 2 images asked for are damaged"):
+    with pytest.raises(PackError, match="all of the 2 images asked for are corrupt"):
         replacements(labels, np.array([0, 1]), np.array([0, 1]))
 
 
