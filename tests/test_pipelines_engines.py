@@ -170,7 +170,7 @@ def photo_pack(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @both
 def test_photographs_equal_the_reference(photo_pack: Pack, engine: str) -> None:
-    """Without log2_reduction the only freedom is rounding."""
+    """Where nothing is reduced the only freedom is rounding."""
     rows = np.flatnonzero(log2_reduction(Augment(), photo_pack.sizes) == 0)
     assert len(rows) >= 12
     stored = by_pillow(photo_pack)
