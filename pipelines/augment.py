@@ -41,11 +41,9 @@ _SLOTS: Final = (
 )
 MAX_LOG2_REDUCTION: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
 _LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_YIQ: Final = np.array(
-    [_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
-)  # NTSC; grey has I = Q = 0
+# NTSC; grey has I = Q = 0.
+_YIQ: Final = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB: Final = np.linalg.inv(_YIQ)
-
 _MULTIPLIERS: Final = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS: Final = 10
@@ -130,9 +128,8 @@ def draw(
     view: of all images, or int64 `[n]`, of each.
     lumas: float32 `[n]`, mean luma of each image, 0..255, on which contrast pivots; without them mid-grey.
 
-    Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), corner origin
-    (the first pixel's centre is (0.5, 0.5)); and colour, float32 `[n, 3, 4]`: RGB in 0..255 -> the network's
-    floats.
+    Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), origin at the
+    corner; and colour, float32 `[n, 3, 4]`: RGB in 0..255 -> the network's floats.
     """
     numbers = _numbers(seed, epoch, ids, view)
     if lumas is None:
@@ -142,8 +139,7 @@ def draw(
 
 
 def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """By how much each image is reduced, antialiased, before the warp: 1/2**r of its sides, r in 0..3, int32
-    `[n]`.
+    """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n]`.
 
     The largest reduction that leaves the short side at `augment.size` or more. The warp then reduces by less
     than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at
@@ -245,13 +241,13 @@ def _affine(augment: Augment, numbers: Draws) -> Matrices:
 
 def _colour(augment: Augment, numbers: Draws, lumas: NDArray[np.float32]) -> Matrices:
     """Brightness, contrast, saturation, hue, /255, mean and std as one matrix; `[n, 3, 4]`."""
+    widths = {
+        "brightness": augment.brightness,
+        "contrast": augment.contrast,
+        "saturation": augment.saturation,
+    }
     brightness, contrast, saturation = (
-        _between(numbers[name], 1 - width, 1 + width)
-        for name, width in (
-            ("brightness", augment.brightness),
-            ("contrast", augment.contrast),
-            ("saturation", augment.saturation),
-        )
+        _between(numbers[name], 1 - width, 1 + width) for name, width in widths.items()
     )
     turn = _between(numbers["hue"], -augment.hue, augment.hue) * 2 * np.pi
     linear = (brightness * contrast)[:, None, None] * (_turn_hue(turn) @ _saturate(saturation))

@@ -30,24 +30,18 @@ def graph(source: Callable[[], Any], config: EngineConfig) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
     gpu = config.device == "gpu"
+    dtypes, ndims = [types.UINT8, types.FLOAT, types.INT32, types.FLOAT, types.FLOAT], [1, 1, 0, 3, 3]
+    square = (config.size, config.size)
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def image_path() -> Any:
-        encoded, size, log2_reduction, geometry, colour = fn.external_source(
-            source,
-            num_outputs=5,
-            batch=True,
-            no_copy=True,
-            dtype=[types.UINT8, types.FLOAT, types.INT32, types.FLOAT, types.FLOAT],
-            ndim=[1, 1, 0, 3, 3],
-        )
+        inputs = fn.external_source(source, num_outputs=5, batch=True, no_copy=True, dtype=dtypes, ndim=ndims)
+        encoded, size, log2_reduction, geometry, colour = inputs
         images = _decode(gpu, encoded, size, log2_reduction)
         views = []
         for view in range(config.views):
             matrix = geometry[view].gpu() if gpu else geometry[view]
-            warped = fn.experimental.warp_perspective(
-                images, matrix, size=(config.size, config.size), fill_value=config.fill
-            )
+            warped = fn.experimental.warp_perspective(images, matrix, size=square, fill_value=config.fill)
             views.append(fn.coord_transform(warped, MT=colour[view], dtype=types.FLOAT))
         return fn.stack(*views) if len(views) > 1 else views[0]
 

@@ -34,8 +34,6 @@ ImageCacheName = Literal["auto", "encoded", "decoded"]
 Originals = Literal["mmap", "ram"]
 CorruptPolicy = Literal["error", "skip"]
 
-MEMORY_SHARE: Final = 0.5
-"""Of the free memory: for decoded originals, where no number of bytes is given."""
 _SLICES: Final = 20
 """A wait is this many short ones: a process that was suspended in one of them does not count as hanging."""
 _AT_THE_END: Final = 10.0
@@ -249,8 +247,8 @@ class ToDevice:
 
 
 def default_cache_bytes() -> int:
-    """Bytes for decoded originals where none are given."""
-    return int(MEMORY_SHARE * available_memory())
+    """Bytes for decoded originals where none are given: half of what is free."""
+    return available_memory() // 2
 
 
 def parse_bytes(text: str) -> int:

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from greyhound.cache.store import Pack
 from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamError
 
+Floats = NDArray[np.float32]
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
     """Answer `specs` in their order, `config.prefetch` of them ahead; see `engine.Engine`."""
     cv2.setNumThreads(1)  # the threads are ours
-    buffers = BufferPool(
-        (config.batch_size, config.views, config.size, config.size, 3), config.device == "gpu"
-    )
+    shape = (config.batch_size, config.views, config.size, config.size, 3)
+    buffers = BufferPool(shape, config.device == "gpu")
     pool = ThreadPoolExecutor(config.threads, thread_name_prefix="greyhound")
     scratches = [Scratch(config.size) for _ in range(config.threads)]
     ahead: deque[tuple[BatchSpec, NDArray[np.float32], list[Future[None]]]] = deque()
@@ -53,15 +53,15 @@ class BufferPool:
     def __init__(self, shape: tuple[int, ...], pinned: bool = False) -> None:
         """pinned: page-locked memory, from which a GPU copies fastest."""
         self._shape, self._pinned = shape, pinned
-        self._free: list[NDArray[np.float32]] = []
+        self._free: list[Floats] = []
         self.allocated = 0
 
-    def get(self) -> NDArray[np.float32]:
+    def get(self) -> Floats:
         """Memory for one batch that nobody reads."""
         if self._free:
             return self._free.pop()
         self.allocated += 1
-        fresh: NDArray[np.float32] = torch.empty(self._shape, pin_memory=self._pinned).numpy()
+        fresh: Floats = torch.empty(self._shape, pin_memory=self._pinned).numpy()
         return fresh
 
     def wrap(self, batch: NDArray[np.float32], count: int) -> torch.Tensor:
@@ -84,9 +84,8 @@ class Scratch:
     def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image `[H, W, 3]` with a fourth byte a pixel, `[H, W, 4]`; valid until the next.
 
-        OpenCV gathers four bytes at once and three one by one, and one pass in the order of memory brings the
-        image into the cache before the warp, which jumps between its rows: together twice as fast
-        (docs/log.md, 2026-11-24).
+        OpenCV gathers four bytes at once and three one by one. One pass in the order of memory also brings
+        the image into the cache before the warp: together twice as fast (docs/log.md, 2026-11-24).
         """
         height, width = pixels.shape[:2]
         if self._padded.size < 4 * height * width:
@@ -97,23 +96,16 @@ class Scratch:
 
 
 def _start(
-    pool: ThreadPoolExecutor,
-    spec: BatchSpec,
-    batch: NDArray[np.float32],
-    scratches: list[Scratch],
-    config: EngineConfig,
+    pool: ThreadPoolExecutor, spec: BatchSpec, batch: Floats, scratches: list[Scratch], config: EngineConfig
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
     todo = iter(range(len(spec.ids)))  # `next` on it is atomic
-    matrices = to_opencv(spec.geometry)
-    return [
-        pool.submit(fill_rows, spec, matrices, todo, batch, scratches, config)
-        for _ in range(min(config.threads, len(spec.ids)))
-    ]
+    arguments = (spec, to_opencv(spec.geometry), todo, batch, scratches, config)
+    return [pool.submit(fill_rows, *arguments) for _ in range(min(config.threads, len(spec.ids)))]
 
 
 def _finish(
-    pack: Pack, buffers: BufferPool, spec: BatchSpec, batch: NDArray[np.float32], tasks: list[Future[None]]
+    pack: Pack, buffers: BufferPool, spec: BatchSpec, batch: Floats, tasks: list[Future[None]]
 ) -> tuple[BatchSpec, torch.Tensor]:
     for task in tasks:
         try:
@@ -135,12 +127,11 @@ def fill_rows(
     spec: BatchSpec,
     matrices: NDArray[np.float64],
     todo: Iterator[int],
-    batch: NDArray[np.float32],
+    batch: Floats,
     scratches: list[Scratch],
     config: EngineConfig,
 ) -> None:
-    """A thread's part of a batch: of every row that `todo` gives, decode the image once, then warp and colour
-    its views.
+    """A thread's part of a batch: decode the image of each row of `todo` once, warp and colour its views.
 
     matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this
     call's for as long as it takes. Raises BadImageError.
@@ -157,8 +148,7 @@ def fill_rows(
 
 
 def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out: NDArray[np.uint8]) -> None:
-    """Fill the window `out`, uint8 `[S, S, C]`, with what each of its pixels sees of the image, uint8 `[H, W,
-    C]`.
+    """Fill the window `out`, uint8 `[S, S, C]`, with what its pixels see of the image, uint8 `[H, W, C]`.
 
     matrix: `[2, 3]`, from the window to the image. level: what is seen where the image has ended.
     """
@@ -166,9 +156,7 @@ def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out
     cv2.warpAffine(pixels, matrix, window, out, _WARP, cv2.BORDER_CONSTANT, (level,) * 4)
 
 
-def colour(
-    warped: NDArray[np.uint8], matrix: NDArray[np.float32], scratch: Scratch, out: NDArray[np.float32]
-) -> None:
+def colour(warped: NDArray[np.uint8], matrix: Floats, scratch: Scratch, out: Floats) -> None:
     """Write the pixels, uint8 `[S, S, 4]`, times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`."""
     cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, scratch.rgb)
     np.copyto(scratch.floats, scratch.rgb)

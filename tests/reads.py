@@ -112,10 +112,7 @@ def syncs_raise() -> Iterator[list[str]]:
 
 
 def walk(
-    pack: Pack,
-    device: Device,
-    watch: Callable[[], AbstractContextManager[Any]],
-    engine: EngineName = "auto",
+    pack: Pack, device: Device, watch: Callable[[], AbstractContextManager[Any]], engine: EngineName = "auto"
 ) -> Any:
     """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them under `watch`.
 

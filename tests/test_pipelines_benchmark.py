@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from engines import needs_dali
 from pictures import encode, noise, packed
 from PIL import Image
 
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
-from greyhound.pipelines.benchmark import large, measure, peers, rows, table
+from greyhound.pipelines.benchmark import measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
 from greyhound.pipelines.loader import Loader
@@ -28,22 +29,15 @@ ROOT = Path(__file__).parents[1]
 OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")
 DALI = ("dali-cpu-encoded", "dali-cpu-ten-views", "dali-naive")
 FFCV = ("ffcv", "ffcv-raw")
+needs_ffcv = pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *OURS,
-        *(
-            pytest.param(name, marks=pytest.mark.skipif(not available(), reason="DALI is not installed"))
-            for name in DALI
-        ),
-        *(
-            pytest.param(
-                name, marks=pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")
-            )
-            for name in FFCV
-        ),
+        *(pytest.param(name, marks=needs_dali) for name in DALI),
+        *(pytest.param(name, marks=needs_ffcv) for name in FFCV),
         "torchvision-pil",
     ],
 )
@@ -52,19 +46,15 @@ def test_a_row_works_through_the_pack_without_end(colour_pack: Pack, name: str) 
     counts = list(islice(stream, 4))
     stream.close()  # type: ignore[attr-defined]
     assert len(counts) == 4
-    assert all(30 <= count <= rows.BATCH_SIZE for count in counts), "60 images, over and over"
+    assert all(30 <= count <= peers.BATCH_SIZE for count in counts), "60 images, over and over"
 
 
-def test_the_seeds_way_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pixels, label = peers.Originals(colour_pack, peers.torchvision_pil())[101]
-    assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
-    assert pixels.min() >= 0 and pixels.max() <= 1
-    assert label == colour_pack.labels[41]
-
-
-def test_albumentations_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pytest.importorskip("albumentations")
-    pixels, label = peers.Originals(colour_pack, peers.albumentations())[41]
+@pytest.mark.parametrize(
+    ("package", "peer"), [("torchvision", peers.torchvision_pil), ("albumentations", peers.albumentations)]
+)
+def test_a_peer_gives_the_networks_floats(colour_pack: Pack, package: str, peer: Callable[[], Any]) -> None:
+    pytest.importorskip(package)
+    pixels, label = peers.Originals(colour_pack, peer())[101]
     assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
     assert pixels.min() >= 0 and pixels.max() <= 1
     assert label == colour_pack.labels[41]
@@ -112,9 +102,9 @@ def test_large_originals_are_reduced_as_a_full_decode_would_be(tmp_path: Path) -
     pack = packed(
         tmp_path, {name: [encode(noise(500, 375, n), "JPEG", quality=85)] for n, name in enumerate("ab")}
     )
-    found = Pack(large.enlarged(pack, tmp_path))
-    assert found.sizes.prod(axis=1).min() == pytest.approx(large.PIXELS, rel=0.01)
-    assert large.worst_psnr(found) >= 40
+    found = Pack(measure.enlarged(pack, tmp_path))
+    assert found.sizes.prod(axis=1).min() == pytest.approx(measure.PIXELS, rel=0.01)
+    assert measure.worst_psnr(found) >= 40
 
 
 def burn(pack: Pack, workers: int) -> Iterator[int]:
@@ -152,7 +142,7 @@ def test_a_result_is_the_median_and_its_spread() -> None:
     assert measure.summarise("x", samples) == Result("x", 20, 2.0, 200, (1.0, 3.0))
 
 
-@pytest.mark.skipif(not available(), reason="DALI is not installed")
+@needs_dali
 def test_engines_that_disagree_are_not_timed(
     colour_pack: Pack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -177,13 +167,7 @@ def test_a_missing_package_is_named() -> None:
 
 def content(**costs: tuple[float, float, float]) -> dict[str, Any]:
     rows = [
-        {
-            "name": name.replace("_", "-"),
-            "images_per_second": 1000 / max(cost, 1e-9),
-            "core_ms_per_image": cost,
-            "peak_mib": 100.0,
-            "spread": [low, high],
-        }
+        asdict(Result(name.replace("_", "-"), 1000 / max(cost, 1e-9), cost, 100.0, (low, high)))
         for name, (low, cost, high) in costs.items()
     ]
     return {"machine": "m", "date": "2026-11-24", "data": "d", "rows": rows}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import needs_dali
 from numpy.typing import NDArray
 from pictures import coded, encode, noise, packed
 
@@ -60,7 +61,7 @@ def test_the_bits_are_the_same_with_every_cache(pack: Pack) -> None:
     assert np.array_equal(images(pack, "auto", str(sum(nbytes(pack)[:3]))), expected)
 
 
-@pytest.mark.skipif(not available(), reason="DALI is not installed")
+@needs_dali
 def test_dali_keeps_no_pixels_and_says_why(pack: Pack) -> None:
     resources = Resources("dali", "cpu", image_cache="decoded", cache_bytes="1kB")
     with Loader(pack, AUGMENT, everything(pack), resources) as loader:
@@ -114,8 +115,7 @@ def test_only_the_streams_own_rows_are_kept(pack: Pack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "passes", "why"),
-    [("encoded", None, "as asked"), ("auto", 1, "each image is used once")],
+    ("name", "passes", "why"), [("encoded", None, "as asked"), ("auto", 1, "each image is used once")]
 )
 def test_encoded_says_why(pack: Pack, name: Any, passes: int | None, why: str) -> None:
     found = plan(name, pack, everything(pack), reductions(pack), None, passes)

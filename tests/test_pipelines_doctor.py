@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import STREAMS
 from numpy.typing import NDArray
 from pictures import encode, noise, packed
 from PIL import Image
 from runs import Here
 
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
-from greyhound.pipelines import dali, decoded, doctor, threads
+from greyhound.pipelines import decoded, doctor, threads
 from greyhound.pipelines.doctor import (
     Facts,
     Finding,
@@ -224,12 +224,6 @@ def test_the_command_says_it_in_words_and_a_problem_is_exit_code_1(
 
 Pixels = NDArray[np.uint8]
 
-ENGINES = [
-    pytest.param(
-        dali.stream, marks=pytest.mark.skipif(not available(), reason="DALI is not installed"), id="dali"
-    ),
-    pytest.param(threads.stream, id="threads"),
-]
 BROKEN: dict[str, Callable[[Pixels], Pixels]] = {
     "black": np.zeros_like,
     "blue and red swapped": lambda pixels: np.ascontiguousarray(pixels[..., ::-1]),
@@ -254,7 +248,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     return packed(tmp_path_factory.mktemp("doctor"), {"a": files[:10], "b": files[10:]})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", STREAMS)
 def test_a_sound_decoder_is_not_blamed(pack: Pack, engine: Engine) -> None:
     assert faults(pack, np.arange(20), engine, "cpu") == []
     assert np.abs(luma_errors(pack, np.arange(20), engine, "cpu")).max() < 1

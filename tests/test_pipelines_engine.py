@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from engines import both, needs_gpu
 from filelock import FileLock
 from runs import Here
 
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
 from greyhound.model.run import LOCK
 from greyhound.pipelines import engine as module
 from greyhound.pipelines import threads
@@ -29,7 +29,6 @@ from greyhound.pipelines.engine import EngineName, HangError, Resources, StreamE
 from greyhound.pipelines.loader import Loader
 
 ITEMS: list[Any] = [1, 2, 3]
-ENGINES = ["threads", *(["dali"] if available() else [])]
 
 
 class Source:
@@ -109,7 +108,7 @@ def test_without_a_limit_it_waits() -> None:
     stream.close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both
 def test_an_engine_that_hangs_is_given_up(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, engine: EngineName
 ) -> None:
@@ -134,7 +133,7 @@ def test_an_engine_that_hangs_is_given_up(
             end_threads()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both
 def test_what_a_thread_raises_ends_the_stream(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, engine: EngineName
 ) -> None:
@@ -276,8 +275,7 @@ def test_what_is_there_already_is_handed_back() -> None:
     assert ToDevice(torch.device("cpu"))(tensor) is tensor
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 def test_a_copy_to_a_gpu_does_not_wait_for_what_is_queued_before_it() -> None:
     to_device, source = ToDevice(torch.device("cuda")), torch.ones(1000).pin_memory()
     to_device(source)

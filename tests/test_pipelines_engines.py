@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import oracle
 import pytest
+from engines import both, needs_dali
 from numpy.typing import NDArray
 from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from PIL import Image
@@ -25,13 +26,6 @@ from greyhound.pipelines.loader import Loader, Position
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-ENGINES = [
-    "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not available(), reason="DALI is not installed")),
-]
-both = pytest.mark.parametrize("engine", ENGINES)
-needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
 def produce(
@@ -176,7 +170,7 @@ def photo_pack(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @both
 def test_photographs_equal_the_reference(photo_pack: Pack, engine: str) -> None:
-    """Without log2_reduction the only freedom is rounding."""
+    """Where nothing is reduced the only freedom is rounding."""
     rows = np.flatnonzero(log2_reduction(Augment(), photo_pack.sizes) == 0)
     assert len(rows) >= 12
     stored = by_pillow(photo_pack)

@@ -12,18 +12,18 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
+from engines import needs_dali, needs_gpu
 from runs import ONE_THREAD, TINY, never, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import explain, train
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
 from greyhound.pipelines import dali, loader, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Device, EngineConfig, Resources
 from greyhound.pipelines.loader import Loader
 
-pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
+pytestmark = needs_dali
 
 
 NO_CACHE: Any = None
@@ -284,8 +284,7 @@ def test_a_copy_back_would_be_found() -> None:
     assert ("CoordTransform", "gpu", "cpu") in crossings([node.cpu() for node in nodes])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 def test_a_gpu_makes_the_pixels_of_a_cpu(coded_pack: Pack) -> None:
     augment, ids = Augment(size=48, fill=90), np.arange(len(coded_pack))
     with Loader(coded_pack, augment, ids, Resources("dali", "gpu"), epochs=2, views=2) as stream:

@@ -1,5 +1,4 @@
-"""The loaders that people use instead, for the benchmark: the same augmentation as far as each can express
-it.
+"""The loaders that people use instead: the same augmentation as far as each can express it.
 
 Before it: a resident pack. After it: `benchmark` times each of them beside our engines. Every peer reads its
 originals from memory, and each is written the way its own documentation would have it.
@@ -11,7 +10,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +21,7 @@ from greyhound.cache.decode import decode
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import Augment
 
+BATCH_SIZE: Final = 64
 AUGMENT: Final = Augment()
 """What every row does to an image: the seed's recipe."""
 _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
@@ -30,12 +30,12 @@ _AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
 """Share of a photograph in the window. A crop cannot reach past the edge: scales below 1 are missing."""
 
 
+@dataclass(frozen=True)
 class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """Endless rows of a pack for torch's DataLoader. finish: encoded bytes -> float32 `[3, S, S]`."""
 
-    def __init__(self, pack: Pack, finish: Callable[[Any], torch.Tensor]) -> None:
-        """Nothing is read yet."""
-        self.pack, self.finish = pack, finish
+    pack: Pack
+    finish: Callable[[Any], torch.Tensor]
 
     def __len__(self) -> int:
         """As good as endless."""
@@ -48,11 +48,11 @@ class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def in_workers(
-    pack: Pack, finish: Callable[[Any], torch.Tensor], batch_size: int, workers: int
+    finish: Callable[[], Callable[[Any], torch.Tensor]], pack: Pack, workers: int
 ) -> Iterator[int]:
     """Batches from torch's DataLoader with worker processes: how many images each had."""
     loader = torch.utils.data.DataLoader(
-        Originals(pack, finish), batch_size, num_workers=workers, multiprocessing_context="fork"
+        Originals(pack, finish()), BATCH_SIZE, num_workers=workers, multiprocessing_context="fork"
     )
     for pixels, _ in loader:
         yield len(pixels)
@@ -106,14 +106,10 @@ def albumentations() -> Callable[[Any], torch.Tensor]:
         ]
     )
 
-    def finish(encoded: Any) -> torch.Tensor:
-        pixels: torch.Tensor = compose(image=simplejpeg.decode_jpeg(encoded, "RGB"))["image"]
-        return pixels
-
-    return finish
+    return lambda encoded: compose(image=simplejpeg.decode_jpeg(encoded, "RGB"))["image"]
 
 
-def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
+def dali_naive(pack: Pack, threads: int) -> Iterator[int]:
     """DALI's CPU backend as its examples would port the recipe: an operator a step, with random arguments."""
     from nvidia.dali import fn, pipeline_def, types
 
@@ -124,20 +120,18 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
 
     spread = [1 - AUGMENT.brightness, 1 + AUGMENT.brightness]
 
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
+    @pipeline_def(batch_size=BATCH_SIZE, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
     def path() -> Any:
         images = fn.decoders.image(fn.external_source(source, batch=False, dtype=types.UINT8))
         images = fn.random_resized_crop(
             images, size=AUGMENT.size, random_area=list(_AREA), random_aspect_ratio=[1.0, 1.0]
         )
         centre = [AUGMENT.size / 2, AUGMENT.size / 2]
-        turn = fn.transforms.rotation(
-            angle=fn.random.uniform(range=[-AUGMENT.rotation, AUGMENT.rotation]), center=centre
-        )
+        angle = fn.random.uniform(range=[-AUGMENT.rotation, AUGMENT.rotation])
+        turn = fn.transforms.rotation(angle=angle, center=centre)
         lean = fn.stack(fn.random.uniform(range=[-AUGMENT.shear, AUGMENT.shear]), types.Constant(0.0))
-        images = fn.warp_affine(
-            images, fn.transforms.shear(turn, angles=lean, center=centre), interp_type=types.INTERP_LINEAR
-        )
+        matrix = fn.transforms.shear(turn, angles=lean, center=centre)
+        images = fn.warp_affine(images, matrix, interp_type=types.INTERP_LINEAR)
         images = fn.color_twist(
             images,
             brightness=fn.random.uniform(range=spread),
@@ -153,12 +147,12 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
         yield len(output)
 
 
+@dataclass(frozen=True)
 class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
     """A pack as FFCV's writer takes it, in a process of its own: uint8 RGB `[H, W, 3]`, one image a row."""
 
-    def __init__(self, path: Path, count: int) -> None:
-        """path: of the pack, which is opened in the other process. count: its images."""
-        self.path, self.count = path, count
+    path: Path
+    count: int
 
     def __len__(self) -> int:
         """Images."""
@@ -166,17 +160,11 @@ class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, row: int) -> tuple[Any, ...]:
         """The image alone."""
-        return (decode(self.pack.encoded(row)),)
-
-    @cached_property
-    def pack(self) -> Pack:
-        """Opened where it is read."""
-        return Pack(self.path)
+        return (decode(Pack(self.path).encoded(row)),)
 
 
-def ffcv(mode: Literal["jpg", "raw"], pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
-    """FFCV from a file of its own in the page cache, its pixels encoded again (jpg) or as they are (raw);
-    threads.
+def ffcv(mode: Literal["jpg", "raw"], pack: Pack, threads: int) -> Iterator[int]:
+    """FFCV from its own file in the page cache, the pixels encoded again (jpg) or as they are (raw); threads.
 
     It has no rotation, no shear and no hue. Leclerc et al. 2023, "FFCV: Accelerating Training by Removing
     Data Bottlenecks".
@@ -200,10 +188,8 @@ def ffcv(mode: Literal["jpg", "raw"], pack: Pack, batch_size: int, threads: int)
         file = str(Path(folder) / "images.beton")
         writer = DatasetWriter(file, {"image": RGBImageField(write_mode=mode)}, num_workers=1)
         writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
-        pipelines, order = {"image": steps}, OrderOption.RANDOM
-        loader = Loader(
-            file, batch_size, num_workers=threads, os_cache=True, order=order, pipelines=pipelines
-        )
+        options = {"order": OrderOption.RANDOM, "pipelines": {"image": steps}}
+        loader = Loader(file, BATCH_SIZE, num_workers=threads, os_cache=True, **options)
         while True:
             for (images,) in loader:
                 yield len(images)

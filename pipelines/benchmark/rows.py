@@ -15,16 +15,16 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
-from greyhound.cache.decode import decode, downsample
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
+from greyhound.pipelines.benchmark.peers import BATCH_SIZE
+from greyhound.pipelines.decode import decode, downsample
 from greyhound.pipelines.decoded import ImageCache
 from greyhound.pipelines.engine import Device, EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
 
-BATCH_SIZE: Final = 64
 VIEWS: Final = 10
 
 Pass = Callable[[Pack, int], Iterator[int]]
@@ -112,7 +112,7 @@ def open_loader(pack: Pack, resources: Resources, batch_size: int, views: int = 
     return Loader(pack, peers.AUGMENT, rows, resources, batch_size=batch_size, shuffle=True, views=views)
 
 
-def train_step(pack: Pack, workers: int, with_loader: bool) -> Iterator[int]:
+def train_step(with_loader: bool, pack: Pack, workers: int) -> Iterator[int]:
     """The paper's network trained in float32 on batches of 8 images.
 
     Without the loader: one batch again and again, the ceiling of what any loader could reach.
@@ -139,23 +139,13 @@ def steps(loader: Loader, with_loader: bool) -> Iterator[int]:
             images = next(loader).images
 
 
-def in_workers(finish: Callable[[], Callable[[Any], torch.Tensor]]) -> Pass:
-    """A peer in torch's worker processes."""
-    return lambda pack, workers: peers.in_workers(pack, finish(), BATCH_SIZE, workers)
-
-
-def in_threads(work: Callable[[Pack, int, int], Iterator[int]]) -> Pass:
-    """A peer with threads of its own."""
-    return lambda pack, workers: work(pack, BATCH_SIZE, workers)
-
-
 _DALI: Final = ("nvidia.dali", "nvidia-dali-cuda120")
-_FFCV: Final = (
-    "ffcv",
-    "ffcv, which is built from source: apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++",
-)
+_FROM_SOURCE: Final = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"
+_FFCV: Final = ("ffcv", f"ffcv, which is built from source: {_FROM_SOURCE}")
 _VIEWS: Final = "each view counts"
 _FULL: Final = "12 megapixels each, decoded in full, no warp"
+_ALBUMENTATIONS: Final = partial(peers.in_workers, peers.albumentations)
+_TORCHVISION: Final = partial(peers.in_workers, peers.torchvision_pil)
 _NO_SHEAR: Final = "no rotation, shear or hue"
 ROWS: Final[dict[str, Row]] = {
     "copy-only": Row(copy_only, "ceiling", note="ceiling: memory alone"),
@@ -168,19 +158,13 @@ ROWS: Final[dict[str, Row]] = {
     "dali-gpu-encoded": Row(engine("dali", device="gpu"), "ours", *_DALI, device="gpu"),
     "large-encoded": Row(engine("threads"), "ours", note="12 megapixels each", large=True),
     "large-full-decode": Row(full_decode, "peer", note=_FULL, large=True),
-    "albumentations": Row(
-        in_workers(peers.albumentations), "peer", *("albumentations",) * 2, "colour and geometry one by one"
-    ),
-    "torchvision-pil": Row(
-        in_workers(peers.torchvision_pil), "peer", *("torchvision",) * 2, "the seed's own way"
-    ),
-    "dali-naive": Row(in_threads(peers.dali_naive), "peer", *_DALI, "no scale below 1"),
-    "ffcv": Row(in_threads(partial(peers.ffcv, "jpg")), "peer", *_FFCV, f"encoded again; {_NO_SHEAR}"),
-    "ffcv-raw": Row(in_threads(partial(peers.ffcv, "raw")), "peer", *_FFCV, f"decoded before; {_NO_SHEAR}"),
-    "model-only": Row(
-        partial(train_step, with_loader=False), "training", note="EfficientNet-B2, float32, batch 8"
-    ),
-    "train-step": Row(partial(train_step, with_loader=True), "training", note="the same with its loader"),
+    "albumentations": Row(_ALBUMENTATIONS, "peer", *("albumentations",) * 2, "colour and geometry apart"),
+    "torchvision-pil": Row(_TORCHVISION, "peer", *("torchvision",) * 2, "the seed's own way"),
+    "dali-naive": Row(peers.dali_naive, "peer", *_DALI, "no scale below 1"),
+    "ffcv": Row(partial(peers.ffcv, "jpg"), "peer", *_FFCV, f"encoded again; {_NO_SHEAR}"),
+    "ffcv-raw": Row(partial(peers.ffcv, "raw"), "peer", *_FFCV, f"decoded before; {_NO_SHEAR}"),
+    "model-only": Row(partial(train_step, False), "training", note="EfficientNet-B2, float32, batch 8"),
+    "train-step": Row(partial(train_step, True), "training", note="the same with its loader"),
 }
 
 

@@ -44,54 +44,45 @@ def report(result: dict[str, Any], file: Path | None = None, chart: Path | None 
     for name, why in result["missing"].items():
         table.add_row(name, "-", "-", "-", "-", "-", why)
     console.print(table)
-    for line in remarks(result):
+    if "data_time_in_training" in result:
+        line = f"train-step waited for data {result['data_time_in_training']:.2%} of its time"
+        console.print(line, highlight=False, soft_wrap=True)
+    if large := result.get("large"):
+        line = (
+            f"large originals: {large['bytes'] / 1e6:.1f} MB each; the scaled decode is at least "
+            f"{large['worst_psnr_db']:.1f} dB from the block means of a full one"
+        )
         console.print(line, highlight=False, soft_wrap=True)
     text = json.dumps(result) + "\n"
     console.file.write(text)  # before what may fail: a measurement takes minutes
     if file:
-        _write(file, text)
+        try:
+            file.write_text(text)
+        except OSError as error:
+            raise BenchmarkError(f"{file} cannot be written ({error.strerror}); name another file") from None
     if chart:
         draw(chart, result)
 
 
-def remarks(result: dict[str, Any]) -> list[str]:
-    """What the measurement says beside its rows, a line each."""
-    lines = []
-    if "data_time_in_training" in result:
-        lines.append(f"train-step waited for data {result['data_time_in_training']:.2%} of its time")
-    if "large" in result:
-        large = result["large"]
-        lines.append(
-            f"large originals: {large['bytes'] / 1e6:.1f} MB each; the scaled decode is at least "
-            f"{large['worst_psnr_db']:.1f} dB from the block means of a full one"
-        )
-    return lines
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise BenchmarkError(f"{path} cannot be written ({error.strerror}); name another file") from None
+def _cost(row: dict[str, Any]) -> float:
+    return float(row["core_ms_per_image"])
 
 
 def _costs(result: dict[str, Any]) -> dict[str, float]:
-    return {row["name"]: row["core_ms_per_image"] for row in result["rows"]}
+    return {row["name"]: _cost(row) for row in result["rows"]}
 
 
 def draw(path: Path, result: dict[str, Any]) -> None:
     """Core-milliseconds an image of every loader as bars with their spread, cheapest on top; ours in blue."""
     from matplotlib.figure import Figure
 
-    shown = [
-        row for row in result["rows"] if ROWS[row["name"]].kind != "training" and not ROWS[row["name"]].large
-    ]
-    rows = sorted(shown, key=lambda row: row["core_ms_per_image"])
+    kinds = {name: row.kind for name, row in ROWS.items() if not row.large and row.kind != "training"}
+    rows = sorted((row for row in result["rows"] if row["name"] in kinds), key=_cost)
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     colours = {"ours": "#1c5d7a", "ceiling": "#b9b3a6", "peer": "#a5421c"}
     for place, row in enumerate(rows):
-        colour = colours[ROWS[row["name"]].kind]
+        colour = colours[kinds[row["name"]]]
         cost, (low, high) = row["core_ms_per_image"], row["spread"]
         axes.barh(place, cost, color=colour, height=0.62)
         axes.plot([low, high], [place, place], color="black", linewidth=1.2)
@@ -168,12 +159,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cost, (low, high) = row["core_ms_per_image"], row["spread"]
         bases = [costs.get(base) for base in ("decode-only", "torchvision-pil")]
-        cells = [
-            f"`{row['name']}`",
-            f"{row['images_per_second']:.0f}",
-            f"{cost:.2f}",
-            f"{low:.2f} to {high:.2f}",
-        ]
-        cells += [f"{cost / base:.2f}" if base else "-" for base in bases]
-        lines.append(f"| {' | '.join(cells)} |")
+        ratios = " | ".join(f"{cost / base:.2f}" if base else "-" for base in bases)
+        name, speed = row["name"], row["images_per_second"]
+        lines.append(f"| `{name}` | {speed:.0f} | {cost:.2f} | {low:.2f} to {high:.2f} | {ratios} |")
     return "\n".join(lines)
