@@ -51,7 +51,7 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixt
     assert "Not evaluated yet" not in page
 
 
-def test_one_crop_is_the_centre_window_and_no_name_a_command_for_the_terminal(
+def test_the_name_of_a_class_is_no_command_and_one_crop_is_the_centre_window(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation.evaluate(job(run, crops=1))

@@ -53,8 +53,8 @@ def test_learning_rate_has_a_curve_in_either_half(tmp_path: Path) -> None:
         assert has(half, ACCENT)
 
 
-def drawn(epochs: Sequence[int], values: Sequence[float], unit: str = "") -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(figures.curve(epochs, values, unit))) as image:
+def drawn(epochs: Sequence[int], values: Sequence[float], percents: bool = False) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(figures.curve(epochs, values, percents))) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -70,7 +70,7 @@ def test_a_curve_breaks_where_a_value_is_missing() -> None:
     whole, broken = np.ones(40), np.ones(40)
     broken[15:26] = math.nan
     for values, line in ((whole, True), (broken, False)):
-        picture = drawn(range(40), values.tolist(), "%")
+        picture = drawn(range(40), values.tolist(), percents=True)
         middle = picture.shape[1] * 55 // 100
         assert has(picture[:, middle - 9 : middle + 9], ACCENT) is line
 

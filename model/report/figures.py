@@ -65,18 +65,19 @@ def learning_rate(path: Path, epochs: Sequence[float], rates: Sequence[float]) -
     _save(figure, path)
 
 
-def curve(epochs: Sequence[int], values: Sequence[float], unit: str = "") -> bytes:
+def curve(epochs: Sequence[int], values: Sequence[float], percents: bool = False) -> bytes:
     """One value over the epochs, as PNG; the curve breaks where a value is not finite.
 
-    Both sequences are `[n]`. unit: written behind each number of the vertical axis.
+    Both sequences are `[n]`. percents: values go up to 100.
     """
     figure = Figure(figsize=(3.1, 2.1), layout="constrained")
     axes = figure.add_subplot()
     _plot(axes, epochs, values)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    if unit:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
+    if percents:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a share above 100 % is no share
     stream = io.BytesIO()
     _print(figure, stream, dpi=2 * 96)
     return stream.getvalue()

@@ -255,10 +255,9 @@ def stages(
     if between:
         top = max(between, key=rank)
         found.append((f"{top.get('share', math.nan):.0%} of the way from the solved head to there", top))
-    averaged = "averaged weights"
-    found.append((averaged, (swa or {}).get("after")))
+    found.append(("averaged weights", (swa or {}).get("after")))
     rows = {name: row for name, row in found if row}
-    best = max(rows, key=lambda name: (rank(rows[name]), name == averaged), default=None)
+    best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
     return [Stage(name, row, name == best) for name, row in rows.items()]
 
 
@@ -305,7 +304,7 @@ def chart(
     known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if _finite(value)}
     if not known:
         return Chart(name, note, last="–", best="no values", picture=None)
-    text, unit, factor = (percent, "%", 100) if percents else (number, "", 1)
+    text, factor = (percent, 100) if percents else (number, 1)
     best = (max if percents else min)(known, key=lambda epoch: known[epoch])
     drawn = [known.get(epoch, math.nan) * factor for epoch in epochs]
     return Chart(
@@ -313,7 +312,7 @@ def chart(
         note,
         last=text(list(known.values())[-1]),
         best=f"best {text(known[best])} in epoch {best}",
-        picture=data_uri(curve(epochs, drawn, unit)) if len(known) > 1 else None,
+        picture=data_uri(curve(epochs, drawn, percents)) if len(known) > 1 else None,
     )
 
 
