@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.examine import available
 
 F = TypeVar("F", bound=Callable[..., Any])
 

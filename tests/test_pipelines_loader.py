@@ -19,9 +19,9 @@ import torch
 from engines import both
 from pictures import coded, encode, identities, noise, packed
 
+from greyhound.cache import loader, threads, validate
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import engine as engines
-from greyhound.pipelines import examine, loader, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.decoded import ImageCache
 from greyhound.pipelines.engine import BadImageError, DeviceError, EngineConfig, EngineName, Resources
@@ -396,9 +396,9 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         raise ModuleNotFoundError("No module named 'nvidia'")
 
     monkeypatch.setattr(importlib.util, "find_spec", missing)
-    assert examine.available() is False
+    assert validate.available() is False
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert examine.available() is False
+    assert validate.available() is False
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def believe(pack: Pack) -> None:
 
 @both
 def test_an_image_whose_bytes_changed_is_named(rotten: Pack, engine: str) -> None:
-    assert rotten.damaged() == [2]
+    assert rotten.corrupt() == [2]
     with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(PackError) as error:
         list(itertools.islice(stream, 9))
     assert "row 2 ('a/0002.img') has not the bytes that were packed" in str(error.value)

@@ -22,14 +22,15 @@ import simplejpeg
 import torch
 
 from greyhound.cache.cli import progress_bar
+from greyhound.cache.decode import decode, downsample
+from greyhound.cache.folder import find_unlabelled
 from greyhound.cache.machine import available_cores, describe_machine, installed
-from greyhound.cache.pack import Options, find_unlabelled, write
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
 from greyhound.pipelines.benchmark.peers import BATCH_SIZE
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError, lacking, open_loader, steps
-from greyhound.pipelines.decode import decode, downsample
 from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
 

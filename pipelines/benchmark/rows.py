@@ -15,12 +15,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
+from greyhound.cache.decode import decode, downsample
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
 from greyhound.pipelines.benchmark.peers import BATCH_SIZE
-from greyhound.pipelines.decode import decode, downsample
 from greyhound.pipelines.decoded import ImageCache
 from greyhound.pipelines.engine import Device, EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
