@@ -26,11 +26,11 @@ from greyhound.model.dry_run import check_input_size
 from greyhound.model.network import build, convert_sync_batchnorm, param_groups, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, TARGETS, THREADS, Run, RunError, versions
-from greyhound.model.schedule import lr_at
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
+from greyhound.pipelines.order import few_shot_split
 from greyhound.recipe import Recipe
 
 START: Final = Position()
@@ -112,7 +112,7 @@ def _explain_divergence(context: TrainContext) -> None:
     found = Divergence(
         epoch=state.epoch,
         images=state.diverged,
-        learning_rate=lr_at(recipe.phases, state.epoch + state.diverged / len(training.ids)),
+        learning_rate=recipe.lr_at(state.epoch + state.diverged / len(training.ids)),
         rows=rows,
         paths=[training.pack.image_path(row) for row in rows],
     )
@@ -253,3 +253,10 @@ def open_evaluation(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+
+
+def probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
+    """The training images as a linear probe sees them: first `probe_shots` of each class, then the rest."""
+    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
+        with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:
+            yield loader

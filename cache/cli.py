@@ -71,6 +71,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(1)
 
 
+def read_or_exit(read: Callable[[], Result]) -> Result:
+    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
+    try:
+        return read()
+    except UserError as error:
+        _complain(f"error: {error}")
+        sys.exit(BAD_INPUT)
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving

@@ -5,6 +5,7 @@ Before it: nothing. After it: every pool of threads or processes, and every figu
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import platform
@@ -35,6 +36,14 @@ def describe_machine() -> str:
     if "cpu family" in about:
         name += f" (family {about['cpu family']}, model {about.get('model', 'unknown')})"
     return f"{name}, {available_cores()} cores"
+
+
+def has_dali() -> bool:
+    """Whether DALI is installed; it exists for Linux only."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def installed(*names: str) -> dict[str, str]:

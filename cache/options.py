@@ -11,7 +11,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -186,9 +185,8 @@ def read_options(base: T, arguments: Sequence[str], prog: str, required: Sequenc
 
     A nested field's flags carry no prefix. required: fields that must be named. Raises OptionError.
     """
-    nested = [
-        each.name for each in dataclasses.fields(base) if dataclasses.is_dataclass(getattr(base, each.name))
-    ]  # type: ignore[arg-type]
+    values = {each.name: getattr(base, each.name) for each in dataclasses.fields(base)}  # type: ignore[arg-type]
+    nested = [name for name, value in values.items() if dataclasses.is_dataclass(value)]
     parser = Parser(prog, inspect.getdoc(base) or "")
     for option in options(base, nested):
         parser.add(option, parser)
@@ -235,12 +233,3 @@ def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -
         raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
     names = {each.name.rstrip("_"): each.name for each in (first, *others)}
     return lambda: function(**{names[name]: value for name, value in named.items()})
-
-
-def read_or_exit(read: Callable[[], T]) -> T:
-    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
-    try:
-        return read()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

@@ -9,7 +9,6 @@ it starts often.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from greyhound.cache.decode import DecodeError, Pixels, decode
+from greyhound.cache.machine import has_dali
 from greyhound.cache.scan import FORMATS, ImageInfo
 from greyhound.cache.stats import measure
 
@@ -215,7 +215,7 @@ class DaliDecoder:
 
     def __init__(self) -> None:
         """Without DALI on this machine, every check passes: its engine cannot be chosen here either."""
-        self._pipeline = _decoder() if available() else None
+        self._pipeline = _decoder() if has_dali() else None
 
     def check(self, encoded: NDArray[np.uint8], expected: Pixels) -> None:
         """Raise DecodeError unless DALI decodes `encoded` to about `expected`."""
@@ -232,14 +232,6 @@ class DaliDecoder:
         apart = float(np.abs(pixels[::4, ::4].astype(np.int16) - expected[::4, ::4]).mean())
         if apart > self.TOLERANCE:
             raise DecodeError(f"two decoders disagree by {apart:.1f} levels on average")
-
-
-def available() -> bool:
-    """Whether DALI is installed (it exists for Linux only)."""
-    try:
-        return importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _decoder() -> Any:
