@@ -49,9 +49,7 @@ def decode(
 
 
 def downsample(pixels: Pixels, times: int) -> Pixels:
-    """Average blocks of 2**times pixels a side; the last row and column repeat where the size is no
-    multiple.
-    """
+    """Average blocks of 2**times pixels a side; the last row and column repeat to fill a block."""
     if times == 0:
         return pixels
     block = 2**times

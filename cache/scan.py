@@ -1,5 +1,4 @@
-"""Scan every file once, in child processes and through every decoder: does it decode, how large is it, what
-does it show?
+"""Scan every file once, in child processes, through every decoder -> `ImageInfo`.
 
 Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey
 decide.
@@ -41,8 +40,7 @@ TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
 AHEAD: Final = 512
-"""Files that are looked at before the reader takes what was found: so long one slow file holds up no
-other."""
+"""Files scanned ahead of the reader: so long one slow file holds up no other."""
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -118,9 +116,7 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
 
 @contextmanager
 def _children() -> Iterator[Callable[[Path], ImageInfo]]:
-    """Looks at a file in an idle decoder process, or in a new one where none is idle; all are ended on
-    leaving.
-    """
+    """Yield a function that scans a file in an idle child process, or in a new one."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 

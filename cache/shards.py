@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from greyhound.cache.errors import UserError
 
 FORMAT: Final = 2
-"""Version of the layout. A reader refuses a newer one. 2: a shard of a pack; a pack in one file is of version
-1."""
+"""Version of the layout; a newer one is refused. 1: a pack in one file. 2: a shard."""
 SPLITS: Final = ("train", "val", "test")
 SCHEMA: Final = pa.schema(
     [
@@ -149,8 +148,7 @@ def shard_paths(pack: Path, count: int) -> list[Path]:
 
 
 def find(pack: Path) -> list[Path]:
-    """The files of the pack that is there: itself, or its shards in order, by the pack's name or by one of
-    theirs.
+    """The files of a pack: itself, or its shards in order, by the pack's name or a shard's.
 
     Raises PackError where some are missing, or two packs have the name.
     """
