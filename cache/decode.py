@@ -1,7 +1,7 @@
 """Decode one image: the first of the three steps.
 
-Before it: an image's original bytes. After it: the warp. The `threads` engine calls it for every image;
-`examine` calls it once a file, before packing.
+Before it: an image's original bytes. After it: the warp. The `threads` engine decodes every image with it,
+and `validate` every file once, before packing.
 """
 
 from __future__ import annotations

@@ -28,8 +28,6 @@ from typing import IO, Any, Final, TypeVar
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 
-ENDED_DECODER: Final = "the file ended its decoder"
-"""How the detail of a look begins whose child died: no other process should open that file."""
 FORMATS: Final = (
     "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX",
     "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP",
@@ -159,7 +157,7 @@ class _Child:
         self._close()
         self.process = self._start()
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
-        return ImageInfo(problem="undecodable", detail=f"{ENDED_DECODER} ({why})")
+        return ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")
 
     def end(self) -> None:
         self._close()

@@ -30,7 +30,7 @@ HELD: Final = 16_384
 
 Closeup = NDArray[np.uint8]
 Reader = Callable[[int], Closeup | None]
-"""Of a look, by its index, a close-up; None where it cannot be had."""
+"""From an image's index to its close-up; None where it cannot be had."""
 
 
 def make_thumbnail(file: Path, side: int) -> str:

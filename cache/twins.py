@@ -1,18 +1,19 @@
 """Twins: the same file again, or the same picture re-encoded, resized, cropped or mirrored.
 
-Before it: looks, with their hashes and thumbnails. After it: `rules` says what becomes of twins, and `pack`
-never lets a split separate them.
+Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.findings` says what becomes of
+twins, and `pack` never lets a split separate them.
 
-Near twins are searched in three steps. Pictures of about the same brightness are compared by the low waves of
-their thumbnails, which is a product of two matrices and misses next to nothing; the few pairs that agree are
-then laid on one another, with up to 8 % cut off each side, and must differ by little, which tells a twin from
-another dog of the same breed in the same pose; close-ups of those that remain must be alike in detail, which
-tells a twin from another portrait before the same wall.
+Near twins are searched in three steps:
+- Pictures of about the same brightness are compared by the low waves of their thumbnails. That is a product
+  of two matrices; it compares all with all, in 57 seconds of a processor for 300,000 pictures. No index would
+  spare a comparison without missing a twin, because a crop moves so much in about twenty dimensions
+  (docs/log.md).
+- The few pairs that agree are aligned, with up to 8 % cut off each side, and must differ by little. That
+  tells a twin from another dog of the same breed in the same pose.
+- Close-ups of those that remain must be alike in detail. That tells a twin from another portrait before the
+  same wall.
 
-The first step compares all with all, in 57 seconds of a processor for 300,000 pictures: what a crop moves is
-so much, in about twenty dimensions that matter, that no index would spare a comparison without missing a twin
-(docs/log.md). Thumbnails are read where they are needed and not held. Where hundreds are look-alikes, work
-for each is limited, and `find_twins` says for how many the limit was met.
+Thumbnails are read where they are needed. Where hundreds are alike, the work for each is limited.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class _Shown:
-    """The thumbnails of some looks, by their index."""
+    """The thumbnails of some images, by their index."""
 
     infos: Series[ImageInfo]
     chosen: Indices
@@ -125,9 +126,9 @@ def no_closeup(index: int) -> None:
 def find_twins(
     infos: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
-    """Exact and near twins among looks; what does not decode has none.
+    """Exact and near twins among images; what does not decode has none.
 
-    closeup: of a look, by its index. crowded: told of how many looks LOOKED_AT others or more are alike from
+    closeup: of an image, by its index. crowded: told how many images are like LOOKED_AT others or more from
     afar, if there are any: twins of theirs may be missed.
     """
     originals = find_originals(info.sha256 if not info.problem else "" for info in infos)

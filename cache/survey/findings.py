@@ -64,7 +64,7 @@ ODD_ASPECT: Final = 3.0
 NAMED: Final = 3
 """Near twins of one image that its reason names; of the others it says how many there are."""
 PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
-"""Problems of a look that are findings of their own; every other one is `undecodable`."""
+"""Problems of a scan that are findings of their own; every other one is `undecodable`."""
 
 
 @dataclass(frozen=True, slots=True)
