@@ -190,9 +190,8 @@ def open_pack(job: Job) -> Iterator[Pack]:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
             note(
-                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained "
-                "on may be among "
-                "those ranked"
+                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
+                "may be among those ranked"
             )
         yield opened
         return
@@ -246,8 +245,7 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     if not len(ids):
         raise PackError(
             f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was "
-            "trained on; "
-            "review without --run"
+            "trained on; review without --run"
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)

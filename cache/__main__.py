@@ -60,8 +60,7 @@ def survey(images: Positional[Path], out: Path) -> int:
     def crowded(count: int) -> None:
         note(
             f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among "
-            "the "
-            f"{LOOKED_AT} most alike"
+            f"the {LOOKED_AT} most alike"
         )
 
     with progress_bar("looking at every image") as update, inspect(images, update, crowded) as rows:

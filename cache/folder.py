@@ -47,8 +47,7 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
     if len(folders) > MAX_CLASSES:
         raise PackError(
             f"{images} has {len(folders):,} subfolders; expected one a class, at most {MAX_CLASSES:,}: put "
-            "them together "
-            "into fewer"
+            "them together into fewer"
         )
     sources = [
         Source(file, _relative(file, images), label)

@@ -296,7 +296,7 @@ def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
         if decision.by == "person" and (known.choice, known.to) != (decision.choice, decision.to):
             raise PackError(
                 f"{file} says {known.choice} in line {known.line} and {decision.choice} in line "
-                f"{decision.line} of "
-                f"{decision.image.path!r}; expected one decision a file: delete one of the two lines"
+                f"{decision.line} of {decision.image.path!r}; expected one decision a file: delete one of "
+                "the two lines"
             )
     return sorted(first.values(), key=lambda decision: decision.line)

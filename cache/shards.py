@@ -169,8 +169,7 @@ def find(pack: Path) -> list[Path]:
     if missing:
         raise PackError(
             f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; "
-            "copy the pack "
-            "again, or pack the images again"
+            "copy the pack again, or pack the images again"
         )
     return paths
 
@@ -250,8 +249,7 @@ class MappedFile:
         if found.st_size < len(self.memory):
             raise PackError(
                 f"{self.path} was cut short while it was in use; copy the pack again, or pack the images "
-                "again; "
-                "--residency ram reads it once and for all"
+                "again; --residency ram reads it once and for all"
             )
         return hash((found.st_mtime_ns, found.st_ctime_ns))
 

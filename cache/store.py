@@ -133,8 +133,7 @@ class Pack:
         verb = "has" if len(rows) == 1 else "have"
         return PackError(
             f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the "
-            "pack again, "
-            "or pack the images again; --on-bad skip goes on without such images"
+            "pack again, or pack the images again; --on-bad skip goes on without such images"
         )
 
     def is_valid(self, index: int) -> bool:
@@ -237,14 +236,13 @@ def _check_together(shards: Sequence[Shard]) -> None:
         if (header.shard, header.shards) != (index, len(shards)):
             raise PackError(
                 f"{shard.path} is shard {header.shard} of {header.shards}, and its name says {index} of "
-                f"{len(shards)}; "
-                "expected every shard beside the others, under the name that it was packed with"
+                f"{len(shards)}; expected every shard beside the others, under the name that it was packed "
+                "with"
             )
         if (header.digest, header.classes) != (first.digest, first.classes):
             raise PackError(
                 f"{shard.path} is of another pack than {shards[0].path.name} beside it; copy all shards "
-                "again, or pack "
-                "the images again"
+                "again, or pack the images again"
             )
 
 
@@ -267,8 +265,7 @@ def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...
     if low < -1 or high >= len(classes):
         raise PackError(
             f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack "
-            "the images "
-            "again"
+            "the images again"
         )
 
 

@@ -1,7 +1,7 @@
 """Validate a file with every decoder that training may use: the child process of `scan`.
 
-Before it: paths, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs apart
-from the packing, because a file may crash a decoder. It does without torch, because it starts often.
+Before it: paths, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
+apart from the packing, because a file may crash a decoder. It does without torch, because it starts often.
 """
 
 from __future__ import annotations

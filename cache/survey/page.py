@@ -129,9 +129,8 @@ def complete(survey: Path, images: Path, found: Review) -> None:
     strangers = len(found.label_issues) - len(here.label_issues)
     if strangers:
         note(
-            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's "
-            "pack was made of "
-            "other pictures; the ranking lists them"
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack "
+            "was made of other pictures; the ranking lists them"
         )
     table.write(mark(rows, here), survey)
     draw(rows, images, survey, notes_on(here, images))
