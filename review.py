@@ -78,8 +78,7 @@ class Job:
     """What to review, and how."""
 
     out: Path | None = None
-    """The JSON file to write: every image, the most suspicious first, and the issues' neighbours; labels.json
-    in --survey."""
+    """The JSON ranking to write, the likeliest issues first; by default labels.json in --survey."""
     images: Path | None = None
     """A folder with one subfolder a class."""
     survey: Path | None = None
@@ -183,9 +182,7 @@ def review(job: Job) -> Review:
 
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
-    """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of
-    it.
-    """
+    """The pack to review; a folder of images is packed for as long as the block runs."""
     if job.images is None or job.run:
         trained = Run(job.run).read(PACK) if job.run else None
         opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.originals)
@@ -193,9 +190,8 @@ def open_pack(job: Job) -> Iterator[Pack]:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
             note(
-                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained "
-                "on may be among "
-                "those ranked"
+                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
+                "may be among those ranked"
             )
         yield opened
         return
@@ -249,8 +245,7 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     if not len(ids):
         raise PackError(
             f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was "
-            "trained on; "
-            "review without --run"
+            "trained on; review without --run"
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
@@ -305,9 +300,7 @@ def extract_features(
 
 
 def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
-    """Near twins by their places among `ids`: the survey's search, on what the network saw; small: thumbnails
-    of it.
-    """
+    """Near twins by their places among `ids`, found as the survey does, in thumbnails `small`."""
     chosen = np.flatnonzero(opened.sizes[ids].min(axis=1) >= DETAILED)
     pairs = find_pairs(small[chosen])
     return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
@@ -339,8 +332,7 @@ def hash_contents(opened: Pack, ids: Ids) -> list[str]:
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
-    """Every image, the least likely label first; issues are as many of the first as confident learning
-    counts.
+    """Every image, the least likely label first; confident learning counts how many are issues.
 
     One of those whose label is the likeliest class all the same is no label issue.
     """

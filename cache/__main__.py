@@ -60,8 +60,7 @@ def survey(images: Positional[Path], out: Path) -> int:
     def crowded(count: int) -> None:
         note(
             f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among "
-            "the "
-            f"{LOOKED_AT} most alike"
+            f"the {LOOKED_AT} most alike"
         )
 
     with progress_bar("looking at every image") as update, inspect(images, update, crowded) as rows:
@@ -83,8 +82,7 @@ def pack(
     decisions: Path | None = None,
     shards: int = 1,
 ) -> int:
-    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file, or several that are
-    opened as one.
+    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
 
     Args:
         images: The folder, with one subfolder a class.
@@ -228,9 +226,7 @@ def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> No
 
 
 def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:
-    """The first `most` lines, and how to see the others; None for all of them, 0 for none and no word about
-    it.
-    """
+    """The first `most` lines, and how to see the others. None: all of them. 0: none, and no hint."""
     for line in lines[:most]:
         console.print(_plain(f"  {line}"), highlight=False, soft_wrap=True)
     if most and len(lines) > most:

@@ -29,8 +29,7 @@ Value = TypeVar("Value")
 ENDINGS: Final = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""The signals that ask for an end: Ctrl-C, a system that shuts down or preempts, a terminal that is
-closed."""
+"""Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
 SIGHUP: Final = getattr(signal, "SIGHUP", None)
 """Which Windows has not."""
 BAD_INPUT = 2
@@ -82,9 +81,7 @@ def read_or_exit(read: Callable[[], Result]) -> Result:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """For as long as the block runs, what asks for an end interrupts it; after that the program is leaving
-    anyway.
-    """
+    """Signals that ask for an end interrupt the block; after it they change nothing."""
     ours = [
         each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
     ]
@@ -107,9 +104,7 @@ def _interrupt(number: int, _: object) -> NoReturn:
 
 
 def _leave_terminal() -> None:
-    """The terminal is gone, to write to it is an error, and who closed it may say so twice: what is said goes
-    nowhere.
-    """
+    """The terminal is gone, and writing to it is an error: discard what is printed from now on."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -125,8 +120,7 @@ def _unheard(number: int) -> bool:
 
 
 def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
-    """Call tyro; what it says against the command line becomes one line, like every other complaint of the
-    house.
+    """Call tyro; its complaint about the command line becomes one line, like all others.
 
     subcommands: those that the program has; the help that the line names is that of the one that was called.
     """
