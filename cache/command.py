@@ -22,6 +22,8 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from greyhound.cache.errors import UserError
+
 Result = TypeVar("Result")
 
 ENDINGS: Final = tuple(
@@ -56,7 +58,7 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output, `head` for example, has seen enough
         sys.exit(141)
-    except expected as error:
+    except (UserError, *expected) as error:
         _complain(f"error: {error}")
         if isinstance(error, Hung):
             sys.stdout.flush()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Final
 
 
@@ -94,6 +94,8 @@ def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
 
 def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
     """The same phases with `lr` as the highest learning rate; the others keep their ratio to it. Raises ValueError."""
+    if not 0 <= lr < inf:
+        raise ValueError(f"lr is {lr}; expected 0 or more")
     highest = max(phase.high for phase in phases)
     if not highest:
         raise ValueError(

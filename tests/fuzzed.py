@@ -26,7 +26,7 @@ from pictures import coded, encode, packed
 from runs import TINY
 
 from greyhound import eval as evaluation
-from greyhound import explain, review, train
+from greyhound import explain, review
 from greyhound.cache import __main__ as room
 from greyhound.cache import decisions, findings, pack, suspects
 from greyhound.cache.command import deferred, parse
@@ -42,20 +42,22 @@ from greyhound.cache.store import (
     index_checksum,
 )
 from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import checkpoint, report, targets
+from greyhound.model import checkpoint, report
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.linear_probe import SoftTargets
+from greyhound.model.linear_probe import read_targets as read_soft
+from greyhound.model.linear_probe import write_targets as write_soft
 from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import (
     AVERAGED,
     BEST,
-    HEAD,
     INTERPOLATION,
     LAST,
     METRICS,
     PACK,
+    PROBE,
     RECIPE,
-    SHAPES,
+    SCHEMAS,
     SWA,
     TIMES,
     VERSIONS,
@@ -64,15 +66,16 @@ from greyhound.model.run import (
     load_network,
 )
 from greyhound.model.run import TARGETS as SOFT
-from greyhound.model.state import Progress, Training, drop_later_rows, restore, save_last
+from greyhound.model.state import CheckpointSaver, TrainState, drop_later_rows, restore
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
 from greyhound.pipelines.examine import Probe, examine
 from greyhound.pipelines.loader import Loader, Resources
 from greyhound.pipelines.request import BadImageError
+from greyhound.recipe import Recipe, read_options
 
 CLASSES: Final = 3
-RUN_FILES: Final = (*SHAPES, "eval-other-test.json")
+RUN_FILES: Final = (*SCHEMAS, "eval-other-test.json")
 """JSON files of a run folder, in the order in which the first byte of an input chooses one."""
 
 
@@ -291,7 +294,7 @@ def run_seeds(_: Path) -> list[bytes]:
         VERSIONS: {"torch": "2"},
         METRICS: result | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
         TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
-        HEAD: result | {"images": 9, "first": None},
+        PROBE: result | {"images": 9, "first": None},
         INTERPOLATION: [result | {"share": 0.25}],
         SWA: {"before": result, "after": result},
         RUN_FILES[-1]: evaluated,
@@ -311,9 +314,9 @@ def read_run(folder: Path, data: bytes) -> None:
     name = RUN_FILES[data[0] % len(RUN_FILES)] if data else RECIPE
     (folder / name).write_bytes(data[1:])
     report.build(folder)
-    from_json(train.Recipe, run.read(RECIPE), RECIPE)
+    from_json(Recipe, run.read(RECIPE), RECIPE)
     run.rows(METRICS), run.rows(TIMES)
-    for other in (PACK, HEAD, INTERPOLATION, SWA):
+    for other in (PACK, PROBE, INTERPOLATION, SWA):
         if (folder / other).exists():
             run.read(other)
     if (folder / VERSIONS).exists():
@@ -335,17 +338,18 @@ def read_recipe(folder: Path, data: bytes) -> None:
 
 
 @cache
-def _training() -> Training:
+def _training() -> TrainState:
     network = torch.nn.Linear(2, 2)
-    return Training(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    return TrainState(network=network, optimizer=optimizer)
 
 
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     """A checkpoint that a training goes on from, and one of a network alone, both small."""
     state = _training()
     row = {"epoch": 0, "train_loss": 0.7, "seconds": 1.0}
-    state = replace(state, progress=Progress(epoch=1, best=0.5, trained=row))
-    save_last(checkpoint.save, Run(folder), state)
+    with CheckpointSaver(Run(folder)) as saver:
+        saver.save_last(replace(state, epoch=1, best=0.5, trained=row))
     checkpoint.save(folder / BEST, {"network": state.network.state_dict(), "score": 0.5, "after": "epoch 1"})
     return [(folder / name).read_bytes() for name in (LAST, BEST)]
 
@@ -358,7 +362,7 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
     if "progress" in content:
         state = _training()
         restore(Run(folder), content, state)
-        drop_later_rows(Run(folder), state.progress)
+        drop_later_rows(Run(folder), state)
     else:
         load_network(_training().network, content, folder / BEST)
 
@@ -366,14 +370,14 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
 def targets_seeds(folder: Path) -> list[bytes]:
     """Soft targets of three images and two classes."""
     found = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
-    targets.write(folder / SOFT, found, "digest")
+    write_soft(folder / SOFT, found, "digest")
     return [(folder / SOFT).read_bytes()]
 
 
 def read_targets(folder: Path, data: bytes) -> None:
     """Soft targets, and those of a batch."""
     (folder / SOFT).write_bytes(data)
-    found = targets.read(folder / SOFT, 0.3, "digest", classes=2)
+    found = read_soft(folder / SOFT, 0.3, "digest", classes=2)
     if found:
         found.of(torch.tensor([1, 2]), torch.tensor([0, 1]))
 
@@ -408,7 +412,7 @@ def _sound_members() -> dict[str, bytes]:
 # --- command lines ---------------------------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
-    train.read_job,
+    read_options,
     lambda words: parse(lambda: tyro.cli(evaluation.Job, args=words)),
     lambda words: parse(lambda: tyro.cli(explain.Job, args=words)),
     lambda words: parse(lambda: tyro.cli(review.Job, args=words)),

@@ -24,6 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from greyhound import begin
+from greyhound.model.state import TrainState
+from greyhound.recipe import FAST, Recipe, TrainOptions
+from greyhound.session import open_state
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
 import numpy as np
@@ -39,10 +44,9 @@ from greyhound.cache.command import parse, run
 from greyhound.cache.machine import available_cores
 from greyhound.cache.store import Pack, PackError
 from greyhound.model.network import set_train_mode
-from greyhound.model.precision import compiled
+from greyhound.model.precision import compiled, forward
 from greyhound.model.run import METRICS, Run, RunError
-from greyhound.model.state import Training
-from greyhound.model.step import smoothed_cross_entropy, train_step
+from greyhound.model.step import clip_gradient, smoothed_cross_entropy
 from greyhound.pipelines import dali, doctor, selftest, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
@@ -77,7 +81,7 @@ class Setup:
     pack: Pack
     device: Device
     folder: Path
-    job: train.Job
+    job: TrainOptions
     images: int = 64
     """Of the pack, where a check goes over images again and again."""
     batches: int = 10_000
@@ -294,10 +298,10 @@ def link_rate() -> float:
 
 def step(setup: Setup) -> Outcome:
     """Images a second of the step alone, from one batch again and again; on a GPU also in CUDA graphs, which must work."""
-    where, recipe = torch_device(setup.device), train.resolve(setup.job.recipe, torch_device(setup.device))
+    where, recipe = torch_device(setup.device), begin.resolve(setup.job.recipe, torch_device(setup.device))
     rates, faults = {}, []
     for name in ("as it is", "compiled")[: 2 if setup.device == "gpu" else 1]:
-        state = train.new_state(recipe, len(setup.pack.classes), where, 0.0, pretrained=False)
+        state = open_state(recipe, len(setup.pack.classes), where, 0.0, pretrained=False)
         set_train_mode(state.network, recipe.freeze_bn)
         called: nn.Module = state.network
         if name == "compiled":
@@ -307,7 +311,7 @@ def step(setup: Setup) -> Outcome:
     return Outcome(not faults, faults[0] if faults else f"images a second of {recipe.network}, below", rates)
 
 
-def steps(recipe: train.Recipe, state: Training, called: nn.Module, classes: int) -> Iterator[int]:
+def steps(recipe: Recipe, state: TrainState, called: nn.Module, classes: int) -> Iterator[int]:
     """Steps at a rate that changes nothing, each with its images."""
     where = next(called.parameters()).device
     shape = recipe.batch_size, 3, recipe.augment.size, recipe.augment.size
@@ -315,9 +319,12 @@ def steps(recipe: train.Recipe, state: Training, called: nn.Module, classes: int
     labels = torch.arange(recipe.batch_size, device=where) % classes
     loss = smoothed_cross_entropy(recipe.label_smoothing, classes)
     while True:
-        train_step(called, state.optimizer, images, labels, loss, 0.0, recipe.bf16, clip=recipe.clip)
-        if state.average:
-            state.average.update(state.network)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss(forward(called, images, recipe.bf16), labels).backward()
+        clip_gradient(called, recipe.clip_norm)
+        state.optimizer.step()
+        if state.ema:
+            state.ema.update(state.network)
         yield recipe.batch_size
 
 
@@ -445,7 +452,7 @@ def main() -> int:
         folder = Path(temporary)
         pack = Pack(job.pack or draw(folder))
         resources = Resources(device=job.device)
-        fast = train.Job(pack=pack.path, out=folder / "run", recipe=train.FAST, resources=resources)
+        fast = TrainOptions(pack=pack.path, out=folder / "run", recipe=FAST, resources=resources)
         setup = Setup(pack, job.device, folder, fast)
         passed = certify(setup, examine(setup), job.out)
     print(f"certificate: {job.out / 'gpu-report.md'}")

@@ -97,11 +97,11 @@ def test_packing_that_is_ended_while_it_writes(
     ("number", "place", "doing"),
     [
         (signal.SIGTERM, "greyhound.model.linear_probe.solve", "training epoch 0"),
-        (signal.SIGHUP, "greyhound.model.step.train_step", "training epoch 0"),
+        (signal.SIGHUP, "greyhound.model.step.clip_gradient", "training epoch 0"),
         (
             signal.SIGINT,
             "greyhound.model.averaging.interpolated",
-            "validating 50% of the way from the head",
+            "validating 50% of the way from the linear probe",
         ),
         (signal.SIGTERM, "greyhound.model.averaging.average", "averaging"),
     ],

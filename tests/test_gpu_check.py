@@ -23,7 +23,7 @@ from greyhound.model.schedule import Phase
 from greyhound.pipelines import doctor
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.examine import available
-from greyhound.train import Averaging
+from greyhound.recipe import Averaging
 
 ROOT = Path(__file__).parents[1]
 needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
