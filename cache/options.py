@@ -1,7 +1,7 @@
 """A command line from a dataclass: every field a flag, with its docstring, unit and default in `--help`.
 
-Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only the standard
-library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
+Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only the
+standard library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Option:
 
 
 def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ()) -> list[Option]:
-    """Every field of the dataclass `value`, its own values the defaults. inline: nested fields whose flags carry no prefix."""
+    """Every field of a dataclass, its values the defaults. inline: nested fields without a prefix."""
     found: list[Option] = []
     hints, docs = get_type_hints(type(value)), field_docs(type(value))
     for each in dataclasses.fields(value):
@@ -187,7 +187,7 @@ def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
 
 
 def read_or_exit(read: Callable[[], T]) -> T:
-    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
+    """What `read` makes of the command line; a refusal is one line on standard error and exit code 2."""
     try:
         return read()
     except UserError as error:

@@ -1,6 +1,7 @@
 """A file is replaced whole or not at all.
 
-Before it: whoever has something to write. After it: checkpoints, JSON, pictures and the report in the run folder.
+Before it: whoever has something to write. After it: checkpoints, JSON, pictures and the report in the run
+folder.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file name beside `path`, for the block to write; it takes `path`'s place if the block ends well.
+    """Yield a temporary file name beside `path`, for the block to write; it takes `path`'s place if the block
+    ends well.
 
-    If it does not (disk full, Ctrl-C, any error), the temporary file is removed, what was at `path` stays, and the
-    error goes on. The temporary name ends as `path` does, for writers that choose a format by the suffix; `path`'s
-    folder is made if it is missing. Raises OSError.
+    If it does not (disk full, Ctrl-C, any error), the temporary file is removed, what was at `path` stays,
+    and the error goes on. The temporary name ends as `path` does, for writers that choose a format by the
+    suffix; `path`'s folder is made if it is missing. Raises OSError.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,13 +34,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def intended(file: Path) -> str | None:
-    """The name that this was to take, if its own is that of a temporary file: its process was killed before."""
+    """The name that a temporary file was to take, before its process was killed; else None."""
     found = re.fullmatch(r"\.(.+)\.\d+(\.\w+)", file.name)
     return found[1] + found[2] if found else None
 
 
 def sweep(folder: Path, is_ours: Callable[[str], bool]) -> None:
-    """Remove what killed processes left of files that are ours by name; nobody else may be writing into the folder."""
+    """Remove what killed processes left of our files. Nobody else may be writing into the folder."""
     for file in list(folder.iterdir()):
         if (name := intended(file)) and is_ours(name):
             file.unlink(missing_ok=True)

@@ -91,8 +91,8 @@ def test_only_what_was_named_is_read() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--sizes", "1"), "there is no flag --sizes; did you mean --size or --flat.size?"),
-        (("--siz", "1"), "there is no flag --siz; did you mean --size or --flat.size?"),
+        (("--sizes", "1"), "there is no flag --sizes; did you mean --size?"),
+        (("--siz", "1"), "there is no flag --siz; did you mean --size?"),
         (("--colour", "1"), "there is no flag --colour; see tool --help"),
         (("--outt=1",), "there is no flag --outt; did you mean --out?"),
         (("stray",), "'stray' belongs to no flag; see tool --help"),
