@@ -2,8 +2,8 @@
 
     greyhound train fast --pack dogs.arrow --out runs/dogs
 
-Before it: `greyhound pack`. After it: eval and explain, which read the run folder. From top to bottom: open, fit the
-linear probe, train epoch by epoch, interpolate and average weights, report.
+Before it: `greyhound pack`. After it: eval and explain, which read the run folder. From top to bottom: open,
+fit the linear probe, train epoch by epoch, interpolate and average weights, report.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from greyhound.cache.cli import Stop, Stopped, note, read_or_exit, run, stop_sig
 from greyhound.recipe import TrainOptions, read_options
 
 if __name__ == "__main__":
-    # Ctrl-C ends the imports without a traceback; `run` takes over. --help and a slip are answered before them.
+    # Ctrl-C ends the imports without a traceback; `run` takes over. --help is answered before them.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     OPTIONS = read_or_exit(lambda: read_options(sys.argv[1:]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
@@ -106,7 +106,8 @@ def probe(context: TrainContext) -> None:
         result = validate(linear_probe.classifier(network), [held_out], recipe.bf16)
         result |= {"images": len(rows), "elapsed": state.tick()}
         print(
-            f"linear probe: {len(rows)} images, {found}; {say(result)}, {result['elapsed']:.0f} s after the start",
+            f"linear probe: {len(rows)} images, {found}; {say(result)}, {result['elapsed']:.0f} s after "
+            "the start",
             flush=True,
         )
         results.append(result)
@@ -144,7 +145,7 @@ def record_ids(
 
 
 def fit(context: TrainContext) -> None:
-    """Train through every phase. After each epoch validate, and write log, checkpoints and report beside the next."""
+    """Train through every phase. After each epoch validate, and write log, checkpoints and report."""
     recipe, state = context.recipe, context.state
     model = distributed.data_parallel(context.compiled())
     try:
@@ -167,8 +168,9 @@ def fit(context: TrainContext) -> None:
 def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = None) -> Clock:
     """Train to the end of the epoch, or for at most `steps` steps. `context.state` follows after every step.
 
-    model: the state's network as it is called, compiled or wrapped for several ranks. Nothing here reads a value from
-    the device, except `flush`: losses add up there. Returns what measured the time. Raises Stopped, RunError.
+    model: the state's network as it is called, compiled or wrapped for several ranks. Nothing here reads a
+    value from the device, except `flush`: losses add up there. Returns what measured the time. Raises
+    Stopped, RunError.
     """
     recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(context.training)
     set_train_mode(state.network, recipe.freeze_bn)
@@ -233,7 +235,7 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
 
 
 def interpolate_weights(context: TrainContext) -> None:
-    """Validate networks between the linear probe's and the trained one; interpolation.json, perhaps best.ckpt."""
+    """Validate networks between linear probe and trained one: interpolation.json, perhaps best.ckpt."""
     recipe, folder, state = context.recipe, context.run, context.state
     if not recipe.interpolation or distributed.broadcast_from_main((folder.folder / INTERPOLATION).exists):
         return
@@ -299,7 +301,8 @@ def say(result: dict[str, Any]) -> str:
 
 def epoch_line(row: dict[str, Any]) -> str:
     """The epoch in the seed's form."""
-    return f"epoch: {row['epoch']}, train loss = {row['train_loss']:.9f}, {say(row)}, time: {row['seconds']:.6f} sec"
+    losses = f"train loss = {row['train_loss']:.9f}, {say(row)}"
+    return f"epoch: {row['epoch']}, {losses}, time: {row['seconds']:.6f} sec"
 
 
 def rebuild_report(folder: Run) -> None:

@@ -116,13 +116,18 @@ class Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(arguments)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if flags:
-            known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(flags[0], known, n=2, cutoff=0.6)
-            near += [flag for flag in known if flag not in near and flag.endswith(f".{flags[0][2:]}")]
-            hint = f"did you mean {' or '.join(near[:3])}?" if near else f"see {self.prog} --help"
+            wanted = flags[0][2:]
+            known = [flag[2:] for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(wanted, known, n=2, cutoff=0.6)
+            near += [name for name in known if name not in near and name.endswith(f".{wanted}")]
+            meant = " or ".join(f"--{name}" for name in near[:3])
+            hint = f"did you mean {meant}?" if near else f"see {self.prog} --help"
             raise OptionError(f"there is no flag {flags[0]}; {hint}")
         if unknown:
             self.error(f"{unknown[0]!r} belongs to no flag")
+        for name, value in vars(found).items():
+            if isinstance(value, list):  # of a flag that takes several words
+                setattr(found, name, tuple(value))
         return found
 
     def add(self, option: Option, group: argparse._ActionsContainer, aliases: Sequence[str] = ()) -> None:
