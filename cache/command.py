@@ -47,6 +47,7 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     asks for an end: 128 and the signal's number. Any other error is ours: one line that says where its traceback was
     written, exit code 1.
     """
+    kinds: tuple[type[Exception], ...] = (UserError, *expected)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
     try:
@@ -58,7 +59,7 @@ def run(main: Callable[[], int | None], *expected: type[Exception]) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output, `head` for example, has seen enough
         sys.exit(141)
-    except (UserError, *expected) as error:
+    except kinds as error:
         _complain(f"error: {error}")
         if isinstance(error, Hung):
             sys.stdout.flush()

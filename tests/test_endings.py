@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from pictures import folder, survey_here
-from runs import Here, tinted
+from runs import SMALL, Here, tinted
 
 from greyhound.cache import suspects
 from greyhound.cache.command import ENDINGS
@@ -27,7 +27,6 @@ from greyhound.cache.store import Pack
 from greyhound.model.run import INTERPOLATION, LOCK, METRICS
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--batch-size", "8"]
 FEATURES = "--out labels.json --network test_efficientnet --weights none --size 32 --device cpu"
 
 
@@ -115,18 +114,8 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     place: str,
     doing: str,
 ) -> None:
-    words = [
-        "--device",
-        "cpu",
-        "--pack",
-        str(colour_pack.path),
-        "--out",
-        "run",
-        *SMALL,
-        "--interpolation",
-        "1",
-    ]
-    words += ["--averaging.steps", "1"]
+    words = ["--pack", str(colour_pack.path), "--out", "run", *SMALL, "--batch-size", "8"]
+    words += ["--interpolation", "1", "--averaging.steps", "1"]
     with monkeypatch.context() as patched:
         patched.setattr(place, asking(number, pkgutil.resolve_name(place)))
         answer = here("train.py", "fast", *words)
