@@ -345,7 +345,7 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
     if "progress" in content:
         state = _training()
         restore(Run(folder), content, state)
-        drop_later_rows(Run(folder), state.progress)
+        drop_later_rows(Run(folder), state)
     else:
         load_network(_training().network, content, folder / BEST)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ FULL = replace(
 )
 """Everything that `fast` does, and averaging after it; a network between the head and the end is the best."""
 
+SMALL: Final = ["--network", "test_efficientnet", "--weights", "none", "--size", "32", "--device", "cpu"]
+"""The flags of a training as small as these."""
 ONE_THREAD = Resources(device="cpu", threads=1)
 
 

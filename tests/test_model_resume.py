@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pictures import packed
-from runs import FULL, TINY, never, tinted, tiny_job
+from runs import FULL, SMALL, TINY, never, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound.cache.cli import Stopped
@@ -299,17 +299,7 @@ def test_another_number_of_threads_is_said(tiny_run: Path, colour_pack: Pack, tm
 @pytest.fixture
 def plain_run(colour_pack: Pack, tmp_path: Path) -> Iterator[list[str]]:
     """The command line of a run of `fast` at another batch size, ended after its head was solved."""
-    chosen = [
-        "--network",
-        "test_efficientnet",
-        "--weights",
-        "none",
-        "--augment.size",
-        "32",
-        "--device",
-        "cpu",
-    ]
-    begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *chosen]
+    begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *SMALL]
     asked = iter([None] * 3 + [signal.SIGTERM] * 9)
     with pytest.raises(Stopped, match="while training"):
         train.train(read_options([*begin, "--batch-size", "16"]), lambda: next(asked))

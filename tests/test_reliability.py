@@ -20,18 +20,18 @@ import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import FULL, TINY, Here, never, tinted, tiny_job
+from runs import FULL, SMALL, TINY, Here, never, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
 from greyhound.cache.cli import Stopped, ValueFormatError, from_json
+from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.validate import DaliDecoder, validate_image
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
 from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
-from greyhound.model.state import CheckpointSaver
 from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.pipelines.order import epoch_order
@@ -40,19 +40,6 @@ from greyhound.session import TrainContext
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ["threads", *(["dali"] if has_dali() else [])]
-SMALL = [
-    "--network",
-    "test_efficientnet",
-    "--weights",
-    "none",
-    "--augment.size",
-    "32",
-    "--no-linear-probe",
-    "--device",
-    "cpu",
-]
-
-
 KILLS = {
     "probe": 3,
     "step": 4,
@@ -143,30 +130,6 @@ def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path
         places.append((content["progress"]["epoch"], content["progress"]["images"]))
     assert places == [(2, 0), (1, 28), (1, 14)], "the end, and after four and two of six steps"
     assert not numbered(out / LAST, 3).exists()
-
-
-def test_checkpoints_are_due_by_steps_and_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def saver(**interval: int) -> CheckpointSaver:
-        return CheckpointSaver(Run(tmp_path), **interval)
-
-    now = [100.0]
-    monkeypatch.setattr("greyhound.model.state.time.perf_counter", lambda: now[0])
-    steps = saver(steps=3)
-    assert [steps.should_save() for _ in range(7)] == [False, False, True, False, False, True, False]
-    minutes = saver(minutes=2)
-    assert not minutes.should_save()
-    now[0] += 120
-    assert minutes.should_save()
-    assert not minutes.should_save()
-    assert not any(saver().should_save() for _ in range(10))
-
-
-@pytest.mark.parametrize(
-    "numbers", [{"minutes": -1.0}, {"minutes": float("nan")}, {"steps": -1}, {"keep": 0}]
-)
-def test_a_checkpoint_interval_that_is_none_is_refused(numbers: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"checkpoints\.\w+ is .*; expected"):
-        Checkpoints(**numbers)  # type: ignore[arg-type]
 
 
 def test_the_newest_checkpoints_are_kept_and_the_file_itself_never_misses(tmp_path: Path) -> None:
@@ -400,7 +363,7 @@ def test_out_of_memory_says_what_to_lower(
 
     monkeypatch.setattr(place, allocate)
     arguments = {
-        "train": ("fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL),
+        "train": ("fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL, "--no-linear-probe"),
         "eval": ("--run", str(tiny_run), "--device", "cpu"),
         "explain": ("--run", str(tiny_run), "--device", "cpu", "--count", "7"),
     }
@@ -422,8 +385,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(colour_pack: Pack, t
         "--out",
         str(out),
     ]
-    command += ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32"]
-    command += ["--batch-size", "8", "--averaging.steps", "2", "--device", "cpu"]
+    command += [*SMALL, "--batch-size", "8", "--averaging.steps", "2"]
     subprocess.run(command, check=True, capture_output=True)
     before = {name: (out / name).read_bytes() for name in (LAST, METRICS, BEST)}
     averaged = checkpoint.load(out / AVERAGED)["network"]
