@@ -1,6 +1,6 @@
-"""Label issues: images whose label another class explains better, as review.py finds them.
+"""Label issues: images whose label another class explains better, as the review finds them.
 
-Before it: review.py, which needs a network. After it: review.py marks the rows of a survey, and the page
+Before it: the review, which needs a network. After it: it marks the rows of a survey, and the page
 shows each issue with its nearest neighbours in both classes.
 """
 
