@@ -1,8 +1,6 @@
-"""Before the first step: everything is opened, a new run is described, or one that goes on is brought to
-where it stood.
+"""Before the first step: everything is opened, a new run is described, or one that goes on is brought to where it stood.
 
-Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end
-here.
+Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end here.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from greyhound.cache.command import Stop, note
+from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
-from greyhound.cache.values import from_json
-from greyhound.model import distributed, dry_run, figures
+from greyhound.model import distributed, dry_run
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.network import normalisation
 from greyhound.model.precision import has_bf16
+from greyhound.model.report import figures
 from greyhound.model.resume import (
     check_same,
     clear_end,
@@ -50,11 +48,9 @@ from greyhound.model.run import (
     refuse_other_content,
     run_lock,
 )
-from greyhound.model.schedule import lr_at, total_epochs
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Loader, Position
+from greyhound.pipelines.loader import Clock, Loader, Position
 from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Recipe, TrainOptions
 from greyhound.session import (
     TrainContext,
@@ -79,7 +75,13 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
     """
     started = time.perf_counter()
     engine, name, device = open_device(options.resources)
-    with distributed.process_group(device) as restarted, ExitStack() as stack:
+    size = "the run's batch size" if options.resume else f"batch size {options.recipe.batch_size}"
+    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
+    with (
+        dry_run.refusing_out_of_memory(size, remedy),
+        distributed.process_group(device) as restarted,
+        ExitStack() as stack,
+    ):
         options = on_this_rank(options, restarted, device)
         pack = open_pack(distributed.broadcast_from_main(lambda: pack_path(options)), options.resources)
         used = open_versions(engine, name, device)
@@ -117,8 +119,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
 
 
 def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -> TrainOptions:
-    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had
-    begun.
+    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had begun.
 
     Raises RunError where several processes cannot do what is asked.
     """
@@ -146,11 +147,10 @@ def pack_path(options: TrainOptions) -> Path:
 def open_run(
     options: TrainOptions, pack: Pack, device: torch.device, used: dict[str, str]
 ) -> tuple[Recipe, Run, dict[str, Any] | None]:
-    """The resolved recipe, the run folder, and the checkpoint to go on from. Nothing is written, but for a
-    repair.
+    """The resolved recipe, the run folder, and the checkpoint to go on from. Nothing is written, but for a repair.
 
-    used: `open_versions`. With --resume a preset under the run's own name stands for the run's recipe. Raises
-    RunError, CheckpointError.
+    used: `open_versions`. With --resume a preset under the run's own name stands for the run's recipe. Raises RunError,
+    CheckpointError.
     """
     run, recipe, out = Run(options.out), options.recipe, options.out
     if not options.resume:
@@ -176,7 +176,7 @@ def own_recipe(out: Path) -> Recipe:
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe as computed on `device`: precision, mean and std chosen, fields without effect set to 0."""
+    """The recipe as it is computed on `device`: precision, mean and std chosen; what has no effect left out."""
     if recipe.weights != "auto" and recipe.note == PRETRAINED_NOTE:
         recipe = replace(recipe, note="")
     if recipe.precision == "auto":
@@ -190,8 +190,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     for name in ("probe_shots", "distillation", "interpolation"):
         if getattr(recipe, name) not in (0, getattr(usual, name)):
             note(
-                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add "
-                "--linear-probe"
+                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add --linear-probe"
             )
     return replace(recipe, probe_shots=0, distillation=0.0, interpolation=0)
 
@@ -218,7 +217,7 @@ def start_run(context: TrainContext, used: dict[str, str]) -> None:
     """Write down what the run depends on, and draw what it will do."""
     clear_results(context.run)
     write_description(context.run, asdict(context.recipe), context.pack.summary(), used)
-    with context.pack.naming_damaged(context.pack.ids("train")):  # not those of a few pictures alone
+    with context.pack.naming_corrupt(context.pack.ids("train")):  # not those of a few pictures alone
         draw_pictures(context)
 
 
@@ -226,7 +225,7 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
     """Say where the run goes on, and write down what was forced to change."""
     folder, state, pack = context.run, context.state, context.pack
     drop_later_rows(folder, state)
-    going = state.epoch < total_epochs(context.recipe.phases) or state.trained
+    going = state.epoch < context.recipe.epochs or state.trained
     if going:
         clear_end(folder)
     if {"recipe", "pack"} & set(options.force):
@@ -239,7 +238,7 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
 
 
 def restore_best(context: TrainContext) -> None:
-    """Go on from best.ckpt's own score: last.ckpt may be older. A score of -inf is measured again."""
+    """Go on from best.ckpt and its own score: last.ckpt may be an older one. A score of -inf is measured again."""
     state = context.state
     content = distributed.broadcast_from_main(lambda: find_best(context.run, note))
     state.best = content["score"] if content else -math.inf
@@ -253,8 +252,8 @@ def restore_best(context: TrainContext) -> None:
 
 
 def write_damaged(context: TrainContext) -> None:
-    """damaged.json: images replaced in training or left out of validation; no file where there are none."""
-    found = {"replaced": context.training.damage(), "left_out": context.validation.damage()}
+    """damaged.json: the images that were replaced in training or left out of validation; no file where there are none."""
+    found = {"replaced": context.training.corrupt_rows(), "left_out": context.validation.corrupt_rows()}
     if any(found.values()):
         context.run.write(DAMAGED, found)
     else:
@@ -264,9 +263,9 @@ def write_damaged(context: TrainContext) -> None:
 def draw_pictures(context: TrainContext) -> None:
     """lr.png, the learning rate over the epochs, and augmented.png, what the network will see."""
     recipe, pack, folder = context.recipe, context.pack, context.run.folder
-    phases, augment, epochs = recipe.phases, recipe.augment, total_epochs(recipe.phases)
+    augment, epochs = recipe.augment, recipe.epochs
     places = np.linspace(0, epochs, 1000).tolist()
-    figures.learning_rate(folder / "lr.png", places, [lr_at(phases, place) for place in places])
+    figures.learning_rate(folder / "lr.png", places, [recipe.lr_at(place) for place in places])
     ids = pack.ids("train")
     ids = ids[:: max(1, len(ids) // 6)][:6]
     columns, shown = [], min(5, epochs)
@@ -303,7 +302,7 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         precision=recipe.precision,
         batch_size=recipe.batch_size,
         steps=len(training),
-        epochs=total_epochs(recipe.phases),
+        epochs=recipe.epochs,
         passes=steps + (not recipe.freeze_bn) if steps else 0,
     )
     seconds = take_steps(train_epoch, context, dry_run.TIMED_STEPS)
@@ -312,9 +311,9 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
 
 
 def take_steps(train_epoch: TrainEpoch, context: TrainContext, steps: int) -> list[float]:
-    """Train so many steps, across epochs, and write nothing; the seconds of each without waiting for data."""
+    """Train for so many steps, across epochs, and write nothing; the seconds of each, waiting for data left out."""
     model, seconds = context.compiled(), []
     for _ in range(steps):
         clock = train_epoch(context, model, 1)
-        seconds.append(clock.seconds() - clock.waiting)
+        seconds.append(clock.seconds() - clock.data_time)
     return seconds

@@ -2,61 +2,53 @@
 
     greyhound explain --run runs/dogs --count 12
 
-Before it: `train.py`. After it: saliency.png, saliency.json and the report in the run folder.
+Before it: `train.py`. After it: saliency.png, saliency.json and the report in the run folder. Functions
+import what they need: `--help` answers without torch.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-if __name__ == "__main__":
-    # Ctrl-C ends the imports without a traceback; `run` takes over.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
-
-import torch
 import tyro
-from torch import nn
 
-from greyhound.cache.command import note, parse, run
-from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures, report
-from greyhound.model.checkpoint import CheckpointError
-from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.precision import use_fast_kernels
-from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
-from greyhound.model.saliency import Saliency, normalise, saliency
-from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Batch, Loader, Resources, choose, torch_device
-from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.cache.cli import note, parse, run
+from greyhound.cache.errors import UserError
+from greyhound.pipelines.engine import Resources
+
+if TYPE_CHECKING:
+    import torch
+
+    from greyhound.cache.store import Pack
+    from greyhound.model.run import Run
+    from greyhound.model.saliency import Saliency
+    from greyhound.pipelines.augment import Augment
+    from greyhound.pipelines.loader import Batch
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to explain."""
+    """Show where a trained network looks."""
 
     run: Path
     """The run folder of a training."""
-    pack: Path | None = None
-    """Another pack than the one trained on."""
     count: int = 12
     """Images, drawn at random."""
     split: Literal["test", "val", "train"] = "test"
-    """Which images of the pack."""
-    checkpoint: CheckpointName = "auto"
+    """The images of the pack to draw from."""
+    pack: Path | None = None
+    """A pack with the same classes; None: the pack of the training."""
+    checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """auto: swa or best, whichever did better on the validation split."""
     seed: int = 0
-    """Other images."""
+    """Another seed draws other images."""
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that draw nothing."""
+        """Refuse numbers that draw nothing. Raises ValueError."""
         if self.count < 1:
             raise ValueError(f"count is {self.count}; expected at least 1")
         if not 0 <= self.seed < 2**63:
@@ -67,27 +59,30 @@ def main() -> int:
     """Explain what the command line names."""
     try:
         job = parse(lambda: tyro.cli(Job, prog="greyhound explain"))
-    except ValueError as error:  # a job that refuses its numbers
-        raise RunError(str(error)) from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
+    from greyhound.model.dry_run import refusing_out_of_memory
+
     with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):
         explain(job)
     return 0
 
 
 def explain(job: Job) -> None:
-    """Draw the images through the evaluation's pipeline, look at the gradient, write the sheet."""
-    _, where = choose(job.resources.engine, job.resources.device)
-    device = torch_device(where)
-    use_fast_kernels(device)
-    folder = Run(job.run)
+    """Draw the images as evaluation sees them, compute the gradient, write the sheet."""
+    from greyhound.cache.cli import from_json
+    from greyhound.model.report import figures, report
+    from greyhound.model.run import RECIPE, Run
+    from greyhound.model.saliency import normalise, saliency
+    from greyhound.pipelines.augment import Augment
+
+    folder, device = Run(job.run), open_device(job.resources)
     _, network = folder.network(job.checkpoint, device)
-    trained = folder.read(PACK)
-    pack = Pack(job.pack or trained["path"], job.resources.residency)
-    pack.require_classes(trained["classes"], str(job.run))
-    recipe = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment")
-    augment = recipe.centre()
+    pack = open_pack(job, folder)
+    augment = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment").centre()
     batch = draw_images(job, pack, augment)
-    result = untouched(network, batch)
+    result = saliency(network, batch.images, batch.labels)
     rows = describe(pack, batch, result)
     folder.write("saliency.json", rows)
     figures.saliency_sheet(
@@ -101,29 +96,44 @@ def explain(job: Job) -> None:
     print(f"report: {report.build(folder.folder)}")
 
 
+def open_device(resources: Resources) -> torch.device:
+    """The device, with its fast kernels switched on."""
+    from greyhound.model.precision import use_fast_kernels
+    from greyhound.pipelines.loader import choose, torch_device
+
+    device = torch_device(choose(resources.engine, resources.device)[1])
+    use_fast_kernels(device)
+    return device
+
+
+def open_pack(job: Job, folder: Run) -> Pack:
+    """The pack of the training, or the one that the job names if it has the same classes."""
+    from greyhound.cache.store import Pack
+    from greyhound.model.run import PACK
+
+    trained = folder.read(PACK)
+    pack = Pack(job.pack or trained["path"], job.resources.originals)
+    pack.require_classes(trained["classes"], str(job.run))
+    return pack
+
+
 def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
     """`count` random images of the split, as evaluation sees them."""
+    from greyhound.pipelines.loader import Loader
+    from greyhound.pipelines.order import epoch_order
+
     ids = pack.ids(job.split)
     if not len(ids):
-        raise PackError(f"{pack.path} has no images in its split {job.split}; name another: --split")
+        raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
     chosen = epoch_order(ids, job.seed, 0)[: job.count]
     with Loader(pack, augment, chosen, job.resources, batch_size=len(chosen), epochs=1) as loader:
-        note(loader.describe_damaged())
+        note(loader.describe_corrupt())
         return next(iter(loader))
 
 
-def untouched(network: nn.Module, batch: Batch) -> Saliency:
-    """The saliency of a batch; explaining must not change what it explains, and that is checked."""
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    result = saliency(network, batch.images, batch.labels)
-    for name, value in network.state_dict().items():
-        if not torch.equal(value, before[name]):
-            raise RuntimeError(f"explaining changed {name}; this is a bug")
-    return result
-
-
 def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]:
-    """A row an image: where it came from, what it is, what it was taken for, and the loss."""
+    """One row for each image: its path, its true and its predicted class, and the loss."""
+    columns = (batch.ids, batch.labels, result.predictions, result.loss)
     return [
         {
             "path": pack.image_path(index),
@@ -131,15 +141,9 @@ def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]
             "predicted": pack.classes[prediction],
             "loss": loss,
         }
-        for index, label, prediction, loss in zip(
-            batch.ids.tolist(),
-            batch.labels.tolist(),
-            result.predictions.tolist(),
-            result.loss.tolist(),
-            strict=True,
-        )
+        for index, label, prediction, loss in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, ResourcesError, CheckpointError, StreamError, ValueFormatError)
+    run(main)  # until every error of the house is a UserError

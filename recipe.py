@@ -1,9 +1,7 @@
-"""A recipe: everything that decides what a training computes, as a value. And the three that come with
-Greyhound.
+"""A recipe: everything that decides what a training computes, as a value. And the three that come with Greyhound.
 
-Before it: nothing. After it: train follows it, `session` opens what it names, eval and explain read its
-augmentation. Another recipe is derived from one of these with `replace`, or on the command line by naming any
-field. No torch here.
+Before it: nothing. After it: train follows it, `session` opens what it names, eval and explain read its augmentation.
+Another recipe is derived from one of these with `replace`, or on the command line by naming any field. No torch here.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from greyhound.cache.options import Option, OptionError, Parser, apply, options
-from greyhound.model.schedule import PAPER_PHASES, Phase, with_epochs, with_lr
+from greyhound.cache.options import Option, OptionError, Parser, apply_named, options
+from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs, with_epochs, with_lr
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 
@@ -61,7 +59,7 @@ class Recipe:
     phases: tuple[Phase, ...] = PAPER_PHASES
     """The learning rate, phase by phase."""
     views: int = 1
-    """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as an image of the batch."""
+    """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as one of the batch's images."""
     layer_decay: float = 1.0
     """Learning rate of a layer as a share of the next layer's, 0..1. Below 1 the first layers learn least."""
     momentum: float = 0.9
@@ -78,22 +76,22 @@ class Recipe:
     distillation: float = 0.0
     """Share of each target that is the linear probe's out-of-fold prediction; the rest is the label. 0..1."""
     interpolation: int = 0
-    """After training, validate so many networks between linear probe and trained one (WiSE-FT); 0: none."""
+    """After training, validate this many networks between the linear probe's and the trained one (WiSE-FT); 0: none."""
     clip_norm: float = 0.0
     """Clip the gradient to this norm; 0: no clipping."""
     freeze_bn: bool = False
     """Keep BatchNorm's running statistics as pretrained. Its scale and shift are still trained."""
     ema: float = 0.0
-    """Decay per step of the weights' exponential moving average, which is then validated; 0: none."""
+    """Decay per step of the exponential moving average of the weights, which is then what is validated; 0: none."""
     averaging: Averaging = field(default_factory=Averaging)
     select: Literal["accuracy", "loss"] = "accuracy"
     """Which validation result makes a checkpoint the best. The cross entropy is less noisy on few images."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device has it. Saved activations of B2: 87.8 MiB an image, 160.7 in fp32."""
+    """auto: bf16 where the device has instructions for it. Saved activations of B2: 87.8 MiB an image, 160.7 in fp32."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: 12.4 MiB an image instead of 160.7 (B2, 256 px, fp32)."""
+    """Recompute activations in the backward pass. Saved: 12.4 MiB an image instead of 160.7 (B2, 256 px, fp32)."""
     compile: bool = False
-    """torch.compile the network, on a GPU with CUDA graphs; or say why not, and run eagerly."""
+    """torch.compile the network, on a GPU with CUDA graphs. Where that fails, a line says why and it runs eagerly."""
     sync_batchnorm: bool = False
     """On several GPUs, compute BatchNorm's statistics over all of them."""
     seed: int = 0
@@ -116,6 +114,15 @@ class Recipe:
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
         if self.linear_probe and self.interpolation and not self.freeze_bn:
             raise ValueError("interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return total_epochs(self.phases)
+
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate at a moment, in epochs from the start of training, fractions included."""
+        return lr_at(self.phases, epoch)
 
     @property
     def bf16(self) -> bool:
@@ -162,8 +169,7 @@ DEMO: Final = replace(
     name="demo",
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
-    note="The demo's dogs are drawn: this accuracy shows that the flow works, "
-    "and says nothing about photographs.",
+    note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
     distillation=0.0,
     interpolation=0,
     layer_decay=1.0,
@@ -235,21 +241,14 @@ COMMON: Final = (
 """The flags of `greyhound train` that people use first."""
 ALIASES: Final = {"augment.size": ("--size",)}
 GROUPS: Final = {
-    "data": (
-        "tier", "budget", "residency", "on-bad", "patience",
-        "image-cache", "cache-bytes", "originals", "on-corrupt",
-    ),
+    "data": ("image-cache", "cache-bytes", "originals", "on-corrupt"),
     "network": ("linear-probe", "probe-shots", "distillation", "interpolation", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
-    "optimisation": (
-        "phases", "momentum", "weight-decay", "layer-decay",
-        "label-smoothing", "clip-norm", "ema", "averaging",
-    ),
+    "optimisation": ("phases", "momentum", "weight-decay", "layer-decay", "label-smoothing", "clip-norm", "ema", "averaging"),
     "evaluation": ("select",),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),
     "hardware": (
-        "device", "engine", "threads", "prefetch", "timeout",
-        "precision", "compile", "activation-checkpointing", "sync-batchnorm",
+        "device", "engine", "threads", "prefetch", "timeout", "precision", "compile", "activation-checkpointing", "sync-batchnorm",
     ),
 }  # fmt: skip
 """The other flags, by the heading under which --help lists them; a name stands for all that begin with it."""
@@ -282,16 +281,14 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
     base = TrainOptions(recipe=recipes[first or usual or "fast"])
     parser = _parser(base, first)
     named = vars(parser.read(arguments[1:] if first else arguments))
-    if "out" not in named:
-        raise OptionError("no run folder is named; add --out RUN")
     stretched = {name: named.pop(name) for name in ("epochs", "lr") if name in named}
+    read = apply_named(base, named, _INLINE, ("out",), "greyhound train")
     try:
-        read = apply(base, {tuple(place.split(".")): value for place, value in named.items()}, _INLINE)
         phases = read.recipe.phases
         phases = with_epochs(phases, stretched["epochs"]) if "epochs" in stretched else phases
         phases = with_lr(phases, stretched["lr"]) if "lr" in stretched else phases
         return replace(read, recipe=replace(read.recipe, phases=phases))
-    except ValueError as error:  # numbers that a dataclass refuses
+    except ValueError as error:
         raise OptionError(str(error)) from None
 
 

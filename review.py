@@ -1,16 +1,17 @@
 """Review the labels: which images look like another class than the one they are filed under?
 
     greyhound review --images FOLDER --out labels.json
+    greyhound review --images FOLDER --survey SURVEY
     greyhound review --run runs/dogs --out labels.json
 
-Before it: a folder with one subfolder a class, or a pack; or a training. After it: the survey marks the suspects and
-its page shows them (`cache.suspects` reads the file).
+Before it: a folder with one subfolder a class, its survey, a pack, or a training. After it: a ranking of all
+labels; with a survey, its tables and its page show the label issues.
 
-Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on the frozen
-features of all folds but the image's own; with one, the run judges the images of its validation and test splits.
-The ranking is by the probability of the given label, which orders images as their loss does; how many of the first
-are suspects is what confident learning estimates (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty
-in Dataset Labels"), as cleanlab counts them.
+Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on
+the frozen features of all folds but the image's own; with one, the run judges the images of its validation
+and test splits. The ranking is by the probability of the given label, which orders images as their loss does;
+how many of the first are issues is what confident learning estimates (Northcutt et al. 2021, "Confident
+Learning: Estimating Uncertainty in Dataset Labels"), as cleanlab counts them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -39,35 +41,35 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from greyhound.cache.atomic import folder_beside
-from greyhound.cache.command import note, parse, plain, progress_bar, run
+from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import folder_beside
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.stats import THUMBNAIL
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import THUMBNAIL, SurveyError
-from greyhound.cache.suspects import Neighbour, Ranked, Review, require_cleanlab
+from greyhound.cache.survey import page
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
-from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import figures
 from greyhound.model import linear_probe as head
-from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.network import WeightsError, build, normalisation, pretrained_head
+from greyhound.model.network import build, normalisation, pretrained_head
 from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.report import figures
 from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources, choose, torch_device
-from greyhound.pipelines.request import ResourcesError, StreamError
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader, choose, torch_device
 
 SHOWN: Final = 10
-"""Suspects that the terminal lists."""
+"""Label issues that the terminal lists."""
 _MAPS_AT_ONCE: Final = 16
 
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int32]
 
 
-class ReviewError(ValueError):
+class ReviewError(UserError):
     """The review cannot be made as asked; the message is one line for the user."""
 
 
@@ -75,10 +77,12 @@ class ReviewError(ValueError):
 class Job:
     """What to review, and how."""
 
-    out: Path
-    """The JSON file to write: every image, the most suspicious first, and the suspects' neighbours."""
+    out: Path | None = None
+    """The JSON ranking to write, the likeliest issues first; by default labels.json in --survey."""
     images: Path | None = None
     """A folder with one subfolder a class."""
+    survey: Path | None = None
+    """What greyhound survey wrote about --images: mark the label issues in its tables and on its page."""
     pack: Path | None = None
     """A pack, instead of a folder; with --run: another one than it was trained on."""
     run: Path | None = None
@@ -94,7 +98,7 @@ class Job:
     folds: int = 5
     """Without a run: an image is judged by the images of the other folds."""
     neighbours: int = 3
-    """Shown of each suspect, in either class."""
+    """Shown of each label issue, in either class."""
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
@@ -103,8 +107,12 @@ class Job:
             raise ValueError(
                 "there is nothing to review; name a folder, a pack or a run: --images, --pack or --run"
             )
-        if self.images and (self.pack or self.run):
+        if self.images and (self.pack or (self.run and not self.survey)):
             raise ValueError("--images is a folder of its own; expected neither --pack nor --run beside it")
+        if self.survey and not self.images:
+            raise ValueError("--survey is of a folder of images; name it too: --images")
+        if not (self.out or self.survey):
+            raise ValueError("there is nowhere to write to; name a file: --out")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; expected at least 32 pixels")
         if self.folds < 2:
@@ -112,13 +120,19 @@ class Job:
         if self.neighbours < 0:
             raise ValueError(f"neighbours is {self.neighbours}; expected 0 or more")
 
+    @property
+    def ranking(self) -> Path:
+        """Where the ranking is written."""
+        return self.out or (self.survey or Path()) / "labels.json"
+
 
 @dataclass(frozen=True)
 class Evidence:
     """What a judge says of n images of a pack, none of which it was fitted to.
 
-    ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1. features:
-    float32 `[n, D]`, by whose angle images are near or far. contents: `n` sha256 of the images' bytes.
+    ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1.
+    features: float32 `[n, D]`, by whose angle images are near or far. contents: `n` sha256 of the images'
+    bytes.
     """
 
     judge: str
@@ -142,10 +156,13 @@ def main() -> int:
 
 
 def review(job: Job) -> Review:
-    """Judge every image, rank them, describe the suspects, and write it all down."""
-    require_cleanlab()
-    if not job.out.absolute().parent.is_dir():
-        raise ReviewError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
+    """Judge every image, rank them, describe the issues, and write it all down."""
+    if find_spec("cleanlab") is None:
+        raise ReviewError("cleanlab is not installed, which finds wrong labels; pip install -e .[review]")
+    if not job.ranking.absolute().parent.is_dir():
+        raise ReviewError(f"{job.ranking.parent} is no folder; make it, or name a file in another: --out")
+    if job.survey:
+        page.refuse_reviewed(job.survey)
     with open_pack(job) as opened:
         evidence = judge_by_run(job, opened) if job.run else judge_by_features(job, opened)
         ranking = rank(evidence)
@@ -154,32 +171,38 @@ def review(job: Job) -> Review:
             ranking = with_saliency(job, ranking, evidence)
         accuracy = float((evidence.probabilities.argmax(axis=1) == evidence.labels).mean())
         found = Review(evidence.judge, accuracy, len(opened) - len(evidence.ids), tuple(ranking))
-    Run(job.out.parent).write_text(job.out.name, json.dumps(asdict(found), indent=1) + "\n")
+    Run(job.ranking.parent).write_text(job.ranking.name, json.dumps(asdict(found), indent=1) + "\n")
     print("\n".join(describe(found)))
-    print(f"ranking: {job.out}")
+    print(f"ranking: {job.ranking}")
+    if job.survey and job.images:
+        page.complete(job.survey, job.images, found)
+        print(f"look and decide: open {job.survey / 'survey.html'}")
     return found
 
 
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
-    """The pack to review; a folder of images is packed for as long as the block runs, all that can be used of it."""
-    if job.images is None:
+    """The pack to review; a folder of images is packed for as long as the block runs."""
+    if job.images is None or job.run:
         trained = Run(job.run).read(PACK) if job.run else None
-        opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.residency)
+        opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.originals)
         if trained:
             opened.require_classes(trained["classes"], str(job.run))
         if trained and opened.header.digest != trained["digest"]:
             note(
-                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on may be among "
-                "those ranked"
+                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
+                "may be among those ranked"
             )
         yield opened
         return
-    with folder_beside(job.out) as temporary:
+    with folder_beside(job.ranking) as temporary:
         out = temporary / "images.arrow"
         with progress_bar("looking at every image") as update:
-            pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
-        yield Pack(out, job.resources.residency)
+            if job.survey:
+                pack_surveyed(job.images, job.survey, out, update)
+            else:
+                pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
+        yield Pack(out, job.resources.originals)
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
@@ -192,12 +215,12 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     pretrained = pretrained_head(network, job.network, job.weights)
     ids = np.arange(len(opened))
     augment = Augment(size=job.size, mean=mean, std=std)
-    ids, rows, labels, small = see(job, opened, ids, augment, network, has_bf16(device))
+    ids, rows, labels, small = extract_features(job, opened, ids, augment, network, has_bf16(device))
     present, targets = torch.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
     contents = hash_contents(opened, ids)
-    folds = deal(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
+    folds = assign_folds(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
     found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
     probabilities = np.zeros((len(ids), len(opened.classes)))
     probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
@@ -221,12 +244,12 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     ids = np.sort(np.concatenate([opened.ids("val"), opened.ids("test")]))
     if not len(ids):
         raise PackError(
-            f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was trained on; "
-            "review without --run"
+            f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was "
+            "trained on; review without --run"
         )
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
-    ids, rows, labels, _ = see(job, opened, ids, recipe_augment(job.run), network, bf16)
+    ids, rows, labels, _ = extract_features(job, opened, ids, recipe_augment(job.run), network, bf16)
     try:
         logits = head.classifier(network)(rows)
     except ValueError as error:
@@ -250,18 +273,19 @@ def recipe_augment(folder: Path) -> Augment:
 
 
 @torch.no_grad()
-def see(
+def extract_features(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
 ) -> tuple[Ids, torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
-    """What the head sees of the centre windows of the rows `ids`: which of them are sound, int64 `[n]`, float32 `[n, D]`,
-    their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n, 16, 16, 3]`.
+    """What the head sees of the centre windows of the rows `ids`: which of them are valid, int64 `[n]`,
+    float32 `[n, D]`, their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n,
+    16, 16, 3]`.
     """
     small = [np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)]
     with (
         Loader(opened, augment.centre(), ids, job.resources, epochs=1) as loader,
         progress_bar("looking with the network") as update,
     ):
-        note(loader.describe_damaged())
+        note(loader.describe_corrupt())
 
         def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for batch in loader:
@@ -271,23 +295,24 @@ def see(
                 update(loader.position.images, len(ids))
 
         rows, labels = head.features(fuse_conv_bn(network, augment.size), batches(), bf16)
-        sound = loader.ids
-    return sound, rows.clone(), labels, np.concatenate(small)
+        valid = loader.ids
+    return valid, rows.clone(), labels, np.concatenate(small)
 
 
 def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
-    """Near twins by their places among `ids`: the survey's search, on what the network saw; small: thumbnails of it."""
+    """Near twins by their places among `ids`, found as the survey does, in thumbnails `small`."""
     chosen = np.flatnonzero(opened.sizes[ids].min(axis=1) >= DETAILED)
     pairs = find_pairs(small[chosen])
     return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
 
 
-def deal(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
-    """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class by class, and twins, exact and near, get one card.
+def assign_folds(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
+    """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class
+    by class, and twins, exact and near, get one card.
 
-    An image whose twin is filed under another class would otherwise be judged by that twin, and two that are filed
-    wrongly together would vouch for each other. Where more than half of a class hangs together, only its exact copies
-    do: with all of it in one fold, nothing would be left to know the class by.
+    An image whose twin is filed under another class would otherwise be judged by that twin, and two that are
+    filed wrongly together would vouch for each other. Where more than half of a class hangs together, only
+    its exact copies do: with all of it in one fold, nothing would be left to know the class by.
     """
     _, first, content = np.unique(contents, return_index=True, return_inverse=True)
     copies = first[content]
@@ -307,9 +332,9 @@ def hash_contents(opened: Pack, ids: Ids) -> list[str]:
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
-    """Every image, the least likely label first; suspects are as many of the first as confident learning counts.
+    """Every image, the least likely label first; confident learning counts how many are issues.
 
-    One of those whose label is the likeliest class all the same is no suspect.
+    One of those whose label is the likeliest class all the same is no label issue.
     """
     from cleanlab.count import num_label_issues
     from cleanlab.rank import get_label_quality_scores
@@ -328,7 +353,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
             likelier=classes[likelier[row]],
             probability=float(scores[row]),
             likelier_probability=float(others[row].max()),
-            suspect=place < count and bool(others[row].max() > scores[row]),
+            is_issue=place < count and bool(others[row].max() > scores[row]),
             sha256=evidence.contents[row],
         )
         for place, row in enumerate(np.argsort(scores, kind="stable").tolist())
@@ -336,7 +361,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
 
 
 def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -> list[Ranked]:
-    """The ranking, with the `count` nearest images of both classes beside every suspect."""
+    """The ranking, with the `count` nearest images of both classes beside every label issue."""
     paths = [evidence.pack.image_path(index) for index in evidence.ids.tolist()]
     rows = {path: row for row, path in enumerate(paths)}
     lengths = np.linalg.norm(evidence.features, axis=1, keepdims=True)
@@ -355,25 +380,25 @@ def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -
             of_label=nearest(rows[image.path], image.label),
             of_likelier=nearest(rows[image.path], image.likelier),
         )
-        if image.suspect
+        if image.is_issue
         else image
         for image in ranking
     ]
 
 
 def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> list[Ranked]:
-    """The ranking, with a picture beside every suspect of where the run looks."""
+    """The ranking, with a picture beside every label issue of where the run looks."""
     assert job.run
     rows = {evidence.pack.image_path(index): index for index in evidence.ids.tolist()}
-    suspects = [rows[image.path] for image in ranking if image.suspect]
-    if not suspects:
+    issues = [rows[image.path] for image in ranking if image.is_issue]
+    if not issues:
         return list(ranking)
     _, where = choose(job.resources.engine, job.resources.device)
     _, network = Run(job.run).network(job.checkpoint, torch_device(where))
     augment = recipe_augment(job.run).centre()
     maps: dict[str, str] = {}
     with Loader(
-        evidence.pack, augment, np.array(suspects), job.resources, batch_size=_MAPS_AT_ONCE, epochs=1
+        evidence.pack, augment, np.array(issues), job.resources, batch_size=_MAPS_AT_ONCE, epochs=1
     ) as loader:
         for batch in loader:
             heats = normalise(saliency(network, batch.images, batch.labels).gradient)
@@ -392,32 +417,21 @@ def jpeg(pixels: NDArray[np.uint8]) -> str:
 
 def describe(found: Review) -> list[str]:
     """What was found, in lines for the terminal."""
-    suspects = found.suspects
+    issues = found.label_issues
     lines = [
         f"judge: {found.judge}",
-        f"{len(suspects)} label suspects among {len(found.ranking)} images, of which the judge takes "
+        f"{len(issues)} label issues among {len(found.ranking)} images, of which the judge takes "
         f"{found.accuracy:.3f} for what their label says",
     ]
     if found.not_ranked:
         lines.append(
             f"{found.not_ranked} training images are not ranked: the run has seen them and their labels"
         )
-    lines += [plain(f"  {image.path}: {image.reason}") for image in suspects[:SHOWN]]
-    if len(suspects) > SHOWN:
-        lines.append(f"  ... and {len(suspects) - SHOWN} more")
+    lines += [plain(f"  {image.path}: {image.reason}") for image in issues[:SHOWN]]
+    if len(issues) > SHOWN:
+        lines.append(f"  ... and {len(issues) - SHOWN} more")
     return lines
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        ReviewError,
-        PackError,
-        SurveyError,
-        RunError,
-        ResourcesError,
-        WeightsError,
-        CheckpointError,
-        StreamError,
-        ValueFormatError,
-    )
+    run(main)

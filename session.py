@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.command import Stop, Stopped, note, progress_bar
+from greyhound.cache.cli import Stop, Stopped, note, progress_bar
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
@@ -26,12 +26,11 @@ from greyhound.model.dry_run import check_input_size
 from greyhound.model.network import build, convert_sync_batchnorm, param_groups, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, TARGETS, THREADS, Run, RunError, versions
-from greyhound.model.schedule import lr_at
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
-from greyhound.pipelines.clock import Clock
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.loader import Batch, Loader, Position, choose, torch_device
+from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
+from greyhound.pipelines.order import few_shot_split
 from greyhound.recipe import Recipe
 
 START: Final = Position()
@@ -78,9 +77,9 @@ class TrainContext:
 
         clock: measures it. done: images of the epoch that came before, for the bar.
         """
-        clock = clock or Clock()
+        clock = clock or Clock(loader)
         with progress_bar(title, distributed.is_main()) as update:
-            for batch in clock.waits(loader.epoch()):
+            for batch in loader.epoch():
                 if self.stop():
                     raise Stopped(f"while {title}")
                 yield batch
@@ -114,7 +113,7 @@ def _explain_divergence(context: TrainContext) -> None:
     found = Divergence(
         epoch=state.epoch,
         images=state.diverged,
-        learning_rate=lr_at(recipe.phases, state.epoch + state.diverged / len(training.ids)),
+        learning_rate=recipe.lr_at(state.epoch + state.diverged / len(training.ids)),
         rows=rows,
         paths=[training.pack.image_path(row) for row in rows],
     )
@@ -132,7 +131,7 @@ def open_device(resources: Resources) -> tuple[str, str, torch.device]:
 
 def open_pack(path: Path, resources: Resources) -> Pack:
     """The pack to train on, the same on every rank. Raises PackError."""
-    pack = Pack(path, resources.residency)
+    pack = Pack(path, resources.originals)
     digest = distributed.broadcast_from_main(lambda: pack.header.digest)
     if digest != pack.header.digest:
         raise PackError(
@@ -156,7 +155,7 @@ def open_pack(path: Path, resources: Resources) -> Pack:
 def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
     trained = run.read(PACK)
-    pack = Pack(path or trained["path"], resources.residency)
+    pack = Pack(path or trained["path"], resources.originals)
     pack.require_classes(trained["classes"], str(run.folder))
     return pack
 
@@ -220,7 +219,7 @@ def open_loaders(
         open_evaluation(recipe, pack, resources, pack.ids("val")) as validation,
     ):
         for loader in (training, validation):
-            distributed.on_main(note, loader.describe_damaged())
+            distributed.on_main(note, loader.describe_corrupt())
         yield training, validation
 
 
@@ -237,7 +236,7 @@ def open_training(recipe: Recipe, pack: Pack, resources: Resources, start: Posit
         views=recipe.views,
         start=start,
         rank=distributed.rank(),
-        ranks=distributed.world_size(),
+        world_size=distributed.world_size(),
     )
 
 
@@ -254,5 +253,12 @@ def open_evaluation(
         seed=recipe.seed,
         epochs=epochs,
         rank=distributed.rank(),
-        ranks=distributed.world_size(),
+        world_size=distributed.world_size(),
     )
+
+
+def probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
+    """The training images as a linear probe sees them: first `probe_shots` of each class, then the rest."""
+    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
+        with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:
+            yield loader

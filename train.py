@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from greyhound.cache.options import read_or_exit
+from greyhound.cache.cli import Stop, Stopped, note, read_or_exit, run, stop_signals
 from greyhound.recipe import TrainOptions, read_options
 
 if __name__ == "__main__":
@@ -32,13 +32,11 @@ import torch
 from torch import nn
 
 from greyhound.begin import opened, try_out
-from greyhound.cache.command import Stop, Stopped, note, run, stop_signals
-from greyhound.model import averaging, distributed, linear_probe, report, step
-from greyhound.model.checkpoint import CheckpointError, load, save
-from greyhound.model.dry_run import refusing_out_of_memory
+from greyhound.model import averaging, distributed, linear_probe, step
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.network import pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
+from greyhound.model.report import report
 from greyhound.model.run import (
     AVERAGED,
     INTERPOLATION,
@@ -47,10 +45,7 @@ from greyhound.model.run import (
     SWA,
     TARGETS,
     Run,
-    RunError,
-    load_network,
 )
-from greyhound.model.schedule import lr_at, total_epochs
 from greyhound.model.state import NEVER, scored
 from greyhound.model.step import (
     clip_gradient,
@@ -60,17 +55,13 @@ from greyhound.model.step import (
     smoothed_cross_entropy,
     validate,
 )
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.loader import Batch, Loader
-from greyhound.pipelines.order import first_looks
-from greyhound.session import TrainContext, open_evaluation
+from greyhound.pipelines.loader import Batch, Clock, Loader
+from greyhound.session import TrainContext, probe_loaders
 
 
 def main(options: TrainOptions) -> int:
     """Train, and say how to go on where a signal ended it. The exit code."""
-    size = "the run's batch size" if options.resume else f"batch size {options.recipe.batch_size}"
-    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
-    with stop_signals() as stop, refusing_out_of_memory(size, remedy):
+    with stop_signals() as stop:
         try:
             return train(options, stop)
         except Stopped as stopped:
@@ -105,10 +96,9 @@ def probe(context: TrainContext) -> None:
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for ids in first_looks(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
-        with open_evaluation(recipe, pack, context.resources, ids, epochs=1) as loader:
-            parts = features(context, inference, loader, "features of the training images")
-            seen.append(tuple(map(distributed.gather, parts)))
+    for loader in probe_loaders(recipe, pack, context.resources):
+        parts = features(context, inference, loader, "features of the training images")
+        seen.append(tuple(map(distributed.gather, parts)))
         found, rows = distributed.broadcast_from_main(
             lambda: linear_probe.solve_all(network, seen, pretrained)
         )
@@ -125,7 +115,7 @@ def probe(context: TrainContext) -> None:
         context.saver.save_best(state, content)
         context.saver.wait()
     if recipe.interpolation:
-        distributed.on_main(save, context.run.folder / PROBE_WEIGHTS, content)
+        context.run.save(PROBE_WEIGHTS, content)
     if recipe.distillation:
         soft = SoftTargets(rows, found.probabilities, recipe.distillation)
         distributed.on_main(
@@ -159,7 +149,7 @@ def fit(context: TrainContext) -> None:
     recipe, state = context.recipe, context.state
     model = distributed.data_parallel(context.compiled())
     try:
-        while state.epoch < total_epochs(recipe.phases) or state.trained:
+        while state.epoch < recipe.epochs or state.trained:
             if state.trained is None:
                 epoch = state.epoch
                 state.trained = epoch_row(context, epoch, train_epoch(context, model))
@@ -182,18 +172,18 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     value from the device, except `flush`: losses add up there. Returns what measured the time. Raises
     Stopped, RunError.
     """
-    recipe, state, loader, clock = context.recipe, context.state, context.training, Clock()
+    recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(context.training)
     set_train_mode(state.network, recipe.freeze_bn)
     loss_fn = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
     state.begin_epoch()
     batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
     for batch in islice(batches, steps):
         images, targets = context.examples(batch)
-        set_lr(state.optimizer, lr_at(recipe.phases, state.epoch + state.images / len(loader.ids)))
+        set_lr(state.optimizer, recipe.lr_at(state.epoch + state.images / len(loader.ids)))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), targets)
-        (loss * ddp_loss_weight(len(batch.ids), batch.whole)).backward()  # type: ignore[no-untyped-call]
+        (loss * ddp_loss_weight(len(batch.ids), batch.global_batch_size)).backward()  # type: ignore[no-untyped-call]
         clip_gradient(model, recipe.clip_norm)
         state.optimizer.step()
         if state.ema:
@@ -219,9 +209,9 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
         "train_loss": state.loss_sum / images,
         "learning_rate": max(group["lr"] for group in state.optimizer.param_groups),
         "weights_changed": state.changed(),
-        "replaced": len(context.training.damaged),
+        "replaced": len(context.training.corrupt),
         "images_per_second": clock.images / seconds,
-        "waiting": clock.waiting / seconds,
+        "waiting": clock.data_time / seconds,
         "seconds": state.seconds,
     }
     state.loss_sum = state.seconds = 0.0
@@ -250,10 +240,9 @@ def interpolate_weights(context: TrainContext) -> None:
     if not recipe.interpolation or distributed.broadcast_from_main((folder.folder / INTERPOLATION).exists):
         return
     probed, found = deepcopy(state.result), []
-    content = distributed.broadcast_from_main(lambda: find_probe(folder, probed))
-    if content is None:
+    if not distributed.broadcast_from_main(lambda: folder.load_into(probed, PROBE_WEIGHTS, note)):
         return
-    load_network(probed, content, folder.folder / PROBE_WEIGHTS)
+    distributed.broadcast(probed.state_dict().values())
     for place in range(1, recipe.interpolation + 1):
         share = place / (recipe.interpolation + 1)
         between, way = (
@@ -267,18 +256,6 @@ def interpolate_weights(context: TrainContext) -> None:
         context.saver.save_best(state, scored(between, result, recipe.select, way))
         context.saver.wait()
     folder.write(INTERPOLATION, found)
-
-
-def find_probe(folder: Run, network: nn.Module) -> dict[str, Any] | None:
-    """probe.ckpt; None, and a note, where it cannot be used: what was trained is worth having without it."""
-    path = folder.folder / PROBE_WEIGHTS
-    try:
-        content = load(path)
-        load_network(network, content, path)
-        return content
-    except (CheckpointError, RunError) as error:
-        note(f"{error}; nothing between the linear probe and the end is validated")
-        return None
 
 
 def average_weights(context: TrainContext) -> None:
@@ -312,7 +289,7 @@ def average_weights(context: TrainContext) -> None:
         "before": before,
         "after": after,
     }
-    distributed.on_main(save, folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
+    folder.save(AVERAGED, scored(averaged, after, recipe.select, "averaging"))
     folder.write(SWA, written)
     print(f"averaging: before, {say(before)}\naveraging: after, {say(after)}")
 

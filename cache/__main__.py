@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,15 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from greyhound.cache import decisions as decisions_module
-from greyhound.cache import demo as demo_module
-from greyhound.cache import inspection, page, suspects
 from greyhound.cache import pack as pack_module
-from greyhound.cache.atomic import folder_beside
-from greyhound.cache.command import BAD_INPUT, deferred, note, parse, plain, progress_bar, run
-from greyhound.cache.findings import FINDINGS, Row, Rows
-from greyhound.cache.store import SPLITS, Pack, PackError
-from greyhound.cache.survey import SurveyError
+from greyhound.cache.cli import deferred, note, parse, plain, progress_bar, run
+from greyhound.cache.demo.faults import draw_demo
+from greyhound.cache.selection import FINDINGS, read_decisions, read_exclusions
+from greyhound.cache.store import SPLITS, Pack
+from greyhound.cache.survey import page, table
+from greyhound.cache.survey.findings import inspect
 from greyhound.cache.twins import LOOKED_AT
 
 _ANY: Final = "any of them"
@@ -41,85 +38,37 @@ def demo(out: Positional[Path], classes: int = 12, per_class: int = 60, seed: in
         seed: Another seed, other dogs.
     """
     with progress_bar("drawing") as update:
-        summary = demo_module.draw_demo(out, classes, per_class, seed, update)
+        summary = draw_demo(out, classes, per_class, seed, update)
     faults = ", ".join(f"{count} {name}" for name, count in sorted(summary.faults.items()))
     print(f"{out}: {summary.images} images of {summary.classes} breeds; planted: {faults or 'no faults'}")
     return 0
 
 
-def survey(
-    images: Positional[Path],
-    out: Path,
-    labels: bool = False,
-    trained: Annotated[Path | None, tyro.conf.arg(name="run")] = None,
-) -> int:
+def survey(images: Positional[Path], out: Path) -> int:
     """Look at every image once, and write down what a careful eye would find, with a page to decide on it.
 
-    Into OUT: survey.csv, every image and its findings; excluded.csv, for pack --exclude; survey.html, the page.
+    Into OUT: survey.csv, every image and its findings; excluded.csv, for pack --exclude; survey.html, the
+    page. Afterwards, greyhound review --images IMAGES --survey OUT looks for wrong labels, and adds them to
+    all three.
 
     Args:
         images: The folder, with one subfolder a class; without labels, images alone will do.
         out: The folder to write to, outside of it.
-        labels: Look for wrong labels as well, by the features of a pretrained network.
-        trained: Look for wrong labels by what this training makes of the images that it did not see: a run folder.
     """
-    inspection.check_place(images, out)
-    asked = labels or trained is not None
-    if asked:
-        suspects.check(trained)
+    table.check_place(images, out)
 
     def crowded(count: int) -> None:
         note(
-            f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among the {LOOKED_AT} most alike"
+            f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among "
+            f"the {LOOKED_AT} most alike"
         )
 
-    with ExitStack() as stack:
-        with progress_bar("looking at every image") as update:
-            seen = stack.enter_context(inspection.inspect(images, update, crowded))
-            inspection.write(seen, out)  # before the labels, which take longer and may fail
-        code = _review(seen, out, trained) if asked else 0
-    table, notes = Rows(out / "survey.csv"), dict[str, page.Note]()
-    if asked and not code:
-        notes = _mark_suspects(table, images, out)
-    with progress_bar("drawing the page") as update:
-        shown = page.write(table, images, out / "survey.html", notes, update)
-    _summarise(table, out)
-    if shown.more:
-        note(
-            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in {out / 'survey.csv'} only"
-        )
-    return code
-
-
-def _review(seen: inspection.Seen, out: Path, trained: Path | None) -> int:
-    """Rank the labels, of what `trained` did not see or of all that was seen; the exit code, 0 when it is written down."""
-    ranking = out / suspects.REVIEW
-    try:
-        with folder_beside(ranking) as folder:
-            sound = folder / "images.arrow"
-            if trained is None:
-                seen.pack(sound)
-            code = suspects.review_labels(ranking, sound, trained)
-    except (PackError, OSError) as error:
-        note(f"the labels are not reviewed: {error}")
-        return BAD_INPUT
-    if code < 0:
-        note(suspects.describe_end(code))
-    return code if code >= 0 else 128 - code  # as a shell has it
-
-
-def _mark_suspects(table: Rows, images: Path, out: Path) -> dict[str, page.Note]:
-    """Write the tables again with what the review suspects; what the page is to say of it."""
-    review = suspects.read_review(out / suspects.REVIEW)
-    here = suspects.bring_home(review, table)
-    strangers = len(review.suspects) - len(here.suspects)
-    if strangers:
-        note(
-            f"{strangers} of {len(review.suspects)} label suspects are no image of {images}: the run's pack was made of "
-            f"other pictures; {out / suspects.REVIEW} lists them"
-        )
-    inspection.write(suspects.mark(table, here), out)
-    return page.notes_on(here, images)
+    with progress_bar("looking at every image") as update, inspect(images, update, crowded) as rows:
+        table.write(rows, out)
+    found = table.Rows(out / "survey.csv")
+    page.draw(found, images, out)
+    _summarise(found, out)
+    return 0
 
 
 def pack(
@@ -133,7 +82,7 @@ def pack(
     decisions: Path | None = None,
     shards: int = 1,
 ) -> int:
-    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file, or several that are opened as one.
+    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
 
     Args:
         images: The folder, with one subfolder a class.
@@ -143,11 +92,11 @@ def pack(
         seed: Another seed, another split.
         keep_grayscale: Keep grayscale photographs, which are left out otherwise.
         exclude: A CSV with the columns path and reason: images that a person found wrong.
-        decisions: The decisions.csv that the survey's page saved: what to exclude, relabel, and keep all the same.
-        shards: Files to divide the pack into, OUT-00000-of-00004 and so on; every command takes them by the name OUT.
+        decisions: The decisions.csv that the survey's page saved.
+        shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
     """
-    chosen = pack_module.read_exclusions(exclude) if exclude else {}
-    decided = decisions_module.read(decisions) if decisions else []
+    chosen = read_exclusions(exclude) if exclude else {}
+    decided = read_decisions(decisions) if decisions else []
     options = pack_module.Options(val, test, seed, keep_grayscale, chosen, decided, shards)
     with progress_bar("looking at every image") as update:
         pack_module.pack(images, out, options, update)
@@ -182,34 +131,36 @@ def verify(pack: Positional[Path]) -> int:
         pack: The pack.
     """
     opened = Pack(pack)
-    damaged = opened.damaged()
-    for index in damaged:
+    corrupt = opened.corrupt()
+    for index in corrupt:
         print(f"damaged: {opened.describe(index)}")
-    print(f"{pack}: {len(opened) - len(damaged)} of {len(opened)} images are as they were packed")
-    return 1 if damaged else 0
+    print(f"{pack}: {len(opened) - len(corrupt)} of {len(opened)} images are as they were packed")
+    return 1 if corrupt else 0
 
 
-def _summarise(rows: Iterable[Row], out: Path) -> None:
+def _summarise(rows: Iterable[table.Row], out: Path) -> None:
     """Counts by finding, and what to do next."""
     found, excluded, images = Counter[str](), Counter[str](), 0
     for images, row in enumerate(rows, start=1):  # noqa: B007  their number is wanted after the last
         names = (*row.findings, _ANY) if row.findings else ()
         found.update(names)
         excluded.update(names if row.verdict == "exclude" else ())
-    table = Table("finding", "images", "to exclude", title=f"{images} images", title_justify="left")
-    for column in table.columns[1:]:
+    shown = Table("finding", "images", "to exclude", title=f"{images} images", title_justify="left")
+    for column in shown.columns[1:]:
         column.justify = "right"
     for name in FINDINGS:
         if found[name]:
-            table.add_row(name, str(found[name]), str(excluded[name]))
-    table.add_section()
-    table.add_row(_ANY, str(found[_ANY]), str(excluded[_ANY]))
+            shown.add_row(name, str(found[name]), str(excluded[name]))
+    shown.add_section()
+    shown.add_row(_ANY, str(found[_ANY]), str(excluded[_ANY]))
     console = Console()
-    console.print(table)
+    console.print(shown)
     pack_it = "greyhound pack IMAGES --out PACK"
     lines = (
-        f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions decisions.csv",
+        f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions "
+        "decisions.csv",
         f"or take the machine's word: {pack_it} --exclude {out / 'excluded.csv'}",
+        f"or look for wrong labels first: greyhound review --images IMAGES --survey {out}",
     )
     for line in lines:
         console.print(_plain(line), highlight=False, soft_wrap=True)
@@ -275,7 +226,7 @@ def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> No
 
 
 def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:
-    """The first `most` lines, and how to see the others; None for all of them, 0 for none and no word about it."""
+    """The first `most` lines, and how to see the others. None: all of them. 0: none, and no hint."""
     for line in lines[:most]:
         console.print(_plain(f"  {line}"), highlight=False, soft_wrap=True)
     if most and len(lines) > most:
@@ -300,4 +251,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main, PackError, SurveyError, demo_module.DemoError)
+    run(main)

@@ -3,6 +3,13 @@
 Before it: nothing. After it: every room derives its own errors from it, and `cli.run` alone catches it.
 """
 
+from __future__ import annotations
+
+from typing import ClassVar
+
 
 class UserError(Exception):
     """Something that the user can mend. Its message is one line, and the program ends with exit code 2."""
+
+    hung: ClassVar[bool] = False
+    """Whether some thread will never end: then the program leaves without waiting for it."""

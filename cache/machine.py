@@ -5,6 +5,7 @@ Before it: nothing. After it: every pool of threads or processes, and every figu
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import platform
@@ -26,7 +27,7 @@ def available_cores() -> int:
 
 
 def describe_machine() -> str:
-    """The processor's name and, since a virtual machine may hide half of it, its family and model; the cores."""
+    """The processor's name, family and model (a virtual machine may hide some), and the cores."""
     lines = _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else []
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = about.get("model name") or platform.processor() or platform.machine()
@@ -35,8 +36,16 @@ def describe_machine() -> str:
     return f"{name}, {available_cores()} cores"
 
 
+def has_dali() -> bool:
+    """Whether DALI is installed; it exists for Linux only."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def installed(*names: str) -> dict[str, str]:
-    """The versions of those of the packages that are installed; a name ending in * stands for all that begin so."""
+    """Versions of the packages that are installed; a name that ends in * is a prefix."""
     found = {}
     for distribution in metadata.distributions():
         name = distribution.name
@@ -48,8 +57,8 @@ def installed(*names: str) -> dict[str, str]:
 def _quota_in_cores() -> int:
     """Cores that the control group's quota of time pays for, rounded up; the machine's where there is none.
 
-    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1, sched-bwc.rst,
-    `cpu.cfs_quota_us`, -1: no quota.
+    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1,
+    sched-bwc.rst, `cpu.cfs_quota_us`, -1: no quota.
     """
     try:
         quota, period = _first_text("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us").split()
@@ -66,11 +75,11 @@ def _first_text(new: str, *old: str) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that this process could still take: what is free, and what its container allows beyond what it uses.
+    """Bytes this process could still take: what is free, within what its container allows.
 
-    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst, `memory.limit_in_bytes` and
-    `memory.usage_in_bytes` of version 1, where the page cache counts as used though it can be given back, so that the
-    answer errs towards too little.
+    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst,
+    `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1, where the page cache counts as used
+    though it can be given back, so that the answer errs towards too little.
     """
     free = _UNKNOWN
     if _MEMORY.exists():

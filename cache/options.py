@@ -1,7 +1,7 @@
 """A command line from a dataclass: every field a flag, with its docstring, unit and default in `--help`.
 
-Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only the
-standard library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
+Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only the standard
+library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ class Option:
 
 
 def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ()) -> list[Option]:
-    """Every field of a dataclass, its values the defaults. inline: nested fields without a prefix."""
+    """Every field of the dataclass `value`, its own values the defaults. inline: nested fields whose flags carry no prefix."""
     found: list[Option] = []
     hints, docs = get_type_hints(type(value)), field_docs(type(value))
     for each in dataclasses.fields(value):
@@ -186,10 +185,56 @@ def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
     return read
 
 
-def read_or_exit(read: Callable[[], T]) -> T:
-    """What `read` makes of the command line; a refusal is one line on standard error and exit code 2."""
+def read_options(base: T, arguments: Sequence[str], prog: str, required: Sequence[str] = ()) -> T:
+    """The command line of a program whose options are those of the dataclass `base`, its values the defaults.
+
+    A nested field's flags carry no prefix. required: fields that must be named. Raises OptionError.
+    """
+    values = {each.name: getattr(base, each.name) for each in dataclasses.fields(base)}  # type: ignore[arg-type]
+    nested = [name for name, value in values.items() if dataclasses.is_dataclass(value)]
+    parser = Parser(prog, inspect.getdoc(base) or "")
+    for option in options(base, nested):
+        parser.add(option, parser)
+    return apply_named(base, vars(parser.read(arguments)), nested, required, prog)
+
+
+def apply_named(
+    base: T, named: Mapping[str, Any], inline: Sequence[str], required: Sequence[str], prog: str
+) -> T:
+    """`apply`, to the fields by their dotted names. Raises OptionError, also for numbers that the dataclass refuses."""
+    if missing := [name for name in required if name not in named]:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
     try:
-        return read()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        return apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -> Callable[[], T]:
+    """The call of `function` that a command line asks for. Its first parameter is positional, the others are flags.
+
+    Help is from the docstring: its text, and a line for each parameter under "Args:". A parameter may end in an
+    underscore, where its flag is a word of Python's. Raises OptionError.
+    """
+    about, _, args = inspect.cleandoc(function.__doc__ or "").partition("Args:\n")
+    docs = {
+        name.strip(): text.strip() for name, _, text in (line.partition(":") for line in args.splitlines())
+    }
+    hints, parser = get_type_hints(function), Parser(prog, " ".join(about.split()))
+    first, *others = inspect.signature(function).parameters.values()
+    parser.add_argument(
+        first.name,
+        metavar=first.name.upper(),
+        type=_reader(hints[first.name], first.name),
+        help=docs[first.name],
+    )
+    empty = inspect.Parameter.empty
+    for each in others:
+        default = None if each.default is empty else each.default
+        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, docs[each.name]), parser)
+    named = vars(parser.read(arguments))
+    if missing := [each.name for each in others if each.default is empty and each.name not in named]:
+        raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
+    names = {each.name.rstrip("_"): each.name for each in (first, *others)}
+    return lambda: function(**{names[name]: value for name, value in named.items()})

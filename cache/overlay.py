@@ -1,7 +1,7 @@
 """Lay one picture on another: how far apart two thumbnails are, and how alike two close-ups in detail.
 
-Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides. Up to 8 % is cut off each
-side of either picture, of a close-up 12 %, whatever suits best.
+Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides. Up to 8 % is
+cut off each side of either picture, of a close-up 12 %, whatever suits best.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.survey import luma
+from greyhound.cache.stats import luma
 
 Pictures = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -21,17 +21,18 @@ COLOUR_SHIFT: Final = 6.0
 """Levels by which any channel's mean of twins may differ once they lie on one another."""
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
 _CLOSE_CUTS: Final = (*_CUTS, 0.1, 0.12)
-"""Of a twin that lost 10 % a thumbnail says hardly less, and a close-up that is not laid as it should be says much less."""
+"""A close-up needs them: if a twin lost 10 %, it says little until it is aligned."""
 _AROUND: Final = 2
 """Pixels each way over which a close-up's light and contrast are evened out."""
 _GRAIN: Final = 4.0
 """Levels: less contrast than compression adds is not raised to that of its surroundings."""
 
 
-def measure_apart(one: Pictures, other: Pictures) -> NDArray[np.float32]:
-    """How far apart the pictures of each pair are, at the crop of either that suits best, as a share of the contrast.
+def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
+    """RMSE of each pair at the crop that fits best, as a share of the contrast: aligned RMSE.
 
-    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour is another.
+    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour
+    is another.
     """
     one, other = _soften(one), _soften(other)
     contrast = np.minimum(_contrast(one), _contrast(other))
@@ -42,11 +43,11 @@ def measure_apart(one: Pictures, other: Pictures) -> NDArray[np.float32]:
     return np.asarray(apart.min(axis=0), np.float32)
 
 
-def measure_likeness(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
-    """How alike the pictures of each pair are in detail, at the crop of either that suits best: float32 `[n]`, 1 where equal.
+def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
+    """Normalised cross-correlation of each pair at the crop that fits best: float32 `[n]`, at most 1.
 
-    one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out all over: of
-    two portraits before one wall the wall and the outlines are alike, and little else.
+    one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out
+    all over: of two portraits before one wall the wall and the outlines are alike, and little else.
     """
     one, other = (_soften(np.asarray(each, np.float32)[..., None]) for each in (one, other))
     found = [
@@ -85,7 +86,7 @@ def _soften(pictures: Pictures) -> Pictures:
 
 
 def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -> Pictures:
-    """The difference `[n, side, side, channels]` from `other` of the crop of `one` that is nearest to it: rows, columns, again."""
+    """`[n, side, side, channels]`: the crop of `one` nearest to `other`, minus `other`."""
     # windows leave the level as it is, and sums of squares lose less without it
     level = other.mean(axis=(1, 2), keepdims=True)
     one, other = one - level, other - level
@@ -101,14 +102,15 @@ def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -
 def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> Indices:
     """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
 
-    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of side x side a picture instead
-    of one for each window.
+    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of side x side a
+    picture instead of one for each window.
     """
     count, height, width, channels = pictures.shape
     flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
     turned = flat.transpose(0, 2, 1)
     squares = (windows.transpose(0, 2, 1) @ windows).reshape(len(windows), height**2)
-    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait for each other
+    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait
+    # for each other
     errors = squares @ (flat @ turned).reshape(count, height**2, 1)
     errors -= 2 * windows.reshape(len(windows), height**2) @ (aim @ turned).reshape(count, height**2, 1)
     return np.asarray(np.argmin(errors[..., 0], axis=1), np.int64)
@@ -128,7 +130,7 @@ def _across(matrix: NDArray[np.float32], pictures: Pictures) -> Pictures:
 
 @lru_cache
 def _windows(side: int, cuts: tuple[float, ...]) -> NDArray[np.float32]:
-    """Matrices `[k, side, side]` that cut something off either end and stretch the rest, nothing cut off first."""
+    """Matrices `[k, side, side]` that cut off either end and stretch the rest; the first cuts nothing."""
     found = []
     for before in cuts:
         for after in cuts:

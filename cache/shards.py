@@ -1,22 +1,143 @@
-"""One pack in several files: how its shards are called, which there are, and how the images are divided over them.
+"""One file of a pack: its name, its layout, and the checks that it passes before it is read.
 
-Before it: the name of a pack, dogs.arrow. After it: `pack` writes and `store` opens dogs-00000-of-00004.arrow and the
-others, as one.
+Before it: the name of a pack, dogs.arrow; its shards are dogs-00000-of-00004.arrow and so on. After it:
+`pack` writes them and `store` opens them as one. The whole layout is here: the schema, the metadata, the
+format's version.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import mmap
+import os
 import re
+import stat
+import weakref
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from greyhound.cache.errors import UserError
+
+FORMAT: Final = 2
+"""Version of the layout; a newer one is refused. 1: a pack in one file. 2: a shard."""
+SPLITS: Final = ("train", "val", "test")
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("image", pa.large_binary(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("orientation", pa.uint8(), nullable=False),
+        pa.field("mean_luma", pa.float32(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+    ]
+)
+_METADATA: Final = b"greyhound"
+_CHECKSUM: Final = b"greyhound_crc32"
 _SHARD: Final = re.compile(r"(?P<pack>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
 MAX_SHARDS: Final = 99_999
 
 
-class ShardsError(ValueError):
-    """The files of a pack are not those that were expected; the message is one line for the user."""
+class PackError(UserError):
+    """The pack, or what was to become one, is not what was expected; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A file that was left out, and why. thumbnail: a small JPEG, or None where nothing could be shown."""
+
+    path: str
+    reason: str
+    detail: str = ""
+    thumbnail: str | None = None
+    """Base64."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a pack says of itself, in its schema's metadata.
+
+    classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what
+    was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how
+    many decisions of a person were for no file of the folder; lost: their paths, as far as the pack knows
+    them. shard: which of the `shards` files this is; all but index_crc32 is said of the whole pack. digest:
+    sha256 over every row's path, label, split and content: two packs with one digest hold the same data.
+    """
+
+    classes: tuple[str, ...]
+    digest: str
+    seed: int
+    excluded: tuple[Excluded, ...] = ()
+    transcoded: tuple[tuple[str, str], ...] = ()
+    relabelled: tuple[tuple[str, str, str], ...] = ()
+    unmatched: int = 0
+    lost: tuple[str, ...] = ()
+    format: int = 1
+    index_crc32: int | None = None
+    """`index_checksum` of the file's rows; None in a pack from before there was one."""
+    shard: int = 0
+    shards: int = 1
+
+    def of_shard(self, shard: int, shards: int, index_crc32: int) -> Header:
+        """The header of one file of the pack."""
+        version = FORMAT if shards > 1 else self.format
+        return replace(self, format=version, index_crc32=index_crc32, shard=shard, shards=shards)
+
+    def schema(self) -> pa.Schema:
+        """The file's schema with this header in its metadata, and the header's own checksum."""
+        text = json.dumps(self, default=lambda value: vars(value)).encode()
+        return SCHEMA.with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
+
+    @staticmethod
+    def read(schema: pa.Schema, path: Path) -> Header:
+        """The header in `schema`. Raises PackError."""
+        text = (schema.metadata or {}).get(_METADATA)
+        if text is None:
+            raise PackError(
+                f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
+            )
+        try:
+            if int(schema.metadata.get(_CHECKSUM, zlib.crc32(text))) != zlib.crc32(text):
+                raise ValueError("its checksum is another")
+            return Header._parse(json.loads(text), path)
+        except PackError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise PackError(
+                f"{path} has a damaged header ({type(error).__name__}); pack the images again"
+            ) from None
+
+    @staticmethod
+    def _parse(content: dict[str, Any], path: Path) -> Header:
+        if content["format"] > FORMAT:
+            raise PackError(
+                f"{path} has pack format {content['format']}, newer than {FORMAT}, the newest known here; "
+                "update Greyhound"
+            )
+        return Header(
+            classes=tuple(content["classes"]),
+            digest=content["digest"],
+            seed=content["seed"],
+            excluded=tuple(Excluded(**row) for row in content["excluded"]),
+            transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
+            relabelled=tuple((path, old, new) for path, old, new in content.get("relabelled", ())),
+            unmatched=content.get("unmatched", 0),  # packs from before there were decisions have neither
+            lost=tuple(content.get("lost", ())),
+            format=content["format"],
+            index_crc32=content.get("index_crc32"),
+            shard=content.get("shard", 0),
+            shards=content.get("shards", 1),
+        )
 
 
 def shard_paths(pack: Path, count: int) -> list[Path]:
@@ -27,9 +148,9 @@ def shard_paths(pack: Path, count: int) -> list[Path]:
 
 
 def find(pack: Path) -> list[Path]:
-    """The files of the pack that is there: itself, or its shards in order, by the pack's name or by one of theirs.
+    """The files of a pack: itself, or its shards in order, by the pack's name or a shard's.
 
-    Raises ShardsError where some are missing, or two packs have the name.
+    Raises PackError where some are missing, or two packs have the name.
     """
     named = _SHARD.fullmatch(pack.stem)
     if pack.exists() and not named:
@@ -39,15 +160,16 @@ def find(pack: Path) -> list[Path]:
     if not counts:
         return [pack]
     if len(counts) > 1:
-        raise ShardsError(
-            f"{whole} is there in {counts[0]} shards and in {counts[1]}; expected one pack of the name: remove the other"
+        raise PackError(
+            f"{whole} is there in {counts[0]} shards and in {counts[1]}; expected one pack of the name: "
+            "remove the other"
         )
     paths = shard_paths(whole, counts[0])
     missing = [path for path in paths if not path.exists()]
     if missing:
-        raise ShardsError(
-            f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; copy the pack "
-            "again, or pack the images again"
+        raise PackError(
+            f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; "
+            "copy the pack again, or pack the images again"
         )
     return paths
 
@@ -61,22 +183,158 @@ def counts_beside(pack: Path) -> list[int]:
 
 
 def check_name_free(pack: Path, count: int) -> None:
-    """Refuse to write a pack beside one of the same name in another number of files. Raises ShardsError."""
+    """Refuse to write a pack beside one of the same name in another number of files. Raises PackError."""
     if _SHARD.fullmatch(pack.stem):
-        raise ShardsError(f"{pack} is named as a shard is; name the whole pack, and say --shards")
+        raise PackError(f"{pack} is named as a shard is; name the whole pack, and say --shards")
     there = [other for other in counts_beside(pack) if other != count]
     if pack.exists() and count > 1:
         there.append(1)
     if there:
-        raise ShardsError(
-            f"{pack} is there in another number of files, {there[0]}; remove them first, or name another pack: --out"
+        raise PackError(
+            f"{pack} is there in another number of files, {there[0]}; remove them first, or name another "
+            "pack: --out"
         )
 
 
 def divide(images: int, shards: int) -> list[tuple[int, int]]:
-    """Cut so many rows into shards of equal numbers of images, but for one. Raises ShardsError."""
+    """Cut so many rows into shards of equal numbers of images, but for one. Raises PackError."""
     if not 1 <= shards <= min(images, MAX_SHARDS):
-        raise ShardsError(
+        raise PackError(
             f"shards is {shards}; expected 1 to {min(images, MAX_SHARDS)}, at least an image in each"
         )
     return list(itertools.pairwise(images * index // shards for index in range(shards + 1)))
+
+
+class Shard:
+    """One file of a pack, or all of it. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file, and check all that it says of its rows. Raises PackError."""
+        self.path = path
+        self.mapping = MappedFile(path)
+        buffer = pa.py_buffer(self.mapping.memory)
+        self.table = _read_table(path, buffer)
+        self.header = Header.read(self.table.schema, path)
+        self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
+        self.starts, self.stops = _locate(path, buffer, self.table.column("image"))
+        columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
+        if self.header.index_crc32 not in (None, index_checksum(columns)):
+            raise PackError(
+                f"{path} is damaged: labels, splits, sizes or paths are not those that were packed; copy it "
+                "again, or pack the images again"
+            )
+
+
+class MappedFile:
+    """Owns the mapping of a file, and asks the system what became of the file since."""
+
+    def __init__(self, path: Path) -> None:
+        """Map all of it. Raises PackError."""
+        self.path = path
+        self._descriptor = _open(path)
+        weakref.finalize(self, os.close, self._descriptor)
+        try:
+            self.memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
+        except OSError as error:
+            raise _no_pack(path, error.strerror) from None
+
+    def version(self) -> int:
+        """Another number whenever somebody wrote to the file, or gave it another name, since the last time.
+
+        Raises PackError where it was cut short: to read what is mapped and gone ends the process.
+        """
+        found = os.fstat(self._descriptor)
+        if found.st_size < len(self.memory):
+            raise PackError(
+                f"{self.path} was cut short while it was in use; copy the pack again, or pack the images "
+                "again; --originals ram reads it once and for all"
+            )
+        return hash((found.st_mtime_ns, found.st_ctime_ns))
+
+
+def _open(path: Path) -> int:
+    """A descriptor of the file. Raises PackError."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for ever
+            raise _no_pack(path, "no regular file")
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise PackError(f"there is no pack at {path}; make one: greyhound pack IMAGES --out {path}") from None
+    except OSError as error:
+        raise _no_pack(path, error.strerror) from None
+
+
+def _no_pack(path: Path, reason: str | None) -> PackError:
+    return PackError(f"{path} cannot be opened ({reason}); expected a pack file")
+
+
+def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
+        if table.schema.equals(SCHEMA):
+            table.drop_columns("image").validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
+    if not table.schema.equals(SCHEMA):
+        raise PackError(f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK")
+    if not len(table):
+        raise PackError(f"{path} holds no images; pack the images again")
+    if any(column.null_count for column in table.columns):
+        raise PackError(f"{path} is damaged: rows without a value; pack the images again")
+    if any(chunk.dictionary.to_pylist() != list(SPLITS) for chunk in table.column("split").chunks):
+        raise PackError(f"{path} is damaged: its splits have other names; pack the images again")
+    return table
+
+
+def _locate(
+    path: Path, buffer: pa.Buffer, column: pa.ChunkedArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in the file each image starts and stops.
+
+    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in.
+    Raises PackError where one would reach out of the file.
+    """
+    bounds = []
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        count = chunk.offset + len(chunk) + 1
+        relative = np.frombuffer(offsets, dtype=np.int64, count=min(count, offsets.size // 8))[chunk.offset :]
+        inside = len(relative) > len(chunk) and relative[0] >= 0 and relative[-1] <= data.size
+        if not inside or (np.diff(relative) < 0).any():
+            raise PackError(f"{path} is damaged: its images lie outside of it; pack the images again")
+        bounds.append(relative + (data.address - buffer.address))
+    return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])
+
+
+def index_checksum(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> int:
+    """crc32 over what the index says of every row: all columns but the images and their own checksums.
+
+    columns: by name; more are welcome. How the rows are divided into record batches plays no part.
+    """
+    checksum = 0
+    for name in SCHEMA.names:
+        if name in ("image", "crc32"):
+            continue
+        column = columns[name]
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        for part in zip(*map(_parts, chunks), strict=True):
+            for piece in part:
+                checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def _parts(chunk: pa.Array) -> Iterator[memoryview | bytes]:
+    """An array's values as bytes: numbers as they are, texts as their lengths and then their letters."""
+    if pa.types.is_string(chunk.type):
+        count = chunk.offset + len(chunk) + 1  # the buffer may be longer, and of any length
+        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32, count=count)[chunk.offset :]
+        yield np.diff(offsets).tobytes()
+        letters = chunk.buffers()[2]
+        yield memoryview(letters or b"")[offsets[0] : offsets[-1]]
+    elif pa.types.is_dictionary(chunk.type):
+        yield chunk.indices.to_numpy().tobytes()
+    else:
+        yield chunk.to_numpy().tobytes()

@@ -1,25 +1,40 @@
-"""A small picture of a file: of whatever can still be seen of it.
+"""Small pictures of a file: a thumbnail of whatever can still be seen of it, and a close-up for comparing.
 
-Before it: files that were looked at, and may be opened. After it: the page of a survey, and a pack's list of what was left out.
+Before it: files that were scanned, and may be opened. After it: the page of a survey, a pack's list of what
+was left out; `twins` compares close-ups of the few that seem to be twins, because a thumbnail tells
+compositions only.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from greyhound.cache.survey import FORMATS
+from greyhound.cache.scan import FORMATS
 
 MOST_OF_JPEG: Final = 64 << 20
 """Bytes of a cut JPEG that are read for its small picture."""
+SIDE: Final = 32
+"""Pixels of a close-up's side. At 64 the cut of a twin would have to be known twice as well: there are true
+pairs in dogs25 that are less alike then than strangers, and none at 32 (docs/log.md)."""
+HELD: Final = 16_384
+"""Close-ups that are kept, 1 kB each: in a set of look-alikes each is compared with many."""
+
+Closeup = NDArray[np.uint8]
+Reader = Callable[[int], Closeup | None]
+"""From an image's index to its close-up; None where it cannot be had."""
 
 
 def make_thumbnail(file: Path, side: int) -> str:
-    """At most `side` pixels a side, a JPEG in base64; "" where nothing can be shown. Of a cut JPEG what there is of it."""
+    """A JPEG in base64, at most `side` pixels a side, of what there is; "" if nothing can be shown."""
     if not file.is_file():  # to open a pipe would wait for ever
         return ""
     try:
@@ -36,7 +51,7 @@ def make_thumbnail(file: Path, side: int) -> str:
 
 
 def _reduce(file: Path | IO[bytes], side: int) -> Image.Image:
-    """A picture, upright, of a JPEG not much larger than `side`; raises what Pillow raises, before it reads what is none."""
+    """An upright picture, of a JPEG not much larger than `side`. Raises what Pillow raises."""
     with Image.open(file, formats=FORMATS) as image:
         image.draft("RGB", (side, side))
         return ImageOps.exif_transpose(image).convert("RGB")
@@ -47,3 +62,19 @@ def _start_of(file: Path) -> bytes:
     with file.open("rb") as stream:
         start = stream.read(2)
         return start + stream.read(MOST_OF_JPEG) if start == b"\xff\xd8" else b""
+
+
+def closeup_reader(find: Callable[[int], Path]) -> Reader:
+    """Reads close-ups from the files that `find` names."""
+    return lru_cache(HELD)(lambda index: read_closeup(find(index)))
+
+
+def read_closeup(file: Path) -> Closeup | None:
+    """Luma `[32, 32]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            image.draft("L", (4 * SIDE, 4 * SIDE))
+            shades = ImageOps.exif_transpose(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    except Exception:  # gone or changed since it was looked at
+        return None
+    return np.asarray(shades)

@@ -1,18 +1,19 @@
-"""Twins: the same file again, and the same picture again, whether re-encoded, resized, slightly cropped or mirrored.
+"""Twins: the same file again, or the same picture re-encoded, resized, cropped or mirrored.
 
-Before it: looks, with their hashes and thumbnails. After it: `rules` says what becomes of twins, and `pack` never lets
-a split separate them.
+Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.findings` says what becomes of
+twins, and `pack` never lets a split separate them.
 
-Near twins are searched in three steps. Pictures of about the same brightness are compared by the low waves of their
-thumbnails, which is a product of two matrices and misses next to nothing; the few pairs that agree are then laid on
-one another, with up to 8 % cut off each side, and must differ by little, which tells a twin from another dog of the same
-breed in the same pose; close-ups of those that remain must be alike in detail, which tells a twin from another portrait
-before the same wall.
+Near twins are searched in three steps:
+- Pictures of about the same brightness are compared by the low waves of their thumbnails. That is a product
+  of two matrices; it compares all with all, in 57 seconds of a processor for 300,000 pictures. No index would
+  spare a comparison without missing a twin, because a crop moves so much in about twenty dimensions
+  (docs/log.md).
+- The few pairs that agree are aligned, with up to 8 % cut off each side, and must differ by little. That
+  tells a twin from another dog of the same breed in the same pose.
+- Close-ups of those that remain must be alike in detail. That tells a twin from another portrait before the
+  same wall.
 
-The first step compares all with all, in 57 seconds of a processor for 300,000 pictures: what a crop moves is so much, in about
-twenty dimensions that matter, that no index would spare a comparison without missing a twin (docs/log.md).
-Thumbnails are read where they are needed and not held. Where hundreds are look-alikes, work for each is limited, and
-`find_twins` says for how many the limit was met.
+Thumbnails are read where they are needed. Where hundreds are alike, the work for each is limited.
 """
 
 from __future__ import annotations
@@ -25,35 +26,37 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.closeup import Reader
-from greyhound.cache.overlay import measure_apart, measure_likeness
-from greyhound.cache.spool import Series, spool
-from greyhound.cache.survey import THUMBNAIL, Look, cosines, luma
+from greyhound.cache.files import DiskList, Series
+from greyhound.cache.overlay import aligned_rmse, normalised_cross_correlation
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.stats import THUMBNAIL, cosines, luma
+from greyhound.cache.thumbnail import Reader
 
 Indices = NDArray[np.int64]
 
 ALIKE: Final = 0.85
-"""Cosine of the low waves of two thumbnails from which a pair is looked at closely. Measured on 522 pictures, drawn and
-photographed, with 5 % of both sides cropped: the lowest 0.915 (docs/log.md)."""
+"""Cosine of the low waves of two thumbnails from which a pair is looked at closely. Measured on 522 pictures,
+drawn and photographed, with 5 % of both sides cropped: the lowest 0.915 (docs/log.md)."""
 BRIGHTNESS: Final = 14.0
 """Levels of mean luma by which a crop may differ; with 5 % cropped the farthest of 522 was 13.2."""
 APART: Final = 0.25
-"""Root mean square difference of two thumbnails laid on one another, as a share of the contrast, up to which they are
-twins. Of 522 crops 99 % measured at most 0.22; the nearest two of the demo's dogs that are none 0.41."""
+"""Root mean square difference of two thumbnails laid on one another, as a share of the contrast, up to which
+they are twins. Of 522 crops 99 % measured at most 0.22; the nearest two of the demo's dogs that are none
+0.41."""
 LIKENESS: Final = 0.82
-"""Likeness of two close-ups from which such a pair are twins. The least of the 25 pairs in dogs25 measures 0.862, the most of
-3,000 pairs of portraits drawn to one composition 0.776 (docs/log.md)."""
+"""Likeness of two close-ups from which such a pair are twins. The least of the 25 pairs in dogs25 measures
+0.862, the most of 3,000 pairs of portraits drawn to one composition 0.776 (docs/log.md)."""
 FLAT: Final = 4.0
 """Standard deviation of luma, in levels, below which a thumbnail shows nothing to compare."""
 DETAILED: Final = 48
-"""Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing are all alike: 1,421 of the
-1,797 digits of scikit-learn, 8 pixels large, would have a twin."""
+"""Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing are all alike:
+1,421 of the 1,797 digits of scikit-learn, 8 pixels large, would have a twin."""
 CLOSEST: Final = 8
-"""Pairs of one picture that are verified first, the most alike. In a burst of equal pictures that is enough to hold them
-together; the others are looked at only as far as they are not yet."""
+"""Pairs of one picture that are verified first, the most alike. In a burst of equal pictures that is enough
+to hold them together; the others are looked at only as far as they are not yet."""
 LOOKED_AT: Final = 256
-"""Pairs that are laid on one another of one picture, at most, the most alike from afar. Of 460 portraits drawn to one
-composition 60 are twins of another; for each there were at most 150 that looked more alike."""
+"""Pairs that are laid on one another of one picture, at most, the most alike from afar. Of 460 portraits
+drawn to one composition 60 are twins of another; for each there were at most 150 that looked more alike."""
 FINALISTS: Final = 16
 """Of these pairs so many are verified, at most, the nearest."""
 _WAVES: Final = 7
@@ -64,7 +67,7 @@ _ROWS, _COLUMNS, _PAIRS = 512, 1024, 256
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two looks, by their index, `one` before `other`, that show the same picture. apart: 0 where nothing differs."""
+    """Two images, by index, `one` before `other`, that show the same picture. apart: 0 if equal."""
 
     one: int
     other: int
@@ -74,7 +77,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Twins:
-    """Who is whose twin. originals: int64 `[n]`, the first look with the same bytes, oneself where there is none before.
+    """Who is whose twin. originals: int64 `[n]`, the first image with the same bytes, or oneself.
 
     pairs: near twins among the originals.
     """
@@ -103,16 +106,16 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class _Shown:
-    """The thumbnails of some looks, by their index."""
+    """The thumbnails of some images, by their index."""
 
-    looks: Series[Look]
+    infos: Series[ImageInfo]
     chosen: Indices
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
-        stored = b"".join(self.looks[index].thumbnail for index in self.chosen[places].tolist())
+        stored = b"".join(self.infos[index].thumbnail for index in self.chosen[places].tolist())
         return np.frombuffer(stored, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
 
@@ -121,29 +124,29 @@ def no_closeup(index: int) -> None:
 
 
 def find_twins(
-    looks: Series[Look], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
+    infos: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
-    """Exact and near twins among looks; what does not decode has none.
+    """Exact and near twins among images; what does not decode has none.
 
-    closeup: of a look, by its index. crowded: told of how many looks LOOKED_AT others or more are alike from afar, if there
-    are any: twins of theirs may be missed.
+    closeup: of an image, by its index. crowded: told how many images are like LOOKED_AT others or more from
+    afar, if there are any: twins of theirs may be missed.
     """
-    originals = find_originals(look.sha256 if not look.problem else "" for look in looks)
+    originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
     chosen = np.fromiter(
         (
             index
-            for index, look in enumerate(looks)
-            if originals[index] == index and look.thumbnail and min(look.width, look.height) >= DETAILED
+            for index, info in enumerate(infos)
+            if originals[index] == index and info.thumbnail and min(info.width, info.height) >= DETAILED
         ),
         np.int64,
     )
-    pairs = find_pairs(_Shown(looks, chosen), lambda place: closeup(int(chosen[place])), crowded)
+    pairs = find_pairs(_Shown(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
 
 
 def find_originals(hashes: Iterable[str]) -> Indices:
-    """int64 `[n]`: the first index with the same hash, told by its first 128 bits; an empty one is like no other."""
+    """int64 `[n]`: the first index with the same 128 bits of hash; an empty hash has no twin."""
     keys = np.fromiter((text.encode() for text in hashes), "S32")
     _, first, place = np.unique(keys, return_index=True, return_inverse=True)
     return np.asarray(np.where(keys == b"", np.arange(len(keys)), first[place]), np.int64)
@@ -152,14 +155,14 @@ def find_originals(hashes: Iterable[str]) -> Indices:
 def find_pairs(
     thumbnails: Pictures, closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> list[Pair]:
-    """Near twins among thumbnails, each pair once, in the order of their indices; closeup, crowded: as in `find_twins`."""
+    """Near twins among thumbnails, each pair once, by index. closeup, crowded: as in `find_twins`."""
     brightness, contrast = _light(thumbnails)
     busy = np.flatnonzero(contrast >= FLAT)
     order = busy[np.argsort(brightness[busy], kind="stable")]
     found = _Found(thumbnails, closeup)
     blocks = _candidates(brightness[order], _waves_of(thumbnails, order))
     many = 0
-    with spool(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
+    with DiskList(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
         for likely in left:
             many += len(np.unique(likely[likely[:, 3] == LOOKED_AT - 1, 0]))
             found.verify(found.nearest(likely))
@@ -171,7 +174,8 @@ def find_pairs(
 class _Found:
     """The pairs that are found so far, and what hangs together through them.
 
-    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, and its rank among those of the first.
+    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, and its rank among those of the
+    first.
     """
 
     def __init__(self, thumbnails: Pictures, closeup: Reader) -> None:
@@ -196,7 +200,7 @@ class _Found:
                 self._parents[high] = low
 
     def nearest(self, likely: Indices) -> Indices:
-        """The FINALISTS of each picture that are nearest when laid upon it, one of those that hang together already."""
+        """The FINALISTS of each picture that are nearest when aligned, one a group of known twins."""
         roots = np.sort(_roots(self._parents)[likely[:, :2]], axis=1)
         apart = roots[:, 0] != roots[:, 1]
         likely, roots = likely[apart], roots[apart]
@@ -211,7 +215,7 @@ class _Found:
     def _twins_among(self, likely: Indices) -> Iterator[tuple[int, int, bool, float]]:
         # luma alone costs a third, and spares nearly every stranger the colours
         likely = likely[self._apart(likely) <= 1.2 * APART]
-        apart = measure_apart(*(each.astype(np.float32) for each in self._laid_out(likely)))
+        apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(likely)))
         near = np.flatnonzero(apart <= APART)
         alike = self._are_alike(likely[near])
         for (one, other, mirrored, _), distance in zip(
@@ -221,7 +225,7 @@ class _Found:
 
     def _apart(self, likely: Indices) -> NDArray[np.float32]:
         """How far apart pairs are in luma `[k]`."""
-        return measure_apart(*(luma(each)[..., None] for each in self._laid_out(likely)))
+        return aligned_rmse(*(luma(each)[..., None] for each in self._laid_out(likely)))
 
     def _laid_out(self, likely: Indices) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Both thumbnails of pairs, `[k, 16, 16, 3]` each, the mirrored ones turned back."""
@@ -237,7 +241,7 @@ class _Found:
                 np.stack([each for each in side if each is not None])
                 for side in zip(*itertools.compress(pictures, known), strict=True)
             )
-            alike[known] = measure_likeness(left, _turned(right, likely[known, 2])) >= LIKENESS
+            alike[known] = normalised_cross_correlation(left, _turned(right, likely[known, 2])) >= LIKENESS
         return alike
 
 
@@ -257,7 +261,7 @@ def _light(thumbnails: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float3
 
 
 def _waves_of(thumbnails: Pictures, order: Indices) -> NDArray[np.float16]:
-    """What the thumbnails at `order` are like from afar: `low_waves` in half precision, 96 bytes a picture."""
+    """`low_waves` of the thumbnails at `order`, in half precision: 96 bytes a picture."""
     waves = np.empty((len(order), _WAVES**2 - 1), np.float16)
     for places in _blocks(len(order), _PAIRS):
         waves[places] = low_waves(luma(thumbnails[order[places]]))
@@ -270,7 +274,7 @@ def _blocks(count: int, size: int) -> Iterator[Indices]:
 
 
 def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> Iterator[NDArray[np.float64]]:
-    """Pairs of places that are worth a closer look, as `_alike` gives them, block by block; brightness `[n]` ascends.
+    """Pairs of places worth a closer look, as `_alike` gives them, by block; brightness `[n]` ascends.
 
     Of each picture at most LOOKED_AT with those that are brighter: one burst must not cost a square.
     """
@@ -286,7 +290,7 @@ def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> 
 
 
 def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
-    """Likely pairs: those of `_alike` that are upright, and those that are mirrored; order: whose places they are."""
+    """Likely pairs of `_alike`, the upright ones and the mirrored ones. order: whose places they are."""
     rank = _rank(alike[:, 0], -_likeness(alike))
     rows = [
         np.column_stack([alike[:, :2], np.full(len(alike), mirrored), rank])[likeness > ALIKE]
@@ -302,8 +306,8 @@ def _alike(
 ) -> NDArray[np.float64]:
     """Pairs above ALIKE `[k, 4]`: the places of both, and the cosine's two parts.
 
-    A mirror turns the sign of the odd waves and no other, so that the sum of the parts is the cosine, and their
-    difference that with the mirrored picture.
+    A mirror turns the sign of the odd waves and no other, so that the sum of the parts is the cosine, and
+    their difference that with the mirrored picture.
     """
     one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
     even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T

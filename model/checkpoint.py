@@ -21,7 +21,7 @@ from typing import Any, Final, ParamSpec
 import torch
 
 from greyhound.cache.errors import UserError
-from greyhound.model.atomic import replacing
+from greyhound.cache.files import replacing
 
 P = ParamSpec("P")
 

@@ -1,6 +1,7 @@
 """Accuracy with its uncertainty: in total and by class, of single crops and of their mean.
 
-Before it: eval predicts the probabilities of every crop. After it: eval.json, the printed table, the confusion figure.
+Before it: eval predicts the probabilities of every crop. After it: eval.json, the printed table, the
+confusion matrix.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from greyhound.model.run import confused
+
 TABLED: Final = 200
-"""Classes up to which eval.json has every pair of them; of more, the pairs that occur."""
+"""eval.json has the whole confusion matrix of up to this many classes; of more, the pairs that occur."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """An accuracy over `n` images and its 95 % Wilson interval; both None where there is no image."""
+    """An accuracy over `n` images and its 95 % Wilson interval; both None if there is no image."""
 
     n: int
     accuracy: float | None
@@ -27,7 +30,7 @@ class Score:
 
     @staticmethod
     def of(right: NDArray[np.floating[Any]]) -> Score:
-        """The score of images `[n]`, each counted as right by a share of 0 to 1."""
+        """The score of images `[n]`; each value is the share, 0 to 1, by which an image is right."""
         n = len(right)
         if n == 0:
             return Score(0, None, None)
@@ -38,8 +41,8 @@ class Score:
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The Wilson score interval (Wilson 1927) of a share `successes / n`; z = 1.959964 covers 95 %.
 
-    Unlike the normal interval it stays within 0..1 and is right near the ends. Raises ValueError if there are no
-    trials, or successes outside 0..n.
+    Unlike the normal interval it stays within 0..1 and is right near the ends. Raises ValueError if n < 1 or
+    if successes are outside 0..n.
     """
     if n < 1:
         raise ValueError(f"an interval over n = {n}; expected at least 1")
@@ -52,25 +55,13 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
 
 
 def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Counts int64 `[K, K]` of labels and predictions, both int64 `[n]`: row is the true class, column the predicted."""
+    """Counts int64 `[K, K]`; row: true class, column: predicted class. labels, predictions: int64 `[n]`."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """What eval.json says, which people edit: true class, predicted class and how often, of every pair that occurs."""
-    table, pairs = evaluation.get("confusion") or [], evaluation.get("confusion_pairs") or []
-    rows = (
-        (true, predicted, count)
-        for true, row in enumerate(table)
-        for predicted, count in enumerate(row)
-        if count
-    )
-    return [*rows, *(tuple(pair) for pair in pairs if len(pair) == 3 and None not in pair)]
-
-
 def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]:
-    """The classes that took part in the most mistakes, at most so many, ascending: int64 `[k]`, indices."""
+    """The classes with the most mistakes, at most `most` of them: indices int64 `[k]`, ascending."""
     mistakes = np.zeros(len(evaluation["classes"]), dtype=np.int64)
     for true, predicted, count in confused(evaluation):
         if true != predicted:
@@ -79,7 +70,7 @@ def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]
 
 
 def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts int64 `[k, k]` of some classes, as `confusion` has them of all."""
+    """The rows and columns of some classes of the confusion matrix: counts int64 `[k, k]`."""
     places = {int(index): place for place, index in enumerate(chosen)}
     counts = np.zeros((len(chosen), len(chosen)), dtype=np.int64)
     for true, predicted, count in confused(evaluation):
@@ -91,14 +82,14 @@ def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) ->
 def evaluate(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that eval.json says about probabilities `[n, V, K]` of V crops of n images with labels `[n]`.
+    """Everything that eval.json says about probabilities `[n, V, K]`: V crops of n images with labels `[n]`.
 
-    `accuracy` is the mean over all n * V single crops, as the seed counts; `ensemble_accuracy` takes the class with the
-    highest mean probability of an image's V crops, and so do `confusion` (row: true class; of more than `TABLED` classes
-    `confusion_pairs`, rows of true class, predicted class and count) and `cross_entropy`. Both
-    intervals are over n and not n * V: crops of one image are right or wrong together, so they are no further
-    trials. A class without images has None. Raises ValueError if there is no image, or if shapes, labels or
-    probabilities are not those of `class_names`.
+    `accuracy` is the mean over all n * V single crops, as the seed counts. `ensemble_accuracy` takes the
+    class with the highest mean probability over an image's V crops; so do `confusion` and `cross_entropy`.
+    More than `TABLED` classes get `confusion_pairs` instead: rows of true class, predicted class and count.
+    Both intervals are over n, not over n * V: crops of one image are no independent trials. A class without
+    images has None. Raises ValueError if there is no image, or if shapes, labels or probabilities do not fit
+    `class_names`.
     """
     _check(probabilities, labels, len(class_names))
     mean = probabilities.mean(axis=1, dtype=np.float64)
@@ -120,7 +111,7 @@ def evaluate(
 
 
 def table(evaluation: Mapping[str, Any], worst_first: bool = False) -> list[str]:
-    """The seed's lines, `Accuracy of Afghan_hound(n=36): 0.928`, in class order or worst first; the total comes last."""
+    """The seed's lines, `Accuracy of Afghan_hound(n=36): 0.928`, by class or worst first; then the total."""
     rows = list(evaluation["classes"])
     if worst_first:
         rows.sort(key=lambda row: 2.0 if row["accuracy"] is None else row["accuracy"])
@@ -165,7 +156,7 @@ def _scores(
 
 
 def _cross_entropy(mean: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Of the true class; a probability that float32 rounded to 0 counts as the smallest one it has."""
+    """Of the true class; a probability of 0 counts as the smallest number of float32."""
     true = mean[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
 

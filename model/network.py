@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from greyhound.cache.errors import UserError
 from greyhound.model import checkpoint
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
@@ -45,7 +46,7 @@ class Linear(NamedTuple):
         return rows @ self.weight.T + self.bias
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """The network cannot be built, or its weights not be had; the message is one line for the user."""
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from greyhound.cache.errors import UserError
-from greyhound.model import checkpoint
-from greyhound.model.atomic import intended, replacing, sweep
+from greyhound.cache.files import intended, replacing, sweep
+from greyhound.model import checkpoint, distributed
 from greyhound.model.network import WeightsError, build
 
 RECIPE: Final = "recipe.json"
@@ -53,7 +53,7 @@ _CLASS: Final = {
     "ensemble_accuracy": _NUMBER,
     "ensemble_interval": [_NUMBER],
 }
-_DAMAGE: Final = {"row": int, "path": str, "stand_in": int}
+_DAMAGE: Final = {"row": int, "path": str, "replacement": int}
 SCHEMAS: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
     VERSIONS: {"*": str},
@@ -117,6 +117,18 @@ def violations(content: Any, shape: Any, place: str) -> Iterator[str]:
     elif isinstance(shape, list):
         for index, item in enumerate(content):
             yield from violations(item, shape[0], f"{place}[{index}]")
+
+
+def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """The pairs that occur in eval.json, which people may have edited: true class, predicted class, count."""
+    table, pairs = evaluation.get("confusion") or [], evaluation.get("confusion_pairs") or []
+    rows = (
+        (true, predicted, count)
+        for true, row in enumerate(table)
+        for predicted, count in enumerate(row)
+        if count
+    )
+    return [*rows, *(tuple(pair) for pair in pairs if len(pair) == 3 and None not in pair)]
 
 
 def _brief(value: object) -> str:
@@ -189,7 +201,9 @@ class Run:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one text file, whole or not at all. Raises RunError where it cannot be written."""
+        """Write one text file, whole or not at all; on rank 0 alone. Raises RunError where it cannot be written."""
+        if not distributed.is_main():
+            return
         try:
             with replacing(self.folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -225,6 +239,20 @@ class Run:
         result = {key: value for key, value in row.items() if key not in CLOCKED}
         self.write_rows(TIMES, [*self.rows(TIMES), timed])
         self.write_rows(METRICS, [*self.rows(METRICS), result])
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Write one checkpoint, whole or not at all; on rank 0 alone. Raises CheckpointError."""
+        if distributed.is_main():
+            checkpoint.save(self.folder / name, content)
+
+    def load_into(self, network: nn.Module, name: str, say: Callable[[str], None]) -> bool:
+        """Give the network a checkpoint's weights; False where it has none that fit, and `say` tells why."""
+        try:
+            load_network(network, checkpoint.load(self.folder / name), self.folder / name)
+        except (checkpoint.CheckpointError, RunError) as error:
+            say(f"{error}; nothing between the linear probe and the end is validated")
+            return False
+        return True
 
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
         """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.

@@ -1,6 +1,7 @@
-"""Where a network looks: the gradient of the loss at the pixels; nothing of the network is changed.
+"""Where a network looks: the gradient of the loss at the pixels. The network stays as it was.
 
-Before it: a trained network and a batch as evaluation sees it. After it: explain draws the maps beside the images.
+Before it: a trained network and a batch as evaluation sees it. After it: explain draws the maps beside the
+images.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from torch.nn import functional
 from greyhound.model.network import eval_mode
 
 _BRIGHTEST: Final = 99
-"""Percentile of a map that is drawn white: a few single pixels would leave all else black."""
+"""The percentile of a map that is drawn white: by the maximum, one pixel could leave the rest black."""
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """Of B images.
+    """Of B images. gradient: float32 `[B, S, S]`, the largest |d loss / d input| of the three channels.
 
-    gradient: float32 `[B, S, S]`, the largest |d loss / d input| of the three channels. loss: float32 `[B]`, cross
-    entropy. predictions: int64 `[B]`. probabilities: float32 `[B, K]`.
+    loss: float32 `[B]`, cross entropy. predictions: int64 `[B]`. probabilities: float32 `[B, K]`.
     """
 
     gradient: NDArray[np.float32]
@@ -37,8 +37,8 @@ class Saliency:
 def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Saliency:
     """Backpropagate each image's cross entropy to its pixels (Simonyan et al. 2013, section 3.1).
 
-    images: `[B, 3, S, S]` on the network's device, labels: int64 `[B]`. In evaluation mode, so that no image sees
-    another; parameters get no gradient, and network and images are left as they were.
+    images: `[B, 3, S, S]` on the network's device. labels: int64 `[B]`. In evaluation mode, where no image
+    sees another. Parameters get no gradient; network and images stay as they were.
     """
     pixels = images.detach().clone().requires_grad_()
     with eval_mode(network), torch.enable_grad():
@@ -54,7 +54,7 @@ def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
 
 
 def normalise(gradient: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Maps `[B, S, S]` for display, uint8: each from 0 to its own 99th percentile, what is above cut off."""
+    """Maps `[B, S, S]` for display, uint8: each from 0 to its own 99th percentile, clipped above."""
     finite = np.nan_to_num(gradient, posinf=0.0)
     white = np.percentile(finite, _BRIGHTEST, axis=(1, 2), keepdims=True)
     white = np.where(white > 0, white, finite.max(axis=(1, 2), keepdims=True))

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from greyhound.model import distributed, figures
+from greyhound.model import distributed
 from greyhound.model.precision import forward
+from greyhound.model.report import figures
 from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, Run, RunError
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]

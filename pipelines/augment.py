@@ -1,12 +1,18 @@
-"""Augmentation as data: one geometry matrix and one colour matrix an image, drawn from (seed, epoch, id, view).
+"""Augmentation as data: one geometry matrix and one colour matrix an image, drawn from (seed, epoch, id,
+view).
 
 Before it: sizes and mean lumas from the pack. After it: an engine warps by the geometry and multiplies by the
-colour. Nothing else in the system draws random numbers for images, so what an image looked like in any epoch can be
-computed again at any time, on any engine.
+colour. Nothing else in the system draws random numbers for images, so what an image looked like in any epoch
+can be computed again at any time, on any engine.
 
-Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in HSV);
-contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the steps; crop,
-rotation and shear are one interpolation, so what rotates into the window is the photograph around it, not fill.
+Random numbers are a function too: Philox4x32-10, counter-based (Salmon, Moraes, Dror, Shaw, "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011). It has no state, so an image's numbers never depend on which others
+were asked for.
+
+Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in
+HSV); contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the
+steps; crop, rotation and shear are one interpolation, so what rotates into the window is the photograph
+around it, not fill.
 """
 
 from __future__ import annotations
@@ -15,9 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
-from greyhound.pipelines.philox import philox, uniform
+from numpy.typing import ArrayLike, NDArray
 
 Matrices = NDArray[np.float64]
 Draws = dict[str, NDArray[np.float64]]
@@ -35,12 +39,16 @@ _SLOTS: Final = (
     "hue",
     "flip",
 )
-MAX_HALVINGS: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
+MAX_LOG2_REDUCTION: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
 _LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_YIQ: Final = np.array(
-    [_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
-)  # NTSC; grey has I = Q = 0
+# NTSC; grey has I = Q = 0.
+_YIQ: Final = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB: Final = np.linalg.inv(_YIQ)
+_MULTIPLIERS: Final = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL: Final = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS: Final = 10
+_LOW: Final = np.uint64(0xFFFFFFFF)
+_SHIFT: Final = np.uint64(32)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Augment:
     fill: int = 0
     """Level, 0..255, of what lies outside the image."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Subtracted after the division by 255; with `std` what pretrained weights expect. The seed used neither."""
+    """Subtracted after the division by 255; with `std`, as pretrained weights expect. The seed had none."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -100,7 +108,7 @@ class Augment:
         return replace(self.crops(), scale=(1.0, 1.0), placement="centre")
 
     def to_pixels(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """A batch as it looks: the network's floats `[B, 3, S, S]` -> uint8 `[B, S, S, 3]`, `mean` and `std` undone."""
+        """The network's floats `[B, 3, S, S]` as pixels, uint8 `[B, S, S, 3]`: `mean` and `std` undone."""
         levels = images.transpose(0, 2, 3, 1) * np.array(self.std) + np.array(self.mean)
         return np.asarray(np.clip(np.rint(levels * 255), 0, 255), dtype=np.uint8)
 
@@ -120,8 +128,8 @@ def draw(
     view: of all images, or int64 `[n]`, of each.
     lumas: float32 `[n]`, mean luma of each image, 0..255, on which contrast pivots; without them mid-grey.
 
-    Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), corner origin (the
-    first pixel's centre is (0.5, 0.5)); and colour, float32 `[n, 3, 4]`: RGB in 0..255 -> the network's floats.
+    Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), origin at the
+    corner; and colour, float32 `[n, 3, 4]`: RGB in 0..255 -> the network's floats.
     """
     numbers = _numbers(seed, epoch, ids, view)
     if lumas is None:
@@ -130,39 +138,65 @@ def draw(
     return geometry.astype(np.float32), _colour(augment, numbers, lumas).astype(np.float32)
 
 
-def halvings(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """How often each image is halved, antialiased, before the warp: 0..3, int32 `[n]`.
+def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n]`.
 
-    The largest power of two, at most 8, that leaves the short side at `augment.size` or more. The warp then reduces
-    by less than 2 at scale 1, where bilinear interpolation needs no antialiasing; and 1/2, 1/4, 1/8 are the scales at
-    which libjpeg decodes directly.
+    The largest reduction that leaves the short side at `augment.size` or more. The warp then reduces by less
+    than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at
+    1/2, 1/4 and 1/8.
     """
-    ratio = sizes.min(axis=1) / augment.size
-    halved: NDArray[np.int32] = np.clip(np.floor(np.log2(np.maximum(ratio, 1))), 0, MAX_HALVINGS).astype(
-        np.int32
-    )
-    return halved
+    exponent = np.floor(np.log2(np.maximum(sizes.min(axis=1) / augment.size, 1)))
+    reduction: NDArray[np.int32] = np.minimum(exponent, MAX_LOG2_REDUCTION).astype(np.int32)
+    return reduction
 
 
 def to_stored(
     geometry: NDArray[np.float32],
     sizes: NDArray[np.int32],
     orientations: NDArray[np.uint8],
-    halved: NDArray[np.int32],
+    log2_reduction: NDArray[np.int32],
 ) -> NDArray[np.float32]:
     """Lead geometry from the upright image to the pixels that a decoder delivers.
 
-    EXIF orientation and the halvings are matrices like any other, so neither costs an image operation.
+    EXIF orientation and the reduction are matrices like any other, so neither costs an image operation.
 
-    geometry: float32 `[n, ..., 3, 3]`, as `draw` returns it. sizes: int32 `[n, 2]`, upright. orientations: uint8
-    `[n]`, EXIF 1..8. halved: int32 `[n]`. Returns float32 of geometry's shape.
+    geometry: float32 `[n, ..., 3, 3]`, as `draw` returns it. sizes: int32 `[n, 2]`, upright. orientations:
+    uint8 `[n]`, EXIF 1..8. log2_reduction: int32 `[n]`. Returns float32 of geometry's shape.
     """
     stored = _ORIENT[orientations].copy()
     stored[:, :2, 2] = np.einsum("nij,nj->ni", _CORNERS[orientations], sizes)
-    stored[:, :2] *= (0.5**halved)[:, None, None]
+    stored[:, :2] *= (0.5**log2_reduction)[:, None, None]
     extra = geometry.ndim - 3
     stored = stored.reshape(len(stored), *[1] * extra, 3, 3)
     return (stored @ geometry).astype(np.float32)
+
+
+def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], seed: int) -> NDArray[np.uint32]:
+    """Four random 32-bit words for every counter.
+
+    counter: four arrays of unsigned 32-bit integers that broadcast to one shape `[...]`.
+    seed: the key, 0 <= seed < 2**64.
+    Returns uint32 `[..., 4]`, equal to the reference implementation's words.
+    """
+    a, b, c, d = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
+    for turn in range(_ROUNDS):
+        left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b, c, d = (
+            (right >> _SHIFT) ^ b ^ _round_key(seed, turn, 0),
+            right & _LOW,
+            (left >> _SHIFT) ^ d ^ _round_key(seed, turn, 1),
+            left & _LOW,
+        )
+    return np.stack([a, b, c, d], axis=-1).astype(np.uint32)
+
+
+def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Map 32-bit words to the open interval (0, 1): `(word + 1/2) / 2**32`; the shape stays."""
+    return (words.astype(np.float64) + 0.5) * 2.0**-32
+
+
+def _round_key(seed: int, turn: int, half: int) -> np.uint64:
+    return np.uint64(((seed >> (32 * half)) + turn * _WEYL[half]) & 0xFFFFFFFF)
 
 
 def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Draws:
@@ -189,7 +223,7 @@ def _window(augment: Augment, numbers: Draws, sizes: NDArray[np.int32]) -> Matri
 
 
 def _affine(augment: Augment, numbers: Draws) -> Matrices:
-    """Output pixel -> window pixel: the inverse of torchvision's RandomAffine about the centre; `[n, 3, 3]`."""
+    """Output pixel -> window pixel: torchvision's RandomAffine about the centre, inverted; `[n, 3, 3]`."""
     angle = np.deg2rad(_between(numbers["rotation"], -augment.rotation, augment.rotation))
     lean = np.tan(np.deg2rad(_between(numbers["shear"], -augment.shear, augment.shear)))
     mirror = np.where(numbers["flip"] < augment.flip, -1.0, 1.0)
@@ -207,13 +241,13 @@ def _affine(augment: Augment, numbers: Draws) -> Matrices:
 
 def _colour(augment: Augment, numbers: Draws, lumas: NDArray[np.float32]) -> Matrices:
     """Brightness, contrast, saturation, hue, /255, mean and std as one matrix; `[n, 3, 4]`."""
+    widths = {
+        "brightness": augment.brightness,
+        "contrast": augment.contrast,
+        "saturation": augment.saturation,
+    }
     brightness, contrast, saturation = (
-        _between(numbers[name], 1 - width, 1 + width)
-        for name, width in (
-            ("brightness", augment.brightness),
-            ("contrast", augment.contrast),
-            ("saturation", augment.saturation),
-        )
+        _between(numbers[name], 1 - width, 1 + width) for name, width in widths.items()
     )
     turn = _between(numbers["hue"], -augment.hue, augment.hue) * 2 * np.pi
     linear = (brightness * contrast)[:, None, None] * (_turn_hue(turn) @ _saturate(saturation))

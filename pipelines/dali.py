@@ -1,4 +1,4 @@
-"""The `dali` engine: one graph, decode -> halve -> warp -> colour, on a GPU or on DALI's CPU backend.
+"""The `dali` engine: one graph, decode -> downsample -> warp -> colour, on a GPU or on DALI's CPU backend.
 
 Before it: `loader` says which images, under which matrices. After it: torch tensors on the device. Training,
 validation, test-time augmentation, averaging and saliency all run this graph; only their matrices differ.
@@ -8,83 +8,61 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 import torch.utils.dlpack
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import MAX_HALVINGS
-from greyhound.pipelines.request import (
-    BadImageError,
-    Device,
-    Originals,
-    Request,
-    Settings,
-    Stream,
-    StreamError,
-)
-
-_NOTHING: Final = np.zeros(1, dtype=np.uint8)
-_NO_PIXELS: Final = np.zeros((1, 1, 3), dtype=np.uint8)
+from greyhound.pipelines.augment import MAX_LOG2_REDUCTION
+from greyhound.pipelines.decoded import no_longer_decodes
+from greyhound.pipelines.engine import BatchSpec, Device, EngineConfig, Stream, StreamError
 
 
-def graph(source: Callable[[], Any], settings: Settings) -> Any:
+def graph(source: Callable[[], Any], config: EngineConfig) -> Any:
     """The whole path of an image as a DALI pipeline, not yet built: it can be inspected without a driver.
 
-    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width) and halvings of each image; if
-    the tier keeps any, whether it keeps this one, and its pixels `[H, W, 3]`; geometry `[K, 3, 3]` and colour
-    `[K, 3, 4]`. Output: float32 `[K, S, S, 3]` an image; for one view `[S, S, 3]`.
+    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width), log2_reduction,
+    geometry `[K, 3, 3]` and colour `[K, 3, 4]` of each image. Output: float32 `[K, S, S, 3]` an image; for
+    one view `[S, S, 3]`.
     """
     from nvidia.dali import fn, pipeline_def, types
 
-    gpu = settings.device == "gpu"
-    matrices = [(types.FLOAT, 3, ""), (types.FLOAT, 3, "")]
-    original = [(types.UINT8, 1, ""), (types.FLOAT, 1, ""), (types.INT32, 0, "")]
-    if settings.tier.kept.any():
-        original += [(types.BOOL, 0, ""), (types.UINT8, 3, "HWC")]
-    dtypes, ndims, layouts = zip(*original, *matrices, strict=True)
+    gpu = config.device == "gpu"
+    dtypes, ndims = [types.UINT8, types.FLOAT, types.INT32, types.FLOAT, types.FLOAT], [1, 1, 0, 3, 3]
+    square = (config.size, config.size)
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def image_path() -> Any:
-        *found, geometry, colour = fn.external_source(
-            source,
-            num_outputs=len(dtypes),
-            batch=True,
-            no_copy=True,
-            dtype=list(dtypes),
-            ndim=list(ndims),
-            layout=list(layouts),
-        )
-        images = _decode(gpu, *found) if len(found) == 3 else _decode_or_take(gpu, *found)
+        inputs = fn.external_source(source, num_outputs=5, batch=True, no_copy=True, dtype=dtypes, ndim=ndims)
+        encoded, size, log2_reduction, geometry, colour = inputs
+        images = _decode(gpu, encoded, size, log2_reduction)
         views = []
-        for view in range(settings.views):
+        for view in range(config.views):
             matrix = geometry[view].gpu() if gpu else geometry[view]
-            warped = fn.experimental.warp_perspective(
-                images, matrix, size=(settings.size, settings.size), fill_value=settings.fill
-            )
+            warped = fn.experimental.warp_perspective(images, matrix, size=square, fill_value=config.fill)
             views.append(fn.coord_transform(warped, MT=colour[view], dtype=types.FLOAT))
         return fn.stack(*views) if len(views) > 1 else views[0]
 
     return image_path(
-        batch_size=settings.batch_size,
-        num_threads=settings.threads,
+        batch_size=config.batch_size,
+        num_threads=config.threads,
         device_id=_gpu() if gpu else None,
-        prefetch_queue_depth=settings.prefetch,
+        prefetch_queue_depth=config.prefetch,
         exec_dynamic=True,
     )
 
 
-def _decode(gpu: bool, encoded: Any, size: Any, halvings: Any) -> Any:
-    """Encoded bytes to pixels, halved as often as each image needs."""
+def _decode(gpu: bool, encoded: Any, size: Any, log2_reduction: Any) -> Any:
+    """Encoded bytes to pixels, each image at its own reduction."""
     from nvidia.dali import math
 
     images = decode(gpu, encoded)
-    for level in range(MAX_HALVINGS):
-        if halvings > level:
+    for level in range(MAX_LOG2_REDUCTION):
+        if log2_reduction > level:
             size = math.ceil(size / 2)
-            images = _halve(images, size)
+            images = _downsample(images, size)
     return images
 
 
@@ -100,21 +78,12 @@ def decode(gpu: bool, encoded: Any) -> Any:
     )
 
 
-def _decode_or_take(gpu: bool, encoded: Any, size: Any, halvings: Any, kept: Any, pixels: Any) -> Any:
-    """The pixels that the tier keeps, or the decoder's."""
-    if kept:  # noqa: SIM108, DALI splits a batch at statements alone
-        images = pixels.gpu() if gpu else pixels
-    else:
-        images = _decode(gpu, encoded, size, halvings)
-    return images
-
-
 def _gpu() -> int:
     """The GPU that torch uses; without a driver the first, so that the graph can be inspected."""
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def _halve(images: Any, size: Any) -> Any:
+def _downsample(images: Any, size: Any) -> Any:
     """Average blocks of 2 x 2 pixels: at exactly 1/2 that is what linear interpolation does."""
     from nvidia.dali import fn, types
 
@@ -128,50 +97,52 @@ def _halve(images: Any, size: Any) -> Any:
     )
 
 
-def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Stream:
-    """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
+def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
+    """Answer `specs` in their order, `config.prefetch` of them ahead; see `engine.Engine`."""
     # DALI reads the arrays in place, so they are held until the answer.
-    asked: deque[tuple[Request, Any]] = deque()
+    asked: deque[tuple[BatchSpec, Any]] = deque()
 
     def source() -> Any:
-        for request in requests:
-            with pack.naming_damaged(request.ids):
-                asked.append((request, _arrays(pack, request, settings.tier)))
-            if len(request.ids):
+        for spec in specs:
+            with pack.naming_corrupt(spec.ids):
+                asked.append((spec, _arrays(pack, spec)))
+            if len(spec.ids):
                 return asked[-1][1]
         raise StopIteration
 
     def empty() -> Stream:
-        """A rank's share of a short last batch may be empty; DALI is never asked for it, since it refuses nothing."""
+        """A rank's share of a short last batch may be empty, which DALI refuses: it is never asked for it."""
         while asked and not len(asked[0][0].ids):
             yield asked.popleft()[0], torch.empty(0, *shape)
 
-    shape = (settings.views, settings.size, settings.size, 3)
-    pipeline = graph(source, settings)
+    shape = (config.views, config.size, config.size, 3)
+    pipeline = graph(source, config)
     while True:
         try:
-            images = hand_over(pipeline, settings.device)
+            images = hand_over(pipeline, config.device)
         except StopIteration:
             yield from empty()
             return
         except RuntimeError as error:
-            raise _explain(pack, asked, settings, error) from error
+            raise _explain(pack, asked, config, error) from error
         yield from empty()
-        request, _ = asked.popleft()
-        yield request, images.view(len(request.ids), *shape)
+        spec, _ = asked.popleft()
+        yield spec, images.view(len(spec.ids), *shape)
 
 
 def hand_over(pipeline: Any, device: Device) -> torch.Tensor:
-    """Run the pipeline once and give torch its only output, without a copy: float32, on the pipeline's device.
+    """Run the pipeline once and give torch its only output, without a copy: float32, on the pipeline's
+    device.
 
-    Order: `run(stream)` binds the output to the stream that torch works on, so that whatever torch enqueues there next
-    comes after DALI's last kernel, and the host waits for nothing; `from_dlpack` asks for that same stream once more.
-    Lifetime: DALI's dynamic executor reuses no output while anyone holds it, and the DLPack capsule holds it for as long
-    as a tensor lives on that memory. When the last one dies, DALI frees the memory in the order of the stream that the
-    output is bound to, so kernels that torch has enqueued there still read what they were given. Hence the one rule for
-    who takes a batch: use it on the stream that was current when it was asked for, or make that stream wait for the
-    other. Sources: `Pipeline.outputs` in nvidia/dali/pipeline.py; `TensorGPU.__dlpack__` (its note on the default
-    execution model); `deletion_order` in nvidia/dali/include/dali/pipeline/data/buffer.h; torch/utils/dlpack.py;
+    Order: `run(stream)` binds the output to the stream that torch works on, so that whatever torch enqueues
+    there next comes after DALI's last kernel, and the host waits for nothing; `from_dlpack` asks for that
+    same stream once more. Lifetime: DALI's dynamic executor reuses no output while anyone holds it, and the
+    DLPack capsule holds it for as long as a tensor lives on that memory. When the last one dies, DALI frees
+    the memory in the order of the stream that the output is bound to, so kernels that torch has enqueued
+    there still read what they were given. Hence the one rule for who takes a batch: use it on the stream that
+    was current when it was asked for, or make that stream wait for the other. Sources: `Pipeline.outputs` in
+    nvidia/dali/pipeline.py; `TensorGPU.__dlpack__` (its note on the default execution model);
+    `deletion_order` in nvidia/dali/include/dali/pipeline/data/buffer.h; torch/utils/dlpack.py;
     nvidia/dali/plugin/pytorch/torch_utils.py, which does the same.
 
     Raises what DALI raises: StopIteration at the end, RuntimeError.
@@ -181,39 +152,31 @@ def hand_over(pipeline: Any, device: Device) -> torch.Tensor:
     return tensor
 
 
-def _arrays(pack: Pack, request: Request, tier: Originals) -> tuple[Any, ...]:
-    """What `graph` asks its source for; of an image that the tier keeps no byte is decoded, so none is given."""
-    sizes = pack.stored_sizes[request.ids][:, ::-1].astype(np.float32)
-    if not tier.kept.any():
-        encoded = [pack.encoded(index) for index in request.ids]
-        return encoded, sizes, request.halvings, request.geometry, request.colour
-    kept = tier.kept[request.ids]
-    rows = list(zip(request.ids.tolist(), kept.tolist(), strict=True))
-    encoded = [_NOTHING if here else pack.encoded(index) for index, here in rows]
-    pixels = [tier.pixels(index) if here else _NO_PIXELS for index, here in rows]
-    return encoded, sizes, request.halvings, kept, pixels, request.geometry, request.colour
+def _arrays(pack: Pack, spec: BatchSpec) -> tuple[Any, ...]:
+    """What `graph` asks its source for."""
+    encoded = [pack.encoded(index) for index in spec.ids]
+    sizes = pack.stored_sizes[spec.ids][:, ::-1].astype(np.float32)
+    return encoded, sizes, spec.log2_reduction, spec.geometry, spec.colour
 
 
 def _explain(
-    pack: Pack, asked: deque[tuple[Request, Any]], settings: Settings, error: RuntimeError
+    pack: Pack, asked: deque[tuple[BatchSpec, Any]], config: EngineConfig, error: RuntimeError
 ) -> StreamError:
-    """What stopped DALI: images of the batches under way that no longer decode, which it does not name, or itself."""
-    from greyhound.pipelines.decode import DecodeError, decode
+    """What stopped DALI: images under way that no longer decode, which it does not name, or itself."""
+    from greyhound.cache.decode import DecodeError, decode
 
     bad = []
-    for index in (index for request, _ in asked for index in request.ids):
+    for index in (index for spec, _ in asked for index in spec.ids):
         try:
             decode(pack.encoded(index), strict=True)
         except DecodeError:
             bad.append(pack.describe(index))
     if bad:
         found = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        return BadImageError(
-            f"an image no longer decodes: {found}. Check the pack: greyhound verify {pack.path}"
-        )
+        return no_longer_decodes(pack, found)
     said = " ".join(str(error).split())
     remedy = (
-        f"lower the batch size, {settings.batch_size} images of {settings.views} views, or --prefetch"
+        f"lower the batch size, {config.batch_size} images of {config.views} views, or --prefetch"
         if "memory" in said or "bad_alloc" in said
         else "--engine threads does the same on the CPU"
     )

@@ -2,16 +2,22 @@
 
     greyhound doctor [--pack PACK]          (--json for programs)
 
-Before it: an installation. After it: a table, a line a finding, each with what to do; what could not be learnt stands
-there too, and why. Exit code 1 if something is known to be wrong, else 0, also on a machine without a GPU.
+Before it: an installation. After it: a table, a line a finding, each with what to do; also what could not be
+learnt, and why. Exit code 1 if something is known to be wrong, else 0, also without a GPU. With a pack, some
+of its pictures are decoded: black ones, half ones and those with swapped colours have another mean luma than
+the pack says. A shifted one may have the same; the GPU check compares pixels.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import random
 import re
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,35 +26,37 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
-from greyhound.cache.store import Pack, PackError
-from greyhound.pipelines import selftest
+from greyhound.cache.store import Pack
+from greyhound.pipelines.decoded import ImageCache, say_bytes
+from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, StreamError
 from greyhound.pipelines.loader import ENGINES, choose
-from greyhound.pipelines.request import StreamError
-from greyhound.pipelines.tier import say_bytes
 
 Verdict = Literal["ok", "note", "problem", "unknown"]
 
-_PACKAGES: Final = ("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
-_TESTED: Final = 64
-"""Pictures of a pack that are decoded."""
-_LEAST_SHARED: Final = 2**30
+TOLERANCE: Final = 4.0
+"""Levels of 255 by which a mean luma may be off: not all pixels are sampled, and decoders differ a little."""
+_SIZE: Final = 128  # samples a side of each picture
+_BATCH: Final = 16
+_LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as the pack's
 _LEAST_FILES: Final = 1024
+# The driver that a CUDA version needs at least: docs.nvidia.com/deploy/cuda-compatibility, "Minor Version
+# Compatibility", table 1.
 _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
-"""The driver that a CUDA major version needs at least. Source: docs.nvidia.com/deploy/cuda-compatibility, "Minor
-Version Compatibility", table 1.
-"""
 _REGIONS: Final = (
-    "decoding a region of a JPEG on the GPU fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). Greyhound "
-    "decodes whole images and is not concerned; in graphs of your own use fn.decoders.image and crop or warp after it"
+    "a region of a JPEG on the GPU fails or crashes with 0.9 (NVIDIA/nvImageCodec#55; 0.8.0 did not). "
+    "Greyhound decodes whole images; in graphs of your own use fn.decoders.image and crop or warp after it"
 )
 
 
@@ -65,11 +73,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was learnt. cores: that this process may use, of all `processors`. memory, shared_memory: bytes free.
+    """What was learnt. cores: of all `processors` those that this process may use. None: unknown, no limit.
 
-    locked_memory, open_files: limits of this process, None: none. versions: of packages, and `torch's CUDA` and `DALI's
-    CUDA`, where they are installed. driver: its version, by its library or else by the kernel; driver_unknown: why the
-    library could not be asked.
+    memory, shared_memory: bytes free. locked_memory, open_files: limits of this process. versions: of
+    packages, and `torch's CUDA` and `DALI's CUDA`. driver: its version, by its library or else by the kernel;
+    driver_unknown: why the library could not be asked.
     """
 
     machine: str
@@ -114,10 +122,7 @@ def learn() -> Facts:
 
 
 def ask_driver() -> tuple[str | None, tuple[Gpu, ...], str]:
-    """The driver's version and its GPUs, or why it could not be asked: by NVML, its management library.
-
-    Where pip's nvidia-ml-py is missing, torch says at least which GPUs there are.
-    """
+    """The driver's version and GPUs by NVML, its library, or why not; without it torch names the GPUs."""
     try:
         import pynvml
     except ModuleNotFoundError:
@@ -135,16 +140,14 @@ def ask_driver() -> tuple[str | None, tuple[Gpu, ...], str]:
 
 def kernel_driver() -> str | None:
     """The version of NVIDIA's kernel module, where one is loaded, as it says it itself on Linux."""
-    if not _KERNEL_MODULE.exists():
-        return None
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", _KERNEL_MODULE.read_text())
+    text = _KERNEL_MODULE.read_text() if _KERNEL_MODULE.exists() else ""
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", text)
     return found[1] if found else None
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     name = str(nvml.nvmlDeviceGetName(handle))
-    total: int | None = None
-    free: int | None = None
+    total = free = None
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         total, free = int(memory.total), int(memory.free)
@@ -162,11 +165,9 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
 
 
 def _torch_gpus() -> tuple[Gpu, ...]:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = [
-        (torch.cuda.get_device_name(place), *torch.cuda.mem_get_info(place)[::-1]) for place in range(count)
-    ]
-    return tuple(Gpu(name, total, free) for name, total, free in found)
+    places = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    name, memory = torch.cuda.get_device_name, torch.cuda.mem_get_info
+    return tuple(Gpu(name(place), *memory(place)[::-1]) for place in places)
 
 
 def _limit(name: str) -> int | None:
@@ -180,90 +181,69 @@ def _limit(name: str) -> int | None:
 
 def _versions() -> dict[str, str]:
     """Of what decodes and computes, in the builds of all CUDA versions."""
-    found = {
-        name: version
-        for name, version in installed(*_PACKAGES).items()
-        if not name.startswith("nvidia-nvjpeg2k")
-    }
+    found = installed("torch", "torchvision", "nvidia-dali-*", "nvidia-nvimgcodec-*", "nvidia-nvjpeg-*")
     if torch.version.cuda:
         found["torch's CUDA"] = torch.version.cuda
     with suppress(ImportError, AttributeError):
         from nvidia import dali
 
-        digits = str(dali.__cuda_version__)  # 12.9.86 is said as 12986
-        found["DALI's CUDA"] = digits[:2]
+        found["DALI's CUDA"] = str(dali.__cuda_version__)[:2]  # 12.9.86 is said as 12986
     return found
 
 
 def judge(facts: Facts) -> list[Finding]:
     """What the facts mean."""
-    return [
-        *_judge_machine(facts),
-        *_judge_gpus(facts),
-        *_judge_packages(facts.versions),
-        *_judge_drivers(facts),
-    ]
+    packages = _judge_packages(facts.versions)
+    return [*_judge_machine(facts), *_judge_gpus(facts), *packages, *_judge_drivers(facts)]
 
 
 def _judge_machine(facts: Facts) -> Iterator[Finding]:
     yield Finding("machine", facts.machine)
     few = facts.cores < facts.processors
-    yield Finding(
-        "cores",
-        f"{facts.cores} of {facts.processors}",
-        "note" if few else "ok",
-        "what affinity and the container's quota leave; loader threads are counted from these" if few else "",
-    )
+    advice = "what affinity and the container's quota leave; loader threads are counted from these"
+    yield _finding("cores", f"{facts.cores} of {facts.processors}", advice=few and advice)
     yield Finding("free memory", say_bytes(facts.memory))
-    if facts.shared_memory is None:
-        yield Finding("shared memory", "-", "unknown", f"there is no {_SHARED_MEMORY} on this system")
-    else:
-        small = facts.shared_memory < _LEAST_SHARED
-        advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
-        yield Finding(
-            "shared memory",
-            say_bytes(facts.shared_memory),
-            "note" if small else "ok",
-            advice if small else "",
-        )
-    few_files = facts.open_files is not None and facts.open_files < _LEAST_FILES
-    yield Finding(
-        "open files",
-        str(facts.open_files or "no limit"),
-        "note" if few_files else "ok",
-        f"raise it: ulimit -n {_LEAST_FILES}" if few_files else "",
-    )
+    small = facts.shared_memory is not None and facts.shared_memory < 2**30
+    advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
+    shared = None if facts.shared_memory is None else say_bytes(facts.shared_memory)
+    yield _finding("shared memory", shared, f"there is no {_SHARED_MEMORY} on this system", small and advice)
+    few = facts.open_files is not None and facts.open_files < _LEAST_FILES
+    files = str(facts.open_files or "no limit")
+    yield _finding("open files", files, advice=few and f"raise it: ulimit -n {_LEAST_FILES}")
     locked = "no limit" if facts.locked_memory is None else say_bytes(facts.locked_memory)
     yield Finding("locked memory", locked, advice="CUDA's pinned memory does not count; InfiniBand's does")
 
 
+def _finding(
+    about: str, found: str | None, unknown: str = "", advice: str | Literal[False] = False
+) -> Finding:
+    """A note where there is advice. found: None where it is not known; `unknown` says why."""
+    if found is None:
+        return Finding(about, "-", "unknown", unknown)
+    return Finding(about, found, "note", advice) if advice else Finding(about, found)
+
+
 def _judge_gpus(facts: Facts) -> Iterator[Finding]:
     if not facts.gpus:
-        engine, _ = choose()
-        yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {engine}")
+        yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {choose()[0]}")
     for place, gpu in enumerate(facts.gpus):
         about = f"GPU {place}"
         free, total = ("?" if nbytes is None else say_bytes(nbytes) for nbytes in (gpu.free, gpu.memory))
         yield Finding(about, f"{gpu.name}, {free} free of {total}")
-        if gpu.mig is None:
-            yield Finding(f"{about}, MIG", "-", "unknown", "the driver does not say, or the GPU has none")
-        else:
-            advice = "memory, multiprocessors and JPEG engines are those of the instance" if gpu.mig else ""
-            yield Finding(f"{about}, MIG", "on" if gpu.mig else "off", "note" if gpu.mig else "ok", advice)
-        if gpu.jpeg_engines is None:
-            why = "the driver counts them only where MIG exists (A100, H100 and later); elsewhere CUDA cores decode"
-            yield Finding(f"{about}, JPEG engines", "-", "unknown", why)
-        else:
-            yield Finding(f"{about}, JPEG engines", str(gpu.jpeg_engines))
+        mig = None if gpu.mig is None else "on" if gpu.mig else "off"
+        why = "the driver does not say, or the GPU has none"
+        advice = "memory, multiprocessors and JPEG engines are those of the instance"
+        yield _finding(f"{about}, MIG", mig, why, bool(gpu.mig) and advice)
+        engines = None if gpu.jpeg_engines is None else str(gpu.jpeg_engines)
+        why = "the driver counts them where MIG exists (A100, H100 and later); else CUDA cores decode"
+        yield _finding(f"{about}, JPEG engines", engines, why)
 
 
 def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
-    for name, version in versions.items():
-        yield Finding(name, version)
+    yield from (Finding(name, version) for name, version in versions.items())
     if not any(name.startswith("nvidia-dali") for name in versions):
-        yield Finding(
-            "DALI", "not installed", "note", "engine threads needs none; pip install nvidia-dali-cuda120"
-        )
+        advice = "engine threads needs none; pip install nvidia-dali-cuda120"
+        yield Finding("DALI", "not installed", "note", advice)
     for name, version in versions.items():
         if name.startswith("nvidia-nvimgcodec") and version.startswith("0.9."):
             yield Finding(f"{name} and regions", version, "note", _REGIONS)
@@ -273,29 +253,14 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
     theirs, ours = (_major(versions.get(name)) for name in ("DALI's CUDA", "torch's CUDA"))
     if theirs and ours and theirs != ours:
         advice = (
-            f"each brings libraries of its own, and the driver must serve CUDA {max(theirs, ours)}; for one of them: pip "
-            f"uninstall nvidia-dali-cuda{theirs}0; pip install nvidia-dali-cuda{ours}0"
+            f"each has its own libraries, and the driver must serve CUDA {max(theirs, ours)}; for one of "
+            f"them: pip uninstall nvidia-dali-cuda{theirs}0; pip install nvidia-dali-cuda{ours}0"
         )
         yield Finding("DALI and torch", f"CUDA {theirs} beside CUDA {ours}", "note", advice)
 
 
-def try_decoder(pack: Pack) -> Finding:
-    """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
-    name, device = choose()
-    rows = selftest.of_every_kind(selftest.kinds(pack), _TESTED)
-    about = f"decoder, engine {name} on {device}"
-    try:
-        wrong = selftest.faults(pack, rows, ENGINES[name], device)
-    except StreamError as error:
-        return Finding(about, "stopped", "problem", str(error))
-    if wrong:
-        advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
-        return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
-    return Finding(about, f"{len(rows)} pictures as they were packed")
-
-
 def torchvision_fault() -> str:
-    """What keeps torchvision from working with this torch, or nothing: a wrong pair fails when it is imported."""
+    """Why torchvision does not work with this torch, or nothing: a wrong pair fails when it is imported."""
     try:
         import torchvision.ops  # noqa: F401
     except (ImportError, RuntimeError) as error:
@@ -304,23 +269,93 @@ def torchvision_fault() -> str:
 
 
 def _judge_drivers(facts: Facts) -> Iterator[Finding]:
-    if facts.driver is None:
-        yield Finding("driver", "-", "unknown", facts.driver_unknown)
-        return
-    asked = not facts.driver_unknown
-    yield Finding("driver", facts.driver, "ok" if asked else "note", facts.driver_unknown)
+    yield _finding("driver", facts.driver, facts.driver_unknown, facts.driver_unknown)
     for name in ("torch's CUDA", "DALI's CUDA"):
         major = _major(facts.versions.get(name))
         least = _LEAST_DRIVER.get(major, 0)
-        if int(facts.driver.split(".")[0]) < least:
-            advice = (
-                f"CUDA {major} needs driver {least} or later: update it, or install a build for an older CUDA"
-            )
+        if facts.driver and _major(facts.driver) < least:
+            advice = f"CUDA {major} needs driver {least} or later: update it, or use a build for older CUDA"
             yield Finding(f"driver and {name}", f"{facts.driver} under CUDA {major}", "problem", advice)
 
 
 def _major(version: str | None) -> int:
     return int(version.split(".")[0]) if version else 0
+
+
+def try_decoder(pack: Pack) -> Finding:
+    """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
+    name, device = choose()
+    rows = of_every_kind(kinds(pack), 64)
+    about = f"decoder, engine {name} on {device}"
+    try:
+        wrong = faults(pack, rows, ENGINES[name], device)
+    except StreamError as error:
+        return Finding(about, "stopped", "problem", str(error))
+    if not wrong:
+        return Finding(about, f"{len(rows)} pictures as they were packed")
+    advice = f"{wrong[0]}, for one; another build of the decoder, or --engine threads --device cpu"
+    return Finding(about, f"{len(wrong)} of {len(rows)} pictures are others", "problem", advice)
+
+
+def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> NDArray[np.float32]:
+    """The mean luma of each picture, sampled at `_SIZE` x `_SIZE` places as the engine decodes it, less the
+    pack's: levels of 255, float32 `[n]`. Raises StreamError.
+    """
+    cache = ImageCache(pack, np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32))
+    config = EngineConfig(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, cache)
+    stream = engine(pack, _whole_pictures(pack, rows), config)
+    found = [images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA for _, images in stream]
+    return np.asarray(np.concatenate(found) - pack.mean_lumas[rows], dtype=np.float32)
+
+
+def faults(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Device) -> list[str]:
+    """The pictures of these rows that the engine decodes to others than were packed, each with its error."""
+    errors = luma_errors(pack, rows, engine, device)
+    wrong = np.flatnonzero(~(np.abs(errors) <= TOLERANCE))
+    return [f"{pack.describe(rows[place])} is {errors[place]:+.1f} levels off" for place in wrong.tolist()]
+
+
+def spread(pack: Pack, count: int) -> NDArray[np.int64]:
+    """At most so many rows, spread over the pack."""
+    return np.arange(len(pack))[:: -(-len(pack) // count)]
+
+
+def kinds(pack: Pack) -> dict[str, list[int]]:
+    """The rows of each kind of file, among 2,048: format, colours, whether a JPEG is progressive."""
+    found: dict[str, list[int]] = {}
+    for row in spread(pack, 2048).tolist():
+        found.setdefault(_kind(pack.encoded(row).tobytes()), []).append(row)
+    return found
+
+
+def _kind(data: bytes) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's about large pictures
+            image = Image.open(io.BytesIO(data))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return "unknown"
+    return f"{image.format} {image.mode}{' progressive' if 'progressive' in image.info else ''}"
+
+
+def of_every_kind(found: dict[str, list[int]], count: int) -> NDArray[np.int64]:
+    """At most so many rows, ascending, as many of each kind as it has them; always the same."""
+    drawn = random.Random(0)
+    turns = itertools.zip_longest(*(drawn.sample(rows, len(rows)) for rows in found.values()))
+    chosen = [row for turn in turns for row in turn if row is not None][:count]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
+    """Batches whose window is the whole picture, in levels, nothing changed."""
+    for low in range(0, len(rows), _BATCH):
+        ids = rows[low : low + _BATCH]
+        geometry = np.zeros((len(ids), 1, 3, 3), dtype=np.float32)
+        geometry[:, 0, 0, 0], geometry[:, 0, 1, 1] = pack.stored_sizes[ids].T / _SIZE
+        geometry[..., 2, 2] = 1
+        colour = np.tile(np.eye(3, 4, dtype=np.float32), (len(ids), 1, 1, 1))
+        whole = np.zeros(len(ids), dtype=np.int32)
+        yield BatchSpec(ids, geometry, colour, whole, epoch=0, stop=low + len(ids))
 
 
 @dataclass(frozen=True)
@@ -337,10 +372,10 @@ def main() -> int:
     """Learn, judge, say."""
     job = parse(lambda: tyro.cli(Job, prog="greyhound doctor"))
     facts = learn()
-    findings = judge(facts)
-    findings += [try_decoder(Pack(job.pack))] if job.pack else []
+    findings = judge(facts) + ([try_decoder(Pack(job.pack))] if job.pack else [])
     if job.json:
-        print(json.dumps({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}))  # noqa: T201
+        content = {"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(content))  # noqa: T201
     else:
         show(findings)
     return 1 if any(finding.verdict == "problem" for finding in findings) else 0
@@ -353,15 +388,13 @@ def show(findings: list[Finding]) -> None:
     for finding in findings:
         table.add_row(finding.about, finding.found, finding.verdict)
     console.print(table)
-    for finding in findings:
-        if finding.advice:
-            line = f"{finding.verdict}: {finding.about}: {finding.advice}"
-            console.print(line, highlight=False, soft_wrap=True)
+    for finding in (finding for finding in findings if finding.advice):
+        line = f"{finding.verdict}: {finding.about}: {finding.advice}"
+        console.print(line, highlight=False, soft_wrap=True)
     counts = Counter(finding.verdict for finding in findings)
-    console.print(
-        f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown", highlight=False
-    )
+    summary = f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown"
+    console.print(summary, highlight=False)
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

@@ -1,97 +1,59 @@
 """Loader: pack + order + augment + engine -> batches on the device, one endless stream.
 
-Before it: the pack, and the pure functions that say what each batch is. After it: train, eval and explain. The
-engine and the device are chosen here and nowhere else.
+Before it: the pack, and the pure functions that say what each batch is. After it: train, eval and explain.
+The engine and the device are chosen here and nowhere else.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from greyhound.cache.machine import available_cores
-from greyhound.cache.store import Pack, PackError, Residency
+from greyhound.cache.machine import available_cores, has_dali
+from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
-from greyhound.pipelines.examine import available
-from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, share
-from greyhound.pipelines.request import Device, Engine, Request, ResourcesError, Settings
-from greyhound.pipelines.tier import EngineChosen, Plan, Tier, TierName, default_budget, parse_bytes, plan
-from greyhound.pipelines.upload import Upload
-from greyhound.pipelines.watch import watched
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
+from greyhound.pipelines.decoded import ImageCache, Plan, plan
+from greyhound.pipelines.engine import (
+    BatchSpec,
+    Device,
+    DeviceError,
+    DeviceName,
+    Engine,
+    EngineChosen,
+    EngineConfig,
+    EngineName,
+    Resources,
+    ToDevice,
+    WithTimeout,
+    parse_bytes,
+)
+from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, rank_share
 
-EngineName = Literal["auto", "dali", "threads"]
-DeviceName = Literal["auto", "gpu", "cpu"]
-BadPolicy = Literal["error", "skip"]
-
+DEFAULT: Final = Resources()
 ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
-
-
-class DeviceError(ResourcesError):
-    """The engine or device that was asked for does not exist on this machine."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a stream runs on; no pixel depends on it beyond the engines' tolerance."""
-
-    engine: EngineName = "auto"
-    """auto: DALI on a GPU, threads without one."""
-    device: DeviceName = "auto"
-    """gpu, cpu, or whichever is there."""
-    threads: int | None = None
-    """Loader threads; default one a core."""
-    prefetch: int = 2
-    """Batches prepared ahead."""
-    residency: Residency = "mmap"
-    """Where the originals lie; mmap: in the page cache, which processes share; ram: in a private copy of each process."""
-    tier: TierName = "auto"
-    """decoded: decode each original once, keep its pixels; encoded: never; auto: as the budget allows, by threads alone."""
-    on_bad: BadPolicy = "error"
-    """Images of the pack that are damaged: error stops; skip finds them all at the start, trains on others of their
-    classes in their place, evaluates without them, and says so."""
-    budget: str = ""
-    """Memory for decoded originals, such as 4GB; default: half of what is free."""
-    patience: float = 600.0
-    """Seconds without a batch after which the loader is taken to hang, and the program ends; 0: it waits for ever."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no loader could do."""
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads is {self.threads}; expected at least 1")
-        if self.prefetch < 1:
-            raise ValueError(f"prefetch is {self.prefetch}; expected at least 1")
-        if not 0 <= self.patience < math.inf:
-            raise ValueError(f"patience is {self.patience}; expected 0 or more")
-        if self.budget:
-            parse_bytes(self.budget)
-
-    def shared(self, processes: int) -> Resources:
-        """What one of so many processes on this machine runs on: they divide its cores and its free memory."""
-        if processes == 1:
-            return self
-        threads = self.threads or max(1, available_cores() // processes)
-        return replace(self, threads=threads, budget=self.budget or f"{default_budget() // processes}B")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 `[B, 3, S, S]` in channels_last memory, `[B, K, 3, S, S]` for K > 1 views; ids: int64 `[B]`,
-    rows of the pack, in host memory; labels: int64 `[B]`, on the images' device. whole: images of the batch over all
-    ranks.
+    """images: float32 `[B, 3, S, S]` in channels_last memory, `[B, K, 3, S, S]` for K > 1 views, on the
+    device.
+
+    ids: int64 `[B]`, rows of the pack, in host memory. labels: int64 `[B]`, on the device. global_batch_size:
+    images of the batch over all ranks.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
-    whole: int
+    global_batch_size: int
 
     def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Every view as an image of its own: float32 `[B * K, 3, S, S]`, and its label, int64 `[B * K]`."""
@@ -101,15 +63,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a stream stands: an epoch, and how many images of it are done. With the seed, all there is to resume."""
+    """Where a stream stands: an epoch, and how many images of it are done; with the seed, all to resume."""
 
     epoch: int = 0
     images: int = 0
-
-
-def automatic(gpu: bool, dali: bool) -> EngineChosen:
-    """The engine where none is named: DALI on a GPU, threads without one."""
-    return "dali" if gpu and dali else "threads"
 
 
 def choose(engine: EngineName = "auto", device: DeviceName = "auto") -> tuple[EngineChosen, Device]:
@@ -119,13 +76,13 @@ def choose(engine: EngineName = "auto", device: DeviceName = "auto") -> tuple[En
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise DeviceError("device gpu: torch finds no CUDA GPU here; use --device cpu, or auto")
-    if engine == "dali" and not available():
+    if engine == "dali" and not has_dali():
         raise DeviceError(
             "engine dali: DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
         )
     gpu = device != "cpu" and torch.cuda.is_available()
     if engine == "auto":
-        engine = automatic(gpu, available())
+        engine = "dali" if gpu and has_dali() else "threads"
     return engine, "gpu" if gpu else "cpu"
 
 
@@ -135,14 +92,18 @@ def torch_device(device: Device) -> torch.device:
 
 
 class Loader:
-    """An endless stream of batches. Owns the engine's threads and memory: close it, or use it in a `with`."""
+    """An endless stream of batches: an iterator across epochs, or `epoch` by epoch.
+
+    It owns the engine's threads and memory: close it, or use it in a `with`. data_time: seconds spent waiting
+    for batches so far. images_done: images of all ranks so far.
+    """
 
     def __init__(
         self,
         pack: Pack,
         augment: Augment,
         ids: NDArray[np.int64],
-        resources: Resources = Resources(),
+        resources: Resources = DEFAULT,
         *,
         batch_size: int = 64,
         shuffle: bool = False,
@@ -151,46 +112,44 @@ class Loader:
         epochs: int | None = None,
         start: Position = Position(),
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
     ) -> None:
         """Open a stream over the rows `ids` of `pack`.
 
-        batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of nearly
-        equal size (training); without it the rows in their order and a short last batch (evaluation). views: K,
-        augmentations of each image in a batch. epochs: end after so many; endless without. start: resume there. Of
-        `ids` those that are damaged, where resources.on_bad is "skip", are replaced in training and left out in
-        evaluation; `damaged` has them. Raises ResourcesError, ValueError, PackError.
+        batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of
+        nearly equal size (training); without it the rows in their order and a short last batch (evaluation).
+        views: K, augmentations of each image in a batch. epochs: end after so many; endless without. start:
+        resume there. Corrupt images, where resources.on_corrupt is "skip", are replaced in training and left
+        out in evaluation; `corrupt` has them. Raises ResourcesError, ValueError, PackError.
         """
-        _check(len(pack), ids, {"batch_size": batch_size, "views": views, "ranks": ranks}, rank)
+        _check(len(pack), ids, {"batch_size": batch_size, "views": views, "world_size": world_size}, rank)
         self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
-        self.damaged = np.array(pack.damaged(self.ids) if resources.on_bad == "skip" else [], dtype=np.int64)
+        self.corrupt = np.array(
+            pack.corrupt(self.ids) if resources.on_corrupt == "skip" else [], dtype=np.int64
+        )
         if not shuffle:
-            self.ids = self.ids[~np.isin(self.ids, self.damaged)]
-        self._standing_in = stand_ins(pack.labels, self.ids, self.damaged)
+            self.ids = self.ids[~np.isin(self.ids, self.corrupt)]
+        self._replacements = replacements(pack.labels, self.ids, self.corrupt)
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
-        self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
-        self.position = start
-        self.plan = self._plan(resources, epochs)
-        tier = Tier(pack, self.plan.kept, halvings(augment, pack.sizes))
-        settings = Settings(
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.position, self.data_time, self.images_done = start, 0.0, 0
+        self.plan = self._plan(epochs)
+        config = EngineConfig(
             size=augment.size,
             fill=augment.fill,
             views=views,
-            batch_size=-(-min(batch_size, len(ids)) // ranks),
+            batch_size=-(-min(batch_size, len(ids)) // world_size),
             threads=resources.threads or available_cores(),
             prefetch=resources.prefetch,
             device=self.device,
-            tier=tier,
+            image_cache=ImageCache(pack, self.plan.kept, log2_reduction(augment, pack.sizes)),
         )
-        if self.engine == "dali":  # which decodes nothing for later; here, where it may take its time
-            with pack.naming_damaged(self.ids):
-                tier.fill(settings.threads)
-        self._upload = Upload(torch_device(self.device))
-        engine = ENGINES[self.engine](pack, self._requests(start, epochs), settings)
+        self._to_device = ToDevice(torch_device(self.device))
+        engine = ENGINES[self.engine](pack, self._specs(start, epochs), config)
         consumer = torch.cuda.current_stream() if self.device == "gpu" else None
-        self._stream = watched(engine, resources.patience, consumer)
+        self._stream = WithTimeout(engine, resources.timeout, consumer)
 
     def __enter__(self) -> Loader:
         """The loader itself."""
@@ -209,29 +168,40 @@ class Loader:
         return -(-len(self.ids) // self.batch_size)
 
     def batch_sizes(self) -> list[int]:
-        """Images of this rank's batches, each number once: two that differ by one at most, but for a short last batch."""
+        """Sizes of this rank's batches, each once: two that differ by one, and that of a short last batch."""
         bounds = (even_bounds if self.shuffle else full_bounds)(len(self.ids), self.batch_size, 0)
         wholes = np.unique([high - low for low, high in bounds])
-        return [size for size in np.unique(-(-(wholes - self.rank) // self.ranks)).tolist() if size]
+        return [size for size in np.unique(-(-(wholes - self.rank) // self.world_size)).tolist() if size]
 
     def __iter__(self) -> Iterator[Batch]:
         """All the batches to come, across epochs."""
-        for request, images in self._stream:
-            before = self.position.images if self.position.epoch == request.epoch else 0
-            self.position = Position(request.epoch, request.stop)
-            yield self._batch(request, images, request.stop - before)
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch. Raises StopIteration after the last epoch, StreamError, PackError."""
+        asked = time.perf_counter()
+        try:
+            spec, images = self._stream.next()
+            before = self.position.images if self.position.epoch == spec.epoch else 0
+            self.position = Position(spec.epoch, spec.stop)
+            self.images_done += spec.stop - before
+            return self._batch(spec, images, spec.stop - before)
+        finally:
+            self.data_time += time.perf_counter() - asked
 
     def epoch(self) -> Iterator[Batch]:
         """The rest of the epoch that `position` is in; a whole one when it stands at a boundary."""
         for batch in self:
-            if self.position.images == len(self.ids):
+            last = self.position.images == len(self.ids)
+            if last:
                 self.position = Position(self.position.epoch + 1)
-                yield batch
-                return
             yield batch
+            if last:
+                return
 
     def again(self, start: Position) -> Loader:
-        """The same stream from another place on, all ranks' part of it, as a loader of its own: for a look back.
+        """The same stream from another place on, all ranks' part of it, as a loader of its own: for a look
+        back.
 
         It keeps nothing decoded.
         """
@@ -239,7 +209,7 @@ class Loader:
             self.pack,
             self.augment,
             self.ids,
-            replace(self.resources, tier="encoded"),
+            replace(self.resources, image_cache="encoded"),
             batch_size=self.batch_size,
             shuffle=self.shuffle,
             seed=self.seed,
@@ -247,88 +217,107 @@ class Loader:
             start=start,
         )
 
-    def request(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> Request:
-        """What the rows `ids` look like in `epoch`: pure, and the answer to "show me image 1204 as epoch 37 saw it"."""
+    def spec(self, epoch: int, ids: NDArray[np.int64], stop: int = 0) -> BatchSpec:
+        """What the rows `ids` look like in `epoch`: pure; it answers "show image 1204 as epoch 37 saw it"."""
         sizes, shape = self.pack.sizes[ids], (len(ids), self.views)
         every = np.repeat(np.arange(len(ids)), self.views)  # each image as often as it has views
         view = np.tile(np.arange(self.views), len(ids))
         lumas = self.pack.mean_lumas[ids[every]]
         geometry, colour = draw(self.augment, self.seed, epoch, ids[every], sizes[every], view, lumas)
-        halved = halvings(self.augment, sizes)
-        stored = to_stored(geometry.reshape(*shape, 3, 3), sizes, self.pack.orientations[ids], halved)
-        return Request(
-            ids=ids,
-            geometry=stored,
-            colour=colour.reshape(*shape, 3, 4),
-            halvings=halved,
-            epoch=epoch,
-            stop=stop,
-        )
+        reduction = log2_reduction(self.augment, sizes)
+        stored = to_stored(geometry.reshape(*shape, 3, 3), sizes, self.pack.orientations[ids], reduction)
+        return BatchSpec(ids, stored, colour.reshape(*shape, 3, 4), reduction, epoch, stop)
 
-    def _requests(self, start: Position, epochs: int | None) -> Iterator[Request]:
-        """Every batch from `start` on; engines read ahead of what was handed out, so this does not touch `position`."""
+    def _specs(self, start: Position, epochs: int | None) -> Iterator[BatchSpec]:
+        """Every batch from `start` on. Engines read ahead, so this does not touch `position`."""
         cut = even_bounds if self.shuffle else full_bounds
         numbers = itertools.count(start.epoch) if epochs is None else range(start.epoch, start.epoch + epochs)
         for epoch in numbers:
             order = epoch_order(self.ids, self.seed, epoch) if self.shuffle else self.ids
-            order = self._standing_in[order] if len(self.damaged) else order
+            order = self._replacements[order] if len(self.corrupt) else order
             done = start.images if epoch == start.epoch else 0
             for low, high in cut(len(order), self.batch_size, done):
-                yield self.request(epoch, share(order[low:high], self.rank, self.ranks), high)
+                yield self.spec(epoch, rank_share(order[low:high], self.rank, self.world_size), high)
 
-    def _plan(self, resources: Resources, epochs: int | None) -> Plan:
+    def _plan(self, epochs: int | None) -> Plan:
         """What to keep decoded."""
-        budget = parse_bytes(resources.budget) if resources.budget else None
-        rows = np.unique(self._standing_in[self.ids])
-        halved = halvings(self.augment, self.pack.sizes[rows])
-        return plan(resources.tier, self.pack, rows, halved, budget, epochs, self.engine)
+        nbytes = parse_bytes(self.resources.cache_bytes) if self.resources.cache_bytes else None
+        rows = np.unique(self._replacements[self.ids])
+        reduction = log2_reduction(self.augment, self.pack.sizes[rows])
+        return plan(self.resources.image_cache, self.pack, rows, reduction, nbytes, epochs, self.engine)
 
-    def describe_damaged(self) -> str:
-        """What became of the damaged images, in a line; empty where there are none."""
-        if not len(self.damaged):
+    def describe_corrupt(self) -> str:
+        """What became of the corrupt images, in a line; empty where there are none."""
+        if not len(self.corrupt):
             return ""
-        first, count = self.pack.describe(self.damaged[0]), len(self.damaged)
+        first, count = self.pack.describe(self.corrupt[0]), len(self.corrupt)
         others = f" and {count - 1} more are" if count > 1 else " is"
-        fate = "others stand in, of the same class where it has one" if self.shuffle else "left out"
-        return f"{self.pack.path}: {first}{others} damaged; {fate}"
+        fate = "replaced by others, of the same class where it has one" if self.shuffle else "left out"
+        return f"{self.pack.path}: {first}{others} corrupt; {fate}"
 
-    def damage(self) -> list[dict[str, Any]]:
-        """The damaged images, each by row and path, and the row that stands in for it; where they are left out, None."""
-        return [
-            {
-                "row": row,
-                "path": self.pack.image_path(row),
-                "stand_in": int(self._standing_in[row]) if self.shuffle else None,
-            }
-            for row in self.damaged.tolist()
+    def corrupt_rows(self) -> list[dict[str, Any]]:
+        """The corrupt images by row and path, and the row in place of each; None where they are left out."""
+        rows = [
+            (row, int(self._replacements[row]) if self.shuffle else None) for row in self.corrupt.tolist()
         ]
+        return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in rows]
 
-    def _batch(self, request: Request, images: torch.Tensor, whole: int) -> Batch:
+    def _batch(self, spec: BatchSpec, images: torch.Tensor, global_batch_size: int) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
-        labels = torch.from_numpy(self.pack.labels[request.ids].astype(np.int64))
+        labels = torch.from_numpy(self.pack.labels[spec.ids].astype(np.int64))
         return Batch(
-            images=self._upload(images[:, 0] if self.views == 1 else images),
-            labels=self._upload(labels.pin_memory() if self.device == "gpu" else labels),
-            ids=torch.from_numpy(request.ids),
-            whole=whole,
+            images=self._to_device(images[:, 0] if self.views == 1 else images),
+            labels=self._to_device(labels.pin_memory() if self.device == "gpu" else labels),
+            ids=torch.from_numpy(spec.ids),
+            global_batch_size=global_batch_size,
         )
 
 
-def stand_ins(
-    labels: NDArray[np.int32], ids: NDArray[np.int64], damaged: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The row that stands in for each row of a pack: itself, or for a damaged one the next sound one of its class.
+class Clock:
+    """Where the time of a pass over a loader's batches goes, since the clock was made."""
 
-    labels: int32 `[rows]`. ids: the rows of the stream. The next one counts upwards and begins again after the last; a
-    class without a sound row takes the next one of any. Returns int64 `[rows]`. Raises PackError where all are damaged.
+    def __init__(self, loader: Loader) -> None:
+        """Start it."""
+        self._loader, self._before = loader, (loader.data_time, loader.images_done)
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return time.perf_counter() - self._started
+
+    @property
+    def data_time(self) -> float:
+        """Seconds of waiting for data."""
+        return self._loader.data_time - self._before[0]
+
+    @property
+    def images(self) -> int:
+        """Images of all ranks."""
+        return self._loader.images_done - self._before[1]
+
+    def note(self) -> str:
+        """Images a second, and the share of the time that went into waiting."""
+        seconds = self.seconds()
+        return f"{self.images / seconds:.0f} img/s, {self.data_time / seconds:.1%} waiting for data"
+
+
+def replacements(
+    labels: NDArray[np.int32], ids: NDArray[np.int64], corrupt: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The row in the place of each row of a pack: itself, or for a corrupt one the next valid one of its
+    class.
+
+    labels: int32 `[rows]`. ids: the rows of the stream. The next one counts upwards and begins again after
+    the last; a class without a valid row takes the next one of any. Returns int64 `[rows]`. Raises PackError
+    where all are corrupt.
     """
     found = np.arange(len(labels))
-    sound = np.setdiff1d(ids, damaged)
-    if not len(sound):
-        raise PackError(f"all of the {len(ids)} images asked for are damaged; pack the images again")
-    for row in damaged.tolist():
-        alike = sound[labels[sound] == labels[row]]
-        among = alike if len(alike) else sound
+    valid = np.setdiff1d(ids, corrupt)
+    if not len(valid):
+        raise PackError(f"all of the {len(ids)} images asked for are corrupt; pack the images again")
+    for row in corrupt.tolist():
+        alike = valid[labels[valid] == labels[row]]
+        among = alike if len(alike) else valid
         found[row] = among[np.searchsorted(among, row) % len(among)]
     return found
 
@@ -338,8 +327,8 @@ def _check(rows: int, ids: NDArray[np.int64], counts: dict[str, int], rank: int)
     for name, value in {**counts, "images": len(ids)}.items():
         if value < 1:
             raise ValueError(f"loader: {name} is {value}; expected at least 1")
-    if not 0 <= rank < counts["ranks"]:
-        raise ValueError(f"loader: rank is {rank}; expected 0 to {counts['ranks'] - 1}")
+    if not 0 <= rank < counts["world_size"]:
+        raise ValueError(f"loader: rank is {rank}; expected 0 to {counts['world_size'] - 1}")
     low, high = np.min(ids), np.max(ids)
     if low < 0 or high >= rows:
         raise ValueError(f"loader: ids go from {low} to {high}; the pack has rows 0 to {rows - 1}")

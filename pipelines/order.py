@@ -1,7 +1,8 @@
-"""The order of an epoch, its batches, a rank's share, and the first look: pure functions.
+"""The order of an epoch, its batches, a rank's share, and the few-shot split: pure functions.
 
-Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. Nothing here
-knows the batch size when it shuffles, so the order of the images survives a change of batch size or of ranks.
+Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. Nothing
+here knows the batch size when it shuffles, so the order of the images survives a change of batch size or of
+ranks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.pipelines.philox import philox
+from greyhound.pipelines.augment import philox
 
 _ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up from 0 and never comes near
 
@@ -17,8 +18,8 @@ _ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up f
 def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle `ids` for one epoch.
 
-    Every id is sorted by 64 random bits of its own, drawn from (seed, epoch, id): adding or removing an image never
-    reorders the others, and equal keys (about n**2 / 2**65) fall back to the order of the ids.
+    Every id is sorted by 64 random bits of its own, drawn from (seed, epoch, id): adding or removing an image
+    never reorders the others, and equal keys (about n**2 / 2**65) fall back to the order of the ids.
 
     ids: int64 `[n]`, each at most once. Returns int64 `[n]`, a permutation of them.
     """
@@ -30,8 +31,9 @@ def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int
 def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
     """Cut the positions `start..count` into the fewest batches of at most `batch_size`, as equal as can be.
 
-    Training uses this: no epoch ends in a batch of one image, whose statistics would be the last that BatchNorm sees
-    before validation. Cutting again from any of its own bounds gives the same remaining bounds.
+    Training uses this: no epoch ends in a batch of one image, whose statistics would be the last that
+    BatchNorm sees before validation. Cutting again from any of its own bounds gives the same remaining
+    bounds.
     """
     left = count - start
     batches = -(-left // batch_size)
@@ -45,13 +47,13 @@ def full_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, 
     return [(low, min(low + batch_size, count)) for low in range(start, count, batch_size)]
 
 
-def first_looks(
+def few_shot_split(
     ids: NDArray[np.int64], labels: NDArray[np.int32], seed: int, count: int
 ) -> list[NDArray[np.int64]]:
     """Divide `ids` into the first `count` of each class, in the order of epoch 0, and the rest.
 
-    ids: int64 `[n]`. labels: int32 `[rows]`, of the whole pack. All are in one part where the first one would be more
-    than half of them, or none.
+    ids: int64 `[n]`. labels: int32 `[rows]`, of the whole pack. All are in one part where the first one would
+    be more than half of them, or none.
     """
     order = epoch_order(ids, seed, 0)
     first = first_of_each(labels[order], count)
@@ -67,6 +69,6 @@ def first_of_each(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
     return first
 
 
-def share(ids: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
-    """The part of one global batch that `rank` of `ranks` reads; all the shares together are the batch."""
-    return ids[rank::ranks]
+def rank_share(ids: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
+    """The part of one global batch that `rank` of `world_size` reads; all of them together are the batch."""
+    return ids[rank::world_size]

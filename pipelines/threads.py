@@ -1,8 +1,8 @@
-"""The `threads` engine: decode -> halve -> warp -> colour on CPU threads, with libjpeg-turbo and OpenCV.
+"""The `threads` engine: decode -> downsample -> warp -> colour on CPU threads, with libjpeg-turbo and OpenCV.
 
-Before it: `loader` says which images, under which matrices. After it: torch tensors in host memory. All three steps
-release the GIL, so plain threads use every core. What lies between the steps lies in memory of the thread's own that
-stays in its cache, and the last step writes straight into the batch.
+Before it: `loader` says which images, under which matrices. After it: torch tensors in host memory. All three
+steps release the GIL, so plain threads use every core. What lies between the steps lies in memory of the
+thread's own that stays in its cache, and the last step writes straight into the batch.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ import torch
 from numpy.typing import NDArray
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.request import Request, Settings, Stream, StreamError
+from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamError
 
+Floats = NDArray[np.float32]
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
-def stream(pack: Pack, requests: Iterator[Request], settings: Settings) -> Stream:
-    """Answer `requests` in their order, `settings.prefetch` of them ahead; see `request.Engine`."""
+def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
+    """Answer `specs` in their order, `config.prefetch` of them ahead; see `engine.Engine`."""
     cv2.setNumThreads(1)  # the threads are ours
-    ring = Ring(
-        (settings.batch_size, settings.views, settings.size, settings.size, 3), settings.device == "gpu"
-    )
-    pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="greyhound")
-    scratches = [Scratch(settings.size) for _ in range(settings.threads)]
-    ahead: deque[tuple[Request, NDArray[np.float32], list[Future[None]]]] = deque()
+    shape = (config.batch_size, config.views, config.size, config.size, 3)
+    buffers = BufferPool(shape, config.device == "gpu")
+    pool = ThreadPoolExecutor(config.threads, thread_name_prefix="greyhound")
+    scratches = [Scratch(config.size) for _ in range(config.threads)]
+    ahead: deque[tuple[BatchSpec, NDArray[np.float32], list[Future[None]]]] = deque()
     try:
-        for request in requests:
-            batch = ring.take()
-            ahead.append((request, batch, _start(pool, request, batch, scratches, settings)))
-            if len(ahead) > settings.prefetch:
-                yield _finish(pack, ring, *ahead.popleft())
+        for spec in specs:
+            batch = buffers.get()
+            ahead.append((spec, batch, _start(pool, spec, batch, scratches, config)))
+            if len(ahead) > config.prefetch:
+                yield _finish(pack, buffers, *ahead.popleft())
         while ahead:
-            yield _finish(pack, ring, *ahead.popleft())
+            yield _finish(pack, buffers, *ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-class Ring:
+class BufferPool:
     """Preallocated batches of one shape, each reused once no tensor on it is alive.
 
     A consumer that keeps its batches gets new memory for the next ones: nothing is ever overwritten under it.
@@ -53,18 +53,18 @@ class Ring:
     def __init__(self, shape: tuple[int, ...], pinned: bool = False) -> None:
         """pinned: page-locked memory, from which a GPU copies fastest."""
         self._shape, self._pinned = shape, pinned
-        self._free: list[NDArray[np.float32]] = []
+        self._free: list[Floats] = []
         self.allocated = 0
 
-    def take(self) -> NDArray[np.float32]:
+    def get(self) -> Floats:
         """Memory for one batch that nobody reads."""
         if self._free:
             return self._free.pop()
         self.allocated += 1
-        fresh: NDArray[np.float32] = torch.empty(self._shape, pin_memory=self._pinned).numpy()
+        fresh: Floats = torch.empty(self._shape, pin_memory=self._pinned).numpy()
         return fresh
 
-    def lend(self, batch: NDArray[np.float32], count: int) -> torch.Tensor:
+    def wrap(self, batch: NDArray[np.float32], count: int) -> torch.Tensor:
         """The first `count` images as a tensor; when the last view of it dies, `batch` is free again."""
         view = batch[:count]
         weakref.finalize(view, self._free.append, batch).atexit = False
@@ -72,7 +72,7 @@ class Ring:
 
 
 class Scratch:
-    """What one thread needs between the steps of an image; it stays in the cache, and is used for every image."""
+    """What one thread needs between the steps of an image; used for every image, it stays in the cache."""
 
     def __init__(self, size: int) -> None:
         """size: S, the window's side."""
@@ -84,8 +84,8 @@ class Scratch:
     def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image `[H, W, 3]` with a fourth byte a pixel, `[H, W, 4]`; valid until the next.
 
-        OpenCV gathers four bytes at once and three one by one, and one pass in the order of memory brings the image into
-        the cache before the warp, which jumps between its rows: together twice as fast (docs/log.md, 2026-11-24).
+        OpenCV gathers four bytes at once and three one by one. One pass in the order of memory also brings
+        the image into the cache before the warp: together twice as fast (docs/log.md, 2026-11-24).
         """
         height, width = pixels.shape[:2]
         if self._padded.size < 4 * height * width:
@@ -96,31 +96,24 @@ class Scratch:
 
 
 def _start(
-    pool: ThreadPoolExecutor,
-    request: Request,
-    batch: NDArray[np.float32],
-    scratches: list[Scratch],
-    settings: Settings,
+    pool: ThreadPoolExecutor, spec: BatchSpec, batch: Floats, scratches: list[Scratch], config: EngineConfig
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
-    todo = iter(range(len(request.ids)))  # `next` on it is atomic
-    matrices = to_opencv(request.geometry)
-    return [
-        pool.submit(fill_rows, request, matrices, todo, batch, scratches, settings)
-        for _ in range(min(settings.threads, len(request.ids)))
-    ]
+    todo = iter(range(len(spec.ids)))  # `next` on it is atomic
+    arguments = (spec, to_opencv(spec.geometry), todo, batch, scratches, config)
+    return [pool.submit(fill_rows, *arguments) for _ in range(min(config.threads, len(spec.ids)))]
 
 
 def _finish(
-    pack: Pack, ring: Ring, request: Request, batch: NDArray[np.float32], tasks: list[Future[None]]
-) -> tuple[Request, torch.Tensor]:
+    pack: Pack, buffers: BufferPool, spec: BatchSpec, batch: Floats, tasks: list[Future[None]]
+) -> tuple[BatchSpec, torch.Tensor]:
     for task in tasks:
         try:
-            with pack.naming_damaged(request.ids):
+            with pack.naming_corrupt(spec.ids):
                 task.result()
         except cv2.error as error:
             raise _explain(error) from error
-    return request, ring.lend(batch, len(request.ids))
+    return spec, buffers.wrap(batch, len(spec.ids))
 
 
 def _explain(error: cv2.error) -> Exception:
@@ -131,31 +124,31 @@ def _explain(error: cv2.error) -> Exception:
 
 
 def fill_rows(
-    request: Request,
+    spec: BatchSpec,
     matrices: NDArray[np.float64],
     todo: Iterator[int],
-    batch: NDArray[np.float32],
+    batch: Floats,
     scratches: list[Scratch],
-    settings: Settings,
+    config: EngineConfig,
 ) -> None:
-    """A thread's part of a batch: of every row that `todo` gives, decode the image once, then warp and colour its views.
+    """A thread's part of a batch: decode the image of each row of `todo` once, warp and colour its views.
 
-    matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this call's for as
-    long as it takes. Raises BadImageError.
+    matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this
+    call's for as long as it takes. Raises BadImageError.
     """
     scratch = scratches.pop()  # there is one for each thread
     try:
         for row in todo:
-            pixels = scratch.pad(settings.tier.pixels(int(request.ids[row])))
+            pixels = scratch.pad(config.image_cache.pixels(int(spec.ids[row])))
             for view, image in enumerate(batch[row]):
-                warp(pixels, matrices[row, view], settings.fill, scratch.warped)
-                colour(scratch.warped, request.colour[row, view], scratch, image)
+                warp(pixels, matrices[row, view], config.fill, scratch.warped)
+                colour(scratch.warped, spec.colour[row, view], scratch, image)
     finally:
         scratches.append(scratch)
 
 
 def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out: NDArray[np.uint8]) -> None:
-    """Fill the window `out`, uint8 `[S, S, C]`, with what each of its pixels sees of the image, uint8 `[H, W, C]`.
+    """Fill the window `out`, uint8 `[S, S, C]`, with what its pixels see of the image, uint8 `[H, W, C]`.
 
     matrix: `[2, 3]`, from the window to the image. level: what is seen where the image has ended.
     """
@@ -163,10 +156,8 @@ def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out
     cv2.warpAffine(pixels, matrix, window, out, _WARP, cv2.BORDER_CONSTANT, (level,) * 4)
 
 
-def colour(
-    warped: NDArray[np.uint8], matrix: NDArray[np.float32], scratch: Scratch, out: NDArray[np.float32]
-) -> None:
-    """Write the pixels of the window, uint8 `[S, S, 4]`, times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`, once."""
+def colour(warped: NDArray[np.uint8], matrix: Floats, scratch: Scratch, out: Floats) -> None:
+    """Write the pixels, uint8 `[S, S, 4]`, times the matrix `[3, 4]` to `out`, float32 `[S, S, 3]`."""
     cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, scratch.rgb)
     np.copyto(scratch.floats, scratch.rgb)
     cv2.transform(scratch.floats, matrix, out)

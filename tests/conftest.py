@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -16,7 +17,7 @@ from pictures import coded, encode, packed
 from runs import Answer, Here, never, tiny_job, tiny_pack
 
 from greyhound import train
-from greyhound.cache.command import ENDINGS
+from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +84,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Pat
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train.train(tiny_job(colour_pack.path, out), never)
     return out
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run, to write into."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ import tyro
 from planted import Planted
 from tyro.conf import Positional
 
-from greyhound.cache.command import parse, run
-from greyhound.cache.findings import read_rows
+from greyhound.cache.cli import parse, run
 from greyhound.cache.machine import available_cores, describe_machine
 from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import read_rows
 
 Flagged = Mapping[str, set[str]]
 """Fault -> the paths that somebody finds it in."""
@@ -219,4 +219,4 @@ def version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

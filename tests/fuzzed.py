@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -28,12 +28,11 @@ from runs import TINY
 from greyhound import eval as evaluation
 from greyhound import explain, review
 from greyhound.cache import __main__ as room
-from greyhound.cache import decisions, findings, pack, suspects
-from greyhound.cache.command import deferred, parse
+from greyhound.cache import selection
+from greyhound.cache.cli import ValueFormatError, deferred, from_json, parse
 from greyhound.cache.pack import Options
+from greyhound.cache.shards import _CHECKSUM, _METADATA
 from greyhound.cache.store import (
-    _CHECKSUM,
-    _METADATA,
     SCHEMA,
     SPLITS,
     Header,
@@ -41,12 +40,12 @@ from greyhound.cache.store import (
     PackError,
     index_checksum,
 )
-from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import checkpoint, report
+from greyhound.cache.survey import table as survey
+from greyhound.cache.validate import DaliDecoder, validate_image
+from greyhound.model import checkpoint, linear_probe
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.linear_probe import SoftTargets
-from greyhound.model.linear_probe import read_targets as read_soft
-from greyhound.model.linear_probe import write_targets as write_soft
+from greyhound.model.report import report
 from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import (
     AVERAGED,
@@ -66,12 +65,11 @@ from greyhound.model.run import (
     load_network,
 )
 from greyhound.model.run import TARGETS as SOFT
-from greyhound.model.state import CheckpointSaver, TrainState, drop_later_rows, restore
+from greyhound.model.state import TrainState, drop_later_rows, restore
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
-from greyhound.pipelines.examine import Probe, examine
-from greyhound.pipelines.loader import Loader, Resources
-from greyhound.pipelines.request import BadImageError
+from greyhound.pipelines.engine import BadImageError, Resources
+from greyhound.pipelines.loader import Loader
 from greyhound.recipe import Recipe, read_options
 
 CLASSES: Final = 3
@@ -111,7 +109,7 @@ def read_pack(folder: Path, data: bytes) -> None:
     file = folder / "p.arrow"
     file.write_bytes(data)
     opened = Pack(file)
-    bad = opened.damaged()
+    bad = opened.corrupt()
     for row in set(range(len(opened))) - set(bad):
         opened.encoded(row)
     json.dumps(opened.summary())
@@ -168,7 +166,7 @@ def read_index(folder: Path, data: bytes) -> None:
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, header.schema()) as writer:
         writer.write_batch(pa.record_batch([arrays[name] for name in SCHEMA.names], schema=header.schema()))
     opened = Pack(file)
-    resources = Resources("threads", "cpu", threads=1, prefetch=1, tier="encoded")
+    resources = Resources("threads", "cpu", threads=1, prefetch=1, image_cache="encoded")
     with Loader(opened, TINY.augment, np.arange(len(opened)), resources, batch_size=4, epochs=1) as loader:
         list(loader)
 
@@ -185,12 +183,12 @@ def image_seeds(_: Path) -> list[bytes]:
 
 def read_image(_: Path, data: bytes) -> None:
     """What the survey's child process does with it; whatever it holds, there is an answer."""
-    json.dumps(asdict(examine(data, _probe())), default=bytes.hex)
+    json.dumps(asdict(validate_image(data, _probe())), default=bytes.hex)
 
 
 @cache
-def _probe() -> Probe:
-    return Probe()
+def _probe() -> DaliDecoder:
+    return DaliDecoder()
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -210,9 +208,9 @@ def read_decisions(folder: Path, data: bytes) -> None:
     """decisions.csv, and which images it is about."""
     file = folder / "decisions.csv"
     file.write_bytes(data)
-    found = decisions.read(file)
-    decisions.check_classes(found, ("a", "b"))
-    decisions.match(found, [decisions.Photograph("a/1.jpg", "a", SHA)])
+    found = selection.read_decisions(file)
+    selection.check_classes(found, ("a", "b"))
+    selection.match(found, [selection.Photograph("a/1.jpg", "a", SHA)])
 
 
 def excluded_seeds(_: Path) -> list[bytes]:
@@ -224,16 +222,16 @@ def read_excluded(folder: Path, data: bytes) -> None:
     """excluded.csv."""
     file = folder / "excluded.csv"
     file.write_bytes(data)
-    pack.read_exclusions(file)
+    selection.read_exclusions(file)
 
 
 def survey_seeds(folder: Path) -> list[bytes]:
     """survey.csv of two images."""
     rows = [
-        findings.Row("a/1.jpg", "a"),
-        findings.Row("a/2.jpg", "a", findings=("dark",), verdict="exclude", reason="x"),
+        survey.Row("a/1.jpg", "a"),
+        survey.Row("a/2.jpg", "a", findings=("dark",), causes=("dark",), reason="x"),
     ]
-    findings.write_rows(rows, folder / "survey.csv")
+    survey.write(rows, folder)
     return [(folder / "survey.csv").read_bytes()]
 
 
@@ -241,21 +239,7 @@ def read_survey(folder: Path, data: bytes) -> None:
     """survey.csv."""
     file = folder / "survey.csv"
     file.write_bytes(data)
-    list(findings.read_rows(file))
-
-
-def review_seeds(_: Path) -> list[bytes]:
-    """A suspect with a neighbour."""
-    near = (suspects.Neighbour("b/1.jpg", 0.5),)
-    image = suspects.Ranked("a/1.jpg", "a", "b", 0.1, 0.9, True, near, near, "")
-    return [json.dumps(asdict(suspects.Review("judge", 0.9, 0, (image,)))).encode()]
-
-
-def read_review(folder: Path, data: bytes) -> None:
-    """labels.json, as it marks the rows of a survey."""
-    file = folder / "labels.json"
-    file.write_bytes(data)
-    suspects.mark([findings.Row("a/1.jpg", "a")], suspects.read_review(file))
+    list(survey.read_rows(file))
 
 
 def benchmark_seeds(_: Path) -> list[bytes]:
@@ -340,16 +324,15 @@ def read_recipe(folder: Path, data: bytes) -> None:
 @cache
 def _training() -> TrainState:
     network = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    return TrainState(network=network, optimizer=optimizer)
+    return TrainState(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
 
 
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     """A checkpoint that a training goes on from, and one of a network alone, both small."""
     state = _training()
     row = {"epoch": 0, "train_loss": 0.7, "seconds": 1.0}
-    with CheckpointSaver(Run(folder)) as saver:
-        saver.save_last(replace(state, epoch=1, best=0.5, trained=row))
+    state.epoch, state.best, state.trained = 1, 0.5, row
+    checkpoint.save(folder / LAST, state.content())
     checkpoint.save(folder / BEST, {"network": state.network.state_dict(), "score": 0.5, "after": "epoch 1"})
     return [(folder / name).read_bytes() for name in (LAST, BEST)]
 
@@ -370,14 +353,14 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
 def targets_seeds(folder: Path) -> list[bytes]:
     """Soft targets of three images and two classes."""
     found = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
-    write_soft(folder / SOFT, found, "digest")
+    linear_probe.write_targets(folder / SOFT, found, "digest")
     return [(folder / SOFT).read_bytes()]
 
 
 def read_targets(folder: Path, data: bytes) -> None:
     """Soft targets, and those of a batch."""
     (folder / SOFT).write_bytes(data)
-    found = read_soft(folder / SOFT, 0.3, "digest", classes=2)
+    found = linear_probe.read_targets(folder / SOFT, 0.3, "digest", classes=2)
     if found:
         found.of(torch.tensor([1, 2]), torch.tensor([0, 1]))
 
@@ -432,8 +415,8 @@ def command_seeds(_: Path) -> list[bytes]:
     """A command line of each program, its words apart by a zero byte."""
     lines = (
         "fast --pack p --out o --batch-size 8 --augment.hue 0.1 --phases.0.high 1e-2 --checkpoints.steps 2",
-        "--run r --crops 10 --split val --worst-first --budget 4GB",
-        "--run r --count 3 --engine threads --on-bad skip",
+        "--run r --crops 10 --split val --worst-first --cache-bytes 4GB",
+        "--run r --count 3 --engine threads --on-corrupt skip",
         "--out o --images i --folds 3",
         "pack images --out p --val 0.1 --keep-grayscale",
     )
@@ -460,7 +443,6 @@ TARGETS: Final = {
     "decisions": Target(decisions_seeds, read_decisions, (PackError,)),
     "excluded": Target(excluded_seeds, read_excluded, (PackError,)),
     "survey": Target(survey_seeds, read_survey, (PackError,)),
-    "review": Target(review_seeds, read_review, (PackError,)),
     "benchmark": Target(benchmark_seeds, read_benchmark, (BenchmarkError,)),
     "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
     "recipe": Target(recipe_seeds, read_recipe, (RunError,)),

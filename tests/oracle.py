@@ -13,7 +13,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-def halve(pixels: Pixels, times: int) -> Pixels:
+def downsample(pixels: Pixels, times: int) -> Pixels:
     """The mean of every block of 2**times pixels a side, uint8 `[ceil(H / 2**t), ceil(W / 2**t), 3]`.
 
     Where the size is no multiple, the last row and column repeat.

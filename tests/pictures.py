@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack
-from greyhound.cache.survey import Look
-from greyhound.pipelines.examine import Probe, _answer
+from greyhound.cache.validate import DaliDecoder, _answer
 
 Pixels = NDArray[np.uint8]
 ALL_TRAIN = Options(val=0, test=0)
@@ -106,7 +106,7 @@ def folder(root: Path, files: Mapping[str, bytes]) -> Path:
     return root
 
 
-def survey_here(paths: Iterable[Path], workers: int | None = None) -> Generator[Look, None, None]:
+def scan_here(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
     """What `cache.survey.survey` answers, without its child processes: a hundred times as fast for a few files."""
     return (_answer(path, _probe()) for path in paths)
 
@@ -117,11 +117,11 @@ def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options 
         f"{name}/{index:04}.img": data for name, files in classes.items() for index, data in enumerate(files)
     }
     folder(root / "images", names)
-    with mock.patch("greyhound.cache.pack.survey", survey_here):
+    with mock.patch("greyhound.cache.pack.scan", scan_here):
         pack(root / "images", root / "images.arrow", options)
     return Pack(root / "images.arrow")
 
 
 @cache
-def _probe() -> Probe:
-    return Probe()
+def _probe() -> DaliDecoder:
+    return DaliDecoder()

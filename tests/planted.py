@@ -20,8 +20,8 @@ import tyro
 from PIL import Image, ImageFilter, ImageOps
 from tyro.conf import Positional
 
-from greyhound.cache.command import parse, run
-from greyhound.cache.pack import named_as_image
+from greyhound.cache.cli import parse, run
+from greyhound.cache.folder import named_as_image
 from greyhound.cache.store import PackError
 
 Picture = Image.Image
@@ -211,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main, PackError)
+    run(main)

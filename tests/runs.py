@@ -26,7 +26,8 @@ from greyhound.model.run import Run
 from greyhound.model.schedule import Phase
 from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Batch, Position, Resources, torch_device
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Batch, Position, torch_device
 from greyhound.recipe import PAPER, Averaging, Recipe, TrainOptions
 from greyhound.session import START, TrainContext, open_loaders, open_state
 

@@ -25,7 +25,7 @@ import tyro
 from greyhound.cache.shards import divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
 from greyhound.pipelines.augment import Augment, draw
-from greyhound.pipelines.order import epoch_order, share
+from greyhound.pipelines.order import epoch_order, rank_share
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def measure(path: str) -> None:
     ids = pack.ids("train")
     order, ordered = timed(lambda: epoch_order(ids, 0, 1))
     peaks = peak() - before
-    augment, mine = Augment(), share(order, 0, 8)
+    augment, mine = Augment(), rank_share(order, 0, 8)
 
     def draw_batches() -> None:
         for low in range(0, 64 * BATCH, BATCH):

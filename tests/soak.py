@@ -33,7 +33,7 @@ from runs import FULL, ONE_THREAD, never, tinted, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import train
-from greyhound.cache.command import Stopped, stop_signals
+from greyhound.cache.cli import Stopped, stop_signals
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.pack import Options
 from greyhound.model import checkpoint

@@ -13,14 +13,24 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 import pytest
-from pictures import ALL_TRAIN, encode, folder, noise, survey_here
+from pictures import ALL_TRAIN, encode, folder, noise, scan_here
 from PIL import Image
 
 from greyhound.cache import __main__ as main
-from greyhound.cache.decisions import COLUMNS, By, Choice, Decision, Photograph, check_classes, match, read
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.selection import (
+    COLUMNS,
+    By,
+    Choice,
+    Decision,
+    Exclusion,
+    Photograph,
+    check_classes,
+    match,
+    read_decisions,
+)
 from greyhound.cache.store import SCHEMA, Header, Pack, PackError
-from greyhound.cache.survey import Look
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 HEADER = ",".join(COLUMNS)
@@ -45,7 +55,7 @@ def test_decisions_are_read(tmp_path: Path) -> None:
         encoding="utf-8",
         newline="",
     )
-    assert read(file) == [
+    assert read_decisions(file) == [
         Decision(Photograph(name, "a", ONE), "keep", "", 3),
         Decision(Photograph("b/2.jpg", "b", TWO), "relabel", "a", 4),
         Decision(Photograph("b/3.jpg", "b", ""), "exclude", "", 5),
@@ -55,13 +65,13 @@ def test_decisions_are_read(tmp_path: Path) -> None:
 def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(tmp_path: Path) -> None:
     file = tmp_path / "decisions.csv"
     rows = (
-        f"{ONE},a/1.jpg,a,exclude,,grayscale: colourfulness 0.1",
-        f"{TWO},a/2.jpg,a,exclude,,dark: it is",
-        f"{ONE},a/1.jpg,a,keep,,",
+        f"{ONE},a/1.jpg,a,exclude,,grayscale: colourfulness 0.1,machine,grayscale",
+        f"{TWO},a/2.jpg,a,exclude,,dark: it is,machine,dark;ugly",
+        f"{ONE},a/1.jpg,a,keep,,,,",
     )
-    file.write_text("\n".join([f"{HEADER},reason", *rows]) + "\n")
-    assert read(file) == [
-        Decision(Photograph("a/2.jpg", "a", TWO), "exclude", "", 3, "dark: it is", "machine"),
+    file.write_text("\n".join([f"{HEADER},reason,by,causes", *rows]) + "\n")
+    assert read_decisions(file) == [
+        Decision(Photograph("a/2.jpg", "a", TWO), "exclude", "", 3, "dark: it is", "machine", ("dark",)),
         Decision(Photograph("a/1.jpg", "a", ONE), "keep", "", 4),
     ]
 
@@ -74,29 +84,29 @@ def test_a_person_s_decision_keeps_what_the_machine_said(tmp_path: Path) -> None
         f"{THREE},a/3.jpg,a,exclude,,dark: it is,",
     )
     file.write_text("\n".join([f"{HEADER},reason,by", *rows]) + "\n")
-    assert [(decision.by, decision.reason) for decision in read(file)] == [
+    assert [(decision.by, decision.reason) for decision in read_decisions(file)] == [
         ("person", "exact-duplicate: of a/0.jpg"),
         ("machine", "dark: it is"),
-        ("machine", "dark: it is"),
+        ("person", "dark: it is"),
     ]
     file.write_text(f"{HEADER},by\n{ONE},a/1.jpg,a,keep,,robot\n")
     with pytest.raises(
         PackError, match=r"has 'robot' in the column by in line 2; expected person or machine$"
     ):
-        read(file)
+        read_decisions(file)
 
 
 def test_an_exclusion_list_is_no_list_of_decisions(tmp_path: Path) -> None:
     file = tmp_path / "excluded.csv"
     file.write_text("path,reason\na/1.jpg,dark\n")
     with pytest.raises(PackError, match=r"; an exclusion list is given as --exclude$"):
-        read(file)
+        read_decisions(file)
 
 
 def test_lists_that_were_joined_may_repeat_themselves(tmp_path: Path) -> None:
     file = tmp_path / "decisions.csv"
     file.write_text(f"{HEADER}\n{ONE},a/1.jpg,a,keep,\n{ONE},a/1.jpg,a,keep,\n")
-    assert [decision.line for decision in read(file)] == [2]
+    assert [decision.line for decision in read_decisions(file)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +135,7 @@ def test_a_list_that_is_none(tmp_path: Path, content: bytes | None, message: str
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(PackError) as caught:
-        read(file)
+        read_decisions(file)
     assert str(caught.value).startswith(f"{file} {message}")
     assert "\n" not in str(caught.value)
 
@@ -205,7 +215,7 @@ def test_of_equal_copies_in_another_class_the_one_of_its_name_is_meant() -> None
 
 
 def test_a_copy_that_was_deleted_does_not_take_the_last_one_along() -> None:
-    decision = Decision(photograph("a/2.jpg"), "exclude", "", 2, "exact-duplicate: the same file as a/1.jpg")
+    decision = Decision(photograph("a/2.jpg"), "exclude", "", 2, causes=("exact-duplicate",))
     assert matched([decision], photograph("a/1.jpg")) == ({}, 1)
     assert matched([decision], photograph("a/1.jpg"), photograph("a/3.jpg")) == ({"a/1.jpg": "exclude"}, 0)
 
@@ -226,7 +236,7 @@ def test_nothing_decided() -> None:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three classes with two images each, among them a gray one; and one file that nothing decodes."""
-    monkeypatch.setattr("greyhound.cache.pack.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
     grey = Image.fromarray(noise(20, 20, 7)).convert("L")
     files = {
         f"{name}/{row}.png": encode(noise(12, 10, seed + row))
@@ -249,7 +259,7 @@ def decided(root: Path, path: str, choice: Choice, to: str = "") -> Decision:
     return Decision(Photograph(path, path.partition("/")[0], sha256_of(root / path)), choice, to, 2)
 
 
-def replayed(root: Path, *decisions: Decision, exclude: dict[str, str] | None = None) -> Pack:
+def replayed(root: Path, *decisions: Decision, exclude: dict[str, Exclusion] | None = None) -> Pack:
     options = Options(0, 0, exclude=exclude, decisions=decisions)
     pack(root, root.with_suffix(".arrow"), options)
     return Pack(root.with_suffix(".arrow"))
@@ -282,11 +292,9 @@ def test_excluded_by_hand(root: Path) -> None:
 
 
 def test_excluded_by_the_machine_with_its_reason(root: Path) -> None:
-    said = {"a/1.png": "near-duplicate: the same picture as b/1.png", "a/2.png": "odd"}
-    opened = replayed(
-        root,
-        *(replace(decided(root, path, "exclude"), reason=why, by="machine") for path, why in said.items()),
-    )
+    twin = replace(decided(root, "a/1.png", "exclude"), reason="near-duplicate: the same picture as b/1.png")
+    odd = replace(decided(root, "a/2.png", "exclude"), reason="odd", by="machine")
+    opened = replayed(root, replace(twin, by="machine", causes=("near-duplicate",)), odd)
     assert left_out(opened)["a/1.png"] == ("near-duplicate", "the same picture as b/1.png")
     assert left_out(opened)["a/2.png"] == ("odd", "exclusion list")
 
@@ -302,18 +310,18 @@ def test_excluded_by_hand_with_what_the_machine_said(root: Path) -> None:
 def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
     root: Path, by: By | None, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(files: Iterable[Path]) -> Iterator[Look]:
+    def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
         for file in files:
-            (seen,) = survey_here([file])
+            (seen,) = scan_here([file])
             yield replace(seen, problem=problem) if file == root / "a/1.png" else seen
 
     opened: list[Path] = []
     monkeypatch.setattr("greyhound.cache.pack.make_thumbnail", lambda file, side: opened.append(file))
-    monkeypatch.setattr("greyhound.cache.pack.survey", look)
+    monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     paths = ["a/1.png", "b/1.png"]
     decisions = [replace(decided(root, path, "exclude"), reason="ugly", by=by) for path in paths if by]
-    replayed(root, *decisions, exclude={} if by else dict.fromkeys(paths, "broken"))
+    replayed(root, *decisions, exclude={} if by else dict.fromkeys(paths, Exclusion("broken")))
     assert sorted(opened) == [root / "b/1.png", root / "c/grey.png"]
 
 
@@ -361,7 +369,7 @@ def test_a_class_that_is_emptied_by_hand_is_no_class(root: Path) -> None:
 def test_a_person_outranks_the_clean_up_and_the_exclusion_list(root: Path, choice: Choice) -> None:
     to = "a" if choice == "relabel" else ""
     decisions = [decided(root, path, choice, to) for path in ("c/grey.png", "b/1.png")]
-    listed = {"b/1.png": "near-duplicate", "b/2.png": "near-duplicate"}
+    listed = dict.fromkeys(("b/1.png", "b/2.png"), Exclusion("near-duplicate"))
     opened = replayed(root, *decisions, exclude=listed)
     assert labels(opened)["c/grey.png"] == (to or "c")
     assert labels(opened)["b/1.png"] == (to or "b")
@@ -369,7 +377,9 @@ def test_a_person_outranks_the_clean_up_and_the_exclusion_list(root: Path, choic
 
 
 def test_the_reason_of_the_exclusion_list_is_not_lost(root: Path) -> None:
-    opened = replayed(root, decided(root, "b/1.png", "exclude"), exclude={"b/1.png": "near-duplicate"})
+    opened = replayed(
+        root, decided(root, "b/1.png", "exclude"), exclude={"b/1.png": Exclusion("near-duplicate")}
+    )
     assert left_out(opened)["b/1.png"] == ("excluded by hand", "near-duplicate")
 
 
@@ -396,17 +406,19 @@ def test_what_the_machine_said_is_no_decision_of_a_person(
 ) -> None:
     looked: list[Path] = []
 
-    def look(files: Iterable[Path]) -> Iterator[Look]:
+    def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
         for file in files:
             looked.append(file)
-            yield from survey_here([file])
+            yield from scan_here([file])
 
-    monkeypatch.setattr("greyhound.cache.pack.survey", look)
+    monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     loose = Photograph("loose.png", "", sha256_of(root / "loose.png"))
     decisions = [decided(root, "b/1.png", "exclude"), Decision(loose, "exclude")]
     (root / "b/1.png").unlink()
-    opened = replayed(root, *(replace(each, reason="dark: it is", by="machine") for each in decisions))
+    opened = replayed(
+        root, *(replace(each, reason="dark: it is", by="machine", causes=("dark",)) for each in decisions)
+    )
     assert root / "loose.png" not in looked
     assert left_out(opened)["loose.png"] == ("no class", "beside the class folders")
     assert (opened.header.unmatched, opened.header.lost) == (0, ())
@@ -426,7 +438,7 @@ def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
     def refuse(paths: Iterable[Path]) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr("greyhound.cache.pack.survey", refuse)
+    monkeypatch.setattr("greyhound.cache.pack.scan", refuse)
     with pytest.raises(
         PackError, match=r"line 2 of the decisions relabels 'a/1\.png' to 'd', which is no class"
     ):

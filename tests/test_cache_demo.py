@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from greyhound.cache import demo
+from greyhound.cache.demo import brushes, dogs
+from greyhound.cache.demo import faults as demo
 
 CLASSES, PER_CLASS = 4, 25  # 100 images: the smallest set that promises every fault
 UNREADABLE = {"truncated", "empty", "not-an-image"}
@@ -51,8 +52,8 @@ def load(path: Path) -> Image.Image:
         return image.copy()
 
 
-def breed_of(label: str) -> demo.Breed:
-    return next(breed for breed in demo.BREEDS if breed.name.replace(" ", "_") == label)
+def breed_of(label: str) -> brushes.Breed:
+    return next(breed for breed in brushes.BREEDS if breed.name.replace(" ", "_") == label)
 
 
 def number_of(path: str) -> int:
@@ -70,7 +71,7 @@ def test_truth_has_one_line_for_every_file(drawn: Drawn) -> None:
         path.relative_to(drawn.folder).as_posix() for path in files
     )
     assert Counter(path.parent.name for path in files) == dict.fromkeys(
-        (breed.name.replace(" ", "_") for breed in demo.BREEDS[:CLASSES]), PER_CLASS
+        (breed.name.replace(" ", "_") for breed in brushes.BREEDS[:CLASSES]), PER_CLASS
     )
 
 
@@ -111,7 +112,7 @@ def test_truncated_files_open_but_do_not_load(drawn: Drawn) -> None:
     for row in drawn.rows("truncated"):
         with Image.open(drawn.folder / row["path"]) as image, pytest.raises(OSError, match="truncated"):
             image.load()
-        whole = demo.encode(demo.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0))
+        whole = demo.encode(dogs.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0))
         rest = (drawn.folder / row["path"]).read_bytes()
         assert whole.startswith(rest) and 0.39 < len(rest) / len(whole) <= 0.7
 
@@ -138,7 +139,7 @@ def test_exif_rotated_files_are_upright_for_a_viewer(drawn: Drawn) -> None:
             assert stored.getexif()[ExifTags.Base.Orientation] == int(row["detail"])
             upright = ImageOps.exif_transpose(stored)
         assert upright is not None
-        assert difference(upright, demo.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0)) < 6
+        assert difference(upright, dogs.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0)) < 6
 
 
 @pytest.mark.parametrize("orientation", ["3", "6", "8"])
@@ -173,19 +174,19 @@ def test_duplicates_name_a_clean_original_beside_them(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("kind", demo.KINDS["near-duplicate"])
 def test_a_twin_is_nearly_the_same_picture(kind: str) -> None:
-    image = demo.draw_dog(demo.BREEDS[3], 7, 0)
+    image = dogs.draw_dog(brushes.BREEDS[3], 7, 0)
     other = Image.open(io.BytesIO(demo.twin(image, kind))).resize(image.size)
     if kind == "mirrored":
         other = ImageOps.mirror(other)
     assert 0.5 < difference(image, other) < 16
-    assert difference(image, demo.draw_dog(demo.BREEDS[3], 8, 0).resize(image.size)) > 25
+    assert difference(image, dogs.draw_dog(brushes.BREEDS[3], 8, 0).resize(image.size)) > 25
 
 
 def test_mislabelled_files_show_the_true_breed_and_are_nowhere_else(drawn: Drawn) -> None:
     for row in drawn.rows("mislabelled"):
         number = demo.STRAYS + number_of(row["path"])
         found = (drawn.folder / row["path"]).read_bytes()
-        assert found == demo.encode(demo.draw_dog(breed_of(row["label"]), number, 0))
+        assert found == demo.encode(dogs.draw_dog(breed_of(row["label"]), number, 0))
 
 
 def test_a_clean_file_never_depends_on_how_many_there_are(drawn: Drawn, tmp_path: Path) -> None:
@@ -197,9 +198,14 @@ def test_a_clean_file_never_depends_on_how_many_there_are(drawn: Drawn, tmp_path
 
 
 def test_the_seed_the_breed_and_the_number_each_change_the_picture() -> None:
-    keys = [(demo.BREEDS[0], 0, 0), (demo.BREEDS[1], 0, 0), (demo.BREEDS[0], 1, 0), (demo.BREEDS[0], 0, 1)]
-    assert len({demo.draw_dog(*key).tobytes() for key in keys}) == 4
-    assert demo.draw_dog(*keys[0]).tobytes() == demo.draw_dog(*keys[0]).tobytes()
+    keys = [
+        (brushes.BREEDS[0], 0, 0),
+        (brushes.BREEDS[1], 0, 0),
+        (brushes.BREEDS[0], 1, 0),
+        (brushes.BREEDS[0], 0, 1),
+    ]
+    assert len({dogs.draw_dog(*key).tobytes() for key in keys}) == 4
+    assert dogs.draw_dog(*keys[0]).tobytes() == dogs.draw_dog(*keys[0]).tobytes()
 
 
 def test_at_the_default_size_four_to_five_per_cent_are_faulty() -> None:
@@ -211,7 +217,7 @@ def test_at_the_default_size_four_to_five_per_cent_are_faulty() -> None:
 
 
 @pytest.mark.parametrize("per_class", [1, 2, 4, 50, 200])
-@pytest.mark.parametrize("classes", [2, 3, 25, len(demo.BREEDS)])
+@pytest.mark.parametrize("classes", [2, 3, 25, len(brushes.BREEDS)])
 def test_any_size_can_be_planned(classes: int, per_class: int) -> None:
     plans = demo.plan_demo(classes, per_class, 5)
     faults = {plan.path: plan.fault for plan in plans}
@@ -221,11 +227,11 @@ def test_any_size_can_be_planned(classes: int, per_class: int) -> None:
 
 
 def test_every_breed_is_distinct_and_its_words_are_known() -> None:
-    assert len({breed.name for breed in demo.BREEDS}) == len(demo.BREEDS) >= 25
-    for breed in demo.BREEDS:
-        assert breed.marking in demo.MARKINGS and breed.ears in demo.EARS
-        assert breed.tail in demo.TAILS and breed.texture in demo.COATS
-        patterned = demo.pattern(breed.pattern, np.random.default_rng(0), (90, 90), 60.0).any()
+    assert len({breed.name for breed in brushes.BREEDS}) == len(brushes.BREEDS) >= 25
+    for breed in brushes.BREEDS:
+        assert breed.marking in brushes.MARKINGS and breed.ears in brushes.EARS
+        assert breed.tail in brushes.TAILS and breed.texture in brushes.COATS
+        patterned = dogs.pattern(breed.pattern, np.random.default_rng(0), (90, 90), 60.0).any()
         assert patterned == (breed.pattern != "solid")
 
 

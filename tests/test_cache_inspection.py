@@ -11,25 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encode, folder, noise, portrait, survey_here
+from pictures import encode, folder, noise, portrait, scan_here
 from PIL import Image
 
-from greyhound.cache import inspection as module
 from greyhound.cache import pack as pack_module
 from greyhound.cache.__main__ import survey
-from greyhound.cache.demo import draw_demo
-from greyhound.cache.findings import Row, read_rows
-from greyhound.cache.inspection import check_place, inspect, write
-from greyhound.cache.pack import Options, pack, read_exclusions
+from greyhound.cache.demo.faults import draw_demo
+from greyhound.cache.files import WriteError
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.selection import Exclusion, read_exclusions
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import Look
+from greyhound.cache.survey import findings as module
+from greyhound.cache.survey.findings import inspect
+from greyhound.cache.survey.table import COLUMNS, Row, check_place, read_rows, write
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at files in this process: the children have a test file of their own."""
-    monkeypatch.setattr(module, "survey", survey_here)
-    monkeypatch.setattr(pack_module, "survey", survey_here)
+    monkeypatch.setattr(module, "scan", scan_here)
+    monkeypatch.setattr(pack_module, "scan", scan_here)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(demo: Path) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "survey", survey_here)
+        patch.setattr(module, "scan", scan_here)
         return inspected(demo)
 
 
@@ -95,12 +97,12 @@ def test_the_exclusions_are_what_pack_takes(demo: Path, rows: list[Row], tmp_pat
     write(rows, tmp_path)
     assert [row.path for row in read_rows(tmp_path / "survey.csv")] == [row.path for row in rows]
     exclusions = read_exclusions(tmp_path / "excluded.csv")
-    assert exclusions == {row.path: row.reason for row in rows if row.verdict == "exclude"}
+    assert exclusions == {row.path: Exclusion(row.reason, row.causes) for row in rows if row.causes}
     pack(demo, tmp_path / "p.arrow", Options(exclude=exclusions))
     summary = Pack(tmp_path / "p.arrow").summary()
     assert summary["images"] == 102 - len(exclusions)
     listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
-    assert listed == exclusions
+    assert listed == {path: exclusion.reason for path, exclusion in exclusions.items()}
     assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
 
@@ -180,8 +182,10 @@ def test_line_ends_in_a_name_are_read_back(end: str, tmp_path: Path) -> None:
     assert [(row.path, row.of) for row in read_rows(tmp_path / "survey.csv")] == [
         (row.path, row.of) for row in rows
     ]
-    assert read_exclusions(tmp_path / "excluded.csv") == {row.path: row.reason for row in rows}
-    assert (tmp_path / "excluded.csv").read_bytes().startswith(b"path,reason\n")
+    assert read_exclusions(tmp_path / "excluded.csv") == {
+        row.path: Exclusion(row.reason, row.causes) for row in rows
+    }
+    assert (tmp_path / "excluded.csv").read_bytes().startswith(b"path,reason,causes\n")
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:
@@ -206,22 +210,22 @@ def test_a_place_to_write_to(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write([Row("a/1.png", "a", verdict="exclude", reason="grayscale: colourfulness 0.0")], tmp_path)
+    write([Row("a/1.png", "a", causes=("grayscale",), reason="grayscale: colourfulness 0.0")], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_rows", full)
+    monkeypatch.setattr("greyhound.cache.survey.table._cells", full)
     with pytest.raises(
-        PackError, match=r"survey\.csv cannot be written: No space left on device; nothing was"
+        WriteError, match=r"survey\.csv cannot be written: No space left on device; nothing was"
     ):
-        write([], tmp_path)
+        write([Row("a/1.png", "a")], tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_tables_are_of_one_survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write([Row("a/1.png", "a", verdict="exclude", reason="grayscale: colourfulness 0.0")], tmp_path)
+    write([Row("a/1.png", "a", causes=("grayscale",), reason="grayscale: colourfulness 0.0")], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     flushed: list[int] = []
 
@@ -231,14 +235,14 @@ def test_tables_are_of_one_survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", flush)
-    with pytest.raises(PackError, match=r"No space left on device; nothing was changed$"):
+    with pytest.raises(WriteError, match=r"No space left on device; nothing was changed$"):
         write([], tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command, its looking stubbed: what an image more costs, between 1,600 and 3,200 different ones."""
-    monkeypatch.setattr(module, "survey", imagine)
+    monkeypatch.setattr(module, "scan", imagine)
     out = tmp_path / "found"
 
     def peak(count: int) -> int:
@@ -259,11 +263,11 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
     assert (many - few) / 1_600 < 200
 
 
-def imagine(paths: Iterable[Path]) -> Generator[Look, None, None]:
+def imagine(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
     """A look for every path, each at another picture."""
     for place, path in enumerate(paths):
         pixels = np.random.default_rng(place).bytes(768)
-        yield Look(
+        yield ImageInfo(
             sha256=hashlib.sha256(path.name.encode()).hexdigest(),
             width=500,
             height=375,
@@ -272,3 +276,30 @@ def imagine(paths: Iterable[Path]) -> Generator[Look, None, None]:
             thumbnail=pixels,
             format="JPEG",
         )
+
+
+ROWS = [
+    Row("a/1.jpg", "a", "JPEG", 640, 480, 12345, 6, 31.5, 120.25, 88.0, "ab" * 32, "0f" * 8, ("grayscale", "dark"), "", ("grayscale",), "grayscale"),
+    Row('b/<img onerror="x">\n,;.jpg', "b", findings=("near-duplicate",), of="a/1.jpg"),
+]  # fmt: skip
+
+
+def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
+    write(ROWS, tmp_path)
+    assert [*read_rows(tmp_path / "survey.csv")] == ROWS
+    first = (tmp_path / "survey.csv").read_text().splitlines()[0]
+    assert first == (
+        "path,class,format,width,height,bytes,orientation,colourfulness,mean_luma,sharpness,sha256,"
+        "perceptual_hash,findings,of,verdict,causes,reason"
+    )
+    assert first == ",".join(COLUMNS)
+
+
+@pytest.mark.parametrize("content", [b"path,class\na,b\n", b"\xff\xfe\x00", b"path,class,width\na,b,wide\n"])
+def test_another_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "other.csv"
+    file.write_bytes(content)
+    with pytest.raises(PackError, match=r"other\.csv is no survey\.csv"):
+        list(read_rows(file))
+    with pytest.raises(PackError, match=r"cannot be read"):
+        list(read_rows(tmp_path / "nothing.csv"))

@@ -27,13 +27,15 @@ from browser import CHROMIUM, WHY, Page, browser
 from pictures import encode, folder, noise
 from PIL import Image
 
-from greyhound.cache import page as module
-from greyhound.cache.decisions import CHOICES, Decision, Photograph, match, read
-from greyhound.cache.findings import FINDINGS, Finding, Row
+from greyhound.cache.files import WriteError
+from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
-from greyhound.cache.pack import Options, find_file, pack
-from greyhound.cache.page import MEANINGS, Note, gather, thumbnails, write
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.selection import CHOICES, FINDINGS, Decision, Finding, Photograph, match, read_decisions
+from greyhound.cache.store import Pack
+from greyhound.cache.survey import page as module
+from greyhound.cache.survey.page import MEANINGS, Note, gather, thumbnails, write
+from greyhound.cache.survey.table import Row
 
 ROOT = Path(__file__).parents[1]
 NASTY = "<img src=x onerror=window.pwned=1>"
@@ -99,8 +101,8 @@ def test_suspects_come_in_the_order_to_look_at_them_and_their_twins_after() -> N
         row("a/1", "dark"),
         row("a/2"),
         row("a/3", "exact-duplicate", of="a/2"),
-        row("a/4", "label-suspect", "dark"),
-        row("a/5", "label-suspect"),
+        row("a/4", "label-issue", "dark"),
+        row("a/5", "label-issue"),
         row("a/6", "undecodable"),
         row("a/7", "near-duplicate", of="a/1"),
         row("a/8", "near-duplicate", of="gone"),
@@ -287,7 +289,7 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_thumbnail", fail)
-    with pytest.raises(PackError, match="cannot be written: No space left on device; nothing was changed"):
+    with pytest.raises(WriteError, match="cannot be written: No space left on device; nothing was changed"):
         write([row("a/1.jpg", "dark")], tmp_path, out)
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["survey.html"]
@@ -328,13 +330,18 @@ def kennel(root: Path) -> list[Row]:
         GREY[0]: ("grayscale", "", "exclude"),
         GREY[1]: ("grayscale", "", "exclude"),
         COPY: ("exact-duplicate", TWIN, "exclude"),
-        WRONG: ("label-suspect", "", "keep"),
+        WRONG: ("label-issue", "", "keep"),
     }
     rows = []
     for path, data in files.items():
         finding, of, verdict = findings.get(path, ("", "", "keep"))
         found = (
-            {"findings": (finding,), "of": of, "verdict": verdict, "reason": f"{finding}: {NASTY}"}
+            {
+                "findings": (finding,),
+                "of": of,
+                "causes": (finding,) * (verdict == "exclude"),
+                "reason": f"{finding}: {NASTY}",
+            }
             if finding
             else {}
         )
@@ -385,7 +392,7 @@ class Work:
 
     def decisions(self) -> list[tuple[str, str, str]]:
         """What a person decided of what is saved."""
-        found = [decision for decision in read(self.save()) if decision.by == "person"]
+        found = [decision for decision in read_decisions(self.save()) if decision.by == "person"]
         return [(decision.image.path, decision.choice, decision.to) for decision in found]
 
 
@@ -429,7 +436,7 @@ def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: W
 
     page.click(work.chip("exact-duplicate"))
     page.press("o")  # the twin instead of the copy
-    page.click(work.chip("label-suspect"))
+    page.click(work.chip("label-issue"))
     page.press("r")
     assert page.text("#classes [aria-selected=true]").startswith(OTHER)  # the likelier class comes first
     page.press(*"sheep", "Enter")
@@ -463,7 +470,7 @@ def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, t
     assert work.page.text("#said") == (
         "1 decision saved as decisions.csv, and 3 that the machine excludes and you left so."
     )
-    found = read(saved)
+    found = read_decisions(saved)
     assert [(each.image.path, each.choice, each.reason, each.by) for each in found] == [
         (LOST, "exclude", f"undecodable: {NASTY}", "machine"),
         (GREY[0], "keep", f"grayscale: {NASTY}", "person"),
@@ -564,14 +571,14 @@ def test_what_no_decision_can_save_is_said(work: Work) -> None:
 def test_label_suspects_come_by_their_rank_whatever_else_was_found(chromium: tuple[Page, Path]) -> None:
     page, root = chromium
     rows = [
-        row("a/1", "grayscale", "label-suspect"),
-        row("a/2", "label-suspect"),
-        row("a/3", "label-suspect", "dark"),
+        row("a/1", "grayscale", "label-issue"),
+        row("a/2", "label-issue"),
+        row("a/3", "label-issue", "dark"),
     ]
     write(rows, root, root / "ranked.html", {path: Note() for path in ("a/3", "a/1", "a/2")})
     page.resize(1280, 900)
     page.open((root / "ranked.html").as_uri())
-    page.click('#findings [data-finding="label-suspect"]')
+    page.click('#findings [data-finding="label-issue"]')
     assert page.ask("shown.map((place) => items[place].path)") == ["a/3", "a/1", "a/2"]
 
 
@@ -601,7 +608,7 @@ def test_accept_all_shown_and_undo(work: Work) -> None:
     page.click("#undo")
     assert page.text("#decided") == "2 of 5 decided"
     page.click("#accept")
-    saved = {each.image.path: each for each in read(work.save())}
+    saved = {each.image.path: each for each in read_decisions(work.save())}
     assert {each.by for each in saved.values()} == {"person"}
     assert saved[COPY].reason == f"exact-duplicate: {NASTY}"
 
@@ -642,7 +649,7 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     )
     page.press("ArrowRight", "e")
     assert work.current() != LOST
-    saved = {each.image.path: each for each in read(work.save())}
+    saved = {each.image.path: each for each in read_decisions(work.save())}
     assert saved[GREY[0]].choice == "exclude"  # no suspect any more, and not forgotten
     assert (saved[GREY[0]].by, saved[GREY[0]].reason) == ("person", f"grayscale: {NASTY}")
     page.open(work.url)
@@ -654,7 +661,7 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     assert page.text("#undo") == "Forget"
     page.click("#undo")
     assert page.text("#said") == "Forgotten."
-    assert GREY[0] not in {each.image.path for each in read(work.save())}
+    assert GREY[0] not in {each.image.path for each in read_decisions(work.save())}
     page.open(work.url)
     assert work.badge(GREY[0]) == "machine: exclude"
 
@@ -672,12 +679,12 @@ def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
             for path in sorted(paths)
         ]
 
-    reasons = ("", "dark: it is", "exact-duplicate: the same file as a/1")
+    causes: tuple[tuple[Finding, ...], ...] = ((), ("dark",), ("exact-duplicate", "dark"))
     cases = []
     for _ in range(400):
         images, decided = draw(6), draw(6)
         said = [
-            Decision(image, CHOICES[k % 2], "", n + 2, reasons[k])
+            Decision(image, CHOICES[k % 2], "", n + 2, causes=causes[k])
             for n, (image, k) in enumerate(zip(decided, generator.integers(0, 3, len(decided)), strict=True))
         ]
         cases.append((images, said))
@@ -685,7 +692,8 @@ def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
         {
             "items": [{"path": each.path, "label": each.label, "sha256": each.sha256} for each in images],
             "rows": [
-                [d.image.sha256, d.image.path, d.image.label, d.choice, d.to, d.reason, d.by] for d in said
+                [d.image.sha256, d.image.path, d.image.label, d.choice, d.to, "", d.by, ";".join(d.causes)]
+                for d in said
             ],
         }
         for images, said in cases
@@ -711,8 +719,8 @@ def test_a_list_without_the_column_by_is_loaded(work: Work, tmp_path: Path) -> N
     (tmp_path / "old.csv").write_text("\n".join(["sha256,path,class,decision,to,reason", *lines]) + "\n")
     work.page.choose_file("#file", tmp_path / "old.csv")
     work.page.wait("document.querySelector('#said').textContent.includes('loaded')")
-    assert work.page.text("#said") == "2 decisions loaded."
-    assert [work.badge(path) for path in (*GREY, COPY)] == ["✓ keep", "machine: exclude", "✓ exclude"]
+    assert work.page.text("#said") == "3 decisions loaded."
+    assert [work.badge(path) for path in (*GREY, COPY)] == ["✓ keep", "✓ exclude", "✓ exclude"]
 
 
 @pytest.mark.browser
@@ -752,7 +760,7 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
     assert page.text("#said") == "3 decisions loaded; 1 of images that are not on this page are saved along."
     assert page.text("#decided") == "3 of 5 decided"
     with (
-        io.StringIO(f"{first}{stranger},person\n", newline="") as expected,
+        io.StringIO(f"{first}{stranger},person,\n", newline="") as expected,
         work.save().open(newline="", encoding="utf-8") as saved,
     ):
         assert list(csv.reader(saved)) == list(csv.reader(expected))

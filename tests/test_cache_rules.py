@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import encode, folder, noise, survey_here
+from pictures import encode, folder, noise, scan_here
 from PIL import Image, ImageFilter
 
-from greyhound.cache.findings import FINDINGS, Row
-from greyhound.cache.rules import NAMED, is_misnamed, judge
-from greyhound.cache.survey import Look
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.selection import FINDINGS
+from greyhound.cache.survey.findings import NAMED, is_misnamed, judge
+from greyhound.cache.survey.table import Row
 
 SHARP = noise(200, 150, 3)
 
@@ -25,7 +26,7 @@ SHARP = noise(200, 150, 3)
 def inspected(root: Path, files: Mapping[str, bytes]) -> dict[str, Row]:
     """Rows by path; the class is the first folder."""
     folder(root, files)
-    looks = list(survey_here(root / path for path in files))
+    looks = list(scan_here(root / path for path in files))
     return {row.path: row for row in judge([*files], [path.split("/")[0] for path in files], looks)}
 
 
@@ -116,7 +117,7 @@ def test_a_preview_inside_a_photograph_is_no_animation(tmp_path: Path) -> None:
 
 def test_a_row_says_what_the_look_measured(tmp_path: Path) -> None:
     data = encode(SHARP, "JPEG", 6)
-    (look,) = survey_here([folder(tmp_path, {"x.jpg": data}) / "x.jpg"])
+    (look,) = scan_here([folder(tmp_path, {"x.jpg": data}) / "x.jpg"])
     row = inspected(tmp_path, {"a/x.jpg": data})["a/x.jpg"]
     assert (row.label, row.format, row.width, row.height, row.bytes) == ("a", "JPEG", 150, 200, len(data))
     names = ("orientation", "colourfulness", "mean_luma", "sharpness", "sha256", "perceptual_hash")
@@ -229,7 +230,7 @@ def test_an_image_beside_the_class_folders_claims_no_label(tmp_path: Path) -> No
         paths.insert(place % 4, name)
         contents = {"a/1.png": data, "a/2.png": data, "b/3.png": encode(noise(200, 150, 4)), name: data}
         folder(tmp_path, contents)
-        looks = list(survey_here(tmp_path / path for path in paths))
+        looks = list(scan_here(tmp_path / path for path in paths))
         rows = {row.path: row for row in judge(paths, [label_of(path) for path in paths], looks)}
         assert verdicts(rows) == {
             "a/1.png": ("keep", "a/2.png"),
@@ -239,7 +240,7 @@ def test_an_image_beside_the_class_folders_claims_no_label(tmp_path: Path) -> No
         }
         assert rows["a/1.png"].reason == "exact-duplicate: the first of 3 copies, which is kept"
     folder(tmp_path, {"cover.png": near})
-    looks = list(survey_here([tmp_path / "a/1.png", tmp_path / "cover.png"]))
+    looks = list(scan_here([tmp_path / "a/1.png", tmp_path / "cover.png"]))
     assert [row.verdict for row in judge(["a/1.png", "cover.png"], ["a", ""], looks)] == ["keep", "keep"]
 
 
@@ -268,7 +269,7 @@ def test_of_many_near_twins_the_first_are_named(tmp_path: Path) -> None:
         for seed in range(300)
     ]
     looks = [
-        Look(
+        ImageInfo(
             str(seed),
             500,
             375,
@@ -295,7 +296,7 @@ def test_findings_come_in_the_order_in_which_to_look_at_them(tmp_path: Path) -> 
 
 
 def test_without_labels_copies_are_copies(tmp_path: Path) -> None:
-    looks = [Look(sha256="a", luma_high=200, sharpness=99, width=90, height=90)] * 2
+    looks = [ImageInfo(sha256="a", luma_high=200, sharpness=99, width=90, height=90)] * 2
     rows = list(judge(["1", "2"], ["", ""], looks))
     assert [(row.verdict, row.of) for row in rows] == [("keep", "2"), ("exclude", "1")]
     assert list(judge([], [], [])) == []

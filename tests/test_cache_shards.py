@@ -13,10 +13,11 @@ from runs import Here
 
 from greyhound.cache import store
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.shards import ShardsError, check_name_free, divide, find, shard_paths
+from greyhound.cache.shards import Shard, check_name_free, divide, find, shard_paths
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_a_pack_in_three_files_is_the_pack_in_one(made: Path) -> None:
     assert all(one.ids(split).tolist() == three.ids(split).tolist() for split in ("train", "val", "test"))
     assert (one.header.shards, three.header.shards) == (1, 3)
     assert three.summary() | {"path": None} == one.summary() | {"path": None}
-    assert three.damaged() == []
+    assert three.corrupt() == []
 
 
 @pytest.mark.parametrize("residency", ["mmap", "ram"])
@@ -82,7 +83,7 @@ def test_what_memory_cannot_hold_is_read_when_it_is_needed(
     opened = Pack(made / "three.arrow")
     opened.make_resident()
     assert not opened._resident
-    assert opened.is_sound(6)
+    assert opened.is_valid(6)
     monkeypatch.undo()
     opened.make_resident()
     assert opened._resident
@@ -99,7 +100,7 @@ def test_a_damaged_image_is_found_in_its_file(folder: Path) -> None:
     data[data.index(image) + 30] ^= 1
     file.write_bytes(data)
     again = Pack(folder / "three.arrow")
-    assert again.damaged() == [3]
+    assert again.corrupt() == [3]
     with pytest.raises(PackError, match=r"three-00001-of-00003\.arrow is damaged: row 3 \('dog/3\.jpg'\)"):
         again.encoded(3)
 
@@ -183,7 +184,7 @@ def test_shards_of_two_packings_are_never_opened_as_one(
         patched.setattr(Path, "replace", killed)
         with pytest.raises(SystemExit):
             pack(images, folder / "three.arrow", options)
-    headers = [store.Shard(file).header for file in shard_paths(folder / "three.arrow", 3)]
+    headers = [Shard(file).header for file in shard_paths(folder / "three.arrow", 3)]
     assert [header.seed for header in headers] == [5] * renamed + [0] * (3 - renamed)
     with pytest.raises(
         PackError, match=r"is of another pack than three-00000-of-00003\.arrow beside it; copy"
@@ -198,7 +199,7 @@ def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: 
         pack(images, folder / "three.arrow", Options(keep_grayscale=True))
     with pytest.raises(PackError, match=r"one\.arrow is there in another number of files, 1"):
         pack(images, folder / "one.arrow", Options(keep_grayscale=True, shards=2))
-    with pytest.raises(ShardsError, match="is named as a shard is"):
+    with pytest.raises(PackError, match="is named as a shard is"):
         check_name_free(folder / "new-00000-of-00002.arrow", 1)
     check_name_free(folder / "three.arrow", 3)
 
@@ -209,7 +210,7 @@ def test_names_and_bounds() -> None:
     assert find(Path("nowhere/dogs.arrow")) == [Path("nowhere/dogs.arrow")]
     assert divide(7, 3) == [(0, 2), (2, 4), (4, 7)]
     for shards in (0, 8):
-        with pytest.raises(ShardsError, match=f"shards is {shards}; expected 1 to 7"):
+        with pytest.raises(PackError, match=f"shards is {shards}; expected 1 to 7"):
             divide(7, shards)
 
 

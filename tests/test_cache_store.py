@@ -16,9 +16,10 @@ import pyarrow as pa
 import pytest
 from pictures import coded, encode, noise, packed
 
-from greyhound.cache import store as module
+from greyhound.cache import shards
 from greyhound.cache.pack import Options
-from greyhound.cache.store import FORMAT, SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
+from greyhound.cache.shards import FORMAT
+from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
 
 FILES = {
     "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
@@ -132,7 +133,7 @@ def test_the_summary_is_json(path: Path) -> None:
 
 
 def test_a_sound_pack_has_no_damage(path: Path) -> None:
-    assert Pack(path).damaged() == []
+    assert Pack(path).corrupt() == []
 
 
 def test_one_flipped_bit_is_found_and_named(path: Path, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_one_flipped_bit_is_found_and_named(path: Path, tmp_path: Path) -> None:
     for row in (1, 4):
         place = data.find(ALL[row]) + len(ALL[row]) // 2
         pack = Pack(changed(path, tmp_path / f"{row}.arrow", place, bytes([data[place] ^ 1])))
-        assert pack.damaged() == [row]
+        assert pack.corrupt() == [row]
         assert pack.describe(row).startswith(f"row {row} (")
 
 
@@ -172,8 +173,8 @@ for _ in range(count):
         assert str(target) in str(error) and chr(10) not in str(error), error
         found["refused"] += 1
         continue
-    assert content(pack) == whole or pack.damaged(), "an undetected change of the index"
-    bad = pack.damaged()
+    assert content(pack) == whole or pack.corrupt(), "an undetected change of the index"
+    bad = pack.corrupt()
     for row in range(len(pack)):
         try:
             assert pack.encoded(row).tobytes() == images[row], "other bytes"
@@ -213,7 +214,7 @@ def test_a_buffer_of_another_length_is_no_traceback(path: Path, tmp_path: Path, 
         while (start := data.find(length.to_bytes(8, "little"), start)) >= 0:
             changed(path, tmp_path / "p.arrow", start, bytes([data[start] ^ (1 << place)]))
             try:
-                assert Pack(tmp_path / "p.arrow").damaged() == []
+                assert Pack(tmp_path / "p.arrow").corrupt() == []
             except PackError as error:
                 assert "\n" not in str(error)
             start += 1
@@ -230,8 +231,8 @@ def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(
     for _ in range(2):
         with pytest.raises(PackError, match=message):
             pack.encoded(2)
-    assert pack.damaged(np.array([0, 2, 4])) == [2]
-    assert pack.damaged(np.array([0, 4])) == []
+    assert pack.corrupt(np.array([0, 2, 4])) == [2]
+    assert pack.corrupt(np.array([0, 4])) == []
 
 
 def test_a_pack_from_before_the_checksum_of_the_index_opens(path: Path, tmp_path: Path) -> None:
@@ -258,8 +259,8 @@ def test_a_pack_that_is_cut_short_while_in_use_is_one_line(path: Path, tmp_path:
     mapped, copied = Pack(target), Pack(target, "ram")
     copied.make_resident()
     os.truncate(target, 0)
-    for read in (mapped.encoded, mapped.is_sound):
-        with pytest.raises(PackError, match=r"p\.arrow was cut short while it was in use; .*--residency ram"):
+    for read in (mapped.encoded, mapped.is_valid):
+        with pytest.raises(PackError, match=r"p\.arrow was cut short while it was in use; .*--originals ram"):
             read(2)
     assert mapped.labels.tolist() == [0, 0, 1, 1, 1]
     assert copied.encoded(2).tobytes() == ALL[2]
@@ -288,7 +289,7 @@ def test_a_pack_that_is_overwritten_in_place_hands_out_no_other_bytes(path: Path
     mapped, copied = Pack(target), Pack(target, "ram")
     copied.make_resident()
     for pack in (mapped, copied):
-        assert pack.damaged(np.arange(5)) == []
+        assert pack.corrupt(np.arange(5)) == []
     data = bytearray(target.read_bytes())
     place = data.find(ALL[2])
     data[place : place + len(ALL[2])] = bytes(len(ALL[2]))
@@ -298,7 +299,7 @@ def test_a_pack_that_is_overwritten_in_place_hands_out_no_other_bytes(path: Path
     with pytest.raises(PackError, match=r"row 2 \('b/0000\.img'\) has not the bytes that were packed"):
         mapped.encoded(2)
     assert mapped.encoded(3).tobytes() == ALL[3]
-    assert mapped.damaged(np.arange(5)) == [2]
+    assert mapped.corrupt(np.arange(5)) == [2]
     assert copied.encoded(2).tobytes() == ALL[2]
 
 
@@ -401,7 +402,7 @@ def test_a_pack_without_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": "one"}', b"null"])
 def test_a_damaged_header(tmp_path: Path, text: bytes) -> None:
-    schema = SCHEMA.with_metadata({module._METADATA: text})
+    schema = SCHEMA.with_metadata({shards._METADATA: text})
     message = complaint(arrow(tmp_path / "p.arrow", schema))
     assert message.startswith(f"{tmp_path / 'p.arrow'} has a damaged header (")
 

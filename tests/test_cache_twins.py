@@ -15,10 +15,12 @@ from pictures import coded, encode, noise, portrait
 from PIL import Image
 
 from greyhound.cache import twins as module
-from greyhound.cache.closeup import SIDE
-from greyhound.cache.demo import BREEDS, draw_dog
-from greyhound.cache.overlay import measure_apart
-from greyhound.cache.survey import Look, luma, measure
+from greyhound.cache.demo.brushes import BREEDS
+from greyhound.cache.demo.dogs import draw_dog
+from greyhound.cache.overlay import aligned_rmse
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.stats import luma, measure
+from greyhound.cache.thumbnail import SIDE
 from greyhound.cache.twins import (
     ALIKE,
     APART,
@@ -38,8 +40,8 @@ def thumbnail(image: Image.Image) -> Thumbnail:
     return np.frombuffer(measure(np.asarray(image.convert("RGB")))["thumbnail"], np.uint8).reshape(16, 16, 3)
 
 
-def look(image: Image.Image, name: str, problem: str = "") -> Look:
-    return Look(
+def look(image: Image.Image, name: str, problem: str = "") -> ImageInfo:
+    return ImageInfo(
         sha256=name,
         width=image.width,
         height=image.height,
@@ -167,9 +169,9 @@ def test_how_far_apart_two_pictures_are() -> None:
     one = np.stack([thumbnail(Image.fromarray(noise(200, 150, seed))) for seed in range(20)]).astype(
         np.float32
     )
-    assert measure_apart(one, one) == pytest.approx(np.zeros(20))
-    assert measure_apart(one, one[::-1]).min() > 2 * APART
-    assert measure_apart(one[:3], one[7:10]) == pytest.approx(measure_apart(one[7:10], one[:3]))
+    assert aligned_rmse(one, one) == pytest.approx(np.zeros(20))
+    assert aligned_rmse(one, one[::-1]).min() > 2 * APART
+    assert aligned_rmse(one[:3], one[7:10]) == pytest.approx(aligned_rmse(one[7:10], one[:3]))
 
 
 def test_pairs_are_the_same_in_any_order_and_block(
@@ -195,9 +197,9 @@ def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
     bright, waves = shades.mean(axis=(1, 2)), low_waves(shades).astype(np.float16).astype(np.float32)
     if abs(bright[0] - bright[1]) > BRIGHTNESS or waves[0] @ waves[1] <= ALIKE:
         return False
-    grey = measure_apart(shades[:1, ..., None], shades[1:, ..., None])[0] <= 1.2 * APART
+    grey = aligned_rmse(shades[:1, ..., None], shades[1:, ..., None])[0] <= 1.2 * APART
     return bool(
-        grey and measure_apart(one[None].astype(np.float32), other[None].astype(np.float32))[0] <= APART
+        grey and aligned_rmse(one[None].astype(np.float32), other[None].astype(np.float32))[0] <= APART
     )
 
 
@@ -251,9 +253,9 @@ def test_twins_of_looks(dogs: list[Image.Image]) -> None:
         look(dogs[0], "a"),
         look(mirrored, "m"),
         look(mirrored, "m"),
-        Look(sha256="e", problem="undecodable"),
-        Look(sha256="e", problem="undecodable"),
-        Look(sha256="a", problem="unreadable"),
+        ImageInfo(sha256="e", problem="undecodable"),
+        ImageInfo(sha256="e", problem="undecodable"),
+        ImageInfo(sha256="a", problem="unreadable"),
     ]
     found = find_twins(looks)
     assert found.originals.tolist() == [0, 1, 1, 3, 3, 5, 6, 7]
@@ -269,7 +271,7 @@ def test_small_pictures_have_no_near_twins() -> None:
 
 
 def test_without_thumbnails_bytes_alone_make_twins() -> None:
-    found = find_twins([Look(sha256="a"), Look(sha256="b"), Look(sha256="a")])
+    found = find_twins([ImageInfo(sha256="a"), ImageInfo(sha256="b"), ImageInfo(sha256="a")])
     assert (found.originals.tolist(), found.pairs) == ([0, 1, 0], ())
     assert find_twins([]).groups().tolist() == []
 

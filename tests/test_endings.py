@@ -1,16 +1,14 @@
-"""An end that is asked for, by Ctrl-C, a system or a closed terminal: no process is left, and no temporary file."""
+"""A signal, by Ctrl-C, a system or a closed terminal: no process is left, and no temporary file."""
 
 from __future__ import annotations
 
 import os
 import pkgutil
 import pty
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,15 +16,15 @@ from typing import Any
 
 import psutil
 import pytest
-from pictures import folder, survey_here
-from runs import SMALL, Here, tinted
+from pictures import folder, scan_here
+from runs import Here, tinted
 
-from greyhound.cache import suspects
-from greyhound.cache.command import ENDINGS
+from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 from greyhound.model.run import INTERPOLATION, LOCK, METRICS
 
 ROOT = Path(__file__).parents[1]
+SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--batch-size", "8"]
 FEATURES = "--out labels.json --network test_efficientnet --weights none --size 32 --device cpu"
 
 
@@ -42,17 +40,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures in the classes of the tiny run, looked at in the test's own process."""
-    monkeypatch.setattr("greyhound.cache.pack.survey", survey_here)
+    monkeypatch.setattr("greyhound.cache.pack.survey", scan_here)
     names = ("blue <b>", "green", "red")
     return folder(
         tmp_path / "images",
         {f"{name}/{n}.jpg": tinted(2 - k, 9 * k + n) for k, name in enumerate(names) for n in (0, 1)},
     )
-
-
-@pytest.fixture
-def run(tiny_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 @pytest.fixture(autouse=True)
@@ -95,14 +88,10 @@ def test_packing_that_is_ended_while_it_writes(
 @pytest.mark.parametrize(
     ("number", "place", "doing"),
     [
-        (signal.SIGTERM, "greyhound.model.linear_probe.solve", "training epoch 0"),
-        (signal.SIGHUP, "greyhound.model.step.clip_gradient", "training epoch 0"),
-        (
-            signal.SIGINT,
-            "greyhound.model.averaging.interpolated",
-            "validating 50% of the way from the linear probe",
-        ),
-        (signal.SIGTERM, "greyhound.model.averaging.average", "averaging"),
+        (signal.SIGTERM, "head.solve", "training epoch 0"),
+        (signal.SIGHUP, "step.train_step", "training epoch 0"),
+        (signal.SIGINT, "interpolation.interpolated", "validating 50% of the way from the head"),
+        (signal.SIGTERM, "swa.average", "averaging"),
     ],
 )
 def test_a_training_that_is_ended_anywhere_goes_on(
@@ -114,8 +103,9 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     place: str,
     doing: str,
 ) -> None:
-    words = ["--pack", str(colour_pack.path), "--out", "run", *SMALL, "--batch-size", "8"]
-    words += ["--interpolation", "1", "--averaging.steps", "1"]
+    words = [*f"--pack {colour_pack.path} --out run --device cpu --interpolation 1".split(), *SMALL]
+    words += ["--averaging.steps", "1"]
+    place = f"greyhound.model.{place}"
     with monkeypatch.context() as patched:
         patched.setattr(place, asking(number, pkgutil.resolve_name(place)))
         answer = here("train.py", "fast", *words)
@@ -129,16 +119,12 @@ def test_a_training_that_is_ended_anywhere_goes_on(
 @pytest.mark.parametrize(
     ("number", "program", "place"),
     [
-        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "greyhound.model.precision.forward"),
-        (
-            signal.SIGTERM,
-            "eval.py --run run --images images --device cpu",
-            "greyhound.model.precision.forward",
-        ),
-        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "greyhound.cache.pack._read"),
-        (signal.SIGTERM, "explain.py --run run --device cpu", "greyhound.model.saliency.saliency"),
-        (signal.SIGINT, "explain.py --run run --device cpu", "greyhound.model.figures._show_tiles"),
-        (signal.SIGTERM, f"review.py --images images {FEATURES}", "greyhound.model.linear_probe.features"),
+        (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "model.precision.forward"),
+        (signal.SIGTERM, "eval.py --run run --images images --device cpu", "model.precision.forward"),
+        (signal.SIGHUP, "eval.py --run run --images images --device cpu", "cache.pack._read"),
+        (signal.SIGTERM, "explain.py --run run --device cpu", "model.saliency.saliency"),
+        (signal.SIGINT, "explain.py --run run --device cpu", "model.report.figures._show_tiles"),
+        (signal.SIGTERM, f"review.py --images images {FEATURES}", "model.head.features"),
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(
@@ -152,6 +138,7 @@ def test_a_look_that_is_ended_leaves_the_run_as_it_was(
     place: str,
 ) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+    place = f"greyhound.{place}"
     monkeypatch.setattr(place, asking(number, pkgutil.resolve_name(place)))
     answer = here(*program.split())
     assert answer == (128 + number, "", "")
@@ -159,49 +146,11 @@ def test_a_look_that_is_ended_leaves_the_run_as_it_was(
     assert after == before
 
 
-CHILD = """
-import os, sys, tempfile, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from greyhound.cache.command import run
-
-def main():
-    with tempfile.TemporaryDirectory(dir={scratch!r}) as place:
-        Path({ready!r}).write_text(str(os.getpid()))
-        time.sleep(60)
-
-run(main)
-"""
-
-
-@pytest.mark.parametrize("number", ENDINGS)
-def test_a_survey_that_is_ended_ends_the_review_it_started(
-    images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """As a system does, which signals the survey alone; a small program with a folder of its own stands for review.py."""
-    monkeypatch.setattr("greyhound.cache.inspection.survey", survey_here)
-    ready = tmp_path / "ready"
-    (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
-    monkeypatch.setattr(suspects, "PROGRAM", tmp_path / "child.py")
-
-    def ask() -> None:
-        while not ready.exists() or not ready.read_text():
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    asker = threading.Thread(target=ask)
-    asker.start()
-    answer = here("cache/__main__.py", "survey", str(images), "--out", "found", "--labels")
-    asker.join()
-    assert answer.code == 128 + number
-    assert not psutil.pid_exists(int(ready.read_text()))
-
-
 ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from greyhound.cache.command import Stopped, progress_bar, run, stop_signals
+from greyhound.cache.cli import Stopped, progress_bar, run, stop_signals
 
 def main():
     with stop_signals() as stop:
@@ -225,7 +174,7 @@ run(main)
 def test_a_terminal_that_is_closed_ends_a_training_with_its_checkpoint(
     tmp_path: Path,
 ) -> None:
-    """A small program stands for it, with the same bar and signals: to write to the terminal fails from then on."""
+    """A small program with the same bar and signals stands for it. Writing to the terminal then fails."""
     ours, theirs = pty.openpty()
     program = ON_A_TERMINAL.format(root=str(ROOT))
     process = subprocess.Popen(
@@ -264,7 +213,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 def test_a_program_that_is_leaving_is_not_interrupted(number: signal.Signals) -> None:
     """Torchrun ends those that are left when one of them has failed, and they may just be saying why."""
     code = (
-        "import atexit, os; from cache.command import run; "
+        "import atexit, os; from cache.cli import run; "
         f"atexit.register(os.kill, os.getpid(), {int(number)}); run(lambda: 3)"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

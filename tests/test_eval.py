@@ -1,9 +1,8 @@
-"""eval.py: the seed's table, the ensemble, folders with and without labels, and what is said about bad input."""
+"""eval.py: the seed's table, the ensemble, folders with and without labels, refusals."""
 
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,18 @@ from PIL import Image
 from runs import ONE_THREAD, Here, tinted
 
 from greyhound import eval as evaluation
-from greyhound.cache.pack import Source
+from greyhound.cache.cli import ValueFormatError, from_json
+from greyhound.cache.errors import UserError
+from greyhound.cache.folder import Source
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import metrics
+from greyhound.model import checkpoint, metrics
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def run(tiny_run: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny run, to write into."""
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+NAMES = ("blue <b>", "green", "red")
 
 
 def job(run: Path, **options: Any) -> evaluation.Job:
@@ -42,11 +37,7 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixt
     evaluation.evaluate(job(run, crops=4))
     lines = capsys.readouterr().out.splitlines()
     result = Run(run).read("eval.json")
-    assert [line.split("(")[0] for line in lines[:3]] == [
-        "Accuracy of blue <b>",
-        "Accuracy of green",
-        "Accuracy of red",
-    ]
+    assert [line.split("(")[0] for line in lines[:3]] == [f"Accuracy of {name}" for name in NAMES]
     assert lines[3] == f"Total Accuracy: {result['accuracy']:.3f}"
     assert lines[4].startswith("one crop, on average over 4: ")
     assert lines[5].startswith("mean of 4 probabilities: ")
@@ -60,11 +51,16 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixt
     assert "Not evaluated yet" not in page
 
 
-def test_the_name_of_a_class_is_no_command_for_the_terminal(
+def test_the_name_of_a_class_is_no_command_and_one_crop_is_the_centre_window(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation.evaluate(job(run, crops=1))
     result = Run(run).read("eval.json")
+    assert result["accuracy"] == result["ensemble_accuracy"]
+    how = ("precision", "engine", "device", "checkpoint", "after")
+    assert [result[name] for name in how] == ["fp32", "threads", "cpu", "swa", "averaging"]
+    evaluation.evaluate(job(run, crops=1, seed=5))
+    assert Run(run).read("eval.json")["cross_entropy"] == pytest.approx(result["cross_entropy"])
     result["classes"][0]["name"], result["after"] = "\x1b[31mred\nalert", "\x1b[2Jthe end"
     capsys.readouterr()
     evaluation.conclude(job(run), Run(run), "eval.json", result)
@@ -101,15 +97,8 @@ def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour
     _, network = Run(run).network("last", torch.device("cpu"))
     augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").crops()
     right, losses = [], []
-    with Loader(
-        colour_pack,
-        augment,
-        colour_pack.ids("test"),
-        Resources(device="cpu"),
-        batch_size=12,
-        views=3,
-        epochs=1,
-    ) as loader:
+    ids, on = colour_pack.ids("test"), Resources(device="cpu")
+    with Loader(colour_pack, augment, ids, on, batch_size=12, views=3, epochs=1) as loader:
         (batch,) = list(loader)
     with torch.no_grad():
         for view in range(3):
@@ -118,14 +107,6 @@ def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour
     assert result["accuracy"] == pytest.approx(np.mean(right))
     mean = torch.stack(losses).mean(0)[torch.arange(12), batch.labels]
     assert result["cross_entropy"] == pytest.approx(-mean.log().mean().item(), rel=1e-4)
-
-
-def test_one_crop_is_the_centre_window(run: Path, colour_pack: Pack) -> None:
-    evaluation.evaluate(job(run, crops=1))
-    result = Run(run).read("eval.json")
-    assert result["accuracy"] == result["ensemble_accuracy"]
-    evaluation.evaluate(job(run, crops=1, seed=5))
-    assert Run(run).read("eval.json")["cross_entropy"] == pytest.approx(result["cross_entropy"])
 
 
 def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> None:
@@ -137,24 +118,6 @@ def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> N
     page = (run / "report.html").read_text()
     assert "of test images correctly" in page
     assert "Evaluated beside it" in page
-
-
-def test_predictions_are_for_images_without_labels(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="--predictions is for a folder without labels"):
-        evaluation.evaluate(job(run, predictions=tmp_path / "p.csv"))
-
-
-def test_the_result_says_how_it_was_computed(run: Path) -> None:
-    evaluation.evaluate(job(run, crops=1))
-    result = Run(run).read("eval.json")
-    how = {name: result[name] for name in ("precision", "engine", "device", "checkpoint", "after")}
-    assert how == {
-        "precision": "fp32",
-        "engine": "threads",
-        "device": "cpu",
-        "checkpoint": "swa",
-        "after": "averaging",
-    }
 
 
 def test_an_edited_recipe_is_one_line(run: Path) -> None:
@@ -177,15 +140,11 @@ def test_worst_classes_come_first_on_request(run: Path, capsys: pytest.CaptureFi
 
 
 def labelled(root: Path) -> Path:
-    names = ("blue <b>", "green", "red")
-    return folder(
-        root, {f"{name}/{n}.jpg": tinted(2 - k, 900 + n) for k, name in enumerate(names) for n in range(3)}
-    )
+    files = {f"{name}/{n}.jpg": tinted(2 - k, 900 + n) for k, name in enumerate(NAMES) for n in range(3)}
+    return folder(root, files)
 
 
-def test_a_labelled_folder_is_evaluated(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_labelled_folder_is_evaluated(run: Path, tmp_path: Path) -> None:
     evaluation.evaluate(job(run, images=labelled(tmp_path / "more"), crops=2))
     result = Run(run).read("eval-images.json")
     assert not (run / "eval.json").exists(), "the run's own test is another result"
@@ -198,20 +157,19 @@ def test_a_folder_without_labels_gets_predictions(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ('odd, "na\rme".jpg', "b.jpg", "broken.jpg")
-    images = folder(
-        tmp_path / "new", {names[0]: tinted(0, 1), names[1]: tinted(1, 2), names[2]: b"not an image"}
-    )
+    contents = (tinted(0, 1), tinted(1, 2), b"not an image")
+    images = folder(tmp_path / "new", dict(zip(names, contents, strict=True)))
     before = (run / "report.html").read_bytes()
     evaluation.evaluate(job(run, images=images, crops=2))
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["b.jpg", 'odd, "na\rme".jpg']
-    assert {row["prediction"] for row in rows} <= {"blue <b>", "green", "red"}
+    assert {row["prediction"] for row in rows} <= set(NAMES)
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     for row in rows:
         guesses = [row["prediction"], row["prediction_2"], row["prediction_3"]]
         chances = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
-        assert sorted(guesses) == ["blue <b>", "green", "red"]
+        assert sorted(guesses) == list(NAMES)
         assert chances == sorted(chances, reverse=True)
         assert sum(chances) == pytest.approx(1, abs=2e-4)
     assert not (run / "eval.json").exists()
@@ -223,37 +181,38 @@ def test_find_images_reads_labels_from_class_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = labelled(tmp_path / "more")
-    sources = evaluation.find_images(images, ("blue <b>", "green", "red"))
+    sources = evaluation.find_images(images, NAMES)
     assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
     assert [source.label for source in sources] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert {source.label for source in evaluation.find_images(images, ("cats", "dogs"))} == {-1}
     assert "is named as a class of this run, so its images have no labels" in capsys.readouterr().err
 
 
-def test_a_folder_of_another_class_is_refused(tmp_path: Path) -> None:
-    images = folder(labelled(tmp_path / "more"), {"purple/1.jpg": b""})
-    with pytest.raises(PackError, match="subfolder 'purple', which is no class of this run"):
-        evaluation.find_images(images, ("blue <b>", "green", "red"))
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("purple/1.jpg", "subfolder 'purple', which is no class of this run"),
+        ("loose.jpg", r"'loose\.jpg' for one; move them into a class"),
+    ],
+)
+def test_a_folder_that_is_labelled_in_part_is_refused(tmp_path: Path, more: str, message: str) -> None:
+    images = folder(labelled(tmp_path / "more"), {more: b""})
+    with pytest.raises(UserError, match=message):
+        evaluation.find_images(images, NAMES)
 
 
-def test_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
-    images = folder(labelled(tmp_path / "more"), {"loose.jpg": b""})
-    with pytest.raises(PackError, match=r"'loose\.jpg' for one; move them into a class"):
-        evaluation.find_images(images, ("blue <b>", "green", "red"))
-
-
-def test_a_pack_of_other_classes_is_refused(run: Path, coded_pack: Pack) -> None:
+def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--predictions is for a folder without labels"):
+        evaluation.evaluate(job(run, predictions=tmp_path / "p.csv"))
     with pytest.raises(PackError, match="other classes"):
         evaluation.evaluate(job(run, pack=coded_pack.path))
 
 
 def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
-    from greyhound.model import checkpoint
-
     content = checkpoint.load(run / "last.ckpt")
     content["network"]["classifier.bias"].fill_(float("nan"))
     checkpoint.save(run / "last.ckpt", content)
-    with pytest.raises(RunError, match=r"checkpoint last: .*not finite"):
+    with pytest.raises(UserError, match=r"checkpoint last: .*not finite"):
         evaluation.evaluate(job(run, checkpoint="last", crops=1))
 
 
@@ -279,8 +238,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_the_checkpoint_that_validated_best_is_taken(run: Path) -> None:
-    from greyhound.model import checkpoint
-
     for better, name in (("best", "best.ckpt"), ("swa", "swa.ckpt")):
         other = "swa.ckpt" if name == "best.ckpt" else "best.ckpt"
         for file, score in ((name, 0.9), (other, 0.8)):

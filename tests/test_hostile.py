@@ -19,11 +19,13 @@ from pictures import encode, folder, noise
 from PIL import Image
 from runs import tinted
 
+from greyhound.cache import folder as folders
 from greyhound.cache import pack as packing
-from greyhound.cache.findings import read_rows
-from greyhound.cache.inspection import inspect
-from greyhound.cache.pack import find_unlabelled, pack
+from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.pack import pack
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey.findings import inspect
+from greyhound.cache.survey.table import read_rows
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "<img src=x onerror=alert(1)>"
@@ -129,7 +131,7 @@ def test_every_sound_image_is_packed_and_every_other_named(packed_hostile: tuple
     assert set(left_out) == {*BAD, "loop.jpg", "pipe.jpg"}
     assert left_out["bomb.png"] == "bomb"
     assert left_out["half.jpg"] == "truncated"
-    assert opened.damaged() == []
+    assert opened.corrupt() == []
     assert not Path("/tmp/greyhound-was-here").exists()
 
 
@@ -184,9 +186,9 @@ def test_more_classes_than_can_be_told_apart_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before any image is looked at; with a lower limit, for the sake of the disk."""
-    assert packing.MAX_CLASSES == 10_000
-    monkeypatch.setattr(packing, "MAX_CLASSES", 1500)
-    monkeypatch.setattr(packing, "survey", lambda *_, **__: pytest.fail("looked at images"))
+    assert folders.MAX_CLASSES == 10_000
+    monkeypatch.setattr(folders, "MAX_CLASSES", 1500)
+    monkeypatch.setattr(packing, "scan", lambda *_, **__: pytest.fail("looked at images"))
     for label in range(1501):
         (tmp_path / "images" / f"{label:06}").mkdir(parents=True)
     with pytest.raises(PackError, match=r"has 1,501 subfolders; expected one a class, at most 1,500"):
@@ -234,7 +236,7 @@ def test_two_that_pack_to_one_path_leave_one_whole_pack(hostile: Path, tmp_path:
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     opened = Pack(tmp_path / "p.arrow")
     assert opened.header.seed in (1, 2)
-    assert opened.damaged() == []
+    assert opened.corrupt() == []
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.arrow"]
 
 

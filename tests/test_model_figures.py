@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from greyhound.model import figures
+from greyhound.model.report import figures
 from greyhound.model.run import RunError
 
-FOREIGN = [
-    "plain",
-    "under_score_$x_1$ and $",
-    "<b>&amp;</b>",
-    "two\nlines\tand\0nothing",
-    "emoji 🐕 中文",
-    "\udcff lone surrogate",
-    r"\frac{1}{2} \$",
-    r"$\nonsense{$",
-    "w" * 200,
-    "",
-]
+ACCENT = (0x1C, 0x5D, 0x7A)
+BOARD = (0x19, 0x18, 0x17)
+FOREIGN = ["plain", "under_score_$x_1$ and $", "<b>&amp;</b>", "two\nlines\tand\0nothing", "emoji 🐕 中文"]
+FOREIGN += ["\udcff lone surrogate", r"\frac{1}{2} \$", r"$\nonsense{$", "w" * 200, ""]
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
@@ -29,10 +24,6 @@ def pixels(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
-
-
-def board() -> NDArray[np.uint8]:
-    return np.array([int(figures.BOARD[place : place + 2], 16) for place in (1, 3, 5)], dtype=np.uint8)
 
 
 def has(picture: NDArray[np.uint8], level: tuple[int, int, int]) -> bool:
@@ -57,10 +48,31 @@ def test_learning_rate_is_drawn_side_by_side_for_any_number_of_epochs(
 def test_learning_rate_has_a_curve_in_either_half(tmp_path: Path) -> None:
     figures.learning_rate(tmp_path / "lr.png", range(100), np.geomspace(0.1, 1e-10, 100).tolist())
     picture = pixels(tmp_path / "lr.png")
-    accent = tuple(int(figures.ACCENT[place : place + 2], 16) for place in (1, 3, 5))
     middle = picture.shape[1] // 2
     for half in (picture[:, :middle], picture[:, middle:]):
-        assert has(half, (accent[0], accent[1], accent[2]))
+        assert has(half, ACCENT)
+
+
+def drawn(epochs: Sequence[int], values: Sequence[float], percents: bool = False) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(figures.curve(epochs, values, percents))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0] * 2, [1e-300, 1e300], [3.0, 3.0], [100.0, math.nan], [5e-324, 0], [1, 1 + 1e-15]]
+)
+def test_a_curve_takes_any_values(values: list[float]) -> None:
+    assert has(drawn(range(len(values)), values), ACCENT)
+
+
+def test_a_curve_breaks_where_a_value_is_missing() -> None:
+    """Seen in the middle, where only a line could be: with 40 values there are no dots."""
+    whole, broken = np.ones(40), np.ones(40)
+    broken[15:26] = math.nan
+    for values, line in ((whole, True), (broken, False)):
+        picture = drawn(range(40), values.tolist(), percents=True)
+        middle = picture.shape[1] * 55 // 100
+        assert has(picture[:, middle - 9 : middle + 9], ACCENT) is line
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 25, 31, 120])
@@ -83,7 +95,7 @@ def test_confusion_paints_right_blue_and_wrong_rust(tmp_path: Path) -> None:
 
 def test_confusion_of_some_classes_is_coloured_by_the_images_of_all(tmp_path: Path) -> None:
     """Of ten images one was taken for its class and nine for some that are not drawn: no full blue."""
-    figures.confusion(tmp_path / "c.png", np.diag([1, 1]), ["a", "b"], np.array([10, 10]))
+    figures.confusion(tmp_path / "c.png", np.diag([1, 1]), ["a", "b"], [10, 10])
     assert not has(pixels(tmp_path / "c.png")[100:], (0x0B, 0x2F, 0x40))
 
 
@@ -174,7 +186,7 @@ def test_tile_puts_every_image_in_its_place_and_board_between() -> None:
     picture = figures.tile(images, 2)
     assert picture.shape == (10, 16, 3)
     assert picture[1::6, 1::6, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert (picture[4:6] == board()).all() and (picture[:, 4:6] == board()).all()
+    assert (picture[4:6] == BOARD).all() and (picture[:, 4:6] == BOARD).all()
 
 
 def test_image_sheet_refuses_another_number_of_captions(tmp_path: Path) -> None:
@@ -201,7 +213,7 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("greyhound.model.figures.FigureCanvasAgg.print_figure", fail)
+    monkeypatch.setattr("greyhound.model.report.figures.FigureCanvasAgg.print_figure", fail)
     with pytest.raises(RunError, match="disk full"):
         figures.learning_rate(path, [0, 1], [0.3, 0.4])
     assert path.read_bytes() == before

@@ -10,29 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from greyhound.model.metrics import (
-    TABLED,
-    Score,
-    confused,
-    confusion,
-    confusion_among,
-    evaluate,
-    most_confused,
-    table,
-    wilson,
-)
+from greyhound.model import metrics
+from greyhound.model.metrics import Score, confusion, evaluate, table, wilson
+from greyhound.model.run import confused
 
 NAMES = ("cat", "dog", "emu")
 
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0000, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_newcombes_examples(successes: int, n: int, low: float, high: float) -> None:
     """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3."""
@@ -68,7 +55,7 @@ def test_confusion_rows_are_true() -> None:
 
 def test_of_many_classes_the_pairs_that_occur_say_the_same() -> None:
     generator = np.random.default_rng(0)
-    classes = TABLED + 1
+    classes = metrics.TABLED + 1
     labels = generator.integers(classes, size=500)
     probabilities = generator.random((500, 2, classes), dtype=np.float32)
     many = evaluate(probabilities, labels, [str(index) for index in range(classes)])
@@ -84,16 +71,16 @@ def test_the_classes_that_are_confused_most_by_hand() -> None:
     pairs = [[0, 0, 9], [0, 2, 1], [1, 1, 9], [2, 0, 4], [2, 2, 5], [3, 2, 2], [3, 3, 7], [1], [0, 1, None]]
     for content in ({"confusion": rows}, {"confusion_pairs": pairs}):
         evaluation = {"classes": [{}] * 4, **content}
-        assert most_confused(evaluation, 2).tolist() == [0, 2], "5, 0, 7 and 2 mistakes"
-        assert most_confused(evaluation, 9).tolist() == [0, 1, 2, 3]
-        assert confusion_among(evaluation, np.array([0, 2])).tolist() == [[9, 1], [4, 5]]
+        assert metrics.most_confused(evaluation, 2).tolist() == [0, 2], "5, 0, 7 and 2 mistakes"
+        assert metrics.most_confused(evaluation, 9).tolist() == [0, 1, 2, 3]
+        assert metrics.confusion_among(evaluation, np.array([0, 2])).tolist() == [[9, 1], [4, 5]]
 
 
 def example() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Four images, two crops each.
 
-    A cat, right in both crops; a cat, right in the first only, dog on average; a dog, wrong in both crops (cat, emu)
-    yet right on average; a dog, right in both. No emu.
+    A cat, right in both crops. A cat, right in the first only, dog on average. A dog, wrong in both crops
+    (cat, emu), yet right on average. A dog, right in both. No emu.
     """
     rows = [
         [[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]],
@@ -106,43 +93,20 @@ def example() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def test_every_number_of_an_evaluation() -> None:
     result = evaluate(*example(), NAMES)
-    assert {name: result[name] for name in ("n", "crops", "accuracy", "ensemble_accuracy")} == {
-        "n": 4,
-        "crops": 2,
-        "accuracy": 5 / 8,
-        "ensemble_accuracy": 3 / 4,
-    }
+    assert (result["n"], result["crops"]) == (4, 2)
+    assert (result["accuracy"], result["ensemble_accuracy"]) == (5 / 8, 3 / 4)
     assert result["interval"] == list(wilson(2.5, 4))
     assert result["ensemble_interval"] == list(wilson(3, 4))
     assert result["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     expected = -(math.log(0.7) + math.log(0.3) + math.log(0.4) + math.log(0.8)) / 4
     assert result["cross_entropy"] == pytest.approx(expected)
-    assert result["classes"] == [
-        {
-            "name": "cat",
-            "n": 2,
-            "accuracy": 0.75,
-            "interval": list(wilson(1.5, 2)),
-            "ensemble_accuracy": 0.5,
-            "ensemble_interval": list(wilson(1, 2)),
-        },
-        {
-            "name": "dog",
-            "n": 2,
-            "accuracy": 0.5,
-            "interval": list(wilson(1, 2)),
-            "ensemble_accuracy": 1.0,
-            "ensemble_interval": list(wilson(2, 2)),
-        },
-        {
-            "name": "emu",
-            "n": 0,
-            "accuracy": None,
-            "interval": None,
-            "ensemble_accuracy": None,
-            "ensemble_interval": None,
-        },
+    keys = ("name", "n", "accuracy", "interval", "ensemble_accuracy", "ensemble_interval")
+    assert [tuple(row[key] for key in keys) for row in result["classes"]] == [
+        ("cat", 2, 0.75, list(wilson(1.5, 2)), 0.5, list(wilson(1, 2))),
+        ("dog", 2, 0.5, list(wilson(1, 2)), 1.0, list(wilson(2, 2))),
+        ("emu", 0, None, None, None, None),
     ]
+    assert all(set(row) == set(keys) for row in result["classes"])
 
 
 def test_an_evaluation_is_json_that_every_reader_takes() -> None:
@@ -163,15 +127,9 @@ def test_the_interval_does_not_shrink_with_crops() -> None:
 
 
 def test_the_seeds_lines() -> None:
-    evaluation: dict[str, Any] = {
-        "accuracy": 0.93061,
-        "classes": [
-            {"name": "Afghan_hound", "n": 36, "accuracy": 0.9277},
-            {"name": "Chihuahua", "n": 30, "accuracy": 0.63},
-            {"name": "Dingo", "n": 0, "accuracy": None},
-            {"name": "Whippet", "n": 30, "accuracy": 0.63},
-        ],
-    }
+    rows = [("Afghan_hound", 36, 0.9277), ("Chihuahua", 30, 0.63), ("Dingo", 0, None), ("Whippet", 30, 0.63)]
+    classes = [{"name": name, "n": n, "accuracy": accuracy} for name, n, accuracy in rows]
+    evaluation: dict[str, Any] = {"accuracy": 0.93061, "classes": classes}
     lines = [
         "Accuracy of Afghan_hound(n=36): 0.928",
         "Accuracy of Chihuahua(n=30): 0.630",

@@ -16,11 +16,12 @@ from pictures import packed
 from runs import FULL, SMALL, TINY, never, tinted, tiny_job
 
 from greyhound import begin, train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import CheckpointError, numbered
+from greyhound.model.report import report
 from greyhound.model.resume import other_versions
 from greyhound.model.run import (
     AVERAGED,
@@ -397,7 +398,7 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 ) -> None:
     """The pack was copied again since."""
     out = copied(tiny_run, tmp_path)
-    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "stand_in": 4}], "left_out": []})
+    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert not (out / DAMAGED).exists()
 

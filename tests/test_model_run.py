@@ -14,7 +14,8 @@ from runs import never, tiny_job
 
 from greyhound import train
 from greyhound.cache.store import Pack
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
+from greyhound.model.report import report
 from greyhound.model.run import DAMAGED, LOCK, METRICS, Run, RunError, clear_results, is_ours, versions
 
 

@@ -59,12 +59,8 @@ def test_finite_differences() -> None:
 def test_shapes_and_types() -> None:
     result = saliency(normed(), images(), torch.tensor([0, 4, 2]))
     described = [(value.shape, value.dtype) for value in vars(result).values()]
-    assert described == [
-        ((3, 4, 4), np.float32),
-        ((3,), np.float32),
-        ((3,), np.int64),
-        ((3, 5), np.float32),
-    ]
+    kinds = [((3, 4, 4), np.float32), ((3,), np.float32), ((3,), np.int64), ((3, 5), np.float32)]
+    assert described == kinds
     np.testing.assert_allclose(result.probabilities.sum(1), 1, rtol=1e-6)
     assert result.predictions.tolist() == result.probabilities.argmax(1).tolist()
     np.testing.assert_allclose(result.loss, -np.log(result.probabilities[np.arange(3), [0, 4, 2]]), rtol=1e-5)
@@ -95,9 +91,8 @@ def test_nothing_is_changed(grad_enabled: bool) -> None:
     assert modes == [True, True, False, True, True, True, True]
     assert [parameter.requires_grad for parameter in network.parameters()] == wishes
     assert network[5].bias.grad.tolist() == [1, 1, 1, 1, 1]
-    assert all(
-        parameter.grad is None for parameter in network.parameters() if parameter is not network[5].bias
-    )
+    others = [parameter for parameter in network.parameters() if parameter is not network[5].bias]
+    assert all(parameter.grad is None for parameter in others)
     assert pixels.equal(kept)
     assert pixels.requires_grad is False
     assert pixels.grad is None

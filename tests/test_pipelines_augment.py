@@ -18,12 +18,13 @@ from torchvision.transforms.functional import _get_inverse_affine_matrix
 from torchvision.transforms.v2 import functional as torchvision
 
 from greyhound.pipelines import augment as module
-from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 
 Doubles = NDArray[np.float64]
 PLAIN = Augment().centre()
 """No randomness at all."""
 MANY = np.arange(20_000)
+SAME = np.eye(3, dtype=np.float32)[None]
 
 
 def squares(count: int, side: int = 256) -> NDArray[np.int32]:
@@ -50,35 +51,22 @@ def colour_levels(matrix: NDArray[np.float32], pixels: Doubles) -> Doubles:
 
 
 def test_the_defaults_are_the_seeds_recipe() -> None:
-    assert vars(Augment()) == {
+    numbers = {
         "size": 256,
         "scale": (0.8, 1.2),
         "placement": "random",
         "rotation": 15.0,
         "shear": 10.0,
         "flip": 0.0,
-        "brightness": 0.25,
-        "contrast": 0.25,
-        "saturation": 0.25,
-        "hue": 0.1,
-        "fill": 0,
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
     }
+    numbers |= {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "hue": 0.1}
+    assert vars(Augment()) == numbers | {"fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def test_crops_keep_nothing_but_scale_place_and_normalisation() -> None:
     rich = Augment(size=64, scale=(0.5, 2.0), flip=0.5, fill=7, mean=(0.5,) * 3, std=(0.25,) * 3)
-    nothing = {
-        "rotation": 0,
-        "shear": 0,
-        "flip": 0,
-        "brightness": 0,
-        "contrast": 0,
-        "saturation": 0,
-        "hue": 0,
-    }
-    assert vars(rich.crops()) == vars(rich) | nothing
+    gone = ("rotation", "shear", "flip", "brightness", "contrast", "saturation", "hue")
+    assert vars(rich.crops()) == vars(rich) | dict.fromkeys(gone, 0)
 
 
 def test_a_crop_only_scales_and_shifts() -> None:
@@ -136,21 +124,13 @@ def test_a_draw_depends_on_no_neighbour() -> None:
 
 
 def test_seed_epoch_id_and_view_each_matter() -> None:
-    tuples = [
-        (0, 0, 0, 0),
-        (1, 0, 0, 0),
-        (0, 1, 0, 0),
-        (0, 0, 1, 0),
-        (0, 0, 0, 1),
-        (1, 1, 0, 0),
-        (1, 1, 1, 1),
-    ]
+    tuples = [*np.eye(5, 4, dtype=int).tolist(), (1, 1, 0, 0), (1, 1, 1, 1)]  # none, and each alone
     draws = [
         draw(Augment(), seed, epoch, np.array([index]), squares(1), view)
         for seed, epoch, index, view in tuples
     ]
-    assert len({geometry.tobytes() for geometry, _ in draws}) == len(tuples)
-    assert len({colour.tobytes() for _, colour in draws}) == len(tuples)
+    for found in zip(*draws, strict=True):
+        assert len({matrix.tobytes() for matrix in found}) == len(tuples) == 7
 
 
 def test_the_numbers_of_an_image_are_independent_of_each_other() -> None:
@@ -247,9 +227,7 @@ def test_orientation_matrices_turn_as_pillow_does(orientation: int) -> None:
     image.getexif()[0x0112] = orientation
     upright = np.asarray(ImageOps.exif_transpose(image))
     size = np.array([upright.shape[1::-1]], dtype=np.int32)
-    matrix = to_stored(
-        np.eye(3, dtype=np.float32)[None], size, np.array([orientation], np.uint8), np.zeros(1, np.int32)
-    )
+    matrix = to_stored(SAME, size, np.array([orientation], np.uint8), np.zeros(1, np.int32))
     expected = np.full((12, 12, 3), 200, dtype=np.uint8)
     expected[: upright.shape[0], : upright.shape[1]] = upright
     assert np.array_equal(oracle.warp(stored, matrix[0], 12, fill=200), expected)
@@ -262,14 +240,14 @@ def test_orientation_zero_means_nothing() -> None:
     assert np.array_equal(to_stored(geometry, squares(1), np.zeros(1, np.uint8), nothing), geometry)
 
 
-def test_orientation_and_halvings_compose() -> None:
+def test_orientation_and_reduction_compose() -> None:
     """Upright 40 x 30, stored turned (EXIF 6) as 30 x 40, decoded at 1/2 as 15 x 20."""
-    matrix = to_stored(
-        np.eye(3, dtype=np.float32)[None],
+    size, orientation, reduction = (
         np.array([[40, 30]], np.int32),
         np.array([6], np.uint8),
         np.array([1], np.int32),
     )
+    matrix = to_stored(SAME, size, orientation, reduction)
     assert matrix.dtype == np.float32
     assert matrix[0].tolist() == [[0, 0.5, 0], [-0.5, 0, 20], [0, 0, 1]]
 
@@ -285,25 +263,21 @@ def test_to_stored_serves_views_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "size", "times"),
+    ("sizes", "size", "times"),
     [
-        (256, 256, 256, 0),
-        (500, 375, 256, 0),
-        (511, 4000, 256, 0),
-        (512, 4000, 256, 1),
-        (4000, 1023, 256, 1),
-        (4000, 1024, 256, 2),
-        (2047, 2047, 256, 2),
-        (2048, 2048, 256, 3),
-        (60_000, 60_000, 256, 3),
-        (10, 8000, 256, 0),
-        (224, 224, 32, 2),
+        ([(256, 256), (500, 375), (511, 4000), (10, 8000)], 256, 0),
+        ([(512, 4000), (4000, 1023)], 256, 1),
+        ([(4000, 1024), (2047, 2047)], 256, 2),
+        ([(2048, 2048), (60_000, 60_000)], 256, 3),
+        ([(224, 224)], 32, 2),
     ],
 )
-def test_halvings(width: int, height: int, size: int, times: int) -> None:
-    answer = halvings(Augment(size=size), np.array([[width, height]], dtype=np.int32))
+def test_the_reduction_leaves_the_short_side_at_the_size(
+    sizes: list[tuple[int, int]], size: int, times: int
+) -> None:
+    answer = log2_reduction(Augment(size=size), np.array(sizes, dtype=np.int32))
     assert answer.dtype == np.int32
-    assert answer.tolist() == [times]
+    assert answer.tolist() == [times] * len(sizes)
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------
@@ -431,25 +405,25 @@ def test_to_pixels_undoes_the_normalisation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "augment: size is 0; expected at least 1 pixel"),
-        ({"scale": (0.0, 1.0)}, "augment: scale is (0.0, 1.0); expected 0 < low <= high"),
-        ({"scale": (1.2, 0.8)}, "augment: scale is (1.2, 0.8); expected 0 < low <= high"),
-        ({"rotation": -1.0}, "augment: rotation is -1.0; expected 0..180 degrees"),
-        ({"rotation": math.nan}, "augment: rotation is nan; expected 0..180 degrees"),
-        ({"shear": 90.0}, "augment: shear is 90.0; expected 0..<90 degrees"),
-        ({"flip": 1.5}, "augment: flip is 1.5; expected a probability"),
-        ({"brightness": 1.25}, "augment: brightness is 1.25; expected 0..1"),
-        ({"contrast": -0.1}, "augment: contrast is -0.1; expected 0..1"),
-        ({"saturation": 36.0}, "augment: saturation is 36.0; expected 0..1"),
-        ({"hue": 36.0}, "augment: hue is 36.0; expected 0..0.5 turns"),
-        ({"fill": 256}, "augment: fill is 256; expected 0..255"),
-        ({"std": (0.2, 0.0, 0.2)}, "augment: std is (0.2, 0.0, 0.2); expected positive numbers"),
+        ({"size": 0}, "size is 0; expected at least 1 pixel"),
+        ({"scale": (0.0, 1.0)}, "scale is (0.0, 1.0); expected 0 < low <= high"),
+        ({"scale": (1.2, 0.8)}, "scale is (1.2, 0.8); expected 0 < low <= high"),
+        ({"rotation": -1.0}, "rotation is -1.0; expected 0..180 degrees"),
+        ({"rotation": math.nan}, "rotation is nan; expected 0..180 degrees"),
+        ({"shear": 90.0}, "shear is 90.0; expected 0..<90 degrees"),
+        ({"flip": 1.5}, "flip is 1.5; expected a probability"),
+        ({"brightness": 1.25}, "brightness is 1.25; expected 0..1"),
+        ({"contrast": -0.1}, "contrast is -0.1; expected 0..1"),
+        ({"saturation": 36.0}, "saturation is 36.0; expected 0..1"),
+        ({"hue": 36.0}, "hue is 36.0; expected 0..0.5 turns"),
+        ({"fill": 256}, "fill is 256; expected 0..255"),
+        ({"std": (0.2, 0.0, 0.2)}, "std is (0.2, 0.0, 0.2); expected positive numbers"),
     ],
 )
 def test_numbers_that_no_image_could_have_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refusal:
         Augment(**options)
-    assert str(refusal.value) == message
+    assert str(refusal.value) == f"augment: {message}"
 
 
 def test_views_drawn_together_are_the_views_drawn_one_by_one() -> None:

@@ -6,45 +6,38 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from engines import needs_dali
 from pictures import encode, noise, packed
 from PIL import Image
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.benchmark import account, large, measure, peers, rows, table
+from greyhound.pipelines.benchmark import measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
-from greyhound.pipelines.clock import Clock
-from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
 OURS = ("decode-only", "copy-only", "threads-encoded", "threads-decoded", "threads-ten-views")
-DALI = ("dali-cpu-encoded", "dali-cpu-decoded", "dali-cpu-ten-views", "dali-naive")
+DALI = ("dali-cpu-encoded", "dali-cpu-ten-views", "dali-naive")
 FFCV = ("ffcv", "ffcv-raw")
+needs_ffcv = pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *OURS,
-        *(
-            pytest.param(name, marks=pytest.mark.skipif(not available(), reason="DALI is not installed"))
-            for name in DALI
-        ),
-        *(
-            pytest.param(
-                name, marks=pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")
-            )
-            for name in FFCV
-        ),
+        *(pytest.param(name, marks=needs_dali) for name in DALI),
+        *(pytest.param(name, marks=needs_ffcv) for name in FFCV),
         "torchvision-pil",
     ],
 )
@@ -53,19 +46,15 @@ def test_a_row_works_through_the_pack_without_end(colour_pack: Pack, name: str) 
     counts = list(islice(stream, 4))
     stream.close()  # type: ignore[attr-defined]
     assert len(counts) == 4
-    assert all(30 <= count <= rows.BATCH_SIZE for count in counts), "60 images, over and over"
+    assert all(30 <= count <= peers.BATCH_SIZE for count in counts), "60 images, over and over"
 
 
-def test_the_seeds_way_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pixels, label = peers.Originals(colour_pack, peers.torchvision_pil())[101]
-    assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
-    assert pixels.min() >= 0 and pixels.max() <= 1
-    assert label == colour_pack.labels[41]
-
-
-def test_albumentations_gives_the_networks_floats(colour_pack: Pack) -> None:
-    pytest.importorskip("albumentations")
-    pixels, label = peers.Originals(colour_pack, peers.albumentations())[41]
+@pytest.mark.parametrize(
+    ("package", "peer"), [("torchvision", peers.torchvision_pil), ("albumentations", peers.albumentations)]
+)
+def test_a_peer_gives_the_networks_floats(colour_pack: Pack, package: str, peer: Callable[[], Any]) -> None:
+    pytest.importorskip(package)
+    pixels, label = peers.Originals(colour_pack, peer())[101]
     assert (pixels.shape, pixels.dtype) == ((3, 256, 256), torch.float32)
     assert pixels.min() >= 0 and pixels.max() <= 1
     assert label == colour_pack.labels[41]
@@ -84,16 +73,12 @@ def test_the_table_ends_in_json(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = measured(colour_pack, tmp_path, capsys)
-    assert {"machine", "versions", "date", "data", "rows", "account"} <= found.keys()
+    assert {"machine", "versions", "date", "data", "rows"} <= found.keys()
     assert found["missing"] == {"dali-gpu-encoded": "needs an NVIDIA GPU"}
     (row,) = found["rows"]
     assert set(row) == {"name", "images_per_second", "core_ms_per_image", "peak_mib", "spread"}
     assert 0 < row["spread"][0] <= row["core_ms_per_image"] <= row["spread"][1]
     assert row["peak_mib"] > 50
-    parts = account.Account(**found["account"])
-    assert min(parts.decode, parts.warp, parts.colour, parts.hand_over) > 0
-    assert parts.parts == pytest.approx(parts.total, rel=0.05)
-    assert 0 <= parts.waiting < 1
     with Image.open(tmp_path / "b.png") as chart:
         assert chart.width > 800
 
@@ -101,23 +86,15 @@ def test_the_table_ends_in_json(
 def test_the_share_of_waiting_in_a_training(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """30 ms of waiting to 10 ms of work."""
 
-    def fake(with_loader: bool, clock: Clock) -> Any:
+    def fake(loader: Loader, with_loader: bool) -> Iterator[int]:
         assert with_loader
+        while True:
+            loader.data_time += 0.03
+            time.sleep(0.04)
+            yield 1
 
-        def batches() -> Iterator[Any]:
-            while True:
-                time.sleep(0.03)
-                yield SimpleNamespace(ids=[0], whole=1)
-
-        def work(pack: Pack, workers: int) -> Iterator[int]:
-            for _ in clock.waits(batches()):
-                time.sleep(0.01)
-                yield 1
-
-        return work
-
-    monkeypatch.setattr(account, "train_step", fake)
-    assert account.take_waiting(colour_pack.path, 0.5) == pytest.approx(0.75, abs=0.1)
+    monkeypatch.setattr(measure, "steps", fake)
+    assert measure.data_time_share(colour_pack.path, 0.5) == pytest.approx(0.75, abs=0.1)
 
 
 def test_large_originals_are_reduced_as_a_full_decode_would_be(tmp_path: Path) -> None:
@@ -125,9 +102,9 @@ def test_large_originals_are_reduced_as_a_full_decode_would_be(tmp_path: Path) -
     pack = packed(
         tmp_path, {name: [encode(noise(500, 375, n), "JPEG", quality=85)] for n, name in enumerate("ab")}
     )
-    found = Pack(large.enlarged(pack, tmp_path))
-    assert found.sizes.prod(axis=1).min() == pytest.approx(large.PIXELS, rel=0.01)
-    assert large.worst_psnr(found) >= 40
+    found = Pack(measure.enlarged(pack, tmp_path))
+    assert found.sizes.prod(axis=1).min() == pytest.approx(measure.PIXELS, rel=0.01)
+    assert measure.worst_psnr(found) >= 40
 
 
 def burn(pack: Pack, workers: int) -> Iterator[int]:
@@ -165,7 +142,7 @@ def test_a_result_is_the_median_and_its_spread() -> None:
     assert measure.summarise("x", samples) == Result("x", 20, 2.0, 200, (1.0, 3.0))
 
 
-@pytest.mark.skipif(not available(), reason="DALI is not installed")
+@needs_dali
 def test_engines_that_disagree_are_not_timed(
     colour_pack: Pack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -179,7 +156,7 @@ def test_engines_that_disagree_are_not_timed(
         measure.measure(colour_pack, "noise", tuple(rows.ROWS), 0.3, 1, tmp_path)
 
 
-def test_engines_and_tiers_agree_on_noise(colour_pack: Pack) -> None:
+def test_engines_and_caches_agree_on_noise(colour_pack: Pack) -> None:
     measure.check_agreement(colour_pack)
 
 
@@ -190,13 +167,7 @@ def test_a_missing_package_is_named() -> None:
 
 def content(**costs: tuple[float, float, float]) -> dict[str, Any]:
     rows = [
-        {
-            "name": name.replace("_", "-"),
-            "images_per_second": 1000 / max(cost, 1e-9),
-            "core_ms_per_image": cost,
-            "peak_mib": 100.0,
-            "spread": [low, high],
-        }
+        asdict(Result(name.replace("_", "-"), 1000 / max(cost, 1e-9), cost, 100.0, (low, high)))
         for name, (low, cost, high) in costs.items()
     ]
     return {"machine": "m", "date": "2026-11-24", "data": "d", "rows": rows}
@@ -278,12 +249,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...], says:
 
 
 def test_json_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    parts = dict.fromkeys(("decode", "warp", "colour", "hand_over", "total", "waiting"), 1.0)
     with pytest.raises(BenchmarkError, match=r"b\.json cannot be written \(No such file or directory\)"):
-        table.report(content() | {"missing": {}, "account": parts}, tmp_path / "nowhere" / "b.json")
+        table.report(content() | {"missing": {}}, tmp_path / "nowhere" / "b.json")
 
 
 def test_every_row_of_the_issue_is_there() -> None:
     wanted = set(OURS + DALI + FFCV) | {"torchvision-pil", "albumentations", "model-only", "train-step"}
-    wanted |= {"dali-gpu-encoded", "dali-gpu-decoded"}
-    assert wanted <= set(rows.ROWS)
+    assert wanted | {"dali-gpu-encoded"} <= set(rows.ROWS)

@@ -12,25 +12,20 @@ import cv2
 import numpy as np
 import oracle
 import pytest
+from engines import both, needs_dali
 from numpy.typing import NDArray
 from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from PIL import Image
 
+from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import Augment, draw, halvings, to_stored
-from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Position, Resources
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader, Position
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-ENGINES = [
-    "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not available(), reason="DALI is not installed")),
-]
-both = pytest.mark.parametrize("engine", ENGINES)
-needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
 
 
 def produce(
@@ -62,12 +57,16 @@ def expect(pack: Pack, augment: Augment, stored: Sequence[Pixels], epoch: int = 
     """What the reference makes of the same draws. stored: the pixels of every row as the file stores them."""
     ids = np.arange(len(pack))
     geometry, colour = draw(augment, 0, epoch, ids, pack.sizes, view, pack.mean_lumas)
-    halved = halvings(augment, pack.sizes)
+    halved = log2_reduction(augment, pack.sizes)
     matrices = to_stored(geometry, pack.sizes, pack.orientations, halved)
     return np.stack(
         [
             oracle.render(
-                oracle.halve(pixels, int(halved[row])), matrices[row], colour[row], augment.size, augment.fill
+                oracle.downsample(pixels, int(halved[row])),
+                matrices[row],
+                colour[row],
+                augment.size,
+                augment.fill,
             )
             for row, pixels in enumerate(stored)
         ]
@@ -171,8 +170,8 @@ def photo_pack(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @both
 def test_photographs_equal_the_reference(photo_pack: Pack, engine: str) -> None:
-    """Without halvings the only freedom is rounding."""
-    rows = np.flatnonzero(halvings(Augment(), photo_pack.sizes) == 0)
+    """Where nothing is reduced the only freedom is rounding."""
+    rows = np.flatnonzero(log2_reduction(Augment(), photo_pack.sizes) == 0)
     assert len(rows) >= 12
     stored = by_pillow(photo_pack)
     apart = levels_apart(produce(photo_pack, Augment(), engine), expect(photo_pack, Augment(), stored))
@@ -182,7 +181,7 @@ def test_photographs_equal_the_reference(photo_pack: Pack, engine: str) -> None:
 
 @needs_dali
 def test_photographs_are_alike_on_both_engines(photo_pack: Pack) -> None:
-    rows = np.flatnonzero(halvings(Augment(), photo_pack.sizes) == 0)
+    rows = np.flatnonzero(log2_reduction(Augment(), photo_pack.sizes) == 0)
     apart = levels_apart(produce(photo_pack, Augment(), "dali"), produce(photo_pack, Augment(), "threads"))
     assert apart[rows].mean() < 0.01
     assert apart.mean(axis=(1, 2, 3)).max() < 1
@@ -196,13 +195,11 @@ def smallest_psnr(one: Floats, other: Floats) -> float:
 def test_halved_photographs_are_the_means_of_blocks(photo_pack: Pack, size: int, times: int) -> None:
     """Libjpeg halves in the frequency domain: not the same numbers, but the same picture."""
     augment = Augment(size=size).crops()
-    assert times in halvings(augment, photo_pack.sizes)
+    assert times in log2_reduction(augment, photo_pack.sizes)
     expected = expect(photo_pack, augment, by_pillow(photo_pack))
-    found = {
-        engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + available()]
-    }
+    found = {engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + has_dali()]}
     assert all(smallest_psnr(images, expected) > 40 for images in found.values())
-    if available():
+    if has_dali():
         assert smallest_psnr(found["dali"], found["threads"]) > 40
 
 
@@ -217,7 +214,7 @@ def large_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 @both
 def test_large_originals_are_halved(large_pack: Pack, engine: str) -> None:
     augment = replace(Augment(size=32), brightness=0, contrast=0, saturation=0, hue=0)
-    assert halvings(augment, large_pack.sizes).tolist() == [1, 2, 3, 1, 3, 1]
+    assert log2_reduction(augment, large_pack.sizes).tolist() == [1, 2, 3, 1, 3, 1]
     images, expected = (
         produce(large_pack, augment, engine),
         expect(large_pack, augment, by_pillow(large_pack)),
@@ -254,7 +251,7 @@ def test_orientation_and_halving_together(tmp_path: Path, engine: str) -> None:
     files = [encode(store_as(upright, turn), "PNG", turn) for turn in range(1, 9)]
     pack = packed(tmp_path, {"a": files[:4], "b": files[4:]})
     augment = Augment(size=40).centre()
-    assert halvings(augment, pack.sizes).tolist() == [1] * 8
+    assert log2_reduction(augment, pack.sizes).tolist() == [1] * 8
     apart = levels_apart(produce(pack, augment, engine), expect(pack, augment, by_pillow(pack)))
     assert apart.max() < 1.1
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 import torch
+from engines import needs_dali, needs_gpu
 from runs import ONE_THREAD, TINY, never, tiny_job
 
 from greyhound import eval as evaluation
@@ -19,32 +20,24 @@ from greyhound import explain, train
 from greyhound.cache.store import Pack
 from greyhound.pipelines import dali, loader, threads
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources
-from greyhound.pipelines.request import Device, Settings
-from greyhound.pipelines.tier import TierName
+from greyhound.pipelines.engine import Device, EngineConfig, Resources
+from greyhound.pipelines.loader import Loader
 
-pytestmark = pytest.mark.skipif(not available(), reason="DALI is not installed")
+pytestmark = needs_dali
 
 
-class Kept:
-    """As much of a tier as the graph asks for: whether it keeps anything."""
-
-    def __init__(self, some: bool) -> None:
-        self.kept = np.array([some])
-
-    def pixels(self, index: int) -> Any:
-        raise AssertionError("a graph is made before there is any image")
+NO_CACHE: Any = None
+"""A graph asks for none."""
 
 
-def operators(device: Device, views: int = 2, tier: bool = False) -> dict[str, Any]:
+def operators(device: Device, views: int = 2) -> dict[str, Any]:
     """Name -> operator instance of everything that the graph's output depends on."""
-    return reached(outputs(Settings(64, 7, views, 8, 3, 2, device, Kept(tier))))
+    return reached(outputs(EngineConfig(64, 7, views, 8, 3, 2, device, NO_CACHE)))
 
 
-def outputs(settings: Settings) -> list[Any]:
+def outputs(config: EngineConfig) -> list[Any]:
     """The outputs of the graph, from which every operator can be reached."""
-    pipeline = dali.graph(lambda: None, settings)
+    pipeline = dali.graph(lambda: None, config)
     pipeline._build_graph()  # runs our function; only `build` needs a driver
     return list(pipeline._graph_outputs)
 
@@ -171,27 +164,13 @@ def test_nothing_runs_on_the_gpu_of_the_cpu_graph() -> None:
     assert {node.device for operator in found.values() for node in operator.inputs} == {"cpu"}
 
 
-@pytest.mark.parametrize("tier", [False, True])
 @pytest.mark.parametrize("views", [1, 3])
-def test_both_graphs_are_one_operator_for_operator(views: int, tier: bool) -> None:
-    on_gpu, on_cpu = operators("gpu", views, tier), operators("cpu", views, tier)
+def test_both_graphs_are_one_operator_for_operator(views: int) -> None:
+    on_gpu, on_cpu = operators("gpu", views), operators("cpu", views)
     assert on_gpu.keys() == on_cpu.keys()
     for name, operator in on_gpu.items():
         assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
         assert specification(operator) == specification(on_cpu[name])
-
-
-def test_pixels_that_the_tier_keeps_go_to_the_gpu_and_join_the_decoders() -> None:
-    plain, found = count(operators("gpu")), count(operators("gpu", tier=True))
-    assert {name: found[name] - plain.get(name, 0) for name in found} == {
-        name: {"ExternalSource": 2, "Split": 4, "Merge": 1}.get(name, 0) for name in found
-    }
-    operators_of = operators("gpu", tier=True)
-    downstream = list(after("Image", operators_of))
-    assert {placement(operator) for operator in downstream} == {"gpu"}
-    for operator in operators_of.values():
-        if kind(operator) in ("WarpPerspective", "Merge") and operator in downstream:
-            assert {node.device for node in operator.inputs[:1]} == {"gpu"}
 
 
 def test_the_arguments_that_matter() -> None:
@@ -204,7 +183,7 @@ def test_the_arguments_that_matter() -> None:
 
 # --- every role, as the programs themselves ask for it --------------------------------------------------------------
 
-ROLES: Final = ("train", "K views", "decoded tier", "evaluation", "saliency")
+ROLES: Final = ("train", "K views", "evaluation", "saliency")
 IMAGE_STEPS: Final = {"Image": "mixed", "Resize": "gpu", "WarpPerspective": "gpu", "CoordTransform": "gpu"}
 """The kinds of operator that touch pixels, for one view, and where each runs on a machine with a GPU."""
 STEPS: Final = {"Resize": 3, "WarpPerspective": 1, "CoordTransform": 1, "Image": 1}
@@ -213,51 +192,47 @@ STEPS: Final = {"Resize": 3, "WarpPerspective": 1, "CoordTransform": 1, "Image":
 @pytest.fixture(scope="module")
 def roles(
     tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, colour_pack: Pack
-) -> dict[str, list[Settings]]:
+) -> dict[str, list[EngineConfig]]:
     """What each program asks its engine for, in a run of it on the CPU."""
     folder = tmp_path_factory.mktemp("roles")
     run = Path(shutil.copytree(tiny_run, folder / "run"))
 
-    def training(tier: TierName, views: int = 1) -> int:
+    def training(views: int) -> int:
         job = tiny_job(colour_pack.path, folder / "none", recipe=replace(TINY, views=views))
-        resources = replace(ONE_THREAD, tier=tier)
-        return train.train(replace(job, resources=resources, dry_run=True), never)
+        return train.train(replace(job, resources=ONE_THREAD, dry_run=True), never)
 
     programs: dict[str, Callable[[], object]] = {
-        "train": lambda: training("encoded"),
-        "K views": lambda: training("encoded", views=4),
-        "decoded tier": lambda: training("decoded"),
+        "train": lambda: training(1),
+        "K views": lambda: training(4),
         "evaluation": lambda: evaluation.evaluate(evaluation.Job(run=run, crops=3, resources=ONE_THREAD)),
         "saliency": lambda: explain.explain(explain.Job(run=run, count=4, resources=ONE_THREAD)),
     }
-    found: dict[str, list[Settings]] = {name: [] for name in programs}
+    found: dict[str, list[EngineConfig]] = {name: [] for name in programs}
     with pytest.MonkeyPatch.context() as patch:
         for name, program in programs.items():
 
-            def engine(pack: Pack, requests: Any, settings: Settings, name: str = name) -> Any:
-                found[name].append(settings)
-                return threads.stream(pack, requests, settings)
+            def engine(pack: Pack, specs: Any, config: EngineConfig, name: str = name) -> Any:
+                found[name].append(config)
+                return threads.stream(pack, specs, config)
 
             patch.setitem(loader.ENGINES, "threads", engine)
             program()
     return found
 
 
-def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[Settings]]) -> None:
+def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[EngineConfig]]) -> None:
     assert tuple(roles) == ROLES
-    assert {settings.views for settings in roles["train"]} == {1}
-    assert {settings.views for settings in roles["K views"]} == {1, 4}  # validation has one
-    assert any(settings.tier.kept.any() for settings in roles["decoded tier"])
-    assert not any(settings.tier.kept.any() for settings in roles["train"])
-    assert [settings.views for settings in roles["evaluation"]] == [3]
-    assert [settings.batch_size for settings in roles["saliency"]] == [4]
+    assert {config.views for config in roles["train"]} == {1}
+    assert {config.views for config in roles["K views"]} == {1, 4}  # validation has one
+    assert [config.views for config in roles["evaluation"]] == [3]
+    assert [config.batch_size for config in roles["saliency"]] == [4]
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[Settings]], role: str) -> None:
-    for settings in roles[role]:
-        on_gpu = reached(outputs(replace(settings, device="gpu")))
-        on_cpu = reached(outputs(replace(settings, device="cpu")))
+def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[EngineConfig]], role: str) -> None:
+    for config in roles[role]:
+        on_gpu = reached(outputs(replace(config, device="gpu")))
+        on_cpu = reached(outputs(replace(config, device="cpu")))
         assert list(on_gpu) == list(on_cpu)
         for name, operator in on_gpu.items():
             assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
@@ -267,37 +242,35 @@ def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[Settings
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_roles_pixels_stay_on_the_gpu_once_they_are_there(
-    roles: dict[str, list[Settings]], role: str
+    roles: dict[str, list[EngineConfig]], role: str
 ) -> None:
-    for settings in roles[role]:
-        nodes = outputs(replace(settings, device="gpu"))
+    for config in roles[role]:
+        nodes = outputs(replace(config, device="gpu"))
         found = reached(nodes)
-        steps = IMAGE_STEPS | ({"Stack": "gpu"} if settings.views > 1 else {})
+        steps = IMAGE_STEPS | ({"Stack": "gpu"} if config.views > 1 else {})
         assert {kind(op): placement(op) for op in found.values() if kind(op) in steps} == steps
         downstream = [op for op in after("Image", found) if kind(op) != "Image"]
         assert {placement(op) for op in downstream} == {"gpu"}
         assert [node.device for node in nodes] == ["gpu"]
-        uploads = {("TensorSubscript", "cpu", "gpu")}  # the geometry matrices
-        uploads |= {("Split", "cpu", "gpu")} if settings.tier.kept.any() else set()  # pixels that are kept
-        assert crossings(nodes) == uploads
+        assert crossings(nodes) == {("TensorSubscript", "cpu", "gpu")}  # the geometry matrices
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_roles_operators_and_their_arguments(roles: dict[str, list[Settings]], role: str) -> None:
+def test_a_roles_operators_and_their_arguments(roles: dict[str, list[EngineConfig]], role: str) -> None:
     from nvidia.dali import types
 
-    for settings in roles[role]:
-        found = reached(outputs(replace(settings, device="gpu")))
-        many = {"WarpPerspective": settings.views, "CoordTransform": settings.views}
-        many |= {"Stack": 1} if settings.views > 1 else {}
+    for config in roles[role]:
+        found = reached(outputs(replace(config, device="gpu")))
+        many = {"WarpPerspective": config.views, "CoordTransform": config.views}
+        many |= {"Stack": 1} if config.views > 1 else {}
         counted = count(found)
         assert {name: counted.get(name) for name in STEPS | many} == STEPS | many
-        assert counted["ExternalSource"] == (7 if settings.tier.kept.any() else 5)
+        assert counted["ExternalSource"] == 5
         for operator in found.values():
             text = specification(operator)
             if kind(operator) == "WarpPerspective":
-                assert f"fill_value: [{settings.fill:.6f}, ]" in text
-                assert f"size: [{settings.size:.6f}, {settings.size:.6f}, ]" in text
+                assert f"fill_value: [{config.fill:.6f}, ]" in text
+                assert f"size: [{config.size:.6f}, {config.size:.6f}, ]" in text
             if kind(operator) == "Image":
                 assert "adjust_orientation: False" in text
                 assert "jpeg_fancy_upsampling: True" in text
@@ -306,13 +279,12 @@ def test_a_roles_operators_and_their_arguments(roles: dict[str, list[Settings]],
 
 
 def test_a_copy_back_would_be_found() -> None:
-    nodes = outputs(Settings(64, 7, 1, 8, 3, 2, "gpu", Kept(False)))
+    nodes = outputs(EngineConfig(64, 7, 1, 8, 3, 2, "gpu", NO_CACHE))
     assert ("CoordTransform", "gpu", "cpu") not in crossings(nodes)
     assert ("CoordTransform", "gpu", "cpu") in crossings([node.cpu() for node in nodes])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 def test_a_gpu_makes_the_pixels_of_a_cpu(coded_pack: Pack) -> None:
     augment, ids = Augment(size=48, fill=90), np.arange(len(coded_pack))
     with Loader(coded_pack, augment, ids, Resources("dali", "gpu"), epochs=2, views=2) as stream:

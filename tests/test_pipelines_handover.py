@@ -6,49 +6,42 @@ from typing import Any
 
 import pytest
 import torch
+from engines import STREAMS, needs_dali, needs_gpu
 from numpy.typing import NDArray
 from watermark import overwritten
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.examine import available
-from greyhound.pipelines.request import Engine
+from greyhound.pipelines.engine import Engine
 
 BATCHES = 10_000
-needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
-ENGINES = [
-    pytest.param(dali.stream, marks=needs_dali, id="dali"),
-    pytest.param(threads.stream, id="threads"),
-]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", STREAMS)
 def test_no_batch_is_overwritten_while_it_is_held(coded_pack: Pack, engine: Engine) -> None:
     assert overwritten(coded_pack, engine, "cpu", BATCHES) == 0
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("engine", ENGINES)
+@needs_gpu
+@pytest.mark.parametrize("engine", STREAMS)
 def test_no_batch_is_overwritten_on_a_gpu_while_it_is_held(coded_pack: Pack, engine: Engine) -> None:
     assert overwritten(coded_pack, engine, "gpu", BATCHES) == 0
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("engine", ENGINES)
+@needs_gpu
+@pytest.mark.parametrize("engine", STREAMS)
 def test_a_consumer_for_which_nobody_waits_is_found_on_a_gpu(coded_pack: Pack, engine: Engine) -> None:
     assert overwritten(coded_pack, engine, "gpu", 1000, careless=True) > 0
 
 
-def test_a_ring_that_takes_its_memory_back_too_early_is_found(
+def test_a_pool_that_takes_its_memory_back_too_early_is_found(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lend(ring: threads.Ring, batch: NDArray[Any], count: int) -> torch.Tensor:
-        ring._free.append(batch)
+    def wrap(pool: threads.BufferPool, batch: NDArray[Any], count: int) -> torch.Tensor:
+        pool._free.append(batch)
         return torch.from_numpy(batch[:count])
 
-    monkeypatch.setattr(threads.Ring, "lend", lend)
+    monkeypatch.setattr(threads.BufferPool, "wrap", wrap)
     assert overwritten(coded_pack, threads.stream, "cpu", 200) > 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import random
+import re
 import threading
 import time
 import zlib
@@ -15,21 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import both
 from pictures import coded, encode, identities, noise, packed
 
+from greyhound.cache import machine
 from greyhound.cache.store import Pack, PackError
-from greyhound.pipelines import examine, loader, threads
+from greyhound.pipelines import engine as engines
+from greyhound.pipelines import loader, threads
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Batch, DeviceError, EngineName, Loader, Position, Resources, choose
-from greyhound.pipelines.request import BadImageError, Settings
-from greyhound.pipelines.threads import Ring
-from greyhound.pipelines.tier import Tier
+from greyhound.pipelines.decoded import ImageCache
+from greyhound.pipelines.engine import BadImageError, DeviceError, EngineConfig, EngineName, Resources
+from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose
+from greyhound.pipelines.threads import BufferPool
 
-ENGINES = [
-    "threads",
-    pytest.param("dali", marks=pytest.mark.skipif(not examine.available(), reason="DALI is not installed")),
-]
-both = pytest.mark.parametrize("engine", ENGINES)
 SMALL = Augment(size=32)
 
 
@@ -203,9 +202,9 @@ def test_another_batch_size_or_prefetch_shows_the_same_images(coded_pack: Pack) 
 def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads", shuffle=True, start=Position(37), seed=3) as stream:
         batch = next(iter(stream))
-        request = stream.request(37, batch.ids.numpy()[2:3])
-        tier = Tier(coded_pack, np.zeros(20, dtype=bool), np.zeros(20, dtype=np.int32))
-        engine = threads.stream(coded_pack, iter([request]), Settings(32, 0, 1, 1, 1, 1, "cpu", tier))
+        spec = stream.spec(37, batch.ids.numpy()[2:3])
+        cache = ImageCache(coded_pack, np.zeros(20, dtype=bool), np.zeros(20, dtype=np.int32))
+        engine = threads.stream(coded_pack, iter([spec]), EngineConfig(32, 0, 1, 1, 1, 1, "cpu", cache))
         ((_, images),) = engine
     assert torch.equal(images[0, 0].permute(2, 0, 1), batch.images[2])
 
@@ -221,7 +220,7 @@ def test_the_ranks_together_are_the_epoch(coded_pack: Pack, engine: str, shuffle
         whole = list(stream)
     shares = []
     for rank in range(3):
-        with open_loader(coded_pack, engine, rank=rank, ranks=3, **options) as stream:
+        with open_loader(coded_pack, engine, rank=rank, world_size=3, **options) as stream:
             shares.append(list(stream))
             assert stream.position == Position(1, 20)
     for step, batch in enumerate(whole):
@@ -233,7 +232,7 @@ def test_the_ranks_together_are_the_epoch(coded_pack: Pack, engine: str, shuffle
 @both
 def test_a_rank_without_an_image_gets_an_empty_batch(coded_pack: Pack, engine: str) -> None:
     """Every rank takes the same number of steps, or they would wait for each other for ever."""
-    with open_loader(coded_pack, engine, batch_size=19, rank=1, ranks=2, epochs=2) as stream:
+    with open_loader(coded_pack, engine, batch_size=19, rank=1, world_size=2, epochs=2) as stream:
         batches = list(stream)
     assert sizes(batches) == [9, 0, 9, 0]
     assert batches[1].images.shape == (0, 3, 32, 32)
@@ -268,36 +267,36 @@ def test_hand_over_under_stress(coded_pack: Pack, engine: str) -> None:
             del held[dice.randrange(9) :]
 
 
-def test_the_ring_does_not_grow_when_the_consumer_lets_go(
+def test_the_pool_does_not_grow_when_the_consumer_lets_go(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rings: list[Ring] = []
+    pools: list[BufferPool] = []
 
-    class Watched(Ring):
+    class Watched(BufferPool):
         def __init__(self, shape: tuple[int, ...], pinned: bool = False) -> None:
             super().__init__(shape, pinned)
-            rings.append(self)
+            pools.append(self)
 
-    monkeypatch.setattr(threads, "Ring", Watched)
+    monkeypatch.setattr(threads, "BufferPool", Watched)
     with open_loader(coded_pack, "threads", shuffle=True, prefetch=3) as stream:
         for batch in itertools.islice(stream, 50):
             assert len(batch.ids) == 5
-    assert len(rings) == 1
-    assert 4 <= rings[0].allocated <= 5  # prefetch + 2
+    assert len(pools) == 1
+    assert 4 <= pools[0].allocated <= 5  # prefetch + 2
 
 
-def test_the_ring_reuses_only_what_nobody_reads() -> None:
-    ring = Ring((4, 2))
-    one, other = ring.take(), ring.take()
-    assert ring.allocated == 2
-    tensor = ring.lend(one, 3)
+def test_the_pool_reuses_only_what_nobody_reads() -> None:
+    pool = BufferPool((4, 2))
+    one, other = pool.get(), pool.get()
+    assert pool.allocated == 2
+    tensor = pool.wrap(one, 3)
     assert tensor.shape == (3, 2)
     view = tensor[1:].T
     del tensor
-    assert ring.take() is not one
+    assert pool.get() is not one
     del view
-    assert ring.take() is one
-    assert ring.allocated == 3
+    assert pool.get() is one
+    assert pool.allocated == 3
     assert other is not one
 
 
@@ -398,9 +397,9 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         raise ModuleNotFoundError("No module named 'nvidia'")
 
     monkeypatch.setattr(importlib.util, "find_spec", missing)
-    assert examine.available() is False
+    assert machine.has_dali() is False
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert examine.available() is False
+    assert machine.has_dali() is False
 
 
 @pytest.mark.parametrize(
@@ -411,8 +410,8 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         ({"prefetch": 0}, "prefetch is 0; expected at least 1"),
         ({"threads": -2}, "threads is -2; expected at least 1"),
         ({"count": 0}, "loader: images is 0; expected at least 1"),
-        ({"ranks": 0}, "loader: ranks is 0; expected at least 1"),
-        ({"rank": 2, "ranks": 2}, "loader: rank is 2; expected 0 to 1"),
+        ({"world_size": 0}, "loader: world_size is 0; expected at least 1"),
+        ({"rank": 2, "world_size": 2}, "loader: rank is 2; expected 0 to 1"),
         ({"count": 21}, "loader: ids go from 0 to 20; the pack has rows 0 to 19"),
     ],
 )
@@ -447,7 +446,7 @@ def believe(pack: Pack) -> None:
 
 @both
 def test_an_image_whose_bytes_changed_is_named(rotten: Pack, engine: str) -> None:
-    assert rotten.damaged() == [2]
+    assert rotten.corrupt() == [2]
     with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(PackError) as error:
         list(itertools.islice(stream, 9))
     assert "row 2 ('a/0002.img') has not the bytes that were packed" in str(error.value)
@@ -485,11 +484,11 @@ def test_the_pack_is_made_resident_before_the_first_batch(
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(("batch_size", "ranks"), [(4, 1), (7, 1), (7, 2), (1, 2), (100, 3)])
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 1), (7, 1), (7, 2), (1, 2), (100, 3)])
 def test_the_sizes_of_a_ranks_batches_are_known_before(
-    coded_pack: Pack, shuffle: bool, batch_size: int, ranks: int
+    coded_pack: Pack, shuffle: bool, batch_size: int, world_size: int
 ) -> None:
-    for rank in range(ranks):
+    for rank in range(world_size):
         with Loader(
             coded_pack,
             Augment(size=8),
@@ -499,7 +498,30 @@ def test_the_sizes_of_a_ranks_batches_are_known_before(
             shuffle=shuffle,
             epochs=1,
             rank=rank,
-            ranks=ranks,
+            world_size=world_size,
         ) as loader:
             found = {len(batch.ids) for batch in loader}
             assert loader.batch_sizes() == sorted(found - {0})
+
+
+def test_the_clock_says_how_long_data_were_waited_for(
+    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 ms of waiting to 10 ms of work, over what comes after the clock is made."""
+    real = engines.WithTimeout.next
+
+    def slow(stream: engines.WithTimeout) -> Any:
+        time.sleep(0.02)
+        return real(stream)
+
+    monkeypatch.setattr(engines.WithTimeout, "next", slow)
+    with open_loader(coded_pack, "threads", batch_size=5) as stream:
+        next(iter(stream))
+        clock = Clock(stream)
+        for _ in itertools.islice(stream, 4):
+            time.sleep(0.01)
+        assert clock.images == 20
+        assert 0.08 <= clock.data_time < clock.seconds()
+        assert clock.seconds() >= 0.12
+        assert stream.data_time >= clock.data_time + 0.02
+        assert re.fullmatch(r"\d+ img/s, \d\d\.\d% waiting for data", clock.note())

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from greyhound.pipelines.augment import Augment, draw
-from greyhound.pipelines.order import epoch_order, even_bounds, first_looks, first_of_each, full_bounds, share
+from greyhound.pipelines.order import (
+    epoch_order,
+    even_bounds,
+    few_shot_split,
+    first_of_each,
+    full_bounds,
+    rank_share,
+)
 
 
 def test_an_epoch_is_a_permutation() -> None:
@@ -121,9 +128,9 @@ def test_bounds_are_plain_integers() -> None:
 
 def test_shares_partition_a_batch() -> None:
     batch = np.array([5, 3, 8, 1, 9, 2, 7])
-    assert share(batch, 0, 1).tolist() == [5, 3, 8, 1, 9, 2, 7]
-    assert [share(batch, rank, 3).tolist() for rank in range(3)] == [[5, 1, 7], [3, 9], [8, 2]]
-    assert share(batch[:1], 2, 3).tolist() == []
+    assert rank_share(batch, 0, 1).tolist() == [5, 3, 8, 1, 9, 2, 7]
+    assert [rank_share(batch, rank, 3).tolist() for rank in range(3)] == [[5, 1, 7], [3, 9], [8, 2]]
+    assert rank_share(batch[:1], 2, 3).tolist() == []
 
 
 @pytest.mark.slow
@@ -139,10 +146,10 @@ def test_imagenet_is_ordered_and_drawn_in_seconds() -> None:
 
 def test_the_first_look_has_as_many_of_each_class_and_nothing_is_seen_twice() -> None:
     labels, ids = np.arange(60, dtype=np.int32) % 3, np.arange(18, 60)
-    first, rest = first_looks(ids, labels, seed=0, count=4)
+    first, rest = few_shot_split(ids, labels, seed=0, count=4)
     assert np.bincount(labels[first]).tolist() == [4, 4, 4]
     assert sorted([*first, *rest]) == ids.tolist()
-    assert len(first_looks(ids, labels, seed=0, count=8)) == 1, "more than half of 42 is no first look"
+    assert len(few_shot_split(ids, labels, seed=0, count=8)) == 1, "more than half of 42 is no first look"
 
 
 def test_the_first_of_each_class() -> None:

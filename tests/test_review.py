@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import encode, folder, noise, packed, survey_here
+from pictures import encode, folder, noise, packed, scan_here
 from PIL import Image
 from runs import ONE_THREAD, Here, never, tinted, tiny_job
 
 from greyhound import review, train
 from greyhound.cache.__main__ import survey
-from greyhound.cache.demo import draw_demo
-from greyhound.cache.findings import read_rows
+from greyhound.cache.cli import from_json
+from greyhound.cache.demo.faults import draw_demo
+from greyhound.cache.files import WriteError
 from greyhound.cache.pack import Options
+from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import Look
-from greyhound.cache.suspects import Ranked, Review, read_review
+from greyhound.cache.survey import page
+from greyhound.cache.survey.labels import Ranked, Review
+from greyhound.cache.survey.table import read_rows
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
 from greyhound.model.run import Run
@@ -71,20 +74,20 @@ def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -
     first = by_row(found, colour_pack)[3]
     assert (first.label, first.likelier) == (colour_pack.classes[0], colour_pack.classes[2])
     assert (first.probability, first.likelier_probability) == pytest.approx((0.05, 0.9))
-    assert [image.suspect for image in found] == [True, True] + 58 * [False]
+    assert [image.is_issue for image in found] == [True, True] + 58 * [False]
     assert len({image.path for image in found}) == 60
 
 
 @needs_cleanlab
 def test_a_judge_that_agrees_with_every_label_suspects_none(colour_pack: Pack) -> None:
-    assert not any(image.suspect for image in review.rank(evidence(colour_pack, {})))
+    assert not any(image.is_issue for image in review.rank(evidence(colour_pack, {})))
 
 
 def test_the_neighbours_are_the_nearest_of_both_classes(colour_pack: Pack) -> None:
     seen = evidence(colour_pack, {25: 0})
     paths = [colour_pack.image_path(index) for index in range(60)]
-    suspect = Ranked(paths[25], colour_pack.classes[1], colour_pack.classes[0], 0.05, 0.9, suspect=True)
-    quiet = Ranked(paths[3], colour_pack.classes[0], colour_pack.classes[1], 0.9, 0.05, suspect=False)
+    suspect = Ranked(paths[25], colour_pack.classes[1], colour_pack.classes[0], 0.05, 0.9, is_issue=True)
+    quiet = Ranked(paths[3], colour_pack.classes[0], colour_pack.classes[1], 0.9, 0.05, is_issue=False)
     found, left = review.with_neighbours([suspect, quiet], seen, 2)
     assert {neighbour.path for neighbour in found.of_label} == {paths[24], paths[26]}
     assert [neighbour.path for neighbour in found.of_likelier] == [paths[19], paths[18]]
@@ -99,13 +102,13 @@ def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None
     files["c"].append(twin)
     pack = packed(tmp_path, files, Options(val=0, test=0))
     contents = review.hash_contents(pack, np.arange(len(pack)))
-    folds = review.deal(pack.labels, contents, 5)
+    folds = review.assign_folds(pack.labels, contents, 5)
     assert folds[9] == folds[28]
     for label in range(3):
         counts = np.bincount(folds[pack.labels == label], minlength=5)
         assert counts.min() >= 1
         assert counts.max() <= 3
-    assert (review.deal(pack.labels, contents, 5) == folds).all()
+    assert (review.assign_folds(pack.labels, contents, 5) == folds).all()
 
 
 def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> None:
@@ -119,12 +122,14 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
     pack = packed(tmp_path, files, Options(val=0, test=0))
     job = review.Job(out=tmp_path / "labels.json", pack=pack.path, resources=ONE_THREAD)
     network = build("test_efficientnet", 3, "none")
-    ids, _, labels, small = review.see(job, pack, np.arange(len(pack)), Augment(size=64), network, bf16=False)
+    ids, _, labels, small = review.extract_features(
+        job, pack, np.arange(len(pack)), Augment(size=64), network, bf16=False
+    )
     assert (labels.numpy() == pack.labels).all()
     alike = review.find_alike(pack, ids, small)
     twins = {pack.image_path(index) for pair in alike for index in (pair.one, pair.other)}
     assert twins == {"a/0009.img", "a/0010.img", "c/0009.img"}
-    folds = review.deal(pack.labels, review.hash_contents(pack, ids), 5, alike)
+    folds = review.assign_folds(pack.labels, review.hash_contents(pack, ids), 5, alike)
     assert folds[9] == folds[10] == folds[29]
     assert len({*folds[:9]}) == 5
 
@@ -132,8 +137,8 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
 def test_a_class_that_hangs_together_is_dealt_out_all_the_same() -> None:
     labels, contents = np.repeat(np.arange(2, dtype=np.int32), 6), [str(n) for n in range(12)]
     burst = [Pair(n, n + 1, 0.1, mirrored=False) for n in range(5)]
-    assert len({*review.deal(labels, contents, 3, burst)[:6]}) == 3
-    assert len({*review.deal(labels, contents, 3, burst[:2])[:3]}) == 1
+    assert len({*review.assign_folds(labels, contents, 3, burst)[:6]}) == 3
+    assert len({*review.assign_folds(labels, contents, 3, burst[:2])[:3]}) == 1
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +156,7 @@ def demo_review(demo: Path) -> Review:
     command = [sys.executable, str(ROOT / "review.py"), "--images", str(demo), "--out", str(out)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "label suspects among" in answer.stdout
-    return read_review(out)
+    return from_json(Review, json.loads((out).read_text()), "ranking")
 
 
 @needs_cleanlab
@@ -163,8 +168,8 @@ def test_planted_mislabels_are_ranked_at_the_top(demo: Path, demo_review: Review
     planted = [path for path, fault in faults.items() if fault == "mislabelled"]
     assert planted
     assert all(paths.index(path) < 0.03 * len(paths) for path in planted)
-    assert set(planted) <= {image.path for image in demo_review.suspects}
-    assert len(demo_review.suspects) < 0.1 * len(paths)
+    assert set(planted) <= {image.path for image in demo_review.label_issues}
+    assert len(demo_review.label_issues) < 0.1 * len(paths)
 
 
 @needs_cleanlab
@@ -181,13 +186,13 @@ def test_only_usable_images_are_ranked_and_grayscale_ones_are_usable(demo: Path,
 @needs_weights
 def test_every_suspect_has_neighbours_of_both_classes(demo_review: Review) -> None:
     labels = {image.path: image.label for image in demo_review.ranking}
-    for image in demo_review.suspects:
+    for image in demo_review.label_issues:
         assert [labels[neighbour.path] for neighbour in image.of_label] == 3 * [image.label]
         assert [labels[neighbour.path] for neighbour in image.of_likelier] == 3 * [image.likelier]
         assert image.path not in {neighbour.path for neighbour in image.of_label}
         cosines = [neighbour.cosine for neighbour in image.of_likelier]
         assert cosines == sorted(cosines, reverse=True)
-    assert not any(image.of_label for image in demo_review.ranking if not image.suspect)
+    assert not any(image.of_label for image in demo_review.ranking if not image.is_issue)
 
 
 @pytest.fixture
@@ -195,7 +200,7 @@ def run_review(tiny_run: Path, tmp_path: Path) -> Iterator[Review]:
     """The tiny run's review of its own pack, written and read back."""
     out = tmp_path / "labels.json"
     found = review.review(review.Job(out=out, run=tiny_run, checkpoint="swa", resources=ONE_THREAD))
-    assert read_review(out) == found
+    assert from_json(Review, json.loads((out).read_text()), "ranking") == found
     yield found
 
 
@@ -228,7 +233,7 @@ def test_a_run_shows_where_it_looks_at_its_suspects(
     job = review.Job(out=tmp_path / "labels.json", run=tiny_run, resources=ONE_THREAD)
     seen = evidence(colour_pack, {3: 2, 25: 0})
     found = review.with_saliency(job, review.rank(seen), seen)
-    assert [bool(image.saliency) for image in found] == [image.suspect for image in found]
+    assert [bool(image.saliency) for image in found] == [image.is_issue for image in found]
     pictures = [Image.open(io.BytesIO(base64.b64decode(image.saliency))) for image in found[:2]]
     assert [(picture.format, picture.size) for picture in pictures] == 2 * [("JPEG", (32, 32))]
     assert found[0].saliency != found[1].saliency
@@ -254,8 +259,10 @@ def test_without_cleanlab_one_line_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    with pytest.raises(PackError, match=r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"):
-        review.review(review.Job(out=tmp_path / "labels.json", images=tmp_path))
+    with pytest.raises(
+        review.ReviewError, match=r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"
+    ):
+        review.review(review.Job(out=tmp_path / "labels.json", images=tmp_path / "nowhere"))
 
 
 @needs_cleanlab
@@ -294,27 +301,27 @@ def test_a_run_without_held_out_images_cannot_judge(tiny_run: Path, tmp_path: Pa
         ({"folds": 1}, "folds is 1; expected at least 2"),
         ({"size": 8}, "size is 8; expected at least 32 pixels"),
         ({"neighbours": -1}, "neighbours is -1; expected 0 or more"),
+        ({"images": None, "run": Path("r"), "survey": Path("s")}, "--survey is of a folder of images"),
+        ({"out": None}, "there is nowhere to write to; name a file: --out"),
     ],
 )
-def test_numbers_that_make_no_sense(numbers: dict[str, int], said: str) -> None:
+def test_numbers_that_make_no_sense(numbers: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        review.Job(out=Path("labels.json"), images=Path("images"), **numbers)  # type: ignore[arg-type]
+        review.Job(**{"out": Path("labels.json"), "images": Path("images"), **numbers})
 
 
 def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Path) -> None:
-    images = folder(
-        tmp_path / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")}
-    )
+    images = two_images(tmp_path / "i")
     (tmp_path / "out").mkdir()
     job = review.Job(out=tmp_path / "out" / "labels.json", images=images, resources=ONE_THREAD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.pack.survey", survey_here)
+        patch.setattr("greyhound.cache.pack.scan", scan_here)
         with review.open_pack(job) as opened:
             assert opened.path.parents[1] == tmp_path / "out"
     assert not [*(tmp_path / "out").iterdir()]
     gone = replace(job, out=tmp_path / "gone" / "labels.json")
     with (
-        pytest.raises(PackError, match=r"labels\.json cannot be written \(No such file.*\); name another"),
+        pytest.raises(WriteError, match=r"labels\.json cannot be written \(No such file.*\); name another"),
         review.open_pack(gone),
     ):
         pass
@@ -323,19 +330,21 @@ def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(tmp_path: Pa
 # --- from the command to the page -------------------------------------------------------------------------------------
 
 
-def surveyed(images: Path, out: Path, **chosen: Any) -> tuple[int, list[Path]]:
-    """The survey's exit code, and every file that was looked at; the review is the real one, in its own process."""
-    looked: list[Path] = []
+def surveyed(images: Path, out: Path, **chosen: Any) -> list[Path]:
+    """Survey a folder, review its labels, and complete the survey; every file that was scanned."""
+    scanned: list[Path] = []
 
-    def look(paths: Iterable[Path]) -> Generator[Look, None, None]:
+    def scan(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
         for path in paths:
-            looked.append(path)
-            yield from survey_here([path])
+            scanned.append(path)
+            yield from scan_here([path])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.inspection.survey", look)
-        patch.setattr("greyhound.cache.pack.survey", look)
-        return survey(images, out, **chosen), looked
+        patch.setattr("greyhound.cache.survey.findings.scan", scan)
+        patch.setattr("greyhound.cache.pack.scan", scan)
+        assert survey(images, out) == 0
+        review.review(review.Job(images=images, survey=out, resources=ONE_THREAD, **chosen))
+    return scanned
 
 
 def described(out: Path) -> list[dict[str, Any]]:
@@ -352,13 +361,12 @@ def described(out: Path) -> list[dict[str, Any]]:
 def test_survey_labels_from_the_command_to_the_page(tmp_path: Path) -> None:
     draw_demo(tmp_path / "dogs", 3, 20, 1)
     out = tmp_path / "out"
-    code, looked = surveyed(tmp_path / "dogs", out, labels=True)
-    assert code == 0
-    assert len(looked) == len(set(looked)) == 60  # truth.csv is no image
+    scanned = surveyed(tmp_path / "dogs", out)
+    assert len(scanned) == len(set(scanned)) == 60  # truth.csv is no image
     with (tmp_path / "dogs" / "truth.csv").open(encoding="utf-8") as stream:
         wrong = {row["path"]: row["of"] for row in csv.DictReader(stream) if row["fault"] == "mislabelled"}
     rows = {row.path: row for row in read_rows(out / "survey.csv")}
-    suspects = {path for path, row in rows.items() if "label-suspect" in row.findings}
+    suspects = {path for path, row in rows.items() if "label-issue" in row.findings}
     assert wrong
     assert wrong.keys() <= suspects
     items = {item["path"]: item for item in described(out)}
@@ -390,10 +398,9 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
     moved = {
         f"photographs {name}/{n}.jpg": data for name, files in images.items() for n, data in enumerate(files)
     }
-    code, _ = surveyed(folder(tmp_path / "moved", moved), tmp_path / "out", trained=tmp_path / "run")
-    assert code == 0
+    surveyed(folder(tmp_path / "moved", moved), tmp_path / "out", run=tmp_path / "run")
     assert "no image of" not in capsys.readouterr().err
-    found = [row for row in read_rows(tmp_path / "out" / "survey.csv") if "label-suspect" in row.findings]
+    found = [row for row in read_rows(tmp_path / "out" / "survey.csv") if "label-issue" in row.findings]
     assert found
     assert {row.path for row in found} <= {f"photographs green/{n}.jpg" for n in (20, 21, 22)}
     items = {item["path"]: item for item in described(tmp_path / "out")}
@@ -404,58 +411,44 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
 
 
 @needs_cleanlab
-def test_suspects_of_other_pictures_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = folder(
-        tmp_path / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")}
-    )
-    program = tmp_path / "review.py"
-    image = asdict(Ranked("train/a/0.png", "a", "b", 0.01, 0.9, suspect=True, sha256="0" * 64))
-    found = {"judge": "j", "accuracy": 0.9, "not_ranked": 0, "ranking": [image]}
-    program.write_text(f"import pathlib, sys\npathlib.Path(sys.argv[-1]).write_text({json.dumps(found)!r})\n")
-    (tmp_path / "run").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.suspects.PROGRAM", program)
-        code, _ = surveyed(images, tmp_path / "out", trained=tmp_path / "run")
-    assert code == 0
-    assert "note: 1 of 1 label suspects are no image of " in capsys.readouterr().err
-
-
-@needs_cleanlab
-def test_a_review_that_is_killed_is_one_line_and_the_page_is_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_label_issues_of_other_pictures_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = folder(
-        tmp_path / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")}
-    )
-    program = tmp_path / "review.py"
-    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("greyhound.cache.suspects.PROGRAM", program)
-        code, _ = surveyed(images, tmp_path / "out", labels=True)
-    assert code == 137
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        "note: the review of the labels was ended by SIGKILL, as it is where memory runs out"
-    )
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        "excluded.csv",
-        "survey.csv",
-        "survey.html",
-    ]
+    monkeypatch.setattr("greyhound.cache.survey.findings.scan", scan_here)
+    images, out = two_images(tmp_path / "i"), tmp_path / "out"
+    survey(images, out)
+    image = Ranked("train/a/0.png", "a", "b", 0.01, 0.9, is_issue=True, sha256="0" * 64)
+    page.complete(out, images, Review("j", 0.9, 0, (image,)))
+    assert "note: 1 of 1 label issues are no image of " in capsys.readouterr().err
+    here = Ranked("a/0.png", "a", "b", 0.01, 0.9, is_issue=True)
+    page.complete(out, images, Review("j", 0.9, 0, (here,)))
+    with pytest.raises(PackError, match="was reviewed before; make it again: greyhound survey"):
+        page.refuse_reviewed(out)
 
 
-def test_without_cleanlab_no_image_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1))})
-    monkeypatch.setattr("greyhound.cache.suspects.find_spec", lambda name: None)
-    with pytest.raises(PackError, match=r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"):
-        surveyed(images, tmp_path / "out", labels=True)
-    assert not (tmp_path / "out").exists()
+def test_a_surveyed_file_that_changed_is_not_reviewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greyhound.cache.survey.findings.scan", scan_here)
+    images, out = two_images(tmp_path / "i"), tmp_path / "out"
+    survey(images, out)
+    job = review.Job(images=images, survey=out, resources=ONE_THREAD)
+    for spoil, said in (
+        (lambda file: file.write_bytes(b"x"), "changed since"),
+        (Path.unlink, r"cannot be read \(No such"),
+    ):
+        spoil(images / "a" / "0.png")
+        with pytest.raises(PackError, match=f"0.png {said}.*survey the folder again"), review.open_pack(job):
+            pass
+
+
+def two_images(root: Path) -> Path:
+    return folder(root, {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")})
 
 
 @needs_cleanlab
-def test_labels_of_a_folder_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_of_a_folder_without_classes(tmp_path: Path) -> None:
     images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1)), "2.png": encode(noise(60, 60, 2))})
-    code, _ = surveyed(images, tmp_path / "out", labels=True)
-    assert code == 2
-    assert "the labels are not reviewed: " in capsys.readouterr().err
+    with pytest.raises(PackError, match="has 1 class folders with images; expected at least 2"):
+        surveyed(images, tmp_path / "out")
     assert (tmp_path / "out" / "survey.html").is_file()

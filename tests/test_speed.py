@@ -14,7 +14,8 @@ from runs import tiny_pack
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import Augment, draw
-from greyhound.pipelines.loader import Loader, Resources
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader
 from greyhound.pipelines.order import epoch_order
 
 IMAGENET = 1_280_000
@@ -39,7 +40,7 @@ def test_pythons_own_time_in_a_batch_of_256(colour_pack: Pack) -> None:
         times = []
         for epoch in range(20):
             started = time.thread_time()
-            loader.request(epoch, ids)
+            loader.spec(epoch, ids)
             times.append(time.thread_time() - started)
     assert statistics.median(times) < 3e-3
 
@@ -65,12 +66,12 @@ def test_no_stall_where_one_epoch_ends_and_the_next_begins(colour_pack: Pack) ->
     assert min(ratios) <= 2
 
 
-@pytest.mark.parametrize("tier", ["encoded", "decoded"])
+@pytest.mark.parametrize("cache", ["encoded", "decoded"])
 def test_nothing_is_allocated_after_the_first_epoch(
-    tmp_path_factory: pytest.TempPathFactory, tier: str
+    tmp_path_factory: pytest.TempPathFactory, cache: str
 ) -> None:
     pack = tiny_pack(tmp_path_factory.mktemp("flat"))
-    resources = Resources("threads", "cpu", 2, tier="decoded" if tier == "decoded" else "encoded")
+    resources = Resources("threads", "cpu", 2, image_cache="decoded" if cache == "decoded" else "encoded")
     with Loader(pack, Augment(size=64), np.arange(60), resources, batch_size=6, shuffle=True) as loader:
         for _ in islice(loader, 30):
             pass

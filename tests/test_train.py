@@ -24,9 +24,8 @@ from reads import host_reads
 from runs import ONE_THREAD, SMALL, TINY, Here, never, tiny_context, tiny_job, tiny_pack
 
 from greyhound import begin, session, train
-from greyhound.cache.command import Stop, Stopped
+from greyhound.cache.cli import Stop, Stopped, ValueFormatError
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError
 from greyhound.model import checkpoint
 from greyhound.model import state as state_module
 from greyhound.model.network import build
@@ -48,9 +47,9 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.step import validate
-from greyhound.pipelines.loader import Batch, Resources
+from greyhound.pipelines.engine import Resources, ResourcesError
+from greyhound.pipelines.loader import Batch
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.request import ResourcesError
 from greyhound.recipe import DEMO, FAST, PAPER, RECIPES, Averaging, Checkpoints, Recipe, TrainOptions
 from greyhound.session import TrainContext, open_evaluation, open_pack
 
@@ -65,7 +64,7 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
 ) -> None:
     train.train(tiny_job(colour_pack.path, tmp_path / "run"), never)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tier: decoded, 42 of 42 images in ")
+    assert lines[0].startswith("image cache: decoded, 42 of 42 images in ")
     assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
@@ -359,9 +358,9 @@ def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
 
 
 def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
-    resources = Resources(device="cpu", threads=1, tier="decoded", budget="1kB")
+    resources = Resources(device="cpu", threads=1, image_cache="decoded", cache_bytes="1kB")
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), resources=resources)
-    with pytest.raises(ResourcesError, match="raise --budget, or choose --tier auto"):
+    with pytest.raises(ResourcesError, match="raise --cache-bytes, or choose --image-cache auto"):
         train.train(job, never)
     assert not (tmp_path / "run").exists()
 
@@ -722,7 +721,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout
-    assert process.stdout.readline().startswith("tier: ")
+    assert process.stdout.readline().startswith("image cache: ")
     assert process.stdout.readline().startswith("epoch: 0")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

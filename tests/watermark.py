@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from greyhound.cache.store import Pack
+from greyhound.pipelines.decoded import ImageCache
+from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, ToDevice
 from greyhound.pipelines.loader import torch_device
-from greyhound.pipelines.request import Device, Engine, Request, Settings
-from greyhound.pipelines.tier import Tier
-from greyhound.pipelines.upload import Upload
 
 SIZE = 8
 IMAGES = 1
@@ -35,21 +34,21 @@ def overwritten(pack: Pack, engine: Engine, device: Device, batches: int, carele
     device. It reads the count at the end. careless: it looks on a stream of its own, for which nobody waits, and holds no
     source of a copy; on a GPU that must be found.
     """
-    everything, halvings = np.ones(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
-    settings = Settings(SIZE, 0, 1, IMAGES, 2, 2, device, Tier(pack, everything, halvings))
+    everything, whole = np.ones(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
+    config = EngineConfig(SIZE, 0, 1, IMAGES, 2, 2, device, ImageCache(pack, everything, whole))
     chance, held = random.Random(0), deque[tuple[int, torch.Tensor]]()
     wrong = torch.zeros((), dtype=torch.int64, device=torch_device(device))
-    upload = Upload(wrong.device)
+    to_device = ToDevice(wrong.device)
     aside = torch.cuda.Stream() if careless else None  # type: ignore[no-untyped-call]
 
     def look(number: int, images: torch.Tensor) -> None:
         with torch.cuda.stream(aside):  # of None: where it is
             if device == "gpu" and not chance.randrange(PAUSES):
                 torch.cuda._sleep(PAUSE)  # type: ignore[no-untyped-call]
-            there = images.to(wrong.device, non_blocking=True) if careless else upload(images)
+            there = images.to(wrong.device, non_blocking=True) if careless else to_device(images)
             wrong.add_((there != number).sum())
 
-    for number, (_, images) in enumerate(engine(pack, marked(pack, batches), settings)):
+    for number, (_, images) in enumerate(engine(pack, marked(pack, batches), config)):
         held.append((number, images))
         del images
         while len(held) > chance.randrange(HELD):
@@ -61,16 +60,16 @@ def overwritten(pack: Pack, engine: Engine, device: Device, batches: int, carele
     return int(wrong)
 
 
-def marked(pack: Pack, batches: int) -> Iterator[Request]:
-    """Requests whose colour matrix is zero but for its constant, the request's number: every pixel says which it is."""
+def marked(pack: Pack, batches: int) -> Iterator[BatchSpec]:
+    """Batches whose colour matrix is zero but for its constant, the batch's number: every pixel says which it is."""
     for number in range(batches):
         colour = np.zeros((IMAGES, 1, 3, 4), dtype=np.float32)
         colour[..., 3] = number  # exact in float32 up to 2**24
-        yield Request(
+        yield BatchSpec(
             ids=(np.arange(IMAGES) + number) % len(pack),
             geometry=np.tile(np.eye(3, dtype=np.float32), (IMAGES, 1, 1, 1)),
             colour=colour,
-            halvings=np.zeros(IMAGES, dtype=np.int32),
+            log2_reduction=np.zeros(IMAGES, dtype=np.int32),
             epoch=0,
             stop=number + 1,
         )

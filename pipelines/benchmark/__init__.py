@@ -1,1 +1,1 @@
-"""Benchmark: the same augmentation by every engine, every tier and the loaders that people use instead, in one run."""
+"""Benchmark: the same augmentation by every engine and by the loaders that people use instead, in one run."""

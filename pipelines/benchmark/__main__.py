@@ -1,12 +1,13 @@
-"""Benchmark: the same augmentation by every engine, every tier and the loaders that people use instead, in one run.
+"""Benchmark: the same augmentation by every engine and by the loaders that people use instead, in one run.
 
     greyhound benchmark --images FOLDER --json out.json --chart out.png
     greyhound benchmark --compare old.json new.json
 
-Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON. Before anything
-is timed, rows that claim equal pixels are compared. Every sample runs in a process of its own, rows take turns, and
-figures are medians: a machine that others use too is only fair to rows that are measured beside each other. The unit
-to trust is core-milliseconds an image: user and system time of the row's process and all its workers.
+Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON.
+Before anything is timed, rows that claim equal pixels are compared. Every sample runs in a process of its
+own, rows take turns, and figures are medians: a machine that others use too is only fair to rows that are
+measured beside each other. The unit to trust is core-milliseconds an image: user and system time of the row's
+process and all its workers.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from typing import Annotated
 
 import tyro
 
-from greyhound.cache.command import parse, run
-from greyhound.cache.pack import Options, find_unlabelled, write
-from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import SurveyError
-from greyhound.cache.values import ValueFormatError
+from greyhound.cache.cli import parse, run
+from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.pack import Options, write
+from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark.measure import measure
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
 from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report
-from greyhound.pipelines.request import ResourcesError, StreamError
 
 
 @dataclass(frozen=True)
@@ -95,4 +94,4 @@ def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
 
 
 if __name__ == "__main__":
-    run(main, PackError, SurveyError, BenchmarkError, ResourcesError, StreamError, ValueFormatError)
+    run(main)

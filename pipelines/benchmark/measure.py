@@ -15,18 +15,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import numpy as np
+import psutil
+import simplejpeg
 import torch
 
-from greyhound.cache.command import progress_bar
+from greyhound.cache.cli import progress_bar
+from greyhound.cache.decode import decode, downsample
+from greyhound.cache.folder import find_unlabelled
 from greyhound.cache.machine import available_cores, describe_machine, installed
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
-from greyhound.pipelines.benchmark.account import take_account, take_waiting
-from greyhound.pipelines.benchmark.large import enlarged, worst_psnr
-from greyhound.pipelines.benchmark.rows import BATCH_SIZE, ROWS, BenchmarkError, lacking
-from greyhound.pipelines.loader import EngineName, Loader, Resources
-from greyhound.pipelines.tier import TierName
+from greyhound.pipelines.benchmark.peers import BATCH_SIZE
+from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError, lacking, open_loader, steps
+from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
+from greyhound.pipelines.loader import Loader
 
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""
@@ -41,6 +47,12 @@ PACKAGES: Final = (
     "ffcv",
 )
 """Whose versions a figure depends on."""
+PIXELS: Final = 12_000_000
+"""Of a large original: a telephone's camera makes as many."""
+_LARGE: Final = 16
+"""Images that are enlarged: enough that no cache holds them."""
+_GRAIN: Final = 4.0
+"""Standard deviation of the added noise, in levels of 255: a sensor's, for files as large as real ones."""
 _WARM_UP: Final = 3
 """Batches before the clock starts: pools, plugins and prefetching are in place then."""
 
@@ -68,10 +80,10 @@ class Result:
 def measure(
     pack: Pack, data: str, names: tuple[str, ...], seconds: float, repeats: int, folder: Path
 ) -> dict[str, Any]:
-    """Check that the engines agree, then sample the rows `names`, each in turn; everything that the JSON says.
+    """Check that the engines agree, then sample the rows `names`, each in turn: all that the JSON says.
 
-    data: what the pack holds, for the reader. seconds, repeats: of and for each sample. folder: takes what the
-    measurement itself has to write. Raises BenchmarkError.
+    data: what the pack holds, for the reader. seconds, repeats: of and for each sample. folder: takes what
+    the measurement itself has to write. Raises BenchmarkError.
     """
     check_agreement(pack)
     missing = {name: why for name in names if (why := lacking(ROWS[name]))}
@@ -84,44 +96,60 @@ def measure(
         paths |= dict.fromkeys(of_large, large.path)
         result["large"] = {"bytes": large.nbytes / len(large), "worst_psnr_db": worst_psnr(large)}
     samples: dict[str, list[Sample]] = {name: [] for name in present}
-    turns = [name for _ in range(repeats) for name in present]
+    turns = present * repeats
     with progress_bar("measuring") as update:
         for done, name in enumerate(turns):
             update(done, len(turns), name)
             samples[name].append(_in_a_process(sample, name, paths[name], seconds))
     if "train-step" in present:
-        result["waiting_in_training"] = _in_a_process(take_waiting, pack.path, seconds)
-    result["account"] = asdict(_in_a_process(take_account, pack.path, seconds))
+        result["data_time_in_training"] = _in_a_process(data_time_share, pack.path, seconds)
     result["rows"] = [asdict(summarise(name, taken)) for name, taken in samples.items()]
-    return conditions(pack, data) | {"seconds": seconds, "repeats": repeats} | result
+    conditions = {
+        "machine": describe_machine(),
+        "versions": installed(*PACKAGES),
+        "date": datetime.now(UTC).date().isoformat(),
+        "data": f"{data}: {len(pack)} images, {pack.nbytes / len(pack) / 1000:.0f} kB each",
+    }
+    return conditions | {"seconds": seconds, "repeats": repeats} | result
 
 
 def check_agreement(pack: Pack) -> None:
-    """Rows that claim equal pixels must have them, or no time of theirs means anything. Raises BenchmarkError."""
+    """Rows that claim equal pixels must have them, or their times mean nothing. Raises BenchmarkError."""
     expected = first_batch(pack, "threads", "encoded")
-    others: list[tuple[EngineName, TierName]] = [("threads", "decoded")]
+    others: list[tuple[EngineName, ImageCacheName]] = [("threads", "decoded")]
     if not lacking(ROWS["dali-cpu-encoded"]):
-        others += [("dali", "encoded"), ("dali", "decoded")]
-    for name, tier in others:
-        apart = float((first_batch(pack, name, tier) - expected).abs().mean() * 255)
+        others.append(("dali", "encoded"))
+    for name, cache in others:
+        apart = float((first_batch(pack, name, cache) - expected).abs().mean() * 255)
         if apart > AGREEMENT:
             raise BenchmarkError(
-                f"{name}, {tier}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
+                f"{name}, {cache}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
                 "nothing was timed"
             )
 
 
-def first_batch(pack: Pack, name: EngineName, tier: TierName) -> torch.Tensor:
-    """Images of the second epoch, where a tier is in use."""
+def first_batch(pack: Pack, name: EngineName, cache: ImageCacheName) -> torch.Tensor:
+    """Images of the second epoch, where a cache is in use."""
     ids = np.arange(min(len(pack), BATCH_SIZE))
-    resources = Resources(name, "cpu", tier=tier)
+    resources = Resources(name, "cpu", image_cache=cache)
     with Loader(pack, peers.AUGMENT, ids, resources, batch_size=len(ids), epochs=2) as loader:
         *_, last = loader
     return last.images
 
 
+def data_time_share(path: Path, seconds: float) -> float:
+    """Share of a training's time, 0..1, that it waits for data: as the row `train-step`, once it is warm."""
+    with open_loader(Pack(path), Resources("threads", "cpu"), batch_size=8) as loader:
+        stream = steps(loader, with_loader=True)
+        next(stream)
+        waited, started = loader.data_time, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            next(stream)
+        return (loader.data_time - waited) / (time.perf_counter() - started)
+
+
 def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a fresh process, so that no row inherits another's memory, threads or caches."""
+    """The result of a call in a fresh process: no row inherits another's memory, threads or caches."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()
@@ -147,16 +175,12 @@ def sample(name: str, path: Path, seconds: float) -> Sample:
 
 def core_seconds() -> float:
     """User and system time so far of this process and of all its workers."""
-    import psutil
-
     times = [process.cpu_times() for process in _family(psutil.Process())]
     return float(sum(spent.user + spent.system for spent in times))
 
 
 def _resident_mib() -> float:
     """Memory of this process and of all its workers, what they share counted once."""
-    import psutil
-
     return float(sum(process.memory_full_info().pss for process in _family(psutil.Process()))) / 2**20
 
 
@@ -176,11 +200,27 @@ def summarise(name: str, samples: list[Sample]) -> Result:
     )
 
 
-def conditions(pack: Pack, data: str) -> dict[str, Any]:
-    """What a figure depends on."""
-    return {
-        "machine": describe_machine(),
-        "versions": installed(*PACKAGES),
-        "date": datetime.now(UTC).date().isoformat(),
-        "data": f"{data}: {len(pack)} images, {pack.nbytes / len(pack) / 1000:.0f} kB each",
-    }
+def enlarged(pack: Pack, folder: Path) -> Path:
+    """A pack in `folder` of the first images of `pack`: enlarged to 12 megapixels, grained, encoded again."""
+    images = folder / "large"
+    images.mkdir()
+    for row in range(min(_LARGE, len(pack))):
+        pixels = decode(pack.encoded(row))
+        scale = (PIXELS / (pixels.shape[0] * pixels.shape[1])) ** 0.5
+        large = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        grain = np.random.default_rng(row).normal(0, _GRAIN, large.shape[:2]).astype(np.float32)
+        grained = np.clip(large + grain[..., None], 0, 255).astype(np.uint8)
+        encoded = simplejpeg.encode_jpeg(grained, quality=87, colorsubsampling="420")  # as cameras do
+        (images / f"{row:03}.jpg").write_bytes(encoded)
+    write(find_unlabelled(images), (), folder / "large.arrow", Options(keep_grayscale=True), split="train")
+    return folder / "large.arrow"
+
+
+def worst_psnr(pack: Pack) -> float:
+    """The lowest PSNR, in dB, of the scaled decode against the block means of a full decode."""
+    found = []
+    for row, times in enumerate(log2_reduction(peers.AUGMENT, pack.sizes).tolist()):
+        width, height = pack.stored_sizes[row]
+        scaled = decode(pack.encoded(row), times, (int(width), int(height)))
+        found.append(cv2.PSNR(scaled, downsample(decode(pack.encoded(row)), times)))
+    return float(min(found))

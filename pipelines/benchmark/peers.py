@@ -1,7 +1,7 @@
-"""The loaders that people use instead, for the benchmark: the same augmentation as far as each can express it.
+"""The loaders that people use instead: the same augmentation as far as each can express it.
 
-Before it: a resident pack. After it: `benchmark` times each of them beside our engines. Every peer reads its originals
-from memory, and each is written the way its own documentation would have it.
+Before it: a resident pack. After it: `benchmark` times each of them beside our engines. Every peer reads its
+originals from memory, and each is written the way its own documentation would have it.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
+from greyhound.cache.decode import decode
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.decode import decode
 
+BATCH_SIZE: Final = 64
 AUGMENT: Final = Augment()
 """What every row does to an image: the seed's recipe."""
 _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
 """The short side lies between these."""
 _AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
-"""Share of a photograph that the window takes, where a crop cannot reach past the edge: scales below 1 are not expressed."""
+"""Share of a photograph in the window. A crop cannot reach past the edge: scales below 1 are missing."""
 
 
+@dataclass(frozen=True)
 class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """Endless rows of a pack for torch's DataLoader. finish: encoded bytes -> float32 `[3, S, S]`."""
 
-    def __init__(self, pack: Pack, finish: Callable[[Any], torch.Tensor]) -> None:
-        """Nothing is read yet."""
-        self.pack, self.finish = pack, finish
+    pack: Pack
+    finish: Callable[[Any], torch.Tensor]
 
     def __len__(self) -> int:
         """As good as endless."""
@@ -47,11 +48,11 @@ class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def in_workers(
-    pack: Pack, finish: Callable[[Any], torch.Tensor], batch_size: int, workers: int
+    finish: Callable[[], Callable[[Any], torch.Tensor]], pack: Pack, workers: int
 ) -> Iterator[int]:
     """Batches from torch's DataLoader with worker processes: how many images each had."""
     loader = torch.utils.data.DataLoader(
-        Originals(pack, finish), batch_size, num_workers=workers, multiprocessing_context="fork"
+        Originals(pack, finish()), BATCH_SIZE, num_workers=workers, multiprocessing_context="fork"
     )
     for pixels, _ in loader:
         yield len(pixels)
@@ -63,12 +64,11 @@ def torchvision_pil() -> Callable[[Any], torch.Tensor]:
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional
 
+    bilinear = v2.InterpolationMode.BILINEAR
     rest = v2.Compose(
         [
             v2.RandomCrop(AUGMENT.size, pad_if_needed=True),
-            v2.RandomAffine(
-                AUGMENT.rotation, shear=AUGMENT.shear, interpolation=v2.InterpolationMode.BILINEAR
-            ),
+            v2.RandomAffine(AUGMENT.rotation, shear=AUGMENT.shear, interpolation=bilinear),
             v2.ColorJitter(AUGMENT.brightness, AUGMENT.contrast, AUGMENT.saturation, AUGMENT.hue),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
@@ -94,30 +94,23 @@ def albumentations() -> Callable[[Any], torch.Tensor]:
 
     cv2.setNumThreads(0)
     low, high = (1 - AUGMENT.brightness, 1 + AUGMENT.brightness)
+    turn, lean = (-AUGMENT.rotation, AUGMENT.rotation), (-AUGMENT.shear, AUGMENT.shear)
     compose = library.Compose(
         [
             library.SmallestMaxSize(max_size=list(range(_SIDES[0], _SIDES[1] + 1))),
             library.RandomCrop(AUGMENT.size, AUGMENT.size, pad_if_needed=True),
-            library.Affine(
-                rotate=(-AUGMENT.rotation, AUGMENT.rotation),
-                shear={"x": (-AUGMENT.shear, AUGMENT.shear)},
-                p=1,
-            ),
+            library.Affine(rotate=turn, shear={"x": lean}, p=1),
             library.ColorJitter((low, high), (low, high), (low, high), (-AUGMENT.hue, AUGMENT.hue), p=1),
             library.ToFloat(max_value=255),
             ToTensorV2(),
         ]
     )
 
-    def finish(encoded: Any) -> torch.Tensor:
-        pixels: torch.Tensor = compose(image=simplejpeg.decode_jpeg(encoded, "RGB"))["image"]
-        return pixels
-
-    return finish
+    return lambda encoded: compose(image=simplejpeg.decode_jpeg(encoded, "RGB"))["image"]
 
 
-def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
-    """DALI's CPU backend as its examples would port the recipe: an operator a step, each with a random argument."""
+def dali_naive(pack: Pack, threads: int) -> Iterator[int]:
+    """DALI's CPU backend as its examples would port the recipe: an operator a step, with random arguments."""
     from nvidia.dali import fn, pipeline_def, types
 
     rows = np.random.default_rng(0).permutation(len(pack))
@@ -127,23 +120,18 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
 
     spread = [1 - AUGMENT.brightness, 1 + AUGMENT.brightness]
 
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
+    @pipeline_def(batch_size=BATCH_SIZE, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
     def path() -> Any:
         images = fn.decoders.image(fn.external_source(source, batch=False, dtype=types.UINT8))
         images = fn.random_resized_crop(
-            images,
-            size=AUGMENT.size,
-            random_area=list(_AREA),
-            random_aspect_ratio=[1.0, 1.0],
+            images, size=AUGMENT.size, random_area=list(_AREA), random_aspect_ratio=[1.0, 1.0]
         )
         centre = [AUGMENT.size / 2, AUGMENT.size / 2]
-        turn = fn.transforms.rotation(
-            angle=fn.random.uniform(range=[-AUGMENT.rotation, AUGMENT.rotation]), center=centre
-        )
+        angle = fn.random.uniform(range=[-AUGMENT.rotation, AUGMENT.rotation])
+        turn = fn.transforms.rotation(angle=angle, center=centre)
         lean = fn.stack(fn.random.uniform(range=[-AUGMENT.shear, AUGMENT.shear]), types.Constant(0.0))
-        images = fn.warp_affine(
-            images, fn.transforms.shear(turn, angles=lean, center=centre), interp_type=types.INTERP_LINEAR
-        )
+        matrix = fn.transforms.shear(turn, angles=lean, center=centre)
+        images = fn.warp_affine(images, matrix, interp_type=types.INTERP_LINEAR)
         images = fn.color_twist(
             images,
             brightness=fn.random.uniform(range=spread),
@@ -159,12 +147,12 @@ def dali_naive(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
         yield len(output)
 
 
+@dataclass(frozen=True)
 class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
     """A pack as FFCV's writer takes it, in a process of its own: uint8 RGB `[H, W, 3]`, one image a row."""
 
-    def __init__(self, path: Path, count: int) -> None:
-        """path: of the pack. count: its images. Nothing is opened yet: an open pack does not go to another process."""
-        self.path, self.count = path, count
+    path: Path
+    count: int
 
     def __len__(self) -> int:
         """Images."""
@@ -172,51 +160,36 @@ class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, row: int) -> tuple[Any, ...]:
         """The image alone."""
-        return (decode(self.pack.encoded(row)),)
-
-    @cached_property
-    def pack(self) -> Pack:
-        """Opened where it is read."""
-        return Pack(self.path)
+        return (decode(Pack(self.path).encoded(row)),)
 
 
-def ffcv(mode: Literal["jpg", "raw"]) -> Callable[[Pack, int, int], Iterator[int]]:
-    """FFCV from a file of its own in the page cache, its pixels encoded again (jpg) or as they are (raw); threads.
+def ffcv(mode: Literal["jpg", "raw"], pack: Pack, threads: int) -> Iterator[int]:
+    """FFCV from its own file in the page cache, the pixels encoded again (jpg) or as they are (raw); threads.
 
-    It has no rotation, no shear and no hue. (Leclerc et al. 2023, "FFCV: Accelerating Training by Removing Data Bottlenecks")
+    It has no rotation, no shear and no hue. Leclerc et al. 2023, "FFCV: Accelerating Training by Removing
+    Data Bottlenecks".
     """
+    from ffcv import transforms
+    from ffcv.fields import RGBImageField
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.writer import DatasetWriter
 
-    def work(pack: Pack, batch_size: int, threads: int) -> Iterator[int]:
-        from ffcv import transforms
-        from ffcv.fields import RGBImageField
-        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
-        from ffcv.writer import DatasetWriter
-
-        square, black, white = (AUGMENT.size, AUGMENT.size), np.zeros(3), np.full(3, 255.0)
-        steps = [
-            RandomResizedCropRGBImageDecoder(square, scale=_AREA, ratio=(1.0, 1.0)),
-            transforms.RandomBrightness(AUGMENT.brightness, 1.0),
-            transforms.RandomContrast(AUGMENT.contrast, 1.0),
-            transforms.RandomSaturation(AUGMENT.saturation, 1.0),
-            transforms.NormalizeImage(black, white, np.float32),
-            transforms.ToTensor(),
-            transforms.ToTorchImage(),
-        ]
-        with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
-            file = Path(folder) / "images.beton"
-            writer = DatasetWriter(str(file), {"image": RGBImageField(write_mode=mode)}, num_workers=1)
-            writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
-            loader = Loader(
-                str(file),
-                batch_size,
-                num_workers=threads,
-                os_cache=True,
-                order=OrderOption.RANDOM,
-                pipelines={"image": steps},
-            )
-            while True:
-                for (images,) in loader:
-                    yield len(images)
-
-    return work
+    steps = [
+        RandomResizedCropRGBImageDecoder((AUGMENT.size, AUGMENT.size), scale=_AREA, ratio=(1.0, 1.0)),
+        transforms.RandomBrightness(AUGMENT.brightness, 1.0),
+        transforms.RandomContrast(AUGMENT.contrast, 1.0),
+        transforms.RandomSaturation(AUGMENT.saturation, 1.0),
+        transforms.NormalizeImage(np.zeros(3), np.full(3, 255.0), np.float32),
+        transforms.ToTensor(),
+        transforms.ToTorchImage(),
+    ]
+    with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+        file = str(Path(folder) / "images.beton")
+        writer = DatasetWriter(file, {"image": RGBImageField(write_mode=mode)}, num_workers=1)
+        writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
+        options = {"order": OrderOption.RANDOM, "pipelines": {"image": steps}}
+        loader = Loader(file, BATCH_SIZE, num_workers=threads, os_cache=True, **options)
+        while True:
+            for (images,) in loader:
+                yield len(images)

@@ -13,14 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.pipelines.benchmark.account import Account
+from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.pipelines.benchmark.measure import Result
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
 
 
 def report(result: dict[str, Any], file: Path | None = None, chart: Path | None = None) -> None:
-    """Print the table, the account, and as the last line the JSON; write that to `file`, and draw the chart.
+    """Print the table, and as the last line the JSON; write that to `file`, and draw the chart.
 
     Raises BenchmarkError where a file cannot be written.
     """
@@ -45,63 +44,45 @@ def report(result: dict[str, Any], file: Path | None = None, chart: Path | None 
     for name, why in result["missing"].items():
         table.add_row(name, "-", "-", "-", "-", "-", why)
     console.print(table)
-    for line in remarks(result):
+    if "data_time_in_training" in result:
+        line = f"train-step waited for data {result['data_time_in_training']:.2%} of its time"
+        console.print(line, highlight=False, soft_wrap=True)
+    if large := result.get("large"):
+        line = (
+            f"large originals: {large['bytes'] / 1e6:.1f} MB each; the scaled decode is at least "
+            f"{large['worst_psnr_db']:.1f} dB from the block means of a full one"
+        )
         console.print(line, highlight=False, soft_wrap=True)
     text = json.dumps(result) + "\n"
     console.file.write(text)  # before what may fail: a measurement takes minutes
     if file:
-        _write(file, text)
+        try:
+            file.write_text(text)
+        except OSError as error:
+            raise BenchmarkError(f"{file} cannot be written ({error.strerror}); name another file") from None
     if chart:
         draw(chart, result)
 
 
-def remarks(result: dict[str, Any]) -> list[str]:
-    """What the measurement says beside its rows, a line each."""
-    account = Account(**result["account"])
-    lines = [
-        f"threads, encoded, core-ms an image: decode {account.decode:.2f} + warp {account.warp:.2f} + colour "
-        f"{account.colour:.2f} + hand-over {account.hand_over:.2f} = {account.parts:.2f} of {account.total:.2f}; "
-        f"its threads left {account.waiting:.1%} of the cores' time unused; measured by itself, beside the row"
-    ]
-    if "waiting_in_training" in result:
-        lines.append(f"train-step waited for data {result['waiting_in_training']:.2%} of its time")
-    if "large" in result:
-        large = result["large"]
-        lines.append(
-            f"large originals: {large['bytes'] / 1e6:.1f} MB each; the scaled decode is at least "
-            f"{large['worst_psnr_db']:.1f} dB from the block means of a full one"
-        )
-    return lines
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise BenchmarkError(f"{path} cannot be written ({error.strerror}); name another file") from None
+def _cost(row: dict[str, Any]) -> float:
+    return float(row["core_ms_per_image"])
 
 
 def _costs(result: dict[str, Any]) -> dict[str, float]:
-    return {row["name"]: row["core_ms_per_image"] for row in result["rows"]}
+    return {row["name"]: _cost(row) for row in result["rows"]}
 
 
 def draw(path: Path, result: dict[str, Any]) -> None:
-    """Core-milliseconds an image of every loader as bars with their spread, the cheapest on top; ours in blue."""
+    """Core-milliseconds an image of every loader as bars with their spread, cheapest on top; ours in blue."""
     from matplotlib.figure import Figure
 
-    rows = sorted(
-        (
-            row
-            for row in result["rows"]
-            if ROWS[row["name"]].kind != "training" and not ROWS[row["name"]].large
-        ),
-        key=lambda row: row["core_ms_per_image"],
-    )
+    kinds = {name: row.kind for name, row in ROWS.items() if not row.large and row.kind != "training"}
+    rows = sorted((row for row in result["rows"] if row["name"] in kinds), key=_cost)
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     colours = {"ours": "#1c5d7a", "ceiling": "#b9b3a6", "peer": "#a5421c"}
     for place, row in enumerate(rows):
-        colour = colours[ROWS[row["name"]].kind]
+        colour = colours[kinds[row["name"]]]
         cost, (low, high) = row["core_ms_per_image"], row["spread"]
         axes.barh(place, cost, color=colour, height=0.62)
         axes.plot([low, high], [place, place], color="black", linewidth=1.2)
@@ -158,11 +139,9 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> int:
         was = before.get(row["name"])
         if was is None:
             continue
-        apart = row["spread"][0] > was["spread"][1]
-        verdict = (
-            "slower" if apart else "faster" if row["spread"][1] < was["spread"][0] else "within the noise"
-        )
-        slower += [row["name"]] if apart else []
+        (low, high), (was_low, was_high) = row["spread"], was["spread"]
+        verdict = "slower" if low > was_high else "faster" if high < was_low else "within the noise"
+        slower += [row["name"]] if verdict == "slower" else []
         costs = (was["core_ms_per_image"], row["core_ms_per_image"])
         table.add_row(row["name"], *(f"{cost:.2f}" for cost in costs), f"{costs[1] / costs[0]:.2f}", verdict)
     console.print(table)
@@ -173,20 +152,14 @@ def as_markdown(result: dict[str, Any]) -> str:
     """The README's table: costs, and what they are of decoding alone and of torchvision."""
     costs = _costs(result)
     lines = [
-        "| row | images a second | core-ms an image | lowest to highest | of decoding alone | of torchvision's |",
+        "| row | images a second | core-ms an image | lowest to highest | of decoding alone "
+        "| of torchvision's |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         cost, (low, high) = row["core_ms_per_image"], row["spread"]
-        ratios = [
-            f"{cost / costs[base]:.2f}" if base in costs else "-"
-            for base in ("decode-only", "torchvision-pil")
-        ]
-        cells = (
-            f"`{row['name']}`",
-            f"{row['images_per_second']:.0f}",
-            f"{cost:.2f}",
-            f"{low:.2f} to {high:.2f}",
-        )
-        lines.append(f"| {' | '.join((*cells, *ratios))} |")
+        bases = [costs.get(base) for base in ("decode-only", "torchvision-pil")]
+        ratios = " | ".join(f"{cost / base:.2f}" if base else "-" for base in bases)
+        name, speed = row["name"], row["images_per_second"]
+        lines.append(f"| `{name}` | {speed:.0f} | {cost:.2f} | {low:.2f} to {high:.2f} | {ratios} |")
     return "\n".join(lines)

@@ -1,0 +1,270 @@
+"""What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
+
+Before it: nothing. After it: every script. To import it costs little: numpy, rich, pydantic and tyro are not
+loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import signal
+import stat
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+from greyhound.cache.errors import UserError
+
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+ENDINGS: Final = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
+SIGHUP: Final = getattr(signal, "SIGHUP", None)
+"""Which Windows has not."""
+BAD_INPUT = 2
+"""Exit code when what the user gave is not what was expected."""
+
+
+class ValueFormatError(UserError):
+    """The content is not of the type that was expected."""
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a program's `main` and leave with its exit code.
+
+    A UserError is one line on standard error, exit code 2. Ctrl-C and the other `ENDINGS`: 128 and the
+    signal's number. Any other error is a bug: one line that names the file with its traceback, exit code 1.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
+    try:
+        with _interruptible():
+            code = main() or 0
+        sys.exit(code)
+    except KeyboardInterrupt as asked:
+        sys.exit(128 + (asked.args[0] if asked.args else signal.SIGINT))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output, `head` for example, has seen enough
+        sys.exit(141)
+    except UserError as error:
+        _complain(f"error: {error}")
+        if error.hung:
+            sys.stdout.flush()
+            os._exit(BAD_INPUT)
+        sys.exit(BAD_INPUT)
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="greyhound-", suffix=".log", delete=False) as file:
+            traceback.print_exc(file=file)
+        _complain(f"unexpected {type(error).__name__}: {error} -- please report it with {file.name}")
+        sys.exit(1)
+
+
+def read_or_exit(read: Callable[[], Result]) -> Result:
+    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
+    try:
+        return read()
+    except UserError as error:
+        _complain(f"error: {error}")
+        sys.exit(BAD_INPUT)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Signals that ask for an end interrupt the block; after it they change nothing."""
+    ours = [
+        each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
+    ]
+    for number in ours:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    """End as Ctrl-C does; from here on only Ctrl-C interrupts the clearing up."""
+    for each in ENDINGS[1:]:
+        signal.signal(each, signal.SIG_IGN)
+    if number == SIGHUP:
+        _leave_terminal()
+    raise KeyboardInterrupt(number)
+
+
+def _leave_terminal() -> None:
+    """The terminal is gone, and writing to it is an error: discard what is printed from now on."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _unheard(number: int) -> bool:
+    """Whether the program was started so that it outlives its terminal, with nohup."""
+    return number == SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+
+
+def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
+    """Call tyro; its complaint about the command line becomes one line, like all others.
+
+    subcommands: those that the program has; the help that the line names is that of the one that was called.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return read()
+    except SystemExit as leaving:
+        if leaving.code == BAD_INPUT:
+            # Without the titles of boxes.
+            lines = [line for line in said.getvalue().splitlines() if not line.startswith("\u256d")]
+            text = " ".join(re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)).split())
+            text = re.sub(r" Argument helptext: .*?(?= For full helptext|$)", ".", text)
+            text = re.sub(r"Error parsing (--\S+): .*('.*')", r"\1 is \2; expected a number", text)
+            text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
+            text = re.sub(
+                r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:?) (.*--help)\.?", r"; see \1", text
+            ).replace(" (required)", "")
+            called = next(iter(sys.argv[1:]), "")
+            if called in subcommands:
+                text = re.sub(rf"(?<! {called}) --help$", f" {called} --help", text)
+            _complain(f"error: {text}")
+        raise
+
+
+def deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Result]]:
+    """`command` with its signature, but calling it only returns the call, to be made when parsing is over."""
+
+    @functools.wraps(command)
+    def later(*values: Any, **named: Any) -> Callable[[], Result]:
+        return lambda: command(*values, **named)
+
+    return later
+
+
+Stop = Callable[[], int | None]
+"""The signal that asked for an end, if any did."""
+
+
+class Stopped(Exception):
+    """A signal asked for an end."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """For as long as the block runs, the first of `ENDINGS` only asks for an end; the next one forces it."""
+    received: list[int] = []
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if number == SIGHUP:
+            _leave_terminal()
+
+    before = {number: signal.signal(number, receive) for number in ENDINGS if not _unheard(number)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Update(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` are done; `note` stands behind the bar."""
+
+
+@contextmanager
+def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
+    """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    console = Console(stderr=True)
+    # into a file or a pipe not even a transient bar writes nothing: it ends in an empty line
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+def plain(text: str) -> str:
+    """Text from a file name, with nothing in it for a terminal to interpret."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def note(text: str) -> None:
+    """Say one line beside the result, on standard error; nothing where there is nothing to say."""
+    if text:
+        _complain(f"note: {text}")
+
+
+def _complain(message: str) -> None:
+    print(plain(" ".join(message.split())), file=sys.stderr)  # noqa: T201
+
+
+def from_json(kind: type[Value], content: Any, source: str, partly: bool = False) -> Value:
+    """`content`, parsed JSON, as a `kind`, a dataclass with annotated fields. source: named in the message.
+
+    partly: unknown fields are ignored, and defaults stand in for missing ones. Raises ValueFormatError.
+    """
+    from pydantic import TypeAdapter
+
+    value = _validated(kind, content, source)
+    if not partly:
+        for place in _other_keys(content, TypeAdapter(kind).dump_python(value, mode="json")):
+            raise ValueFormatError(f"{source}: {place}, as this version of Greyhound writes it")
+    return value
+
+
+def _other_keys(found: Any, expected: Any, place: str = "") -> Iterator[str]:
+    """Every field that one side has and the other has not, in words."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        yield from (f"no {place}{key}; expected one" for key in expected.keys() - found.keys())
+        yield from (f"unknown {place}{key}; expected none" for key in found.keys() - expected.keys())
+        for key in expected.keys() & found.keys():
+            yield from _other_keys(found[key], expected[key], f"{place}{key}.")
+    if isinstance(expected, list) and isinstance(found, list):
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            yield from _other_keys(one, other, f"{place}{index}.")
+
+
+def _validated(kind: type[Value], content: Any, source: str) -> Value:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None

@@ -1,0 +1,80 @@
+"""Decode one image: the first of the three steps.
+
+Before it: an image's original bytes. After it: the warp. The `threads` engine decodes every image with it,
+and `validate` every file once, before packing.
+"""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+
+class DecodeError(ValueError):
+    """The bytes are no image that this system can decode."""
+
+
+def decode(
+    encoded: NDArray[np.uint8],
+    log2_reduction: int = 0,
+    size: tuple[int, int] = (0, 0),
+    strict: bool = False,
+) -> Pixels:
+    """Decode to RGB, halved `log2_reduction` times, antialiased; EXIF orientation is left to the geometry matrix.
+
+    encoded: uint8 `[bytes]`. size: stored width and height, needed for the log2_reduction of a JPEG, which
+    libjpeg-turbo then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG of which libjpeg-turbo says
+    anything at all, instead of grey rows or other colours from there on. Returns uint8 `[ceil(H / 2**h),
+    ceil(W / 2**h), 3]`. Raises DecodeError.
+    """
+    if encoded[:2].tobytes() == b"\xff\xd8":
+        least = (
+            (-(-size[0] // 2**log2_reduction), -(-size[1] // 2**log2_reduction)) if log2_reduction else (0, 0)
+        )
+        return _decode_jpeg(encoded, log2_reduction, least, strict)
+    try:
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # no bytes at all, or more pixels than OpenCV allows itself
+        raise DecodeError(f"OpenCV: {error.err}") from None
+    if pixels is None:
+        raise DecodeError("neither a JPEG nor an image that OpenCV reads")
+    return downsample(np.asarray(pixels, dtype=np.uint8), log2_reduction)
+
+
+def downsample(pixels: Pixels, times: int) -> Pixels:
+    """Average blocks of 2**times pixels a side; the last row and column repeat to fill a block."""
+    if times == 0:
+        return pixels
+    block = 2**times
+    height, width = pixels.shape[:2]
+    padded = cv2.copyMakeBorder(pixels, 0, -height % block, 0, -width % block, cv2.BORDER_REPLICATE)
+    smaller = (padded.shape[1] // block, padded.shape[0] // block)
+    return np.asarray(cv2.resize(padded, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _decode_jpeg(
+    encoded: NDArray[np.uint8], log2_reduction: int, least: tuple[int, int], strict: bool
+) -> Pixels:
+    try:
+        return np.asarray(
+            simplejpeg.decode_jpeg(encoded, "RGB", min_width=least[0], min_height=least[1], strict=strict)
+        )
+    except ValueError as error:
+        if strict and "color conversion" not in str(error):  # CMYK, which some versions leave to the caller
+            raise DecodeError(str(error)) from None
+        return downsample(_decode_with_pillow(encoded), log2_reduction)
+
+
+def _decode_with_pillow(encoded: NDArray[np.uint8]) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(encoded.tobytes())) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise whatever their formats make them raise
+        raise DecodeError(f"no decoder reads it: {error}") from None

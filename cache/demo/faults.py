@@ -1,0 +1,245 @@
+"""Plant faults in a drawn data set, and write down the ground truth.
+
+Before it: nothing, no network and no photographs. After it: the survey scans the folder as any other; compare
+what it finds with `truth.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import multiprocessing
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from greyhound.cache.demo.brushes import BREEDS
+from greyhound.cache.demo.dogs import draw_dog
+from greyhound.cache.errors import UserError
+from greyhound.cache.machine import available_cores
+
+Progress = Callable[[int, int], None]
+
+# What is planted, and its share of all images; every fault at least once from 100 images on. The last four
+# are valid.
+FAULTS: Final = {
+    "mislabelled": 0.010,
+    "grayscale": 0.006,
+    "near-duplicate": 0.006,
+    "exact-duplicate": 0.004,
+    "truncated": 0.004,
+    "empty": 0.003,
+    "not-an-image": 0.003,
+    "exif-rotated": 0.004,
+    "cmyk": 0.003,
+    "gif": 0.003,
+    "png": 0.003,
+}
+# The kinds of a fault, taken in turn; they end up in the column `detail`.
+KINDS: Final = {
+    "grayscale": ("one channel", "three equal channels"),
+    "near-duplicate": ("mirrored", "cropped", "resized", "re-encoded"),
+    "truncated": ("55 %", "40 %", "70 %"),
+    "exif-rotated": ("6", "8", "3"),
+}
+SUFFIXES: Final = {"gif": "gif", "png": "png"}
+# A mislabelled image has a number from here on, so the folder of its true breed never holds the same one.
+STRAYS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSummary:
+    """What was drawn: all images, folders, and how many images carry each fault."""
+
+    images: int
+    classes: int
+    faults: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One file to write. `breed` and `number` say what is drawn, the rest is its line in `truth.csv`."""
+
+    path: str
+    breed: int
+    number: int
+    fault: str = ""
+    of: str = ""
+    detail: str = ""
+
+
+class DemoError(UserError):
+    """The demo cannot be drawn as asked; the message is one line for the user."""
+
+
+def draw_demo(
+    out: Path, classes: int = 12, per_class: int = 60, seed: int = 0, progress: Progress | None = None
+) -> DemoSummary:
+    """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
+
+    All is drawn beside `out` and renamed at the end, so a failure leaves nothing behind. progress: called
+    with (images done, images in all). Raises DemoError for numbers out of range, and when `out` is in use or
+    cannot be made.
+    """
+    out = Path(out).absolute()
+    _check("classes", classes, 2, len(BREEDS))
+    _check("per_class", per_class, 1, STRAYS)
+    _check("seed", seed, 0, 2**63)
+    _check_vacant(out)
+    plans = plan_demo(classes, per_class, seed)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft_folder = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+    except OSError as error:
+        raise DemoError(f"{out} cannot be made ({error.strerror}); name another folder") from None
+    with draft_folder as scratch:
+        draft = Path(scratch) / out.name
+        for folder in {Path(plan.path).parent for plan in plans}:
+            (draft / folder).mkdir(parents=True)
+        for done, _ in enumerate(_write_all(draft, plans, seed), start=1):
+            if progress:
+                progress(done, len(plans))
+        _write_truth(draft / "truth.csv", plans)
+        if out.exists():  # empty, as was checked; only POSIX renames onto an empty folder
+            out.rmdir()
+        draft.rename(out)
+    return DemoSummary(len(plans), classes, dict(Counter(plan.fault for plan in plans if plan.fault)))
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise DemoError(f"{name} is {value}, expected {low} to {high}: choose a number in that range")
+
+
+def _check_vacant(out: Path) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    entries = len(list(out.iterdir())) if out.is_dir() else None
+    if entries != 0:
+        found = "a file" if entries is None else f"a folder with {entries} entries in it"
+        raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
+
+
+def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:
+    """Every file of the data set in the order of the folders, faults spread evenly over the breeds."""
+    rng = np.random.default_rng([seed, classes, per_class])
+    plans = {
+        (breed, n): Plan(_path(breed, n), breed, n) for breed in range(classes) for n in range(per_class)
+    }
+    free = [rng.permutation(per_class).tolist() for _ in range(classes)]
+    order = rng.permutation(classes).tolist()
+    for index, (fault, detail) in enumerate(_faults(classes * per_class)):
+        breed = order[index % classes]
+        number = free[breed].pop()
+        plan = replace(plans[breed, number], fault=fault, detail=detail)
+        if fault.endswith("duplicate"):
+            original = free[breed].pop()
+            plan = replace(plan, number=original, of=_path(breed, original))
+        if fault == "mislabelled":
+            other = (breed + int(rng.integers(1, classes))) % classes
+            plan = replace(plan, breed=other, number=STRAYS + number)
+        plans[breed, number] = replace(plan, path=_path(breed, number, SUFFIXES.get(fault, "jpg")))
+    return list(plans.values())
+
+
+def _faults(images: int) -> Iterator[tuple[str, str]]:
+    for fault, share in FAULTS.items():
+        kinds = KINDS.get(fault, ("",))
+        least = (2 if fault == "grayscale" else 1) if images >= 100 else 0
+        for index in range(max(least, round(share * images))):
+            yield fault, kinds[index % len(kinds)]
+
+
+def _path(breed: int, number: int, suffix: str = "jpg") -> str:
+    folder = _folder(breed)
+    return f"{folder}/{folder.lower()}_{number:03d}.{suffix}"
+
+
+def _folder(breed: int) -> str:
+    return BREEDS[breed].name.replace(" ", "_")
+
+
+def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]:
+    """Write the files on all cores, in fresh processes: forking is not safe beside threads."""
+    write = functools.partial(_write, folder, seed)
+    if len(plans) < 24:  # not worth the start of a process
+        yield from map(write, plans)
+        return
+    with ProcessPoolExecutor(available_cores(), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(write, plans, chunksize=4)
+
+
+def _write(folder: Path, seed: int, plan: Plan) -> None:
+    (folder / plan.path).write_bytes(render(plan, seed))
+
+
+def _write_truth(path: Path, plans: Sequence[Plan]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("path", "label", "fault", "of", "detail"))
+        table.writerows((plan.path, _folder(plan.breed), plan.fault, plan.of, plan.detail) for plan in plans)
+
+
+def render(plan: Plan, seed: int) -> bytes:
+    """The bytes of one file: the drawing, and what its fault makes of it."""
+    image = draw_dog(BREEDS[plan.breed], plan.number, seed)
+    return SPOILERS[plan.fault](image, plan.detail) if plan.fault in SPOILERS else encode(image)
+
+
+def encode(image: Image.Image, form: str = "JPEG", quality: int = 90, orientation: int = 1) -> bytes:
+    """An image as a file's bytes."""
+    file, exif = io.BytesIO(), Image.Exif()
+    if orientation != 1:
+        exif[ExifTags.Base.Orientation] = orientation
+    image.save(file, form, quality=quality, exif=exif)
+    return file.getvalue()
+
+
+def cut(image: Image.Image, detail: str) -> bytes:
+    """The first so many per cent of a JPEG."""
+    whole = encode(image)
+    return whole[: len(whole) * int(detail.split()[0]) // 100]
+
+
+def twin(image: Image.Image, kind: str) -> bytes:
+    """The same picture again, but not the same file."""
+    width, height = image.size
+    if kind == "mirrored":
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if kind == "cropped":
+        box = 0.03 * width, 0.02 * height, 0.98 * width, 0.97 * height
+        image = image.resize(image.size, Image.Resampling.BICUBIC, box)
+    if kind == "resized":
+        image = image.resize((round(0.91 * width), round(0.91 * height)), Image.Resampling.LANCZOS)
+    return encode(image, quality=75)
+
+
+def lay_down(image: Image.Image, orientation: str) -> bytes:
+    """Stored lying on its side or head, with the EXIF orientation by which a viewer puts it upright again."""
+    turns = {"3": Image.Transpose.ROTATE_180, "6": Image.Transpose.ROTATE_90, "8": Image.Transpose.ROTATE_270}
+    return encode(image.transpose(turns[orientation]), orientation=int(orientation))
+
+
+SPOILERS: Final[dict[str, Callable[[Image.Image, str], bytes]]] = {
+    "grayscale": lambda image, kind: encode(
+        image.convert("L").convert("L" if kind == "one channel" else "RGB")
+    ),
+    "near-duplicate": twin,
+    "truncated": cut,
+    "empty": lambda image, _: b"",
+    "not-an-image": lambda image, _: (
+        b"<html><body><h1>404 Not Found</h1><p>This dog has moved.</p></body></html>\n"
+    ),
+    "exif-rotated": lay_down,
+    "cmyk": lambda image, _: encode(image.convert("CMYK")),
+    "gif": lambda image, _: encode(image.quantize(), "GIF"),
+    "png": lambda image, _: encode(image, "PNG"),
+}

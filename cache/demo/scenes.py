@@ -1,0 +1,123 @@
+"""What lies around a dog: nine places, out of focus but for the ground near us.
+
+Before it: `brushes`. After it: `dogs` paints a dog in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageDraw, ImageFilter
+
+from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, window
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A place. `colours`: sky above and below, far off, ground far and near; `rough`: of the ground."""
+
+    colours: str
+    rough: float
+    lights: str = ""
+    indoors: bool = False
+
+
+SCENES: Final = (
+    Scene("#6fa8dc #dcebf2 #5f8a55 #86a650 #5d7f33", 0.22),  # meadow
+    Scene("#3f5c38 #7d9a5c #2f4a2c #6b8046 #4c5f30", 0.20, lights="#d9e8a0"),  # wood
+    Scene("#7fb4e0 #e8f1f4 #3f86ab #e3cfa4 #cdb184", 0.08),  # beach
+    Scene("#b9c9d8 #eef2f5 #7f929c #f2f5f8 #dce5ee", 0.05),  # snow
+    Scene("#8c6a4c #d8b384 #7c4a2a #a8804e #7d5a36", 0.24, lights="#ffd28a"),  # autumn
+    Scene("#2c3350 #8a6a7c #262a3c #6f6a70 #55525a", 0.12, lights="#ffdca0"),  # evening in town
+    Scene("#d9d2c5 #cfc6b6 #8f7a68 #b98d5f #8f673f", 0.06, indoors=True),  # room
+    Scene("#9db8b2 #a9c2bb #d8cfc0 #8c8f96 #6f7279", 0.10, indoors=True),  # hall
+    Scene("#bdb4bb #cfc8cc #b6abb2 #d2cacd #b3a9ae", 0.02, indoors=True),  # studio
+)
+
+
+def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
+    """A place `[3, H, W]` out of focus, in focus on the ground near us."""
+    scene, (height, width) = SCENES[rng.integers(len(SCENES))], shape
+    sky, haze, far, ground, near = (vary(rng, colour) for colour in scene.colours.split())
+    above = ramp(sky, haze, horizon) * (1 + 0.05 * cloud(rng, (horizon, width), 90))
+    below = ramp(ground, near, height - horizon) * np.ones(width, np.float32)
+    image = to_image(np.concatenate([above, below], axis=1))
+    (furnish if scene.indoors else plant)(rng, image, horizon, far)
+    if scene.lights:
+        twinkle(rng, image, horizon, scene.lights)
+    soft = defocus(image, rng.uniform(2, 7))
+    soft[:, horizon:] *= 1 + scene.rough * litter(rng, (height - horizon, width))
+    return soft
+
+
+def ramp(top: Array, bottom: Array, height: int) -> Array:
+    """A vertical gradient `[3, height, 1]`."""
+    return top + np.linspace(0, 1, height, dtype=np.float32)[:, None] * (bottom - top)
+
+
+def defocus(image: Image.Image, radius: float) -> Array:
+    """A picture out of focus as numbers in 0..1, blurred at half its size."""
+    small = image.reduce(2).filter(ImageFilter.GaussianBlur(radius / 2))
+    return to_array(small.resize(image.size, Image.Resampling.BILINEAR))
+
+
+def vary(rng: Generator, colour: str, hue: float = 0.03, shade: float = 0.07) -> Array:
+    """A colour `[3, 1, 1]` near the one named."""
+    factor = rng.normal(1, hue, (3, 1, 1)) + rng.normal(0, shade)
+    return np.clip(shade_of(colour) * factor, 0, 1).astype(np.float32)
+
+
+def litter(rng: Generator, shape: tuple[int, int]) -> Array:
+    """Grass, sand or leaves: hair of the ground, ever stronger towards us."""
+    blades = window(grain("long"), rng, shape) + 0.8 * cloud(rng, shape, 25)
+    return blades * np.linspace(0.1, 0.9, shape[0], dtype=np.float32)[:, None]
+
+
+def ink(colour: Array, alpha: float = 1.0) -> tuple[int, ...]:
+    """A colour in 0..1 as Pillow wants it."""
+    return *(int(level) for level in np.clip(colour.ravel(), 0, 1) * 255), int(255 * alpha)
+
+
+def plant(rng: Generator, image: Image.Image, horizon: int, colour: Array) -> None:
+    """Hills or trees along the horizon, the farther ones paler."""
+    draw, width = ImageDraw.Draw(image, "RGBA"), image.width
+    for depth in (1.0, 0.6):
+        rough = cloud(rng, (2, width), 90)[0] + 0.5 * cloud(rng, (2, width), 25)[0]
+        crest = horizon - horizon * depth * (0.3 + 0.16 * rough)
+        line = [(0, horizon), *enumerate(crest.tolist()), (width, horizon)]
+        draw.polygon(line, ink(colour * (0.7 + 0.5 * depth), 0.85))
+
+
+def furnish(rng: Generator, image: Image.Image, horizon: int, colour: Array) -> None:
+    """A few large things against the wall, a skirting board, and the lines of a floor."""
+    draw, (width, height) = ImageDraw.Draw(image, "RGBA"), image.size
+    for _ in range(rng.integers(1, 4)):
+        left, right = np.array([0, rng.uniform(0.15, 0.45)]) * width + rng.uniform(-0.1, 0.9) * width
+        top, bottom = horizon * rng.uniform(0.1, 0.7), horizon * rng.choice([1.0, 0.75])
+        draw.rounded_rectangle((left, top, right, bottom), 6, ink(colour * rng.uniform(0.6, 1.5), 0.9))
+    draw.rectangle((0, horizon - 8, width, horizon), ink(colour * 1.3))
+    for x in np.linspace(-0.6, 1.6, 10) * width:
+        draw.line((x, height, 0.3 * width + 0.4 * x, horizon), ink(colour * 0.5, 0.25), 2)
+
+
+def twinkle(rng: Generator, image: Image.Image, horizon: int, colour: str) -> None:
+    """Lights out of focus: discs, brighter at the rim."""
+    draw = ImageDraw.Draw(image, "RGBA")
+    for _ in range(rng.integers(12, 30)):
+        x, y, radius = rng.uniform(0, image.width), rng.uniform(0, horizon), rng.uniform(4, 22)
+        tint = ink(vary(rng, colour), float(rng.uniform(0.15, 0.5)))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), tint, outline=tint, width=2)
+
+
+def to_image(pixels: Array) -> Image.Image:
+    """Numbers `[3, H, W]` in 0..1 as an 8-bit picture."""
+    planes = (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
+
+
+def to_array(image: Image.Image) -> Array:
+    """An 8-bit picture as numbers `[3, H, W]` in 0..1."""
+    return np.stack([levels(plane) for plane in image.split()])

@@ -1,0 +1,234 @@
+"""Files that are replaced whole or not at all, locks on them, and a list that lies on disk.
+
+Before it: whoever has something to write. After it: packs, tables, pages and checkpoints under their names.
+It knows no other module than `errors`, so that every room may use it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final, Generic, Protocol, TypeVar
+
+from greyhound.cache.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked or swept
+    fcntl = None  # type: ignore[assignment]
+
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+_FOLDER: Final = ".review-"
+_LOCK: Final = "lock"
+
+
+class WriteError(UserError):
+    """A file cannot be written."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file name beside `path`; it takes `path`'s place if the block ends well.
+
+    If it does not (disk full, Ctrl-C, any error), the temporary file is removed and what was at `path` stays.
+    The temporary name ends as `path` does, for writers that choose a format by the suffix. Raises OSError.
+    """
+    temporary = _temporary(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        _rename([temporary], [path])
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
+    """A locked temporary file beside each of `outs`; all are renamed when the block ends well.
+
+    No file is renamed before all are on the disk. What a killed process left for the same names is removed
+    first. Raises WriteError.
+    """
+    temporaries = [_temporary(out) for out in outs]
+    with ExitStack() as held:
+        try:
+            for out, temporary in zip(outs, temporaries, strict=True):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                _sweep_unlocked(out)
+                held.enter_context(_held(temporary))
+            yield temporaries
+            _rename(temporaries, outs)
+        except OSError as error:
+            renamed = next((place for place, file in enumerate(temporaries) if file.exists()), 0)
+            changed = (
+                f"{renamed} of its {len(outs)} files are new and the others are not: make it again"
+                if renamed
+                else "nothing was changed"
+            )
+            raise WriteError(
+                f"{outs[renamed]} cannot be written: {error.strerror or error}; {changed}"
+            ) from None
+        finally:
+            for temporary in temporaries:
+                with suppress(OSError):
+                    temporary.unlink()
+
+
+def intended(file: Path) -> str | None:
+    """The name that a temporary file was to take; None for any other file."""
+    found = re.fullmatch(r"\.(.+)\.\d+(\.\w+)", file.name)
+    return found[1] + found[2] if found else None
+
+
+def sweep(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Remove the temporary files whose intended name is ours; nobody else may be writing into the folder."""
+    for file in list(folder.iterdir()):
+        if (name := intended(file)) and is_ours(name):
+            file.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
+def _rename(temporaries: Sequence[Path], outs: Sequence[Path]) -> None:
+    """Flush every file, rename one by one, and flush the folders: it must survive a power cut."""
+    for temporary in temporaries:
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+    for temporary, out in zip(temporaries, outs, strict=True):
+        temporary.replace(out)
+    for folder in {out.parent for out in outs} if os.name == "posix" else ():
+        with suppress(OSError):  # a file system that does not let a folder be flushed
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A temporary folder on the disk that `out` is for: TMPDIR may be in memory. Raises WriteError."""
+    with ExitStack() as held:
+        try:
+            _sweep_folders(out.absolute().parent)
+            made = tempfile.TemporaryDirectory(prefix=_FOLDER, dir=out.absolute().parent)
+            folder = Path(held.enter_context(made))
+            held.enter_context(_held(folder / _LOCK))
+        except OSError as error:
+            raise WriteError(
+                f"{out} cannot be written ({error.strerror or error}); name another: --out"
+            ) from None
+        yield folder
+
+
+def _sweep_folders(place: Path) -> None:
+    """Remove folders of `folder_beside` that no living process holds; one without a lock is new."""
+    for folder in [entry for entry in place.iterdir() if entry.name.startswith(_FOLDER)] if fcntl else ():
+        with suppress(OSError), (folder / _LOCK).open("rb") as stream:
+            _lock(stream)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_unlocked(out: Path) -> None:
+    """Remove the temporary files for `out` that no living process holds, on this machine or another."""
+    for file in [entry for entry in out.parent.iterdir() if intended(entry) == out.name] if fcntl else ():
+        with suppress(OSError), file.open("rb") as stream:
+            _lock(stream)
+            file.unlink()
+
+
+@contextmanager
+def _held(file: Path) -> Iterator[None]:
+    """Make the file, and lock it for as long as the block runs and the process lives. Raises OSError."""
+    if fcntl is None:
+        yield
+        return
+    with file.open("wb") as stream:
+        with suppress(OSError):  # a file system without locks
+            _lock(stream)
+        yield
+
+
+def _lock(stream: IO[bytes]) -> None:
+    """Lock the file until it is closed. Raises OSError where another process has it."""
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Series(Protocol[Item_co]):
+    """What can be iterated again and again, and read at any place: a list, or a DiskList."""
+
+    def __len__(self) -> int:
+        """How many items there are."""
+
+    def __iter__(self) -> Iterator[Item_co]:
+        """All of them, in order."""
+
+    def __getitem__(self, place: int, /) -> Item_co:
+        """The one at `place`, from 0."""
+
+
+class DiskList(Generic[Item]):
+    """Items in a nameless file in TMPDIR's folder; eight bytes of memory an item. For one thread.
+
+    Close it with `with`. Raises WriteError where that folder is full or cannot be written to.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        """Write all items."""
+        self._starts = array("q")
+        with _refusing():
+            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        try:
+            for item in items:
+                self._starts.append(self._file.tell())
+                with _refusing():
+                    pickle.dump(item, self._file)
+            with _refusing():
+                self._file.flush()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> DiskList[Item]:
+        """The list itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file, which removes it."""
+        with suppress(OSError):  # a full disk, reported before, is met again by what was not written
+            self._file.close()
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Item]:
+        """All of them, in order; others may be read meanwhile."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, place: int, /) -> Item:
+        """The one at `place`, from 0."""
+        self._file.seek(self._starts[place])
+        item: Item = pickle.load(self._file)
+        return item
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"the list of images cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}), some "
+            "2 kB an image; free space there, or name another folder: TMPDIR=FOLDER"
+        ) from None

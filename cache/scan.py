@@ -1,0 +1,208 @@
+"""Scan every file once, in child processes, through every decoder -> `ImageInfo`.
+
+Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey
+decide.
+
+A child process (`python -m greyhound.cache.validate`) decodes, because a file that crashes a decoder must
+cost one child and not the scan. It reads one JSON line a file on its standard input, and answers one JSON
+line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+from greyhound.cache.errors import UserError
+from greyhound.cache.machine import available_cores
+
+FORMATS: Final = (
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX",
+    "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+"""Formats (Pillow's names; an MPO opens as a JPEG) in which a picture is taken: those that say how large it
+is before a pixel is decoded, which an icon does not, and that need no other program, as EPS does."""
+TIMEOUT: Final = 60.0
+"""Seconds that one file may take before its child is ended and the file is called undecodable."""
+
+AHEAD: Final = 512
+"""Files scanned ahead of the reader: so long one slow file holds up no other."""
+
+Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What one look at a file found. `problem` is empty when the file can be trained on as it is.
+
+    width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
+    luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness:
+    variance of the Laplacian at a short side of at most 256 pixels; detail_along, detail_across: see
+    `least_and_most_detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal. thumbnail: RGB
+    `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes. crc32,
+    sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
+    """
+
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    orientation: int = 1
+    mean_luma: float = 0.0
+    colourfulness: float = 0.0
+    grayscale: bool = False
+    luma_low: float = 0.0
+    luma_high: float = 0.0
+    blown: float = 0.0
+    sharpness: float = 0.0
+    detail_along: float = 0.0
+    detail_across: float = 0.0
+    mode: str = ""
+    animated: bool = False
+    perceptual_hash: str = ""
+    thumbnail: bytes = b""
+    bytes: int = 0
+    crc32: int = 0
+    sha256: str = ""
+    transcode: str = ""
+    problem: str = ""
+    detail: str = ""
+
+
+class ScanError(UserError):
+    """The child processes do not start."""
+
+
+def scan(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
+    """Look at every file, `workers` at a time (default: one a core): what was found, in the order of `paths`.
+
+    Files are looked at a few ahead of the reader and no more; close it to end early. Raises ScanError when
+    the child processes do not start.
+    """
+    ahead: deque[Future[ImageInfo]] = deque()
+    with _children() as info, ThreadPoolExecutor(workers or available_cores()) as pool:
+        try:
+            for path in paths:
+                ahead.append(pool.submit(info, path))
+                if len(ahead) > AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Item]:
+    """The items as they come; progress: called after each with (items so far, `total`)."""
+    for done, item in enumerate(items, start=1):
+        yield item
+        if progress:
+            progress(done, total)
+
+
+@contextmanager
+def _children() -> Iterator[Callable[[Path], ImageInfo]]:
+    """Yield a function that scans a file in an idle child process, or in a new one."""
+    started: list[_Child] = []
+    idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+
+    def info(path: Path) -> ImageInfo:
+        try:
+            child = idle.get_nowait()
+        except queue.Empty:
+            child = _Child()
+            started.append(child)
+        try:
+            return child.info(path)
+        finally:
+            idle.put(child)
+
+    try:
+        yield info
+    finally:
+        for child in started:
+            child.end()
+
+
+class _Child:
+    """Owns one decoder process and its pipes."""
+
+    def __init__(self) -> None:
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
+        try:
+            self.process = self._start()
+        except BaseException:
+            self.errors.close()
+            raise
+
+    def info(self, path: Path) -> ImageInfo:
+        answer = self._ask(path)
+        if answer is not None:
+            known = {field.name for field in fields(ImageInfo)}
+            answer["thumbnail"] = bytes.fromhex(answer["thumbnail"])
+            return ImageInfo(**{name: value for name, value in answer.items() if name in known})
+        code = self.process.wait()
+        self._close()
+        self.process = self._start()
+        why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
+        return ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")
+
+    def end(self) -> None:
+        self._close()
+        self.process.wait()
+        self.errors.close()
+
+    def _ask(self, path: Path) -> dict[str, Any] | None:
+        assert self.process.stdin and self.process.stdout
+        timer = threading.Timer(TIMEOUT, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(json.dumps(os.fsencode(path).hex()).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            timer.cancel()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        home = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "greyhound.cache.validate"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
+        )
+        assert process.stdout
+        if process.stdout.readline() != b"ready\n":
+            with process:
+                pass  # leaving closes its pipes and waits for its end
+            self.errors.seek(0)
+            last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[
+                -1
+            ]
+            raise ScanError(f"the decoder process does not start: {last}")
+        return process
+
+    def _close(self) -> None:
+        assert self.process.stdin and self.process.stdout
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue

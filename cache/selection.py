@@ -1,0 +1,302 @@
+"""Which images are left out, and why, as values: findings, exclusions, decisions.
+
+Before it: the survey's excluded.csv, and the decisions.csv that its page saves. After it: `pack` replays
+them. Reasons are values; the sentences beside them are for people, and no code reads them.
+
+Decisions are keyed by content, so that a renamed file keeps its decision, and one whose class folder was
+renamed; the path tells equal copies apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, get_args
+
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.store import Excluded, PackError
+
+Finding = Literal[
+    "undecodable",
+    "truncated",
+    "bomb",
+    "grayscale",
+    "exact-duplicate",
+    "near-duplicate",
+    "label-issue",
+    "odd-size",
+    "dark",
+    "bright",
+    "blurred",
+    "wrong-extension",
+    "transcoded",
+    "animated",
+    "cmyk",
+]
+FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
+"""In the order in which a person should look at them."""
+Choice = Literal["keep", "exclude", "relabel"]
+CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
+By = Literal["person", "machine"]
+COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
+"""Of decisions.csv; beside them it may have the columns reason, by and causes."""
+_COMMAND: Final = "greyhound survey IMAGES --out DIR makes the page that saves them"
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Why an image is excluded. causes: the findings that exclude it, none if a person did."""
+
+    reason: str
+    causes: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A file: path relative to the folder, its class folder's name, the hash of its content."""
+
+    path: str
+    label: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided about `image`, as it lay then. to: the new class, for relabel. line: where it stands.
+
+    reason: in words, the machine's or the person's. causes: the findings that exclude the image. by: who
+    decided; the machine, where a person let its verdict stand.
+    """
+
+    image: Photograph
+    choice: Choice
+    to: str = ""
+    line: int = 0
+    reason: str = ""
+    by: By = "person"
+    causes: tuple[Finding, ...] = ()
+
+
+def judge(
+    path: str,
+    info: ImageInfo,
+    exclusion: Exclusion | None,
+    decision: Decision | None,
+    keep_grayscale: bool = False,
+) -> Excluded | None:
+    """Why an image is left out, or None. A person outranks all but a file that nothing decodes."""
+    if exclusion:
+        exclusion = _without_grayscale(exclusion, keep_grayscale)
+    grey = "" if keep_grayscale or not info.grayscale else f"colourfulness {info.colourfulness:.1f}"
+    if decision and decision.choice == "exclude" and decision.by == "machine":
+        machine = Exclusion(decision.reason or "excluded by the machine", decision.causes)
+        if left := _without_grayscale(machine, keep_grayscale):
+            return _by_list(path, left)
+        decision = None
+    if decision and decision.choice == "exclude":
+        listed = exclusion.reason if exclusion else ""
+        why = decision.reason or listed or info.problem or (grey and "grayscale")
+        return Excluded(path, "excluded by hand", why)
+    if exclusion and not decision:
+        return _by_list(path, exclusion)
+    if info.problem:
+        return Excluded(path, info.problem, info.detail)
+    return Excluded(path, "grayscale", grey) if grey and not decision else None
+
+
+def _without_grayscale(exclusion: Exclusion, keep_grayscale: bool) -> Exclusion | None:
+    """The exclusion, unless grayscale is its only cause and grayscale images are kept."""
+    if not (keep_grayscale and "grayscale" in exclusion.causes):
+        return exclusion
+    causes = tuple(cause for cause in exclusion.causes if cause != "grayscale")
+    return Exclusion(exclusion.reason, causes) if causes else None
+
+
+def _by_list(path: str, exclusion: Exclusion) -> Excluded:
+    """What a pack says of it: the first cause, by which images are counted, or what a person wrote."""
+    if not exclusion.causes:
+        return Excluded(path, exclusion.reason, "exclusion list")
+    return Excluded(path, exclusion.causes[0], exclusion.reason.removeprefix(f"{exclusion.causes[0]}: "))
+
+
+def read_exclusions(file: Path) -> dict[str, Exclusion]:
+    """An exclusion list, path -> why: CSV with the columns path, reason and causes. Raises PackError."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, header = list(reader), reader.fieldnames or ()
+    except OSError as error:
+        raise PackError(
+            f"{file} cannot be read ({error.strerror}); expected a CSV with the columns path and reason"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
+    if "decision" in header:
+        raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
+    if "verdict" in header:
+        raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
+    if not {"path", "reason"} <= set(header):
+        raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
+    for line, row in enumerate(rows, start=2):
+        if not row["path"]:
+            raise PackError(f"{file} names no path in row {line}; expected path and reason in every row")
+    return {
+        row["path"].replace(os.sep, "/"): Exclusion(
+            row["reason"] or "excluded by hand", read_findings(row.get("causes"))
+        )
+        for row in rows
+    }
+
+
+def read_findings(text: str | None) -> tuple[Finding, ...]:
+    """Findings in one cell, divided by semicolons, in their order there; other words are left out."""
+    known: dict[str, Finding] = {name: name for name in FINDINGS}
+    return tuple(known[name] for name in (text or "").split(";") if name in known)
+
+
+def read_decisions(file: Path) -> list[Decision]:
+    """decisions.csv, each file at most once. Raises PackError."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream, strict=True)
+            _check_columns(table.fieldnames, file)
+            found = [_decision(row, table.line_num, file) for row in table]
+    except OSError as error:
+        raise PackError(
+            f"{file} cannot be read ({error.strerror}); expected decisions.csv; {_COMMAND}"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PackError(f"{file} is no CSV ({error}); expected decisions.csv; {_COMMAND}") from None
+    return _once_each(found, file)
+
+
+def check_classes(decisions: Iterable[Decision], classes: Sequence[str]) -> None:
+    """Raise PackError for the first decision that relabels to what is none of `classes`."""
+    for decision in decisions:
+        if decision.choice == "relabel" and decision.to not in classes:
+            raise PackError(
+                f"line {decision.line} of the decisions relabels {decision.image.path!r} to "
+                f"{decision.to!r}, which is "
+                "no class folder; expected one of "
+                f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+            )
+
+
+Key: TypeAlias = Callable[[Photograph], tuple[str, ...]]
+
+
+def _in_class(image: Photograph) -> tuple[str, ...]:
+    return image.label, image.sha256
+
+
+def _below_class(image: Photograph) -> tuple[str, ...]:
+    return image.path[image.path.find("/") + 1 :], image.sha256
+
+
+def _content(image: Photograph) -> tuple[str, ...]:
+    return (image.sha256,)
+
+
+def match(
+    decisions: Sequence[Decision], images: Sequence[Photograph]
+) -> tuple[dict[str, Decision], list[Decision]]:
+    """The decision for each path of `images` that has one, and the decisions that are for none of them.
+
+    A decision is for the file at its path if that has its content. Otherwise it is for the first file of that
+    content, and that no other decision is for, in its class; or else of its path below another class folder;
+    or else anywhere, if there is but one such file and one such decision. That a file is excluded for its
+    copy is no word about the copy: such an exclusion is not for the last file of its content.
+    """
+    there = {image.path: image.sha256 for image in images}
+    copies = Counter(image.sha256 for image in images)
+    found = {
+        decision.image.path: decision
+        for decision in decisions
+        if there.get(decision.image.path) == decision.image.sha256
+    }
+    missing = [decision for decision in decisions if found.get(decision.image.path) is not decision]
+    missing = [each for each in missing if copies[each.image.sha256] > 1 or not _is_for_a_copy(each)]
+    for key in (_in_class, _below_class, _content):
+        missing = _place(missing, images, found, key, lone=key is _content)
+    placed = {id(decision) for decision in found.values()}
+    return found, [decision for decision in decisions if id(decision) not in placed]
+
+
+def _is_for_a_copy(decision: Decision) -> bool:
+    return decision.choice == "exclude" and decision.causes[:1] == ("exact-duplicate",)
+
+
+def _place(
+    decisions: Sequence[Decision],
+    images: Sequence[Photograph],
+    found: dict[str, Decision],
+    key: Key,
+    lone: bool,
+) -> list[Decision]:
+    """Give each decision the first free file with its key; return the others. lone: only if unique."""
+    free: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.path, reverse=True):  # the first one last, for `pop`
+        if image.sha256 and image.path not in found:
+            free[key(image)].append(image.path)
+    claims = Counter(key(decision.image) for decision in decisions)
+    missing = []
+    for decision in decisions:
+        name = key(decision.image)
+        if not free[name] or (lone and (claims[name] > 1 or len(free[name]) > 1)):
+            missing.append(decision)
+        else:
+            found[free[name].pop()] = decision
+    return missing
+
+
+def _check_columns(header: Sequence[str] | None, file: Path) -> None:
+    missing = [name for name in COLUMNS if name not in (header or ())]
+    if missing:
+        found = ", ".join(header or ())[:100] or "no columns"
+        raise PackError(
+            f"{file} has {found!r} in its first line and lacks {', '.join(missing)}; "
+            f"expected decisions.csv with the columns {', '.join(COLUMNS)}"
+            + ("; an exclusion list is given as --exclude" if {"path", "reason"} <= set(header or ()) else "")
+        )
+
+
+def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
+    sha256, path, label, choice, to = (row[name] or "" for name in COLUMNS)
+    known: dict[str, Choice] = {name: name for name in CHOICES}
+    if choice not in known:
+        raise PackError(
+            f"{file} says {choice!r} in line {line}; expected the decision keep, exclude or relabel"
+        )
+    if choice == "relabel" and not to:
+        raise PackError(f"{file} relabels to nothing in line {line}; expected a class in the column to")
+    if not path or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
+        what = f"the sha256 {sha256[:80]!r}" if path else "no path"
+        raise PackError(f"{file} has {what} in line {line}; expected a path and 64 hexadecimal digits")
+    reason = row.get("reason") or ""
+    by = row.get("by") or "person"
+    deciders: dict[str, By] = {name: name for name in get_args(By)}
+    if by not in deciders:
+        raise PackError(f"{file} has {by[:80]!r} in the column by in line {line}; expected person or machine")
+    photograph = Photograph(path.replace(os.sep, "/"), label, sha256)
+    return Decision(
+        photograph, known[choice], to, line, reason, deciders[by], read_findings(row.get("causes"))
+    )
+
+
+def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
+    """Lists that were joined may say a thing twice, but not two things; a person outranks the machine."""
+    first: dict[Photograph, Decision] = {}
+    for decision in sorted(decisions, key=lambda decision: decision.by == "machine"):
+        known = first.setdefault(decision.image, decision)
+        if decision.by == "person" and (known.choice, known.to) != (decision.choice, decision.to):
+            raise PackError(
+                f"{file} says {known.choice} in line {known.line} and {decision.choice} in line "
+                f"{decision.line} of {decision.image.path!r}; expected one decision a file: delete one of "
+                "the two lines"
+            )
+    return sorted(first.values(), key=lambda decision: decision.line)

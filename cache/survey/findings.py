@@ -1,0 +1,334 @@
+"""From what a scan measured to findings of every image, and what the machine would do.
+
+Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv
+and excluded.csv.
+
+What becomes of an image:
+- What does not decode cannot be trained on: excluded. So is what has no colour, because it teaches a network
+  that the breed does not depend on colour.
+- Of several copies of a file in one class the first is kept.
+- A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a
+  person decides. The same holds for the same picture in another file, and for all that are twins through
+  others.
+- An image beside the class folders claims no label.
+- Near twins in one class are kept: they do no harm in one split, and `pack` sees to that.
+- All else is kept, for a person to look at.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from greyhound.cache.files import DiskList, Series
+from greyhound.cache.folder import find_file, find_images
+from greyhound.cache.scan import ImageInfo, Progress, counted, scan
+from greyhound.cache.selection import FINDINGS, Finding
+from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import Row
+from greyhound.cache.thumbnail import Reader, closeup_reader
+from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
+
+# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo
+# beside them.
+DARK: Final = 65.0
+"""Levels: 95 % of a dark image's pixels are no brighter. The darkest photograph measured 71."""
+BRIGHT: Final = 190.0
+"""Levels: 95 % of a bright image's pixels are no darker. Palest photograph 155, drawing 180."""
+BLOWN: Final = 0.8
+"""Share of white pixels from which an image is bright, too. A photograph cut out on white measured 0.67."""
+BLURRED: Final = 20.0
+"""Below this, blurred: 99 % of dogs' crops after a Gaussian blur of 3 pixels; untouched 0.3 % < 25."""
+SMEARED: Final = 2.0
+"""Detail along one direction below which an image is blurred by motion, if it is less than ONE_WAY of that
+across: so are none of 3,829 photographs as they came, and 98 % of 200 that were blurred along a line of a
+twelfth of their width, 74 % along a twenty-fifth (docs/log.md)."""
+ONE_WAY: Final = 0.3
+CONTRAST: Final = 128.0
+"""Levels from luma's 5th to 95th percentile; with less, as in fog, less sharpness is expected."""
+SMALL: Final = 48
+"""Pixels: a shorter side than this is odd."""
+ODD_SCALE: Final = 4.0
+"""So many times the median size, or its fraction, is odd; size is the root of the area."""
+ODD_ASPECT: Final = 3.0
+"""Longer side by shorter side above which a picture's aspect ratio is odd."""
+NAMED: Final = 3
+"""Near twins of one image that its reason names; of the others it says how many there are."""
+PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
+"""Problems of a scan that are findings of their own; every other one is `undecodable`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One finding of one image. why: in words. of: the twin's path. excludes: the image is left out.
+
+    conflict: whether a twin has another label.
+    """
+
+    finding: Finding
+    why: str
+    of: str = ""
+    excludes: bool = False
+    conflict: bool = False
+
+    def __str__(self) -> str:
+        """As a person reads it."""
+        return f"{self.finding}: {self.why}"
+
+
+@contextmanager
+def inspect(
+    images: Path, progress: Progress | None = None, crowded: Callable[[int], None] | None = None
+) -> Iterator[Iterator[Row]]:
+    """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
+
+    What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress:
+    called with (files scanned, files in all). crowded: as in `twins.find_twins`. Raises PackError and
+    ScanError.
+    """
+    with DiskList(find_images(images)) as paths:
+        if not len(paths):
+            raise PackError(
+                f"{images} holds no images; expected some, or one subfolder a class with images in it"
+            )
+        with (
+            closing(scan(find_file(images, path) for path in paths)) as found,
+            DiskList(counted(found, len(paths), progress)) as infos,
+        ):
+            closeup = closeup_reader(lambda index: find_file(images, paths[index]))
+            yield judge(paths, [_class_of(path) for path in paths], infos, closeup, crowded)
+
+
+def _class_of(path: str) -> str:
+    """The first folder's name, one object for each; "" beside the folders."""
+    return sys.intern(path.partition("/")[0]) if "/" in path else ""
+
+
+def judge(
+    paths: Series[str],
+    labels: Sequence[str],
+    infos: Series[ImageInfo],
+    closeup: Reader = no_closeup,
+    crowded: Callable[[int], None] | None = None,
+) -> Iterator[Row]:
+    """A row for every image, in order. paths: relative. labels: class folders, "" for none.
+
+    closeup, crowded: as in `find_twins`.
+    """
+    twins, usual = find_twins(infos, closeup, crowded), _usual_size(infos)
+    copies, near = _find_copies(twins.originals, labels), _by_index(twins.pairs)
+    strangers = _find_strangers(twins, labels)
+    for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
+        remarks = [*_own_remarks(path, info), *_size_remarks(info, usual)]
+        if copies.twins[index] >= 0:
+            remarks.append(_copy_remark(index, copies, paths, labels))
+        remarks += _near_remarks(index, near.get(index, ()), paths, labels)
+        if index in strangers and not any(remark.conflict for remark in remarks):
+            path_there = paths[strangers[index]]
+            remarks.append(
+                _conflict("near-duplicate", f"by way of others the same picture as {path_there}", path_there)
+            )
+        yield _summarise(_describe(path, label, info), remarks)
+
+
+def _describe(path: str, label: str, info: ImageInfo) -> Row:
+    return Row(
+        path,
+        label,
+        format=info.format,
+        width=info.width,
+        height=info.height,
+        bytes=info.bytes,
+        orientation=info.orientation,
+        colourfulness=info.colourfulness,
+        mean_luma=info.mean_luma,
+        sharpness=info.sharpness,
+        sha256=info.sha256,
+        perceptual_hash=info.perceptual_hash,
+    )
+
+
+def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
+    """The row with what was found; what excludes comes first in its reason, and its twin too."""
+    found = sorted(remarks, key=lambda remark: not remark.excludes)
+    named = {remark.finding for remark in found}
+    return replace(
+        row,
+        findings=tuple(name for name in FINDINGS if name in named),
+        of=next((remark.of for remark in found if remark.of), ""),
+        causes=tuple(dict.fromkeys(remark.finding for remark in found if remark.excludes)),
+        reason="; ".join(map(str, found)),
+    )
+
+
+def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
+    """What can be said of an image without knowing any other."""
+    if info.problem:
+        yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, excludes=True)
+        return
+    if info.grayscale:
+        yield Remark("grayscale", f"colourfulness {info.colourfulness:.1f}", excludes=True)
+    if info.luma_high <= DARK:
+        yield Remark("dark", f"95 % of its pixels are at most {info.luma_high:.0f} of 255")
+    if info.luma_low >= BRIGHT:
+        yield Remark("bright", f"95 % of its pixels are at least {info.luma_low:.0f} of 255")
+    elif info.blown >= BLOWN:
+        yield Remark("bright", f"{info.blown:.0%} of its pixels are white")
+    usual = min(1.0, (info.luma_high - info.luma_low) / CONTRAST) ** 2
+    if info.sharpness < BLURRED * usual:
+        yield Remark("blurred", f"sharpness {info.sharpness:.1f}, expected at least {BLURRED * usual:.1f}")
+    elif info.blown < BLOWN and info.detail_along < min(SMEARED * usual, ONE_WAY * info.detail_across):
+        found = f"detail {info.detail_along:.1f} along one direction and {info.detail_across:.1f} across"
+        yield Remark("blurred", f"as by motion: {found}, expected at least {SMEARED * usual:.1f}")
+    if is_misnamed(path, info.format):
+        yield Remark("wrong-extension", f"the file is {info.format}")
+    if info.transcode:
+        yield Remark("transcoded", info.transcode)
+    if info.animated:
+        yield Remark("animated", "only its first frame is used")
+    if info.mode == "CMYK":
+        yield Remark("cmyk", "its colours are those of print")
+
+
+def is_misnamed(path: str, format: str) -> bool:
+    """Whether a file's name ends as that of another format (Pillow's names).
+
+    No ending promises nothing, and neither does what is none: the number of n02085620.10074, the v2 of
+    dog.v2.
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    promised = Image.registered_extensions().get(suffix, "")
+    same = {"MPO": "JPEG", "JPEG2000": "JPEG 2000"}
+    known = promised or re.fullmatch(r"\.[a-z]{2,4}", suffix)
+    return bool(known) and same.get(promised, promised) != same.get(format, format)
+
+
+def _usual_size(infos: Iterable[ImageInfo]) -> float:
+    """The median over all that decode of the square root of the area, in pixels; 0 where nothing does."""
+    sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
+    return float(np.median(sizes)) if len(sizes) else 0.0
+
+
+def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
+    if info.problem:
+        return
+    size, (short, long) = (info.width * info.height) ** 0.5, sorted((info.width, info.height))
+    if short < SMALL:
+        yield Remark("odd-size", f"{info.width} x {info.height} pixels, hardly any")
+    elif long > ODD_ASPECT * short:
+        yield Remark("odd-size", f"{info.width} x {info.height} pixels, {long / short:.1f} to 1")
+    elif not usual / ODD_SCALE <= size <= usual * ODD_SCALE:
+        yield Remark(
+            "odd-size", f"{info.width} x {info.height} pixels, {size / usual:.2g} times the usual size"
+        )
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """Equal files, by their index: int64 `[n]` each.
+
+    twins: the copy to compare with, -1 for none. firsts: the one that is kept. sizes: how many there are.
+    """
+
+    twins: Indices
+    firsts: Indices
+    sizes: Indices
+
+
+def _find_copies(originals: Indices, labels: Sequence[str]) -> _Copies:
+    """The copy each file is compared with: one of another label, else the first, else the second.
+
+    The first is one that has a label, where there is any.
+    """
+    order = np.argsort(originals, kind="stable")
+    starts = np.flatnonzero(np.diff(originals[order], prepend=-1, append=-1))
+    twins, firsts = np.full(len(originals), -1, np.int64), np.arange(len(originals))
+    for start, stop in pairwise(starts.tolist()):
+        if stop - start > 1:
+            members = sorted(order[start:stop].tolist(), key=lambda index: not labels[index])
+            twins[members], firsts[members] = _twins_of(members, labels), members[0]
+    sizes = np.bincount(originals, minlength=len(originals))
+    return _Copies(twins, firsts, np.asarray(sizes[originals], np.int64))
+
+
+def _twins_of(members: Sequence[int], labels: Sequence[str]) -> list[int]:
+    first = members[0]
+    stranger = next((index for index in members if _differ(labels[index], labels[first])), None)
+    if stranger is None:
+        return [members[1], *[first] * (len(members) - 1)]
+    return [stranger if labels[index] == labels[first] else first for index in members]
+
+
+def _differ(one: str, other: str) -> bool:
+    """Whether two labels contradict each other."""
+    return one != other and bool(one) and bool(other)
+
+
+def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
+    """For every image in a group of twins with several labels, the first one of another label."""
+    groups = twins.groups()
+    first: dict[int, dict[str, int]] = {}
+    for index in np.flatnonzero(np.bincount(groups, minlength=len(groups))[groups] > 1).tolist():
+        if labels[index]:
+            first.setdefault(int(groups[index]), {}).setdefault(labels[index], index)
+    contested = {group: found for group, found in first.items() if len(found) > 1}
+    return {
+        index: next(there for label, there in contested[group].items() if label != labels[index])
+        for index, group in enumerate(groups.tolist())
+        if group in contested and labels[index]
+    }
+
+
+def _conflict(finding: Finding, why: str, of: str) -> Remark:
+    return Remark(
+        finding,
+        f"{why}, which has another label: at least one of them is wrong",
+        of,
+        excludes=True,
+        conflict=True,
+    )
+
+
+def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:
+    twin = int(copies.twins[index])
+    path = paths[twin]
+    if _differ(labels[index], labels[twin]):
+        return _conflict("exact-duplicate", f"the same file as {path}", path)
+    if index == copies.firsts[index]:
+        return Remark("exact-duplicate", f"the first of {copies.sizes[index]} copies, which is kept", path)
+    return Remark("exact-duplicate", f"the same file as {path}", path, excludes=True)
+
+
+def _by_index(pairs: Iterable[Pair]) -> dict[int, list[Pair]]:
+    """The pairs of each index that has any, the nearest first."""
+    found: dict[int, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.apart):
+        for index in (pair.one, pair.other):
+            found.setdefault(index, []).append(pair)
+    return found
+
+
+def _near_remarks(
+    index: int, pairs: Sequence[Pair], paths: Series[str], labels: Sequence[str]
+) -> Iterator[Remark]:
+    """Those of another label first, then the nearest; where there are many, the first of them."""
+    twins = [(pair.other if index == pair.one else pair.one, pair.mirrored) for pair in pairs]
+    twins.sort(key=lambda twin: not _differ(labels[index], labels[twin[0]]))
+    for twin, mirrored in twins[:NAMED]:
+        path = paths[twin]
+        why = f"the same picture as {path}" + (" in a mirror" if mirrored else "")
+        if _differ(labels[index], labels[twin]):
+            yield _conflict("near-duplicate", why, path)
+        else:
+            yield Remark("near-duplicate", why + "; they stay in one split", path)
+    if len(twins) > NAMED:
+        yield Remark("near-duplicate", f"{len(twins) - NAMED:,} more files show this picture")

@@ -1,0 +1,170 @@
+"""Label issues: images whose label another class explains better, as review.py finds them.
+
+Before it: review.py, which needs a network. After it: review.py marks the rows of a survey, and the page
+shows each issue with its nearest neighbours in both classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from greyhound.cache.folder import Source, find_file
+from greyhound.cache.pack import Options, write
+from greyhound.cache.scan import ImageInfo, Progress
+from greyhound.cache.selection import FINDINGS
+from greyhound.cache.store import PackError
+from greyhound.cache.survey.table import Row, Rows
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that looks alike. path: as in the ranking. cosine: of the two images' features, -1..1."""
+
+    path: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One image, as a network sees it that was not fitted to it.
+
+    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label; the
+    ranking is by this, ascending. is_issue: whether it is above the cut; only then it has neighbours, the
+    nearest first, of its own label and of the likelier class, and, from a trained run, a saliency map, JPEG
+    in base64. sha256: of the pack's bytes.
+    """
+
+    path: str
+    label: str
+    likelier: str
+    probability: float
+    likelier_probability: float
+    is_issue: bool
+    of_label: tuple[Neighbour, ...] = ()
+    of_likelier: tuple[Neighbour, ...] = ()
+    saliency: str = ""
+    sha256: str = ""
+
+    @property
+    def reason(self) -> str:
+        """In words for a person."""
+        return (
+            f"labelled {self.label} (probability {self.probability:.3f}), "
+            f"looks like {self.likelier} ({self.likelier_probability:.3f})"
+        )
+
+
+@dataclass(frozen=True)
+class Review:
+    """Every image that could be ranked, the most suspicious first.
+
+    judge: what ranked them, in words. accuracy: of that judge, on these images. not_ranked: how many images
+    it was fitted to, about which it can therefore say nothing.
+    """
+
+    judge: str
+    accuracy: float
+    not_ranked: int
+    ranking: tuple[Ranked, ...]
+
+    @property
+    def label_issues(self) -> list[Ranked]:
+        """Those above the cut, the most suspicious first."""
+        return [image for image in self.ranking if image.is_issue]
+
+
+def bring_home(review: Review, rows: Iterable[Row]) -> Review:
+    """Of the review the label issues that a survey has, under their paths there, told by content.
+
+    A run's pack may have been made of another folder than the one that was surveyed. A picture that was
+    packed as PNG has no content in common with its file, and is known by its path. Neighbours that the survey
+    does not have are left out.
+    """
+    near = {other.path for image in review.label_issues for other in (*image.of_label, *image.of_likelier)}
+    homes = _find_homes([image for image in review.ranking if image.is_issue or image.path in near], rows)
+
+    def move(others: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
+        return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
+
+    moved = (
+        replace(
+            image,
+            path=homes[image.path],
+            of_label=move(image.of_label),
+            of_likelier=move(image.of_likelier),
+        )
+        for image in review.label_issues
+        if image.path in homes
+    )
+    return replace(review, ranking=tuple(moved))
+
+
+def _find_homes(images: Sequence[Ranked], rows: Iterable[Row]) -> dict[str, str]:
+    """The survey's path of each image: its own, or a file of its content, best one of its class."""
+    by_path = {image.path: image for image in images}
+    contents = {image.sha256 for image in images} - {""}
+    homes: dict[str, str] = {}
+    copies: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        image = by_path.get(row.path)
+        if image and (image.sha256 in ("", row.sha256) or "transcoded" in row.findings):
+            homes[row.path] = row.path
+        if row.sha256 in contents:
+            copies[row.sha256].append(row)
+    for image in images:
+        found = sorted(copies[image.sha256], key=lambda row: row.label != image.label)
+        if image.path not in homes and found:
+            homes[image.path] = found[0].path
+    return homes
+
+
+def mark(rows: Iterable[Row], review: Review) -> Iterator[Row]:
+    """The rows of a survey, with the label issues marked; a person decides, so the verdict stays."""
+    issues = {image.path: image for image in review.label_issues}
+    return (_marked(row, issues[row.path]) if row.path in issues else row for row in rows)
+
+
+def _marked(row: Row, image: Ranked) -> Row:
+    return replace(
+        row,
+        findings=tuple(name for name in FINDINGS if name in (*row.findings, "label-issue")),
+        reason="; ".join(filter(None, (row.reason, image.reason))),
+    )
+
+
+def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
+    """Pack all valid images of the class folders, by what the survey found. Raises PackError."""
+    unusable = {"undecodable", "truncated", "bomb"}
+    rows = [row for row in Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)]
+    classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))
+    if len(classes) < 2:
+        raise PackError(f"{survey} has {len(classes)} class folders with images; expected at least 2")
+    numbers = {name: number for number, name in enumerate(classes)}
+    sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
+    infos = map(_reread, sources, rows)
+    options = Options(keep_grayscale=True)
+    write(sources, tuple(classes), out, options, progress, split="train", infos=infos)
+
+
+def _reread(source: Source, row: Row) -> ImageInfo:
+    """What the survey's scan found of a file. Raises PackError where it is another file now."""
+    try:
+        data = source.file.read_bytes()
+    except OSError as error:
+        raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
+    if hashlib.sha256(data).hexdigest() != row.sha256:
+        raise PackError(f"{source.file} changed since the survey; survey the folder again")
+    return ImageInfo(
+        width=row.width,
+        height=row.height,
+        orientation=row.orientation,
+        mean_luma=row.mean_luma,
+        crc32=zlib.crc32(data),
+        sha256=row.sha256,
+        transcode=row.reason if "transcoded" in row.findings else "",
+    )

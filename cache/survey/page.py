@@ -1,0 +1,329 @@
+"""The page that a person works through: every suspect of a survey, to keep, exclude or relabel.
+
+Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one
+file that needs nothing but itself. It holds a small picture of every suspect and of what a suspect
+duplicates, never of the other images, and is written as a stream: its size sets the time that it takes, and
+not the memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import itertools
+import json
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from greyhound.cache.cli import note, progress_bar
+from greyhound.cache.files import replacing_all
+from greyhound.cache.folder import find_file
+from greyhound.cache.machine import available_cores
+from greyhound.cache.scan import Progress, counted
+from greyhound.cache.selection import FINDINGS, Finding
+from greyhound.cache.store import PackError
+from greyhound.cache.survey import table
+from greyhound.cache.survey.labels import Ranked, Review, bring_home, mark
+from greyhound.cache.survey.table import Row, Rows
+from greyhound.cache.thumbnail import make_thumbnail
+
+BLOCK: Final = 64
+"""Pictures in one block of the page; the browser reads a block when it is first needed."""
+MOST: Final = 20_000
+"""Suspects that a page shows: more of them no person works through, and no browser holds."""
+SIDES: Final = ((2_000, 256), (8_000, 192))
+"""(pictures, pixels a side); beyond, FEWEST: 20,000 pictures stay near 100 MB."""
+FEWEST: Final = 128
+_HERE: Final = Path(__file__).parent
+MEANINGS: Final[Mapping[Finding, str]] = {
+    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be "
+    "trained on.",
+    "truncated": "The file ends before its picture does. What is there of it is shown.",
+    "bomb": "The header claims more pixels than any photograph has. It was not opened.",
+    "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
+    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, "
+    "the test is leaked.",
+    "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
+    "label-issue": "The label looks wrong to a model that was trained without this image; the surest come "
+    "first.",
+    "odd-size": "Far smaller, or of far other proportions, than the rest.",
+    "dark": "So dark that little is to be seen.",
+    "bright": "So bright that little is to be seen.",
+    "blurred": "Hardly a sharp edge anywhere.",
+    "wrong-extension": "The name promises another format than the file holds. Harmless to training.",
+    "transcoded": "Not every engine decodes this format: it is packed as PNG. Harmless to training.",
+    "animated": "More than one frame: training sees the first.",
+    "cmyk": "Made for print: its colours are converted.",
+}
+"""What a finding means, in words for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """More about one suspect. likelier: the class offered first. pictures: caption, JPEG in base64."""
+
+    text: str = ""
+    likelier: str = ""
+    pictures: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image on the page: a suspect, or what a suspect duplicates.
+
+    twin: the place of what it duplicates. rank: the place of its note among the notes.
+    """
+
+    row: Row
+    note: Note
+    twin: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
+
+    more: suspects beyond MOST, which it does not show. images: of the whole survey, as are the classes.
+    """
+
+    items: Sequence[Item]
+    suspects: int
+    more: int
+    images: int
+    classes: Sequence[str]
+
+
+def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, Note] | None = None) -> None:
+    """Write survey.html in `folder`, and say what it could not show. Raises WriteError."""
+    with progress_bar("drawing the page") as update:
+        shown = write(rows, images, folder / "survey.html", notes, update)
+    if shown.more:
+        note(
+            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in "
+            f"{folder / 'survey.csv'} only"
+        )
+
+
+def refuse_reviewed(survey: Path) -> None:
+    """Refuse a survey whose rows name label issues already. Raises PackError."""
+    if any("label-issue" in row.findings for row in Rows(survey / "survey.csv")):
+        raise PackError(
+            f"{survey} was reviewed before; make it again: greyhound survey IMAGES --out {survey}"
+        )
+
+
+def complete(survey: Path, images: Path, found: Review) -> None:
+    """Mark label issues in a survey's tables, and draw its page again. Raises PackError, WriteError."""
+    rows = Rows(survey / "survey.csv")
+    here = bring_home(found, rows)
+    strangers = len(found.label_issues) - len(here.label_issues)
+    if strangers:
+        note(
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack "
+            "was made of other pictures; the ranking lists them"
+        )
+    table.write(mark(rows, here), survey)
+    draw(rows, images, survey, notes_on(here, images))
+
+
+def write(
+    rows: Iterable[Row],
+    images: Path,
+    out: Path,
+    notes: Mapping[str, Note] | None = None,
+    progress: Progress | None = None,
+) -> Shown:
+    """Write the page to `out`, whole or not at all, and return what it shows.
+
+    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it;
+    suspects are shown in the order of FINDINGS, then in that of `notes`. progress: called with (pictures
+    made, pictures in all). Raises WriteError.
+    """
+    shown = gather(rows, notes or {})
+    items = shown.items
+    side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
+    files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
+    made = counted(thumbnails(files, side), len(items), progress)
+    added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
+    page = _environment().get_template("survey.html.jinja")
+    parts = page.generate(
+        name=images.resolve().name,
+        shown=shown,
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=embed(describe(shown, images)),
+        blocks=_blocks(itertools.chain(made, added)),
+    )
+    with (
+        replacing_all([out]) as (temporary,),
+        temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
+    ):
+        for part in parts:
+            file.write(part)
+    return shown
+
+
+def is_safe(row: Row) -> bool:
+    """Whether its file may be opened here: not where it would fill the memory, or where nothing decodes it.
+
+    What ended a decoder is among that. What is cut short is shown as far as it goes.
+    """
+    return not {"bomb", "undecodable"} & set(row.findings)
+
+
+def notes_on(review: Review, images: Path) -> dict[str, Note]:
+    """What a review says of its issues, the likeliest first: where a network looked, who is alike.
+
+    images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
+    """
+    return {image.path: _note_on(image, images) for image in review.label_issues}
+
+
+def _note_on(image: Ranked, images: Path) -> Note:
+    near = [(f"near, {image.label}", other) for other in image.of_label]
+    near += [(f"near, {image.likelier}", other) for other in image.of_likelier]
+    small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
+    alike = [(caption, picture) for (caption, _), picture in zip(near, small, strict=True) if picture]
+    saliency = [("where the network looked", image.saliency)] if image.saliency else []
+    return Note(likelier=image.likelier, pictures=[*saliency, *alike])  # the reason is in the row
+
+
+def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
+    """What the page shows of the rows of a survey: MOST suspects, and their twins."""
+    rank = {path: place for place, path in enumerate(notes)}
+    classes: set[str] = set()
+    counts: Counter[bool] = Counter()
+
+    def order(row: Row) -> tuple[int, int, str, str]:
+        return FINDINGS.index(row.findings[0]), rank.get(row.path, len(rank)), row.of, row.path
+
+    def find_suspects() -> Iterator[Row]:
+        for row in rows:
+            classes.add(row.label)
+            counts[bool(row.findings)] += 1
+            if row.findings:
+                yield row
+
+    suspects = heapq.nsmallest(MOST, find_suspects(), key=order)
+    wanted = {row.of for row in suspects} - {row.path for row in suspects}
+    known = [*suspects, *(row for row in rows if row.path in wanted)]
+    places = {row.path: place for place, row in enumerate(known)}
+
+    def make_item(row: Row) -> Item:
+        twin = places.get(row.of) if row.of != row.path else None
+        return Item(row, notes.get(row.path, Note()), twin, rank.get(row.path))
+
+    return Shown(
+        items=[make_item(row) for row in known],
+        suspects=len(suspects),
+        more=counts[True] - len(suspects),
+        images=counts.total(),
+        classes=sorted(classes - {""}, key=lambda name: (name.casefold(), name)),
+    )
+
+
+def describe(shown: Shown, images: Path) -> dict[str, Any]:
+    """All that the page's script knows, JSON-able; pictures are numbers, the items' first.
+
+    The key is the folder's: what a person decided about it is there again on the page of the next survey.
+    """
+    items = shown.items
+    numbers = itertools.count(len(items))
+    return {
+        "key": hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32],
+        "suspects": shown.suspects,
+        "block": BLOCK,
+        "classes": shown.classes,
+        "findings": {name: MEANINGS[name] for name in FINDINGS},
+        "items": [_describe_item(item, numbers) for item in items],
+    }
+
+
+def embed(values: object) -> str:
+    """JSON that can stand in a script element whatever it holds: ASCII, and no `<`."""
+    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
+    """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
+
+    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size:
+    of any other format a core holds the whole picture for a moment, which for a PNG at the limit is half a
+    gigabyte.
+    """
+    workers = available_cores()
+    ahead: deque[Future[str]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for file in files:
+                ahead.append(pool.submit(_thumbnail, file, side))
+                if len(ahead) > 8 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _thumbnail(file: Path | None, side: int) -> str:
+    return make_thumbnail(file, side) if file else ""
+
+
+def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
+    row, note = item.row, item.note
+    known = {
+        "path": row.path,
+        "label": row.label,
+        "sha256": row.sha256,
+        "findings": row.findings,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "causes": row.causes,
+        "facts": _facts(row),
+        "twin": item.twin,
+        "rank": item.rank,
+        "likelier": note.likelier,
+        "note": note.text,
+        "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
+    }
+    return {name: value for name, value in known.items() if value not in ("", None, [], ())}
+
+
+def _facts(row: Row) -> str:
+    size = f"{row.width} × {row.height}" if row.width and row.height else ""
+    weight = f"{row.bytes / 1000:,.0f} kB" if row.bytes >= 1000 else f"{row.bytes} bytes"
+    figures = f"brightness {row.mean_luma:.0f}, colourfulness {row.colourfulness:.0f}" if size else ""
+    return " · ".join(filter(None, [size, row.format, weight, figures]))
+
+
+def _blocks(pictures: Iterable[str]) -> Iterator[str]:
+    """Pictures, one a line, BLOCK in a block."""
+    pictures = iter(pictures)
+    while block := list(itertools.islice(pictures, BLOCK)):
+        yield "\n".join(block)
+
+
+def _only_base64(picture: str) -> str:
+    """What can stand in the page as it is; anything else is no picture."""
+    return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

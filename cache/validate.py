@@ -1,0 +1,304 @@
+"""Validate a file with every decoder that training may use: the child process of `scan`.
+
+Before it: paths, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
+apart from the packing, because a file may crash a decoder. It does without torch, because it starts often.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from greyhound.cache.decode import DecodeError, Pixels, decode
+from greyhound.cache.machine import has_dali
+from greyhound.cache.scan import FORMATS, ImageInfo
+from greyhound.cache.stats import measure
+
+STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
+"""Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG."""
+WHOLE: Final = STORED - {"BMP", "TIFF"}
+"""Formats our decoder reads wholly: a file it refuses is corrupt, whatever Pillow makes of it."""
+UNWRITTEN: Final = 512
+"""Zeros at the end of a coded picture that was cut; encoders left at most 3 (docs/log.md)."""
+MAX_PIXELS: Final = 178_956_970
+"""Pillow's own limit: a header that claims more is taken for a decompression bomb and never decoded."""
+LONG: Final = 16 << 20
+"""Bytes of a file from which it is asked whether it is a picture before it is read."""
+NO_IMAGE: Final = "not an image"
+_EXIF_ORIENTATION: Final = 0x0112
+
+
+def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
+    """Look at one file's bytes with every decoder that training may use."""
+    known: dict[str, Any] = {
+        "bytes": len(data),
+        "crc32": zlib.crc32(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    if not data:
+        return ImageInfo(**known, problem="undecodable", detail="the file is empty")
+    try:
+        known |= _header(data)
+    except UnidentifiedImageError:
+        return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
+    except Exception as error:
+        return ImageInfo(**known, problem=_fault(_one_line(error)), detail=_one_line(error))
+    if known["width"] * known["height"] > MAX_PIXELS:
+        claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
+        return ImageInfo(**known, problem="bomb", detail=claim)
+    return _try_decoders(data, known, probe)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Format, upright size and orientation, read without decoding a pixel."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        bomb = image.width * image.height > MAX_PIXELS  # of a PNG, reading EXIF decodes the pixels
+        orientation = 1 if bomb else _orientation(image)
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        return {
+            "format": image.format or "",
+            "width": width,
+            "height": height,
+            "orientation": orientation,
+            "mode": image.mode,
+            "animated": not bomb and _animated(image),
+        }
+
+
+def _animated(image: Image.Image) -> bool:
+    """Whether there is a second frame or page. Pillow skips to it, and does not count a thousand."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))  # an MPO holds a preview
+    except Exception:
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; broken EXIF, which many a good photograph carries, means 1."""
+    try:
+        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1) or 1)
+    except OSError:
+        raise  # the pixels are at fault
+    except Exception:
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> ImageInfo:
+    """Three outcomes: stored as it is; stored as PNG, as not every engine reads it; corrupt."""
+    zeros = count_unwritten(data, known["format"])
+    if zeros >= UNWRITTEN:
+        return ImageInfo(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
+    if known["format"] not in STORED:
+        return _look_with_pillow(data, known, f"{known['format']} is not a format that both engines decode")
+    encoded = np.frombuffer(data, dtype=np.uint8)
+    try:
+        pixels = decode(encoded, strict=True)
+    except DecodeError as error:
+        return _look_at_refused(data, known, _one_line(error))
+    try:
+        _check_size(pixels, known)
+        probe.check(encoded, pixels)
+    except DecodeError as error:
+        return _look_with_pillow(data, known, _one_line(error))
+    return ImageInfo(**known, **measure(pixels, known["orientation"]))
+
+
+def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> ImageInfo:
+    """A file that our decoder refuses though we store its format; Pillow reads on over damage."""
+    if known["format"] in ("JPEG", "MPO"):
+        return ImageInfo(**known, problem=_fault(why), detail=why)
+    info = _look_with_pillow(data, dict(known), why)
+    if info.transcode and known["format"] in WHOLE:
+        return ImageInfo(**known, problem="undecodable", detail=why)
+    return info
+
+
+def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> ImageInfo:
+    """A look at what will be packed as PNG. transcode: why not as it is."""
+    try:
+        pixels = pillow_pixels(data)
+    except Exception as unreadable:
+        message = _one_line(unreadable)
+        return ImageInfo(**known, problem=_fault(message), detail=message)
+    # Pillow turns the picture upright before it is packed as PNG.
+    known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
+    return ImageInfo(**known, **measure(pixels), transcode=transcode)
+
+
+def _fault(message: str) -> str:
+    truncated = any(word in message.lower() for word in ("truncated", "premature"))
+    return "truncated" if truncated else "undecodable"
+
+
+def count_unwritten(data: bytes, format: str) -> int:
+    """How many zeros end the coded picture of a lossy WebP or an AVIF; 0 of any other.
+
+    Half a download whose space was reserved ends so. A lossless WebP may end in megabytes of zeros and be
+    whole.
+    """
+    coded = CODED[format](data) if format in CODED else b""
+    return len(coded) - len(coded.rstrip(b"\0"))
+
+
+def _coded_webp(data: bytes) -> bytes:
+    start = data.find(b"VP8 ")
+    size = int.from_bytes(data[start + 4 : start + 8], "little")
+    return data[start + 8 : start + 8 + size] if start >= 0 else b""
+
+
+def _coded_avif(data: bytes) -> bytes:
+    """The first `mdat` box (ISO/IEC 14496-12, 4.2) as far as it goes; others may follow."""
+    start = 0
+    while start < len(data):
+        size, header = int.from_bytes(data[start : start + 4], "big"), 8
+        if size == 1:
+            size, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        stop = start + size if size else len(data)
+        if data[start + 4 : start + 8] == b"mdat":
+            return data[start + header : stop]
+        start = max(stop, start + header)
+    return b""
+
+
+CODED: Final[Mapping[str, Callable[[bytes], bytes]]] = {"WEBP": _coded_webp, "AVIF": _coded_avif}
+"""The coded picture, of formats without a checksum whose decoders take zeros for more of it."""
+
+
+def _check_size(pixels: Pixels, known: dict[str, Any]) -> None:
+    upright = (known["width"], known["height"])
+    stored = upright if known["orientation"] < 5 else upright[::-1]
+    if pixels.shape[1::-1] != stored:
+        raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
+
+
+def pillow_pixels(data: bytes) -> Pixels:
+    """Decode with Pillow, upright, the first frame of an animation; raises what Pillow raises."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+class DaliDecoder:
+    """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
+
+    TOLERANCE: Final = 3.0
+    """Mean levels by which DALI's pixels may differ from ours before the file is called damaged."""
+
+    def __init__(self) -> None:
+        """Without DALI on this machine, every check passes: its engine cannot be chosen here either."""
+        self._pipeline = _decoder() if has_dali() else None
+
+    def check(self, encoded: NDArray[np.uint8], expected: Pixels) -> None:
+        """Raise DecodeError unless DALI decodes `encoded` to about `expected`."""
+        if self._pipeline is None:
+            return
+        try:
+            (output,) = self._pipeline.run(encoded=[encoded])
+            pixels = np.asarray(output.at(0))
+        except RuntimeError as error:
+            self._pipeline = _decoder()
+            raise DecodeError(f"DALI: {_dali_reason(error)}") from None
+        if pixels.shape != expected.shape:
+            raise DecodeError(f"DALI decodes to {pixels.shape}, OpenCV and libjpeg-turbo to {expected.shape}")
+        apart = float(np.abs(pixels[::4, ::4].astype(np.int16) - expected[::4, ::4]).mean())
+        if apart > self.TOLERANCE:
+            raise DecodeError(f"two decoders disagree by {apart:.1f} levels on average")
+
+
+def _decoder() -> Any:
+    """A pipeline that decodes one image as `dali.graph` does: `run(encoded=[bytes])`."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
+    def one_image() -> Any:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(encoded, device="cpu", adjust_orientation=False)
+
+    return one_image()
+
+
+def _dali_reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line.startswith(("Error: ", "Failed", "Error in", "nvImageCodec"))]
+    return (telling or [line for line in lines if line] or ["unknown error"])[-1][:200]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _answer(path: Path, probe: DaliDecoder) -> ImageInfo:
+    try:
+        if not path.is_file():
+            return ImageInfo(problem="undecodable", detail="not a regular file")
+        if path.stat().st_size > LONG and not _is_picture(path):
+            return _skim(path)
+        return validate_image(path.read_bytes(), probe)
+    except OSError as error:
+        return ImageInfo(problem="unreadable", detail=error.strerror or str(error))
+    except MemoryError:
+        return ImageInfo(problem="undecodable", detail="needs more memory than there is")
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether it begins as a picture does, or may be one whose header is damaged."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:
+        return True
+
+
+def _skim(path: Path) -> ImageInfo:
+    """A look at a long file that is no picture, a video perhaps, which is not held in memory."""
+    crc32, sha256 = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+            sha256.update(block)
+        size = file.tell()
+    return ImageInfo(
+        bytes=size, crc32=crc32, sha256=sha256.hexdigest(), problem="undecodable", detail=NO_IMAGE
+    )
+
+
+def _requests(stream: IO[bytes]) -> Iterator[Path]:
+    for line in stream:
+        yield Path(os.fsdecode(bytes.fromhex(json.loads(line))))
+
+
+def main() -> None:
+    """Answer a JSON line for every path on standard input, until it closes."""
+    # these are the parent's to handle; it closes our input
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what a C library prints must not mix with the answers
+    cv2.setNumThreads(1)
+    Image.MAX_IMAGE_PIXELS = None  # `examine` refuses bombs itself, by a size that nothing was decoded for
+    probe = DaliDecoder()
+    answers.write(b"ready\n")
+    for path in _requests(sys.stdin.buffer):
+        answers.write(json.dumps(asdict(_answer(path, probe)), default=bytes.hex).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

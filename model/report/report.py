@@ -1,0 +1,401 @@
+"""One page about a run: what was trained, on what, how it went, how good it is, and where it looks.
+
+Before it: train, eval and explain fill the run folder. After it: a reader with a browser. The page is one
+file and loads nothing else. It shows what the run folder has, and names the command that makes what is
+missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Literal, TypeAlias, TypeGuard
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+
+from greyhound.cache.files import replacing
+from greyhound.model.report.figures import DRAWN, curve
+from greyhound.model.run import (
+    DAMAGED,
+    EVALUATION,
+    INTERPOLATION,
+    METRICS,
+    PACK,
+    PROBE,
+    RECIPE,
+    SCHEMAS,
+    SWA,
+    TIMES,
+    VERSIONS,
+    RunError,
+    confused,
+    first_error,
+    read_text,
+)
+
+REPORT: Final = "report.html"
+PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
+THUMBNAILS: Final = 12
+"""Pictures shown for each reason to exclude an image; pack.json has the rest."""
+CONFUSIONS: Final = 10
+"""Mistakes listed, the most frequent first."""
+
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+
+
+class ReportError(RunError):
+    """A file of the run folder is missing or not what was expected; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A heading with pairs of name and value, or with a table."""
+
+    title: str
+    pairs: tuple[tuple[str, str], ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A curve over the epochs. picture: a data URI; None if fewer than two values are known."""
+
+    name: str
+    note: str
+    last: str
+    best: str
+    picture: str | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one part of a training reached on the validation split. best: evaluation takes this one."""
+
+    name: str
+    result: Mapping[str, Any]
+    best: bool
+
+
+def build(run: Path) -> Path:
+    """Write `report.html` into the run folder, whole or not at all. Its path. Raises ReportError."""
+    page = _environment().get_template("report.html.jinja").render(gather(run))
+    try:
+        with replacing(run / REPORT) as temporary:
+            temporary.write_bytes(page.encode("utf-8", "replace"))  # a file's name may be invalid text
+    except OSError as error:
+        raise ReportError(f"{run / REPORT} cannot be written ({error.strerror or error})") from None
+    return run / REPORT
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """Everything that the page shows, by the names that the template uses. Raises ReportError."""
+    recipe, pack, evaluation, swa = (read(run, name) for name in (RECIPE, PACK, EVALUATION, SWA))
+    if recipe is None:
+        raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
+    times = {row.get("epoch"): row for row in read(run, TIMES) or []}
+    metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
+    select = recipe.get("select", "accuracy")
+    return {
+        "run": run.resolve().name,
+        "recipe": recipe,
+        "groups": list(group("in short", {key: recipe[key] for key in recipe if key != "note"})),
+        "versions": read(run, VERSIONS),
+        "pack": pack,
+        "excluded": by_reason(pack or {}),
+        "corrupt": {"replaced": [], "left_out": []} | (read(run, DAMAGED) or {}),
+        "metrics": metrics,
+        "summary": summary(metrics),
+        "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
+        "stages": stages(read(run, PROBE), metrics, read(run, INTERPOLATION), swa, select),
+        "swa": swa,
+        "evaluation": evaluation,
+        "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
+        "classes": worst_first((evaluation or {}).get("classes") or []),
+        "confusions": confusions(evaluation or {}),
+        "pictures": {name: picture(run / name) for name in PICTURES},
+        "commands": {name: command(run, name, recipe, pack) for name in (*SCHEMAS, *PICTURES)},
+    }
+
+
+def read(run: Path, name: str) -> Any:
+    """The content of one JSON file of the run folder; None if there is no such file. Raises ReportError."""
+    try:
+        text = read_text(run / name)
+        lines = name in (METRICS, TIMES)
+        content = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"{run / name} cannot be read ({' '.join(str(error).split())}); expected JSON"
+        raise ReportError(f"{why}; {remedy(run / name)}") from None
+    fault = first_error(name, content)
+    if fault:
+        raise ReportError(f"{run / name}: {fault}; {remedy(run / name)}")
+    return content
+
+
+def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
+    """The command line that makes one file of the run folder."""
+    folder = shlex.quote(str(run))
+    if name in (EVALUATION, "confusion.png"):
+        return f"greyhound eval --run {folder}"
+    if name == "saliency.png":
+        return f"greyhound explain --run {folder}"
+    start = shlex.quote((recipe or {}).get("name") or ("fast" if name == RECIPE else "RECIPE"))
+    images = shlex.quote((pack or {}).get("path") or "PACK")
+    resume = "" if name == RECIPE else " --resume"
+    return f"greyhound train {start} --pack {images} --out {folder}{resume}"
+
+
+def remedy(path: Path) -> str:
+    """What to do about a corrupt file of a run folder."""
+    if path.name in (RECIPE, PACK):
+        return f"train into another folder: {command(Path('OTHER'), RECIPE)}"
+    return f"delete it, then: {command(path.parent, path.name)}"
+
+
+def picture(path: Path) -> str | None:
+    """A PNG file as a data URI; None if there is no such file. Raises ReportError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read ({error.strerror or error}); {remedy(path)}") from None
+    if not data.startswith(b"\x89PNG"):
+        raise ReportError(f"{path} is no picture; expected a PNG; {remedy(path)}")
+    return data_uri(data)
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def group(title: str, content: Mapping[str, Any] | Rows) -> Iterator[Group]:
+    """A nested object as groups: its plain values first, then each object and table under its own name.
+
+    A list of objects is a table. Its columns are all their keys, in the order of first mention.
+    """
+    if not isinstance(content, Mapping):
+        keys = tuple(dict.fromkeys(key for row in content for key in row))
+        cells = tuple(tuple(scalar(row.get(key)) for key in keys) for row in content)
+        yield Group(title, columns=tuple(map(spaced, keys)), rows=cells)
+        return
+    rows = {key: value for key, value in content.items() if isinstance(value, list) and value}
+    tables = {key for key, value in rows.items() if all(isinstance(item, dict) for item in value)}
+    nested = {key: value for key, value in content.items() if isinstance(value, dict) or key in tables}
+    pairs = tuple((spaced(key), scalar(value)) for key, value in content.items() if key not in nested)
+    if pairs:
+        yield Group(title, pairs)
+    for key, value in nested.items():
+        yield from group(spaced(key), value)
+
+
+def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
+    """What the pack excluded: reason, count, images; the most frequent reason first."""
+    excluded = pack.get("excluded") or {}
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    for image in excluded.get("images") or []:
+        images.setdefault(image.get("reason") or "unknown", []).append(image)
+    counts = Counter({reason: len(found) for reason, found in images.items()})
+    counts |= Counter({reason: count or 0 for reason, count in (excluded.get("reasons") or {}).items()})
+    return [(reason, count, images.get(reason, [])) for reason, count in counts.most_common()]
+
+
+def summary(metrics: Rows) -> dict[str, float | None]:
+    """Medians over the epochs, the total of seconds, and the idle epochs; None where nothing was measured.
+
+    An epoch is idle if less than half of the weights changed at all.
+    """
+    names = ("seconds", "images_per_second", "waiting", "weights_changed")
+    values = {name: [row[name] for row in metrics if _finite(row.get(name))] for name in names}
+    medians = {name: median(found) if found else None for name, found in values.items()}
+    idle = sum(share < 0.5 for share in values["weights_changed"])
+    return medians | {"total": sum(values["seconds"]) or None, "idle": idle}
+
+
+def stages(
+    head: Mapping[str, Any] | None,
+    metrics: Rows,
+    between: Rows | None,
+    swa: Mapping[str, Any] | None,
+    select: Literal["accuracy", "loss"],
+) -> list[Stage]:
+    """The stages of a training in their order; of its epochs the best and the last.
+
+    A tie goes to the first, as in best.ckpt; but the average, which is a checkpoint of its own, wins a tie.
+    """
+
+    def rank(row: Mapping[str, Any]) -> float:
+        value = row.get("accuracy" if select == "accuracy" else "valid_loss")
+        return -math.inf if not _finite(value) else value if select == "accuracy" else -value
+
+    first = (head or {}).get("first")
+    found: list[tuple[str, Mapping[str, Any] | None]] = [
+        (f"a head solved on {(first or {}).get('images', 'few')} images", first),
+        ("the solved head alone, nothing fine-tuned", head),
+    ]
+    if metrics:
+        epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
+        last = max(epochs)
+        top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
+        found += [(f"the best epoch, {top}", epochs[top])] if top != last else []
+        found.append((f"the last epoch, {last}", epochs[last]))
+    if between:
+        top = max(between, key=rank)
+        found.append((f"{top.get('share', math.nan):.0%} of the way from the solved head to there", top))
+    found.append(("averaged weights", (swa or {}).get("after")))
+    rows = {name: row for name, row in found if row}
+    best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
+    return [Stage(name, row, name == best) for name, row in rows.items()]
+
+
+def worst_first(classes: Rows) -> list[Mapping[str, Any]]:
+    """Rows of classes by accuracy, then by name; classes without an accuracy last."""
+
+    def key(row: Mapping[str, Any]) -> tuple[float, str]:
+        accuracy = row.get("accuracy")
+        return accuracy if _finite(accuracy) else math.inf, (row.get("name") or "").casefold()
+
+    return sorted(classes, key=key)
+
+
+def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """The most frequent mistakes: true class, predicted class, count."""
+    names = [row.get("name") or "" for row in evaluation.get("classes") or []]
+    known = range(len(names))
+    found = [
+        (names[true], names[predicted], count)
+        for true, predicted, count in confused(evaluation)
+        if true != predicted and true in known and predicted in known
+    ]
+    return sorted(found, key=lambda mistake: -mistake[2])[:CONFUSIONS]
+
+
+def charts(metrics: Rows, smoothed: bool) -> list[Chart]:
+    """The three curves of a training. Its two losses are different quantities and never share an axis."""
+    notes = {
+        "train_loss": ("Training loss", f"{'smoothed' if smoothed else 'true'} labels, augmented images"),
+        "valid_loss": ("Validation loss", "true labels, images as they are"),
+        "accuracy": ("Validation accuracy", "share of images named correctly"),
+    }
+    epochs = [index if row.get("epoch") is None else row["epoch"] for index, row in enumerate(metrics)]
+    return [
+        chart(*titles, epochs, [row.get(key) for row in metrics], percents=key == "accuracy")
+        for key, titles in notes.items()
+    ]
+
+
+def chart(
+    name: str, note: str, epochs: Sequence[int], values: Sequence[object], percents: bool = False
+) -> Chart:
+    """The curve of the values that are finite numbers. Best: the lowest loss, the highest share."""
+    known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if _finite(value)}
+    if not known:
+        return Chart(name, note, last="–", best="no values", picture=None)
+    text, factor = (percent, 100) if percents else (number, 1)
+    best = (max if percents else min)(known, key=lambda epoch: known[epoch])
+    drawn = [known.get(epoch, math.nan) * factor for epoch in epochs]
+    return Chart(
+        name,
+        note,
+        last=text(list(known.values())[-1]),
+        best=f"best {text(known[best])} in epoch {best}",
+        picture=data_uri(curve(epochs, drawn, percents)) if len(known) > 1 else None,
+    )
+
+
+def percent(value: object) -> str:
+    """A share as "93.1 %"; a dash where there is none."""
+    return f"{100 * value:.1f}\N{NARROW NO-BREAK SPACE}%" if _finite(value) else "–"
+
+
+def share(value: object) -> str:
+    """A share as a number from 0 to 1, for a place on a bar; 0 where there is none."""
+    return f"{min(max(value, 0), 1):.4f}" if _finite(value) else "0"
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number with this many decimals; very small and very large ones with a power of ten."""
+    if not _finite(value):
+        return "–"
+    return f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.2e}"
+
+
+def count(value: object) -> str:
+    """A whole number with commas between the thousands."""
+    return f"{value:,.0f}" if _finite(value) else "–"
+
+
+def size(value: object) -> str:
+    """A number of bytes in the unit that keeps it short."""
+    if not _finite(value):
+        return "–"
+    power = min(int(math.log(max(value, 1), 1000)), 4)
+    return f"{value / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(value: object) -> str:
+    """Seconds as "8.2 s", "12 min" or "3 h 20 min"."""
+    if not _finite(value):
+        return "–"
+    if value < 120:
+        return f"{value:.1f} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def clock(value: object) -> str:
+    """Seconds as "0:08", "12:05" or "3:20:00": a column of them is easy to compare."""
+    if not _finite(value):
+        return "–"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def scalar(value: object) -> str:
+    """A value of the recipe as text: yes or no, short numbers, lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(scalar(item) for item in value) or "none"
+    return "none" if value is None or value == "" else str(value)
+
+
+def spaced(name: str) -> str:
+    """A key as words."""
+    return name.replace("_", " ")
+
+
+def _finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@cache
+def _environment() -> Environment:
+    """Jinja that escapes everything; what a run folder lacks is empty."""
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (percent, share, number, count, size, duration, clock, scalar, spaced)
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.globals |= {"THUMBNAILS": THUMBNAILS, "DRAWN": DRAWN}
+    return environment
