@@ -141,7 +141,7 @@ LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
 PROBE_WEIGHTS: Final = "probe.ckpt"
-"""The network with its head solved and nothing trained, where training later looks back at it."""
+"""The network after the linear probe, for the interpolation at the end."""
 TARGETS: Final = "targets.ckpt"
 """The soft targets, where the recipe has them."""
 

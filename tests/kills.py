@@ -1,6 +1,7 @@
 """Trainings that are killed: each says where it is, and a real SIGKILL meets it there.
 
-Before it: `processes`, whose server every training is forked from, past its imports. After it: the tests of exact resume.
+Before it: `processes`, whose server every training is forked from, past its imports. After it: the tests of
+exact resume.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Several processes as torchrun starts them, without the seconds that each would spend on its imports.
 
-Before it: nothing. After it: the tests of several ranks. A server imports torch once, and every rank is forked from it.
+Before it: nothing. After it: the tests of several ranks. A server imports torch once, and every rank is
+forked from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Host reads: which lines of torch made the host wait for a value of the device, seen also where the device is the CPU.
+"""Host reads: which lines of torch made the host wait for a value of the device, seen also where the device
+is the CPU.
 
 Before it: a loop that should read nothing. After it: tests/test_sync.py and the GPU check.
 """
@@ -115,7 +116,8 @@ def walk(
     watch: Callable[[], AbstractContextManager[Any]],
     engine: EngineName = "auto",
 ) -> Any:
-    """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them under `watch`.
+    """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them
+    under `watch`.
 
     The network is a small one, the images are too, and the epoch is cut short.
     """

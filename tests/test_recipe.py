@@ -16,7 +16,6 @@ from greyhound import begin, train
 from greyhound.cache.errors import UserError
 from greyhound.cache.options import WIDTH, options
 from greyhound.cache.store import Pack
-from greyhound.pipelines import engine
 from greyhound.recipe import _INLINE, COMMON, DEMO, FAST, GROUPS, PAPER, RECIPES, TrainOptions, read_options
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +39,7 @@ def help_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-# --- recipes ---------------------------------------------------------------------------------------------------------
+# --- recipes ------------------------------------------------------------------------------------------------
 
 
 def test_paper_is_the_seeds_recipe_number_by_number() -> None:
@@ -72,7 +71,7 @@ def test_a_recipe_is_read_by_its_name_and_knows_it(name: str) -> None:
     assert (RECIPES["paper"][0], RECIPES["fast"][0], RECIPES["demo"][0]) == (PAPER, FAST, DEMO)
 
 
-# --- what is changed -------------------------------------------------------------------------------------------------
+# --- what is changed ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_what_is_no_part_of_the_recipe() -> None:
     assert (found.resume, found.force) == (True, ("pack", "recipe"))
 
 
-# --- what is wrong ---------------------------------------------------------------------------------------------------
+# --- what is wrong ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_what_is_wrong_is_one_line(
     assert says in refused(words)
 
 
-# --- help ------------------------------------------------------------------------------------------------------------
+# --- help ---------------------------------------------------------------------------------------------------
 
 
 def test_every_flag_has_exactly_one_heading_and_the_most_used_come_first(
@@ -193,9 +192,6 @@ def test_the_defaults_are_those_of_the_recipe_that_is_named(
 SLOW = ("torch", "timm", "nvidia", "torchvision", "cv2", "pyarrow", "matplotlib", "tyro", "pydantic", "PIL")
 
 
-@pytest.mark.skipif(
-    "Placeholder" in (engine.__doc__ or ""), reason="before the merge engine.py imports the loader"
-)
 def test_help_and_a_slip_import_nothing_slow() -> None:
     for words, code in ((["--help"], 0), (["fast", "--out", "r", "--epoch", "3"], 2)):
         command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *words]
@@ -206,7 +202,7 @@ def test_help_and_a_slip_import_nothing_slow() -> None:
         assert not {name.partition(".")[0] for name in modules} & set(SLOW)
 
 
-# --- going on --------------------------------------------------------------------------------------------------------
+# --- going on -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -49,8 +49,9 @@ KILLS = {
     "averaging": 14,
     "evaluation": 3,
 }
-"""The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are drawn from.
-The steps are the first four of the first epoch; an epoch's validation and each network between are one batch."""
+"""The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are
+drawn from. The steps are the first four of the first epoch; an epoch's validation and each network between
+are one batch."""
 
 
 @pytest.fixture(scope="module")
@@ -569,7 +570,7 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     assert f"row {row} (" in capsys.readouterr().err
 
 
-# --- bytes from elsewhere --------------------------------------------------------------------------------------------
+# --- bytes from elsewhere -----------------------------------------------------------------------------------
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 

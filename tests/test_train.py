@@ -570,7 +570,7 @@ def test_a_linear_probe_starts_where_a_random_one_does_not(
     assert best["after"] == "a linear probe of 42 images"
     written = Run(tmp_path / "run").read(PROBE)
     assert written["accuracy"] == best["accuracy"]
-    assert "the solved head alone" in (tmp_path / "run" / "report.html").read_text()
+    assert "the linear probe alone" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / AVERAGED).exists()
 
 
