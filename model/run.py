@@ -201,7 +201,7 @@ class Run:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one text file, whole or not at all; on rank 0 alone. Raises RunError where it cannot be written."""
+        """Write one text file, whole or not at all; on rank 0 alone. Raises RunError where it cannot."""
         if not distributed.is_main():
             return
         try:

@@ -20,7 +20,7 @@ PATIENCE: Final = 120
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work` returns in each of `count` processes, rank by rank. Raises AssertionError with a rank's traceback."""
+    """What `work` returns in each process, rank by rank. Raises AssertionError with a rank's traceback."""
     found = answers(count, work, *arguments)
     for rank, answer in enumerate(found):
         assert isinstance(answer, tuple), f"rank {rank}: {answer}"

@@ -101,7 +101,7 @@ def host_reads() -> Iterator[list[str]]:
 
 @contextmanager
 def syncs_raise() -> Iterator[list[str]]:
-    """For as long as the block runs, an operation of torch that waits for the GPU raises; so none is listed."""
+    """While the block runs, an operation of torch that waits for the GPU raises; so none is listed."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

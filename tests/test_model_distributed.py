@@ -117,7 +117,7 @@ def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
 
 
 def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[bool, int]:
-    """Whether they were started again, and what the ranks add up to, in a store of torchrun's that outlives them."""
+    """Whether they were started again, and the ranks' sum, in a store of torchrun's that outlives them."""
     rank = int(os.environ["RANK"])
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts[rank])
@@ -130,7 +130,7 @@ def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[
 
 @pytest.mark.parametrize(("restarts", "late"), [((1, 0), 1), ((0, 1), 0), ((0, 0), 1)])
 def test_ranks_meet_again_whatever_their_machines_counted(restarts: tuple[int, int], late: int) -> None:
-    """A machine counts the failures that it saw, and one that replaces another none; the dead have left words for all."""
+    """Each machine counts the failures that it saw itself, and the dead have left words for all."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     assert on_ranks(2, met, store.port, (0, 0)) == [(False, 3), (False, 3)]
     assert on_ranks(2, met, store.port, restarts, late) == [(True, 3), (True, 3)]
@@ -329,7 +329,7 @@ Step: TypeAlias = tuple[int, list[tuple[int, int]]]
 
 
 def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) -> list[Step]:
-    """Train, until a signal comes to the last rank before batch number `steps`; each step's epoch, images and pixels."""
+    """Train, until the last rank gets a signal before batch `steps`; each step's epoch, images, pixels."""
     asked = iter(range(1, 10_000))
     seen: list[Step] = []
     following = TrainContext.with_progress

@@ -1,4 +1,4 @@
-"""model/resume.py, and what train makes of it: what differs is said, what is forced is obeyed, what is best stays."""
+"""model/resume.py and train: what differs is said, what is forced is obeyed, what is best stays."""
 
 from __future__ import annotations
 
