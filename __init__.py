@@ -1,1 +1,1 @@
-"""Greyhound: from a folder of photographs to an image classifier. The rooms are `cache`, `pipelines` and `model`."""
+"""Greyhound: from a folder of photographs to an image classifier, by way of `cache`, `pipelines`, `model`."""

@@ -1,6 +1,8 @@
-"""The one command: greyhound pack | survey | info | verify | demo | train | eval | explain | review | doctor | benchmark.
+"""The one command: greyhound pack | survey | info | verify | demo | train | eval | explain | review | doctor
+| benchmark.
 
-Before it: nothing. After it: the program that the first word names, which reads the rest of the command line itself.
+Before it: nothing. After it: the program that the first word names, which reads the rest of the command line
+itself.
 """
 
 from __future__ import annotations

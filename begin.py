@@ -1,6 +1,8 @@
-"""Before the first step: everything is opened, a new run is described, or one that goes on is brought to where it stood.
+"""Before the first step: everything is opened, a new run is described, or one that goes on is brought to
+where it stood.
 
-Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end here.
+Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end
+here.
 """
 
 from __future__ import annotations
@@ -119,7 +121,8 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
 
 
 def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -> TrainOptions:
-    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had begun.
+    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had
+    begun.
 
     Raises RunError where several processes cannot do what is asked.
     """
@@ -147,10 +150,11 @@ def pack_path(options: TrainOptions) -> Path:
 def open_run(
     options: TrainOptions, pack: Pack, device: torch.device, used: dict[str, str]
 ) -> tuple[Recipe, Run, dict[str, Any] | None]:
-    """The resolved recipe, the run folder, and the checkpoint to go on from. Nothing is written, but for a repair.
+    """The resolved recipe, the run folder, and the checkpoint to go on from. Nothing is written, but for a
+    repair.
 
-    used: `open_versions`. With --resume a preset under the run's own name stands for the run's recipe. Raises RunError,
-    CheckpointError.
+    used: `open_versions`. With --resume a preset under the run's own name stands for the run's recipe. Raises
+    RunError, CheckpointError.
     """
     run, recipe, out = Run(options.out), options.recipe, options.out
     if not options.resume:
@@ -176,7 +180,7 @@ def own_recipe(out: Path) -> Recipe:
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe as it is computed on `device`: precision, mean and std chosen; what has no effect left out."""
+    """The recipe as computed on `device`: precision, mean and std chosen, fields without effect set to 0."""
     if recipe.weights != "auto" and recipe.note == PRETRAINED_NOTE:
         recipe = replace(recipe, note="")
     if recipe.precision == "auto":
@@ -190,7 +194,8 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     for name in ("probe_shots", "distillation", "interpolation"):
         if getattr(recipe, name) not in (0, getattr(usual, name)):
             note(
-                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add --linear-probe"
+                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add "
+                "--linear-probe"
             )
     return replace(recipe, probe_shots=0, distillation=0.0, interpolation=0)
 
@@ -238,7 +243,7 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
 
 
 def restore_best(context: TrainContext) -> None:
-    """Go on from best.ckpt and its own score: last.ckpt may be an older one. A score of -inf is measured again."""
+    """Go on from best.ckpt's own score: last.ckpt may be older. A score of -inf is measured again."""
     state = context.state
     content = distributed.broadcast_from_main(lambda: find_best(context.run, note))
     state.best = content["score"] if content else -math.inf
@@ -252,7 +257,7 @@ def restore_best(context: TrainContext) -> None:
 
 
 def write_damaged(context: TrainContext) -> None:
-    """damaged.json: the images that were replaced in training or left out of validation; no file where there are none."""
+    """damaged.json: images replaced in training or left out of validation; no file where there are none."""
     found = {"replaced": context.training.corrupt_rows(), "left_out": context.validation.corrupt_rows()}
     if any(found.values()):
         context.run.write(DAMAGED, found)
@@ -311,7 +316,7 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
 
 
 def take_steps(train_epoch: TrainEpoch, context: TrainContext, steps: int) -> list[float]:
-    """Train for so many steps, across epochs, and write nothing; the seconds of each, waiting for data left out."""
+    """Train so many steps, across epochs, and write nothing; the seconds of each without waiting for data."""
     model, seconds = context.compiled(), []
     for _ in range(steps):
         clock = train_epoch(context, model, 1)

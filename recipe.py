@@ -1,7 +1,9 @@
-"""A recipe: everything that decides what a training computes, as a value. And the three that come with Greyhound.
+"""A recipe: everything that decides what a training computes, as a value. And the three that come with
+Greyhound.
 
-Before it: nothing. After it: train follows it, `session` opens what it names, eval and explain read its augmentation.
-Another recipe is derived from one of these with `replace`, or on the command line by naming any field. No torch here.
+Before it: nothing. After it: train follows it, `session` opens what it names, eval and explain read its
+augmentation. Another recipe is derived from one of these with `replace`, or on the command line by naming any
+field. No torch here.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Recipe:
     phases: tuple[Phase, ...] = PAPER_PHASES
     """The learning rate, phase by phase."""
     views: int = 1
-    """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as one of the batch's images."""
+    """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as an image of the batch."""
     layer_decay: float = 1.0
     """Learning rate of a layer as a share of the next layer's, 0..1. Below 1 the first layers learn least."""
     momentum: float = 0.9
@@ -76,22 +78,22 @@ class Recipe:
     distillation: float = 0.0
     """Share of each target that is the linear probe's out-of-fold prediction; the rest is the label. 0..1."""
     interpolation: int = 0
-    """After training, validate this many networks between the linear probe's and the trained one (WiSE-FT); 0: none."""
+    """After training, validate so many networks between linear probe and trained one (WiSE-FT); 0: none."""
     clip_norm: float = 0.0
     """Clip the gradient to this norm; 0: no clipping."""
     freeze_bn: bool = False
     """Keep BatchNorm's running statistics as pretrained. Its scale and shift are still trained."""
     ema: float = 0.0
-    """Decay per step of the exponential moving average of the weights, which is then what is validated; 0: none."""
+    """Decay per step of the weights' exponential moving average, which is then validated; 0: none."""
     averaging: Averaging = field(default_factory=Averaging)
     select: Literal["accuracy", "loss"] = "accuracy"
     """Which validation result makes a checkpoint the best. The cross entropy is less noisy on few images."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device has instructions for it. Saved activations of B2: 87.8 MiB an image, 160.7 in fp32."""
+    """auto: bf16 where the device has it. Saved activations of B2: 87.8 MiB an image, 160.7 in fp32."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass. Saved: 12.4 MiB an image instead of 160.7 (B2, 256 px, fp32)."""
+    """Recompute activations in the backward pass: 12.4 MiB an image instead of 160.7 (B2, 256 px, fp32)."""
     compile: bool = False
-    """torch.compile the network, on a GPU with CUDA graphs. Where that fails, a line says why and it runs eagerly."""
+    """torch.compile the network, on a GPU with CUDA graphs; or say why not, and run eagerly."""
     sync_batchnorm: bool = False
     """On several GPUs, compute BatchNorm's statistics over all of them."""
     seed: int = 0
@@ -169,7 +171,8 @@ DEMO: Final = replace(
     name="demo",
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
-    note="The demo's dogs are drawn: this accuracy shows that the flow works, and says nothing about photographs.",
+    note="The demo's dogs are drawn: this accuracy shows that the flow works, "
+    "and says nothing about photographs.",
     distillation=0.0,
     interpolation=0,
     layer_decay=1.0,
@@ -244,11 +247,15 @@ GROUPS: Final = {
     "data": ("image-cache", "cache-bytes", "originals", "on-corrupt"),
     "network": ("linear-probe", "probe-shots", "distillation", "interpolation", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
-    "optimisation": ("phases", "momentum", "weight-decay", "layer-decay", "label-smoothing", "clip-norm", "ema", "averaging"),
+    "optimisation": (
+        "phases", "momentum", "weight-decay", "layer-decay",
+        "label-smoothing", "clip-norm", "ema", "averaging",
+    ),
     "evaluation": ("select",),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),
     "hardware": (
-        "device", "engine", "threads", "prefetch", "timeout", "precision", "compile", "activation-checkpointing", "sync-batchnorm",
+        "device", "engine", "threads", "prefetch", "timeout",
+        "precision", "compile", "activation-checkpointing", "sync-batchnorm",
     ),
 }  # fmt: skip
 """The other flags, by the heading under which --help lists them; a name stands for all that begin with it."""

@@ -49,7 +49,7 @@ class Option:
 
 
 def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ()) -> list[Option]:
-    """Every field of the dataclass `value`, its own values the defaults. inline: nested fields whose flags carry no prefix."""
+    """Every field of the dataclass `value`, its values the defaults. inline: nested fields without a prefix."""
     found: list[Option] = []
     hints, docs = get_type_hints(type(value)), field_docs(type(value))
     for each in dataclasses.fields(value):

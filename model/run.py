@@ -141,7 +141,7 @@ LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
 PROBE_WEIGHTS: Final = "probe.ckpt"
-"""The network with its head solved and nothing trained, where training later looks back at it."""
+"""The network after the linear probe, for the interpolation at the end."""
 TARGETS: Final = "targets.ckpt"
 """The soft targets, where the recipe has them."""
 
@@ -201,7 +201,7 @@ class Run:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one text file, whole or not at all; on rank 0 alone. Raises RunError where it cannot be written."""
+        """Write one text file, whole or not at all; on rank 0 alone. Raises RunError where it cannot."""
         if not distributed.is_main():
             return
         try:

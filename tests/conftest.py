@@ -25,7 +25,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_runtest_setup() -> None:
-    """Heed every signal, whatever a shell that started us in the background, nohup or an earlier test had ignored: tests send them."""
+    """Heed every signal, whatever a shell, nohup or an earlier test had ignored: tests send them."""
     for number in ENDINGS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
@@ -65,7 +65,7 @@ def photos() -> Path:
 
 @pytest.fixture(scope="session")
 def coded_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """20 coordinate-coded images in two classes, sizes all different; blue is the row, and label is row >= 9."""
+    """20 coordinate-coded images in two classes, all sizes differ; blue is the row, label is row >= 9."""
     images = [
         encode(coded(70 + 3 * row, 91 - 2 * row, row), "PNG" if row % 2 else "JPEG") for row in range(20)
     ]
@@ -103,7 +103,7 @@ def ordinary() -> Iterator[None]:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Here:
-    """Starts one of the programs as its command line does, in `tmp_path` but in this process: imports take seconds."""
+    """Starts a program as its command line does, in `tmp_path` but in this process: imports take long."""
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in ENDINGS}
 

@@ -1,6 +1,7 @@
 """Trainings that are killed: each says where it is, and a real SIGKILL meets it there.
 
-Before it: `processes`, whose server every training is forked from, past its imports. After it: the tests of exact resume.
+Before it: `processes`, whose server every training is forked from, past its imports. After it: the tests of
+exact resume.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def finish(pack: Path, out: Path) -> None:
 
 
 def start(pack: Path, out: Path, phase: str, moment: int) -> tuple[Any, str]:
-    """A training in a process of its own, and the phase that it says it is in, or that it is over, or what went wrong."""
+    """A training in a process of its own; the phase that it says it is in, `OVER`, or what went wrong."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["greyhound.train", "runs"])
     ours, theirs = context.Pipe(duplex=False)
@@ -105,7 +106,7 @@ def live(announce: Connection, pack: Path, out: Path, phase: str, moment: int) -
 
 
 def watch(here: Callable[[str], None]) -> None:
-    """Call `here` with the phase before any batch, and in every checkpoint that is half written. No pictures: they take time."""
+    """Call `here` with the phase before any batch, and in every half-written checkpoint. No pictures."""
     following, writing = TrainContext.with_progress, Path.write_bytes
     predicting = vars(evaluation)["forward"]
 
@@ -134,7 +135,7 @@ def watch(here: Callable[[str], None]) -> None:
 
 
 def bits(out: Path) -> dict[str, Any]:
-    """All that a run came to but what the clock says: weights, metrics, and the evaluation where there is one."""
+    """All that a run came to but for the clock: weights, metrics, and the evaluation, if any."""
     folder, evaluated = Run(out), out / EVALUATION
     files = {name: checkpoint.load(out / name) for name in (LAST, BEST, AVERAGED, PROBE_WEIGHTS)}
     found: dict[str, Any] = {name: fingerprint(content["network"]) for name, content in files.items()}

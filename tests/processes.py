@@ -1,6 +1,7 @@
 """Several processes as torchrun starts them, without the seconds that each would spend on its imports.
 
-Before it: nothing. After it: the tests of several ranks. A server imports torch once, and every rank is forked from it.
+Before it: nothing. After it: the tests of several ranks. A server imports torch once, and every rank is
+forked from it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PATIENCE: Final = 120
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work` returns in each of `count` processes, rank by rank. Raises AssertionError with a rank's traceback."""
+    """What `work` returns in each process, rank by rank. Raises AssertionError with a rank's traceback."""
     found = answers(count, work, *arguments)
     for rank, answer in enumerate(found):
         assert isinstance(answer, tuple), f"rank {rank}: {answer}"

@@ -1,4 +1,5 @@
-"""Host reads: which lines of torch made the host wait for a value of the device, seen also where the device is the CPU.
+"""Host reads: which lines of torch made the host wait for a value of the device, seen also where the device
+is the CPU.
 
 Before it: a loop that should read nothing. After it: tests/test_sync.py and the GPU check.
 """
@@ -100,7 +101,7 @@ def host_reads() -> Iterator[list[str]]:
 
 @contextmanager
 def syncs_raise() -> Iterator[list[str]]:
-    """For as long as the block runs, an operation of torch that waits for the GPU raises; so none is listed."""
+    """While the block runs, an operation of torch that waits for the GPU raises; so none is listed."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -115,7 +116,8 @@ def walk(
     watch: Callable[[], AbstractContextManager[Any]],
     engine: EngineName = "auto",
 ) -> Any:
-    """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them under `watch`.
+    """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them
+    under `watch`.
 
     The network is a small one, the images are too, and the epoch is cut short.
     """

@@ -151,8 +151,8 @@ def train_on(
 ) -> TrainState:
     """One epoch of the loop itself, `train.train_epoch`, over given batches at one learning rate; its state.
 
-    called: the network, wrapped. targets: soft ones `[n, K]`, image by image, instead of the labels. fields: of the
-    recipe, whose labels are not smoothed unless they say so.
+    called: the network, wrapped. targets: soft ones `[n, K]`, image by image, instead of the labels. fields:
+    of the recipe, whose labels are not smoothed unless they say so.
     """
     recipe = replace(TINY, label_smoothing=0.0, phases=(Phase(epochs=1, high=lr, low=lr),))
     recipe = replace(recipe, **fields)

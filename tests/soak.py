@@ -1,10 +1,11 @@
-"""Soak: trainings that are killed and resumed at random for as long as asked, and one beside them that nobody disturbs.
+"""Soak: trainings that are killed and resumed at random for as long as asked, and one beside them that nobody
+disturbs.
 
     python tests/soak.py --minutes 30        (make soak)
 
-Before it: nothing, it draws its images. After it: the words that docs/reliability.md wants, then one JSON line, and exit
-code 0 only if every run ended in what the undisturbed one came to, bit for bit, and the process that trained all the time
-took no more memory late than early. Not a test that `make test` runs.
+Before it: nothing, it draws its images. After it: the words that docs/reliability.md wants, then one JSON
+line, and exit code 0 only if every run ended in what the undisturbed one came to, bit for bit, and the
+process that trained all the time took no more memory late than early. Not a test that `make test` runs.
 """
 
 from __future__ import annotations
@@ -214,10 +215,11 @@ def summarise(samples: Sequence[float], epochs: int) -> Memory:
 
 @contextmanager
 def beside(soak: Soak) -> Iterator[list[float]]:
-    """A process that trains undisturbed for as long as the block runs; yields the list that its memory is added to, MiB.
+    """A process that trains undisturbed for as long as the block runs; yields the list that its memory is
+    added to, MiB.
 
-    The samples begin with its second epoch: before it memory grows by what a training needs. Raises SystemExit where it
-    ends by itself.
+    The samples begin with its second epoch: before it memory grows by what a training needs. Raises
+    SystemExit where it ends by itself.
     """
     samples: list[float] = []
     process, over = start(soak, STEADY), threading.Event()

@@ -90,7 +90,7 @@ def everything() -> dict[str, Any]:
     }
 
 
-# --- one process -----------------------------------------------------------------------------------------------------
+# --- one process --------------------------------------------------------------------------------------------
 
 
 def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
@@ -113,11 +113,11 @@ def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
         assert distributed.data_parallel(given) is given
 
 
-# --- how they meet ---------------------------------------------------------------------------------------------------
+# --- how they meet ------------------------------------------------------------------------------------------
 
 
 def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[bool, int]:
-    """Whether they were started again, and what the ranks add up to, in a store of torchrun's that outlives them."""
+    """Whether they were started again, and the ranks' sum, in a store of torchrun's that outlives them."""
     rank = int(os.environ["RANK"])
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts[rank])
@@ -130,7 +130,7 @@ def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[
 
 @pytest.mark.parametrize(("restarts", "late"), [((1, 0), 1), ((0, 1), 0), ((0, 0), 1)])
 def test_ranks_meet_again_whatever_their_machines_counted(restarts: tuple[int, int], late: int) -> None:
-    """A machine counts the failures that it saw, and one that replaces another none; the dead have left words for all."""
+    """Each machine counts the failures that it saw itself, and the dead have left words for all."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     assert on_ranks(2, met, store.port, (0, 0)) == [(False, 3), (False, 3)]
     assert on_ranks(2, met, store.port, restarts, late) == [(True, 3), (True, 3)]
@@ -155,7 +155,7 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-# --- words between ranks ---------------------------------------------------------------------------------------------
+# --- words between ranks ------------------------------------------------------------------------------------
 
 
 def words() -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_what_the_ranks_tell_each_other() -> None:
     assert len({said["draw"] for said in (first, second, third)}) == 3
 
 
-# --- a step ----------------------------------------------------------------------------------------------------------
+# --- a step -------------------------------------------------------------------------------------------------
 
 
 def gradients(images: int, frozen: bool) -> list[torch.Tensor]:
@@ -256,7 +256,7 @@ def test_synchronised_batchnorm_keeps_the_names_of_the_weights() -> None:
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in inference.modules())
 
 
-# --- validation and averaging ----------------------------------------------------------------------------------------
+# --- validation and averaging -------------------------------------------------------------------------------
 
 
 def validated(images: int) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def test_batchnorm_is_refreshed_by_the_batches_of_all_ranks(pair: Pair) -> None:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-2, atol=1e-4)
 
 
-# --- a whole training ------------------------------------------------------------------------------------------------
+# --- a whole training ---------------------------------------------------------------------------------------
 
 RECIPE = replace(
     TINY,
@@ -329,7 +329,7 @@ Step: TypeAlias = tuple[int, list[tuple[int, int]]]
 
 
 def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) -> list[Step]:
-    """Train, until a signal comes to the last rank before batch number `steps`; each step's epoch, images and pixels."""
+    """Train, until the last rank gets a signal before batch `steps`; each step's epoch, images, pixels."""
     asked = iter(range(1, 10_000))
     seen: list[Step] = []
     following = TrainContext.with_progress
@@ -437,7 +437,7 @@ def test_two_ranks_evaluate_as_one_does(tiny_run: Path, tmp_path: Path) -> None:
     assert one["ensemble_accuracy"] == two["ensemble_accuracy"]
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- what goes wrong ----------------------------------------------------------------------------------------
 
 
 def failed(kind: str) -> str:
@@ -503,7 +503,8 @@ following = TrainContext.with_progress
 
 def follow(context, title, loader, *rest):
     for batch in following(context, title, loader, *rest):
-        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and loader.position.epoch == 1 and loader.position.images:
+        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and
+        loader.position.epoch == 1 and loader.position.images:
             raise PackError("rank 1 has lost its pack")
         yield batch
 

@@ -12,7 +12,7 @@ from greyhound.model.run import RunError
 
 
 def test_two_layers_by_hand() -> None:
-    """A convolution saves its input, ReLU its output; each pixel is four bytes, here 3 and 8 channels of 4 x 4."""
+    """A convolution saves its input, ReLU its output, of four bytes a pixel: 3 and 8 channels of 4 x 4."""
     network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Flatten())
     found = measure_memory(network, 4, bf16=False)
     assert found.parameters == 24
@@ -62,7 +62,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
 
 @pytest.mark.slow
 def test_the_products_setting_needs_at_most_055_of_float32() -> None:
-    """EfficientNet-B2 at 256 px, as the seed trained it on 8 GB: fp32 and bf16, with and without recomputation."""
+    """EfficientNet-B2 at 256 px, as the seed trained it on 8 GB: fp32, bf16, and with recomputation."""
     plain = build("efficientnet_b2", 25, "none")
     again = build("efficientnet_b2", 25, "none", activation_checkpointing=True)
     sizes = {

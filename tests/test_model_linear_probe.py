@@ -31,7 +31,7 @@ from greyhound.model.network import Linear, build
 
 
 class Flat(nn.Module):
-    """As much of a timm network as the head needs: the pixels, doubled and with BatchNorm, are the features."""
+    """As much of a timm network as the probe needs: features are the doubled pixels after BatchNorm."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def test_the_head_is_the_regression_of_the_penalty_that_predicts_best_out_of_fol
 
 
 def test_a_pretrained_classifier_that_knows_the_classes_is_where_the_head_starts() -> None:
-    """A tenth of the images leaves the regression alone far behind the classifier that generated the labels."""
+    """On a tenth of the images the regression alone stays far behind the classifier that made the labels."""
     random = np.random.default_rng(0)
     weight = random.normal(size=(40, 60))
     rows = random.normal(size=(4000, 60)).astype(np.float32)
@@ -342,7 +342,7 @@ def test_a_rank_without_a_share_of_the_batch() -> None:
 
 
 def test_an_image_without_a_target_of_its_own_has_its_label() -> None:
-    """One between two of ours, and one after the last, as when an image was damaged while the head was solved."""
+    """One between two of ours and one after the last, as when an image was damaged at the linear probe."""
     found = TARGETS.of(torch.tensor([4, 901, 3]), torch.tensor([2, 1, 0]))
     assert found.tolist() == [[0, 0, 1], [0, 1, 0], pytest.approx([0.75, 0.15, 0.1])]
 

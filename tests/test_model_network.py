@@ -1,4 +1,4 @@
-"""Networks are built with the head, the memory and the weights that were asked for, or say in one line why not."""
+"""Networks have the head, the memory and the weights that were asked for, or say in one line why not."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_torch_file_and_a_safetensors_file(tmp_path: Path) -> None:
 
 
 def test_the_head_that_came_with_the_weights(tmp_path: Path) -> None:
-    """Ours is random where the classes are others; theirs can be had beside it, and names what they would have named."""
+    """Ours is random where the classes are others; theirs can be had beside it, and names what it did."""
     torch.manual_seed(1)
     theirs = build(TINY, 7, "none").eval()
     torch.save(theirs.state_dict(), tmp_path / "weights.pt")

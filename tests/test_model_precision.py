@@ -195,7 +195,7 @@ def test_steps_in_cuda_graphs_are_the_steps(bf16: bool) -> None:
     assert apart(trained("cuda", bf16, compile=False), trained("cuda", bf16, compile=True)) < 0.1
 
 
-# --- convolutions and BatchNorms fused: the same logits, fewer layers, the network left alone ------------------------
+# --- convolutions and BatchNorms fused: the same logits, fewer layers, the network left alone ---------------
 
 
 def lively(name: str) -> nn.Module:

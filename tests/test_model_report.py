@@ -447,8 +447,8 @@ def result(accuracy: float, loss: float) -> dict[str, Any]:
     return {"accuracy": accuracy, "valid_loss": loss, "n": 100, "elapsed": 12.0}
 
 
-PROBE_WEIGHTS = "the solved head alone, nothing fine-tuned"
-WAY = {share: f"{share}% of the way from the solved head to there" for share in (25, 50)}
+PROBE_WEIGHTS = "the linear probe alone, nothing fine-tuned"
+WAY = {share: f"{share}% of the way from the linear probe to there" for share in (25, 50)}
 
 
 @pytest.mark.parametrize(

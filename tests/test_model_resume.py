@@ -1,4 +1,4 @@
-"""model/resume.py, and what train makes of it: what differs is said, what is forced is obeyed, what is best stays."""
+"""model/resume.py and train: what differs is said, what is forced is obeyed, what is best stays."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-# --- what is forced is obeyed ----------------------------------------------------------------------------------------
+# --- what is forced is obeyed -------------------------------------------------------------------------------
 
 
 def groups(optimizer: torch.optim.Optimizer) -> list[tuple[float, float, float]]:
@@ -252,7 +252,7 @@ def test_a_pack_of_other_classes_is_refused_even_if_forced(
         begin.open_run(job, coded_pack, torch.device("cpu"), Run(out).read(VERSIONS))
 
 
-# --- what differs is said --------------------------------------------------------------------------------------------
+# --- what differs is said -----------------------------------------------------------------------------------
 
 
 def test_all_that_differs_is_said_at_once(tiny_run: Path, colour_pack: Pack) -> None:
@@ -325,7 +325,7 @@ def test_a_forced_field_changes_no_other(plain_run: list[str]) -> None:
     assert (after["batch_size"], after["network"], after["weights"]) == (8, "test_efficientnet", "none")
 
 
-# --- where it goes on, and what is best ------------------------------------------------------------------------------
+# --- where it goes on, and what is best ---------------------------------------------------------------------
 
 
 def test_without_its_last_checkpoint_a_run_goes_on_from_the_one_before(
@@ -426,7 +426,7 @@ def test_an_older_checkpoint_loses_no_better_network(
 
 
 def test_a_forced_recipe_makes_the_best_no_worse(colour_pack: Pack, tmp_path: Path) -> None:
-    """The solved head is best here, and is not among what is validated again."""
+    """The linear probe is best here, and is not among what is validated again."""
     out, recipe = tmp_path / "run", replace(FULL, seed=1, averaging=Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     best = checkpoint.load(out / BEST)

@@ -36,7 +36,7 @@ def test_metrics_come_back_in_their_order(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(
-        RunError, match=r"has no recipe\.json; expected a run folder, as made by: python train\.py"
+        RunError, match=r"has no recipe\.json; expected a run folder, as made by: greyhound train"
     ):
         Run(tmp_path).read("recipe.json")
 

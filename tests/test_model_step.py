@@ -13,7 +13,7 @@ from torch.nn import functional
 from greyhound.model.state import NEVER
 from greyhound.model.step import smoothed_cross_entropy, validate
 
-# --- a step, as train.train_epoch takes it ---------------------------------------------------------------------------
+# --- a step, as train.train_epoch takes it ------------------------------------------------------------------
 
 IMAGE, LABEL = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), torch.tensor([0])
 FOUR = torch.rand(4, 2, 1, 1, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
@@ -94,7 +94,7 @@ def test_the_first_loss_that_is_not_finite_is_noted_and_no_later_one() -> None:
     assert train_on(network, [FOUR, FOUR, bad, FOUR, bad], 0.0).diverged == 8
 
 
-# --- validation ------------------------------------------------------------------------------------------------------
+# --- validation ---------------------------------------------------------------------------------------------
 
 
 def test_validation_is_torchs_cross_entropy_and_accuracy_over_uneven_batches() -> None:
@@ -115,7 +115,7 @@ def test_no_images_to_validate_on() -> None:
         validate(nn.Linear(1, 2), [], bf16=False)
 
 
-# --- label smoothing, the seed's definition written out --------------------------------------------------------------
+# --- label smoothing, the seed's definition written out -----------------------------------------------------
 
 
 def test_one_image_by_hand() -> None:

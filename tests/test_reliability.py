@@ -1,4 +1,4 @@
-"""Promises of docs/reliability.md, each with its fault injected: train, killed and resumed, alone in its folder."""
+"""Promises of docs/reliability.md, each with its fault: train, killed and resumed, alone in its folder."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ KILLS = {
     "averaging": 14,
     "evaluation": 3,
 }
-"""The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are drawn from.
-The steps are the first four of the first epoch; an epoch's validation and each network between are one batch."""
+"""The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are
+drawn from. The steps are the first four of the first epoch; an epoch's validation and each network between
+are one batch."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_a_run_that_was_killed_again_and_again_is_the_run(
 def test_a_run_killed_at_any_write_is_the_run(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the machine lost power when a file had its data and not yet its name: at every file of the full recipe."""
+    """As if power failed when a file had its data and not yet its name: at every file of the full recipe."""
     monkeypatch.setattr(report, "build", lambda run: run)
     monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
     job = replace(
@@ -275,7 +276,7 @@ def test_another_library_version_is_refused_unless_forced(
 def test_another_batch_size_keeps_the_order_of_the_images(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after 14 of 42 images at 8 a batch, and forced on at 5 a batch: the images to come are those to come."""
+    """Stopped after 14 of 42 images at 8 a batch, forced on at 5 a batch: the images to come stay."""
     seen: list[int] = []
     following = TrainContext.with_progress
 
@@ -569,7 +570,7 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     assert f"row {row} (" in capsys.readouterr().err
 
 
-# --- bytes from elsewhere --------------------------------------------------------------------------------------------
+# --- bytes from elsewhere -----------------------------------------------------------------------------------
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -581,7 +582,7 @@ def spoilt(data: bytes) -> st.SearchStrategy[bytes]:
 
 
 def fuzz(read: Callable[[Path], object], data: bytes, file: Path, *expected: type[Exception]) -> int:
-    """Feed spoilt files to a reader; it may answer, or raise one of the expected errors in one line. How many it refused."""
+    """Feed spoilt files to a reader, which answers or refuses in one line. How many it refused."""
     refused = 0
 
     @FEW

@@ -120,7 +120,7 @@ def test_averaging_changes_the_weights_and_swa_checkpoint_holds_them(tiny_run: P
 
 
 def stop_after(steps: int) -> Stop:
-    """As if a signal came before batch number `steps`: 6 of training, 1 of validation an epoch, then the averaging."""
+    """A signal before batch number `steps`: an epoch has 6 of training, 1 of validation; then averaging."""
     asked = iter(range(1, 10_000))
     return lambda: signal.SIGTERM if next(asked) >= steps else None
 
@@ -274,7 +274,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
 
 @pytest.mark.parametrize("steps", [5, 12, 17])
 def test_soft_targets_go_on_where_they_stopped(colour_pack: Pack, tmp_path: Path, steps: int) -> None:
-    """The signal comes in the first epoch, after the head's two batches, in the second, and while averaging."""
+    """The signal comes in the first epoch, after the probe's two batches, in the second, and in averaging."""
     recipe = replace(
         TINY, linear_probe=True, distillation=0.5, clip_norm=0.1, ema=0.9, averaging=Averaging(steps=1)
     )
@@ -449,7 +449,7 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
 def test_a_step_that_diverged_pushes_out_no_sound_checkpoint(
     colour_pack: Pack, tmp_path: Path, stopping: bool
 ) -> None:
-    """Its own loss is finite, so its checkpoint is written. The next loss ends the run; the one before stays."""
+    """Its own loss is finite, so it is written. The next loss ends the run; the checkpoint before stays."""
     phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=2, high=1e30, low=1e30))
     out = tmp_path / "run"
     job = tiny_job(colour_pack.path, out, recipe=replace(TINY, phases=phases))
@@ -570,7 +570,7 @@ def test_a_linear_probe_starts_where_a_random_one_does_not(
     assert best["after"] == "a linear probe of 42 images"
     written = Run(tmp_path / "run").read(PROBE)
     assert written["accuracy"] == best["accuracy"]
-    assert "the solved head alone" in (tmp_path / "run" / "report.html").read_text()
+    assert "the linear probe alone" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / AVERAGED).exists()
 
 

@@ -243,8 +243,8 @@ def stages(
 
     first = (head or {}).get("first")
     found: list[tuple[str, Mapping[str, Any] | None]] = [
-        (f"a head solved on {(first or {}).get('images', 'few')} images", first),
-        ("the solved head alone, nothing fine-tuned", head),
+        (f"a linear probe of {(first or {}).get('images', 'few')} images", first),
+        ("the linear probe alone, nothing fine-tuned", head),
     ]
     if metrics:
         epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
@@ -254,7 +254,7 @@ def stages(
         found.append((f"the last epoch, {last}", epochs[last]))
     if between:
         top = max(between, key=rank)
-        found.append((f"{top.get('share', math.nan):.0%} of the way from the solved head to there", top))
+        found.append((f"{top.get('share', math.nan):.0%} of the way from the linear probe to there", top))
     found.append(("averaged weights", (swa or {}).get("after")))
     rows = {name: row for name, row in found if row}
     best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
