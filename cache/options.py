@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Only what was named is in the result. Raises OptionError."""
+        """Only what was named is in the result, several words as a tuple. Raises OptionError."""
         found, unknown = self.parse_known_args(arguments)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if flags:
@@ -124,7 +124,8 @@ class Parser(argparse.ArgumentParser):
             raise OptionError(f"there is no flag {flags[0]}; {hint}")
         if unknown:
             self.error(f"{unknown[0]!r} belongs to no flag")
-        return found
+        named = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
+        return argparse.Namespace(**named)
 
     def add(self, option: Option, group: argparse._ActionsContainer, aliases: Sequence[str] = ()) -> None:
         """Add one option. The default is shown and not filled in, so that `read` tells what was named."""
@@ -191,7 +192,8 @@ def read_options(base: T, arguments: Sequence[str], prog: str, required: Sequenc
     ]  # type: ignore[arg-type]
     parser = Parser(prog, inspect.getdoc(base) or "")
     for option in options(base, nested):
-        parser.add(option, parser)
+        said = f"{option.help} Required." if option.name in required else option.help
+        parser.add(dataclasses.replace(option, help=said), parser)
     return apply_named(base, vars(parser.read(arguments)), nested, required, prog)
 
 
@@ -235,6 +237,14 @@ def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -
         raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
     names = {each.name.rstrip("_"): each.name for each in (first, *others)}
     return lambda: function(**{names[name]: value for name, value in named.items()})
+
+
+def check_command(name: str, known: Sequence[str]) -> None:
+    """Raises OptionError, with what it may have meant, where `name` is none of the known commands."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+        raise OptionError(f"there is no command {name!r}; {hint}")
 
 
 def read_or_exit(read: Callable[[], T]) -> T:
