@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import runpy
 import sys
-from importlib import metadata
 from typing import Final
 
 from greyhound.cache.options import check_command, read_or_exit
@@ -36,6 +35,8 @@ def main() -> None:
         print(usage())
         sys.exit(0)
     if name == "--version":
+        from importlib import metadata
+
         print(f"greyhound {metadata.version('greyhound')}")
         sys.exit(0)
     read_or_exit(lambda: check_command(name, list(PROGRAMS)))

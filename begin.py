@@ -48,7 +48,6 @@ from greyhound.model.run import (
     refuse_other_content,
     run_lock,
 )
-from greyhound.model.schedule import lr_at, total_epochs
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Clock, Loader, Position
@@ -76,7 +75,13 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
     """
     started = time.perf_counter()
     engine, name, device = open_device(options.resources)
-    with distributed.process_group(device) as restarted, ExitStack() as stack:
+    size = "the run's batch size" if options.resume else f"batch size {options.recipe.batch_size}"
+    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
+    with (
+        dry_run.refusing_out_of_memory(size, remedy),
+        distributed.process_group(device) as restarted,
+        ExitStack() as stack,
+    ):
         options = on_this_rank(options, restarted, device)
         pack = open_pack(distributed.broadcast_from_main(lambda: pack_path(options)), options.resources)
         used = open_versions(engine, name, device)
@@ -220,7 +225,7 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
     """Say where the run goes on, and write down what was forced to change."""
     folder, state, pack = context.run, context.state, context.pack
     drop_later_rows(folder, state)
-    going = state.epoch < total_epochs(context.recipe.phases) or state.trained
+    going = state.epoch < context.recipe.epochs or state.trained
     if going:
         clear_end(folder)
     if {"recipe", "pack"} & set(options.force):
@@ -258,9 +263,9 @@ def write_damaged(context: TrainContext) -> None:
 def draw_pictures(context: TrainContext) -> None:
     """lr.png, the learning rate over the epochs, and augmented.png, what the network will see."""
     recipe, pack, folder = context.recipe, context.pack, context.run.folder
-    phases, augment, epochs = recipe.phases, recipe.augment, total_epochs(recipe.phases)
+    augment, epochs = recipe.augment, recipe.epochs
     places = np.linspace(0, epochs, 1000).tolist()
-    figures.learning_rate(folder / "lr.png", places, [lr_at(phases, place) for place in places])
+    figures.learning_rate(folder / "lr.png", places, [recipe.lr_at(place) for place in places])
     ids = pack.ids("train")
     ids = ids[:: max(1, len(ids) // 6)][:6]
     columns, shown = [], min(5, epochs)
@@ -297,7 +302,7 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         precision=recipe.precision,
         batch_size=recipe.batch_size,
         steps=len(training),
-        epochs=total_epochs(recipe.phases),
+        epochs=recipe.epochs,
         passes=steps + (not recipe.freeze_bn) if steps else 0,
     )
     seconds = take_steps(train_epoch, context, dry_run.TIMED_STEPS)

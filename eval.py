@@ -79,7 +79,7 @@ class Job:
 
 def main() -> int:
     """Evaluate what the command line names."""
-    job = read_options(Job(run=Path()), sys.argv[1:], "greyhound eval", required=["run"])
+    job = read_options(Job, sys.argv[1:], "greyhound eval")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
     from greyhound.model import distributed
 

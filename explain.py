@@ -54,7 +54,7 @@ class Job:
 
 def main() -> int:
     """Explain what the command line names."""
-    job = read_options(Job(run=Path()), sys.argv[1:], "greyhound explain", required=["run"])
+    job = read_options(Job, sys.argv[1:], "greyhound explain")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
     from greyhound.model.dry_run import refusing_out_of_memory
 

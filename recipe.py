@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from greyhound.cache.options import Option, OptionError, Parser, apply_named, options
-from greyhound.model.schedule import PAPER_PHASES, Phase, with_epochs, with_lr
+from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs, with_epochs, with_lr
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 
@@ -114,6 +114,15 @@ class Recipe:
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
         if self.linear_probe and self.interpolation and not self.freeze_bn:
             raise ValueError("interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return total_epochs(self.phases)
+
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate at a moment, in epochs from the start of training, fractions included."""
+        return lr_at(self.phases, epoch)
 
     @property
     def bf16(self) -> bool:

@@ -1,7 +1,7 @@
 """What the scripts work with, opened once: device, pack, run folder, network, loaders.
 
-Before it: a recipe and resources. After it: train, eval, explain and review use what was opened. Each function here
-takes values and not a script's options.
+Before it: a recipe and resources. After it: train, eval, explain and review use what was opened. Each
+function here takes values and not a script's options.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from greyhound.model.dry_run import check_input_size
 from greyhound.model.network import build, convert_sync_batchnorm, param_groups, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, TARGETS, THREADS, Run, RunError, versions
-from greyhound.model.schedule import lr_at
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
+from greyhound.pipelines.order import few_shot_split
 from greyhound.recipe import Recipe
 
 START: Final = Position()
@@ -72,7 +72,8 @@ class TrainContext:
     def with_progress(
         self, title: str, loader: Loader, clock: Clock | None = None, done: int = 0
     ) -> Iterator[Batch]:
-        """The rest of the loader's epoch, under a progress bar. Raises Stopped between two batches if a signal came.
+        """The rest of the loader's epoch, under a progress bar. Raises Stopped between two batches if a
+        signal came.
 
         clock: measures it. done: images of the epoch that came before, for the bar.
         """
@@ -85,7 +86,7 @@ class TrainContext:
                 update(done + clock.images, len(loader.ids), clock.note())
 
     def raise_if_diverged(self) -> None:
-        """Stop where the loss of a batch was not finite: at which step and rate, and on which images. Raises RunError."""
+        """Stop where a loss was not finite: say at which step and rate, on which images. Raises RunError."""
         if self.state.diverged != NEVER:
             distributed.broadcast_from_main(lambda: _explain_divergence(self))
 
@@ -112,7 +113,7 @@ def _explain_divergence(context: TrainContext) -> None:
     found = Divergence(
         epoch=state.epoch,
         images=state.diverged,
-        learning_rate=lr_at(recipe.phases, state.epoch + state.diverged / len(training.ids)),
+        learning_rate=recipe.lr_at(state.epoch + state.diverged / len(training.ids)),
         rows=rows,
         paths=[training.pack.image_path(row) for row in rows],
     )
@@ -134,7 +135,8 @@ def open_pack(path: Path, resources: Resources) -> Pack:
     digest = distributed.broadcast_from_main(lambda: pack.header.digest)
     if digest != pack.header.digest:
         raise PackError(
-            f"{pack.path} is another pack here, on rank {distributed.rank()}, than on rank 0; copy it to every machine"
+            f"{pack.path} is another pack here, on rank {distributed.rank()}, than on rank 0; copy it to "
+            "every machine"
         )
     for split in ("train", "val"):
         if not len(pack.ids(split)):
@@ -169,7 +171,7 @@ def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str
 def open_state(
     recipe: Recipe, classes: int, device: torch.device, started: float, pretrained: bool = True
 ) -> TrainState:
-    """A training before its first step. pretrained: with the recipe's weights. Raises RunError, WeightsError."""
+    """A training before its first step. pretrained: with weights. Raises RunError, WeightsError."""
     torch.manual_seed(recipe.seed)
     weights = recipe.weights if pretrained else "none"
     network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
@@ -241,7 +243,7 @@ def open_training(recipe: Recipe, pack: Pack, resources: Resources, start: Posit
 def open_evaluation(
     recipe: Recipe, pack: Pack, resources: Resources, ids: NDArray[np.int64], epochs: int | None = None
 ) -> Loader:
-    """Images as evaluation sees them: each once an epoch, its centre window. One epoch alone keeps no pixels."""
+    """Images as evaluation sees them: each once an epoch, its centre window. One epoch keeps no pixels."""
     return Loader(
         pack,
         recipe.augment.centre(),
@@ -253,3 +255,10 @@ def open_evaluation(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+
+
+def probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
+    """The training images as a linear probe sees them: first `probe_shots` of each class, then the rest."""
+    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
+        with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:
+            yield loader

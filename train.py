@@ -2,8 +2,8 @@
 
     greyhound train fast --pack dogs.arrow --out runs/dogs
 
-Before it: `greyhound pack`. After it: eval and explain, which read the run folder. From top to bottom: open, fit the
-linear probe, train epoch by epoch, interpolate and average weights, report.
+Before it: `greyhound pack`. After it: eval and explain, which read the run folder. From top to bottom: open,
+fit the linear probe, train epoch by epoch, interpolate and average weights, report.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import signal
 import sys
 
-from greyhound.cache.options import read_or_exit
+from greyhound.cache.cli import Stop, Stopped, note, read_or_exit, run, stop_signals
 from greyhound.recipe import TrainOptions, read_options
 
 if __name__ == "__main__":
-    # Ctrl-C ends the imports without a traceback; `run` takes over. --help and a slip are answered before them.
+    # Ctrl-C ends the imports without a traceback; `run` takes over. --help is answered before them.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     OPTIONS = read_or_exit(lambda: read_options(sys.argv[1:]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
@@ -32,10 +32,7 @@ import torch
 from torch import nn
 
 from greyhound.begin import opened, try_out
-from greyhound.cache.cli import Stop, Stopped, note, run, stop_signals
 from greyhound.model import averaging, distributed, linear_probe, step
-from greyhound.model.checkpoint import CheckpointError, load, save
-from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.network import pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
@@ -48,10 +45,7 @@ from greyhound.model.run import (
     SWA,
     TARGETS,
     Run,
-    RunError,
-    load_network,
 )
-from greyhound.model.schedule import lr_at, total_epochs
 from greyhound.model.state import NEVER, scored
 from greyhound.model.step import (
     clip_gradient,
@@ -62,15 +56,12 @@ from greyhound.model.step import (
     validate,
 )
 from greyhound.pipelines.loader import Batch, Clock, Loader
-from greyhound.pipelines.order import few_shot_split
-from greyhound.session import TrainContext, open_evaluation
+from greyhound.session import TrainContext, probe_loaders
 
 
 def main(options: TrainOptions) -> int:
     """Train, and say how to go on where a signal ended it. The exit code."""
-    size = "the run's batch size" if options.resume else f"batch size {options.recipe.batch_size}"
-    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
-    with stop_signals() as stop, refusing_out_of_memory(size, remedy):
+    with stop_signals() as stop:
         try:
             return train(options, stop)
         except Stopped as stopped:
@@ -105,10 +96,9 @@ def probe(context: TrainContext) -> None:
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
-        with open_evaluation(recipe, pack, context.resources, ids, epochs=1) as loader:
-            parts = features(context, inference, loader, "features of the training images")
-            seen.append(tuple(map(distributed.gather, parts)))
+    for loader in probe_loaders(recipe, pack, context.resources):
+        parts = features(context, inference, loader, "features of the training images")
+        seen.append(tuple(map(distributed.gather, parts)))
         found, rows = distributed.broadcast_from_main(
             lambda: linear_probe.solve_all(network, seen, pretrained)
         )
@@ -116,7 +106,8 @@ def probe(context: TrainContext) -> None:
         result = validate(linear_probe.classifier(network), [held_out], recipe.bf16)
         result |= {"images": len(rows), "elapsed": state.tick()}
         print(
-            f"linear probe: {len(rows)} images, {found}; {say(result)}, {result['elapsed']:.0f} s after the start",
+            f"linear probe: {len(rows)} images, {found}; {say(result)}, {result['elapsed']:.0f} s after "
+            "the start",
             flush=True,
         )
         results.append(result)
@@ -124,7 +115,7 @@ def probe(context: TrainContext) -> None:
         context.saver.save_best(state, content)
         context.saver.wait()
     if recipe.interpolation:
-        distributed.on_main(save, context.run.folder / PROBE_WEIGHTS, content)
+        context.run.save(PROBE_WEIGHTS, content)
     if recipe.distillation:
         soft = SoftTargets(rows, found.probabilities, recipe.distillation)
         distributed.on_main(
@@ -154,11 +145,11 @@ def record_ids(
 
 
 def fit(context: TrainContext) -> None:
-    """Train through every phase. After each epoch validate, and write log, checkpoints and report beside the next."""
+    """Train through every phase. After each epoch validate, and write log, checkpoints and report."""
     recipe, state = context.recipe, context.state
     model = distributed.data_parallel(context.compiled())
     try:
-        while state.epoch < total_epochs(recipe.phases) or state.trained:
+        while state.epoch < recipe.epochs or state.trained:
             if state.trained is None:
                 epoch = state.epoch
                 state.trained = epoch_row(context, epoch, train_epoch(context, model))
@@ -177,8 +168,9 @@ def fit(context: TrainContext) -> None:
 def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = None) -> Clock:
     """Train to the end of the epoch, or for at most `steps` steps. `context.state` follows after every step.
 
-    model: the state's network as it is called, compiled or wrapped for several ranks. Nothing here reads a value from
-    the device, except `flush`: losses add up there. Returns what measured the time. Raises Stopped, RunError.
+    model: the state's network as it is called, compiled or wrapped for several ranks. Nothing here reads a
+    value from the device, except `flush`: losses add up there. Returns what measured the time. Raises
+    Stopped, RunError.
     """
     recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(context.training)
     set_train_mode(state.network, recipe.freeze_bn)
@@ -187,7 +179,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
     for batch in islice(batches, steps):
         images, targets = context.examples(batch)
-        set_lr(state.optimizer, lr_at(recipe.phases, state.epoch + state.images / len(loader.ids)))
+        set_lr(state.optimizer, recipe.lr_at(state.epoch + state.images / len(loader.ids)))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), targets)
@@ -243,15 +235,14 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
 
 
 def interpolate_weights(context: TrainContext) -> None:
-    """Validate networks between the linear probe's and the trained one; interpolation.json, perhaps best.ckpt."""
+    """Validate networks between linear probe and trained one: interpolation.json, perhaps best.ckpt."""
     recipe, folder, state = context.recipe, context.run, context.state
     if not recipe.interpolation or distributed.broadcast_from_main((folder.folder / INTERPOLATION).exists):
         return
     probed, found = deepcopy(state.result), []
-    content = distributed.broadcast_from_main(lambda: find_probe(folder, probed))
-    if content is None:
+    if not distributed.broadcast_from_main(lambda: folder.load_into(probed, PROBE_WEIGHTS, note)):
         return
-    load_network(probed, content, folder.folder / PROBE_WEIGHTS)
+    distributed.broadcast(probed.state_dict().values())
     for place in range(1, recipe.interpolation + 1):
         share = place / (recipe.interpolation + 1)
         between, way = (
@@ -265,18 +256,6 @@ def interpolate_weights(context: TrainContext) -> None:
         context.saver.save_best(state, scored(between, result, recipe.select, way))
         context.saver.wait()
     folder.write(INTERPOLATION, found)
-
-
-def find_probe(folder: Run, network: nn.Module) -> dict[str, Any] | None:
-    """probe.ckpt; None, and a note, where it cannot be used: what was trained is worth having without it."""
-    path = folder.folder / PROBE_WEIGHTS
-    try:
-        content = load(path)
-        load_network(network, content, path)
-        return content
-    except (CheckpointError, RunError) as error:
-        note(f"{error}; nothing between the linear probe and the end is validated")
-        return None
 
 
 def average_weights(context: TrainContext) -> None:
@@ -310,7 +289,7 @@ def average_weights(context: TrainContext) -> None:
         "before": before,
         "after": after,
     }
-    distributed.on_main(save, folder.folder / AVERAGED, scored(averaged, after, recipe.select, "averaging"))
+    folder.save(AVERAGED, scored(averaged, after, recipe.select, "averaging"))
     folder.write(SWA, written)
     print(f"averaging: before, {say(before)}\naveraging: after, {say(after)}")
 
@@ -322,7 +301,8 @@ def say(result: dict[str, Any]) -> str:
 
 def epoch_line(row: dict[str, Any]) -> str:
     """The epoch in the seed's form."""
-    return f"epoch: {row['epoch']}, train loss = {row['train_loss']:.9f}, {say(row)}, time: {row['seconds']:.6f} sec"
+    losses = f"train loss = {row['train_loss']:.9f}, {say(row)}"
+    return f"epoch: {row['epoch']}, {losses}, time: {row['seconds']:.6f} sec"
 
 
 def rebuild_report(folder: Run) -> None:

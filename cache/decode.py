@@ -1,7 +1,7 @@
 """Decode one image: the first of the three steps.
 
-Before it: an image's original bytes. After it: the warp. The `threads` engine calls it for every image;
-`examine` calls it once a file, before packing.
+Before it: an image's original bytes. After it: the warp. The `threads` engine decodes every image with it,
+and `validate` every file once, before packing.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ def decode(
 
 
 def downsample(pixels: Pixels, times: int) -> Pixels:
-    """Average blocks of 2**times pixels a side; the last row and column repeat where the size is no
-    multiple.
-    """
+    """Average blocks of 2**times pixels a side; the last row and column repeat to fill a block."""
     if times == 0:
         return pixels
     block = 2**times

@@ -36,8 +36,7 @@ class WriteError(UserError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file name beside `path`; what the block writes there takes `path`'s place if it ends
-    well.
+    """Yield a temporary file name beside `path`; it takes `path`'s place if the block ends well.
 
     If it does not (disk full, Ctrl-C, any error), the temporary file is removed and what was at `path` stays.
     The temporary name ends as `path` does, for writers that choose a format by the suffix. Raises OSError.
@@ -53,8 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
-    """A temporary file beside each of `outs`, made and locked for as long as the block runs; then all are
-    renamed.
+    """A locked temporary file beside each of `outs`; all are renamed when the block ends well.
 
     No file is renamed before all are on the disk. What a killed process left for the same names is removed
     first. Raises WriteError.
@@ -102,9 +100,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _rename(temporaries: Sequence[Path], outs: Sequence[Path]) -> None:
-    """Flush every file, rename one by one, and flush the folders, so that the renaming survives a power
-    cut.
-    """
+    """Flush every file, rename one by one, and flush the folders: it must survive a power cut."""
     for temporary in temporaries:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -136,9 +132,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
 
 
 def _sweep_folders(place: Path) -> None:
-    """Remove the folders of `folder_beside` that no living process holds; one without a lock is being
-    made.
-    """
+    """Remove folders of `folder_beside` that no living process holds; one without a lock is new."""
     for folder in [entry for entry in place.iterdir() if entry.name.startswith(_FOLDER)] if fcntl else ():
         with suppress(OSError), (folder / _LOCK).open("rb") as stream:
             _lock(stream)
@@ -184,8 +178,7 @@ class Series(Protocol[Item_co]):
 
 
 class DiskList(Generic[Item]):
-    """Items in a file without a name, in the folder that TMPDIR names; eight bytes of memory an item. For one
-    thread.
+    """Items in a nameless file in TMPDIR's folder; eight bytes of memory an item. For one thread.
 
     Close it with `with`. Raises WriteError where that folder is full or cannot be written to.
     """

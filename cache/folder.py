@@ -26,9 +26,7 @@ MAX_CLASSES: Final = 10_000
 
 @dataclass(frozen=True)
 class Source:
-    """One file on its way into the pack. path: relative to the packed folder, forward slashes. label: or
-    NO_LABEL.
-    """
+    """One file to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL."""
 
     file: Path
     path: str
@@ -36,8 +34,7 @@ class Source:
 
 
 def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
-    """Class names, sorted case-insensitively, and every file below each; images beside them, by their name,
-    have no label.
+    """Class names, sorted without regard to case, and every file below each, then unlabelled images.
 
     What begins with a dot is hidden, and left alone. A class folder may be a link; links to folders below are
     not followed, nor is one that leads back to `images`. Raises PackError.
@@ -50,8 +47,7 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
     if len(folders) > MAX_CLASSES:
         raise PackError(
             f"{images} has {len(folders):,} subfolders; expected one a class, at most {MAX_CLASSES:,}: put "
-            "them together "
-            "into fewer"
+            "them together into fewer"
         )
     sources = [
         Source(file, _relative(file, images), label)
@@ -77,8 +73,7 @@ def find_unlabelled(images: Path) -> list[Source]:
 
 
 def find_images(images: Path) -> Iterator[str]:
-    """The path of every file below a folder, sorted; of those beside the class folders, only what is named as
-    an image.
+    """The path of every file below a folder, sorted; beside the class folders only images by name.
 
     Links as in `find_labelled`. Raises PackError.
     """
@@ -106,9 +101,7 @@ def check_outside(out: Path, images: Path) -> None:
 
 
 def check_writable(place: Path) -> None:
-    """Find out whether a folder is there or can be made, and can be written to, without making it. Raises
-    OSError.
-    """
+    """Check that a folder can be written to, or made, without making it. Raises OSError."""
     nearest = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
     with tempfile.TemporaryFile(dir=nearest):
         pass
@@ -130,9 +123,7 @@ def _unreadable(error: OSError) -> PackError:
 
 
 def _folders(images: Path, entries: Iterable[Path]) -> list[Path]:
-    """The folders among the entries of `images`, links to folders too, but not those to itself or to what it
-    lies in.
-    """
+    """The folders among the entries of `images`, linked ones too, but none that leads back to it."""
     home = images.resolve()
     return [entry for entry in entries if entry.is_dir() and not home.is_relative_to(entry.resolve())]
 

@@ -5,6 +5,7 @@ Before it: nothing. After it: every pool of threads or processes, and every figu
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import platform
@@ -26,9 +27,7 @@ def available_cores() -> int:
 
 
 def describe_machine() -> str:
-    """The processor's name and, since a virtual machine may hide half of it, its family and model; the
-    cores.
-    """
+    """The processor's name, family and model (a virtual machine may hide some), and the cores."""
     lines = _PROCESSOR.read_text().splitlines() if _PROCESSOR.exists() else []
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = about.get("model name") or platform.processor() or platform.machine()
@@ -37,10 +36,16 @@ def describe_machine() -> str:
     return f"{name}, {available_cores()} cores"
 
 
+def has_dali() -> bool:
+    """Whether DALI is installed; it exists for Linux only."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def installed(*names: str) -> dict[str, str]:
-    """The versions of those of the packages that are installed; a name ending in * stands for all that begin
-    so.
-    """
+    """Versions of the packages that are installed; a name that ends in * is a prefix."""
     found = {}
     for distribution in metadata.distributions():
         name = distribution.name
@@ -70,8 +75,7 @@ def _first_text(new: str, *old: str) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that this process could still take: what is free, and what its container allows beyond what it
-    uses.
+    """Bytes this process could still take: what is free, within what its container allows.
 
     Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst,
     `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1, where the page cache counts as used

@@ -11,7 +11,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,19 +112,23 @@ class Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Only what was named is in the result, several words as a tuple. Raises OptionError."""
+        """Only what was named is in the result. Raises OptionError."""
         found, unknown = self.parse_known_args(arguments)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if flags:
-            known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(flags[0], known, n=2, cutoff=0.6)
-            near += [flag for flag in known if flag not in near and flag.endswith(f".{flags[0][2:]}")]
-            hint = f"did you mean {' or '.join(near[:3])}?" if near else f"see {self.prog} --help"
+            wanted = flags[0][2:]
+            known = [flag[2:] for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(wanted, known, n=2, cutoff=0.6)
+            near += [name for name in known if name not in near and name.endswith(f".{wanted}")]
+            meant = " or ".join(f"--{name}" for name in near[:3])
+            hint = f"did you mean {meant}?" if near else f"see {self.prog} --help"
             raise OptionError(f"there is no flag {flags[0]}; {hint}")
         if unknown:
             self.error(f"{unknown[0]!r} belongs to no flag")
-        named = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
-        return argparse.Namespace(**named)
+        for name, value in vars(found).items():
+            if isinstance(value, list):  # of a flag that takes several words
+                setattr(found, name, tuple(value))
+        return found
 
     def add(self, option: Option, group: argparse._ActionsContainer, aliases: Sequence[str] = ()) -> None:
         """Add one option. The default is shown and not filled in, so that `read` tells what was named."""
@@ -182,15 +185,22 @@ def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
     return read
 
 
-def read_options(base: T, arguments: Sequence[str], prog: str, required: Sequence[str] = ()) -> T:
-    """The command line of a program whose options are those of the dataclass `base`, its values the defaults.
+def read_options(kind: type[T], arguments: Sequence[str], prog: str) -> T:
+    """The command line of a program whose options are the fields of the dataclass `kind`.
 
-    A nested field's flags carry no prefix. required: fields that must be named. Raises OptionError.
+    A nested field's flags carry no prefix. A field without a default must be named. Raises OptionError.
     """
-    nested = [
-        each.name for each in dataclasses.fields(base) if dataclasses.is_dataclass(getattr(base, each.name))
-    ]  # type: ignore[arg-type]
-    parser = Parser(prog, inspect.getdoc(base) or "")
+    base = object.__new__(kind)  # not checked until the command line is read
+    required, nested = [], []
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if value is dataclasses.MISSING:
+            required.append(each.name)
+            value = None
+        elif dataclasses.is_dataclass(value):
+            nested.append(each.name)
+        object.__setattr__(base, each.name, value)
+    parser = Parser(prog, inspect.getdoc(kind) or "")
     for option in options(base, nested):
         said = f"{option.help} Required." if option.name in required else option.help
         parser.add(dataclasses.replace(option, help=said), parser)
@@ -205,7 +215,8 @@ def apply_named(
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
     try:
-        return apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
+        found = apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
+        return dataclasses.replace(found)  # type: ignore[type-var]  # checked, also where nothing is named
     except ValueError as error:
         raise OptionError(str(error)) from None
 
@@ -231,7 +242,8 @@ def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -
     empty = inspect.Parameter.empty
     for each in others:
         default = None if each.default is empty else each.default
-        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, docs[each.name]), parser)
+        said = f"{docs[each.name]} Required." if each.default is empty else docs[each.name]
+        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, said), parser)
     named = vars(parser.read(arguments))
     if missing := [each.name for each in others if each.default is empty and each.name not in named]:
         raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
@@ -245,12 +257,3 @@ def check_command(name: str, known: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
         raise OptionError(f"there is no command {name!r}; {hint}")
-
-
-def read_or_exit(read: Callable[[], T]) -> T:
-    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
-    try:
-        return read()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

@@ -21,8 +21,7 @@ COLOUR_SHIFT: Final = 6.0
 """Levels by which any channel's mean of twins may differ once they lie on one another."""
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
 _CLOSE_CUTS: Final = (*_CUTS, 0.1, 0.12)
-"""Of a twin that lost 10 % a thumbnail says hardly less, and a close-up that is not laid as it should be says
-much less."""
+"""A close-up needs them: if a twin lost 10 %, it says little until it is aligned."""
 _AROUND: Final = 2
 """Pixels each way over which a close-up's light and contrast are evened out."""
 _GRAIN: Final = 4.0
@@ -30,8 +29,7 @@ _GRAIN: Final = 4.0
 
 
 def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
-    """How far apart the pictures of each pair are, at the crop of either that suits best, as a share of the
-    contrast.
+    """RMSE of each pair at the crop that fits best, as a share of the contrast: aligned RMSE.
 
     one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour
     is another.
@@ -46,8 +44,7 @@ def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
 
 
 def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
-    """How alike the pictures of each pair are in detail, at the crop of either that suits best: float32
-    `[n]`, 1 where equal.
+    """Normalised cross-correlation of each pair at the crop that fits best: float32 `[n]`, at most 1.
 
     one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out
     all over: of two portraits before one wall the wall and the outlines are alike, and little else.
@@ -89,9 +86,7 @@ def _soften(pictures: Pictures) -> Pictures:
 
 
 def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -> Pictures:
-    """The difference `[n, side, side, channels]` from `other` of the crop of `one` that is nearest to it:
-    rows, columns, again.
-    """
+    """`[n, side, side, channels]`: the crop of `one` nearest to `other`, minus `other`."""
     # windows leave the level as it is, and sums of squares lose less without it
     level = other.mean(axis=(1, 2), keepdims=True)
     one, other = one - level, other - level
@@ -135,9 +130,7 @@ def _across(matrix: NDArray[np.float32], pictures: Pictures) -> Pictures:
 
 @lru_cache
 def _windows(side: int, cuts: tuple[float, ...]) -> NDArray[np.float32]:
-    """Matrices `[k, side, side]` that cut something off either end and stretch the rest, nothing cut off
-    first.
-    """
+    """Matrices `[k, side, side]` that cut off either end and stretch the rest; the first cuts nothing."""
     found = []
     for before in cuts:
         for after in cuts:

@@ -194,9 +194,7 @@ def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) ->
 
 
 def transcode(data: bytes) -> bytes:
-    """Turn anything that Pillow reads into an upright RGB PNG, without loss; of an animation the first
-    frame.
-    """
+    """Turn anything that Pillow reads into an upright RGB PNG; of an animation the first frame."""
     stream = io.BytesIO()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
@@ -218,9 +216,7 @@ def _check_out(out: Path, shards: int) -> None:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to write over what is no pack: a slip would cost a file that nobody can make again. Raises
-    PackError, OSError.
-    """
+    """Refuse to overwrite a file that is no pack. Raises PackError, OSError."""
     if not out.is_file():
         return
     with out.open("rb") as file:
@@ -232,9 +228,7 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
-    """Images beside the class folders that need not be looked at: none of them where a person decided about
-    any.
-    """
+    """Images beside the class folders, not to be scanned; none if a person decided about any."""
     if any(decision.by == "person" and not decision.image.label for decision in options.decisions):
         return []
     return [source for source in sources if source.label == NO_LABEL]
@@ -269,9 +263,7 @@ def _match(
 def _relabel(
     kept: Sequence[tuple[Source, ImageInfo]], classes: Sequence[str], decided: Mapping[str, Decision]
 ) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[str, str, str]]]:
-    """The images with the labels that a person gave them; and of each its path, its old class and its new
-    one.
-    """
+    """Images with the labels that a person gave; and (path, old class, new class) of each change."""
     rows, relabelled = [], []
     for source, info in kept:
         decision = decided.get(source.path)

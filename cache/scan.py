@@ -1,5 +1,4 @@
-"""Scan every file once, in child processes and through every decoder: does it decode, how large is it, what
-does it show?
+"""Scan every file once, in child processes, through every decoder -> `ImageInfo`.
 
 Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey
 decide.
@@ -29,8 +28,6 @@ from typing import IO, Any, Final, TypeVar
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 
-ENDED_DECODER: Final = "the file ended its decoder"
-"""How the detail of a look begins whose child died: no other process should open that file."""
 FORMATS: Final = (
     "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX",
     "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP",
@@ -41,8 +38,7 @@ TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 
 AHEAD: Final = 512
-"""Files that are looked at before the reader takes what was found: so long one slow file holds up no
-other."""
+"""Files scanned ahead of the reader: so long one slow file holds up no other."""
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -118,9 +114,7 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
 
 @contextmanager
 def _children() -> Iterator[Callable[[Path], ImageInfo]]:
-    """Looks at a file in an idle decoder process, or in a new one where none is idle; all are ended on
-    leaving.
-    """
+    """Yield a function that scans a file in an idle child process, or in a new one."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 
@@ -163,7 +157,7 @@ class _Child:
         self._close()
         self.process = self._start()
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
-        return ImageInfo(problem="undecodable", detail=f"{ENDED_DECODER} ({why})")
+        return ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")
 
     def end(self) -> None:
         self._close()

@@ -50,9 +50,7 @@ _COMMAND: Final = "greyhound survey IMAGES --out DIR makes the page that saves t
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """Why an image is excluded. causes: the findings that exclude it, none if a person wrote the list.
-    reason: in words.
-    """
+    """Why an image is excluded. causes: the findings that exclude it, none if a person did."""
 
     reason: str
     causes: tuple[Finding, ...] = ()
@@ -60,9 +58,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A file as it lies in the folder: path relative to it, its class folder's name, the hash of its
-    content.
-    """
+    """A file: path relative to the folder, its class folder's name, the hash of its content."""
 
     path: str
     label: str
@@ -93,9 +89,7 @@ def judge(
     decision: Decision | None,
     keep_grayscale: bool = False,
 ) -> Excluded | None:
-    """Why an image is left out, or None. A person outranks everything but a file that training cannot
-    read.
-    """
+    """Why an image is left out, or None. A person outranks all but a file that nothing decodes."""
     if exclusion:
         exclusion = _without_grayscale(exclusion, keep_grayscale)
     grey = "" if keep_grayscale or not info.grayscale else f"colourfulness {info.colourfulness:.1f}"
@@ -131,9 +125,7 @@ def _by_list(path: str, exclusion: Exclusion) -> Excluded:
 
 
 def read_exclusions(file: Path) -> dict[str, Exclusion]:
-    """An exclusion list, path -> why: CSV with the columns path and reason, and of the survey's causes.
-    Raises PackError.
-    """
+    """An exclusion list, path -> why: CSV with the columns path, reason and causes. Raises PackError."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -246,9 +238,7 @@ def _place(
     key: Key,
     lone: bool,
 ) -> list[Decision]:
-    """Give each decision the first free file with its key; those that get none. lone: only where nothing else
-    has it.
-    """
+    """Give each decision the first free file with its key; return the others. lone: only if unique."""
     free: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.path, reverse=True):  # the first one last, for `pop`
         if image.sha256 and image.path not in found:
@@ -306,7 +296,7 @@ def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
         if decision.by == "person" and (known.choice, known.to) != (decision.choice, decision.to):
             raise PackError(
                 f"{file} says {known.choice} in line {known.line} and {decision.choice} in line "
-                f"{decision.line} of "
-                f"{decision.image.path!r}; expected one decision a file: delete one of the two lines"
+                f"{decision.line} of {decision.image.path!r}; expected one decision a file: delete one of "
+                "the two lines"
             )
     return sorted(first.values(), key=lambda decision: decision.line)

@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from greyhound.cache.errors import UserError
 
 FORMAT: Final = 2
-"""Version of the layout. A reader refuses a newer one. 2: a shard of a pack; a pack in one file is of version
-1."""
+"""Version of the layout; a newer one is refused. 1: a pack in one file. 2: a shard."""
 SPLITS: Final = ("train", "val", "test")
 SCHEMA: Final = pa.schema(
     [
@@ -149,8 +148,7 @@ def shard_paths(pack: Path, count: int) -> list[Path]:
 
 
 def find(pack: Path) -> list[Path]:
-    """The files of the pack that is there: itself, or its shards in order, by the pack's name or by one of
-    theirs.
+    """The files of a pack: itself, or its shards in order, by the pack's name or a shard's.
 
     Raises PackError where some are missing, or two packs have the name.
     """
@@ -171,8 +169,7 @@ def find(pack: Path) -> list[Path]:
     if missing:
         raise PackError(
             f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; "
-            "copy the pack "
-            "again, or pack the images again"
+            "copy the pack again, or pack the images again"
         )
     return paths
 
@@ -252,8 +249,7 @@ class MappedFile:
         if found.st_size < len(self.memory):
             raise PackError(
                 f"{self.path} was cut short while it was in use; copy the pack again, or pack the images "
-                "again; "
-                "--originals ram reads it once and for all"
+                "again; --originals ram reads it once and for all"
             )
         return hash((found.st_mtime_ns, found.st_ctime_ns))
 

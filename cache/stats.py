@@ -27,8 +27,7 @@ nothing, and the 1,000 that would separate two shades a level apart more than an
 TINT_DETAIL: Final = 10.0
 """Standard deviation of luma below which a picture is too flat to tell a tint from a colour."""
 TINT_STRENGTH: Final = 64.0
-"""Levels of colour beyond which it is the light that is coloured, as under a red lamp, and no print that is
-tinted."""
+"""Levels of colour beyond which the light is coloured, as under a red lamp, not the print."""
 THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 LONGEST: Final = 16_384
@@ -36,8 +35,7 @@ LONGEST: Final = 16_384
 
 
 def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
-    """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` that come from
-    pixels.
+    """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` from pixels.
 
     Means are of a grid of at least 256 pixels a side of a large image, which moves them by well under one
     level; what depends on neighbours is measured on the whole image, averaged down to a short side of at most
@@ -78,8 +76,7 @@ def colourfulness(planes: NDArray[np.float32]) -> float:
 
 
 def is_monochrome(planes: NDArray[np.float32], pixels: NDArray[np.uint8], gain: float) -> bool:
-    """Whether an image is black and white, with a tint or without: its planes `[3, H, W]`, or its pixels `[H,
-    W, 3]`.
+    """Whether an image is black and white, tinted or not. planes: `[3, H, W]`. pixels: `[H, W, 3]`.
 
     gain: what would light a dark image as any other. In the dark all colours are near to grey, and only the
     light that is missing tells them apart; it is given back where nothing but the picture is left, not to the
@@ -100,8 +97,7 @@ def is_grey(planes: NDArray[np.float32]) -> bool:
 
 
 def is_tinted(small: NDArray[np.float32]) -> bool:
-    """Whether an image, averaged down to a short side of 32 pixels, `[H, W, 3]`, is a black-and-white
-    photograph with a tint.
+    """Whether `[H, W, 3]`, with a short side of 32 pixels, is a tinted black-and-white photograph.
 
     In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A
     white dog in snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The
@@ -118,8 +114,7 @@ def is_tinted(small: NDArray[np.float32]) -> bool:
 
 
 def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
-    """How far colours `[n, 2]`, blue and red without luma, lie from a smooth curve over luma `[n]`: 99th
-    percentile.
+    """Distance of colours `[n, 2]` (blue, red) from a smooth curve over luma `[n]`: 99th percentile.
 
     The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply
     as it takes to pass through the fur and the snow.
@@ -131,9 +126,7 @@ def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> f
 
 
 def sharpness(shades: NDArray[np.float32]) -> float:
-    """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 where there is no room for
-    one.
-    """
+    """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 if too small."""
     if min(shades.shape) < 3:
         return 0.0
     middle = shades[1:-1, 1:-1]
@@ -142,8 +135,7 @@ def sharpness(shades: NDArray[np.float32]) -> float:
 
 
 def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
-    """The variance of the second derivative of luma `[H, W]` along the direction of the least, and of the
-    most; 0 without room.
+    """Variance of luma's second derivative along the direction of the least, and of the most; or 0.
 
     Motion leaves no detail along its way, and all that lies across it, which is what the Laplacian sees.
     Three derivatives give that of every direction (Freeman & Adelson 1991). They are taken of softened luma:

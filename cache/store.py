@@ -42,9 +42,7 @@ class Pack:
     """
 
     def __init__(self, path: Path | str, residency: Residency = "mmap") -> None:
-        """Open in time that does not depend on the images' bytes; `make_resident` reads them. Raises
-        PackError.
-        """
+        """Open without reading the images; `make_resident` reads them. Raises PackError."""
         self.path, self.residency = Path(path), residency
         shards = [Shard(file) for file in find(self.path)]
         _check_together(shards)
@@ -121,9 +119,7 @@ class Pack:
 
     @contextmanager
     def naming_corrupt(self, ids: NDArray[np.int64]) -> Iterator[None]:
-        """Where the block meets a damaged image, look at all the rows `ids`, and name every one that is.
-        Raises PackError.
-        """
+        """If the block meets a corrupt image, name all corrupt ones of the rows `ids`. Raises PackError."""
         try:
             yield
         except PackError as error:
@@ -137,8 +133,7 @@ class Pack:
         verb = "has" if len(rows) == 1 else "have"
         return PackError(
             f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the "
-            "pack again, "
-            "or pack the images again; --on-corrupt skip goes on without such images"
+            "pack again, or pack the images again; --on-corrupt skip goes on without such images"
         )
 
     def is_valid(self, index: int) -> bool:
@@ -178,9 +173,7 @@ class Pack:
         return np.flatnonzero(self._splits == SPLITS.index(split))
 
     def require_classes(self, classes: Sequence[str], whose: str) -> None:
-        """Raise PackError unless the pack has just these classes. whose: whom they are of, for the
-        message.
-        """
+        """Raise PackError unless the pack has just these classes. whose: for the message."""
         if list(self.classes) != list(classes):
             missing = sorted(set(classes) - set(self.classes))
             why = f"{missing[0]!r} is missing, for one" if missing else f"it has {len(self.classes)} classes"
@@ -190,9 +183,7 @@ class Pack:
             )
 
     def corrupt(self, ids: NDArray[np.int64] | None = None) -> list[int]:
-        """Those of the rows `ids` that have not the checksum that they were packed with; what was found valid
-        before is not read again. Without `ids` every row is.
-        """
+        """The corrupt rows of `ids`; what was found valid before is not read again. Without `ids`: of all."""
         rows = np.arange(len(self)) if ids is None else ids
 
         def check_rows(some: NDArray[np.int64]) -> list[int]:
@@ -208,9 +199,7 @@ class Pack:
             return [index for part in parts for index in part]
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:
-        """What is in the pack, as JSON-able values: the run folder's `pack.json`; `info --json` without
-        thumbnails.
-        """
+        """What is in the pack, JSON-able: the run folder's `pack.json`, `info --json` (no thumbnails)."""
         reasons: dict[str, int] = {}
         for row in self.header.excluded:
             reasons[row.reason] = reasons.get(row.reason, 0) + 1
@@ -247,14 +236,13 @@ def _check_together(shards: Sequence[Shard]) -> None:
         if (header.shard, header.shards) != (index, len(shards)):
             raise PackError(
                 f"{shard.path} is shard {header.shard} of {header.shards}, and its name says {index} of "
-                f"{len(shards)}; "
-                "expected every shard beside the others, under the name that it was packed with"
+                f"{len(shards)}; expected every shard beside the others, under the name that it was packed "
+                "with"
             )
         if (header.digest, header.classes) != (first.digest, first.classes):
             raise PackError(
                 f"{shard.path} is of another pack than {shards[0].path.name} beside it; copy all shards "
-                "again, or pack "
-                "the images again"
+                "again, or pack the images again"
             )
 
 
@@ -277,15 +265,12 @@ def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...
     if low < -1 or high >= len(classes):
         raise PackError(
             f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack "
-            "the images "
-            "again"
+            "the images again"
         )
 
 
 def _check_range(path: Path, name: str, values: NDArray[Any], least: int, most: int) -> None:
-    """Whoever computes a checksum may write any number; what no photograph has would fail later. Raises
-    PackError.
-    """
+    """A checksum proves no sense: refuse what no photograph has. Raises PackError."""
     low, high = values.min(), values.max()
     if not (least <= low and high <= most):
         raise PackError(

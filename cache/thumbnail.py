@@ -30,13 +30,11 @@ HELD: Final = 16_384
 
 Closeup = NDArray[np.uint8]
 Reader = Callable[[int], Closeup | None]
-"""Of a look, by its index, a close-up; None where it cannot be had."""
+"""From an image's index to its close-up; None where it cannot be had."""
 
 
 def make_thumbnail(file: Path, side: int) -> str:
-    """At most `side` pixels a side, a JPEG in base64; "" where nothing can be shown. Of a cut JPEG what there
-    is of it.
-    """
+    """A JPEG in base64, at most `side` pixels a side, of what there is; "" if nothing can be shown."""
     if not file.is_file():  # to open a pipe would wait for ever
         return ""
     try:
@@ -53,9 +51,7 @@ def make_thumbnail(file: Path, side: int) -> str:
 
 
 def _reduce(file: Path | IO[bytes], side: int) -> Image.Image:
-    """A picture, upright, of a JPEG not much larger than `side`; raises what Pillow raises, before it reads
-    what is none.
-    """
+    """An upright picture, of a JPEG not much larger than `side`. Raises what Pillow raises."""
     with Image.open(file, formats=FORMATS) as image:
         image.draft("RGB", (side, side))
         return ImageOps.exif_transpose(image).convert("RGB")
@@ -74,9 +70,7 @@ def closeup_reader(find: Callable[[int], Path]) -> Reader:
 
 
 def read_closeup(file: Path) -> Closeup | None:
-    """Luma `[32, 32]` of a file, upright, without regard to its aspect ratio; None where nothing reads it any
-    more.
-    """
+    """Luma `[32, 32]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             image.draft("L", (4 * SIDE, 4 * SIDE))

@@ -1,19 +1,19 @@
-"""Twins: the same file again, and the same picture again, whether re-encoded, resized, slightly cropped or
-mirrored.
+"""Twins: the same file again, or the same picture re-encoded, resized, cropped or mirrored.
 
-Before it: looks, with their hashes and thumbnails. After it: `rules` says what becomes of twins, and `pack`
-never lets a split separate them.
+Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.findings` says what becomes of
+twins, and `pack` never lets a split separate them.
 
-Near twins are searched in three steps. Pictures of about the same brightness are compared by the low waves of
-their thumbnails, which is a product of two matrices and misses next to nothing; the few pairs that agree are
-then laid on one another, with up to 8 % cut off each side, and must differ by little, which tells a twin from
-another dog of the same breed in the same pose; close-ups of those that remain must be alike in detail, which
-tells a twin from another portrait before the same wall.
+Near twins are searched in three steps:
+- Pictures of about the same brightness are compared by the low waves of their thumbnails. That is a product
+  of two matrices; it compares all with all, in 57 seconds of a processor for 300,000 pictures. No index would
+  spare a comparison without missing a twin, because a crop moves so much in about twenty dimensions
+  (docs/log.md).
+- The few pairs that agree are aligned, with up to 8 % cut off each side, and must differ by little. That
+  tells a twin from another dog of the same breed in the same pose.
+- Close-ups of those that remain must be alike in detail. That tells a twin from another portrait before the
+  same wall.
 
-The first step compares all with all, in 57 seconds of a processor for 300,000 pictures: what a crop moves is
-so much, in about twenty dimensions that matter, that no index would spare a comparison without missing a twin
-(docs/log.md). Thumbnails are read where they are needed and not held. Where hundreds are look-alikes, work
-for each is limited, and `find_twins` says for how many the limit was met.
+Thumbnails are read where they are needed. Where hundreds are alike, the work for each is limited.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ _ROWS, _COLUMNS, _PAIRS = 512, 1024, 256
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two looks, by their index, `one` before `other`, that show the same picture. apart: 0 where nothing
-    differs.
-    """
+    """Two images, by index, `one` before `other`, that show the same picture. apart: 0 if equal."""
 
     one: int
     other: int
@@ -79,8 +77,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Twins:
-    """Who is whose twin. originals: int64 `[n]`, the first look with the same bytes, oneself where there is
-    none before.
+    """Who is whose twin. originals: int64 `[n]`, the first image with the same bytes, or oneself.
 
     pairs: near twins among the originals.
     """
@@ -109,7 +106,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class _Shown:
-    """The thumbnails of some looks, by their index."""
+    """The thumbnails of some images, by their index."""
 
     infos: Series[ImageInfo]
     chosen: Indices
@@ -129,9 +126,9 @@ def no_closeup(index: int) -> None:
 def find_twins(
     infos: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
-    """Exact and near twins among looks; what does not decode has none.
+    """Exact and near twins among images; what does not decode has none.
 
-    closeup: of a look, by its index. crowded: told of how many looks LOOKED_AT others or more are alike from
+    closeup: of an image, by its index. crowded: told how many images are like LOOKED_AT others or more from
     afar, if there are any: twins of theirs may be missed.
     """
     originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
@@ -149,9 +146,7 @@ def find_twins(
 
 
 def find_originals(hashes: Iterable[str]) -> Indices:
-    """int64 `[n]`: the first index with the same hash, told by its first 128 bits; an empty one is like no
-    other.
-    """
+    """int64 `[n]`: the first index with the same 128 bits of hash; an empty hash has no twin."""
     keys = np.fromiter((text.encode() for text in hashes), "S32")
     _, first, place = np.unique(keys, return_index=True, return_inverse=True)
     return np.asarray(np.where(keys == b"", np.arange(len(keys)), first[place]), np.int64)
@@ -160,9 +155,7 @@ def find_originals(hashes: Iterable[str]) -> Indices:
 def find_pairs(
     thumbnails: Pictures, closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> list[Pair]:
-    """Near twins among thumbnails, each pair once, in the order of their indices; closeup, crowded: as in
-    `find_twins`.
-    """
+    """Near twins among thumbnails, each pair once, by index. closeup, crowded: as in `find_twins`."""
     brightness, contrast = _light(thumbnails)
     busy = np.flatnonzero(contrast >= FLAT)
     order = busy[np.argsort(brightness[busy], kind="stable")]
@@ -207,9 +200,7 @@ class _Found:
                 self._parents[high] = low
 
     def nearest(self, likely: Indices) -> Indices:
-        """The FINALISTS of each picture that are nearest when laid upon it, one of those that hang together
-        already.
-        """
+        """The FINALISTS of each picture that are nearest when aligned, one a group of known twins."""
         roots = np.sort(_roots(self._parents)[likely[:, :2]], axis=1)
         apart = roots[:, 0] != roots[:, 1]
         likely, roots = likely[apart], roots[apart]
@@ -270,9 +261,7 @@ def _light(thumbnails: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float3
 
 
 def _waves_of(thumbnails: Pictures, order: Indices) -> NDArray[np.float16]:
-    """What the thumbnails at `order` are like from afar: `low_waves` in half precision, 96 bytes a
-    picture.
-    """
+    """`low_waves` of the thumbnails at `order`, in half precision: 96 bytes a picture."""
     waves = np.empty((len(order), _WAVES**2 - 1), np.float16)
     for places in _blocks(len(order), _PAIRS):
         waves[places] = low_waves(luma(thumbnails[order[places]]))
@@ -285,8 +274,7 @@ def _blocks(count: int, size: int) -> Iterator[Indices]:
 
 
 def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> Iterator[NDArray[np.float64]]:
-    """Pairs of places that are worth a closer look, as `_alike` gives them, block by block; brightness `[n]`
-    ascends.
+    """Pairs of places worth a closer look, as `_alike` gives them, by block; brightness `[n]` ascends.
 
     Of each picture at most LOOKED_AT with those that are brighter: one burst must not cost a square.
     """
@@ -302,9 +290,7 @@ def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> 
 
 
 def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
-    """Likely pairs: those of `_alike` that are upright, and those that are mirrored; order: whose places they
-    are.
-    """
+    """Likely pairs of `_alike`, the upright ones and the mirrored ones. order: whose places they are."""
     rank = _rank(alike[:, 0], -_likeness(alike))
     rows = [
         np.column_stack([alike[:, :2], np.full(len(alike), mirrored), rank])[likeness > ALIKE]

@@ -1,15 +1,12 @@
-"""Examine a file: will it survive every decoder that training may use? The child process behind
-`cache.survey`.
+"""Validate a file with every decoder that training may use: the child process of `scan`.
 
-Before it: paths, one JSON line each on standard input. After it: what `cache.survey.Look` says, one JSON line
-each. It runs apart from the packing, because a file may crash a decoder, and it does without torch, because
-it starts often.
+Before it: paths, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
+apart from the packing, because a file may crash a decoder. It does without torch, because it starts often.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -28,17 +25,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from greyhound.cache.decode import DecodeError, Pixels, decode
+from greyhound.cache.machine import has_dali
 from greyhound.cache.scan import FORMATS, ImageInfo
 from greyhound.cache.stats import measure
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
 """Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG."""
 WHOLE: Final = STORED - {"BMP", "TIFF"}
-"""Formats of which our decoder reads every kind: a file that it refuses is damaged, whatever Pillow makes of
-it. Of BMP and TIFF there are kinds that it does not know."""
+"""Formats our decoder reads wholly: a file it refuses is corrupt, whatever Pillow makes of it."""
 UNWRITTEN: Final = 512
-"""Zeros at the end of a coded picture from which it was never written to the end; encoders left at most 3
-(docs/log.md)."""
+"""Zeros at the end of a coded picture that was cut; encoders left at most 3 (docs/log.md)."""
 MAX_PIXELS: Final = 178_956_970
 """Pillow's own limit: a header that claims more is taken for a decompression bomb and never decoded."""
 LONG: Final = 16 << 20
@@ -85,9 +81,7 @@ def _header(data: bytes) -> dict[str, Any]:
 
 
 def _animated(image: Image.Image) -> bool:
-    """Whether there is a second frame or page; of a GIF, Pillow skips one frame and does not count a
-    thousand.
-    """
+    """Whether there is a second frame or page. Pillow skips to it, and does not count a thousand."""
     try:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))  # an MPO holds a preview
     except Exception:
@@ -106,9 +100,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> ImageInfo:
-    """Three outcomes: stored as it is, stored as PNG because not every engine reads this kind of file, or
-    damaged.
-    """
+    """Three outcomes: stored as it is; stored as PNG, as not every engine reads it; corrupt."""
     zeros = count_unwritten(data, known["format"])
     if zeros >= UNWRITTEN:
         return ImageInfo(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
@@ -128,9 +120,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
 
 
 def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> ImageInfo:
-    """A file of a format that we store, which our decoder refuses: Pillow reads on over damage, and may not
-    save it.
-    """
+    """A file that our decoder refuses though we store its format; Pillow reads on over damage."""
     if known["format"] in ("JPEG", "MPO"):
         return ImageInfo(**known, problem=_fault(why), detail=why)
     info = _look_with_pillow(data, dict(known), why)
@@ -173,9 +163,7 @@ def _coded_webp(data: bytes) -> bytes:
 
 
 def _coded_avif(data: bytes) -> bytes:
-    """What is there of the first `mdat` box (ISO/IEC 14496-12, 4.2); behind it others may stand, of padding
-    too.
-    """
+    """The first `mdat` box (ISO/IEC 14496-12, 4.2) as far as it goes; others may follow."""
     start = 0
     while start < len(data):
         size, header = int.from_bytes(data[start : start + 4], "big"), 8
@@ -206,16 +194,14 @@ def pillow_pixels(data: bytes) -> Pixels:
 
 
 class DaliDecoder:
-    """DALI's CPU decoder, one image at a time; DALI never recovers from a bad image, so then it is built
-    anew.
-    """
+    """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
 
     TOLERANCE: Final = 3.0
     """Mean levels by which DALI's pixels may differ from ours before the file is called damaged."""
 
     def __init__(self) -> None:
         """Without DALI on this machine, every check passes: its engine cannot be chosen here either."""
-        self._pipeline = _decoder() if available() else None
+        self._pipeline = _decoder() if has_dali() else None
 
     def check(self, encoded: NDArray[np.uint8], expected: Pixels) -> None:
         """Raise DecodeError unless DALI decodes `encoded` to about `expected`."""
@@ -232,14 +218,6 @@ class DaliDecoder:
         apart = float(np.abs(pixels[::4, ::4].astype(np.int16) - expected[::4, ::4]).mean())
         if apart > self.TOLERANCE:
             raise DecodeError(f"two decoders disagree by {apart:.1f} levels on average")
-
-
-def available() -> bool:
-    """Whether DALI is installed (it exists for Linux only)."""
-    try:
-        return importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _decoder() -> Any:

@@ -1,4 +1,5 @@
-"""Three ways to average weights: moving average in training (EMA), full-batch steps after it (SWA), interpolation.
+"""Three ways to average weights: moving average in training (EMA), full-batch steps after it (SWA),
+interpolation.
 
 Before it: a network that trains or is trained. After it: the averaged network is validated and saved.
 """
@@ -20,7 +21,8 @@ from greyhound.model.step import Loss, Pairs, mean_loss
 
 
 class MovingAverage:
-    """A network whose every parameter is `decay` times what it was plus 1 - `decay` times the trained one's, at each step.
+    """A network whose every parameter is `decay` times what it was plus 1 - `decay` times the trained one's,
+    at each step.
 
     Unlike torch's `AveragedModel` it reads nothing from the device. Buffers are the trained network's.
     """
@@ -77,11 +79,13 @@ def average(
     freeze_bn: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
-    """A copy of the network whose parameters are the mean of those after each of `steps` full-batch steps at `rate`.
+    """A copy of the network whose parameters are the mean of those after each of `steps` full-batch steps at
+    `rate`.
 
-    passes: called for one pass over the training set's `images`, once a step and once more for BatchNorm, whose
-    statistics are refreshed for the mean unless they are frozen (`network.set_train_mode`). on_step: called with the step, from 0, and the mean loss before it. The
-    network itself is left as it is. Raises ValueError.
+    passes: called for one pass over the training set's `images`, once a step and once more for BatchNorm,
+    whose statistics are refreshed for the mean unless they are frozen (`network.set_train_mode`). on_step:
+    called with the step, from 0, and the mean loss before it. The network itself is left as it is. Raises
+    ValueError.
     """
     if steps < 1:
         raise ValueError(f"averaging over {steps} steps; expected at least 1")
@@ -107,13 +111,14 @@ def full_batch_step(
     forward: Forward = call,
     freeze_bn: bool = False,
 ) -> float:
-    """One step along the gradient of the mean loss over all `images`, added up batch by batch and rank by rank.
+    """One step along the gradient of the mean loss over all `images`, added up batch by batch and rank by
+    rank.
 
     Returns that loss.
 
-    Batches may differ in size. BatchNorm, where there is any, still normalises each by its own statistics. The loss
-    is read from the device once, at the end. Raises ValueError if the batches hold another number of images; then no
-    step is made.
+    Batches may differ in size. BatchNorm, where there is any, still normalises each by its own statistics.
+    The loss is read from the device once, at the end. Raises ValueError if the batches hold another number of
+    images; then no step is made.
     """
     set_train_mode(network, freeze_bn)
     optimizer.zero_grad(set_to_none=True)
@@ -136,10 +141,11 @@ def full_batch_step(
 
 @torch.no_grad()
 def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = call) -> None:
-    """Set BatchNorm's running statistics to the mean of the batches' own over all ranks, each weighted by its images.
+    """Set BatchNorm's running statistics to the mean of the batches' own over all ranks, each weighted by its
+    images.
 
-    Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation. A network
-    without BatchNorm takes nothing from `batches`.
+    Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation.
+    A network without BatchNorm takes nothing from `batches`.
     """
     momenta = {module: module.momentum for module in network.modules() if isinstance(module, _BatchNorm)}
     seen = 0
@@ -158,7 +164,7 @@ def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = cal
 
 
 def _mean_over_ranks(norms: Iterable[_BatchNorm], seen: int) -> None:
-    """Replace each one's running statistics by their mean over the ranks, weighted by the images that each has seen."""
+    """Replace running statistics by their mean over the ranks, weighted by the images that each has seen."""
     if distributed.world_size() == 1:
         return
     images = torch.tensor(float(seen))
@@ -172,7 +178,8 @@ def _mean_over_ranks(norms: Iterable[_BatchNorm], seen: int) -> None:
 
 @torch.no_grad()
 def interpolated(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
-    """A copy of `last` whose weights lie `share`, 0..1, of the way from those of `first`; buffers are those of `last`.
+    """A copy of `last` whose weights lie `share`, 0..1, of the way from those of `first`; buffers are those
+    of `last`.
 
     The statistics of BatchNorm fit it only where they are the same in both: see `Recipe.freeze_bn`.
     """

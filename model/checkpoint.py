@@ -26,7 +26,7 @@ from greyhound.cache.files import replacing
 P = ParamSpec("P")
 
 FORMAT: Final = 2
-"""Version of the layout. A reader refuses a newer one. Since 2 last.ckpt has momentum by the weights' names, and no targets."""
+"""Version of the layout; a newer one is refused. Since 2 last.ckpt has momentum by name, and no targets."""
 _KEY: Final = "greyhound_checkpoint"
 _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80"
@@ -57,7 +57,8 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def rotate(path: Path, keep: int) -> None:
-    """Before `path` is written again, make last.1.ckpt of last.ckpt, last.2.ckpt of last.1.ckpt, up to `keep` in all.
+    """Before `path` is written again, make last.1.ckpt of last.ckpt, last.2.ckpt of last.1.ckpt, up to `keep`
+    in all.
 
     `path` itself stays where it is until its successor is whole. Raises CheckpointError.
     """
@@ -69,7 +70,8 @@ def rotate(path: Path, keep: int) -> None:
             _link(path, numbered(path, 1))
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be kept: {error.strerror or error}; make room, or keep fewer: --checkpoints.keep 1"
+            f"{path} cannot be kept: {error.strerror or error}; make room, or keep fewer: "
+            "--checkpoints.keep 1"
         ) from None
 
 
@@ -79,7 +81,7 @@ def numbered(path: Path, age: int) -> Path:
 
 
 def kept(path: Path) -> list[Path]:
-    """The checkpoints that are there, the newest first; numbers may miss where a process was killed between two."""
+    """The checkpoints that are there, the newest first. A kill may leave a gap in the numbers."""
     ages = {0} if path.exists() else set()
     for file in path.parent.glob(f"{path.stem}.*{path.suffix}"):
         found = re.fullmatch(r"[1-9]\d*", file.stem.removeprefix(f"{path.stem}."))
@@ -98,7 +100,7 @@ def _link(path: Path, other: Path) -> None:
 
 
 def to_cpu(content: Any) -> Any:
-    """A copy of what `save` takes, its tensors copied to host memory: whatever happens to the original, it stays."""
+    """A copy of what `save` takes, its tensors in host memory: it stays whatever happens to the original."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, Mapping):
@@ -118,7 +120,8 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def load(path: Path, oldest: int = 1) -> dict[str, Any]:
-    """What `save` was given, its tensors on the CPU. Nothing in the file is run. oldest: the first format that will do.
+    """What `save` was given, its tensors on the CPU. Nothing in the file is run. oldest: the first format
+    that will do.
 
     Raises CheckpointError.
     """
@@ -128,7 +131,7 @@ def load(path: Path, oldest: int = 1) -> dict[str, Any]:
 
 
 def read(path: Path) -> Any:
-    """Whatever torch saved at `path`, Greyhound or not: tensors and plain values only. Raises CheckpointError."""
+    """Tensors and plain values that torch saved at `path`, whoever did. Raises CheckpointError."""
     try:
         if not (path.is_file() or path.is_dir()) and path.exists():  # to open a pipe would wait for ever
             raise CheckpointError(f"{path} cannot be read: it is no regular file; expected a checkpoint")
@@ -161,7 +164,8 @@ def check_format(path: Path, content: Any, oldest: int = 1) -> dict[str, Any]:
         )
     if content[_KEY] < oldest:
         raise CheckpointError(
-            f"{path} was written by an older Greyhound (format {content[_KEY]}; expected {oldest}); train again into "
+            f"{path} was written by an older Greyhound (format {content[_KEY]}; expected {oldest}); train "
+            "again into "
             "another folder"
         )
     return content
@@ -198,8 +202,8 @@ def _reason(data: bytes, error: Exception) -> str:
 class Writer:
     """Calls functions one after the other in a thread of its own; leaving the `with` waits for the last.
 
-    After one has failed no later one is called, as if they had been called here: what a file says of the ones before
-    it stays true. `wait` raises that failure, and so does leaving, unless another error is on its way.
+    After one has failed no later one is called, as if they had been called here: what a file says of the ones
+    before it stays true. `wait` raises that failure, and so does leaving, unless another error is on its way.
     """
 
     def __init__(self) -> None:

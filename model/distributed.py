@@ -1,8 +1,10 @@
-"""One training on several processes, as torchrun starts them: which of them this is, and what they know together.
+"""One training on several processes, as torchrun starts them: which of them this is, and what they know
+together.
 
-Before it: torchrun, or nothing; then there is one process, rank 0 of 1, and every function here hands back what it was
-given. After it: train and eval read their share of each batch, `step` and `swa` add up over the ranks, and rank 0 alone
-writes. Tensors on a GPU go by NCCL, all else by gloo, so that a word between the ranks waits for no GPU.
+Before it: torchrun, or nothing; then there is one process, rank 0 of 1, and every function here hands back
+what it was given. After it: train and eval read their share of each batch, `step` and `swa` add up over the
+ranks, and rank 0 alone writes. Tensors on a GPU go by NCCL, all else by gloo, so that a word between the
+ranks waits for no GPU.
 """
 
 from __future__ import annotations
@@ -58,11 +60,12 @@ def local_world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[bool]:
-    """Be one of the processes that torchrun started, for as long as the block runs; the others' output is silenced.
+    """Be one of the processes that torchrun started, for as long as the block runs; the others' output is
+    silenced.
 
-    Gives whether they were started again after one of them died (`--max-restarts`), to all of them alike. On GPUs each
-    process takes the one of its number on the machine. Raises DistributedError where it has none, and in a rank that goes on
-    when another has died.
+    Gives whether they were started again after one of them died (`--max-restarts`), to all of them alike. On
+    GPUs each process takes the one of its number on the machine. Raises DistributedError where it has none,
+    and in a rank that goes on when another has died.
     """
     if not dist.is_torchelastic_launched():
         yield False
@@ -79,7 +82,8 @@ def process_group(device: torch.device) -> Iterator[bool]:
             if not _another_died(error):
                 raise
             raise DistributedError(
-                f"another process of this training has ended, and rank {rank()} ends with it; its own message says why"
+                f"another process of this training has ended, and rank {rank()} ends with it; its own "
+                "message says why"
             ) from None
         dist.destroy_process_group()
 
@@ -166,7 +170,7 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor:
-    """`[n, ...]` of every rank, one rank after the other: all of them on rank 0, none `[0, ...]` elsewhere."""
+    """The rows `[n, ...]` of all ranks, one after the other, on rank 0; none, `[0, ...]`, elsewhere."""
     if world_size() == 1:
         return rows
     counts = torch.zeros(world_size(), dtype=torch.int64)
@@ -182,7 +186,8 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
 
 
 def data_parallel(network: nn.Module) -> nn.Module:
-    """The network as it is called in training: the ranks' gradients are averaged as they come (Li et al. 2020).
+    """The network as it is called in training: the ranks' gradients are averaged as they come (Li et al.
+    2020).
 
     Every step begins with rank 0's BatchNorm statistics.
     """
@@ -215,8 +220,8 @@ def _take_gpu() -> None:
 def _rendezvous(backend: str) -> int:
     """Make the process group, and say how many have been made by the same torchrun, this one included.
 
-    torchrun's store outlives the processes: what an earlier attempt left there are addresses of the dead, so each
-    attempt has keys of its own. Raises DistributedError where one of the processes does not come.
+    torchrun's store outlives the processes: what an earlier attempt left there are addresses of the dead, so
+    each attempt has keys of its own. Raises DistributedError where one of the processes does not come.
     """
     try:
         store, mine, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
@@ -237,8 +242,9 @@ def _rendezvous(backend: str) -> int:
 def _count_attempt(store: Any, processes: int) -> int:
     """The number of this attempt, which rank 0 counts, once every other rank has confirmed that it knows it.
 
-    torchrun says no such number: of several machines, each counts the failures that it saw itself. Who asked may be of an
-    attempt before and dead; so rank 0 answers each name that it finds until the rank has confirmed.
+    torchrun says no such number: of several machines, each counts the failures that it saw itself. Who asked
+    may be of an attempt before and dead; so rank 0 answers each name that it finds until the rank has
+    confirmed.
     """
     attempt: int = store.add("attempts", 1)
     missing, deadline = set(range(1, processes)), time.monotonic() + store.timeout.total_seconds()

@@ -1,7 +1,8 @@
-"""What a training would need: memory counted, steps timed, a network checked; and whether steps repeat bit for bit.
+"""What a training would need: memory counted, steps timed, a network checked; and whether steps repeat bit
+for bit.
 
-Before it: a network and a recipe's numbers. After it: `greyhound train --dry-run` and `--verify-determinism` print what
-came of it, and every program says what to lower when memory runs out.
+Before it: a network and a recipe's numbers. After it: `greyhound train --dry-run` and `--verify-determinism`
+print what came of it, and every program says what to lower when memory runs out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SAID: Final = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 @contextmanager
 def refusing_out_of_memory(size: str, remedy: str) -> Iterator[None]:
-    """Raise RunError where the block runs out of memory, on any device. size: at what; remedy: what to lower."""
+    """Raise RunError where the block runs out of memory. size: at what; remedy: what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -39,7 +40,7 @@ def refusing_out_of_memory(size: str, remedy: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Memory:
-    """parameters: how many numbers training changes. fixed: bytes whatever the batch; per_image: bytes for each image."""
+    """parameters: numbers that training changes. fixed: bytes of any batch; per_image: bytes an image."""
 
     parameters: int
     fixed: int
@@ -61,8 +62,8 @@ def measure_memory(
 
     copies: of every parameter that the training keeps on the device.
 
-    Each storage counts once, parameters not at all; two batch sizes tell what is for every image from what is once.
-    The network's modes and statistics are left as they were.
+    Each storage counts once, parameters not at all; two batch sizes tell what is for every image from what is
+    once. The network's modes and statistics are left as they were.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
@@ -143,18 +144,21 @@ def estimate(extent: Extent, memory: Memory, seconds: Sequence[float]) -> list[s
     step, batch, passes = statistics.median(seconds[1:]), extent.batch_size, extent.passes
     return [
         f"network: {extent.network}, {memory.parameters:,} parameters, {extent.precision}",
-        f"memory: {memory.per_image / 2**20:.1f} MiB an image and {memory.fixed / 2**20:.1f} MiB besides: a batch of "
+        f"memory: {memory.per_image / 2**20:.1f} MiB an image and {memory.fixed / 2**20:.1f} MiB besides: "
+        "a batch of "
         f"{batch} takes {memory.batch(batch) / 1e9:.2f} GB; {_CARD / 1e9:.0f} GB hold "
         f"{memory.fitting(_CARD)} images (counted; what libraries need for themselves comes on top)",
-        f"steps: {extent.steps:,} an epoch, {extent.steps * extent.epochs:,} in {extent.epochs} epochs; averaging passes "
+        f"steps: {extent.steps:,} an epoch, {extent.steps * extent.epochs:,} in {extent.epochs} epochs; "
+        "averaging passes "
         f"{passes} times more over the training set",
-        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {step * extent.steps:,.0f} s an epoch, "
+        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {step * extent.steps:,.0f} s "
+        "an epoch, "
         f"{step * extent.steps * (extent.epochs + passes) / 3600:,.2f} h in all, validation not counted",
     ]
 
 
 def compare(hashes: Sequence[str]) -> tuple[bool, str]:
-    """Whether the weights after `REPEATED_STEPS` steps, taken twice, are equal, by their hashes; and a line that says so."""
+    """Whether two times `REPEATED_STEPS` steps came to one hash, and a line that says so."""
     first, second = hashes
     same = first == second
     verdict = "equal, bit for bit" if same else "which differ: this machine does not compute the same twice"

@@ -1,16 +1,17 @@
 """Fit the last layer to frozen features before fine-tuning, and make soft targets on the way.
 
-Before it: a pretrained network with a random head. After it: train fine-tunes the whole network, whose gradients no
-longer start from a random head (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+Before it: a pretrained network with a random head. After it: train fine-tunes the whole network, whose
+gradients no longer start from a random head (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained
+Features").
 
-The head is a logistic regression. Its prior is the pretrained classifier: each class starts from the pretrained class
-that its images are most often taken for, and the penalty is on the distance from there (L2-SP, Li et al. 2018,
-"Explicit Inductive Bias for Transfer Learning with Convolutional Networks"). Cross-validation chooses between that
-start and zero.
+The head is a logistic regression. Its prior is the pretrained classifier: each class starts from the
+pretrained class that its images are most often taken for, and the penalty is on the distance from there
+(L2-SP, Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks").
+Cross-validation chooses between that start and zero.
 
-A network that is fitted to labels alone soon memorises a few thousand images. Soft targets leave less to memorise
-(self-distillation: Furlanello et al. 2018, "Born-Again Neural Networks"). They are out-of-fold predictions, because a
-head is overconfident about the images that it was fitted to.
+A network that is fitted to labels alone soon memorises a few thousand images. Soft targets leave less to
+memorise (self-distillation: Furlanello et al. 2018, "Born-Again Neural Networks"). They are out-of-fold
+predictions, because a head is overconfident about the images that it was fitted to.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _ABSENT: Final = 10.0
 class Solution:
     """How a head was solved, and what such heads say of the images out of their fold.
 
-    probabilities: float32 `[n, K]`, of the images in their order, in host memory. cross_entropy (nats) and accuracy: theirs; the first
-    one decided.
+    probabilities: float32 `[n, K]`, of the images in their order, in host memory. cross_entropy (nats) and
+    accuracy: theirs; the first one decided.
     """
 
     penalty: float
@@ -65,8 +66,8 @@ class Solution:
 def features(network: nn.Module, batches: Pairs, bf16: bool) -> tuple[Rows, torch.Tensor]:
     """What the head sees, float32 `[n, D]`, and the labels, int64 `[n]`, of one pass over `batches`.
 
-    network: a timm network; it is left as it was. bf16: compute in bfloat16 where autocast allows. Both results are on
-    the network's device. Raises ValueError if there is no batch.
+    network: a timm network; it is left as it was. bf16: compute in bfloat16 where autocast allows. Both
+    results are on the network's device. Raises ValueError if there is no batch.
     """
     parts = []
     with eval_mode(network):
@@ -83,12 +84,13 @@ def features(network: nn.Module, batches: Pairs, bf16: bool) -> tuple[Rows, torc
 def solve(
     network: nn.Module, features: Rows, labels: torch.Tensor, pretrained: Linear | None = None
 ) -> Solution:
-    """Set the head to the penalised logistic regression of labels int64 `[n]`, 0..K-1, on features float32 `[n, D]`.
+    """Set the head to the penalised logistic regression of labels int64 `[n]`, 0..K-1, on features float32
+    `[n, D]`.
 
-    pretrained: the classifier that the network was trained with, of C classes. The penalty, and whether to start from
-    the pretrained rows, are what predicts best over `FOLDS` folds. The features are standardised for the penalty; the
-    scaling is folded into the weights. A class without images gets a constant logit below all others. Raises
-    ValueError if the labels are not of two classes or more in 0..K-1.
+    pretrained: the classifier that the network was trained with, of C classes. The penalty, and whether to
+    start from the pretrained rows, are what predicts best over `FOLDS` folds. The features are standardised
+    for the penalty; the scaling is folded into the weights. A class without images gets a constant logit
+    below all others. Raises ValueError if the labels are not of two classes or more in 0..K-1.
     """
     head = classifier(network)
     _check(labels, head.out_features)
@@ -117,9 +119,11 @@ def solve(
 def solve_all(
     network: nn.Module, seen: list[tuple[torch.Tensor, ...]], pretrained: Linear | None
 ) -> tuple[Solution, torch.Tensor]:
-    """`solve` on all that was seen so far, features, labels and rows, part by part. Also returns the rows, `[n]`.
+    """`solve` on all that was seen so far, features, labels and rows, part by part. Also returns the rows,
+    `[n]`.
 
-    They are sorted by row of the pack: the head depends on the images, not on the order in which they were seen.
+    They are sorted by row of the pack: the head depends on the images, not on the order in which they were
+    seen.
     """
     features, labels, rows = (torch.cat(column) for column in zip(*seen, strict=True))
     rows, order = rows.sort()
@@ -130,10 +134,12 @@ def solve_all(
 def out_of_fold(
     features: Rows, labels: torch.Tensor, folds: torch.Tensor, pretrained: Linear | None = None
 ) -> Solution:
-    """How heads that are each solved without a fold do on it: the best penalty and start, and its probabilities.
+    """How heads that are each solved without a fold do on it: the best penalty and start, and its
+    probabilities.
 
-    features: float32 `[n, D]`. labels: int64 `[n]`, 0..K-1, each of them there. folds: int64 `[n]`, 0..F-1. Penalty and
-    start are chosen as in `solve`, over these folds. Raises ValueError if there are fewer than two classes.
+    features: float32 `[n, D]`. labels: int64 `[n]`, 0..K-1, each of them there. folds: int64 `[n]`, 0..F-1.
+    Penalty and start are chosen as in `solve`, over these folds. Raises ValueError if there are fewer than
+    two classes.
     """
     _check(labels, int(labels.max()) + 1)
     rows = features.double()
@@ -152,8 +158,9 @@ def fit(
 ) -> torch.Tensor:
     """`[D + 1, K]`, weights and below them biases, that minimise the penalised cross entropy, by L-BFGS.
 
-    That is the sum over the images of the cross entropy of `offset + rows @ weights + biases` against targets int64
-    `[n]`, and penalty / 2 times the sum of the squared weights. offset: `[n, K]`. begin: where to begin; default zero.
+    That is the sum over the images of the cross entropy of `offset + rows @ weights + biases` against targets
+    int64 `[n]`, and penalty / 2 times the sum of the squared weights. offset: `[n, K]`. begin: where to
+    begin; default zero.
     """
     found = rows.new_zeros(rows.shape[1] + 1, offset.shape[1]) if begin is None else begin.clone()
     found.requires_grad_()
@@ -182,7 +189,8 @@ def classifier(network: Any) -> nn.Linear:
     head = network.get_classifier()
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise ValueError(
-            f"the head is {type(head).__name__}; expected a linear layer with a bias: train without linear_probe"
+            f"the head is {type(head).__name__}; expected a linear layer with a bias: train without "
+            "linear_probe"
         )
     return head
 
@@ -203,7 +211,7 @@ def _search(rows: Rows, targets: torch.Tensor, offsets: list[torch.Tensor], fold
 def _logits_out_of_fold(
     rows: Rows, targets: torch.Tensor, offset: torch.Tensor, folds: torch.Tensor
 ) -> dict[float, torch.Tensor]:
-    """For each penalty the logits `[n, K]` of every image, from the images of the other folds; roughly is enough."""
+    """For each penalty the logits `[n, K]` of every image, fitted roughly to the other folds."""
     logits = {penalty: torch.empty_like(offset) for penalty in PENALTIES}
     for fold in torch.unique(folds).tolist():
         kept, left = folds != fold, folds == fold
@@ -215,7 +223,7 @@ def _logits_out_of_fold(
 
 
 def _folds(targets: torch.Tensor) -> torch.Tensor:
-    """A fold for every image, int64 `[n]`: sorted by class they are dealt out in turn, so that each fold has of each."""
+    """A fold for every image, int64 `[n]`: the images of each class are dealt out in turn."""
     folds = torch.empty_like(targets)
     folds[targets.argsort(stable=True)] = torch.arange(len(targets), device=targets.device) % FOLDS
     return folds
@@ -261,7 +269,8 @@ def _check(labels: torch.Tensor, classes: int) -> None:
 
 
 def write_targets(path: Path, targets: SoftTargets, pack: str) -> None:
-    """Keep them for as long as the run lasts, once: of many images they are larger than a network. Raises CheckpointError.
+    """Keep them for as long as the run lasts, once: of many images they are larger than a network. Raises
+    CheckpointError.
 
     pack: the digest of the pack that the images are of.
     """
@@ -269,7 +278,7 @@ def write_targets(path: Path, targets: SoftTargets, pack: str) -> None:
 
 
 def read_targets(path: Path, share: float, pack: str, classes: int) -> SoftTargets | None:
-    """What `write` kept, at the share that the recipe now has; None where it is of another pack. Raises RunError."""
+    """What `write_targets` kept, at the recipe's share; None of another pack. Raises RunError."""
     remedy = "go on without it, --distillation 0 --force recipe, or train into another folder"
     try:
         content = load(path)
@@ -291,7 +300,8 @@ def read_targets(path: Path, share: float, pack: str, classes: int) -> SoftTarge
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """A target for every image of `ids`, int64 `[n]`, ascending: `share` of its probabilities, the rest its label.
+    """A target for every image of `ids`, int64 `[n]`, ascending: `share` of its probabilities, the rest its
+    label.
 
     probabilities: float32 `[n, K]`, on the network's device, in the order of ids.
     """
@@ -305,9 +315,11 @@ class SoftTargets:
         return replace(self, probabilities=self.probabilities.to(device))
 
     def of(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, in host memory; labels `[B * V]`, V views each.
+        """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, in host memory; labels `[B * V]`, V
+        views each.
 
-        Of an image that is none of ours, as one that was damaged when the head was solved, the target is its label.
+        Of an image that is none of ours, as one that was damaged when the head was solved, the target is its
+        label.
         """
         rows = torch.searchsorted(self.ids, ids.contiguous())
         ours = self.ids[rows.clamp(max=len(self.ids) - 1)] == ids

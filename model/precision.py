@@ -1,9 +1,11 @@
-"""How numbers are computed: bfloat16 or float32, BatchNorm fused or not, compiled or not; the backends' switches.
+"""How numbers are computed: bfloat16 or float32, BatchNorm fused or not, compiled or not; the backends'
+switches.
 
 Before it: a network from `network`. After it: train, average and evaluate all call `forward`.
 
-One switch cannot be here, because OpenMP reads it when torch is loaded: the scripts set OMP_WAIT_POLICY to PASSIVE
-before they import torch. OpenMP's threads otherwise spin while they wait, on cores that the loader needs.
+One switch cannot be here, because OpenMP reads it when torch is loaded: the scripts set OMP_WAIT_POLICY to
+PASSIVE before they import torch. OpenMP's threads otherwise spin while they wait, on cores that the loader
+needs.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ _NEVER: Final = 2**31 - 1
 def has_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16.
 
-    Where it has none torch computes it all the same, in emulation: on a CPU with AVX2 alone, EfficientNet-lite0 took
-    12 times as long as in float32, and more (docs/log.md, 2026-11-24).
+    Where it has none torch computes it all the same, in emulation: on a CPU with AVX2 alone,
+    EfficientNet-lite0 took 12 times as long as in float32, and more (docs/log.md, 2026-11-24).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -41,19 +43,21 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """Logits, float32 `[B, K]`, of images `[B, 3, S, S]`; in bfloat16 inside, where autocast allows, if `bf16`."""
+    """Logits, float32 `[B, K]`, of images `[B, 3, S, S]`; bf16: in bfloat16 inside, where autocast allows."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         logits: torch.Tensor = network(images)
     return logits.float()
 
 
 def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -> tuple[nn.Module, str]:
-    """The network as a step calls it, sharing its parameters: compiled, on a GPU into CUDA graphs; and "", or why it is not.
+    """The network as a step calls it, sharing its parameters: compiled, on a GPU into CUDA graphs; and "", or
+    why it is not.
 
-    It is tried forward and backward, in the mode that it is in, on black images `[count, 3, size, size]` of each of an
-    epoch's batch sizes, which get graphs of their own (`dynamic=False`): a compiler fails at the first call of what it
-    compiles, and the backward pass is compiled by itself. The trial leaves no trace. What a graph returns, the gradients
-    too, is valid until the next call; a step has used them by then. Source: torch's docs, "CUDAGraph Trees".
+    It is tried forward and backward, in the mode that it is in, on black images `[count, 3, size, size]` of
+    each of an epoch's batch sizes, which get graphs of their own (`dynamic=False`): a compiler fails at the
+    first call of what it compiles, and the backward pass is compiled by itself. The trial leaves no trace.
+    What a graph returns, the gradients too, is valid until the next call; a step has used them by then.
+    Source: torch's docs, "CUDAGraph Trees".
     """
     device = next(network.parameters()).device
     graphs = "reduce-overhead" if device.type == "cuda" else "default"
@@ -72,8 +76,8 @@ def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -
 def use_fast_kernels(device: torch.device) -> None:
     """On a GPU: let cuDNN try its algorithms once a shape, and let float32 products use TF32.
 
-    On a CPU under glibc: keep freed memory. Activations of tens of megabytes otherwise go back to the kernel at every
-    step and are zeroed again at the next, a fifth of the step's core time (docs/log.md, 2026-11-24).
+    On a CPU under glibc: keep freed memory. Activations of tens of megabytes otherwise go back to the kernel
+    at every step and are zeroed again at the next, a fifth of the step's core time (docs/log.md, 2026-11-24).
     """
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
@@ -90,10 +94,11 @@ _TOLERANCE: Final = 1e-3
 
 @torch.no_grad()
 def fuse_conv_bn(network: nn.Module, size: int) -> nn.Module:
-    """The network in evaluation mode, folded, for images `[B, 3, size, size]`: the same logits but for rounding.
+    """The network in evaluation mode, folded, for images `[B, 3, size, size]`: the same logits but for
+    rounding.
 
-    Which convolution a BatchNorm follows is found by watching one image pass. Where the copy's logits are not the
-    network's, because a convolution's output is also used elsewhere, the copy stays unfolded.
+    Which convolution a BatchNorm follows is found by watching one image pass. Where the copy's logits are not
+    the network's, because a convolution's output is also used elsewhere, the copy stays unfolded.
     """
     device = next(network.parameters()).device
     plain = deepcopy(network).eval().cpu()  # where the comparison is not blurred by TF32
@@ -120,7 +125,7 @@ def fuse_conv_bn(network: nn.Module, size: int) -> nn.Module:
 
 
 def _pairs(network: nn.Module, image: torch.Tensor) -> list[tuple[nn.Conv2d, _BatchNorm]]:
-    """Every BatchNorm with statistics of its own whose input is what a convolution just returned, and that convolution."""
+    """Every convolution whose result goes to a BatchNorm with running statistics, and that BatchNorm."""
     returned: dict[
         int, tuple[torch.Tensor, nn.Conv2d]
     ] = {}  # the tensors are kept, so that no id is used twice

@@ -1,6 +1,7 @@
 """What a run depends on, whether it is still so, and the checkpoint to go on from.
 
-Before it: a run folder that a training left. After it: train goes on as if nothing had happened, or says what differs.
+Before it: a run folder that a training left. After it: train goes on as if nothing had happened, or says what
+differs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Say: TypeAlias = Callable[[str], None]
 _SETTLED: Final = ("network", "weights", "linear_probe", "probe_shots")
 """Fields of a recipe that only the start of a run looks at."""
 _GOES_ON: Final = 2
-"""The first format of a checkpoint that a training goes on from; of an older one the network alone is known here."""
+"""The first format that a training goes on from; of an older one only the network can be read."""
 _UNTIL: Final = " until epoch "
 
 
@@ -68,8 +69,8 @@ def check_same(
 ) -> None:
     """Refuse to go on with another recipe, pack or version of what computes; `force` names what may differ.
 
-    recipes: the run's own and the one asked for, as values. digest: of the pack. used: `run.versions` of here. Raises
-    RunError, which says all that differs.
+    recipes: the run's own and the one asked for, as values. digest: of the pack. used: `run.versions` of
+    here. Raises RunError, which says all that differs.
     """
     found = {
         "recipe": other_recipe(folder, *recipes),
@@ -98,7 +99,8 @@ def other_pack(folder: Run, pack: Path, digest: str) -> str:
     if was == digest:
         return ""
     return (
-        f"{folder.folder} was trained on another pack than {pack}, of digest {was[:16]} and not {digest[:16]}; give it "
+        f"{folder.folder} was trained on another pack than {pack}, of digest {was[:16]} and not "
+        f"{digest[:16]}; give it "
         "the same one, or go on all the same: --force pack"
     )
 
@@ -110,13 +112,14 @@ def say_other_versions(folder: Run, used: dict[str, str]) -> str:
         return ""
     listed = "; ".join(f"{name} {was}, and here is {now}" for name, was, now in found)
     return (
-        f"{folder.folder} was trained with {listed}; use {'that one' if len(found) == 1 else 'those'}, or go on all the "
+        f"{folder.folder} was trained with {listed}; use {'that one' if len(found) == 1 else 'those'}, or "
+        "go on all the "
         "same: --force versions"
     )
 
 
 def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, str, str]]:
-    """What a result depends on and is not as it was when the run began: name, then, now; what is not there is "none"."""
+    """What a result depends on and has changed since the run began: name, then, now; "none": not there."""
     then = {name: was for name, was in folder.read(VERSIONS).items() if _UNTIL not in name}
     names = [name for name in then | used if name not in ("date", "machine")]
     # Of several ranks, or on a GPU, threads decide nothing, or not alone.
@@ -131,16 +134,18 @@ def refuse_settled(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> 
     found = [f"{name} = {was}, not {now}" for name, was, now in differences(then, asked) if name in _SETTLED]
     if found:
         raise RunError(
-            f"{folder.folder / RECIPE} has {'; '.join(found)}, which was settled before the first step; leave it as it "
+            f"{folder.folder / RECIPE} has {'; '.join(found)}, which was settled before the first step; "
+            "leave it as it "
             "is, or train into another folder"
         )
 
 
 def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | None:
-    """The latest_checkpoint checkpoint that is not damaged, or None where there is none and the training starts anew.
+    """The latest_checkpoint checkpoint that is not damaged, or None where there is none and the training
+    starts anew.
 
-    repair: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not worth its place.
-    Raises CheckpointError where every one is damaged, RunError where there was one.
+    repair: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not
+    worth its place. Raises CheckpointError where every one is damaged, RunError where there was one.
     """
     last = folder.folder / LAST
     paths = kept(last)
@@ -165,7 +170,8 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
 
 
 def refuse_lost(folder: Run) -> None:
-    """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them. Raises RunError.
+    """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them.
+    Raises RunError.
 
     best.ckpt is none of them, nor what eval and explain make of it: it is there once a head is solved.
     """
@@ -174,7 +180,8 @@ def refuse_lost(folder: Run) -> None:
         found.append(METRICS)
     if found:
         raise RunError(
-            f"{folder.folder} has results ({', '.join(found)}) and no {LAST} to go on from; put it back, or train into "
+            f"{folder.folder} has results ({', '.join(found)}) and no {LAST} to go on from; put it back, "
+            "or train into "
             "another folder: --out"
         )
 
@@ -209,9 +216,11 @@ def clear_end(folder: Run) -> None:
 
 
 def invalidate_best(folder: Run, say: Say) -> None:
-    """What was best, and what came after the last step, was so by another recipe or pack: the first is scored again.
+    """What was best, and what came after the last step, was so by another recipe or pack: the first is scored
+    again.
 
-    That stands in best.ckpt itself, so that it is not forgotten where the process is killed before it is done.
+    That stands in best.ckpt itself, so that it is not forgotten where the process is killed before it is
+    done.
     """
     clear_end(folder)
     content = find_best(folder, say)
@@ -220,7 +229,7 @@ def invalidate_best(folder: Run, say: Say) -> None:
 
 
 def find_best(folder: Run, say: Say) -> dict[str, Any] | None:
-    """best.ckpt with its score, -inf where it is to be scored again; None where there is none that can be read."""
+    """best.ckpt with its score, -inf where it must be scored again; None where none can be read."""
     path = folder.folder / BEST
     if not path.exists():
         return None

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from torch import nn
 
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import intended, replacing, sweep
-from greyhound.model import checkpoint
+from greyhound.model import checkpoint, distributed
 from greyhound.model.network import WeightsError, build
 
 RECIPE: Final = "recipe.json"
@@ -94,14 +94,15 @@ _WORDS: Final = {dict: "an object", list: "a list", str: "text", int: "a whole n
 
 
 def first_error(name: str, content: Any) -> str | None:
-    """What is wrong with the content of a file of the run folder, or None. Of a name not known here nothing is asked."""
+    """What is wrong with the content of a file of the run folder; None if nothing, or not known here."""
     beside = name.startswith("eval-") and name.endswith(".json")  # evaluations of other images
     shape = SCHEMAS.get(EVALUATION if beside else name)
     return None if shape is None else next(violations(content, shape, name.partition(".")[0]), None)
 
 
 def violations(content: Any, shape: Any, place: str) -> Iterator[str]:
-    """Where `content` is not of `shape`: an object's known keys ("*": any key), a list of one shape, or a type.
+    """Where `content` is not of `shape`: an object's known keys ("*": any key), a list of one shape, or a
+    type.
 
     A key may be missing, and a value may be null where nothing is nested in it.
     """
@@ -116,6 +117,18 @@ def violations(content: Any, shape: Any, place: str) -> Iterator[str]:
     elif isinstance(shape, list):
         for index, item in enumerate(content):
             yield from violations(item, shape[0], f"{place}[{index}]")
+
+
+def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """The pairs that occur in eval.json, which people may have edited: true class, predicted class, count."""
+    table, pairs = evaluation.get("confusion") or [], evaluation.get("confusion_pairs") or []
+    rows = (
+        (true, predicted, count)
+        for true, row in enumerate(table)
+        for predicted, count in enumerate(row)
+        if count
+    )
+    return [*rows, *(tuple(pair) for pair in pairs if len(pair) == 3 and None not in pair)]
 
 
 def _brief(value: object) -> str:
@@ -133,7 +146,7 @@ TARGETS: Final = "targets.ckpt"
 """The soft targets, where the recipe has them."""
 
 THREADS: Final = "torch_threads"
-"""In versions.json, of one process on a CPU: torch's threads, which decide how it splits a sum and so its last bits."""
+"""In versions.json, of one process on a CPU: torch's threads, which decide the last bits of a sum."""
 
 CheckpointName = Literal["auto", "swa", "best", "last"]
 
@@ -188,14 +201,17 @@ class Run:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one text file, whole or not at all. Raises RunError where it cannot be written."""
+        """Write one text file, whole or not at all; on rank 0 alone. Raises RunError where it cannot be written."""
+        if not distributed.is_main():
+            return
         try:
             with replacing(self.folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             reason = error.strerror or error
             raise RunError(
-                f"{self.folder / name} cannot be written ({reason}); name another place, or make room in this one"
+                f"{self.folder / name} cannot be written ({reason}); name another place, or make room in "
+                "this one"
             ) from None
 
     def rows(self, name: Literal["metrics.jsonl", "times.jsonl"]) -> list[dict[str, Any]]:
@@ -216,13 +232,27 @@ class Run:
         self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def add_epoch(self, row: dict[str, Any]) -> None:
-        """Add an epoch's row. What the clock says goes into a file of its own: metrics.jsonl is the same for every
-        run of a recipe, resumed or not.
+        """Add an epoch's row. What the clock says goes into a file of its own: metrics.jsonl is the same for
+        every run of a recipe, resumed or not.
         """
         timed = {key: value for key, value in row.items() if key in CLOCKED or key == "epoch"}
         result = {key: value for key, value in row.items() if key not in CLOCKED}
         self.write_rows(TIMES, [*self.rows(TIMES), timed])
         self.write_rows(METRICS, [*self.rows(METRICS), result])
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Write one checkpoint, whole or not at all; on rank 0 alone. Raises CheckpointError."""
+        if distributed.is_main():
+            checkpoint.save(self.folder / name, content)
+
+    def load_into(self, network: nn.Module, name: str, say: Callable[[str], None]) -> bool:
+        """Give the network a checkpoint's weights; False where it has none that fit, and `say` tells why."""
+        try:
+            load_network(network, checkpoint.load(self.folder / name), self.folder / name)
+        except (checkpoint.CheckpointError, RunError) as error:
+            say(f"{error}; nothing between the linear probe and the end is validated")
+            return False
+        return True
 
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
         """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.
@@ -240,7 +270,7 @@ class Run:
         return best, loaded[best]
 
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
-        """The trained network on `device`, in evaluation mode, and where it is from: `checkpoint`, and `after` what."""
+        """The trained network on `device`, in evaluation mode; its `checkpoint`, and `after` what."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
         weights = content.get("average") or content  # where there is an average, it is what was validated
@@ -254,7 +284,7 @@ class Run:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of a run folder. Raises OSError, also for a pipe, which to open would wait for ever; ValueError."""
+    """The text of a file. Raises OSError, also for a pipe, which would wait for ever; and ValueError."""
     if path.exists() and not path.is_file():
         raise OSError("no regular file")
     return path.read_text(encoding="utf-8")
@@ -272,13 +302,14 @@ def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> Non
         network.load_state_dict(content["network"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise RunError(
-            f"{path} is of another network than {RECIPE} and {PACK} beside it say; put the three back that belong "
+            f"{path} is of another network than {RECIPE} and {PACK} beside it say; put the three back that "
+            "belong "
             "together, or train again into another folder"
         ) from None
 
 
 def versions(**more: str) -> dict[str, str]:
-    """What a result depends on: packages, GPU, date; and whatever `more` is given, as the machine and the engine."""
+    """What a result depends on: packages, GPU, date; and what `more` says, such as machine and engine."""
     found = {"python": platform.python_version()}
     builds = sorted({each.name for each in metadata.distributions() if each.name.startswith(_DALI)})
     for name in (*_PACKAGES, *builds):
@@ -304,7 +335,8 @@ _OURS: Final = re.compile(
 def run_lock(folder: Run) -> Iterator[None]:
     """Make the run folder, and hold it for as long as the block runs: two trainings in one would spoil both.
 
-    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises RunError.
+    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises
+    RunError.
     """
     lock = FileLock(folder.folder / LOCK)
     try:
@@ -339,7 +371,7 @@ def refuse_locked_run(folder: Run) -> None:
 
 
 def refuse_other_content(out: Path) -> None:
-    """Refuse a folder that holds a run, or anything but what a start leaves that was ended at once. Raises RunError."""
+    """Refuse a folder that holds a run or other files; what an ended start left is none. Raises RunError."""
     if (out / RECIPE).exists():
         raise RunError(f"{out} holds a run already; name another folder, or go on with it: --resume")
     known = {LOCK, PACK, VERSIONS}

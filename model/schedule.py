@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Final
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A triangular cyclic rate (Smith 2017, "Cyclical Learning Rates"): from `high` down to `low` and up again, linearly.
+    """A triangular cyclic rate (Smith 2017, "Cyclical Learning Rates"): from `high` down to `low` and up
+    again, linearly.
 
-    cycles: full periods over the phase; 2.5 starts high and ends low after three descents, 0.5 is one straight decay.
-    warm_up: epochs at the start over which the rate is also multiplied by a ramp from 0 to 1. Raises ValueError.
+    cycles: full periods over the phase; 2.5 starts high and ends low after three descents, 0.5 is one
+    straight decay. warm_up: epochs at the start over which the rate is also multiplied by a ramp from 0 to 1.
+    Raises ValueError.
     """
 
     epochs: int
@@ -66,8 +68,8 @@ def total_epochs(phases: Sequence[Phase]) -> int:
 def lr_at(phases: Sequence[Phase], epoch: float) -> float:
     """The learning rate at a moment, in epochs from the start of training, fractions included.
 
-    Where one phase ends the next has begun; past the last one the rate stays where that ended. Raises ValueError if
-    `epoch` is negative or there are no phases.
+    Where one phase ends the next has begun; past the last one the rate stays where that ended. Raises
+    ValueError if `epoch` is negative or there are no phases.
     """
     if not epoch >= 0:
         raise ValueError(f"the learning rate at epoch {epoch}; expected 0 or later")
@@ -81,7 +83,7 @@ def lr_at(phases: Sequence[Phase], epoch: float) -> float:
 
 
 def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
-    """The same phases over `epochs` in all, each with its share of them. Raises ValueError for fewer epochs than phases."""
+    """The same phases over `epochs` in all, each with its share. Raises ValueError below one each."""
     if epochs < len(phases):
         raise ValueError(f"epochs is {epochs}; expected at least {len(phases)}, one for each phase")
     wanted = [phase.epochs * epochs / total_epochs(phases) for phase in phases]
@@ -93,7 +95,9 @@ def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
 
 
 def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
-    """The same phases with `lr` as the highest learning rate; the others keep their ratio to it. Raises ValueError."""
+    """The same phases with `lr` as the highest rate; the others keep their ratio to it. Raises ValueError."""
+    if not 0 <= lr < inf:
+        raise ValueError(f"lr is {lr}; expected 0 or more")
     highest = max(phase.high for phase in phases)
     if not highest:
         raise ValueError(

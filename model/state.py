@@ -1,7 +1,7 @@
 """The state of a training: all that going on needs, and the checkpoints that hold it.
 
-Before it: a network and an optimizer. After it: train counts each step here; a resumed training goes on from last.ckpt;
-eval and explain read best.ckpt.
+Before it: a network and an optimizer. After it: train counts each step here; a resumed training goes on from
+last.ckpt; eval and explain read best.ckpt.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class TrainState(Counters):
         self._begun, self._seconds = time.perf_counter(), self.seconds
 
     def record(self, loss: torch.Tensor, count: int, epoch: int, images: int) -> None:
-        """Take in a step: its mean loss over `count` images of this rank, and where it leaves the training."""
+        """Take in a step: its mean loss over this rank's `count` images, and where the training then is."""
         first = ~loss.isfinite() & (self._diverged == NEVER)
         self._diverged = torch.where(first, self.images, self._diverged)
         self._losses += loss * count
@@ -127,7 +127,7 @@ class TrainState(Counters):
         self.seconds = self._seconds + time.perf_counter() - self._begun
 
     def changed(self) -> float:
-        """Share of the weights, 0..1, that are not what they were when the epoch began; read from the device once."""
+        """Share of the weights, 0..1, that changed since the epoch began; one read from the device."""
         pairs = list(zip(self.network.parameters(), self.before, strict=True))
         differ = torch.stack([(now.detach() != then).sum() for now, then in pairs]).sum()
         return float(differ) / sum(then.numel() for _, then in pairs)
@@ -159,7 +159,7 @@ def score(result: dict[str, Any], by: Literal["accuracy", "loss"]) -> float:
 def scored(
     network: nn.Module, result: dict[str, Any], by: Literal["accuracy", "loss"], after: str
 ) -> dict[str, Any]:
-    """A checkpoint's content: the network and how it validated. after: what was done to it last, for the reader."""
+    """A checkpoint's content: the network and its validation. after: what was done last, for the reader."""
     return {"network": network.state_dict(), "score": score(result, by), "after": after} | result
 
 
@@ -174,7 +174,8 @@ def momentum(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def restore(run: Run, content: dict[str, Any], state: TrainState) -> None:
-    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint is of another network.
+    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint is of
+    another network.
 
     An average that the recipe has and the checkpoint has not begins at the weights.
     """
@@ -193,7 +194,8 @@ def restore(run: Run, content: dict[str, Any], state: TrainState) -> None:
         state.before = [weights.to(state.device) for weights in content["before"]]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise RunError(
-            f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that train wrote"
+            f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that "
+            "train wrote"
         ) from None
 
 

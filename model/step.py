@@ -40,21 +40,24 @@ def clip_gradient(network: nn.Module, norm: float) -> None:
 
 
 def ddp_loss_weight(local: int, total: int) -> float:
-    """The weight of a rank's mean loss over `local` of the global batch's `total` images in the ranks' average.
+    """The weight of a rank's mean loss over `local` of the global batch's `total` images in the ranks'
+    average.
 
-    DDP averages: (1 / N) * sum of w_r * mean_r over N ranks is the mean over all images where w_r = N * local_r / total.
+    DDP averages: (1 / N) * sum of w_r * mean_r over N ranks is the mean over all images where w_r = N *
+    local_r / total.
     """
     return distributed.world_size() * local / total
 
 
 def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The batch's mean loss. Of an empty share 0 with gradients of 0, because the other ranks wait for them."""
+    """The batch's mean loss. Of an empty share 0, with gradients of 0: the other ranks wait for them."""
     return loss(logits, labels) if len(labels) else logits.sum()
 
 
 @torch.no_grad()
 def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
-    """Plain cross entropy and accuracy over one pass of all ranks, and its n; read from the device once, at the end.
+    """Plain cross entropy and accuracy over one pass of all ranks, and its n; read from the device once, at
+    the end.
 
     Leaves the network in evaluation mode. Raises ValueError if there is no batch.
     """
@@ -75,11 +78,12 @@ def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
 
 
 def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
-    """Mean cross entropy of logits `[B, K]` against 1 - e on the true class and e / (K - 1) on each other one.
+    """Mean cross entropy of logits `[B, K]` against 1 - e on the true class and e / (K - 1) on each other
+    one.
 
-    Torch spreads its smoothing over all K classes, the true one among them, so it must be given e * K / (K - 1)
-    (Szegedy et al. 2016, section 7, is torch's form). Raises ValueError unless 0 <= e <= (K - 1) / K, where the true
-    class is no less likely than another.
+    Torch spreads its smoothing over all K classes, the true one among them, so it must be given e * K / (K -
+    1) (Szegedy et al. 2016, section 7, is torch's form). Raises ValueError unless 0 <= e <= (K - 1) / K,
+    where the true class is no less likely than another.
     """
     if classes < 2:
         raise ValueError(f"label smoothing over {classes} classes; expected at least 2")
@@ -107,10 +111,11 @@ class Divergence:
 
 
 def check_finite(row: dict[str, Any], highest_rate: float) -> None:
-    """Refuse to go on from a network whose validation loss is not finite; earlier checkpoints stay. Raises RunError."""
+    """Refuse a network whose validation loss is not finite; earlier checkpoints stay. Raises RunError."""
     if not math.isfinite(row["valid_loss"]):
         raise RunError(
-            f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates up to "
+            f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates "
+            "up to "
             f"{highest_rate:g}; the checkpoints before it are kept: {LOWER_RATES}"
         )
 
@@ -119,7 +124,8 @@ def check_averaging(loss: float, rate: float) -> None:
     """Refuse a network whose loss averaging made infinite or nan; nothing of it is kept. Raises RunError."""
     if not math.isfinite(loss):
         raise RunError(
-            f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged; the checkpoints before "
+            f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged; the "
+            "checkpoints before "
             "it are kept: go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
         )
 
@@ -133,14 +139,16 @@ def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: in
     picture = folder.folder / DIVERGED_PICTURE
     figures.image_sheet(picture, _sheet(pixels), [""] * SHEET_COLUMNS)
     raise RunError(
-        f"the loss is not finite in epoch {found.epoch}, after {found.images} of {images} images, at a learning rate of "
-        f"{found.learning_rate:g}; the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them; the "
+        f"the loss is not finite in epoch {found.epoch}, after {found.images} of {images} images, at a "
+        "learning rate of "
+        f"{found.learning_rate:g}; the batch's rows of the pack are {_brief(found.rows)}, {picture} shows "
+        "them; the "
         f"checkpoints before it are kept: {LOWER_RATES}"
     )
 
 
 def _sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The images in rows of `SHEET_COLUMNS`, black where the last row has none: uint8 `[rows, columns, S, S, 3]`."""
+    """Rows of `SHEET_COLUMNS` images, black where the last has none: uint8 `[rows, columns, S, S, 3]`."""
     rows = -(-len(pixels) // SHEET_COLUMNS)
     sheet = np.zeros((rows * SHEET_COLUMNS, *pixels.shape[1:]), dtype=pixels.dtype)
     sheet[: len(pixels)] = pixels

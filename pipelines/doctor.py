@@ -41,7 +41,7 @@ class Job:
 
 
 if __name__ == "__main__":  # --help and a slip are answered before the slow imports
-    JOB = read_or_exit(lambda: read_options(Job(), sys.argv[1:], "greyhound doctor"))
+    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound doctor"))
 
 import numpy as np
 import torch

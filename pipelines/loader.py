@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from greyhound.cache.machine import available_cores
+from greyhound.cache.machine import available_cores, has_dali
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.validate import available
 from greyhound.pipelines import dali, threads
 from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 from greyhound.pipelines.decoded import ImageCache, Plan, plan
@@ -77,13 +76,13 @@ def choose(engine: EngineName = "auto", device: DeviceName = "auto") -> tuple[En
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise DeviceError("device gpu: torch finds no CUDA GPU here; use --device cpu, or auto")
-    if engine == "dali" and not available():
+    if engine == "dali" and not has_dali():
         raise DeviceError(
             "engine dali: DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
         )
     gpu = device != "cpu" and torch.cuda.is_available()
     if engine == "auto":
-        engine = "dali" if gpu and available() else "threads"
+        engine = "dali" if gpu and has_dali() else "threads"
     return engine, "gpu" if gpu else "cpu"
 
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from greyhound.cache.validate import available
+from greyhound.cache.machine import has_dali
 from greyhound.pipelines import dali, threads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
+needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 NAMES = ["threads", pytest.param("dali", marks=needs_dali)]
 both = pytest.mark.parametrize("engine", NAMES)
 """The engines' names."""

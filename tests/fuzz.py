@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import tyro
+from greyhound.cache.options import read_options, read_or_exit
 
 if TYPE_CHECKING:
     from fuzzed import Target
@@ -62,7 +62,7 @@ class Result:
 
 def main() -> int:
     """Each target in a process of its own, one after the other."""
-    fuzz = tyro.cli(Fuzz)
+    fuzz = read_or_exit(lambda: read_options(Fuzz, sys.argv[1:], "python tests/fuzz.py"))
     targets = import_targets()
     unknown = set(fuzz.targets) - set(targets)
     if unknown:

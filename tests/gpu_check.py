@@ -22,7 +22,12 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from greyhound import begin
+from greyhound.model.state import TrainState
+from greyhound.recipe import FAST, Recipe, TrainOptions
+from greyhound.session import open_state
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
@@ -35,26 +40,19 @@ from torch import nn
 from watermark import overwritten
 
 from greyhound import train
-from greyhound.cache.cli import parse, run
+from greyhound.cache.command import parse, run
 from greyhound.cache.machine import available_cores
-from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
+from greyhound.cache.store import Pack, PackError
 from greyhound.model.network import set_train_mode
-from greyhound.model.precision import compiled
-from greyhound.model.run import METRICS, Run
-from greyhound.model.state import Training
-from greyhound.model.step import smoothed_cross_entropy, train_step
-from greyhound.pipelines import dali, doctor, threads
+from greyhound.model.precision import compiled, forward
+from greyhound.model.run import METRICS, Run, RunError
+from greyhound.model.step import clip_gradient, smoothed_cross_entropy
+from greyhound.pipelines import dali, doctor, selftest, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
-from greyhound.pipelines.engine import (
-    Device,
-    EngineName,
-    ImageCacheName,
-    Resources,
-    ResourcesError,
-)
-from greyhound.pipelines.loader import Loader, torch_device
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import Loader, Resources, torch_device
+from greyhound.pipelines.request import Device, ResourcesError, StreamError
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -66,11 +64,11 @@ CHANGES: Final = {
     "decode": STILL,
     "warp": replace(STILL, rotation=15.0, shear=10.0, placement="random", scale=(0.8, 1.2)),
     "colour": replace(STILL, brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1),
-    "downsample": replace(STILL, size=32),
+    "halve": replace(STILL, size=32),
 }
 """An augmentation for each operator, which changes nothing else."""
 MEASURED: Final = 2048
-"""Images whose pixels the image cache keeps while it is measured: half a gigabyte, however large the pack is."""
+"""Images whose pixels the decoded tier keeps while it is measured: half a gigabyte, however large the pack is."""
 BATCH: Final = 64
 LINKED: Final = 2**28
 """Bytes that are copied to the GPU at once, to see how fast its link is."""
@@ -83,7 +81,7 @@ class Setup:
     pack: Pack
     device: Device
     folder: Path
-    job: train.Job
+    job: TrainOptions
     images: int = 64
     """Of the pack, where a check goes over images again and again."""
     batches: int = 10_000
@@ -110,10 +108,10 @@ def driver(setup: Setup) -> Outcome:
 
 def decoder(setup: Setup) -> Outcome:
     """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
-    kinds = doctor.kinds(setup.pack)
-    rows = doctor.of_every_kind(kinds, 4 * setup.images)
-    errors = np.abs(doctor.luma_errors(setup.pack, rows, dali.stream, setup.device))
-    passed = bool((errors <= doctor.TOLERANCE).all())
+    kinds = selftest.kinds(setup.pack)
+    rows = selftest.of_every_kind(kinds, 4 * setup.images)
+    errors = np.abs(selftest.luma_errors(setup.pack, rows, dali.stream, setup.device))
+    passed = bool((errors <= selftest.TOLERANCE).all())
     found = (
         f"{len(rows)} pictures ({', '.join(kinds)}), at most {errors.max():.2f} levels off what was packed"
     )
@@ -132,6 +130,7 @@ def batches(setup: Setup) -> Outcome:
     apart = {
         "training": levels_apart(setup, recipe),
         "four views": levels_apart(setup, recipe, views=4),
+        "decoded tier": levels_apart(setup, recipe, tier="decoded"),
         "evaluation": levels_apart(setup, recipe.centre()),
         "crops": levels_apart(setup, recipe.crops(), views=4),
     }
@@ -144,10 +143,12 @@ def _parity(apart: dict[str, float]) -> Outcome:
     return Outcome(passed, f"at most {apart[worst]:.3f} levels apart on average ({worst})", apart)
 
 
-def levels_apart(setup: Setup, augment: Augment, views: int = 1) -> float:
+def levels_apart(
+    setup: Setup, augment: Augment, views: int = 1, tier: Literal["encoded", "decoded"] = "encoded"
+) -> float:
     """Mean levels of 255 between DALI on the device and the threads engine, over the second epoch of some rows."""
-    rows, sides = doctor.spread(setup.pack, setup.images), []
-    for resources in (Resources("dali", setup.device), Resources("threads", "cpu")):
+    rows, sides = selftest.spread(setup.pack, setup.images), []
+    for resources in (Resources("dali", setup.device, tier=tier), Resources("threads", "cpu")):
         with Loader(
             setup.pack, augment, rows, resources, batch_size=16, views=views, epochs=2, shuffle=True
         ) as loader:
@@ -172,7 +173,7 @@ def hand_over(setup: Setup) -> Outcome:
 
 def memory(setup: Setup) -> Outcome:
     """Memory at the end of many epochs is what it was after the first tenth of them."""
-    rows, taken = doctor.spread(setup.pack, setup.images), []
+    rows, taken = selftest.spread(setup.pack, setup.images), []
     with Loader(
         setup.pack, Augment(), rows, Resources("dali", setup.device), shuffle=True, epochs=setup.epochs
     ) as loader:
@@ -208,15 +209,13 @@ def waiting(setup: Setup) -> Outcome:
 
 
 def throughput(setup: Setup) -> Outcome:
-    """Images a second of every engine on the device, its copies included, and of what no loader can pass: the ceilings."""
-    choices: tuple[tuple[EngineName, ImageCacheName], ...] = (
-        ("threads", "encoded"),
-        ("threads", "decoded"),
-        ("dali", "encoded"),
-    )
+    """Images a second of every tier on the device, its copies included, and of what no loader can pass: the ceilings."""
+    tiers: tuple[Literal["encoded"], Literal["decoded"]] = ("encoded", "decoded")
+    engines: tuple[Literal["threads"], Literal["dali"]] = ("threads", "dali")
     rates = {
-        f"{engine}, {cache}": loader_rate(setup, Resources(engine, setup.device, image_cache=cache))
-        for engine, cache in choices
+        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, tier=tier))
+        for engine in engines
+        for tier in tiers
     }
     rates["ceiling: libjpeg-turbo on all cores"] = sample(
         "decode-only", setup.pack.path, setup.seconds
@@ -247,8 +246,8 @@ def settle(device: Device) -> None:
 
 
 def loader_rate(setup: Setup, resources: Resources) -> float:
-    """Of training batches on the device, once a cache of pixels has them."""
-    rows, augment = doctor.spread(setup.pack, MEASURED), setup.job.recipe.augment
+    """Of training batches on the device, once a tier that keeps pixels has them."""
+    rows, augment = selftest.spread(setup.pack, MEASURED), setup.job.recipe.augment
     with Loader(setup.pack, augment, rows, resources, batch_size=BATCH, shuffle=True) as loader:
         for _ in loader.epoch():
             pass
@@ -259,7 +258,7 @@ def decoder_rate(setup: Setup) -> float:
     """Of DALI's decoder without anything behind it, by the parameters that the graph gives it."""
     from nvidia.dali import fn, pipeline_def
 
-    order = itertools.cycle(doctor.spread(setup.pack, MEASURED).tolist())
+    order = itertools.cycle(selftest.spread(setup.pack, MEASURED).tolist())
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=BATCH,
@@ -299,10 +298,10 @@ def link_rate() -> float:
 
 def step(setup: Setup) -> Outcome:
     """Images a second of the step alone, from one batch again and again; on a GPU also in CUDA graphs, which must work."""
-    where, recipe = torch_device(setup.device), train.resolve(setup.job.recipe, torch_device(setup.device))
+    where, recipe = torch_device(setup.device), begin.resolve(setup.job.recipe, torch_device(setup.device))
     rates, faults = {}, []
     for name in ("as it is", "compiled")[: 2 if setup.device == "gpu" else 1]:
-        state = train.new_state(recipe, len(setup.pack.classes), where, 0.0, pretrained=False)
+        state = open_state(recipe, len(setup.pack.classes), where, 0.0, pretrained=False)
         set_train_mode(state.network, recipe.freeze_bn)
         called: nn.Module = state.network
         if name == "compiled":
@@ -312,7 +311,7 @@ def step(setup: Setup) -> Outcome:
     return Outcome(not faults, faults[0] if faults else f"images a second of {recipe.network}, below", rates)
 
 
-def steps(recipe: train.Recipe, state: Training, called: nn.Module, classes: int) -> Iterator[int]:
+def steps(recipe: Recipe, state: TrainState, called: nn.Module, classes: int) -> Iterator[int]:
     """Steps at a rate that changes nothing, each with its images."""
     where = next(called.parameters()).device
     shape = recipe.batch_size, 3, recipe.augment.size, recipe.augment.size
@@ -320,9 +319,12 @@ def steps(recipe: train.Recipe, state: Training, called: nn.Module, classes: int
     labels = torch.arange(recipe.batch_size, device=where) % classes
     loss = smoothed_cross_entropy(recipe.label_smoothing, classes)
     while True:
-        train_step(called, state.optimizer, images, labels, loss, 0.0, recipe.bf16, clip=recipe.clip)
-        if state.average:
-            state.average.update(state.network)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss(forward(called, images, recipe.bf16), labels).backward()
+        clip_gradient(called, recipe.clip_norm)
+        state.optimizer.step()
+        if state.ema:
+            state.ema.update(state.network)
         yield recipe.batch_size
 
 
@@ -450,7 +452,7 @@ def main() -> int:
         folder = Path(temporary)
         pack = Pack(job.pack or draw(folder))
         resources = Resources(device=job.device)
-        fast = train.Job(pack=pack.path, out=folder / "run", recipe=train.FAST, resources=resources)
+        fast = TrainOptions(pack=pack.path, out=folder / "run", recipe=FAST, resources=resources)
         setup = Setup(pack, job.device, folder, fast)
         passed = certify(setup, examine(setup), job.out)
     print(f"certificate: {job.out / 'gpu-report.md'}")
@@ -466,4 +468,4 @@ def draw(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, PackError, RunError, ResourcesError, StreamError)

@@ -17,38 +17,38 @@ from typing import Any, Final
 
 from runs import FULL, ONE_THREAD, never, tiny_job
 
+from greyhound import begin, train
 from greyhound import eval as evaluation
-from greyhound import train
-from greyhound.model import checkpoint
+from greyhound.model import checkpoint, report
 from greyhound.model.checkpoint import fingerprint
-from greyhound.model.report import report
 from greyhound.model.run import (
     AVERAGED,
     BEST,
     EVALUATION,
-    HEAD,
     INTERPOLATION,
     LAST,
     LOCK,
     METRICS,
+    PROBE,
     PROBE_WEIGHTS,
     RECIPE,
     SWA,
     TARGETS,
     Run,
 )
-from greyhound.model.state import Checkpoints
+from greyhound.recipe import Checkpoints
+from greyhound.session import TrainContext
 
 PATIENCE: Final = 300
 """Seconds that a training has to come to where it is killed, or to its end."""
 PHASES: Final = {
     "averaging": "averaging",
-    "looking": "head",
+    "features": "probe",
     "training": "step",
     "of the way": "interpolation",
     "validating": "validation",
 }
-"""A word of what `train.followed` says it is doing, and the phase that it is of."""
+"""A word of what a training says it is doing, and the phase that it is of."""
 OVER: Final = "over"
 
 
@@ -71,7 +71,7 @@ def finish(pack: Path, out: Path) -> None:
 def start(pack: Path, out: Path, phase: str, moment: int) -> tuple[Any, str]:
     """A training in a process of its own, and the phase that it says it is in, or that it is over, or what went wrong."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "runs"])
+    context.set_forkserver_preload(["greyhound.train", "runs"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=live, args=(theirs, pack, out, phase, moment))
     process.start()
@@ -105,11 +105,12 @@ def live(announce: Connection, pack: Path, out: Path, phase: str, moment: int) -
 
 def watch(here: Callable[[str], None]) -> None:
     """Call `here` with the phase before any batch, and in every checkpoint that is half written. No pictures: they take time."""
-    following, predicting, writing = train.followed, vars(evaluation)["forward"], Path.write_bytes
+    following, writing = TrainContext.with_progress, Path.write_bytes
+    predicting = vars(evaluation)["forward"]
 
-    def followed(doing: str, *rest: Any) -> Iterator[Any]:
-        phase = next(phase for word, phase in PHASES.items() if word in doing)
-        for batch in following(doing, *rest):
+    def with_progress(context: TrainContext, title: str, *rest: Any) -> Iterator[Any]:
+        phase = next(phase for word, phase in PHASES.items() if word in title)
+        for batch in following(context, title, *rest):
             here(phase)
             yield batch
 
@@ -126,7 +127,8 @@ def watch(here: Callable[[str], None]) -> None:
 
     Path.write_bytes = write_bytes  # type: ignore[method-assign]
     vars(evaluation)["forward"] = forward
-    vars(train).update(followed=followed, draw_pictures=lambda *_: None)
+    TrainContext.with_progress = with_progress  # type: ignore[assignment, method-assign]
+    vars(begin)["draw_pictures"] = lambda *_: None
     report.build = lambda run: run
 
 
@@ -142,7 +144,7 @@ def bits(out: Path) -> dict[str, Any]:
         "targets": fingerprint({"": checkpoint.load(out / TARGETS)["probabilities"]}),
         "best": (files[BEST]["after"], files[BEST]["score"]),
         "metrics": (out / METRICS).read_bytes(),
-        "head": folder.read(HEAD) | clock | {"first": folder.read(HEAD)["first"] | clock},
+        "probe": folder.read(PROBE) | clock | {"first": folder.read(PROBE)["first"] | clock},
         "interpolation": [row | clock for row in folder.read(INTERPOLATION)],
         "averaging": folder.read(SWA) | clock | {"after": folder.read(SWA)["after"] | clock},
         "evaluation": evaluated.read_bytes() if evaluated.exists() else b"",

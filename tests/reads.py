@@ -9,31 +9,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from runs import tiny_context
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from greyhound import train
 from greyhound.cache.store import Pack
-from greyhound.model.checkpoint import Writer
 from greyhound.model.linear_probe import SoftTargets
-from greyhound.model.run import Run
-from greyhound.pipelines.engine import Device, EngineName, Resources
-from greyhound.pipelines.loader import Batch, Loader, Position, torch_device
+from greyhound.pipelines.loader import Batch, EngineName, Resources
+from greyhound.pipelines.request import Device
+from greyhound.recipe import FAST
 
 aten = torch.ops.aten
 WARM = 6
 """Steps before the watch begins: a ring is filled by then, and cuDNN has tried its algorithms."""
 WATCHED = 6
 RECIPE = replace(
-    train.FAST,
+    FAST,
     network="test_efficientnet",
     weights="none",
-    augment=replace(train.FAST.augment, size=32),
+    augment=replace(FAST.augment, size=32),
     batch_size=6,
     views=2,
 )
@@ -112,38 +110,29 @@ def syncs_raise() -> Iterator[list[str]]:
 
 
 def walk(
-    pack: Pack, device: Device, watch: Callable[[], AbstractContextManager[Any]], engine: EngineName = "auto"
+    pack: Pack,
+    device: Device,
+    watch: Callable[[], AbstractContextManager[Any]],
+    engine: EngineName = "auto",
 ) -> Any:
     """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them under `watch`.
 
     The network is a small one, the images are too, and the epoch is cut short.
     """
-    where = torch_device(device)
-    recipe = train.resolve(RECIPE, where)
-    state = train.new_state(recipe, len(pack.classes), where, 0.0)
     ids = torch.from_numpy(pack.ids("train"))
     likely = torch.full((len(ids), len(pack.classes)), 1 / len(pack.classes))
-    state.targets = SoftTargets(ids, likely, recipe.distillation).to(where)
     found: list[Any] = []
+    with tiny_context(pack, RECIPE, Resources(engine, device, threads=1)) as context:
+        context.state.targets = SoftTargets(ids, likely, RECIPE.distillation).to(context.state.device)
+        following = context.with_progress
 
-    def follow(doing: str, loader: Loader, *rest: Any) -> Iterator[Batch]:
-        with ExitStack() as stack:
-            for number, batch in enumerate(islice(followed(doing, loader, *rest), WARM + WATCHED)):
-                if number == WARM:
-                    found.append(stack.enter_context(watch()))
-                yield batch
+        def follow(*values: Any) -> Iterator[Batch]:
+            with ExitStack() as stack:
+                for number, batch in enumerate(islice(following(*values), WARM + WATCHED)):
+                    if number == WARM:
+                        found.append(stack.enter_context(watch()))
+                    yield batch
 
-    followed = train.followed
-    with TemporaryDirectory() as folder:
-        resources = Resources(engine, device, threads=1)
-        job = train.Job(out=Path(folder), pack=pack.path, recipe=recipe, resources=resources)
-        vars(train)["followed"] = follow
-        try:
-            with train.training_loader(job, pack, Position()) as loader:
-                session = train.Session(
-                    recipe, Run(job.out), state, loader, loader, job.checkpoints, lambda: None
-                )
-                train.train_epoch(session, train.compiled(recipe, state.network, loader), Writer())
-        finally:
-            vars(train)["followed"] = followed
+        vars(context)["with_progress"] = follow
+        train.train_epoch(context, context.compiled())
     return found[0]

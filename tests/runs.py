@@ -5,30 +5,40 @@ Before it: `pictures`. After it: the tests of train, eval and explain share one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from pictures import encode, noise, packed
+from torch import nn
 
-from greyhound import train
+from greyhound import begin, train
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
+from greyhound.model.averaging import MovingAverage
+from greyhound.model.linear_probe import SoftTargets
+from greyhound.model.run import Run
 from greyhound.model.schedule import Phase
+from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Batch, Position, Resources, torch_device
+from greyhound.recipe import PAPER, Averaging, Recipe, TrainOptions
+from greyhound.session import START, TrainContext, open_loaders, open_state
 
 TINY = replace(
-    train.PAPER,
+    PAPER,
     name="tiny",
     network="test_efficientnet",
     weights="none",
     augment=Augment(size=32, hue=0.02),
     batch_size=8,
     phases=(Phase(epochs=2, high=0.01, low=0.002, cycles=0.5),),
-    averaging=train.Averaging(steps=2, rate=0.002),
+    averaging=Averaging(steps=2, rate=0.002),
     precision="fp32",
 )
 
@@ -38,13 +48,13 @@ FULL = replace(
     probe_shots=5,
     freeze_bn=True,
     distillation=0.5,
-    clip=1.0,
+    clip_norm=1.0,
     interpolation=3,
     layer_decay=0.9,
     ema=0.5,
     select="loss",
     phases=(Phase(epochs=2, high=2e-4, low=7e-5, cycles=0.5),),
-    averaging=train.Averaging(steps=2, rate=1e-5),
+    averaging=Averaging(steps=2, rate=1e-5),
 )
 """Everything that `fast` does, and averaging after it; a network between the head and the end is the best."""
 
@@ -77,11 +87,79 @@ def tiny_pack(root: Path) -> Pack:
     return packed(root, images, Options(val=0.1, test=0.2))
 
 
-def tiny_job(pack: Path, out: Path, resume: bool = False, recipe: train.Recipe = TINY) -> train.Job:
+def tiny_job(pack: Path, out: Path, resume: bool = False, recipe: Recipe = TINY) -> TrainOptions:
     """Train `recipe` on the CPU with one loader thread."""
-    return train.Job(pack=pack, out=out, recipe=recipe, resources=ONE_THREAD, resume=resume)
+    return TrainOptions(pack=pack, out=out, recipe=recipe, resources=ONE_THREAD, resume=resume)
 
 
 def never() -> int | None:
     """No signal came."""
     return None
+
+
+@contextmanager
+def tiny_context(
+    pack: Pack, recipe: Recipe = TINY, resources: Resources = ONE_THREAD, out: Path = Path("nowhere")
+) -> Iterator[TrainContext]:
+    """A training before its first step. Nothing is written."""
+    device = torch_device("gpu" if resources.device == "gpu" else "cpu")
+    recipe, run = begin.resolve(recipe, device), Run(out)
+    state = open_state(recipe, len(pack.classes), device, 0.0)
+    with open_loaders(recipe, pack, resources, START) as loaders, CheckpointSaver(run) as saver:
+        yield TrainContext(recipe, resources, run, state, *loaders, saver, never)
+
+
+class Batches:
+    """Stands for a loader: one epoch of the given batches, images `[B, 3, S, S]` and labels `[B]`.
+
+    whole: images of each batch over all ranks, where there are several.
+    """
+
+    def __init__(
+        self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], classes: int, whole: int | None
+    ) -> None:
+        self._batches, self._whole = batches, whole
+        self.pack = SimpleNamespace(classes=range(classes))
+        self.ids = range(sum(self._count(labels) for _, labels in batches))
+        self.position, self.data_time, self.images_done = Position(), 0.0, 0
+
+    def _count(self, labels: torch.Tensor) -> int:
+        return len(labels) if self._whole is None else self._whole
+
+    def epoch(self) -> Iterator[Batch]:
+        for images, labels in self._batches:
+            rows = torch.arange(self.images_done, self.images_done + len(labels))
+            self.images_done += self._count(labels)
+            over = self.images_done == len(self.ids)
+            self.position = Position(1, 0) if over else Position(0, self.images_done)
+            yield Batch(images, labels, rows, self._count(labels))
+
+
+def train_on(
+    network: nn.Module,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    lr: float,
+    optimizer: torch.optim.Optimizer | None = None,
+    called: nn.Module | None = None,
+    classes: int = 2,
+    whole: int | None = None,
+    targets: torch.Tensor | None = None,
+    **fields: Any,
+) -> TrainState:
+    """One epoch of the loop itself, `train.train_epoch`, over given batches at one learning rate; its state.
+
+    called: the network, wrapped. targets: soft ones `[n, K]`, image by image, instead of the labels. fields: of the
+    recipe, whose labels are not smoothed unless they say so.
+    """
+    recipe = replace(TINY, label_smoothing=0.0, phases=(Phase(epochs=1, high=lr, low=lr),))
+    recipe = replace(recipe, **fields)
+    optimizer = optimizer or torch.optim.SGD(network.parameters(), lr=0.0)
+    ema = MovingAverage(network, recipe.ema) if recipe.ema else None
+    state = TrainState(network=network, optimizer=optimizer, ema=ema)
+    if targets is not None:
+        state.targets = SoftTargets(torch.arange(len(targets)), targets, 1.0).to(state.device)
+    run, loader = Run(Path("nowhere")), Batches(batches, classes, whole)
+    with CheckpointSaver(run) as saver:
+        context = TrainContext(recipe, ONE_THREAD, run, state, loader, loader, saver, never)  # type: ignore[arg-type]
+        train.train_epoch(context, called or network)
+    return state

@@ -27,7 +27,6 @@ from typing import Any, Final
 
 import psutil
 import torch
-import tyro
 from pictures import packed
 from runs import FULL, ONE_THREAD, never, tinted, tiny_job
 
@@ -35,6 +34,7 @@ from greyhound import eval as evaluation
 from greyhound import train
 from greyhound.cache.cli import Stopped, stop_signals
 from greyhound.cache.machine import describe_machine
+from greyhound.cache.options import read_options, read_or_exit
 from greyhound.cache.pack import Options
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import fingerprint
@@ -43,16 +43,16 @@ from greyhound.model.run import (
     BEST,
     CLOCKED,
     EVALUATION,
-    HEAD,
     INTERPOLATION,
     LAST,
     METRICS,
+    PROBE,
     PROBE_WEIGHTS,
     SWA,
     Run,
 )
 from greyhound.model.schedule import Phase
-from greyhound.model.state import Checkpoints
+from greyhound.recipe import Checkpoints
 
 GROWTH: Final = 1.03
 """How much more memory the undisturbed process may take in the last third of the time than in the first."""
@@ -130,7 +130,7 @@ class Result:
         return (
             f"`python tests/soak.py`, {self.date}, {self.machine}, commit {self.commit}: {self.runs} runs of {self.epochs} epochs with all that "
             f"a recipe can ask for, a checkpoint every 10 steps, in {self.minutes:.1f} minutes killed {self.killed} times "
-            f"at random. {same} (every weight of {', '.join(WEIGHTS)}, the moving average, {METRICS}, and {HEAD}, "
+            f"at random. {same} (every weight of {', '.join(WEIGHTS)}, the moving average, {METRICS}, and {PROBE}, "
             f"{INTERPOLATION}, {SWA} and {EVALUATION} but for the clock){': ' if self.differing else ''}"
             f"{', '.join(self.differing)}. Beside them one process trained {memory.epochs} epochs in {memory.minutes:.1f} "
             f"minutes undisturbed; its memory, looked at {memory.samples} times: median {memory.early:.0f} MiB in the "
@@ -144,7 +144,7 @@ WEIGHTS: Final = (LAST, BEST, AVERAGED, PROBE_WEIGHTS)
 
 def main() -> int:
     """Run undisturbed, run disturbed, compare."""
-    soak = tyro.cli(Soak)
+    soak = read_or_exit(lambda: read_options(Soak, sys.argv[1:], "python tests/soak.py"))
     if soak.child:
         print("started", flush=True)
         with (soak.folder / f"{soak.name}.log").open("a") as log, redirect_stdout(log):
@@ -317,7 +317,7 @@ def contents(folder: Path) -> dict[str, object]:
         found[name] = fingerprint(content["network"])
         if name == LAST:
             found["the moving average"] = fingerprint(content["average"]["network"])
-    for name in (HEAD, INTERPOLATION, SWA, EVALUATION):
+    for name in (PROBE, INTERPOLATION, SWA, EVALUATION):
         found[name] = unclocked(json.loads((folder / name).read_text()))
     return found
 

@@ -24,12 +24,13 @@ from PIL import Image, features
 
 from greyhound.cache import validate as module
 from greyhound.cache.decode import DecodeError, decode, downsample
+from greyhound.cache.machine import has_dali
 from greyhound.cache.scan import FORMATS, ImageInfo
 from greyhound.cache.stats import measure
 from greyhound.cache.validate import DaliDecoder, pillow_pixels, validate_image
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
-needs_dali = pytest.mark.skipif(not module.available(), reason="DALI is not installed")
+needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 PICTURE = noise(96, 72, 1)
 
 

@@ -119,7 +119,8 @@ def test_survey(images: Path, tmp_path: Path) -> None:
     assert ["truncated", "1", "1"] in lines
     assert ["undecodable", "1", "1"] in lines
     assert ["wrong-extension", "1", "0"] in lines
-    assert answer.out.endswith(f"--exclude {tmp_path / 'found' / 'excluded.csv'}\n")
+    assert f"--exclude {tmp_path / 'found' / 'excluded.csv'}\n" in answer.out
+    assert answer.out.endswith(f"greyhound review --images IMAGES --survey {tmp_path / 'found'}\n")
     assert sorted(file.name for file in (tmp_path / "found").iterdir()) == [
         "excluded.csv",
         "survey.csv",
@@ -247,7 +248,7 @@ def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     def fail(path: Path) -> None:
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr("greyhound.cache.store._open", fail)
+    monkeypatch.setattr("greyhound.cache.shards._open", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "p.arrow").write_bytes(b"1234")
     answer = here(monkeypatch, capfd, "info", tmp_path / "p.arrow")

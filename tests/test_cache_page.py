@@ -27,11 +27,12 @@ from browser import CHROMIUM, WHY, Page, browser
 from pictures import encode, folder, noise
 from PIL import Image
 
+from greyhound.cache.files import WriteError
 from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.selection import CHOICES, FINDINGS, Decision, Finding, Photograph, match, read_decisions
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.cache.survey import page as module
 from greyhound.cache.survey.page import MEANINGS, Note, gather, thumbnails, write
 from greyhound.cache.survey.table import Row
@@ -288,7 +289,7 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_thumbnail", fail)
-    with pytest.raises(PackError, match="cannot be written: No space left on device; nothing was changed"):
+    with pytest.raises(WriteError, match="cannot be written: No space left on device; nothing was changed"):
         write([row("a/1.jpg", "dark")], tmp_path, out)
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["survey.html"]
@@ -759,7 +760,7 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
     assert page.text("#said") == "3 decisions loaded; 1 of images that are not on this page are saved along."
     assert page.text("#decided") == "3 of 5 decided"
     with (
-        io.StringIO(f"{first}{stranger},person\n", newline="") as expected,
+        io.StringIO(f"{first}{stranger},person,\n", newline="") as expected,
         work.save().open(newline="", encoding="utf-8") as saved,
     ):
         assert list(csv.reader(saved)) == list(csv.reader(expected))

@@ -18,12 +18,12 @@ from gpu_check import CHECKS, Outcome, Setup, certify, examine
 from runs import TINY, Here, tiny_job
 
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
-from greyhound.model.report import figures, report
+from greyhound.model import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import doctor
 from greyhound.pipelines.augment import Augment
-from greyhound.train import Averaging
+from greyhound.pipelines.examine import available
+from greyhound.recipe import Averaging
 
 ROOT = Path(__file__).parents[1]
 needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")

@@ -21,9 +21,9 @@ from greyhound.model.network import (
     build,
     check_name,
     eval_mode,
-    layers,
     load_state,
     normalisation,
+    param_groups,
     pretrained_head,
     set_train_mode,
 )
@@ -326,7 +326,9 @@ def test_layers_learn_at_a_decaying_rate_the_head_at_the_whole() -> None:
     network = build("tf_efficientnet_lite0", 5, "none")
     names = {parameter: name for name, parameter in network.named_parameters()}
     scales = {
-        names[parameter]: group["lr_scale"] for group in layers(network, 0.9) for parameter in group["params"]
+        names[parameter]: group["lr_scale"]
+        for group in param_groups(network, 0.9)
+        for parameter in group["params"]
     }
     assert scales.keys() == set(names.values()), "every parameter, once"
     assert scales["classifier.weight"] == 1
@@ -336,6 +338,6 @@ def test_layers_learn_at_a_decaying_rate_the_head_at_the_whole() -> None:
     assert blocks == sorted(blocks)
     assert blocks[0] / blocks[1] == pytest.approx(0.9)
     assert scales["conv_stem.weight"] < blocks[0] < blocks[-1] < 1
-    (one,) = layers(network, 1.0)
+    (one,) = param_groups(network, 1.0)
     assert one["lr_scale"] == 1
     assert len(one["params"]) == len(names)

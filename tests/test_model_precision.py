@@ -1,4 +1,4 @@
-"""model/precision.py: bfloat16 only where the device has it, and the allocator's switches."""
+"""model/precision.py: bfloat16 only where the device has it, steps compiled, BatchNorm fused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from runs import train_on
 from torch import nn
 from torch.autograd import Function
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from greyhound.model import precision
-from greyhound.model.averaging import MovingAverage
-from greyhound.model.step import train_step
+from greyhound.model.network import build
 
 
 @pytest.mark.parametrize(
@@ -143,18 +144,24 @@ def trained(device: str, bf16: bool, compile: bool) -> Trained:
     start = flat(network)
     called, why = precision.compiled(network, [4, 3], 8, bf16) if compile else (network, "")
     assert why == ""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
-    average, loss, drawn = (
-        MovingAverage(network, 0.5),
-        nn.CrossEntropyLoss(),
-        torch.Generator().manual_seed(1),
-    )
+    drawn, batches, targets = torch.Generator().manual_seed(1), [], []
     for count in (4, 3, 4, 3, 4):
-        pixels = torch.rand(count, 3, 8, 8, generator=drawn).to(device, memory_format=torch.channels_last)
-        targets = torch.rand(count, 5, generator=drawn).softmax(1).to(device)
-        train_step(called, optimizer, pixels, targets, loss, 0.05, bf16, clip=0.5)
-        average.update(network)
-    return Trained(network, average.network, flat(network) - start)
+        images = torch.rand(count, 3, 8, 8, generator=drawn).to(device, memory_format=torch.channels_last)
+        batches.append((images, torch.zeros(count, dtype=torch.int64, device=device)))
+        targets.append(torch.rand(count, 5, generator=drawn).softmax(1))
+    state = train_on(
+        network,
+        batches,
+        0.05,
+        torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9),
+        called,
+        classes=5,
+        targets=torch.cat(targets),
+        precision="bf16" if bf16 else "fp32",
+        clip_norm=0.5,
+        ema=0.5,
+    )
+    return Trained(network, state.result, flat(network) - start)
 
 
 def flat(network: nn.Module) -> torch.Tensor:
@@ -186,3 +193,78 @@ def test_compiled_steps_are_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_in_cuda_graphs_are_the_steps(bf16: bool) -> None:
     """A gradient that outlived its step, or a graph that read an old weight, would lead elsewhere."""
     assert apart(trained("cuda", bf16, compile=False), trained("cuda", bf16, compile=True)) < 0.1
+
+
+# --- convolutions and BatchNorms fused: the same logits, fewer layers, the network left alone ------------------------
+
+
+def lively(name: str) -> nn.Module:
+    """A network whose BatchNorms have seen something, so that folding them changes every weight."""
+    torch.manual_seed(0)
+    network = build(name, 3, "none")
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    return network
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_resnet", "mobilenetv3_small_050"])
+def test_the_copy_has_the_networks_logits_and_no_batchnorm(name: str) -> None:
+    network = lively(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    copy = precision.fuse_conv_bn(network, 64)
+    assert norms(network) > 0
+    assert norms(copy) == 0
+    assert not any(module.training for module in copy.modules())
+    assert [module.training for module in network.modules()] == modes
+    assert all(value.equal(before[key]) for key, value in network.state_dict().items())
+    images = torch.rand(4, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = network.eval()(images), copy(images)
+    assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_a_network_without_batchnorm_is_copied() -> None:
+    network = build("test_vit", 3, "none")
+    copy = precision.fuse_conv_bn(network, 160)
+    images = torch.rand(1, 3, 160, 160)
+    with torch.no_grad():
+        assert copy(images).equal(network.eval()(images))
+    assert copy is not network
+
+
+class Forked(nn.Module):
+    """The convolution's output goes two ways, so it must stay what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        straight = self.convolution(images)
+        result: torch.Tensor = (straight + self.norm(straight)).mean((2, 3))
+        return result
+
+
+def test_a_convolution_that_is_used_twice_is_left_alone() -> None:
+    torch.manual_seed(0)
+    network = Forked()
+    nn.init.constant_(network.norm.weight, 5.0)
+    copy = precision.fuse_conv_bn(network, 8)
+    assert norms(copy) == 1
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert copy(images).equal(network.eval()(images))
+
+
+def test_a_norm_that_uses_the_batchs_own_statistics_is_left_alone() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
+    assert norms(precision.fuse_conv_bn(network, 8)) == 1

@@ -15,24 +15,23 @@ import torch
 from pictures import packed
 from runs import FULL, TINY, never, tinted, tiny_job
 
-from greyhound import train
-from greyhound.cache.cli import Stopped
+from greyhound import begin, train
+from greyhound.cache.command import Stopped
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import checkpoint
+from greyhound.model import checkpoint, report
 from greyhound.model.checkpoint import CheckpointError, numbered
-from greyhound.model.report import report
 from greyhound.model.resume import other_versions
 from greyhound.model.run import (
     AVERAGED,
     BEST,
     DAMAGED,
     DIVERGED,
-    HEAD,
     INTERPOLATION,
     LAST,
     METRICS,
     PACK,
+    PROBE,
     PROBE_WEIGHTS,
     RECIPE,
     SWA,
@@ -45,16 +44,18 @@ from greyhound.model.run import (
 from greyhound.model.schedule import Phase
 from greyhound.model.state import scored
 from greyhound.pipelines.loader import Batch
+from greyhound.recipe import FAST, Averaging, Recipe, TrainOptions, read_options
+from greyhound.session import TrainContext, open_state
 
 SOFT = replace(
-    TINY, linear_probe=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=train.Averaging(steps=0)
+    TINY, linear_probe=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=Averaging(steps=0)
 )
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a training."""
-    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def copied(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-def forced(pack: Pack, out: Path, recipe: train.Recipe) -> train.Job:
+def forced(pack: Pack, out: Path, recipe: Recipe) -> TrainOptions:
     """Go on with another recipe."""
     return replace(tiny_job(pack.path, out, resume=True, recipe=recipe), force=("recipe",))
 
@@ -115,9 +116,9 @@ def test_a_forced_recipe_is_obeyed(
     half: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
 ) -> None:
     out, recipe = copied(half, tmp_path), replace(SOFT, **changed)  # type: ignore[arg-type]
-    examples, seen = train.Session.examples, list[train.Session]()
+    examples, seen = TrainContext.examples, list[TrainContext]()
 
-    def look(self: train.Session, batch: Batch) -> Any:
+    def look(self: TrainContext, batch: Batch) -> Any:
         seen.append(self)
         if len(seen) == 1:
             remembered = {
@@ -128,12 +129,12 @@ def test_a_forced_recipe_is_obeyed(
         return examples(self, batch)
 
     before = checkpoint.load(out / LAST)["momentum"]
-    monkeypatch.setattr(train.Session, "examples", look)
+    monkeypatch.setattr(TrainContext, "examples", look)
     train.train(forced(colour_pack, out, recipe), never)
     state = seen[0].state
-    assert groups(state.optimizer) == groups(train.new_optimizer(recipe, state.network))
+    assert groups(state.optimizer) == groups(open_state(recipe, 3, state.device, 0.0).optimizer)
     assert (state.targets.share if state.targets else 0.0) == recipe.distillation
-    assert (state.average is not None) == (recipe.ema > 0)
+    assert (state.ema is not None) == (recipe.ema > 0)
     written = Run(out).read(RECIPE)
     assert {name: written[name] for name in changed} == changed
 
@@ -194,7 +195,7 @@ def test_interpolation_that_is_forced_on_finds_no_head_and_goes_on(
     out, plain = tmp_path / "run", replace(FULL, interpolation=0)
     train.train(tiny_job(colour_pack.path, out, recipe=plain), never)
     train.train(forced(colour_pack, out, FULL), never)
-    assert "head.ckpt is not there" in capsys.readouterr().err
+    assert "probe.ckpt is not there" in capsys.readouterr().err
     assert (out / AVERAGED).exists()
     assert not (out / INTERPOLATION).exists()
 
@@ -209,7 +210,8 @@ def test_a_damaged_head_costs_what_lies_between_and_no_more(
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
     said = capsys.readouterr().err
     assert (
-        "head.ckpt is damaged" in said and "nothing between the solved head and the end is validated" in said
+        "probe.ckpt is damaged" in said
+        and "nothing between the linear probe and the end is validated" in said
     )
     assert (out / AVERAGED).exists()
 
@@ -246,7 +248,7 @@ def test_a_pack_of_other_classes_is_refused_even_if_forced(
     out = copied(half, tmp_path)
     job = replace(tiny_job(coded_pack.path, out, resume=True, recipe=SOFT), force=("pack",))
     with pytest.raises(PackError, match="class"):
-        train.open_run(job, coded_pack, torch.device("cpu"), Run(out).read(VERSIONS))
+        begin.open_run(job, coded_pack, torch.device("cpu"), Run(out).read(VERSIONS))
 
 
 # --- what differs is said --------------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ def test_all_that_differs_is_said_at_once(tiny_run: Path, colour_pack: Pack) -> 
     used = Run(tiny_run).read(VERSIONS)
     job = tiny_job(colour_pack.path, tiny_run, resume=True, recipe=replace(TINY, batch_size=4, momentum=0.5))
     with pytest.raises(RunError) as refused:
-        train.open_run(job, colour_pack, torch.device("cpu"), used | {"torch": "9", "timm": "8"})
+        begin.open_run(job, colour_pack, torch.device("cpu"), used | {"torch": "9", "timm": "8"})
     said = str(refused.value)
     assert "has batch_size = 8, not 4; momentum = 0.9, not 0.5; resume with the same recipe" in said
     assert (
@@ -309,24 +311,24 @@ def plain_run(colour_pack: Pack, tmp_path: Path) -> Iterator[list[str]]:
     begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *chosen]
     asked = iter([None] * 3 + [signal.SIGTERM] * 9)
     with pytest.raises(Stopped, match="while training"):
-        train.train(train.read_job([*begin, "--batch-size", "16"]), lambda: next(asked))
+        train.train(read_options([*begin, "--batch-size", "16"]), lambda: next(asked))
     yield ["fast", "--out", str(tmp_path / "run"), "--device", "cpu", "--resume"]
 
 
 def test_a_field_that_is_named_is_compared_also_where_the_plain_recipe_has_it_so(
     plain_run: list[str],
 ) -> None:
-    assert train.FAST.batch_size == 32
+    assert FAST.batch_size == 32
     with pytest.raises(
         RunError, match=r"recipe\.json has batch_size = 16, not 32; resume with the same recipe"
     ):
-        train.train(train.read_job([*plain_run, "--batch-size", "32"]), never)
-    own = train.read_job([*plain_run, "--batch-size", "16"]).recipe
+        train.train(read_options([*plain_run, "--batch-size", "32"]), never)
+    own = read_options([*plain_run, "--batch-size", "16"]).recipe
     assert (own.batch_size, own.network) == (16, "test_efficientnet"), "all else is the run's own"
 
 
 def test_a_forced_field_changes_no_other(plain_run: list[str]) -> None:
-    job = train.read_job([*plain_run, "--force", "recipe", "--batch-size", "8"])
+    job = read_options([*plain_run, "--force", "recipe", "--batch-size", "8"])
     train.train(job, never)
     after = Run(job.out).read(RECIPE)
     assert (after["batch_size"], after["network"], after["weights"]) == (8, "test_efficientnet", "none")
@@ -405,7 +407,7 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 ) -> None:
     """The pack was copied again since."""
     out = copied(tiny_run, tmp_path)
-    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
+    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "stand_in": 4}], "left_out": []})
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert not (out / DAMAGED).exists()
 
@@ -416,7 +418,7 @@ def test_an_older_checkpoint_loses_no_better_network(
     """The last epoch beats what the checkpoint before it knows, and less than what was found after it."""
 
     def ranked(network: Any, result: dict[str, Any], by: Any, after: str) -> dict[str, Any]:
-        lower = 0 if "of the way" in after else 100 if "head" in after else 50
+        lower = 0 if "of the way" in after else 100 if "a linear probe" in after else 50
         content = scored(network, result, by, after)
         return content | {"score": content["score"] - lower}
 
@@ -434,10 +436,10 @@ def test_an_older_checkpoint_loses_no_better_network(
 
 def test_a_forced_recipe_makes_the_best_no_worse(colour_pack: Pack, tmp_path: Path) -> None:
     """The solved head is best here, and is not among what is validated again."""
-    out, recipe = tmp_path / "run", replace(FULL, seed=1, averaging=train.Averaging(steps=0))
+    out, recipe = tmp_path / "run", replace(FULL, seed=1, averaging=Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     best = checkpoint.load(out / BEST)
-    assert best["after"] == "a head solved on 42 images"
+    assert best["after"] == "a linear probe of 42 images"
     train.train(forced(colour_pack, out, replace(recipe, interpolation=2)), never)
     again = checkpoint.load(out / BEST)
     assert (again["after"], again["valid_loss"]) == (best["after"], pytest.approx(best["valid_loss"]))
@@ -469,7 +471,7 @@ def test_a_damaged_best_checkpoint_is_said_and_replaced(
 def test_averaging_that_diverges_is_one_line_and_keeps_nothing(
     colour_pack: Pack, tmp_path: Path, steps: int, select: Any
 ) -> None:
-    out, averaging = tmp_path / "run", train.Averaging(steps=steps, rate=1e30)
+    out, averaging = tmp_path / "run", Averaging(steps=steps, rate=1e30)
     phases = (Phase(epochs=1, high=0.01, low=0.01),)
     job = tiny_job(
         colour_pack.path, out, recipe=replace(TINY, averaging=averaging, select=select, phases=phases)
@@ -541,4 +543,4 @@ def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
     flip(numbered(out / LAST, 1))
     with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is damaged"):
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert (out / BEST).exists() and not (out / HEAD).exists()
+    assert (out / BEST).exists() and not (out / PROBE).exists()

@@ -1,82 +1,100 @@
-"""model/step.py: one step by hand, and validation against torch's own functions."""
+"""model/step.py: the loss and validation against torch's own functions; train.py's step by hand."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from runs import train_on
 from torch import nn
+from torch.nn import functional
 
-from greyhound.model.step import loss_again, train_step, validate
+from greyhound.model.state import NEVER
+from greyhound.model.step import smoothed_cross_entropy, validate
+
+# --- a step, as train.train_epoch takes it ---------------------------------------------------------------------------
+
+IMAGE, LABEL = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), torch.tensor([0])
+FOUR = torch.rand(4, 2, 1, 1, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+
+
+def linear() -> tuple[nn.Sequential, nn.Parameter]:
+    """A network whose one layer is 0, and its weight."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    weight = network.get_parameter("1.weight")
+    nn.init.zeros_(weight)
+    return network, weight
 
 
 def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
-    network = nn.Linear(2, 2, bias=False)
-    nn.init.zeros_(network.weight)
+    network, weight = linear()
     optimizer = torch.optim.SGD(network.parameters(), lr=123.0)
-    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    loss = train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
-    assert loss.item() == pytest.approx(0.693147, abs=1e-6)  # ln 2: both classes are as likely
-    assert not loss.requires_grad
-    assert network.weight.tolist() == [[0.25, 0.5], [-0.25, -0.5]]  # 0.5 times (1 - 1/2) times the image
+    state = train_on(network, [(IMAGE, LABEL)], 0.5, optimizer)
+    assert state.loss_sum == pytest.approx(0.693147, abs=1e-6)  # ln 2: both classes are as likely
+    assert not state._losses.requires_grad
+    assert weight.tolist() == [[0.25, 0.5], [-0.25, -0.5]]  # 0.5 times (1 - 1/2) times the image
+    assert (state.epoch, state.images, state.diverged) == (1, 0, NEVER)
+
+
+class Sum(nn.Module):
+    """A linear layer whose weight is the sum of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ (self.first + self.second).T
 
 
 def test_each_group_moves_at_its_share_of_the_rate() -> None:
-    first, second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
-    groups = [{"params": [first], "lr_scale": 0.5}, {"params": [second], "lr_scale": 1.0}]
-    optimizer = torch.optim.SGD(groups, lr=0.0)
-
-    class Sum(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images @ (first + second).T
-
-    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    train_step(Sum(), optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
-    assert second.tolist() == [[0.25, 0.5], [-0.25, -0.5]]
-    assert first.tolist() == [[0.125, 0.25], [-0.125, -0.25]]
+    network = Sum()
+    groups = [{"params": [network.first], "lr_scale": 0.5}, {"params": [network.second], "lr_scale": 1.0}]
+    train_on(network, [(IMAGE, LABEL)], 0.5, torch.optim.SGD(groups, lr=0.0))
+    assert network.second.tolist() == [[0.25, 0.5], [-0.25, -0.5]]
+    assert network.first.tolist() == [[0.125, 0.25], [-0.125, -0.25]]
 
 
-@pytest.mark.parametrize(("clip", "share"), [(0.0, 1.0), (2.0, 1.0), (0.5, 0.5 / 2.5**0.5)])
-def test_a_longer_gradient_is_made_as_long_as_the_clip(clip: float, share: float) -> None:
-    network = nn.Linear(2, 2, bias=False)
-    nn.init.zeros_(network.weight)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 1.0, bf16=False, clip=clip)
+@pytest.mark.parametrize(("norm", "share"), [(0.0, 1.0), (2.0, 1.0), (0.5, 0.5 / 2.5**0.5)])
+def test_a_longer_gradient_is_clipped_to_the_norm(norm: float, share: float) -> None:
+    network, weight = linear()
+    train_on(network, [(IMAGE, LABEL)], 1.0, clip_norm=norm)
     unclipped = torch.tensor([[0.5, 1.0], [-0.5, -1.0]])  # of length sqrt(2.5)
-    torch.testing.assert_close(network.weight.detach(), share * unclipped)
+    torch.testing.assert_close(weight.detach(), share * unclipped)
 
 
 def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
     """Before it calls the network: in CUDA graphs that gradient is memory which the call writes to."""
-    network = nn.Linear(2, 2, bias=False)
-    network.register_forward_pre_hook(lambda *_: found.append(network.weight.grad))
+    network, weight = linear()
     found: list[torch.Tensor | None] = []
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    images, labels = torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
+    network.register_forward_pre_hook(lambda *_: found.append(weight.grad))
     gradients = []
-    for _ in range(2):
-        train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.0, bf16=False)
-        assert network.weight.grad is not None
-        gradients.append(network.weight.grad.clone())
+    for steps in (1, 2):
+        train_on(network, [FOUR] * steps, 0.0)
+        assert weight.grad is not None
+        gradients.append(weight.grad.clone())
     assert gradients[0].equal(gradients[1])
-    assert found == [None, None]
+    assert found == [None] * 3
 
 
-def test_the_loss_after_a_step_is_that_of_the_next_and_leaves_no_trace() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    images, labels = torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
-    train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False)
-    before, random = (
-        {name: value.clone() for name, value in network.state_dict().items()},
-        torch.get_rng_state(),
-    )
-    found = loss_again(network, images, labels, nn.CrossEntropyLoss(), bf16=False)
-    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
-    assert torch.get_rng_state().equal(random)
-    assert found.equal(train_step(network, optimizer, images, labels, nn.CrossEntropyLoss(), 0.5, bf16=False))
-    assert not network.state_dict()["1.running_mean"].equal(before["1.running_mean"])
+def test_a_rank_weighs_its_loss_by_its_share_of_the_batch() -> None:
+    """Of a batch of 8 images half are here, and there is one rank: half of the gradient of their mean."""
+    plain, halved = linear(), linear()
+    train_on(plain[0], [FOUR], 1.0)
+    state = train_on(halved[0], [FOUR], 1.0, whole=8)
+    assert plain[1].abs().max() > 0
+    torch.testing.assert_close(halved[1], plain[1] / 2)
+    assert state.loss_sum == pytest.approx(4 * math.log(2)), "the loss itself is not weighted"
+
+
+def test_the_first_loss_that_is_not_finite_is_noted_and_no_later_one() -> None:
+    network, _ = linear()
+    bad = torch.full_like(FOUR[0], math.nan), FOUR[1]
+    assert train_on(network, [FOUR, FOUR, bad, FOUR, bad], 0.0).diverged == 8
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
 
 
 def test_validation_is_torchs_cross_entropy_and_accuracy_over_uneven_batches() -> None:
@@ -88,10 +106,53 @@ def test_validation_is_torchs_cross_entropy_and_accuracy_over_uneven_batches() -
     with torch.no_grad():
         logits = network.eval()(images)
     assert found["n"] == 11
-    assert found["valid_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert found["valid_loss"] == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-6)
     assert found["accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
 
 
 def test_no_images_to_validate_on() -> None:
     with pytest.raises(ValueError, match="no images to validate on"):
         validate(nn.Linear(1, 2), [], bf16=False)
+
+
+# --- label smoothing, the seed's definition written out --------------------------------------------------------------
+
+
+def test_one_image_by_hand() -> None:
+    """Logits ln 1, ln 2, ln 5: probabilities 1/8, 2/8, 5/8; targets 0.05, 0.9, 0.05."""
+    logits = torch.tensor([[1.0, 2.0, 5.0]]).log()
+    expected = -(0.05 * math.log(1 / 8) + 0.9 * math.log(2 / 8) + 0.05 * math.log(5 / 8))
+    assert smoothed_cross_entropy(0.1, 3)(logits, torch.tensor([1])).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("classes", [2, 3, 25])
+def test_targets_are_one_minus_e_and_the_rest_shared(epsilon: float, classes: int) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(7, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (7,), generator=generator)
+    targets = torch.full((7, classes), epsilon / (classes - 1), dtype=torch.float64)
+    targets[torch.arange(7), labels] = 1 - epsilon
+    explicit = -(targets * logits.log_softmax(1)).sum(1).mean()
+    value = smoothed_cross_entropy(epsilon, classes)(logits, labels)
+    torch.testing.assert_close(value, explicit, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "classes", "words"),
+    [
+        (-0.1, 5, "-0.1; expected 0 to 0.8"),
+        (0.81, 5, "0.81; expected 0 to 0.8"),
+        (float("nan"), 5, "nan; expected"),
+        (0.1, 1, "1 classes; expected at least 2"),
+    ],
+)
+def test_smoothing_that_hides_the_true_class_is_refused(epsilon: float, classes: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        smoothed_cross_entropy(epsilon, classes)
+
+
+def test_the_most_that_can_be_smoothed() -> None:
+    for classes in range(2, 200):
+        loss = smoothed_cross_entropy((classes - 1) / classes, classes)
+        assert loss.label_smoothing == pytest.approx(1), "torch's own spreads evenly over all classes"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import FULL, TINY, Here, never, tinted, tiny_job
 
+from greyhound import begin, train
 from greyhound import eval as evaluation
-from greyhound import train
-from greyhound.cache.cli import Stopped, ValueFormatError, from_json
+from greyhound.cache.command import Stopped
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.validate import DaliDecoder, available, validate_image
-from greyhound.model import checkpoint, rehearsal
+from greyhound.cache.values import ValueFormatError, from_json
+from greyhound.model import checkpoint, report
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
-from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
-from greyhound.model.state import Checkpoints, Timetable
-from greyhound.model.step import train_step
-from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
-from greyhound.pipelines.loader import Loader, replacements
+from greyhound.model.state import CheckpointSaver
+from greyhound.pipelines.examine import Probe, available, examine
+from greyhound.pipelines.loader import Batch, EngineName, Loader, Resources, stand_ins
 from greyhound.pipelines.order import epoch_order
+from greyhound.pipelines.tier import TierName
+from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
+from greyhound.session import TrainContext
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ["threads", *(["dali"] if available() else [])]
@@ -53,7 +54,7 @@ SMALL = [
 
 
 KILLS = {
-    "head": 3,
+    "probe": 3,
     "step": 4,
     "checkpoint": 3,
     "validation": 1,
@@ -71,7 +72,7 @@ def undisturbed(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     kills.finish(colour_pack.path, out)
     found = kills.bits(out)
-    assert found["best"][0].endswith("of the way from the head")
+    assert found["best"][0].endswith("of the way from the linear probe")
     assert found["evaluation"]
     return found
 
@@ -95,7 +96,7 @@ def test_a_run_killed_at_any_write_is_the_run(
 ) -> None:
     """As if the machine lost power when a file had its data and not yet its name: at every file of the full recipe."""
     monkeypatch.setattr(report, "build", lambda run: run)
-    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
     job = replace(
         tiny_job(colour_pack.path, tmp_path / "whole", recipe=FULL), checkpoints=Checkpoints(steps=3)
     )
@@ -111,7 +112,7 @@ def test_a_run_killed_at_any_write_is_the_run(
     assert moment > 20, "of every kind of file, some more than once"
 
 
-def ends_before(job: train.Job, out: Path, moment: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+def ends_before(job: TrainOptions, out: Path, moment: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Train, and lose power at the write after so many; whether the training ended before it came."""
     count, replacing = 0, Path.replace
 
@@ -144,23 +145,26 @@ def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path
     assert not numbered(out / LAST, 3).exists()
 
 
-def test_a_timetable_counts_steps_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_due_by_steps_and_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saver(**interval: int) -> CheckpointSaver:
+        return CheckpointSaver(Run(tmp_path), **interval)
+
     now = [100.0]
     monkeypatch.setattr("greyhound.model.state.time.perf_counter", lambda: now[0])
-    steps = Timetable(Checkpoints(steps=3))
-    assert [steps.due() for _ in range(7)] == [False, False, True, False, False, True, False]
-    minutes = Timetable(Checkpoints(minutes=2))
-    assert not minutes.due()
+    steps = saver(steps=3)
+    assert [steps.should_save() for _ in range(7)] == [False, False, True, False, False, True, False]
+    minutes = saver(minutes=2)
+    assert not minutes.should_save()
     now[0] += 120
-    assert minutes.due()
-    assert not minutes.due()
-    assert not any(Timetable(Checkpoints()).due() for _ in range(10))
+    assert minutes.should_save()
+    assert not minutes.should_save()
+    assert not any(saver().should_save() for _ in range(10))
 
 
 @pytest.mark.parametrize(
     "numbers", [{"minutes": -1.0}, {"minutes": float("nan")}, {"steps": -1}, {"keep": 0}]
 )
-def test_a_timetable_that_is_none_is_refused(numbers: dict[str, float]) -> None:
+def test_a_checkpoint_interval_that_is_none_is_refused(numbers: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"checkpoints\.\w+ is .*; expected"):
         Checkpoints(**numbers)  # type: ignore[arg-type]
 
@@ -231,9 +235,9 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="--verify-determinism starts from the beginning; leave out --resume"
     ):
-        train.Job(out=tmp_path, resume=True, verify_determinism=True)
+        TrainOptions(out=tmp_path, resume=True, verify_determinism=True)
     with pytest.raises(ValueError, match="--force is for a run that is resumed"):
-        train.Job(out=tmp_path, force=("recipe",))
+        TrainOptions(out=tmp_path, force=("recipe",))
 
 
 def test_a_finished_run_that_is_forced_on_is_averaged_again(
@@ -310,19 +314,19 @@ def test_another_batch_size_keeps_the_order_of_the_images(
 ) -> None:
     """Stopped after 14 of 42 images at 8 a batch, and forced on at 5 a batch: the images to come are those to come."""
     seen: list[int] = []
-    following = train.followed
+    following = TrainContext.with_progress
 
-    def follow(doing: str, *rest: object) -> object:
-        for batch in following(doing, *rest):  # type: ignore[arg-type]
-            if doing.startswith("training"):
+    def follow(context: TrainContext, title: str, *rest: Any) -> Iterator[Batch]:
+        for batch in following(context, title, *rest):
+            if title.startswith("training"):
                 seen.extend(batch.ids.tolist())
             yield batch
 
-    out, recipe = tmp_path / "run", replace(TINY, averaging=train.Averaging(steps=0))
+    out, recipe = tmp_path / "run", replace(TINY, averaging=Averaging(steps=0))
     asked = iter([None, None, signal.SIGTERM])
     with pytest.raises(Stopped):
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), lambda: next(asked))
-    monkeypatch.setattr(train, "followed", follow)
+    monkeypatch.setattr(TrainContext, "with_progress", follow)
     smaller = replace(recipe, batch_size=5)
     with pytest.raises(
         RunError, match=r"batch_size = 8, not 5; resume with the same recipe, or .*: --force recipe"
@@ -350,15 +354,11 @@ def test_determinism_is_verified(
 def test_what_is_not_deterministic_is_said(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepping = train_step
+    @torch.no_grad()
+    def shaky(network: torch.nn.Module, _: float) -> None:
+        next(network.parameters()).mul_(1 + time.perf_counter_ns() % 1000 * 1e-6)
 
-    def shaky(network: torch.nn.Module, *rest: Any, **more: Any) -> torch.Tensor:
-        value = stepping(network, *rest, **more)
-        with torch.no_grad():
-            next(network.parameters()).mul_(1 + time.perf_counter_ns() % 1000 * 1e-6)
-        return value
-
-    monkeypatch.setattr(rehearsal, "train_step", shaky)
+    monkeypatch.setattr(train, "clip_gradient", shaky)
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), verify_determinism=True)
     assert train.train(job, never) == 1
     assert "which differ" in capsys.readouterr().out
@@ -369,7 +369,7 @@ def test_what_is_not_deterministic_is_said(
     [
         (
             "train",
-            "greyhound.model.step.train_step",
+            "greyhound.model.step.mean_loss",
             "out of memory at batch size 32; lower --batch-size, or add --activation-checkpointing;",
         ),
         (
@@ -393,7 +393,7 @@ def test_out_of_memory_says_what_to_lower(
     place: str,
     says: str,
 ) -> None:
-    """As torch says it of a GPU; every other way: `test_model_memory.py`."""
+    """As torch says it of a GPU; every other way: `test_model_dry_run.py`."""
 
     def allocate(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -457,24 +457,24 @@ def damage(pack: Pack, target: Path, rows: list[int]) -> Path:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_a_damaged_image_stops_a_training_by_its_name(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: ImageCacheName
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
 ) -> None:
     row = int(colour_pack.ids("train")[7])
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", [row]), tmp_path / "run")
-    resources = replace(job.resources, engine=engine, image_cache=tier)
-    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-corrupt skip goes on"):
+    resources = replace(job.resources, engine=engine, tier=tier)
+    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-bad skip goes on"):
         train.train(replace(job, resources=resources), never)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_every_damaged_image_of_a_batch_is_named(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: ImageCacheName
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
 ) -> None:
     first, *_, second, third = epoch_order(colour_pack.ids("train"), 0, 0)[:7].tolist()
     bad = [first, second, third]
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", bad))
-    resources = Resources(engine, "cpu", threads=2, image_cache=tier)
+    resources = Resources(engine, "cpu", threads=2, tier=tier)
     with pytest.raises(PackError) as refusal:  # noqa: SIM117
         with Loader(pack, TINY.augment, pack.ids("train"), resources, batch_size=8, shuffle=True) as loader:
             next(iter(loader))
@@ -496,34 +496,28 @@ def test_a_start_that_meets_a_damaged_image_names_all_of_them(colour_pack: Pack,
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_skipped_images_are_replaced_counted_and_named(
-    colour_pack: Pack,
-    tmp_path: Path,
-    engine: EngineName,
-    tier: ImageCacheName,
-    capsys: pytest.CaptureFixture[str],
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained, held_out = colour_pack.ids("train"), colour_pack.ids("val")
     bad = [int(trained[7]), int(trained[30]), int(held_out[0])]
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run")
-    resources = replace(job.resources, engine=engine, image_cache=tier, on_corrupt="skip")
+    resources = replace(job.resources, engine=engine, tier=tier, on_bad="skip")
     train.train(replace(job, resources=resources), never)
     said = capsys.readouterr().err
     assert (
         f"row {bad[0]} (" in said
-        and "and 1 more are corrupt; replaced by others, of the same class where it has one" in said
+        and "and 1 more are damaged; others stand in, of the same class where it has one" in said
     )
-    assert f"row {bad[2]} (" in said and "is corrupt; left out" in said
+    assert f"row {bad[2]} (" in said and "is damaged; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
     written = Run(tmp_path / "run").read(DAMAGED)
     assert [(row["row"], row["path"]) for row in written["replaced"]] == [
         (row, colour_pack.image_path(row)) for row in bad[:2]
     ]
-    replacement = [row["replacement"] for row in written["replaced"]]
-    assert np.array_equal(colour_pack.labels[replacement], colour_pack.labels[bad[:2]])
-    assert written["left_out"] == [
-        {"row": bad[2], "path": colour_pack.image_path(bad[2]), "replacement": None}
-    ]
+    stand_in = [row["stand_in"] for row in written["replaced"]]
+    assert np.array_equal(colour_pack.labels[stand_in], colour_pack.labels[bad[:2]])
+    assert written["left_out"] == [{"row": bad[2], "path": colour_pack.image_path(bad[2]), "stand_in": None}]
 
 
 def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
@@ -538,7 +532,7 @@ def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
             pack,
             TINY.augment,
             trained,
-            Resources(device="cpu", on_corrupt="skip"),
+            Resources(device="cpu", on_bad="skip"),
             batch_size=batch_size,
             shuffle=True,
             epochs=1,
@@ -558,15 +552,15 @@ def test_no_image_is_read_again_to_be_found_sound(
     trained = colour_pack.ids("train")
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", [int(trained[3])]))
     looked: list[int] = []
-    looking = Pack.is_valid
+    looking = Pack.is_sound
 
     def look(self: Pack, index: int) -> bool:
         looked.append(index)
         return looking(self, index)
 
-    monkeypatch.setattr(Pack, "is_valid", look)
+    monkeypatch.setattr(Pack, "is_sound", look)
     for _ in range(3):
-        assert pack.corrupt(trained) == [trained[3]]
+        assert pack.damaged(trained) == [trained[3]]
     assert len(looked) == 42 + 2, "the damaged one three times"
 
 
@@ -574,7 +568,7 @@ def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path)
     bad = [int(colour_pack.ids("train")[5]), int(colour_pack.ids("val")[1])]
     recipe = replace(TINY, linear_probe=True, probe_shots=5)
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run", recipe=recipe)
-    train.train(replace(job, resources=replace(job.resources, on_corrupt="skip")), never)
+    train.train(replace(job, resources=replace(job.resources, on_bad="skip")), never)
     solved = Run(tmp_path / "run").read("probe.json")
     assert (solved["images"], solved["n"]) == (41, 5)
 
@@ -582,12 +576,12 @@ def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path)
 def test_stand_ins_by_hand() -> None:
     labels = np.array([0, 0, 1, 0, 2, 1], dtype=np.int32)
     ids = np.array([0, 1, 3, 4, 5])
-    found = replacements(labels, ids, np.array([1, 3, 4]))
+    found = stand_ins(labels, ids, np.array([1, 3, 4]))
     assert found.tolist() == [0, 0, 2, 0, 5, 5], (
         "the next of the class, round to the first; of none, the next of any"
     )
-    with pytest.raises(PackError, match="all of the 2 images asked for are corrupt"):
-        replacements(labels, np.array([0, 1]), np.array([0, 1]))
+    with pytest.raises(PackError, match="all of the 2 images asked for are damaged"):
+        stand_ins(labels, np.array([0, 1]), np.array([0, 1]))
 
 
 def test_evaluation_leaves_damaged_images_out_and_says_so(
@@ -600,7 +594,7 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     with pytest.raises(PackError, match=rf"row {row} \("):
         evaluation.evaluate(job)
     assert not (out / "eval.json").exists()
-    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_corrupt="skip")))
+    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_bad="skip")))
     result = Run(out).read("eval.json")
     assert (result["n"], result["left_out"]) == (11, 1)
     assert result["left_out_images"] == [colour_pack.image_path(row)]
@@ -640,7 +634,7 @@ def fuzz(read: Callable[[Path], object], data: bytes, file: Path, *expected: typ
 def test_any_bytes_for_a_pack(colour_pack: Pack, tmp_path: Path) -> None:
     def read(file: Path) -> object:
         pack = Pack(file)
-        bad = pack.corrupt()
+        bad = pack.damaged()
         return [pack.encoded(row) for row in range(len(pack)) if row not in bad]
 
     assert fuzz(read, colour_pack.path.read_bytes(), tmp_path / "p.arrow", PackError) > 30
@@ -657,19 +651,19 @@ def test_any_bytes_for_a_file_of_the_run_folder(tiny_run: Path, tmp_path: Path, 
         if name == METRICS:
             return Run(file.parent).rows(METRICS)
         content = Run(file.parent).read(name)
-        return from_json(train.Recipe, content, name) if name == "recipe.json" else content
+        return from_json(Recipe, content, name) if name == "recipe.json" else content
 
     assert fuzz(read, (tiny_run / name).read_bytes(), tmp_path / name, RunError, ValueFormatError) > 5
 
 
 def test_any_bytes_for_the_survey() -> None:
     """Whatever a file holds, looking at it answers."""
-    probe, problems = DaliDecoder(), set()
+    probe, problems = Probe(), set()
 
     @FEW
     @given(content=spoilt(tinted(1, 0)))
     def attempt(content: bytes) -> None:
-        problems.add(validate_image(content, probe).problem)
+        problems.add(examine(content, probe).problem)
 
     attempt()
     assert {"undecodable", "truncated"} & problems

@@ -16,7 +16,7 @@ from soak import GROWTH, Soak, different, summarise, work
 
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
-from greyhound.model.run import EVALUATION, HEAD, INTERPOLATION, LAST, METRICS, SWA
+from greyhound.model.run import EVALUATION, INTERPOLATION, LAST, METRICS, PROBE, SWA
 
 
 def memory(seconds: int, leak: float, noise: float = 6.0) -> list[float]:
@@ -56,10 +56,10 @@ def test_whatever_two_runs_do_not_have_in_common_is_named(
     torch.set_num_threads(threads)
     whole = tmp_path / "whole"
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
-    for name in (HEAD, INTERPOLATION, SWA):
+    for name in (PROBE, INTERPOLATION, SWA):
         (copy / name).write_text((copy / name).read_text().replace('"elapsed": ', '"elapsed": 9'))
     assert different(whole, copy) == []
-    for name, key in ((HEAD, "valid_loss"), (INTERPOLATION, "share"), (SWA, "rate"), (EVALUATION, "n")):
+    for name, key in ((PROBE, "valid_loss"), (INTERPOLATION, "share"), (SWA, "rate"), (EVALUATION, "n")):
         (copy / name).write_text((copy / name).read_text().replace(f'"{key}": ', f'"{key}": 9', 1))
     (copy / METRICS).write_text((copy / METRICS).read_text() + "\n")
     content = checkpoint.load(copy / LAST)
@@ -68,7 +68,7 @@ def test_whatever_two_runs_do_not_have_in_common_is_named(
     assert set(different(whole, copy)) == {
         METRICS,
         "the moving average",
-        HEAD,
+        PROBE,
         INTERPOLATION,
         SWA,
         EVALUATION,

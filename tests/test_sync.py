@@ -14,11 +14,12 @@ from runs import TINY, never, tiny_job
 
 from greyhound import train
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
-from greyhound.model.report import figures, report
+from greyhound.model import figures, report
 from greyhound.model.schedule import Phase
-from greyhound.model.state import Losses
-from greyhound.pipelines.engine import EngineName
+from greyhound.model.state import TrainState
+from greyhound.pipelines.examine import available
+from greyhound.pipelines.loader import EngineName
+from greyhound.recipe import Averaging
 
 READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "item": torch.Tensor.item,
@@ -49,13 +50,13 @@ def test_a_step_reads_nothing(colour_pack: Pack) -> None:
 
 
 def test_a_step_that_reads_is_seen(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = Losses.add
+    record = TrainState.record
 
-    def add_and_look(losses: Losses, value: torch.Tensor, count: int, done: int) -> None:
-        add(losses, value, count, done)
-        assert value.item() > 0
+    def record_and_look(state: TrainState, loss: torch.Tensor, *rest: int) -> None:
+        record(state, loss, *rest)
+        assert loss.item() > 0
 
-    monkeypatch.setattr(Losses, "add", add_and_look)
+    monkeypatch.setattr(TrainState, "record", record_and_look)
     assert walk(colour_pack, "cpu", host_reads) == ["aten._local_scalar_dense.default"] * WATCHED
 
 
@@ -65,11 +66,11 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
     """A whole training of one epoch in 2 steps, and in 11, without its pictures: as much is read in both."""
     for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
         monkeypatch.setattr(module, name, lambda *_: None)
-    phases, averaging = (Phase(epochs=1, high=0.01, low=0.002),), train.Averaging(steps=0)
+    phases, averaging = (Phase(epochs=1, high=0.01, low=0.002),), Averaging(steps=0)
     counts = []
     for batch_size in (21, 4):
         recipe = replace(TINY, batch_size=batch_size, ema=0.9, phases=phases, averaging=averaging)
-        recipe = replace(recipe, linear_probe=True, distillation=0.3, clip=0.5, layer_decay=0.9)
+        recipe = replace(recipe, linear_probe=True, distillation=0.3, clip_norm=0.5, layer_decay=0.9)
         with host_reads() as found:
             train.train(tiny_job(colour_pack.path, tmp_path / str(batch_size), recipe=recipe), never)
         counts.append(

@@ -20,24 +20,24 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from runs import TINY, Here, never, tiny_job, tiny_pack
+from runs import ONE_THREAD, TINY, Here, never, tiny_context, tiny_job, tiny_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greyhound import train
-from greyhound.cache.cli import Stop, Stopped, ValueFormatError
+from greyhound import begin, session, train
+from greyhound.cache.command import Stop, Stopped
 from greyhound.cache.store import Pack, PackError
+from greyhound.cache.values import ValueFormatError
 from greyhound.model import checkpoint
-from greyhound.model.averaging import MovingAverage
-from greyhound.model.checkpoint import Writer
+from greyhound.model import state as state_module
 from greyhound.model.network import build
 from greyhound.model.run import (
     AVERAGED,
     BEST,
-    HEAD,
     INTERPOLATION,
     LAST,
     LOCK,
     METRICS,
+    PROBE,
     PROBE_WEIGHTS,
     RECIPE,
     SWA,
@@ -47,11 +47,12 @@ from greyhound.model.run import (
     RunError,
 )
 from greyhound.model.schedule import Phase
-from greyhound.model.state import Checkpoints, Training
-from greyhound.model.step import train_step, validate
-from greyhound.pipelines.engine import Resources, ResourcesError
-from greyhound.pipelines.loader import Position
+from greyhound.model.step import validate
+from greyhound.pipelines.loader import Batch, Resources
 from greyhound.pipelines.order import epoch_order
+from greyhound.pipelines.request import ResourcesError
+from greyhound.recipe import DEMO, FAST, PAPER, RECIPES, Averaging, Checkpoints, Recipe, TrainOptions
+from greyhound.session import TrainContext, open_evaluation, open_pack
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(
@@ -60,7 +61,7 @@ LINE = re.compile(
 
 
 def test_paper_is_the_seeds_recipe_number_by_number() -> None:
-    paper = train.PAPER
+    paper = PAPER
     assert (paper.network, paper.label_smoothing, paper.momentum, paper.weight_decay) == (
         "efficientnet_b2",
         0.1,
@@ -85,7 +86,7 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
 ) -> None:
     train.train(tiny_job(colour_pack.path, tmp_path / "run"), never)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("image cache: decoded, 42 of 42 images in ")
+    assert lines[0].startswith("tier: decoded, 42 of 42 images in ")
     assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
@@ -124,9 +125,7 @@ def test_validation_loss_is_plain_cross_entropy_of_the_checkpoint(tiny_run: Path
     state = checkpoint.load(tiny_run / LAST)
     network = build("test_efficientnet", 3, "none")
     network.load_state_dict(state["network"])
-    with train.evaluation_loader(
-        tiny_job(colour_pack.path, tiny_run), colour_pack, colour_pack.ids("val")
-    ) as loader:
+    with open_evaluation(TINY, colour_pack, ONE_THREAD, colour_pack.ids("val")) as loader:
         (batch,) = list(loader.epoch())
     with torch.no_grad():
         logits = network.eval()(batch.images)
@@ -162,7 +161,7 @@ def failing(name: str) -> Any:
 def test_a_checkpoint_that_cannot_be_written_on_a_signal_is_said(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "save", failing(LAST))
+    monkeypatch.setattr(state_module, "save", failing(LAST))
     with pytest.raises(checkpoint.CheckpointError, match=r"last\.ckpt cannot be written"):
         train.train(tiny_job(colour_pack.path, tmp_path / "run"), stop_after(3))
 
@@ -172,7 +171,7 @@ def test_nothing_is_written_after_a_write_that_failed(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop
 ) -> None:
     """last.ckpt would say that best.ckpt is there."""
-    monkeypatch.setattr(train, "save", failing(BEST))
+    monkeypatch.setattr(state_module, "save", failing(BEST))
     with pytest.raises(checkpoint.CheckpointError, match=r"best\.ckpt cannot be written"):
         train.train(tiny_job(colour_pack.path, tmp_path / "run"), stop)
     assert not (tmp_path / "run" / LAST).exists()
@@ -224,7 +223,7 @@ def test_what_is_validated_and_kept_is_the_average(averaging_run: Path, tiny_run
 
 def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_path: Path) -> None:
     phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=1, high=1e-12, low=1e-12))
-    recipe = replace(TINY, phases=phases, momentum=0.0, averaging=train.Averaging(steps=0))
+    recipe = replace(TINY, phases=phases, momentum=0.0, averaging=Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     first, second = (row["weights_changed"] for row in Run(tmp_path / "run").rows(METRICS))
     assert first > 0.95
@@ -238,16 +237,19 @@ def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_pa
 def test_views_of_an_image_train_and_average_in_one_batch(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def step(network: Any, optimizer: Any, images: torch.Tensor, labels: torch.Tensor, *rest: Any) -> Any:
-        seen.append((images, labels))
-        return train_step(network, optimizer, images, labels, *rest)
+    def examples(context: TrainContext, batch: Batch) -> Any:
+        found = asked(context, batch)
+        seen.append(found)
+        return found
 
-    monkeypatch.setattr(train, "train_step", step)
+    asked = TrainContext.examples
+    monkeypatch.setattr(TrainContext, "examples", examples)
     recipe = replace(TINY, views=2, phases=(Phase(epochs=1, high=0.01, low=0.002),))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
-    counts = [len(images) for images, _ in seen]
+    counts = [len(images) for images, _ in seen[:11]]
+    assert len(seen) == 11 * (1 + 2 + 1), "the epoch, two steps of averaging, and BatchNorm's pass"
     assert (sum(counts), len(counts), max(counts)) == (84, 11, 8), (
         "42 images, two views each, at most 8 a step"
     )
@@ -278,7 +280,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     """What such a start left behind is not mixed into the run."""
     out = tmp_path / "run"
     recipe = replace(TINY, linear_probe=True)
-    with pytest.raises(Stopped, match="while looking at the"):
+    with pytest.raises(Stopped, match="while features of the"):
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(1))
     assert not (out / LAST).exists()
     (out / SWA).write_text("{}")
@@ -296,7 +298,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
 def test_soft_targets_go_on_where_they_stopped(colour_pack: Pack, tmp_path: Path, steps: int) -> None:
     """The signal comes in the first epoch, after the head's two batches, in the second, and while averaging."""
     recipe = replace(
-        TINY, linear_probe=True, distillation=0.5, clip=0.1, ema=0.9, averaging=train.Averaging(steps=1)
+        TINY, linear_probe=True, distillation=0.5, clip_norm=0.1, ema=0.9, averaging=Averaging(steps=1)
     )
     hard, whole, out = (tmp_path / name for name in ("hard", "whole", "run"))
     train.train(tiny_job(colour_pack.path, hard, recipe=replace(recipe, distillation=0.0)), never)
@@ -322,9 +324,9 @@ def test_what_lies_between_head_and_end_is_validated_and_the_best_is_kept(
         interpolation=3,
         select="loss",
         ema=0.5,
-        averaging=train.Averaging(steps=0),
+        averaging=Averaging(steps=0),
         phases=(Phase(epochs=1, high=2.0, low=1.0, cycles=0.5),),
-        clip=1.0,
+        clip_norm=1.0,
     )
     out = tmp_path / "run"
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
@@ -335,19 +337,15 @@ def test_what_lies_between_head_and_end_is_validated_and_the_best_is_kept(
         checkpoint.load(out / LAST)["average"]["network"],
     )
     network = timm.create_model("test_efficientnet", num_classes=3)
-    pixels = list(
-        train.evaluation_loader(
-            tiny_job(colour_pack.path, out), colour_pack, colour_pack.ids("val"), epochs=1
-        )
-    )
+    pixels = list(open_evaluation(TINY, colour_pack, ONE_THREAD, colour_pack.ids("val"), epochs=1))
     losses = []
     for row in rows:
         network.load_state_dict(
             {key: first[key] + row["share"] * (value - first[key]) for key, value in last.items()}
         )
-        losses.append(validate(network, train.pairs(pixels), bf16=False)["valid_loss"])
+        losses.append(validate(network, (batch.flat() for batch in pixels), bf16=False)["valid_loss"])
         assert losses[-1] == pytest.approx(row["valid_loss"], rel=1e-3)
-    ends = [Run(out).read(HEAD)["valid_loss"], Run(out).rows(METRICS)[0]["valid_loss"]]
+    ends = [Run(out).read(PROBE)["valid_loss"], Run(out).rows(METRICS)[0]["valid_loss"]]
     kept = checkpoint.load(out / BEST)
     assert kept["score"] == -min([row["valid_loss"] for row in rows] + ends)
     assert len(set(losses + ends)) == 5
@@ -359,10 +357,10 @@ def test_random_numbers_of_the_network_go_on_where_they_stopped(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropout draws from torch's generator at every step."""
-    recipe = replace(TINY, averaging=train.Averaging(steps=0))
+    recipe = replace(TINY, averaging=Averaging(steps=0))
     torch.manual_seed(0)
     dropping = timm.create_model("test_efficientnet", num_classes=3, drop_rate=0.5)
-    monkeypatch.setattr(train, "build", lambda *_: deepcopy(dropping))
+    monkeypatch.setattr(session, "build", lambda *_: deepcopy(dropping))
     train.train(tiny_job(colour_pack.path, tmp_path / "whole", recipe=recipe), never)
     out = tmp_path / "run"
     with pytest.raises(Stopped):
@@ -382,33 +380,34 @@ def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
 
 
 def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
-    resources = Resources(device="cpu", threads=1, image_cache="decoded", cache_bytes="1kB")
+    resources = Resources(device="cpu", threads=1, tier="decoded", budget="1kB")
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), resources=resources)
-    with pytest.raises(ResourcesError, match="raise --cache-bytes, or choose --image-cache auto"):
+    with pytest.raises(ResourcesError, match="raise --budget, or choose --tier auto"):
         train.train(job, never)
     assert not (tmp_path / "run").exists()
 
 
-def test_training_images_of_one_class_are_refused(colour_pack: Pack) -> None:
+def test_training_images_of_one_class_are_refused(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pack divided elsewhere: ours leaves every class something to train on."""
     divided = Pack(colour_pack.path)
     divided._splits = np.where(divided.labels == 1, 0, 1 + divided.labels // 2)
+    monkeypatch.setattr(session, "Pack", lambda *_: divided)
     with pytest.raises(PackError, match="training images of 'green' alone; expected at least 2 classes"):
-        train.check_splits(divided)
+        open_pack(colour_pack.path, ONE_THREAD)
 
 
 def test_the_best_checkpoint_is_chosen_by_what_the_recipe_selects(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = [{"valid_loss": 0.2, "accuracy": 0.5, "n": 6}, {"valid_loss": 0.3, "accuracy": 0.9, "n": 6}]
-    recipe = replace(TINY, averaging=train.Averaging(steps=0))
+    recipe = replace(TINY, averaging=Averaging(steps=0))
     choices: tuple[tuple[Literal["accuracy", "loss"], str], ...] = (
         ("accuracy", "epoch 1"),
         ("loss", "epoch 0"),
     )
     for select, after in choices:
         answers = iter(results)
-        monkeypatch.setattr(train, "validate", lambda *_, answers=answers: next(answers))
+        monkeypatch.setattr(session, "validate", lambda *_, answers=answers: next(answers))
         out = tmp_path / select
         train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, select=select)), never)
         assert Run(out).load("auto")[1]["after"] == after
@@ -448,7 +447,7 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
         train.train(job, never)
     said = str(raised.value)
     found = re.match(
-        r"the loss is no number in epoch 1, after (\d+) of 42 images, at a learning rate of 1e\+30; "
+        r"the loss is not finite in epoch 1, after (\d+) of 42 images, at a learning rate of 1e\+30; "
         r"the batch's rows of the pack are ((?:\d+, )+\d+)",
         said,
     )
@@ -481,7 +480,7 @@ def test_no_checkpoint_holds_the_step_that_diverged(
     def stop() -> int | None:
         return signal.SIGTERM if stopping and next(asked) == 8 else None
 
-    with pytest.raises(RunError, match=r"the loss is no number in epoch 1, after 0 of 42 images"):
+    with pytest.raises(RunError, match=r"the loss is not finite in epoch 1, after 0 of 42 images"):
         train.train(job, stop)
     state = checkpoint.load(tmp_path / "run" / LAST)
     assert (state["progress"]["epoch"], state["progress"]["images"]) == (1, 0)
@@ -489,26 +488,26 @@ def test_no_checkpoint_holds_the_step_that_diverged(
     assert all(value.equal(best["network"][name]) for name, value in state["network"].items())
 
 
-def test_one_pass_for_the_head_keeps_no_pixels_and_many_do(colour_pack: Pack, tmp_path: Path) -> None:
-    job = tiny_job(colour_pack.path, tmp_path / "run")
-    with train.evaluation_loader(job, colour_pack, colour_pack.ids("train"), epochs=1) as once:
+def test_one_pass_keeps_no_pixels_and_many_do(colour_pack: Pack) -> None:
+    trained, held_out = colour_pack.ids("train"), colour_pack.ids("val")
+    with open_evaluation(TINY, colour_pack, ONE_THREAD, trained, epochs=1) as once:
         assert not once.plan.kept.any()
         assert sum(len(batch.ids) for batch in once.epoch()) == 42
-    with train.evaluation_loader(job, colour_pack, colour_pack.ids("val")) as often:
+    with open_evaluation(TINY, colour_pack, ONE_THREAD, held_out) as often:
         assert often.plan.kept.sum() == 6
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it(colour_pack: Pack, tmp_path: Path) -> None:
-    recipe = replace(TINY, batch_size=10**12, averaging=train.Averaging(steps=0))
+    recipe = replace(TINY, batch_size=10**12, averaging=Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     assert len(Run(tmp_path / "run").rows(METRICS)) == 2
 
 
 def test_a_note_about_pretrained_weights_goes_with_them() -> None:
     cpu = torch.device("cpu")
-    assert train.resolve(train.FAST, cpu).note == train.PAPER.note
-    assert train.resolve(replace(train.FAST, weights="none"), cpu).note == ""
-    assert "drawn" in train.resolve(replace(train.DEMO, weights="none"), cpu).note
+    assert begin.resolve(FAST, cpu).note == PAPER.note
+    assert begin.resolve(replace(FAST, weights="none"), cpu).note == ""
+    assert "drawn" in begin.resolve(replace(DEMO, weights="none"), cpu).note
 
 
 def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
@@ -541,7 +540,7 @@ def test_resuming_with_another_pack_is_refused(tiny_run: Path, coded_pack: Pack,
     job = tiny_job(other.path, tiny_run, resume=True)
     other.header = replace(other.header, digest="0" * 64)
     with pytest.raises(RunError, match=r"another pack than .*; give it the same one, or .*: --force pack"):
-        train.open_run(job, other, torch.device("cpu"), Run(tiny_run).read(VERSIONS))
+        begin.open_run(job, other, torch.device("cpu"), Run(tiny_run).read(VERSIONS))
 
 
 def test_a_pack_without_validation_images_is_refused(coded_pack: Pack, tmp_path: Path) -> None:
@@ -569,34 +568,32 @@ class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack, tmp_path: Path) -> None:
-    recipe = train.resolve(TINY, torch.device("cpu"))
-    network = build(recipe.network, 3, "none")
-    state = Training(network, train.new_optimizer(recipe, network), MovingAverage(network, 0.9))
-    with train.training_loader(tiny_job(colour_pack.path, tmp_path), colour_pack, Position()) as loader:
-        session = train.Session(recipe, Run(tmp_path), state, loader, loader, Checkpoints(), never)
+def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack) -> None:
+    with tiny_context(colour_pack, replace(TINY, ema=0.9)) as context:
         with CountReads() as counter:
-            row = train.train_epoch(session, network, Writer())
+            clock = train.train_epoch(context, context.state.network)
+        assert counter.reads == 0, "the losses are copied once, at the end of the epoch"
+        assert len(context.training) == 6
+        with CountReads() as counter:
+            row = train.epoch_row(context, 0, clock)
         assert row["epoch"] == 0
-        steps = len(loader)
-    assert steps == 6
-    assert counter.reads == 1, "how many weights changed; the losses are copied once, at the end of the epoch"
+    assert counter.reads == 1, "how many weights changed"
 
 
-def test_a_solved_head_starts_where_a_random_one_does_not(
+def test_a_linear_probe_starts_where_a_random_one_does_not(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = replace(TINY, linear_probe=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
-    recipe = replace(recipe, averaging=train.Averaging(steps=0))
+    recipe = replace(recipe, averaging=Averaging(steps=0))
     train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     said = capsys.readouterr().out
-    solved = re.search(r"head: solved on 42 frozen .*; valid loss = (\S+), acc = (\S+), \d+ s after", said)
+    solved = re.search(r"linear probe: 42 images, .*; valid loss = (\S+), acc = (\S+), \d+ s after", said)
     assert solved
     assert float(solved[2]) >= 0.8
     assert Run(tmp_path / "run").load("best")[1]["accuracy"] == pytest.approx(float(solved[2]), abs=1e-3)
     best = Run(tmp_path / "run").load("best")[1]
-    assert best["after"] == "a head solved on 42 images"
-    written = Run(tmp_path / "run").read(HEAD)
+    assert best["after"] == "a linear probe of 42 images"
+    written = Run(tmp_path / "run").read(PROBE)
     assert written["accuracy"] == best["accuracy"]
     assert "the solved head alone" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / AVERAGED).exists()
@@ -606,43 +603,43 @@ def test_a_solved_head_starts_where_a_random_one_does_not(
     ("recipe", "dropped"),
     [
         (
-            replace(train.PAPER, distillation=0.3, interpolation=3),
+            replace(PAPER, distillation=0.3, interpolation=3),
             ["distillation is 0.3", "interpolation is 3"],
         ),
-        (replace(train.FAST, linear_probe=False), []),
-        (replace(train.FAST, linear_probe=False, probe_shots=5), ["probe_shots is 5"]),
+        (replace(FAST, linear_probe=False), []),
+        (replace(FAST, linear_probe=False, probe_shots=5), ["probe_shots is 5"]),
     ],
 )
-def test_a_recipe_without_a_solved_head_does_not_claim_what_comes_of_one(
-    recipe: train.Recipe, dropped: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_recipe_without_a_linear_probe_does_not_claim_what_comes_of_one(
+    recipe: Recipe, dropped: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = train.resolve(recipe, torch.device("cpu"))
+    found = begin.resolve(recipe, torch.device("cpu"))
     assert (found.probe_shots, found.distillation, found.interpolation) == (0, 0.0, 0)
     said = capsys.readouterr().err
     assert said == "".join(
-        f"note: {each} and no head is solved, so it is taken as 0; or add --linear-probe\n"
+        f"note: {each} without a linear probe, so it is taken as 0; or add --linear-probe\n"
         for each in dropped
     )
-    assert train.resolve(found, torch.device("cpu")) == found
+    assert begin.resolve(found, torch.device("cpu")) == found
 
 
 def test_a_first_look_has_a_result_before_all_images_are_seen(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = replace(TINY, linear_probe=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
-    recipe = replace(recipe, averaging=train.Averaging(steps=0))
+    recipe = replace(recipe, averaging=Averaging(steps=0))
     found = []
     for probe_shots in (0, 5):
         out = tmp_path / str(probe_shots)
         train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, probe_shots=probe_shots)), never)
-        found.append(Run(out).read(HEAD))
+        found.append(Run(out).read(PROBE))
     plain, looked = found
-    assert re.findall(r"head: solved on (\d+) ", capsys.readouterr().out) == ["42", "15", "42"]
+    assert re.findall(r"linear probe: (\d+) images, ", capsys.readouterr().out) == ["42", "15", "42"]
     assert plain["first"] is None
     assert (looked["first"]["images"], looked["images"]) == (15, 42)
     assert looked["first"]["elapsed"] < looked["elapsed"]
     assert looked["valid_loss"] == pytest.approx(plain["valid_loss"], rel=1e-4), "all images in the end"
-    assert "a head solved on 15 images" in (tmp_path / "5" / "report.html").read_text()
+    assert "a linear probe of 15 images" in (tmp_path / "5" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -650,7 +647,7 @@ def test_a_first_look_has_a_result_before_all_images_are_seen(
     [
         (
             {"network": "vit_tiny_patch16_224"},
-            r"does not take an image of 32 px .*choose another --augment.size",
+            r"does not take an image of 32 px .*choose another --size",
         ),
         ({"label_smoothing": 0.9}, r"label smoothing of 0\.9; expected 0 to 0\.667"),
         ({"network": "levit_128s", "linear_probe": True}, "train without linear_probe"),
@@ -666,25 +663,25 @@ def test_what_does_not_fit_together_is_said_before_anything_is_written(
 
 
 def test_a_resumed_run_finds_its_own_pack(tiny_run: Path, colour_pack: Pack) -> None:
-    job = train.Job(out=tiny_run, resume=True)
-    assert train.pack_path(job) == colour_pack.path.resolve()
+    job = TrainOptions(out=tiny_run, resume=True)
+    assert begin.pack_path(job) == colour_pack.path.resolve()
     with pytest.raises(RunError, match=r"a training needs a pack: --pack PACK, made by: greyhound pack"):
-        train.pack_path(replace(job, resume=False))
+        begin.pack_path(replace(job, resume=False))
 
 
 def test_a_plain_resume_takes_the_runs_own_recipe(
     tiny_run: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = replace(TINY, batch_size=999)
-    monkeypatch.setitem(train.RECIPES, "tiny", base)
+    monkeypatch.setitem(RECIPES, "tiny", base)
     cpu, used = torch.device("cpu"), Run(tiny_run).read(VERSIONS)
     plain = tiny_job(colour_pack.path, tiny_run, resume=True, recipe=base)
-    assert train.open_run(plain, colour_pack, cpu, used)[0].recipe.batch_size == TINY.batch_size
+    assert begin.open_run(plain, colour_pack, cpu, used)[0].batch_size == TINY.batch_size
     other = replace(plain, recipe=replace(base, momentum=0.8))
     with pytest.raises(
         RunError, match=r"has batch_size = 8, not 999; momentum = 0\.9, not 0\.8; resume with"
     ):
-        train.open_run(other, colour_pack, cpu, used)
+        begin.open_run(other, colour_pack, cpu, used)
 
 
 def test_an_edited_recipe_is_not_resumed(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
@@ -746,7 +743,7 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
             "layer_decay is 0.0; expected more than 0, at most 1",
         ),
         (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--no-frozen-statistics"),
+            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--no-freeze-bn"),
             "interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0",
         ),
         (
@@ -798,7 +795,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout
-    assert process.stdout.readline().startswith("image cache: ")
+    assert process.stdout.readline().startswith("tier: ")
     assert process.stdout.readline().startswith("epoch: 0")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

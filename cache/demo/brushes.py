@@ -23,9 +23,7 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Breed:
-    """What makes a breed. Numbers are proportions, 1 is an average dog; the words are keys of the tables
-    below.
-    """
+    """What makes a breed. Numbers are proportions, 1 is average; words are keys of the tables below."""
 
     name: str
     coat: str
@@ -126,9 +124,7 @@ HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a drawing's own units fall on the picture: turned, scaled, mirrored when `flip` is -1, and
-    moved.
-    """
+    """Where a drawing's own units fall on the picture: turned, scaled, mirrored if `flip` is -1, moved."""
 
     x: float
     y: float
@@ -149,9 +145,7 @@ class Frame:
         return self(Frame(x, y, 1.0, turn)(np.stack([across * np.cos(angle), down * np.sin(angle)], axis=1)))
 
     def limb(self, *joints: tuple[float, float, float]) -> Points:
-        """The outline of something long, in pixels: from joint to joint (x, y, half width), round at both
-        ends.
-        """
+        """The outline of something long, in pixels, through joints (x, y, half width), with round ends."""
         line, half = np.array(joints)[:, :2], np.array(joints)[:, 2:]
         along = np.gradient(line, axis=0)
         along *= half / (np.linalg.norm(along, axis=1, keepdims=True) + 1e-6)
@@ -167,9 +161,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How a part is painted: brightness, bulge, how far its rim is torn, strength of the hair; flat: no rim,
-    no shadow.
-    """
+    """How a part is painted: brightness, bulge, torn rim, strength of the hair. flat: no rim, no shadow."""
 
     dim: float = 1.0
     relief: float = 0.75
@@ -180,9 +172,7 @@ class Finish:
 
 @dataclass(slots=True)
 class Easel:
-    """What one picture is painted with. `pixels` `[3, H, W]` in 0..1; `dog` `[H, W]`: how much of a pixel is
-    dog.
-    """
+    """What one picture is painted with. `pixels` `[3, H, W]` in 0..1; `dog` `[H, W]`: the share of dog."""
 
     pixels: Array
     dog: Array
@@ -242,9 +232,7 @@ def white() -> Array:
 
 @functools.lru_cache
 def grain(texture: str) -> Array:
-    """The hair of a coat: periodic noise `[1024, 1024]`, mean 0 and deviation 1, drawn out along its
-    directions.
-    """
+    """The hair of a coat: periodic noise `[1024, 1024]`, mean 0, deviation 1, drawn out along the grain."""
     spectrum = np.fft.rfft2(white())
     down, across = np.meshgrid(np.fft.fftfreq(1024), np.fft.rfftfreq(1024), indexing="ij")
     power = np.zeros_like(down)
@@ -278,9 +266,7 @@ def stencil(outlines: Sequence[Points], box: Box) -> Image.Image:
 
 
 def levels(mask: Image.Image, soft: float = 0.0) -> Array:
-    """A mask as numbers in 0..1; its rim, where asked for, a slope that reaches `soft` pixels to either
-    side.
-    """
+    """A mask as numbers in 0..1; with `soft`, its rim slopes so many pixels to either side."""
     return np.asarray(mask.filter(ImageFilter.BoxBlur(soft)) if soft else mask, np.float32) / np.float32(255)
 
 

@@ -66,9 +66,7 @@ def individual(breed: Breed, rng: Generator) -> Breed:
 
 
 def compose(dog: Breed, rng: Generator, size: tuple[int, int], x: float, y: float) -> Frame:
-    """Where the dog, with its head at (x, y), goes: in a portrait the head is in the middle, else all is in
-    view.
-    """
+    """Where the dog with its head at (x, y) goes: a portrait, or all of it in view."""
     width, height = size
     flip = float(rng.choice([-1, 1]))
     if rng.random() < 0.45:
@@ -102,9 +100,7 @@ class Face:
 
 
 def draw_head(easel: Easel, frame: Frame) -> None:
-    """The head, a little turned and tilted; hanging ears lie over the cheeks, upright ones behind the
-    skull.
-    """
+    """The head, a little turned; hanging ears lie over the cheeks, upright ones behind the skull."""
     tilted = replace(frame, turn=frame.turn + easel.near(0, 0.16))
     face = Face(tilted, easel.near(0.25, 0.45), easel.near(0.2, 0.12))
     upright = easel.breed.ears in UPRIGHT
@@ -145,9 +141,7 @@ def draw_skull(easel: Easel, face: Face) -> None:
 
 
 def draw_muzzle(easel: Easel, face: Face, low: float, deep: float) -> None:
-    """Mouth, bridge, jowls, beard and nose. The tip is `low` under the middle of the head, `deep` before
-    it.
-    """
+    """Mouth, bridge, jowls, beard, nose. The tip is `low` below the head's middle, `deep` before it."""
     jowl = easel.breed.jowl
     draw_mouth(easel, face.frame.inside(*face.at(0, low + 0.34, deep - 0.22)))
     root, middle = face.at(0, 0.12, 0.7), face.at(0, low - 0.02, deep / 2 + 0.35)
@@ -304,18 +298,14 @@ POSES: Final[tuple[tuple[Callable[[Easel, Frame], None], Callable[[Breed], tuple
 
 
 def dye(breed: Breed, rng: Generator, shape: tuple[int, int], unit: float) -> tuple[Array, Array]:
-    """The cloth of one dog, none quite like another: its coat `[3, H, W]` and its second colour `[3, 1,
-    1]`.
-    """
+    """One dog's own colours: its coat `[3, H, W]` and its second colour `[3, 1, 1]`."""
     coat, mark = (vary(rng, colour, 0.02, 0.05) for colour in (breed.coat, breed.mark))
     cloth = coat * (1 + 0.04 * cloud(rng, shape, 0.25 * unit))
     return cloth + np.clip(pattern(breed.pattern, rng, shape, unit), 0, 1) * (mark - cloth), mark
 
 
 def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> Array:
-    """How much of a coat is in the second colour, `[H, W]` or `[1, 1]`, to be clipped to 0..1; `unit` in
-    pixels.
-    """
+    """The share of the second colour, `[H, W]` or `[1, 1]`, to be clipped to 0..1; `unit` in pixels."""
     amount: Array = np.zeros((1, 1), np.float32)
     if name == "spots":
         amount = cloud(rng, shape, 0.06 * unit) * 9 - 9
@@ -332,9 +322,7 @@ def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> A
 
 
 def develop(easel: Easel) -> Image.Image:
-    """Light, lens and film: dapples and vignette, exposure and tint, highlights that roll off, noise,
-    softness.
-    """
+    """Light, lens and film: dapples, vignette, exposure, tint, highlights, noise, softness."""
     rng, (height, width) = easel.rng, easel.dog.shape
     down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (height, width))
     gain = 1 + rng.uniform(0, 0.12) * cloud(rng, (height, width), 110)

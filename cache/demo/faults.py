@@ -168,9 +168,7 @@ def _folder(breed: int) -> str:
 
 
 def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]:
-    """Write the files on all cores. Fresh processes: forking is not safe in one that has threads, as torch
-    has.
-    """
+    """Write the files on all cores, in fresh processes: forking is not safe beside threads."""
     write = functools.partial(_write, folder, seed)
     if len(plans) < 24:  # not worth the start of a process
         yield from map(write, plans)

@@ -17,9 +17,7 @@ from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A place. `colours`: sky above, sky below, what stands far off, ground far, ground near; how rough it
-    is.
-    """
+    """A place. `colours`: sky above and below, far off, ground far and near; `rough`: of the ground."""
 
     colours: str
     rough: float

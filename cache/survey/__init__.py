@@ -1,3 +1,1 @@
-"""Survey a folder: findings for every image, a table, and a page to decide on it. `findings.inspect` is the
-door.
-"""
+"""Survey a folder: findings, a table, and a page to decide on it; `findings.inspect` begins."""

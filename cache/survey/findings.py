@@ -1,5 +1,4 @@
-"""From what a scan measured to what a person should see: the findings of every image, and what the machine
-would do.
+"""From what a scan measured to findings of every image, and what the machine would do.
 
 Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv
 and excluded.csv.
@@ -42,41 +41,35 @@ from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo
 # beside them.
 DARK: Final = 65.0
-"""Levels: dark is an image of which 95 % of the pixels are no brighter. The darkest photograph measured
-71."""
+"""Levels: 95 % of a dark image's pixels are no brighter. The darkest photograph measured 71."""
 BRIGHT: Final = 190.0
-"""Levels: bright is an image of which 95 % of the pixels are no darker. The palest photograph measured 155,
-the palest drawing 180."""
+"""Levels: 95 % of a bright image's pixels are no darker. Palest photograph 155, drawing 180."""
 BLOWN: Final = 0.8
 """Share of white pixels from which an image is bright, too. A photograph cut out on white measured 0.67."""
 BLURRED: Final = 20.0
-"""Sharpness below which an image is blurred: 99 % of the crops of dogs are below it after a Gaussian blur of
-3 pixels at a short side of 256; as they came, 0.3 % are below 25."""
+"""Below this, blurred: 99 % of dogs' crops after a Gaussian blur of 3 pixels; untouched 0.3 % < 25."""
 SMEARED: Final = 2.0
 """Detail along one direction below which an image is blurred by motion, if it is less than ONE_WAY of that
 across: so are none of 3,829 photographs as they came, and 98 % of 200 that were blurred along a line of a
 twelfth of their width, 74 % along a twenty-fifth (docs/log.md)."""
 ONE_WAY: Final = 0.3
 CONTRAST: Final = 128.0
-"""Levels from the 5th to the 95th percentile of luma: with less, as in fog or in the dark, less sharpness is
-expected."""
+"""Levels from luma's 5th to 95th percentile; with less, as in fog, less sharpness is expected."""
 SMALL: Final = 48
 """Pixels: a shorter side than this is odd."""
 ODD_SCALE: Final = 4.0
-"""So many times the median size of the data set, or its fraction, is odd; size is the square root of the
-area."""
+"""So many times the median size, or its fraction, is odd; size is the root of the area."""
 ODD_ASPECT: Final = 3.0
 """Longer side by shorter side above which a picture's aspect ratio is odd."""
 NAMED: Final = 3
 """Near twins of one image that its reason names; of the others it says how many there are."""
 PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
-"""Problems of a look that are findings of their own; every other one is `undecodable`."""
+"""Problems of a scan that are findings of their own; every other one is `undecodable`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding of one image and why, in words. of: the twin's path. excludes: whether the image is left
-    out for it.
+    """One finding of one image. why: in words. of: the twin's path. excludes: the image is left out.
 
     conflict: whether a twin has another label.
     """
@@ -127,8 +120,7 @@ def judge(
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
-    """A row for every image, in order. paths: relative to the surveyed folder. labels: class folders, "" for
-    none.
+    """A row for every image, in order. paths: relative. labels: class folders, "" for none.
 
     closeup, crowded: as in `find_twins`.
     """
@@ -166,9 +158,7 @@ def _describe(path: str, label: str, info: ImageInfo) -> Row:
 
 
 def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
-    """The row with what was found; what excludes it comes first in its reason, and so does the twin that
-    does.
-    """
+    """The row with what was found; what excludes comes first in its reason, and its twin too."""
     found = sorted(remarks, key=lambda remark: not remark.excludes)
     named = {remark.finding for remark in found}
     return replace(
@@ -255,8 +245,7 @@ class _Copies:
 
 
 def _find_copies(originals: Indices, labels: Sequence[str]) -> _Copies:
-    """The copy that each file is compared with: one of another label where there is any, else the first, of
-    that the second.
+    """The copy each file is compared with: one of another label, else the first, else the second.
 
     The first is one that has a label, where there is any.
     """
@@ -285,9 +274,7 @@ def _differ(one: str, other: str) -> bool:
 
 
 def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
-    """For every image that hangs together with one of another label, the first of these; whatever way they
-    hang together.
-    """
+    """For every image in a group of twins with several labels, the first one of another label."""
     groups = twins.groups()
     first: dict[int, dict[str, int]] = {}
     for index in np.flatnonzero(np.bincount(groups, minlength=len(groups))[groups] > 1).tolist():

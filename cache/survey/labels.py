@@ -105,9 +105,7 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
 
 
 def _find_homes(images: Sequence[Ranked], rows: Iterable[Row]) -> dict[str, str]:
-    """The path in a survey of each image that it has: its own path, or a file of its content, best one of its
-    class.
-    """
+    """The survey's path of each image: its own, or a file of its content, best one of its class."""
     by_path = {image.path: image for image in images}
     contents = {image.sha256 for image in images} - {""}
     homes: dict[str, str] = {}
@@ -140,9 +138,7 @@ def _marked(row: Row, image: Ranked) -> Row:
 
 
 def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
-    """Pack all that can be used of the class folders, and decode nothing again: the survey says what it is.
-    Raises PackError.
-    """
+    """Pack all valid images of the class folders, by what the survey found. Raises PackError."""
     unusable = {"undecodable", "truncated", "bomb"}
     rows = [row for row in Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)]
     classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))

@@ -37,13 +37,11 @@ from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
-"""Pictures in one block of the page: the browser reads a block when the first of its pictures is looked
-at."""
+"""Pictures in one block of the page; the browser reads a block when it is first needed."""
 MOST: Final = 20_000
 """Suspects that a page shows: more of them no person works through, and no browser holds."""
 SIDES: Final = ((2_000, 256), (8_000, 192))
-"""Up to so many pictures, so many pixels a side; beyond, FEWEST: a page of 20,000 pictures stays near 100
-MB."""
+"""(pictures, pixels a side); beyond, FEWEST: 20,000 pictures stay near 100 MB."""
 FEWEST: Final = 128
 _HERE: Final = Path(__file__).parent
 MEANINGS: Final[Mapping[Finding, str]] = {
@@ -71,9 +69,7 @@ MEANINGS: Final[Mapping[Finding, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """More about one suspect. likelier: the class that it is offered first. pictures: caption and JPEG in
-    base64.
-    """
+    """More about one suspect. likelier: the class offered first. pictures: caption, JPEG in base64."""
 
     text: str = ""
     likelier: str = ""
@@ -108,9 +104,7 @@ class Shown:
 
 
 def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, Note] | None = None) -> None:
-    """Write survey.html in `folder` behind a progress bar, and say what it could not show. Raises
-    WriteError.
-    """
+    """Write survey.html in `folder`, and say what it could not show. Raises WriteError."""
     with progress_bar("drawing the page") as update:
         shown = write(rows, images, folder / "survey.html", notes, update)
     if shown.more:
@@ -129,17 +123,14 @@ def refuse_reviewed(survey: Path) -> None:
 
 
 def complete(survey: Path, images: Path, found: Review) -> None:
-    """Mark the label issues in the tables of a survey, and draw its page again. Raises PackError,
-    WriteError.
-    """
+    """Mark label issues in a survey's tables, and draw its page again. Raises PackError, WriteError."""
     rows = Rows(survey / "survey.csv")
     here = bring_home(found, rows)
     strangers = len(found.label_issues) - len(here.label_issues)
     if strangers:
         note(
-            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's "
-            "pack was made of "
-            "other pictures; the ranking lists them"
+            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack "
+            "was made of other pictures; the ranking lists them"
         )
     table.write(mark(rows, here), survey)
     draw(rows, images, survey, notes_on(here, images))
@@ -192,8 +183,7 @@ def is_safe(row: Row) -> bool:
 
 
 def notes_on(review: Review, images: Path) -> dict[str, Note]:
-    """What a review says of its suspects, the most suspicious first: why, where a network looked, and who
-    looks alike.
+    """What a review says of its issues, the likeliest first: where a network looked, who is alike.
 
     images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
     """
@@ -244,8 +234,7 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
 
 
 def describe(shown: Shown, images: Path) -> dict[str, Any]:
-    """All that the page's script knows, as JSON-able values; pictures are numbers: first one an item, then
-    the notes'.
+    """All that the page's script knows, JSON-able; pictures are numbers, the items' first.
 
     The key is the folder's: what a person decided about it is there again on the page of the next survey.
     """
@@ -262,9 +251,7 @@ def describe(shown: Shown, images: Path) -> dict[str, Any]:
 
 
 def embed(values: object) -> str:
-    """JSON that can stand inside a script element whatever names it holds: no `<`, and nothing beyond
-    ASCII.
-    """
+    """JSON that can stand in a script element whatever it holds: ASCII, and no `<`."""
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 

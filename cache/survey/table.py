@@ -85,9 +85,7 @@ class Lines:
 
 
 def check_place(images: Path, out: Path) -> None:
-    """Find out before the scan, which takes long, that the folder `out` can be written to. Raises
-    PackError.
-    """
+    """Check before the scan that the folder `out` can be written to. Raises PackError."""
     if not images.is_dir():
         return  # `inspect` says so
     check_outside(out, images)

@@ -22,7 +22,6 @@ from typing import Any, Final, Literal, TypeAlias, TypeGuard
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from greyhound.cache.files import replacing
-from greyhound.model.metrics import confused
 from greyhound.model.report.figures import DRAWN, curve
 from greyhound.model.run import (
     DAMAGED,
@@ -37,6 +36,7 @@ from greyhound.model.run import (
     TIMES,
     VERSIONS,
     RunError,
+    confused,
     first_error,
     read_text,
 )

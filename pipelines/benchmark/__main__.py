@@ -58,7 +58,7 @@ class Job:
 
 def main() -> int:
     """Measure, compare or tabulate, as the command line says."""
-    job = read_options(Job(), sys.argv[1:], "greyhound benchmark")
+    job = read_options(Job, sys.argv[1:], "greyhound benchmark")
     from greyhound.pipelines.benchmark.measure import measure
     from greyhound.pipelines.benchmark.rows import ROWS
     from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report

@@ -1,4 +1,4 @@
-"""model/ranks.py: two processes on the CPU train, validate, average and solve as one does."""
+"""model/distributed.py: two processes on the CPU train, validate, average and solve as one does."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import answers, on_ranks
-from runs import ONE_THREAD, TINY, tiny_job
+from runs import ONE_THREAD, TINY, tiny_context, tiny_job, train_on
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from greyhound import eval, train
-from greyhound.cache.cli import Stopped
+from greyhound import begin, eval, session, train
+from greyhound.cache.command import Stopped
 from greyhound.cache.store import Pack
-from greyhound.model import averaging as swa
-from greyhound.model import checkpoint, distributed
+from greyhound.model import averaging, checkpoint, distributed
 from greyhound.model.network import build, convert_sync_batchnorm, set_train_mode
 from greyhound.model.precision import fuse_conv_bn
 from greyhound.model.run import (
     AVERAGED,
     BEST,
     EVALUATION,
-    HEAD,
     INTERPOLATION,
     LAST,
     METRICS,
+    PROBE,
     SWA,
     Run,
     RunError,
 )
 from greyhound.model.schedule import Phase
-from greyhound.model.step import ddp_loss_weight, smoothed_cross_entropy, train_step, validate
-from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.loader import Position
+from greyhound.model.step import smoothed_cross_entropy, validate
+from greyhound.pipelines.loader import Resources
+from greyhound.recipe import Averaging
+from greyhound.session import TrainContext
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -201,11 +201,9 @@ def gradients(images: int, frozen: bool) -> list[torch.Tensor]:
     """Of one step on so many images, over all ranks; and what the step made of the weights."""
     learns = network()
     called = distributed.data_parallel(learns)
-    set_train_mode(called, frozen)
-    optimizer = torch.optim.SGD(learns.parameters(), lr=0.0)
     pixels, labels = share(*batch(images))
-    weight = ddp_loss_weight(len(labels), images)
-    train_step(called, optimizer, pixels, labels, smoothed_cross_entropy(0.1, 3), 0.1, False, weight)
+    smoothed: dict[str, Any] = {"label_smoothing": 0.1, "freeze_bn": frozen}
+    train_on(learns, [(pixels, labels)], 0.1, called=called, classes=3, whole=images, **smoothed)
     found = [parameter.grad.clone() for parameter in learns.parameters() if parameter.grad is not None]
     return found + [parameter.detach().clone() for parameter in learns.parameters()]
 
@@ -270,7 +268,7 @@ def averaged(images: int, frozen: bool) -> dict[str, torch.Tensor]:
     half = (len(labels) + 1) // 2
     passes = [(pixels[:half], labels[:half]), (pixels[half:], labels[half:])]
     loss = smoothed_cross_entropy(0.1, 3)
-    result = swa.average(network(), lambda: passes, images, loss, 0.1, 2, freeze_bn=frozen)
+    result = averaging.average(network(), lambda: passes, images, loss, 0.1, 2, freeze_bn=frozen)
     return result.state_dict()
 
 
@@ -296,7 +294,7 @@ def refreshed() -> dict[str, torch.Tensor]:
     pixels, labels = batch(8)
     batches = [(pixels[k : k + 2], labels[k : k + 2]) for k in range(0, 8, 2)]
     refresh = network()
-    swa.refresh_batchnorm(refresh, batches[distributed.rank() :: distributed.world_size()])
+    averaging.refresh_batchnorm(refresh, batches[distributed.rank() :: distributed.world_size()])
     return refresh.state_dict()
 
 
@@ -316,13 +314,13 @@ RECIPE = replace(
     probe_shots=2,
     distillation=0.3,
     interpolation=2,
-    clip=0.5,
+    clip_norm=0.5,
     layer_decay=0.9,
     ema=0.7,
     batch_size=14,
     views=2,
     phases=(Phase(epochs=2, high=1e-4, low=2e-5, cycles=0.5),),
-    averaging=train.Averaging(steps=2, rate=1e-5),
+    averaging=Averaging(steps=2, rate=1e-5),
 )
 """All that `fast` asks for, and more. Seven images in two views on two ranks: no share is even."""
 
@@ -334,11 +332,11 @@ def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) ->
     """Train, until a signal comes to the last rank before batch number `steps`; each step's epoch, images and pixels."""
     asked = iter(range(1, 10_000))
     seen: list[Step] = []
-    followed = train.followed
+    following = TrainContext.with_progress
 
-    def follow(doing: str, loader: Any, *rest: Any) -> Any:
-        for batch in followed(doing, loader, *rest):
-            if doing.startswith("training"):
+    def follow(context: TrainContext, title: str, loader: Any, *rest: Any) -> Any:
+        for batch in following(context, title, loader, *rest):
+            if title.startswith("training"):
                 sums = [zlib.crc32(image.numpy().tobytes()) for image in batch.images]
                 seen.append((loader.position.epoch, list(zip(batch.ids.tolist(), sums, strict=True))))
             yield batch
@@ -346,13 +344,13 @@ def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) ->
     def stop() -> int | None:
         return 15 if next(asked) >= steps and distributed.rank() == distributed.world_size() - 1 else None
 
-    train.followed = follow  # type: ignore[assignment]
+    TrainContext.with_progress = follow  # type: ignore[assignment, method-assign]
     try:
         train.train(tiny_job(pack, out, resume, RECIPE), stop)
     except Stopped:
         seen.append((-1, []))
     finally:
-        train.followed = followed
+        TrainContext.with_progress = following  # type: ignore[method-assign]
     return seen
 
 
@@ -392,10 +390,10 @@ def check_same(out: Path, whole: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert (one["share"], one["n"], one["accuracy"]) == (other["share"], other["n"], other["accuracy"])
         assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
-    first = [Run(folder).read(HEAD)["first"] for folder in (out, whole)]
+    first = [Run(folder).read(PROBE)["first"] for folder in (out, whole)]
     assert first[0]["images"] == first[1]["images"] == 6
     assert first[0]["valid_loss"] == pytest.approx(first[1]["valid_loss"], rel=1e-2)
-    assert Run(out).read(HEAD)["images"] == Run(whole).read(HEAD)["images"] == 42
+    assert Run(out).read(PROBE)["images"] == Run(whole).read(PROBE)["images"] == 42
 
 
 def test_two_ranks_train_as_one_does(
@@ -479,14 +477,14 @@ def test_what_several_ranks_cannot_do_is_said(
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     job = tiny_job(colour_pack.path, tmp_path / "run")
     with pytest.raises(RunError, match="are for one process; start them without torchrun"):
-        train.check_ranks(replace(job, dry_run=True), CPU)
+        begin.on_this_rank(replace(job, dry_run=True), False, CPU)
     synchronising = replace(job, recipe=replace(TINY, sync_batchnorm=True))
     with pytest.raises(RunError, match="--sync-batchnorm needs GPUs"):
-        train.check_ranks(synchronising, CPU)
-    train.check_ranks(synchronising, torch.device("cuda"))
+        begin.on_this_rank(synchronising, False, CPU)
+    begin.on_this_rank(synchronising, False, torch.device("cuda"))
     compiling = replace(job, recipe=replace(TINY, sync_batchnorm=True, compile=True))
     with pytest.raises(RunError, match="--compile is tried by each process alone"):
-        train.check_ranks(compiling, torch.device("cuda"))
+        begin.on_this_rank(compiling, False, torch.device("cuda"))
 
 
 SCRIPT = """
@@ -494,25 +492,27 @@ import os
 import sys
 from pathlib import Path
 from greyhound import train
-from greyhound.cache.cli import run, stop_signals
+from greyhound.cache.command import run, stop_signals
 from greyhound.cache.store import PackError
+from greyhound.model import distributed
+from greyhound.session import TrainContext
 
 from runs import tiny_job
 
-following = train.followed
+following = TrainContext.with_progress
 
-def follow(doing, loader, *rest):
-    for batch in following(doing, loader, *rest):
+def follow(context, title, loader, *rest):
+    for batch in following(context, title, loader, *rest):
         if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and loader.position.epoch == 1 and loader.position.images:
             raise PackError("rank 1 has lost its pack")
         yield batch
 
 def main():
-    train.followed = follow
+    TrainContext.with_progress = follow
     with stop_signals() as stop:
         return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), stop)
 
-run(distributed.reporting(main), PackError, distributed.DistributedError)
+run(distributed.reporting(main))
 """
 
 
@@ -540,7 +540,7 @@ def test_torchrun_starts_a_training_again_where_it_was(colour_pack: Pack, tmp_pa
 def compiling(pack: Path, able: int) -> tuple[list[str], bool]:
     """What this rank says where so many ranks can compile; and whether the network was compiled."""
     notes: list[str] = []
-    vars(train)["note"] = notes.append
+    vars(session)["note"] = notes.append
 
     def compile(network: nn.Module, **options: object) -> nn.Module:
         if distributed.rank() >= able:
@@ -548,10 +548,9 @@ def compiling(pack: Path, able: int) -> tuple[list[str], bool]:
         return nn.Sequential(network)
 
     vars(torch)["compile"] = compile
-    alone, job = network(), tiny_job(pack, pack)
-    with train.training_loader(job, Pack(pack), Position()) as training:
-        called = train.compiled(replace(job.recipe, compile=True), alone, training)
-    return [note for note in notes if note], called is not alone
+    with tiny_context(Pack(pack), replace(TINY, compile=True)) as context:
+        called = context.compiled()
+    return [note for note in notes if note], called is not context.state.network
 
 
 @pytest.mark.parametrize(("able", "said"), [(2, []), (1, ["another process cannot"]), (0, ["(no compiler)"])])

@@ -1,0 +1,239 @@
+"""recipe.py: the recipes number by number, and the command line of train that changes them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import TINY, tiny_job
+
+from greyhound import begin, train
+from greyhound.cache.errors import UserError
+from greyhound.cache.options import WIDTH, options
+from greyhound.cache.store import Pack
+from greyhound.pipelines import engine
+from greyhound.recipe import _INLINE, COMMON, DEMO, FAST, GROUPS, PAPER, RECIPES, TrainOptions, read_options
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(words: str) -> TrainOptions:
+    return read_options(words.split())
+
+
+def refused(words: str) -> str:
+    with pytest.raises(UserError) as error:
+        read(words)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def help_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as leaving:
+        read_options([*words, "--help"])
+    assert leaving.value.code == 0
+    return capsys.readouterr().out
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_paper_is_the_seeds_recipe_number_by_number() -> None:
+    assert (PAPER.network, PAPER.label_smoothing, PAPER.momentum, PAPER.weight_decay) == (
+        "efficientnet_b2",
+        0.1,
+        0.9,
+        0,
+    )
+    assert [(phase.epochs, phase.high, phase.low) for phase in PAPER.phases] == [
+        (50, 1e-1, 1e-2),
+        (50, 1e-2, 1e-4),
+        (50, 1e-4, 1e-6),
+        (50, 1e-6, 1e-10),
+    ]
+    augment = PAPER.augment
+    assert (augment.size, augment.scale, augment.rotation, augment.shear) == (256, (0.8, 1.2), 15, 10)
+    assert (augment.brightness, augment.contrast, augment.saturation, augment.hue) == (0.25, 0.25, 0.25, 0.1)
+    assert (augment.mean, augment.std, augment.flip, PAPER.normalise) == ((0, 0, 0), (1, 1, 1), 0, False)
+    assert not PAPER.linear_probe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_read_by_its_name_and_knows_it(name: str) -> None:
+    found = read(f"{name} --out r --pack p")
+    assert found == TrainOptions(out=Path("r"), pack=Path("p"), recipe=RECIPES[name][0])
+    assert found.recipe.name == name
+    assert {"paper": RECIPES["paper"], "fast": RECIPES["fast"], "demo": RECIPES["demo"]} == RECIPES
+    assert (RECIPES["paper"][0], RECIPES["fast"][0], RECIPES["demo"][0]) == (PAPER, FAST, DEMO)
+
+
+# --- what is changed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("paper --epochs 200", [(50, 1e-1, 1e-2, 0), (50, 1e-2, 1e-4, 0), (50, 1e-4, 1e-6, 0), (50, 1e-6, 1e-10, 0)]),
+        ("paper --epochs 4", [(1, 1e-1, 1e-2, 0), (1, 1e-2, 1e-4, 0), (1, 1e-4, 1e-6, 0), (1, 1e-6, 1e-10, 0)]),
+        ("paper --epochs 6", [(2, 1e-1, 1e-2, 0), (2, 1e-2, 1e-4, 0), (1, 1e-4, 1e-6, 0), (1, 1e-6, 1e-10, 0)]),
+        ("paper --lr 1", [(50, 1, 0.1, 0), (50, 0.1, 1e-3, 0), (50, 1e-3, 1e-5, 0), (50, 1e-5, 1e-9, 0)]),
+        ("paper --lr 0", [(50, 0, 0, 0)] * 4),
+        ("fast --epochs 10", [(10, 3e-3, 1e-5, 2.0)]),
+        ("fast --lr 6e-3", [(1, 6e-3, 2e-5, 0.2)]),
+        ("fast --epochs 5 --lr 3e-4", [(5, 3e-4, 1e-6, 1.0)]),
+        ("demo --epochs 1", [(1, 4e-3, 1e-5, 0.5 / 3)]),
+        ("fast --phases.0.low 3e-4 --lr 3e-4", [(1, 3e-4, 3e-5, 0.2)]),
+    ],
+)  # fmt: skip
+def test_epochs_and_lr_stretch_the_phases(words: str, expected: list[tuple[float, ...]]) -> None:
+    phases = read(f"{words} --out r --pack p").recipe.phases
+    found = [value for phase in phases for value in (phase.epochs, phase.high, phase.low, phase.warm_up)]
+    assert found == pytest.approx([value for phase in expected for value in phase], rel=1e-12)
+    assert all(isinstance(phase.epochs, int) for phase in phases)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--size 96", replace(FAST, augment=replace(FAST.augment, size=96))),
+        ("--augment.size 96", replace(FAST, augment=replace(FAST.augment, size=96))),
+        ("--augment.scale 1 1.25", FAST),
+        ("--batch-size=8 --no-linear-probe", replace(FAST, batch_size=8, linear_probe=False)),
+        ("--averaging.steps 3", replace(FAST, averaging=replace(FAST.averaging, steps=3))),
+    ],
+)
+def test_any_field_can_be_named(words: str, expected: object) -> None:
+    assert read(f"fast --out r --pack p {words}").recipe == expected
+
+
+def test_what_is_no_part_of_the_recipe() -> None:
+    found = read(
+        "fast --out r --pack p --threads 3 --checkpoints.keep 4 --resume --force pack recipe --device cpu"
+    )
+    assert (found.resources.threads, found.resources.device, found.checkpoints.keep) == (3, "cpu", 4)
+    assert (found.resume, found.force) == (True, ("pack", "recipe"))
+
+
+# --- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "no recipe is named; expected: greyhound train paper|fast|demo --pack PACK --out RUN"),
+        ("--pack p --out r", "no recipe is named; expected"),
+        ("slow --pack p --out r", "there is no recipe 'slow'; expected one of paper, fast, demo"),
+        ("fast --pack p", "no run folder is named; add --out RUN"),
+        ("fast --out r --epoch 3", "there is no flag --epoch; did you mean --epochs?"),
+        ("fast --out r --hue 0.2", "there is no flag --hue; did you mean --augment.hue?"),
+        ("fast --out r --learning-rate 1", "there is no flag --learning-rate; did you mean --averaging.rate?"),
+        ("fast --out r --checkpoint.steps 1", "there is no flag --checkpoint.steps; did you mean --checkpoints.steps"),
+        ("fast --out r --epochs 0", "epochs is 0; expected at least 1, one for each phase"),
+        ("paper --out r --epochs 3", "epochs is 3; expected at least 4, one for each phase"),
+        ("fast --out r --epochs few", "--epochs is 'few'; expected a whole number"),
+        ("fast --out r --lr -1", "lr is -1.0; expected 0 or more"),
+        ("fast --out r --lr nan", "lr is nan; expected 0 or more"),
+        ("fast --out r --lr inf", "lr is inf; expected 0 or more"),
+        ("fast --out r --phases.0.high 0 --phases.0.low 0 --lr 1", "name --phases.0.high"),
+        ("fast --out r --size big", "--size is 'big'; expected a whole number"),
+        ("fast --out r --device tpu", "--device is 'tpu'; expected auto or gpu or cpu"),
+        ("fast --out r --batch-size 0", "batch_size is 0; expected 1 or more"),
+        ("fast --out r --views 33", "views is 33; expected 1 to batch_size, 32"),
+        ("fast --out r --layer-decay 0", "layer_decay is 0.0; expected more than 0, at most 1"),
+        ("fast --out r --augment.hue 7", "hue is 7.0; expected 0..0.5 turns"),
+        ("fast --out r --no-freeze-bn", "interpolation needs frozen statistics; add --freeze-bn"),
+        ("fast --out r --force pack", "--force is for a run that is resumed; expected --resume beside it"),
+        ("fast --out r --resume --verify-determinism", "starts from the beginning; leave out --resume"),
+        ("--resume --out nowhere", "nowhere"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(
+    words: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if words == "--resume --out nowhere":  # found when the run folder is read
+        options = read(words)
+        assert (options.resume, options.out) == (True, Path("nowhere"))
+        return
+    assert says in refused(words)
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_flag_has_exactly_one_heading_and_the_most_used_come_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = help_of(capsys=capsys)
+    assert all(len(line) <= WIDTH == 100 for line in text.splitlines())
+    headings = re.findall(r"^([a-z ]+):$", text, re.MULTILINE)
+    assert headings == ["options", "most used", *GROUPS]
+    flags = re.findall(r"^  (?:--size INT, )?--([\w.-]+)", text, re.MULTILINE)
+    assert flags[:10] == list(COMMON) and len(COMMON) == 10
+    fields = {option.name for option in options(TrainOptions(), _INLINE)}
+    assert sorted(flags) == sorted(fields | {"epochs", "lr"}), "each once"
+    assert not {"name", "note"} & set(flags), "they are recorded, and are no choice"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_defaults_are_those_of_the_recipe_that_is_named(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, recipe = help_of(name, capsys=capsys), RECIPES[name][0]
+    assert f"usage: greyhound train {name} --pack PACK --out RUN" in text
+    assert f"[{recipe.network}]" in text and f"[{recipe.augment.size}]" in text
+    assert f"--phases.{len(recipe.phases) - 1}.high" in text
+
+
+SLOW = ("torch", "timm", "nvidia", "torchvision", "cv2", "pyarrow", "matplotlib", "tyro", "pydantic", "PIL")
+
+
+@pytest.mark.skipif(
+    "Placeholder" in (engine.__doc__ or ""), reason="before the merge engine.py imports the loader"
+)
+def test_help_and_a_slip_import_nothing_slow() -> None:
+    for words, code in ((["--help"], 0), (["fast", "--out", "r", "--epoch", "3"], 2)):
+        command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *words]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert answer.returncode == code
+        modules = re.findall(r"^import time:.*\| +([\w.]+)$", answer.stderr, re.MULTILINE)
+        assert "greyhound.recipe" in modules
+        assert not {name.partition(".")[0] for name in modules} & set(SLOW)
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resumed(colour_pack: Pack, tmp_path: Path) -> Path:
+    """A run folder of `fast` with another batch size and network, described and not begun."""
+    out = tmp_path / "run"
+    recipe = replace(TINY, name="fast", batch_size=16)
+    with begin.opened(tiny_job(colour_pack.path, out, recipe=recipe), lambda: None):
+        pass
+    return out
+
+
+@pytest.mark.parametrize("name", ["", "fast "])
+def test_resume_takes_the_runs_own_recipe_with_its_name_or_without(resumed: Path, name: str) -> None:
+    plain = read(f"{name}--resume --out {resumed}")
+    assert (plain.recipe.batch_size, plain.recipe.network) == (16, TINY.network)
+    changed = read(f"{name}--resume --out {resumed} --momentum 0.5").recipe
+    assert changed == replace(plain.recipe, momentum=0.5)
+    assert read(f"{name}--resume --out {resumed} --epochs 4").recipe.phases[0].epochs == 4
+    assert plain.pack is None and begin.pack_path(plain).name == "pack.arrow"
+
+
+def test_resume_under_another_name_is_another_recipe(resumed: Path) -> None:
+    assert read(f"paper --resume --out {resumed}").recipe == PAPER
+
+
+def test_a_plain_resume_trains_to_the_end(resumed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words: list[Any] = ["--resume", "--out", str(resumed), "--device", "cpu", "--threads", "1"]
+    assert train.train(read_options(words), lambda: None) == 0
+    assert "epoch: 1, train loss" in capsys.readouterr().out
