@@ -9,7 +9,8 @@ import runpy
 import sys
 from typing import Final
 
-from greyhound.cache.options import check_command, read_or_exit
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import check_command
 
 CACHE: Final = ("demo", "survey", "pack", "info", "verify")
 """Subcommands of the room `cache`, which share one program."""

@@ -30,7 +30,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
-from greyhound.cache.options import read_options, read_or_exit
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
 

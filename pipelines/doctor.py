@@ -27,7 +27,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from greyhound.cache.options import read_options, read_or_exit
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
 
 
 @dataclass(frozen=True)

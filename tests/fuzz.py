@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from greyhound.cache.options import read_options, read_or_exit
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
 
 if TYPE_CHECKING:
     from fuzzed import Target

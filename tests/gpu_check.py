@@ -34,25 +34,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before 
 import numpy as np
 import psutil
 import torch
-import tyro
 from reads import host_reads, syncs_raise, walk
 from torch import nn
 from watermark import overwritten
 
 from greyhound import train
-from greyhound.cache.command import parse, run
+from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.options import read_options
+from greyhound.cache.store import Pack
 from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled, forward
-from greyhound.model.run import METRICS, Run, RunError
+from greyhound.model.run import METRICS, Run
 from greyhound.model.step import clip_gradient, smoothed_cross_entropy
 from greyhound.pipelines import dali, doctor, selftest, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
 from greyhound.pipelines.examine import available
 from greyhound.pipelines.loader import Loader, Resources, torch_device
-from greyhound.pipelines.request import Device, ResourcesError, StreamError
+from greyhound.pipelines.request import Device, ResourcesError
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -440,7 +440,7 @@ class Job:
 
 def main() -> int:
     """Check the device, and certify what came of it."""
-    job = parse(lambda: tyro.cli(Job, prog="python tests/gpu_check.py"))
+    job = read_options(Job, sys.argv[1:], "python tests/gpu_check.py")
     if job.device == "gpu" and not torch.cuda.is_available():
         raise ResourcesError(
             "gpu-check: torch finds no CUDA GPU here, so nothing was checked; greyhound doctor says what there "
@@ -468,4 +468,4 @@ def draw(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run(main, PackError, RunError, ResourcesError, StreamError)
+    run(main)

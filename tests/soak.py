@@ -32,9 +32,9 @@ from runs import FULL, ONE_THREAD, never, tinted, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import train
-from greyhound.cache.cli import Stopped, stop_signals
+from greyhound.cache.cli import Stopped, read_or_exit, stop_signals
 from greyhound.cache.machine import describe_machine
-from greyhound.cache.options import read_options, read_or_exit
+from greyhound.cache.options import read_options
 from greyhound.cache.pack import Options
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import fingerprint
