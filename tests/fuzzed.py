@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,7 @@ from pictures import coded, encode, packed
 from runs import TINY
 
 from greyhound import eval as evaluation
-from greyhound import explain, recipe, review, train
+from greyhound import explain, recipe, review
 from greyhound.cache import __main__ as room
 from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
@@ -42,7 +42,7 @@ from greyhound.cache.store import (
 )
 from greyhound.cache.survey import table as survey
 from greyhound.cache.validate import DaliDecoder, validate_image
-from greyhound.model import checkpoint, targets
+from greyhound.model import checkpoint, linear_probe
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.report import report
@@ -50,13 +50,13 @@ from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import (
     AVERAGED,
     BEST,
-    HEAD,
     INTERPOLATION,
     LAST,
     METRICS,
     PACK,
+    PROBE,
     RECIPE,
-    SHAPES,
+    SCHEMAS,
     SWA,
     TIMES,
     VERSIONS,
@@ -65,14 +65,15 @@ from greyhound.model.run import (
     load_network,
 )
 from greyhound.model.run import TARGETS as SOFT
-from greyhound.model.state import Progress, Training, drop_later_rows, restore, save_last
+from greyhound.model.state import TrainState, drop_later_rows, restore
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
 from greyhound.pipelines.engine import BadImageError, Resources
 from greyhound.pipelines.loader import Loader
+from greyhound.recipe import Recipe, read_options
 
 CLASSES: Final = 3
-RUN_FILES: Final = (*SHAPES, "eval-other-test.json")
+RUN_FILES: Final = (*SCHEMAS, "eval-other-test.json")
 """JSON files of a run folder, in the order in which the first byte of an input chooses one."""
 
 
@@ -277,7 +278,7 @@ def run_seeds(_: Path) -> list[bytes]:
         VERSIONS: {"torch": "2"},
         METRICS: result | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
         TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
-        HEAD: result | {"images": 9, "first": None},
+        PROBE: result | {"images": 9, "first": None},
         INTERPOLATION: [result | {"share": 0.25}],
         SWA: {"before": result, "after": result},
         RUN_FILES[-1]: evaluated,
@@ -297,9 +298,9 @@ def read_run(folder: Path, data: bytes) -> None:
     name = RUN_FILES[data[0] % len(RUN_FILES)] if data else RECIPE
     (folder / name).write_bytes(data[1:])
     report.build(folder)
-    from_json(train.Recipe, run.read(RECIPE), RECIPE)
+    from_json(Recipe, run.read(RECIPE), RECIPE)
     run.rows(METRICS), run.rows(TIMES)
-    for other in (PACK, HEAD, INTERPOLATION, SWA):
+    for other in (PACK, PROBE, INTERPOLATION, SWA):
         if (folder / other).exists():
             run.read(other)
     if (folder / VERSIONS).exists():
@@ -321,17 +322,17 @@ def read_recipe(folder: Path, data: bytes) -> None:
 
 
 @cache
-def _training() -> Training:
+def _training() -> TrainState:
     network = torch.nn.Linear(2, 2)
-    return Training(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
+    return TrainState(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
 
 
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     """A checkpoint that a training goes on from, and one of a network alone, both small."""
     state = _training()
     row = {"epoch": 0, "train_loss": 0.7, "seconds": 1.0}
-    state = replace(state, progress=Progress(epoch=1, best=0.5, trained=row))
-    save_last(checkpoint.save, Run(folder), state)
+    state.epoch, state.best, state.trained = 1, 0.5, row
+    checkpoint.save(folder / LAST, state.content())
     checkpoint.save(folder / BEST, {"network": state.network.state_dict(), "score": 0.5, "after": "epoch 1"})
     return [(folder / name).read_bytes() for name in (LAST, BEST)]
 
@@ -344,7 +345,7 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
     if "progress" in content:
         state = _training()
         restore(Run(folder), content, state)
-        drop_later_rows(Run(folder), state.progress)
+        drop_later_rows(Run(folder), state)
     else:
         load_network(_training().network, content, folder / BEST)
 
@@ -352,14 +353,14 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
 def targets_seeds(folder: Path) -> list[bytes]:
     """Soft targets of three images and two classes."""
     found = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
-    targets.write(folder / SOFT, found, "digest")
+    linear_probe.write_targets(folder / SOFT, found, "digest")
     return [(folder / SOFT).read_bytes()]
 
 
 def read_targets(folder: Path, data: bytes) -> None:
     """Soft targets, and those of a batch."""
     (folder / SOFT).write_bytes(data)
-    found = targets.read(folder / SOFT, 0.3, "digest", classes=2)
+    found = linear_probe.read_targets(folder / SOFT, 0.3, "digest", classes=2)
     if found:
         found.of(torch.tensor([1, 2]), torch.tensor([0, 1]))
 
@@ -394,7 +395,7 @@ def _sound_members() -> dict[str, bytes]:
 # --- command lines ---------------------------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
-    lambda words: recipe.read_options(words),
+    recipe.read_options,
     lambda words: read_options(evaluation.Job, words, "eval"),
     lambda words: read_options(explain.Job, words, "explain"),
     lambda words: read_options(review.Job, words, "review"),

@@ -40,19 +40,18 @@ from watermark import overwritten
 
 from greyhound import train
 from greyhound.cache.cli import run
-from greyhound.cache.machine import available_cores
+from greyhound.cache.machine import available_cores, has_dali
 from greyhound.cache.options import read_options
 from greyhound.cache.store import Pack
 from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled, forward
 from greyhound.model.run import METRICS, Run
 from greyhound.model.step import clip_gradient, smoothed_cross_entropy
-from greyhound.pipelines import dali, doctor, selftest, threads
+from greyhound.pipelines import dali, doctor, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
-from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import Loader, Resources, torch_device
-from greyhound.pipelines.request import Device, ResourcesError
+from greyhound.pipelines.engine import Device, Resources, ResourcesError
+from greyhound.pipelines.loader import Loader, torch_device
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -64,7 +63,7 @@ CHANGES: Final = {
     "decode": STILL,
     "warp": replace(STILL, rotation=15.0, shear=10.0, placement="random", scale=(0.8, 1.2)),
     "colour": replace(STILL, brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1),
-    "halve": replace(STILL, size=32),
+    "downsample": replace(STILL, size=32),
 }
 """An augmentation for each operator, which changes nothing else."""
 MEASURED: Final = 2048
@@ -108,10 +107,10 @@ def driver(setup: Setup) -> Outcome:
 
 def decoder(setup: Setup) -> Outcome:
     """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
-    kinds = selftest.kinds(setup.pack)
-    rows = selftest.of_every_kind(kinds, 4 * setup.images)
-    errors = np.abs(selftest.luma_errors(setup.pack, rows, dali.stream, setup.device))
-    passed = bool((errors <= selftest.TOLERANCE).all())
+    kinds = doctor.kinds(setup.pack)
+    rows = doctor.of_every_kind(kinds, 4 * setup.images)
+    errors = np.abs(doctor.luma_errors(setup.pack, rows, dali.stream, setup.device))
+    passed = bool((errors <= doctor.TOLERANCE).all())
     found = (
         f"{len(rows)} pictures ({', '.join(kinds)}), at most {errors.max():.2f} levels off what was packed"
     )
@@ -130,7 +129,6 @@ def batches(setup: Setup) -> Outcome:
     apart = {
         "training": levels_apart(setup, recipe),
         "four views": levels_apart(setup, recipe, views=4),
-        "decoded tier": levels_apart(setup, recipe, tier="decoded"),
         "evaluation": levels_apart(setup, recipe.centre()),
         "crops": levels_apart(setup, recipe.crops(), views=4),
     }
@@ -143,12 +141,10 @@ def _parity(apart: dict[str, float]) -> Outcome:
     return Outcome(passed, f"at most {apart[worst]:.3f} levels apart on average ({worst})", apart)
 
 
-def levels_apart(
-    setup: Setup, augment: Augment, views: int = 1, tier: Literal["encoded", "decoded"] = "encoded"
-) -> float:
+def levels_apart(setup: Setup, augment: Augment, views: int = 1) -> float:
     """Mean levels of 255 between DALI on the device and the threads engine, over the second epoch of some rows."""
-    rows, sides = selftest.spread(setup.pack, setup.images), []
-    for resources in (Resources("dali", setup.device, tier=tier), Resources("threads", "cpu")):
+    rows, sides = doctor.spread(setup.pack, setup.images), []
+    for resources in (Resources("dali", setup.device), Resources("threads", "cpu")):
         with Loader(
             setup.pack, augment, rows, resources, batch_size=16, views=views, epochs=2, shuffle=True
         ) as loader:
@@ -173,7 +169,7 @@ def hand_over(setup: Setup) -> Outcome:
 
 def memory(setup: Setup) -> Outcome:
     """Memory at the end of many epochs is what it was after the first tenth of them."""
-    rows, taken = selftest.spread(setup.pack, setup.images), []
+    rows, taken = doctor.spread(setup.pack, setup.images), []
     with Loader(
         setup.pack, Augment(), rows, Resources("dali", setup.device), shuffle=True, epochs=setup.epochs
     ) as loader:
@@ -213,7 +209,7 @@ def throughput(setup: Setup) -> Outcome:
     tiers: tuple[Literal["encoded"], Literal["decoded"]] = ("encoded", "decoded")
     engines: tuple[Literal["threads"], Literal["dali"]] = ("threads", "dali")
     rates = {
-        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, tier=tier))
+        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, image_cache=tier))
         for engine in engines
         for tier in tiers
     }
@@ -247,7 +243,7 @@ def settle(device: Device) -> None:
 
 def loader_rate(setup: Setup, resources: Resources) -> float:
     """Of training batches on the device, once a tier that keeps pixels has them."""
-    rows, augment = selftest.spread(setup.pack, MEASURED), setup.job.recipe.augment
+    rows, augment = doctor.spread(setup.pack, MEASURED), setup.job.recipe.augment
     with Loader(setup.pack, augment, rows, resources, batch_size=BATCH, shuffle=True) as loader:
         for _ in loader.epoch():
             pass
@@ -258,7 +254,7 @@ def decoder_rate(setup: Setup) -> float:
     """Of DALI's decoder without anything behind it, by the parameters that the graph gives it."""
     from nvidia.dali import fn, pipeline_def
 
-    order = itertools.cycle(selftest.spread(setup.pack, MEASURED).tolist())
+    order = itertools.cycle(doctor.spread(setup.pack, MEASURED).tolist())
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=BATCH,
@@ -446,7 +442,7 @@ def main() -> int:
             "gpu-check: torch finds no CUDA GPU here, so nothing was checked; greyhound doctor says what there "
             "is, and --device cpu rehearses"
         )
-    if not available():
+    if not has_dali():
         raise ResourcesError("gpu-check: DALI is not installed; pip install nvidia-dali-cuda120")
     with tempfile.TemporaryDirectory(prefix="greyhound-gpu-") as temporary:
         folder = Path(temporary)

@@ -19,8 +19,9 @@ from runs import FULL, ONE_THREAD, never, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import fingerprint
+from greyhound.model.report import report
 from greyhound.model.run import (
     AVERAGED,
     BEST,

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from greyhound import train
 from greyhound.cache.store import Pack
 from greyhound.model.linear_probe import SoftTargets
-from greyhound.pipelines.loader import Batch, EngineName, Resources
-from greyhound.pipelines.request import Device
+from greyhound.pipelines.engine import Device, EngineName, Resources
+from greyhound.pipelines.loader import Batch
 from greyhound.recipe import FAST
 
 aten = torch.ops.aten

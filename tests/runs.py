@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from greyhound.model.run import Run
 from greyhound.model.schedule import Phase
 from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Batch, Position, Resources, torch_device
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Batch, Position, torch_device
 from greyhound.recipe import PAPER, Averaging, Recipe, TrainOptions
 from greyhound.session import START, TrainContext, open_loaders, open_state
 
@@ -58,6 +59,8 @@ FULL = replace(
 )
 """Everything that `fast` does, and averaging after it; a network between the head and the end is the best."""
 
+SMALL: Final = ["--network", "test_efficientnet", "--weights", "none", "--size", "32", "--device", "cpu"]
+"""The flags of a training as small as these."""
 ONE_THREAD = Resources(device="cpu", threads=1)
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from greyhound.cache.options import WIDTH, OptionError, Parser, apply, field_docs, options, read_or_exit
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import WIDTH, OptionError, Parser, apply, field_docs, options
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from PIL import Image, ImageOps, features
 from greyhound.cache import pack as module
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import NO_LABEL, Source, find_file, find_labelled, find_unlabelled
+from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options, assign_splits, pack, transcode, write
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import Decision, Exclusion, Finding, Photograph, read_exclusions
 from greyhound.cache.stats import measure
 from greyhound.cache.store import SPLITS, Header, Pack, PackError
-from greyhound.cache.validate import available
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
@@ -553,7 +553,7 @@ def test_other_formats_are_stored_as_upright_png(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["threads", "dali"])
 def test_other_formats_reach_both_engines(tmp_path: Path, engine: Any) -> None:
-    if engine == "dali" and not available():
+    if engine == "dali" and not has_dali():
         pytest.skip("DALI is not installed")
     opened = pack_of(folder(tmp_path / "images", others()))
     augment = Augment(size=30).centre()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ import pytest
 from pictures import folder, scan_here
 from runs import Here, tinted
 
-from greyhound.cache import suspects
 from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 from greyhound.model.run import INTERPOLATION, LOCK, METRICS
@@ -146,44 +144,6 @@ def test_a_look_that_is_ended_leaves_the_run_as_it_was(
     assert answer == (128 + number, "", "")
     after = {file.name: file.stat().st_mtime_ns for file in run.iterdir() if file.name in before}
     assert after == before
-
-
-CHILD = """
-import os, sys, tempfile, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from greyhound.cache.cli import run
-
-def main():
-    with tempfile.TemporaryDirectory(dir={scratch!r}) as place:
-        Path({ready!r}).write_text(str(os.getpid()))
-        time.sleep(60)
-
-run(main)
-"""
-
-
-@pytest.mark.parametrize("number", ENDINGS)
-def test_a_survey_that_is_ended_ends_the_review_it_started(
-    images: Path, scratch: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """A system signals the survey alone. A small program with its own folder stands for review.py."""
-    monkeypatch.setattr("greyhound.cache.inspection.survey", scan_here)
-    ready = tmp_path / "ready"
-    (tmp_path / "child.py").write_text(CHILD.format(root=str(ROOT), scratch=str(scratch), ready=str(ready)))
-    monkeypatch.setattr(suspects, "PROGRAM", tmp_path / "child.py")
-
-    def ask() -> None:
-        while not ready.exists() or not ready.read_text():
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    asker = threading.Thread(target=ask)
-    asker.start()
-    answer = here("cache/__main__.py", "survey", str(images), "--out", "found", "--labels")
-    asker.join()
-    assert answer.code == 128 + number
-    assert not psutil.pid_exists(int(ready.read_text()))
 
 
 ON_A_TERMINAL = """

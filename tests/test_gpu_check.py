@@ -17,16 +17,16 @@ import torch
 from gpu_check import CHECKS, Outcome, Setup, certify, examine
 from runs import TINY, Here, tiny_job
 
+from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack
-from greyhound.model import figures, report
+from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import doctor
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.examine import available
 from greyhound.recipe import Averaging
 
 ROOT = Path(__file__).parents[1]
-needs_dali = pytest.mark.skipif(not available(), reason="DALI is not installed")
+needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 
 

@@ -90,7 +90,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     wheel, environment = build_wheel(folder), folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=100)
     python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={python}", "install"]
     subprocess.run([*pip, "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=100)
     (packages,) = environment.glob("lib/python*/site-packages")
     # the dependencies: a .pth file in a folder that a .pth file names is not read, so no editable install is found

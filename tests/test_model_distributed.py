@@ -26,7 +26,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from greyhound import begin, eval, session, train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped
 from greyhound.cache.store import Pack
 from greyhound.model import averaging, checkpoint, distributed
 from greyhound.model.network import build, convert_sync_batchnorm, set_train_mode
@@ -45,7 +45,7 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.step import smoothed_cross_entropy, validate
-from greyhound.pipelines.loader import Resources
+from greyhound.pipelines.engine import Resources
 from greyhound.recipe import Averaging
 from greyhound.session import TrainContext
 
@@ -492,7 +492,7 @@ import os
 import sys
 from pathlib import Path
 from greyhound import train
-from greyhound.cache.command import run, stop_signals
+from greyhound.cache.cli import run, stop_signals
 from greyhound.cache.store import PackError
 from greyhound.model import distributed
 from greyhound.session import TrainContext

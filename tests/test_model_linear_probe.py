@@ -1,4 +1,4 @@
-"""The solved head is the logistic regression, to the last class."""
+"""model/linear_probe.py: the fitted layer is the logistic regression; soft targets by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from reads import host_reads
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -16,7 +17,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from greyhound.model.linear_probe import FOLDS, PENALTIES, Solution, _likeliest, features, fit, solve
+from greyhound.model.linear_probe import (
+    FOLDS,
+    PENALTIES,
+    SoftTargets,
+    Solution,
+    _likeliest,
+    features,
+    fit,
+    solve,
+)
 from greyhound.model.network import Linear, build
 
 
@@ -297,3 +307,54 @@ def test_bfloat16_is_near_and_comes_back_as_float32() -> None:
 def test_no_images() -> None:
     with pytest.raises(ValueError, match="no images"):
         features(Flat(2, 2), [], bf16=False)
+
+
+# --- soft targets -----------------------------------------------------------------------------------------
+
+
+PROBABILITIES = torch.tensor([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.1, 0.8]])
+TARGETS = SoftTargets(torch.tensor([3, 5, 900]), PROBABILITIES, 0.5)
+
+
+def test_a_target_lies_between_the_label_and_the_probabilities() -> None:
+    found = TARGETS.of(torch.tensor([900, 3]), torch.tensor([0, 1]))
+    assert found.tolist() == [pytest.approx([0.55, 0.05, 0.4]), pytest.approx([0.25, 0.65, 0.1])]
+
+
+def test_every_view_of_an_image_has_its_target() -> None:
+    found = TARGETS.of(torch.tensor([5, 3]), torch.tensor([1, 1, 0, 0]))
+    assert found.tolist() == [[0, 1, 0], [0, 1, 0], *[pytest.approx([0.75, 0.15, 0.1])] * 2]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, [[0, 0, 1]]), (1.0, PROBABILITIES[:1].tolist())])
+def test_no_share_is_the_label_and_a_whole_one_the_probabilities(
+    share: float, expected: list[list[float]]
+) -> None:
+    targets = SoftTargets(TARGETS.ids, PROBABILITIES, share)
+    assert targets.of(torch.tensor([3]), torch.tensor([2])).tolist() == expected
+
+
+def test_a_rank_without_a_share_of_the_batch() -> None:
+    assert TARGETS.of(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64)).shape == (
+        0,
+        3,
+    )
+
+
+def test_an_image_without_a_target_of_its_own_has_its_label() -> None:
+    """One between two of ours, and one after the last, as when an image was damaged while the head was solved."""
+    found = TARGETS.of(torch.tensor([4, 901, 3]), torch.tensor([2, 1, 0]))
+    assert found.tolist() == [[0, 0, 1], [0, 1, 0], pytest.approx([0.75, 0.15, 0.1])]
+
+
+def test_the_share_of_a_rank_is_every_so_many_of_a_batch() -> None:
+    """Torch warns of ids that do not lie side by side, and warnings are errors here."""
+    ids = torch.tensor([900, 3, 5, 900])[::2]
+    assert not ids.is_contiguous()
+    assert TARGETS.of(ids, torch.tensor([2, 1])).shape == (2, 3)
+
+
+def test_nothing_is_read_from_the_device() -> None:
+    with host_reads() as found:
+        TARGETS.of(torch.tensor([5, 3]), torch.tensor([1, 1, 0, 0]))
+    assert found == []

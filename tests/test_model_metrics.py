@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from greyhound.model import metrics
-from greyhound.model.metrics import Score, confused, confusion, evaluate, table, wilson
+from greyhound.model.metrics import Score, confusion, evaluate, table, wilson
+from greyhound.model.run import confused
 
 NAMES = ("cat", "dog", "emu")
 

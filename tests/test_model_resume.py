@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 from pictures import packed
-from runs import FULL, TINY, never, tinted, tiny_job
+from runs import FULL, SMALL, TINY, never, tinted, tiny_job
 
 from greyhound import begin, train
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import checkpoint, report
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import CheckpointError, numbered
+from greyhound.model.report import report
 from greyhound.model.resume import other_versions
 from greyhound.model.run import (
     AVERAGED,
@@ -298,17 +299,7 @@ def test_another_number_of_threads_is_said(tiny_run: Path, colour_pack: Pack, tm
 @pytest.fixture
 def plain_run(colour_pack: Pack, tmp_path: Path) -> Iterator[list[str]]:
     """The command line of a run of `fast` at another batch size, ended after its head was solved."""
-    chosen = [
-        "--network",
-        "test_efficientnet",
-        "--weights",
-        "none",
-        "--augment.size",
-        "32",
-        "--device",
-        "cpu",
-    ]
-    begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *chosen]
+    begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *SMALL]
     asked = iter([None] * 3 + [signal.SIGTERM] * 9)
     with pytest.raises(Stopped, match="while training"):
         train.train(read_options([*begin, "--batch-size", "16"]), lambda: next(asked))
@@ -407,7 +398,7 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 ) -> None:
     """The pack was copied again since."""
     out = copied(tiny_run, tmp_path)
-    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "stand_in": 4}], "left_out": []})
+    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert not (out / DAMAGED).exists()
 

@@ -13,8 +13,8 @@ from engines import needs_dali
 from numpy.typing import NDArray
 from pictures import coded, encode, noise, packed
 
+from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
 from greyhound.pipelines import decoded as module
 from greyhound.pipelines import engine
 from greyhound.pipelines.augment import Augment, log2_reduction
@@ -84,7 +84,7 @@ def test_each_image_that_is_kept_is_decoded_once(pack: Pack, monkeypatch: pytest
     images(pack, "encoded", epochs=3, threads=1)
     assert sorted(calls.values()) == [3] * 6
     calls.clear()
-    if available():
+    if has_dali():
         images(pack, "encoded", epochs=3, threads=1, kind="dali")
         assert not calls
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pictures import BLUE_STEP, coded, encode, identities, noise, packed, store_as
 from PIL import Image
 
+from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
-from greyhound.cache.validate import available
 from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, Position
@@ -197,11 +197,9 @@ def test_halved_photographs_are_the_means_of_blocks(photo_pack: Pack, size: int,
     augment = Augment(size=size).crops()
     assert times in log2_reduction(augment, photo_pack.sizes)
     expected = expect(photo_pack, augment, by_pillow(photo_pack))
-    found = {
-        engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + available()]
-    }
+    found = {engine: produce(photo_pack, augment, engine) for engine in ("threads", "dali")[: 1 + has_dali()]}
     assert all(smallest_psnr(images, expected) > 40 for images in found.values())
-    if available():
+    if has_dali():
         assert smallest_psnr(found["dali"], found["threads"]) > 40
 
 

@@ -19,9 +19,10 @@ import torch
 from engines import both
 from pictures import coded, encode, identities, noise, packed
 
-from greyhound.cache import loader, threads, validate
+from greyhound.cache import machine
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import engine as engines
+from greyhound.pipelines import loader, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.decoded import ImageCache
 from greyhound.pipelines.engine import BadImageError, DeviceError, EngineConfig, EngineName, Resources
@@ -396,9 +397,9 @@ def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch
         raise ModuleNotFoundError("No module named 'nvidia'")
 
     monkeypatch.setattr(importlib.util, "find_spec", missing)
-    assert validate.available() is False
+    assert machine.has_dali() is False
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert validate.available() is False
+    assert machine.has_dali() is False
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_the_defaults_are_those_of_the_recipe_that_is_named(
     assert f"--phases.{len(recipe.phases) - 1}.high" in text
 
 
-SLOW = ("torch", "timm", "nvidia", "torchvision", "cv2", "pyarrow", "matplotlib", "tyro", "pydantic", "PIL")
+SLOW = ("torch", "timm", "nvidia", "torchvision", "cv2", "pyarrow", "matplotlib", "pydantic", "PIL")
 
 
 @pytest.mark.skipif(
@@ -226,7 +226,7 @@ def test_resume_takes_the_runs_own_recipe_with_its_name_or_without(resumed: Path
     changed = read(f"{name}--resume --out {resumed} --momentum 0.5").recipe
     assert changed == replace(plain.recipe, momentum=0.5)
     assert read(f"{name}--resume --out {resumed} --epochs 4").recipe.phases[0].epochs == 4
-    assert plain.pack is None and begin.pack_path(plain).name == "pack.arrow"
+    assert plain.pack is None and begin.pack_path(plain).name == "images.arrow"
 
 
 def test_resume_under_another_name_is_another_recipe(resumed: Path) -> None:

@@ -20,39 +20,26 @@ import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import FULL, TINY, Here, never, tinted, tiny_job
+from runs import FULL, SMALL, TINY, Here, never, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
-from greyhound.cache.command import Stopped
+from greyhound.cache.cli import Stopped, ValueFormatError, from_json
+from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError, from_json
-from greyhound.model import checkpoint, report
+from greyhound.cache.validate import DaliDecoder, validate_image
+from greyhound.model import checkpoint
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
+from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
-from greyhound.model.state import CheckpointSaver
-from greyhound.pipelines.examine import Probe, available, examine
-from greyhound.pipelines.loader import Batch, EngineName, Loader, Resources, stand_ins
+from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
+from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.tier import TierName
 from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
 from greyhound.session import TrainContext
 
 ROOT = Path(__file__).parents[1]
-ENGINES = ["threads", *(["dali"] if available() else [])]
-SMALL = [
-    "--network",
-    "test_efficientnet",
-    "--weights",
-    "none",
-    "--augment.size",
-    "32",
-    "--no-linear-probe",
-    "--device",
-    "cpu",
-]
-
-
+ENGINES = ["threads", *(["dali"] if has_dali() else [])]
 KILLS = {
     "probe": 3,
     "step": 4,
@@ -143,30 +130,6 @@ def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path
         places.append((content["progress"]["epoch"], content["progress"]["images"]))
     assert places == [(2, 0), (1, 28), (1, 14)], "the end, and after four and two of six steps"
     assert not numbered(out / LAST, 3).exists()
-
-
-def test_checkpoints_are_due_by_steps_and_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def saver(**interval: int) -> CheckpointSaver:
-        return CheckpointSaver(Run(tmp_path), **interval)
-
-    now = [100.0]
-    monkeypatch.setattr("greyhound.model.state.time.perf_counter", lambda: now[0])
-    steps = saver(steps=3)
-    assert [steps.should_save() for _ in range(7)] == [False, False, True, False, False, True, False]
-    minutes = saver(minutes=2)
-    assert not minutes.should_save()
-    now[0] += 120
-    assert minutes.should_save()
-    assert not minutes.should_save()
-    assert not any(saver().should_save() for _ in range(10))
-
-
-@pytest.mark.parametrize(
-    "numbers", [{"minutes": -1.0}, {"minutes": float("nan")}, {"steps": -1}, {"keep": 0}]
-)
-def test_a_checkpoint_interval_that_is_none_is_refused(numbers: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"checkpoints\.\w+ is .*; expected"):
-        Checkpoints(**numbers)  # type: ignore[arg-type]
 
 
 def test_the_newest_checkpoints_are_kept_and_the_file_itself_never_misses(tmp_path: Path) -> None:
@@ -400,7 +363,7 @@ def test_out_of_memory_says_what_to_lower(
 
     monkeypatch.setattr(place, allocate)
     arguments = {
-        "train": ("fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL),
+        "train": ("fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL, "--no-linear-probe"),
         "eval": ("--run", str(tiny_run), "--device", "cpu"),
         "explain": ("--run", str(tiny_run), "--device", "cpu", "--count", "7"),
     }
@@ -422,8 +385,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(colour_pack: Pack, t
         "--out",
         str(out),
     ]
-    command += ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32"]
-    command += ["--batch-size", "8", "--averaging.steps", "2", "--device", "cpu"]
+    command += [*SMALL, "--batch-size", "8", "--averaging.steps", "2"]
     subprocess.run(command, check=True, capture_output=True)
     before = {name: (out / name).read_bytes() for name in (LAST, METRICS, BEST)}
     averaged = checkpoint.load(out / AVERAGED)["network"]
@@ -457,24 +419,24 @@ def damage(pack: Pack, target: Path, rows: list[int]) -> Path:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_a_damaged_image_stops_a_training_by_its_name(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: ImageCacheName
 ) -> None:
     row = int(colour_pack.ids("train")[7])
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", [row]), tmp_path / "run")
-    resources = replace(job.resources, engine=engine, tier=tier)
-    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-bad skip goes on"):
+    resources = replace(job.resources, engine=engine, image_cache=tier)
+    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-corrupt skip goes on"):
         train.train(replace(job, resources=resources), never)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_every_damaged_image_of_a_batch_is_named(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName
+    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: ImageCacheName
 ) -> None:
     first, *_, second, third = epoch_order(colour_pack.ids("train"), 0, 0)[:7].tolist()
     bad = [first, second, third]
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", bad))
-    resources = Resources(engine, "cpu", threads=2, tier=tier)
+    resources = Resources(engine, "cpu", threads=2, image_cache=tier)
     with pytest.raises(PackError) as refusal:  # noqa: SIM117
         with Loader(pack, TINY.augment, pack.ids("train"), resources, batch_size=8, shuffle=True) as loader:
             next(iter(loader))
@@ -496,28 +458,34 @@ def test_a_start_that_meets_a_damaged_image_names_all_of_them(colour_pack: Pack,
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("tier", ["encoded", "decoded"])
 def test_skipped_images_are_replaced_counted_and_named(
-    colour_pack: Pack, tmp_path: Path, engine: EngineName, tier: TierName, capsys: pytest.CaptureFixture[str]
+    colour_pack: Pack,
+    tmp_path: Path,
+    engine: EngineName,
+    tier: ImageCacheName,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     trained, held_out = colour_pack.ids("train"), colour_pack.ids("val")
     bad = [int(trained[7]), int(trained[30]), int(held_out[0])]
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run")
-    resources = replace(job.resources, engine=engine, tier=tier, on_bad="skip")
+    resources = replace(job.resources, engine=engine, image_cache=tier, on_corrupt="skip")
     train.train(replace(job, resources=resources), never)
     said = capsys.readouterr().err
     assert (
         f"row {bad[0]} (" in said
-        and "and 1 more are damaged; others stand in, of the same class where it has one" in said
+        and "and 1 more are corrupt; replaced by others, of the same class where it has one" in said
     )
-    assert f"row {bad[2]} (" in said and "is damaged; left out" in said
+    assert f"row {bad[2]} (" in said and "is corrupt; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
     written = Run(tmp_path / "run").read(DAMAGED)
     assert [(row["row"], row["path"]) for row in written["replaced"]] == [
         (row, colour_pack.image_path(row)) for row in bad[:2]
     ]
-    stand_in = [row["stand_in"] for row in written["replaced"]]
-    assert np.array_equal(colour_pack.labels[stand_in], colour_pack.labels[bad[:2]])
-    assert written["left_out"] == [{"row": bad[2], "path": colour_pack.image_path(bad[2]), "stand_in": None}]
+    replacement = [row["replacement"] for row in written["replaced"]]
+    assert np.array_equal(colour_pack.labels[replacement], colour_pack.labels[bad[:2]])
+    assert written["left_out"] == [
+        {"row": bad[2], "path": colour_pack.image_path(bad[2]), "replacement": None}
+    ]
 
 
 def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
@@ -532,7 +500,7 @@ def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
             pack,
             TINY.augment,
             trained,
-            Resources(device="cpu", on_bad="skip"),
+            Resources(device="cpu", on_corrupt="skip"),
             batch_size=batch_size,
             shuffle=True,
             epochs=1,
@@ -552,15 +520,15 @@ def test_no_image_is_read_again_to_be_found_sound(
     trained = colour_pack.ids("train")
     pack = Pack(damage(colour_pack, tmp_path / "p.arrow", [int(trained[3])]))
     looked: list[int] = []
-    looking = Pack.is_sound
+    looking = Pack.is_valid
 
     def look(self: Pack, index: int) -> bool:
         looked.append(index)
         return looking(self, index)
 
-    monkeypatch.setattr(Pack, "is_sound", look)
+    monkeypatch.setattr(Pack, "is_valid", look)
     for _ in range(3):
-        assert pack.damaged(trained) == [trained[3]]
+        assert pack.corrupt(trained) == [trained[3]]
     assert len(looked) == 42 + 2, "the damaged one three times"
 
 
@@ -568,7 +536,7 @@ def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path)
     bad = [int(colour_pack.ids("train")[5]), int(colour_pack.ids("val")[1])]
     recipe = replace(TINY, linear_probe=True, probe_shots=5)
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", bad), tmp_path / "run", recipe=recipe)
-    train.train(replace(job, resources=replace(job.resources, on_bad="skip")), never)
+    train.train(replace(job, resources=replace(job.resources, on_corrupt="skip")), never)
     solved = Run(tmp_path / "run").read("probe.json")
     assert (solved["images"], solved["n"]) == (41, 5)
 
@@ -576,12 +544,12 @@ def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path)
 def test_stand_ins_by_hand() -> None:
     labels = np.array([0, 0, 1, 0, 2, 1], dtype=np.int32)
     ids = np.array([0, 1, 3, 4, 5])
-    found = stand_ins(labels, ids, np.array([1, 3, 4]))
+    found = replacements(labels, ids, np.array([1, 3, 4]))
     assert found.tolist() == [0, 0, 2, 0, 5, 5], (
         "the next of the class, round to the first; of none, the next of any"
     )
-    with pytest.raises(PackError, match="all of the 2 images asked for are damaged"):
-        stand_ins(labels, np.array([0, 1]), np.array([0, 1]))
+    with pytest.raises(PackError, match="all of the 2 images asked for are corrupt"):
+        replacements(labels, np.array([0, 1]), np.array([0, 1]))
 
 
 def test_evaluation_leaves_damaged_images_out_and_says_so(
@@ -594,7 +562,7 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     with pytest.raises(PackError, match=rf"row {row} \("):
         evaluation.evaluate(job)
     assert not (out / "eval.json").exists()
-    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_bad="skip")))
+    evaluation.evaluate(replace(job, resources=Resources(device="cpu", on_corrupt="skip")))
     result = Run(out).read("eval.json")
     assert (result["n"], result["left_out"]) == (11, 1)
     assert result["left_out_images"] == [colour_pack.image_path(row)]
@@ -634,7 +602,7 @@ def fuzz(read: Callable[[Path], object], data: bytes, file: Path, *expected: typ
 def test_any_bytes_for_a_pack(colour_pack: Pack, tmp_path: Path) -> None:
     def read(file: Path) -> object:
         pack = Pack(file)
-        bad = pack.damaged()
+        bad = pack.corrupt()
         return [pack.encoded(row) for row in range(len(pack)) if row not in bad]
 
     assert fuzz(read, colour_pack.path.read_bytes(), tmp_path / "p.arrow", PackError) > 30
@@ -658,12 +626,12 @@ def test_any_bytes_for_a_file_of_the_run_folder(tiny_run: Path, tmp_path: Path, 
 
 def test_any_bytes_for_the_survey() -> None:
     """Whatever a file holds, looking at it answers."""
-    probe, problems = Probe(), set()
+    probe, problems = DaliDecoder(), set()
 
     @FEW
     @given(content=spoilt(tinted(1, 0)))
     def attempt(content: bytes) -> None:
-        problems.add(examine(content, probe).problem)
+        problems.add(validate_image(content, probe).problem)
 
     attempt()
     assert {"undecodable", "truncated"} & problems

@@ -13,12 +13,12 @@ from reads import WATCHED, host_reads, syncs_raise, walk
 from runs import TINY, never, tiny_job
 
 from greyhound import train
+from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack
-from greyhound.model import figures, report
+from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
 from greyhound.model.state import TrainState
-from greyhound.pipelines.examine import available
-from greyhound.pipelines.loader import EngineName
+from greyhound.pipelines.engine import EngineName
 from greyhound.recipe import Averaging
 
 READS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -80,7 +80,7 @@ def test_what_a_training_reads_does_not_grow_with_its_steps(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() and available()), reason="needs an NVIDIA GPU and DALI")
+@pytest.mark.skipif(not (torch.cuda.is_available() and has_dali()), reason="needs an NVIDIA GPU and DALI")
 @pytest.mark.parametrize("engine", ["dali", "threads"])
 def test_a_step_on_a_gpu_waits_for_nothing(colour_pack: Pack, engine: EngineName) -> None:
     assert walk(colour_pack, "gpu", syncs_raise, engine) == []

@@ -20,13 +20,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from runs import ONE_THREAD, TINY, Here, never, tiny_context, tiny_job, tiny_pack
-from torch.utils._python_dispatch import TorchDispatchMode
+from reads import host_reads
+from runs import ONE_THREAD, SMALL, TINY, Here, never, tiny_context, tiny_job, tiny_pack
 
 from greyhound import begin, session, train
-from greyhound.cache.command import Stop, Stopped
+from greyhound.cache.cli import Stop, Stopped, ValueFormatError
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.values import ValueFormatError
 from greyhound.model import checkpoint
 from greyhound.model import state as state_module
 from greyhound.model.network import build
@@ -48,9 +47,9 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.step import validate
-from greyhound.pipelines.loader import Batch, Resources
+from greyhound.pipelines.engine import Resources, ResourcesError
+from greyhound.pipelines.loader import Batch
 from greyhound.pipelines.order import epoch_order
-from greyhound.pipelines.request import ResourcesError
 from greyhound.recipe import DEMO, FAST, PAPER, RECIPES, Averaging, Checkpoints, Recipe, TrainOptions
 from greyhound.session import TrainContext, open_evaluation, open_pack
 
@@ -60,33 +59,12 @@ LINE = re.compile(
 )
 
 
-def test_paper_is_the_seeds_recipe_number_by_number() -> None:
-    paper = PAPER
-    assert (paper.network, paper.label_smoothing, paper.momentum, paper.weight_decay) == (
-        "efficientnet_b2",
-        0.1,
-        0.9,
-        0,
-    )
-    assert [(phase.epochs, phase.high, phase.low) for phase in paper.phases] == [
-        (50, 1e-1, 1e-2),
-        (50, 1e-2, 1e-4),
-        (50, 1e-4, 1e-6),
-        (50, 1e-6, 1e-10),
-    ]
-    augment = paper.augment
-    assert (augment.size, augment.scale, augment.rotation, augment.shear) == (256, (0.8, 1.2), 15, 10)
-    assert (augment.brightness, augment.contrast, augment.saturation, augment.hue) == (0.25, 0.25, 0.25, 0.1)
-    assert (augment.mean, augment.std, augment.flip, paper.normalise) == ((0, 0, 0), (1, 1, 1), 0, False)
-    assert not paper.linear_probe
-
-
 def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
     colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.train(tiny_job(colour_pack.path, tmp_path / "run"), never)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tier: decoded, 42 of 42 images in ")
+    assert lines[0].startswith("image cache: decoded, 42 of 42 images in ")
     assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
@@ -380,9 +358,9 @@ def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
 
 
 def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
-    resources = Resources(device="cpu", threads=1, tier="decoded", budget="1kB")
+    resources = Resources(device="cpu", threads=1, image_cache="decoded", cache_bytes="1kB")
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), resources=resources)
-    with pytest.raises(ResourcesError, match="raise --budget, or choose --tier auto"):
+    with pytest.raises(ResourcesError, match="raise --cache-bytes, or choose --image-cache auto"):
         train.train(job, never)
     assert not (tmp_path / "run").exists()
 
@@ -468,24 +446,31 @@ def test_a_network_that_diverges_is_said_to_and_spoils_no_checkpoint(
 
 
 @pytest.mark.parametrize("stopping", [False, True])
-def test_no_checkpoint_holds_the_step_that_diverged(
+def test_a_step_that_diverged_pushes_out_no_sound_checkpoint(
     colour_pack: Pack, tmp_path: Path, stopping: bool
 ) -> None:
-    """Its own loss is still a number, and that of the next one, which is none, comes too late: the file is written."""
+    """Its own loss is finite, so its checkpoint is written. The next loss ends the run; the one before stays."""
     phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=2, high=1e30, low=1e30))
-    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, phases=phases))
-    job = replace(job, checkpoints=Checkpoints(steps=0 if stopping else 1, keep=1))
+    out = tmp_path / "run"
+    job = tiny_job(colour_pack.path, out, recipe=replace(TINY, phases=phases))
+    job = replace(job, checkpoints=Checkpoints(steps=0 if stopping else 1))
     asked = itertools.count()  # 6 steps and a validation in epoch 0, a step in epoch 1
 
     def stop() -> int | None:
         return signal.SIGTERM if stopping and next(asked) == 8 else None
 
-    with pytest.raises(RunError, match=r"the loss is not finite in epoch 1, after 0 of 42 images"):
-        train.train(job, stop)
-    state = checkpoint.load(tmp_path / "run" / LAST)
-    assert (state["progress"]["epoch"], state["progress"]["images"]) == (1, 0)
-    best = checkpoint.load(tmp_path / "run" / BEST)
-    assert all(value.equal(best["network"][name]) for name, value in state["network"].items())
+    if stopping:
+        with pytest.raises(Stopped):
+            train.train(job, stop)
+    for resume in (stopping, True):  # a second start finds the same
+        with pytest.raises(RunError, match=r"the loss is not finite in epoch 1, after 7 of 42 images"):
+            train.train(replace(job, resume=resume), never)
+    found = [checkpoint.load(path) for path in checkpoint.kept(out / LAST)]
+    places = [(each["progress"]["epoch"], each["progress"]["images"]) for each in found]
+    assert places == [(1, 7), (1, 0)]
+    best = checkpoint.load(out / BEST)
+    assert all(value.isfinite().all() for value in found[1]["network"].values())
+    assert all(value.equal(best["network"][name]) for name, value in found[1]["network"].items())
 
 
 def test_one_pass_keeps_no_pixels_and_many_do(colour_pack: Pack) -> None:
@@ -556,28 +541,18 @@ def test_a_network_that_does_not_exist_leaves_no_folder(colour_pack: Pack, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-class CountReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts reads of single values from tensors, each of which would make a GPU's host wait."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.reads = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.reads += "local_scalar_dense" in str(func) or "nonzero" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
 def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack) -> None:
     with tiny_context(colour_pack, replace(TINY, ema=0.9)) as context:
-        with CountReads() as counter:
+        with host_reads() as found:
             clock = train.train_epoch(context, context.state.network)
-        assert counter.reads == 0, "the losses are copied once, at the end of the epoch"
+        assert [read for read in found if read != "numpy"] == ["tolist"], (
+            "the losses, at the end of the epoch"
+        )
         assert len(context.training) == 6
-        with CountReads() as counter:
+        with host_reads() as found:
             row = train.epoch_row(context, 0, clock)
         assert row["epoch"] == 0
-    assert counter.reads == 1, "how many weights changed"
+    assert found == ["aten._local_scalar_dense.default"], "how many weights changed"
 
 
 def test_a_linear_probe_starts_where_a_random_one_does_not(
@@ -673,7 +648,7 @@ def test_a_plain_resume_takes_the_runs_own_recipe(
     tiny_run: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = replace(TINY, batch_size=999)
-    monkeypatch.setitem(RECIPES, "tiny", base)
+    monkeypatch.setitem(RECIPES, "tiny", (base, "tiny"))
     cpu, used = torch.device("cpu"), Run(tiny_run).read(VERSIONS)
     plain = tiny_job(colour_pack.path, tiny_run, resume=True, recipe=base)
     assert begin.open_run(plain, colour_pack, cpu, used)[0].batch_size == TINY.batch_size
@@ -704,58 +679,20 @@ def test_a_checkpoint_of_another_network_is_one_line(
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
 
 
-def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "error: "),
-        (("fast",), "--out PATH The run folder; see greyhound train fast --help"),
-        (("fast", "--out", "x"), "a training needs a pack: --pack PACK"),
-        (
-            ("slow", "--pack", "x", "--out", "y"),
-            "there is no recipe 'slow'; expected one of paper, fast, demo",
-        ),
-        (("fast", "--pack", "nowhere.arrow", "--out", "x"), "there is no pack at nowhere.arrow"),
-        (("fast", "--pack", "nowhere.arrow", "--out", "x", "--colour", "1"), "--colour"),
-        (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--augment.hue", "7"),
-            "error: augment: hue is 7.0; expected 0..0.5 turns; see greyhound train",
-        ),
-        (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--batch-size", "0"),
-            "batch_size is 0; expected at least 1",
-        ),
-        (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--views", "33"),
-            "views is 33; expected 1 to batch_size, 32",
-        ),
-        (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--layer-decay", "0"),
-            "layer_decay is 0.0; expected more than 0, at most 1",
-        ),
-        (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--no-freeze-bn"),
-            "interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0",
-        ),
-        (
-            ("fast", "--pack", "nowhere.arrow", "--out", "x", "--prefetch", "0"),
-            "prefetch is 0; expected at least 1",
-        ),
+        ("", "error: no recipe is named; expected: greyhound train"),
+        ("fast", "error: no run folder is named; add --out RUN"),
+        ("fast --out x", "a training needs a pack: --pack PACK"),
+        ("fast --pack nowhere.arrow --out x", "there is no pack at nowhere.arrow"),
+        ("fast --pack nowhere.arrow --out x --colour 1", "there is no flag --colour"),
+        ("fast --pack nowhere.arrow --out x --prefetch 0", "prefetch is 0; expected at least 1"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: tuple[str, ...], says: str, tmp_path: Path, here: Here
-) -> None:
-    answer = here("train.py", *arguments)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_path: Path, here: Here) -> None:
+    """test_recipe.py has all the other ways to be wrong."""
+    answer = here("train.py", *arguments.split())
     assert answer.code == 2
     assert len(answer.err.splitlines()) == 1
     assert says in answer.err
@@ -763,13 +700,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_gpu_without_one_is_one_line_and_exit_code_2(colour_pack: Pack, tmp_path: Path) -> None:
-    result = command(
-        "fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), "--device", "gpu"
-    )
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: device gpu: torch finds no CUDA GPU here")
-    assert len(result.stderr.splitlines()) == 1
+def test_gpu_without_one_is_one_line_and_exit_code_2(colour_pack: Pack, here: Here) -> None:
+    answer = here("train.py", "fast", "--pack", str(colour_pack.path), "--out", "run", "--device", "gpu")
+    assert answer.code == 2
+    assert answer.err.startswith("error: device gpu: torch finds no CUDA GPU here")
+    assert len(answer.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -777,16 +712,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
     colour_pack: Pack, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    arguments = [
-        "paper",
-        "--pack",
-        str(colour_pack.path),
-        "--out",
-        str(out),
-        "--network",
-        "test_efficientnet",
-    ]
-    arguments += ["--weights", "none", "--augment.size", "32", "--batch-size", "8", "--device", "cpu"]
+    arguments = ["paper", "--pack", str(colour_pack.path), "--out", str(out), *SMALL, "--batch-size", "8"]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *arguments],
         stdout=subprocess.PIPE,
@@ -795,7 +721,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout
-    assert process.stdout.readline().startswith("tier: ")
+    assert process.stdout.readline().startswith("image cache: ")
     assert process.stdout.readline().startswith("epoch: 0")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
