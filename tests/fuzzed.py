@@ -70,7 +70,7 @@ from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
 from greyhound.pipelines.engine import BadImageError, Resources
 from greyhound.pipelines.loader import Loader
-from greyhound.recipe import Recipe, read_options
+from greyhound.recipe import Recipe
 
 CLASSES: Final = 3
 RUN_FILES: Final = (*SCHEMAS, "eval-other-test.json")
