@@ -11,6 +11,9 @@ import runpy
 import sys
 from typing import Final
 
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import check_command
+
 CACHE: Final = ("demo", "survey", "pack", "info", "verify")
 """Subcommands of the room `cache`, which share one program."""
 PROGRAMS: Final = {
@@ -34,9 +37,12 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(usage())
         sys.exit(0)
-    if name not in PROGRAMS:
-        print(f"error: there is no command {name!r}; expected one of {', '.join(PROGRAMS)}", file=sys.stderr)
-        sys.exit(2)
+    if name == "--version":
+        from importlib import metadata
+
+        print(f"greyhound {metadata.version('greyhound')}")
+        sys.exit(0)
+    read_or_exit(lambda: check_command(name, list(PROGRAMS)))
     sys.argv = ["greyhound", *sys.argv[1 if name in CACHE else 2 :]]
     runpy.run_module(PROGRAMS[name][0], run_name="__main__", alter_sys=True)
 

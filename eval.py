@@ -18,17 +18,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import tyro
-
-from greyhound.cache.cli import note, parse, plain, progress_bar, run
+from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
+from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -50,13 +48,13 @@ class Job:
     crops: int = 10
     """Random crops of each image; 1: only the window in the centre."""
     images: Path | None = None
-    """A folder of images instead of a pack, with one subfolder for each class, or without labels."""
+    """A folder of images instead of a pack. It has one subfolder for each class, or no labels."""
     predictions: Path | None = None
-    """The CSV file for a folder without labels; None: predictions.csv in the run folder."""
+    """The CSV file for a folder without labels; default: predictions.csv in the run folder."""
     split: Literal["test", "val", "train"] = "test"
     """The images of the pack to evaluate."""
     pack: Path | None = None
-    """A pack with the same classes; None: the pack of the training."""
+    """A pack with the same classes; default: the pack of the training."""
     checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """auto: swa or best, whichever did better on the validation split."""
     worst_first: bool = False
@@ -65,7 +63,7 @@ class Job:
     """Crops in one forward pass; the crops of one image stay together."""
     seed: int = 0
     """Another seed draws other crops."""
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         """Refuse contradictions. Raises ValueError."""
@@ -81,10 +79,7 @@ class Job:
 
 def main() -> int:
     """Evaluate what the command line names."""
-    try:
-        job = parse(lambda: tyro.cli(Job, prog="greyhound eval"))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    job = read_options(Job, sys.argv[1:], "greyhound eval")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
     from greyhound.model import distributed
 
@@ -99,6 +94,7 @@ def evaluate(job: Job) -> int:
     from greyhound.model.precision import fuse_conv_bn, has_bf16
     from greyhound.model.run import RECIPE, Run
     from greyhound.pipelines.augment import Augment
+    from greyhound.session import open_device
 
     size = f"{max(job.batch_size, job.crops)} crops at once"
     remedy = "lower --batch-size and --crops, or use --device cpu"
@@ -134,44 +130,24 @@ def evaluate(job: Job) -> int:
     return 0
 
 
-def open_device(resources: Resources) -> tuple[str, str, torch.device]:
-    """The engine, the device's name, and the device, with its fast kernels switched on."""
-    from greyhound.model.precision import use_fast_kernels
-    from greyhound.pipelines.loader import choose, torch_device
-
-    engine, where = choose(resources.engine, resources.device)
-    device = torch_device(where)
-    use_fast_kernels(device)
-    return engine, where, device
-
-
-def open_pack(job: Job, folder: Run) -> Pack:
-    """The pack of the training, or the one that the job names if it has the same classes."""
-    from greyhound.cache.store import Pack
-    from greyhound.model.run import PACK
-
-    trained = folder.read(PACK)
-    pack = Pack(job.pack or trained["path"], job.resources.originals)
-    pack.require_classes(trained["classes"], str(job.run))
-    if pack.header.digest != trained["digest"]:
-        note(f"{pack.path} is not the pack that {job.run} was trained on; its split may hold training images")
-    return pack
-
-
 @contextmanager
 def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]]]:
     """The pack to evaluate and its rows. A folder of images is packed for the time of the block."""
+    from greyhound.cache.pack import Options, write
+    from greyhound.cache.store import Pack
+    from greyhound.model.run import PACK
+    from greyhound.session import open_trained_pack
+
     if job.images is None:
-        pack = open_pack(job, folder)
+        pack = open_trained_pack(folder, job.pack, job.resources)
+        if pack.header.digest != folder.read(PACK)["digest"]:
+            trained = f"the pack that {job.run} was trained on; its split may hold training images"
+            note(f"{pack.path} is not {trained}")
         ids = pack.ids(job.split)
         if not len(ids):
             raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
         yield pack, ids
         return
-    from greyhound.cache.pack import Options, write
-    from greyhound.cache.store import Pack
-    from greyhound.model.run import PACK
-
     classes = tuple(folder.read(PACK)["classes"])
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
         out, options = Path(temporary) / "images.arrow", Options(keep_grayscale=True)

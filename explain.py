@@ -9,21 +9,18 @@ import what they need: `--help` answers without torch.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
-from greyhound.cache.cli import note, parse, run
+from greyhound.cache.cli import note, run
 from greyhound.cache.errors import UserError
+from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
 if TYPE_CHECKING:
-    import torch
-
     from greyhound.cache.store import Pack
-    from greyhound.model.run import Run
     from greyhound.model.saliency import Saliency
     from greyhound.pipelines.augment import Augment
     from greyhound.pipelines.loader import Batch
@@ -40,12 +37,12 @@ class Job:
     split: Literal["test", "val", "train"] = "test"
     """The images of the pack to draw from."""
     pack: Path | None = None
-    """A pack with the same classes; None: the pack of the training."""
+    """A pack with the same classes; default: the pack of the training."""
     checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """auto: swa or best, whichever did better on the validation split."""
     seed: int = 0
     """Another seed draws other images."""
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         """Refuse numbers that draw nothing. Raises ValueError."""
@@ -57,10 +54,7 @@ class Job:
 
 def main() -> int:
     """Explain what the command line names."""
-    try:
-        job = parse(lambda: tyro.cli(Job, prog="greyhound explain"))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    job = read_options(Job, sys.argv[1:], "greyhound explain")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
     from greyhound.model.dry_run import refusing_out_of_memory
 
@@ -76,10 +70,11 @@ def explain(job: Job) -> None:
     from greyhound.model.run import RECIPE, Run
     from greyhound.model.saliency import normalise, saliency
     from greyhound.pipelines.augment import Augment
+    from greyhound.session import open_device, open_trained_pack
 
-    folder, device = Run(job.run), open_device(job.resources)
+    folder, (_, _, device) = Run(job.run), open_device(job.resources)
     _, network = folder.network(job.checkpoint, device)
-    pack = open_pack(job, folder)
+    pack = open_trained_pack(folder, job.pack, job.resources)
     augment = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment").centre()
     batch = draw_images(job, pack, augment)
     result = saliency(network, batch.images, batch.labels)
@@ -94,27 +89,6 @@ def explain(job: Job) -> None:
     )
     print(f"{len(rows)} images: {folder.folder / 'saliency.png'}")
     print(f"report: {report.build(folder.folder)}")
-
-
-def open_device(resources: Resources) -> torch.device:
-    """The device, with its fast kernels switched on."""
-    from greyhound.model.precision import use_fast_kernels
-    from greyhound.pipelines.loader import choose, torch_device
-
-    device = torch_device(choose(resources.engine, resources.device)[1])
-    use_fast_kernels(device)
-    return device
-
-
-def open_pack(job: Job, folder: Run) -> Pack:
-    """The pack of the training, or the one that the job names if it has the same classes."""
-    from greyhound.cache.store import Pack
-    from greyhound.model.run import PACK
-
-    trained = folder.read(PACK)
-    pack = Pack(job.pack or trained["path"], job.resources.originals)
-    pack.require_classes(trained["classes"], str(job.run))
-    return pack
 
 
 def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
@@ -146,4 +120,4 @@ def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    run(main)  # until every error of the house is a UserError
+    run(main)

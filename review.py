@@ -22,84 +22,46 @@ import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final, Literal
 
-if __name__ == "__main__":
-    # Ctrl-C ends the imports without a traceback; `run` takes over.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
-
-import numpy as np
-import torch
-import tyro
-from numpy.typing import NDArray
-from PIL import Image
-from torch import nn
-
-from greyhound.cache.cli import from_json, note, parse, plain, progress_bar, run
-from greyhound.cache.errors import UserError
-from greyhound.cache.files import folder_beside
-from greyhound.cache.pack import Options, pack
-from greyhound.cache.stats import THUMBNAIL
-from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey import page
-from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed
-from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
-from greyhound.model import linear_probe as head
-from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.network import build, normalisation, pretrained_head
-from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
-from greyhound.model.report import figures
-from greyhound.model.run import PACK, RECIPE, CheckpointName, Run, RunError
-from greyhound.model.saliency import normalise, saliency
-from greyhound.pipelines.augment import Augment
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.loader import Loader, choose, torch_device
-
-SHOWN: Final = 10
-"""Label issues that the terminal lists."""
-_MAPS_AT_ONCE: Final = 16
-
-Ids = NDArray[np.int64]
-Labels = NDArray[np.int32]
-
-
-class ReviewError(UserError):
-    """The review cannot be made as asked; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to review, and how."""
+    """Rank the labels of a folder, a pack or a run by how wrong they look."""
 
     out: Path | None = None
     """The JSON ranking to write, the likeliest issues first; by default labels.json in --survey."""
     images: Path | None = None
-    """A folder with one subfolder a class."""
+    """A folder of images, with one subfolder a class."""
     survey: Path | None = None
     """What greyhound survey wrote about --images: mark the label issues in its tables and on its page."""
     pack: Path | None = None
     """A pack, instead of a folder; with --run: another one than it was trained on."""
     run: Path | None = None
     """A run folder: its network judges the images that it was not trained on, and shows where it looks."""
-    checkpoint: CheckpointName = "auto"
+    checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """With --run: swa or best, whichever did better on the validation split, or one by name."""
     network: str = "tf_efficientnet_lite0"
     """Without a run: whose features; any timm name."""
     weights: str = "auto"
     """Without a run: an installed package of weights, then timm's hub; or a file."""
     size: int = 160
-    """Without a run: pixels a side."""
+    """Without a run: pixels a side of what the network sees."""
     folds: int = 5
     """Without a run: an image is judged by the images of the other folds."""
     neighbours: int = 3
-    """Shown of each label issue, in either class."""
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    """Images shown beside each label issue, of either class."""
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -126,6 +88,49 @@ class Job:
         return self.out or (self.survey or Path()) / "labels.json"
 
 
+if __name__ == "__main__":
+    # Ctrl-C ends the imports without a traceback; `run` takes over. --help and a slip are answered before them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound review"))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from greyhound.cache.cli import from_json, note, plain, progress_bar, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import folder_beside
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.stats import THUMBNAIL
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey import page
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed
+from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
+from greyhound.model import linear_probe as head
+from greyhound.model.dry_run import refusing_out_of_memory
+from greyhound.model.network import build, normalisation, pretrained_head
+from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.report import figures
+from greyhound.model.run import PACK, RECIPE, Run, RunError
+from greyhound.model.saliency import normalise, saliency
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader, choose, torch_device
+
+SHOWN: Final = 10
+"""Label issues that the terminal lists."""
+_MAPS_AT_ONCE: Final = 16
+
+Ids = NDArray[np.int64]
+Labels = NDArray[np.int32]
+
+
+class ReviewError(UserError):
+    """The review cannot be made as asked; the message is one line for the user."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a judge says of n images of a pack, none of which it was fitted to.
@@ -144,12 +149,8 @@ class Evidence:
     contents: Sequence[str]
 
 
-def main() -> int:
-    """Review what the command line names."""
-    try:
-        job = parse(lambda: tyro.cli(Job, prog="greyhound review"))
-    except ValueError as error:  # a job that refuses its numbers
-        raise ReviewError(str(error)) from None
+def main(job: Job) -> int:
+    """Review what the command line names. The exit code."""
     with refusing_out_of_memory("64 images at once", "use --device cpu, or, without --run, lower --size"):
         review(job)
     return 0
@@ -434,4 +435,4 @@ def describe(found: Review) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(JOB))

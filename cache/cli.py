@@ -1,23 +1,21 @@
 """What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
 
-Before it: nothing. After it: every script. To import it costs little: numpy, rich, pydantic and tyro are not
+Before it: nothing. After it: every script. To import it costs little: numpy, rich and pydantic are not
 loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
-import re
 import signal
 import stat
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -117,43 +115,6 @@ def _leave_terminal() -> None:
 def _unheard(number: int) -> bool:
     """Whether the program was started so that it outlives its terminal, with nohup."""
     return number == SIGHUP and signal.getsignal(number) is signal.SIG_IGN
-
-
-def parse(read: Callable[[], Result], subcommands: Collection[str] = ()) -> Result:
-    """Call tyro; its complaint about the command line becomes one line, like all others.
-
-    subcommands: those that the program has; the help that the line names is that of the one that was called.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return read()
-    except SystemExit as leaving:
-        if leaving.code == BAD_INPUT:
-            # Without the titles of boxes.
-            lines = [line for line in said.getvalue().splitlines() if not line.startswith("\u256d")]
-            text = " ".join(re.sub(r"[\u2500-\u257f]", " ", " ".join(lines)).split())
-            text = re.sub(r" Argument helptext: .*?(?= For full helptext|$)", ".", text)
-            text = re.sub(r"Error parsing (--\S+): .*('.*')", r"\1 is \2; expected a number", text)
-            text = re.sub(r"Error parsing \S+: ", "", text)  # a class of ours, which says nothing to the user
-            text = re.sub(
-                r"[.;]? ?(?:\(required\))? ?For full helptext, (?:see|run:?) (.*--help)\.?", r"; see \1", text
-            ).replace(" (required)", "")
-            called = next(iter(sys.argv[1:]), "")
-            if called in subcommands:
-                text = re.sub(rf"(?<! {called}) --help$", f" {called} --help", text)
-            _complain(f"error: {text}")
-        raise
-
-
-def deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Result]]:
-    """`command` with its signature, but calling it only returns the call, to be made when parsing is over."""
-
-    @functools.wraps(command)
-    def later(*values: Any, **named: Any) -> Callable[[], Result]:
-        return lambda: command(*values, **named)
-
-    return later
 
 
 Stop = Callable[[], int | None]

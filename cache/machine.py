@@ -9,7 +9,6 @@ import importlib.util
 import math
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +45,8 @@ def has_dali() -> bool:
 
 def installed(*names: str) -> dict[str, str]:
     """Versions of the packages that are installed; a name that ends in * is a prefix."""
+    from importlib import metadata  # not for --help, which this module is imported for too
+
     found = {}
     for distribution in metadata.distributions():
         name = distribution.name

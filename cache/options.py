@@ -185,16 +185,25 @@ def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
     return read
 
 
-def read_options(base: T, arguments: Sequence[str], prog: str, required: Sequence[str] = ()) -> T:
-    """The command line of a program whose options are those of the dataclass `base`, its values the defaults.
+def read_options(kind: type[T], arguments: Sequence[str], prog: str) -> T:
+    """The command line of a program whose options are the fields of the dataclass `kind`.
 
-    A nested field's flags carry no prefix. required: fields that must be named. Raises OptionError.
+    A nested field's flags carry no prefix. A field without a default must be named. Raises OptionError.
     """
-    values = {each.name: getattr(base, each.name) for each in dataclasses.fields(base)}  # type: ignore[arg-type]
-    nested = [name for name, value in values.items() if dataclasses.is_dataclass(value)]
-    parser = Parser(prog, inspect.getdoc(base) or "")
+    base = object.__new__(kind)  # not checked until the command line is read
+    required, nested = [], []
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if value is dataclasses.MISSING:
+            required.append(each.name)
+            value = None
+        elif dataclasses.is_dataclass(value):
+            nested.append(each.name)
+        object.__setattr__(base, each.name, value)
+    parser = Parser(prog, inspect.getdoc(kind) or "")
     for option in options(base, nested):
-        parser.add(option, parser)
+        said = f"{option.help} Required." if option.name in required else option.help
+        parser.add(dataclasses.replace(option, help=said), parser)
     return apply_named(base, vars(parser.read(arguments)), nested, required, prog)
 
 
@@ -206,7 +215,8 @@ def apply_named(
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
     try:
-        return apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
+        found = apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
+        return dataclasses.replace(found)  # type: ignore[type-var]  # checked, also where nothing is named
     except ValueError as error:
         raise OptionError(str(error)) from None
 
@@ -232,9 +242,18 @@ def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -
     empty = inspect.Parameter.empty
     for each in others:
         default = None if each.default is empty else each.default
-        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, docs[each.name]), parser)
+        said = f"{docs[each.name]} Required." if each.default is empty else docs[each.name]
+        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, said), parser)
     named = vars(parser.read(arguments))
     if missing := [each.name for each in others if each.default is empty and each.name not in named]:
         raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
     names = {each.name.rstrip("_"): each.name for each in (first, *others)}
     return lambda: function(**{names[name]: value for name, value in named.items()})
+
+
+def check_command(name: str, known: Sequence[str]) -> None:
+    """Raises OptionError, with what it may have meant, where `name` is none of the known commands."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+        raise OptionError(f"there is no command {name!r}; {hint}")

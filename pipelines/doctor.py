@@ -17,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -26,15 +27,31 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
+
+
+@dataclass(frozen=True)
+class Job:
+    """Say what this machine has for training, what it lacks, and what does not fit together."""
+
+    pack: Path | None = None
+    """Also decode some of this pack's pictures, and compare them with what was packed; default: none."""
+    json: bool = False
+    """Print facts and findings as JSON, and nothing else."""
+
+
+if __name__ == "__main__":  # --help and a slip are answered before the slow imports
+    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound doctor"))
+
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from greyhound.cache.cli import parse, run
+from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
 from greyhound.cache.store import Pack
 from greyhound.pipelines.decoded import ImageCache, say_bytes
@@ -358,19 +375,8 @@ def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
         yield BatchSpec(ids, geometry, colour, whole, epoch=0, stop=low + len(ids))
 
 
-@dataclass(frozen=True)
-class Job:
-    """How to say it."""
-
-    pack: Path | None = None
-    """Also decode some of this pack's pictures, and compare them with what was packed."""
-    json: bool = False
-    """Print facts and findings as JSON, and nothing else."""
-
-
-def main() -> int:
+def main(job: Job) -> int:
     """Learn, judge, say."""
-    job = parse(lambda: tyro.cli(Job, prog="greyhound doctor"))
     facts = learn()
     findings = judge(facts) + ([try_decoder(Pack(job.pack))] if job.pack else [])
     if job.json:
@@ -397,4 +403,4 @@ def show(findings: list[Finding]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(JOB))

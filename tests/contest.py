@@ -19,14 +19,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import tyro
 from planted import Planted
-from tyro.conf import Positional
 
-from greyhound.cache.cli import parse, run
+from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores, describe_machine
+from greyhound.cache.options import read_call
 from greyhound.cache.store import PackError
 from greyhound.cache.survey.table import read_rows
 
@@ -97,7 +96,7 @@ def read_truth(file: Path) -> list[Planted]:
             ]
     except (OSError, KeyError) as error:
         raise PackError(
-            f"{file} cannot be read ({error}); make it: python tests/planted.py IMAGES OUT"
+            f"{file} cannot be read ({error}); make it: python tests/planted.py IMAGES --out OUT"
         ) from None
 
 
@@ -184,8 +183,8 @@ def main() -> int:
     """Compare what the command line names."""
 
     def command(
-        folder: Positional[Path],
-        ours_csv: Annotated[Path | None, tyro.conf.arg(name="ours")] = None,
+        folder: Path,
+        ours_: Path | None = None,
         seconds: tuple[float, float] = (float("nan"), float("nan")),
         alone: bool = False,
     ) -> int:
@@ -193,21 +192,21 @@ def main() -> int:
 
         Args:
             folder: What tests/planted.py made.
-            ours_csv: Our survey.csv, where it is there already.
+            ours_: Our survey.csv, where it is there already.
             seconds: How long it took, on the clock and of the processors.
             alone: Only cleanvision.
         """
         truth, images = read_truth(folder / "planted.csv"), (folder / "images").absolute()
         columns: dict[str, Contestant] = {}
         if not alone:
-            columns["Greyhound"] = (ours(ours_csv), Cost(*seconds)) if ours_csv else look(images)
+            columns["Greyhound"] = (ours(ours_), Cost(*seconds)) if ours_ else look(images)
         columns[f"cleanvision {version('cleanvision')}"] = theirs(images)
         count = sum(file.is_file() for file in images.rglob("*"))
         print(f"{count} images; {describe_machine()}\n")
         print("\n".join(tabulate(truth, columns)))
         return 0
 
-    return parse(lambda: tyro.cli(command, prog="python tests/contest.py"))
+    return read_call(command, sys.argv[1:], "python tests/contest.py")()
 
 
 def version(package: str) -> str:

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import tyro
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
 
 if TYPE_CHECKING:
     from fuzzed import Target
@@ -62,7 +63,7 @@ class Result:
 
 def main() -> int:
     """Each target in a process of its own, one after the other."""
-    fuzz = tyro.cli(Fuzz)
+    fuzz = read_or_exit(lambda: read_options(Fuzz, sys.argv[1:], "python tests/fuzz.py"))
     targets = import_targets()
     unknown = set(fuzz.targets) - set(targets)
     if unknown:

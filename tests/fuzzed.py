@@ -16,20 +16,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import torch
-import tyro
 from pictures import coded, encode, packed
 from runs import TINY
 
 from greyhound import eval as evaluation
-from greyhound import explain, review
+from greyhound import explain, recipe, review
 from greyhound.cache import __main__ as room
 from greyhound.cache import selection
-from greyhound.cache.cli import ValueFormatError, deferred, from_json, parse
+from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
+from greyhound.cache.options import read_call, read_options
 from greyhound.cache.pack import Options
 from greyhound.cache.shards import _CHECKSUM, _METADATA
 from greyhound.cache.store import (
@@ -70,7 +70,7 @@ from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
 from greyhound.pipelines.engine import BadImageError, Resources
 from greyhound.pipelines.loader import Loader
-from greyhound.recipe import Recipe, read_options
+from greyhound.recipe import Recipe
 
 CLASSES: Final = 3
 RUN_FILES: Final = (*SCHEMAS, "eval-other-test.json")
@@ -395,20 +395,13 @@ def _sound_members() -> dict[str, bytes]:
 # --- command lines ---------------------------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
-    read_options,
-    lambda words: parse(lambda: tyro.cli(evaluation.Job, args=words)),
-    lambda words: parse(lambda: tyro.cli(explain.Job, args=words)),
-    lambda words: parse(lambda: tyro.cli(review.Job, args=words)),
-    lambda words: parse(lambda: tyro.extras.subcommand_cli_from_dict(_rooms(), args=words)),
+    recipe.read_options,
+    lambda words: read_options(evaluation.Job, words, "eval"),
+    lambda words: read_options(explain.Job, words, "explain"),
+    lambda words: read_options(review.Job, words, "review"),
+    lambda words: read_call(room.COMMANDS[words[0]], words[1:], words[0]) if words[:1] else None,
 )
 """Each program's parser, in the order in which the first byte of an input chooses one; nothing is done."""
-
-
-def _rooms() -> dict[str, Callable[..., Any]]:
-    return {
-        command.__name__: deferred(command)
-        for command in (room.demo, room.survey, room.pack, room.info, room.verify)
-    }
 
 
 def command_seeds(_: Path) -> list[bytes]:
@@ -429,7 +422,7 @@ def read_command(_: Path, data: bytes) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            COMMANDS[number % len(COMMANDS)](words)
+            read_or_exit(lambda: COMMANDS[number % len(COMMANDS)](words))
     except SystemExit as leaving:
         assert leaving.code in (0, 2), leaving.code
         assert len(said.getvalue().splitlines()) == (1 if leaving.code else 0), said.getvalue()

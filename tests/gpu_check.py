@@ -34,14 +34,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before 
 import numpy as np
 import psutil
 import torch
-import tyro
 from reads import host_reads, syncs_raise, walk
 from torch import nn
 from watermark import overwritten
 
 from greyhound import train
-from greyhound.cache.cli import parse, run
+from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores, has_dali
+from greyhound.cache.options import read_options
 from greyhound.cache.store import Pack
 from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled, forward
@@ -436,7 +436,7 @@ class Job:
 
 def main() -> int:
     """Check the device, and certify what came of it."""
-    job = parse(lambda: tyro.cli(Job, prog="python tests/gpu_check.py"))
+    job = read_options(Job, sys.argv[1:], "python tests/gpu_check.py")
     if job.device == "gpu" and not torch.cuda.is_available():
         raise ResourcesError(
             "gpu-check: torch finds no CUDA GPU here, so nothing was checked; greyhound doctor says what there "

@@ -1,6 +1,6 @@
 """Plant faults in a folder of images, and write down where: the truth for a comparison of those who look for them.
 
-    python tests/planted.py IMAGES OUT --each 12
+    python tests/planted.py IMAGES --out OUT --each 12
 
 Before it: `greyhound demo IMAGES`, of which only the images without a fault of their own are taken, or any folder
 of photographs. After it: OUT/images and OUT/planted.csv (path, fault, kind, of); `contest` reads both.
@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import tyro
 from PIL import Image, ImageFilter, ImageOps
-from tyro.conf import Positional
 
-from greyhound.cache.cli import parse, run
+from greyhound.cache.cli import run
 from greyhound.cache.folder import named_as_image
+from greyhound.cache.options import read_call
 from greyhound.cache.store import PackError
 
 Picture = Image.Image
@@ -192,7 +192,7 @@ def name_copy(images: Path, original: str, folders: list[Path], number: int, kin
 def main() -> int:
     """Plant what the command line asks for."""
 
-    def command(source: Positional[Path], out: Positional[Path], each: int = 12, seed: int = 0) -> int:
+    def command(source: Path, out: Path, each: int = 12, seed: int = 0) -> int:
         """Plant faults in copies of the images of SOURCE, below OUT.
 
         Args:
@@ -207,7 +207,7 @@ def main() -> int:
         print(f"{len(found)} faults planted in {out / 'images'}; truth: {out / 'planted.csv'}")
         return 0
 
-    return parse(lambda: tyro.cli(command, prog="python tests/planted.py"))
+    return read_call(command, sys.argv[1:], "python tests/planted.py")()
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import tyro
 
+from greyhound.cache.cli import read_or_exit
+from greyhound.cache.options import read_options
 from greyhound.cache.shards import divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
 from greyhound.pipelines.augment import Augment, draw
@@ -35,8 +37,21 @@ BATCH = 1024
 CLASSES = tuple(f"class {number:04d}" for number in range(1000))
 
 
-def main(images: int = 1_300_000, shards: int = 8, folder: Path | None = None) -> None:
+@dataclass(frozen=True)
+class Scale:
+    """Write a pack of so many rows without photographs, and measure it."""
+
+    images: int = 1_300_000
+    """Rows of the pack."""
+    shards: int = 8
+    """Files that they are divided into."""
+    folder: Path | None = None
+    """Where the pack is written for a while; default: the system's temporary folder."""
+
+
+def main(scale: Scale) -> None:
     """Write the pack, then measure in a process of its own."""
+    images, shards, folder = scale.images, scale.shards, scale.folder
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         pack = Path(temporary) / "scale.arrow"
         for index, (path, (low, high)) in enumerate(
@@ -123,4 +138,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         measure(sys.argv[2])
     else:
-        tyro.cli(main)
+        main(read_or_exit(lambda: read_options(Scale, sys.argv[1:], "python tests/scale.py")))

@@ -28,14 +28,14 @@ from typing import Any, Final
 
 import psutil
 import torch
-import tyro
 from pictures import packed
 from runs import FULL, ONE_THREAD, never, tinted, tiny_job
 
 from greyhound import eval as evaluation
 from greyhound import train
-from greyhound.cache.cli import Stopped, stop_signals
+from greyhound.cache.cli import Stopped, read_or_exit, stop_signals
 from greyhound.cache.machine import describe_machine
+from greyhound.cache.options import read_options
 from greyhound.cache.pack import Options
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import fingerprint
@@ -145,7 +145,7 @@ WEIGHTS: Final = (LAST, BEST, AVERAGED, PROBE_WEIGHTS)
 
 def main() -> int:
     """Run undisturbed, run disturbed, compare."""
-    soak = tyro.cli(Soak)
+    soak = read_or_exit(lambda: read_options(Soak, sys.argv[1:], "python tests/soak.py"))
     if soak.child:
         print("started", flush=True)
         with (soak.folder / f"{soak.name}.log").open("a") as log, redirect_stdout(log):

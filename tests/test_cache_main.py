@@ -204,13 +204,16 @@ WRONG = {
     ),
     "no number": (
         ["pack", "{images}", "--out", "{tmp}/p", "--val", "much"],
-        "error: --val is 'much'; expected a number; see greyhound pack --help\n",
+        "error: --val is 'much'; expected a number\n",
     ),
-    "an unknown flag": (["info", "{tmp}", "--yaml"], "error: "),
-    "an unknown command": (["unpack"], "error: "),
+    "an unknown flag": (
+        ["info", "{tmp}", "--yaml"],
+        "error: there is no flag --yaml; see greyhound info --help\n",
+    ),
+    "an unknown command": (["unpack"], "error: there is no command 'unpack'; did you mean pack?\n"),
     "no --out": (
         ["pack", "{images}"],
-        "error: Missing from greyhound pack: --out PATH The pack to write; see greyhound pack --help\n",
+        "error: --out is missing; see greyhound pack --help\n",
     ),
 }
 

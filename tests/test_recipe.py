@@ -192,7 +192,7 @@ def test_the_defaults_are_those_of_the_recipe_that_is_named(
     assert f"--phases.{len(recipe.phases) - 1}.high" in text
 
 
-SLOW = ("torch", "timm", "nvidia", "torchvision", "cv2", "pyarrow", "matplotlib", "tyro", "pydantic", "PIL")
+SLOW = ("torch", "timm", "nvidia", "torchvision", "cv2", "pyarrow", "matplotlib", "pydantic", "PIL")
 
 
 def test_help_and_a_slip_import_nothing_slow() -> None:

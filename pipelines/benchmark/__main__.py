@@ -12,50 +12,44 @@ process and all its workers.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
+from greyhound.cache.cli import run
+from greyhound.cache.options import OptionError, read_options
 
-from greyhound.cache.cli import parse, run
-from greyhound.cache.folder import find_unlabelled
-from greyhound.cache.pack import Options, write
-from greyhound.cache.store import Pack
-from greyhound.pipelines.benchmark.measure import measure
-from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError
-from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report
+if TYPE_CHECKING:
+    from greyhound.cache.store import Pack
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure."""
+    """Measure the loaders on your own photographs, each row in turns with the others."""
 
     images: Path | None = None
     """A folder of photographs."""
     pack: Path | None = None
     """Or a pack."""
     seconds: float = 5.0
-    """How long each sample runs."""
+    """Seconds that each sample runs."""
     repeats: int = 3
     """Samples of each row."""
-    rows: tuple[str, ...] = tuple(ROWS)
-    """Which rows."""
+    rows: tuple[str, ...] = ()
+    """Rows to measure, by their names in the table; default: all."""
     json: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON here too; default: only print it, as the last line."""
     chart: Path | None = None
-    """Draw the core-milliseconds here, a PNG."""
-    compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="OLD NEW")] = None
-    """Measure nothing: say what became slower between two JSON files."""
+    """Draw the core-milliseconds here, as a PNG; default: no chart."""
+    compare: tuple[Path, Path] | None = None
+    """Measure nothing: say what became slower between two JSON files, the old one and the new one."""
     table: Path | None = None
     """Measure nothing: print a JSON file as the README's table."""
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
-        unknown = [name for name in self.rows if name not in ROWS]
-        if unknown:
-            raise ValueError(f"there is no row {unknown[0]!r}; expected some of {', '.join(ROWS)}")
         if not 0 < self.seconds < 1e6:
             raise ValueError(f"seconds is {self.seconds}; expected more than 0")
         if self.repeats < 1:
@@ -64,10 +58,13 @@ class Job:
 
 def main() -> int:
     """Measure, compare or tabulate, as the command line says."""
-    try:
-        job = parse(lambda: tyro.cli(Job, prog="greyhound benchmark"))
-    except ValueError as error:  # a job that refuses its numbers
-        raise BenchmarkError(str(error)) from None
+    job = read_options(Job, sys.argv[1:], "greyhound benchmark")
+    from greyhound.pipelines.benchmark.measure import measure
+    from greyhound.pipelines.benchmark.rows import ROWS
+    from greyhound.pipelines.benchmark.table import as_markdown, compare, read, report
+
+    if unknown := [name for name in job.rows if name not in ROWS]:
+        raise OptionError(f"there is no row {unknown[0]!r}; expected some of {', '.join(ROWS)}")
     if job.compare:
         return compare(*map(read, job.compare))
     if job.table:
@@ -76,16 +73,24 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
         folder = Path(temporary)
         pack, data = open_pack(job, folder)
-        report(measure(pack, data, job.rows, job.seconds, job.repeats, folder), job.json, job.chart)
+        report(
+            measure(pack, data, job.rows or tuple(ROWS), job.seconds, job.repeats, folder),
+            job.json,
+            job.chart,
+        )
     return 0
 
 
 def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
-    """The pack, or one made in `folder` of the images, and what it is called."""
+    """The pack, or one made in `folder` of the images, and what it is called. Raises OptionError."""
+    from greyhound.cache.folder import find_unlabelled
+    from greyhound.cache.pack import Options, write
+    from greyhound.cache.store import Pack
+
     if job.pack and not job.images:
         return Pack(job.pack), job.pack.name
     if job.pack or not job.images:
-        raise BenchmarkError(
+        raise OptionError(
             "name either --images FOLDER or --pack PACK; photographs, since drawn images decode too fast"
         )
     out = folder / "images.arrow"

@@ -1,0 +1,140 @@
+"""The wheel: what is in it, and that it works in a folder whose own modules have the names of our rooms."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+NEIGHBOURS = ["model", "train", "pipelines", "eval", "explain", "review", "session", "recipe", "begin"]
+"""A user's own modules beside his images; `cache` is a package of his."""
+SPY = "open({log!r}, 'a').write(__name__ + ' ')\nraise RuntimeError(__name__ + ' is not for import')\n"
+TRAINING = """
+import runpy, sys
+import greyhound
+print(greyhound.__file__)
+for words in {commands!r}:
+    sys.argv = ["greyhound", *words.split()]
+    try:
+        runpy.run_module("greyhound", run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        print("exit", words.split()[0], leaving.code or 0)
+"""
+"""Several commands in one process, since each import of torch takes seconds; here the folder itself is on sys.path."""
+COMMANDS = (
+    "train demo --pack dogs.arrow --out run --size 32 --network test_efficientnet --weights none --epochs 1"
+    " --batch-size 8 --no-linear-probe --averaging.steps 0 --device cpu --threads 1",
+    "eval --run run --crops 1 --device cpu --threads 1",
+    "explain --run run --count 2 --device cpu --threads 1",
+)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A fresh environment with the wheel, and a folder of somebody's own modules. log: names of those that were imported."""
+
+    wheel: Path
+    environment: Path
+    folder: Path
+    log: Path
+
+    def start(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment in the folder, with nothing but its own path to find modules by."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        return subprocess.run(
+            [self.environment / "bin" / program, *arguments],
+            cwd=self.folder,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of a copy of the checkout, for a build writes beside its source; a stray environment and findings are in it."""
+    skipped = (".venv", ".git", "build", "*.egg-info", "__pycache__", ".*_cache", "demo.*", "runs", ".ci")
+    source = Path(copytree(ROOT, folder / "source", ignore=ignore_patterns(*skipped), symlinks=True))
+    for stray in (".venv/lib/stray", "findings/stray"):
+        (source / stray).mkdir(parents=True, exist_ok=True)
+        (source / stray / "__init__.py").write_text("")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
+    isolation = ["--no-build-isolation"] if has_setuptools() else []
+    subprocess.run([*pip, *isolation, "--wheel-dir", folder, source], check=True, timeout=300)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def has_setuptools() -> bool:
+    """Whether this environment has what pyproject.toml names for a build."""
+    try:
+        return int(metadata.version("setuptools").partition(".")[0]) >= 77
+    except metadata.PackageNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("install")
+    wheel, environment = build_wheel(folder), folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=100)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={python}", "install"]
+    subprocess.run([*pip, "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=100)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    # the dependencies: a .pth file in a folder that a .pth file names is not read, so no editable install is found
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
+
+    here, log = folder / "project", folder / "imported"
+    (here / "cache").mkdir(parents=True)
+    for name in ("cache/__init__", *NEIGHBOURS):
+        (here / f"{name}.py").write_text(SPY.format(log=str(log)))
+    return Installed(wheel, environment, here, log)
+
+
+def test_the_wheel_holds_one_package_and_all_of_it(installed: Installed) -> None:
+    with zipfile.ZipFile(installed.wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"greyhound"}
+    assert len(tops) == 2
+    rooms = {name.split("/")[1] for name in names if name.count("/") > 1 and name.startswith("greyhound/")}
+    assert rooms == {"cache", "model", "pipelines"}  # neither tests nor docs, findings or .venv
+    tree = list(ROOT.glob("*.py"))
+    tree += [
+        path for room in rooms for end in ("py", "js", "jinja") for path in (ROOT / room).rglob(f"*.{end}")
+    ]
+    assert {name for name in names if name.startswith("greyhound/")} == {
+        f"greyhound/{path.relative_to(ROOT)}" for path in tree
+    }
+    assert any(name.endswith(".js") for name in names)
+    assert sum(name.endswith(".jinja") for name in names) == 2
+
+
+def test_the_whole_flow_beside_modules_of_the_same_names(installed: Installed) -> None:
+    images = "demo images --classes 4 --per-class 12"
+    for command in (images, "pack images --out dogs.arrow", "info dogs.arrow", "verify dogs.arrow"):
+        answer = installed.start("greyhound", *command.split())
+        assert answer.returncode == 0, f"{command}: {answer.stderr}"
+    trained = installed.start("python", "-c", TRAINING.format(commands=COMMANDS))
+    where, *lines = trained.stdout.splitlines()
+    assert Path(where).is_relative_to(installed.environment), trained.stderr
+    exits = [line for line in lines if line.startswith("exit ")]
+    assert exits == ["exit train 0", "exit eval 0", "exit explain 0"], trained.stdout + trained.stderr
+    answer = installed.start("python", "-m", "greyhound", "survey", "images", "--out", "survey")
+    assert answer.returncode == 0, answer.stderr
+    for made in ("run/report.html", "run/eval.json", "run/saliency.png", "survey/survey.html"):
+        assert (installed.folder / made).stat().st_size, made
+    assert not installed.log.exists(), installed.log.read_text()
