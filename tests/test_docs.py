@@ -1,0 +1,157 @@
+"""The documentation: its links lead somewhere, its commands and flags exist, its Python runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from pictures import encode, folder, noise, scan_here
+
+from greyhound import __main__ as command
+from greyhound import recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HISTORY = ("log.md", "glossary.md")
+"""Pages that also have names of long ago."""
+TODAY = [page for page in PAGES if page.name not in HISTORY]
+OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--max-restarts"}
+OF_TESTS = {"--minutes", "--images", "--shards", "--ours", "--seconds", "--pack", "--device"}
+"""Flags of programs in tests/."""
+WIDTH = 110
+
+
+def each(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=[page.name for page in pages])
+
+
+def anchors(page: Path) -> set[str]:
+    """What `#...` can name: every heading, as GitHub writes it."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def code(page: Path) -> str:
+    """Blocks of code and spans of code, a line each."""
+    text = page.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    return "\n".join([*blocks, *spans])
+
+
+def commands(page: Path) -> Iterator[tuple[str, set[str]]]:
+    """Every `greyhound COMMAND` and the flags behind it, the numbers in their names as N."""
+    for line in code(page).splitlines():
+        for name, rest in re.findall(r"\bgreyhound (\w+)([^#&]*)", line):
+            yield name, flags(rest)
+
+
+def flags(text: str) -> set[str]:
+    return {re.sub(r"\.\d+\.", ".N.", flag) for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text)}
+
+
+@cache
+def flags_of(name: str) -> set[str]:
+    """What `greyhound NAME --help` lists."""
+    arguments = ["greyhound", name, *(["paper"] if name == "train" else []), "--help"]
+    with (
+        mock.patch.object(sys, "argv", arguments),
+        contextlib.redirect_stdout(io.StringIO()) as said,
+        warnings.catch_warnings(),
+        pytest.raises(SystemExit) as leaving,
+    ):
+        warnings.simplefilter("ignore")  # of runpy: we imported the program before
+        command.main()
+    assert not leaving.value.code
+    return flags(said.getvalue())
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@each(PAGES)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        if not target.startswith("http"):
+            there = (page.parent / target).resolve() if target else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), anchor
+
+
+@each(TODAY)
+def test_every_command_and_flag_exists(page: Path) -> None:
+    for name, named in commands(page):
+        assert name in command.PROGRAMS, name
+        assert not named - flags_of(name) - {"--help"}, f"greyhound {name}"
+    known = set().union(*map(flags_of, command.PROGRAMS)) | OF_TORCHRUN | OF_TESTS
+    assert not flags(code(page)) - known
+
+
+@each(TODAY)
+def test_every_test_and_target_that_is_named_exists(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for file in re.findall(r"\btests/\w+\.py\b", page.read_text()):
+        assert (ROOT / file).exists(), file
+    for target in re.findall(r"^(?:make) ([\w-]+)", code(page), re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_every_flag_of_train_is_documented() -> None:
+    said = flags(code(ROOT / "docs" / "training.md"))
+    assert (
+        not {flag for flag in flags_of("train") if not flag.startswith("--no-")}
+        - said
+        - {"--help", "--augment.size"}
+    )
+
+
+@pytest.mark.parametrize("name", ["paper", "fast"])
+def test_the_tables_of_training_have_the_defaults(name: str) -> None:
+    """Where a cell of the recipe's column is one number or one word, it is the recipe's."""
+    checked = 0
+    preset = recipe.RECIPES[name][0]
+    for line in (ROOT / "docs" / "training.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 4 or not (flag := re.fullmatch(r"`--([a-z_-]+)`", cells[0])):
+            continue
+        said, value = (
+            cells[2 if name == "paper" else 3].strip("`"),
+            getattr(preset, flag[1].replace("-", "_"), None),
+        )
+        if said and value is not None:
+            expected = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+            assert said == str(expected) or float(said) == expected, (flag[1], said, expected)
+            checked += 1
+    assert checked > 12
+
+
+@each(TODAY)
+def test_prose_fits_the_page(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL).splitlines()
+    assert not [line for line in prose if len(line) > WIDTH and not line.startswith("|")]
+
+
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) > 5
+    names = {
+        f"{name}/{n}.jpg": encode(noise(96, 80, 100 * k + n), "JPEG")
+        for k, name in enumerate("ab")
+        for n in range(20)
+    }
+    folder(tmp_path / "photographs", names)
+    monkeypatch.chdir(tmp_path)
+    with mock.patch("greyhound.cache.pack.scan", scan_here):
+        exec(compile("\n".join(blocks), "docs/python.md", "exec"), {"__name__": "page"})
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
