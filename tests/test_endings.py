@@ -40,7 +40,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures in the classes of the tiny run, looked at in the test's own process."""
-    monkeypatch.setattr("greyhound.cache.pack.survey", scan_here)
+    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
     names = ("blue <b>", "green", "red")
     return folder(
         tmp_path / "images",
@@ -88,10 +88,10 @@ def test_packing_that_is_ended_while_it_writes(
 @pytest.mark.parametrize(
     ("number", "place", "doing"),
     [
-        (signal.SIGTERM, "head.solve", "training epoch 0"),
-        (signal.SIGHUP, "step.train_step", "training epoch 0"),
-        (signal.SIGINT, "interpolation.interpolated", "validating 50% of the way from the head"),
-        (signal.SIGTERM, "swa.average", "averaging"),
+        (signal.SIGTERM, "linear_probe.solve", "training epoch 0"),
+        (signal.SIGHUP, "step.mean_loss", "training epoch 0"),
+        (signal.SIGINT, "averaging.interpolated", "validating 50% of the way from the linear probe"),
+        (signal.SIGTERM, "averaging.average", "averaging"),
     ],
 )
 def test_a_training_that_is_ended_anywhere_goes_on(
@@ -124,7 +124,7 @@ def test_a_training_that_is_ended_anywhere_goes_on(
         (signal.SIGHUP, "eval.py --run run --images images --device cpu", "cache.pack._read"),
         (signal.SIGTERM, "explain.py --run run --device cpu", "model.saliency.saliency"),
         (signal.SIGINT, "explain.py --run run --device cpu", "model.report.figures._show_tiles"),
-        (signal.SIGTERM, f"review.py --images images {FEATURES}", "model.head.features"),
+        (signal.SIGTERM, f"review.py --images images {FEATURES}", "model.linear_probe.features"),
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(

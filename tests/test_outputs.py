@@ -42,8 +42,8 @@ def contents(place: Path) -> dict[str, bytes]:
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four pictures in two classes, looked at in the test's own process."""
-    for module in ("greyhound.cache.pack", "greyhound.cache.inspection"):
-        monkeypatch.setattr(f"{module}.survey", scan_here)
+    for module in ("greyhound.cache.pack", "greyhound.cache.survey.findings"):
+        monkeypatch.setattr(f"{module}.scan", scan_here)
     return folder(
         tmp_path / "images", {f"{k}/{n}.jpg": tinted(k, 10 * k + n) for k in (0, 1) for n in (0, 1)}
     )
