@@ -130,7 +130,7 @@ def test_what_is_no_part_of_the_recipe() -> None:
         ("", "no recipe is named; expected: greyhound train paper|fast|demo --pack PACK --out RUN"),
         ("--pack p --out r", "no recipe is named; expected"),
         ("slow --pack p --out r", "there is no recipe 'slow'; expected one of paper, fast, demo"),
-        ("fast --pack p", "no run folder is named; add --out RUN"),
+        ("fast --pack p", "--out is missing; see greyhound train --help"),
         ("fast --out r --epoch 3", "there is no flag --epoch; did you mean --epochs?"),
         ("fast --out r --hue 0.2", "there is no flag --hue; did you mean --augment.hue?"),
         ("fast --out r --learning-rate 1", "no flag --learning-rate; did you mean --averaging.rate?"),

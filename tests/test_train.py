@@ -683,7 +683,7 @@ def test_a_checkpoint_of_another_network_is_one_line(
     ("arguments", "says"),
     [
         ("", "error: no recipe is named; expected: greyhound train"),
-        ("fast", "error: no run folder is named; add --out RUN"),
+        ("fast", "error: --out is missing; see greyhound train --help"),
         ("fast --out x", "a training needs a pack: --pack PACK"),
         ("fast --pack nowhere.arrow --out x", "there is no pack at nowhere.arrow"),
         ("fast --pack nowhere.arrow --out x --colour 1", "there is no flag --colour"),
