@@ -28,7 +28,7 @@ from greyhound.cache.cli import Stop, Stopped, ValueFormatError
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint
 from greyhound.model import state as state_module
-from greyhound.model.network import build
+from greyhound.model.network import WeightsError, build
 from greyhound.model.run import (
     AVERAGED,
     BEST,
@@ -536,7 +536,7 @@ def test_a_pack_without_validation_images_is_refused(coded_pack: Pack, tmp_path:
 
 def test_a_network_that_does_not_exist_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
     job = tiny_job(colour_pack.path, tmp_path / "run", recipe=replace(TINY, network="efficientnet_b22"))
-    with pytest.raises(ValueError, match="efficientnet_b2"):
+    with pytest.raises(WeightsError, match="efficientnet_b2"):
         train.train(job, never)
     assert not (tmp_path / "run").exists()
 
@@ -683,7 +683,7 @@ def test_a_checkpoint_of_another_network_is_one_line(
     ("arguments", "says"),
     [
         ("", "error: no recipe is named; expected: greyhound train"),
-        ("fast", "error: no run folder is named; add --out RUN"),
+        ("fast", "error: --out is missing; see greyhound train --help"),
         ("fast --out x", "a training needs a pack: --pack PACK"),
         ("fast --pack nowhere.arrow --out x", "there is no pack at nowhere.arrow"),
         ("fast --pack nowhere.arrow --out x --colour 1", "there is no flag --colour"),
