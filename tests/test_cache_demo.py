@@ -229,8 +229,8 @@ def test_any_size_can_be_planned(classes: int, per_class: int) -> None:
 def test_every_breed_is_distinct_and_its_words_are_known() -> None:
     assert len({breed.name for breed in brushes.BREEDS}) == len(brushes.BREEDS) >= 25
     for breed in brushes.BREEDS:
-        assert breed.marking in brushes.MARKINGS and breed.ears in brushes.EARS
-        assert breed.tail in brushes.TAILS and breed.texture in brushes.COATS
+        assert breed.marking in brushes.MARKINGS and breed.ears in dogs.EARS
+        assert breed.tail in dogs.TAILS and breed.texture in brushes.COATS
         patterned = dogs.pattern(breed.pattern, np.random.default_rng(0), (90, 90), 60.0).any()
         assert patterned == (breed.pattern != "solid")
 

@@ -16,30 +16,36 @@ from typing import Final
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from greyhound.cache.demo.brushes import (
-    EARS,
-    HEAD,
-    TAILS,
-    UPRIGHT,
-    Array,
-    Breed,
-    Easel,
-    Finish,
-    Frame,
-    Points,
-    bounds,
-    cloud,
-    levels,
-    paint,
-    shade_of,
-    smooth,
-    stencil,
-    white,
-    window,
-)
-from greyhound.cache.demo.scenes import backdrop, to_image, vary
+from greyhound.cache.demo.brushes import Array, Breed, Easel, Frame, Points, cloud, shade_of, smooth
+from greyhound.cache.demo.scenes import backdrop, develop, vary
+
+
+def _places(text: str) -> Points:
+    return np.array([place.split(",") for place in text.split()], np.float64)
+
+
+# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper
+# corner.
+EARS: Final = {
+    "prick": _places("-.3,.25 -.26,-.25 -.02,-.95 .02,-.98 .3,-.35 .4,.3"),
+    "bat": _places("-.34,.25 -.42,-.5 -.15,-1.2 .22,-1.25 .5,-.6 .42,.3"),
+    "button": _places("-.36,.1 -.28,-.34 .1,-.52 .44,-.3 .34,.3 .3,.42 .02,.1"),
+    "rose": _places("-.3,.1 -.16,-.3 .28,-.44 .74,-.2 .76,-.1 .38,.1 .1,.25"),
+    "drop": _places("-.28,0 0,-.34 .44,-.14 .62,.5 .46,1.02 .22,1.02 .04,.45"),
+    "long": _places("-.28,0 .02,-.3 .44,-.05 .66,.8 .62,1.6 .22,1.66 .1,.7"),
+}
+UPRIGHT: Final = frozenset({"prick", "bat"})
+# The joints of a tail from its root: x, y and half width, in units of the body.
+TAILS: Final = {
+    "curl": _places(".05,.05,.09 -.22,-.16,.11 -.24,-.44,.11 0,-.54,.1 .14,-.38,.09 .04,-.28,.06"),
+    "whip": _places(".05,0,.07 -.22,.02,.05 -.44,-.12,.035 -.62,-.34,.02"),
+    "plume": _places(".05,0,.09 -.2,-.14,.15 -.42,-.42,.19 -.34,-.74,.08"),
+    "sabre": _places(".05,0,.09 -.2,.14,.08 -.42,.22,.07 -.64,.14,.04"),
+    "stub": _places(".05,.05,.09 -.08,-.06,.09 -.14,-.12,.06"),
+}
+HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 
 def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
@@ -56,7 +62,7 @@ def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     easel = Easel(pixels, np.zeros_like(pixels[0]), dog, coat, mark, light, frame.scale, rng)
     pose(easel, frame)
     draw_head(easel, frame.inside(*head(dog), HEAD))
-    return develop(easel)
+    return develop(rng, easel.pixels)
 
 
 def individual(breed: Breed, rng: Generator) -> Breed:
@@ -122,8 +128,7 @@ def draw_ears(easel: Easel, face: Face) -> None:
         shape = smooth(EARS[easel.breed.ears]) * np.array([side, 1])
         easel.fur("ear", root(shape), dim=0.93)
         if upright:
-            skin = 0.5 * shade_of("#d99a8f") + 0.3 * easel.mark
-            paint(easel, [root(shape * 0.6)], skin, Finish(relief=-0.4))
+            easel.enamel(root(shape * 0.6), 0.5 * shade_of("#d99a8f") + 0.3 * easel.mark, -0.4)
 
 
 def draw_skull(easel: Easel, face: Face) -> None:
@@ -187,7 +192,8 @@ def draw_eye(easel: Easel, frame: Frame, side: int) -> None:
 
 def draw_tail(easel: Easel, frame: Frame) -> None:
     """The tail, wagging."""
-    easel.fur("tail", replace(frame, turn=frame.turn + easel.near(0, 0.3)).limb(*TAILS[easel.breed.tail]))
+    wagging = replace(frame, turn=frame.turn + easel.near(0, 0.3))
+    easel.fur("tail", wagging.limb(*TAILS[easel.breed.tail]))
 
 
 def draw_foreleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
@@ -228,10 +234,7 @@ def draw_collar(easel: Easel, frame: Frame) -> None:
 
 def cast_shadow(easel: Easel, frame: Frame, half: float) -> None:
     """Darken the ground under a dog that reaches `half` to either side."""
-    outline = frame.oval(-0.1 * frame.flip * easel.light[0], -0.03, half * 1.1, 0.11)
-    box = bounds((outline,), easel.dog.shape, 0.2 * easel.unit)
-    if box is not None:
-        easel.pixels[:, *box] *= 1 - 0.6 * levels(stencil((outline,), box), 0.09 * easel.unit)
+    easel.shadow(frame.oval(-0.1 * frame.flip * easel.light[0], -0.03, half * 1.1, 0.11))
 
 
 def stand(easel: Easel, frame: Frame) -> None:
@@ -314,22 +317,7 @@ def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> A
     if name == "merle":
         amount = cloud(rng, shape, 0.12 * unit) * 3 + cloud(rng, shape, 0.04 * unit) * 2 - 1
     if name == "brindle":
-        bend = np.linspace(0, 75 * shape[1] / unit, shape[1], dtype=np.float32) + 3 * cloud(
-            rng, shape, 0.3 * unit
-        )
+        bend = np.linspace(0, 75 * shape[1] / unit, shape[1], dtype=np.float32)
+        bend = bend + 3 * cloud(rng, shape, 0.3 * unit)
         amount = 1.5 * np.sin(bend) + cloud(rng, shape, 0.1 * unit) * 0.8 - 0.2
     return amount
-
-
-def develop(easel: Easel) -> Image.Image:
-    """Light, lens and film: dapples, vignette, exposure, tint, highlights, noise, softness."""
-    rng, (height, width) = easel.rng, easel.dog.shape
-    down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (height, width))
-    gain = 1 + rng.uniform(0, 0.12) * cloud(rng, (height, width), 110)
-    gain *= 1 - rng.uniform(0, 0.14) * (down[:, None] + across)
-    warm, green, exposure = rng.normal(0, 0.05), rng.normal(0, 0.015), rng.lognormal(0.09, 0.12)
-    tint = np.array([1 + warm, 1 + green, 1 - warm], np.float32).reshape(3, 1, 1)
-    pixels = easel.pixels * tint * (gain * exposure)
-    pixels -= 0.12 * pixels * pixels * pixels
-    pixels += rng.uniform(0.014, 0.032) * window(white(), rng, (height, width))
-    return to_image(pixels).filter(ImageFilter.BoxBlur(max(0.0, rng.uniform(-0.4, 0.4))))

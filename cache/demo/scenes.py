@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
-from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, window
+from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, white, window
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,26 @@ def twinkle(rng: Generator, image: Image.Image, horizon: int, colour: str) -> No
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), tint, outline=tint, width=2)
 
 
+def to_array(image: Image.Image) -> Array:
+    """An 8-bit picture as numbers `[3, H, W]` in 0..1."""
+    return np.stack([levels(plane) for plane in image.split()])
+
+
 def to_image(pixels: Array) -> Image.Image:
     """Numbers `[3, H, W]` in 0..1 as an 8-bit picture."""
     planes = (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
     return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
 
 
-def to_array(image: Image.Image) -> Array:
-    """An 8-bit picture as numbers `[3, H, W]` in 0..1."""
-    return np.stack([levels(plane) for plane in image.split()])
+def develop(rng: Generator, pixels: Array) -> Image.Image:
+    """Light, lens and film: dapples, vignette, exposure, tint, highlights, noise, softness."""
+    _, height, width = pixels.shape
+    down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (height, width))
+    gain = 1 + rng.uniform(0, 0.12) * cloud(rng, (height, width), 110)
+    gain *= 1 - rng.uniform(0, 0.14) * (down[:, None] + across)
+    warm, green, exposure = rng.normal(0, 0.05), rng.normal(0, 0.015), rng.lognormal(0.09, 0.12)
+    tint = np.array([1 + warm, 1 + green, 1 - warm], np.float32).reshape(3, 1, 1)
+    pixels = pixels * tint * (gain * exposure)
+    pixels -= 0.12 * pixels * pixels * pixels
+    pixels += rng.uniform(0.014, 0.032) * window(white(), rng, (height, width))
+    return to_image(pixels).filter(ImageFilter.BoxBlur(max(0.0, rng.uniform(-0.4, 0.4))))
