@@ -145,7 +145,7 @@ def test_exif_rotated_files_are_upright_for_a_viewer(drawn: Drawn) -> None:
 @pytest.mark.parametrize("orientation", ["3", "6", "8"])
 def test_lay_down_is_undone_by_the_orientation(orientation: str, tmp_path: Path) -> None:
     image = Image.linear_gradient("L").resize((64, 32)).convert("RGB")
-    (tmp_path / "lying.jpg").write_bytes(demo.lay_down(image, orientation))
+    (tmp_path / "lying.jpg").write_bytes(demo._lay_down(image, orientation))
     with Image.open(tmp_path / "lying.jpg") as stored:
         upright = ImageOps.exif_transpose(stored)
         assert difference(stored.resize(image.size), image) > 50
@@ -175,7 +175,7 @@ def test_duplicates_name_a_clean_original_beside_them(drawn: Drawn) -> None:
 @pytest.mark.parametrize("kind", demo.KINDS["near-duplicate"])
 def test_a_twin_is_nearly_the_same_picture(kind: str) -> None:
     image = dogs.draw_dog(brushes.BREEDS[3], 7, 0)
-    other = Image.open(io.BytesIO(demo.twin(image, kind))).resize(image.size)
+    other = Image.open(io.BytesIO(demo._twin(image, kind))).resize(image.size)
     if kind == "mirrored":
         other = ImageOps.mirror(other)
     assert 0.5 < difference(image, other) < 16
@@ -229,8 +229,8 @@ def test_any_size_can_be_planned(classes: int, per_class: int) -> None:
 def test_every_breed_is_distinct_and_its_words_are_known() -> None:
     assert len({breed.name for breed in brushes.BREEDS}) == len(brushes.BREEDS) >= 25
     for breed in brushes.BREEDS:
-        assert breed.marking in brushes.MARKINGS and breed.ears in brushes.EARS
-        assert breed.tail in brushes.TAILS and breed.texture in brushes.COATS
+        assert breed.marking in brushes.MARKINGS and breed.ears in dogs.EARS
+        assert breed.tail in dogs.TAILS and breed.texture in brushes.COATS
         patterned = dogs.pattern(breed.pattern, np.random.default_rng(0), (90, 90), 60.0).any()
         assert patterned == (breed.pattern != "solid")
 

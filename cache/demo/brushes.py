@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.random import Generator
@@ -32,6 +32,7 @@ class Breed:
     marking: str
     texture: str
     ears: str
+    tail: str
     ear: float
     skull: float
     muzzle: float
@@ -40,41 +41,46 @@ class Breed:
     girth: float
     body: float
     legs: float
-    tail: str
 
 
-# fmt: off
-BREEDS: Final = (
-    #     name                    coat       mark       pattern    marking    texture   ears      ear   skull
-    # muzzle  jowl  eyes  girth  body  legs  tail
-    Breed("Marsh Pointer",        "#f1ebe0", "#6b3d22", "spots",   "hood",    "smooth", "drop",   1.0,  0.95,  1.3,    0.9,  0.95, 0.9,   1.1,  1.2,  "whip"),
-    Breed("Copper Fenhound",      "#a8562a", "#8c4420", "solid",   "none",    "smooth", "long",   1.1,  0.9,   1.2,    0.9,  0.9,  0.9,   1.1,  1.1,  "whip"),
-    Breed("Long Burrower",        "#7a3f22", "#5e2f19", "solid",   "none",    "smooth", "long",   1.0,  0.85,  1.3,    0.8,  0.9,  0.9,   1.5,  0.4,  "whip"),
-    Breed("Snowdrift Spitz",      "#f7f3ec", "#fdfaf5", "solid",   "none",    "long",   "prick",  0.8,  1.0,   0.8,    0.8,  0.95, 1.1,   0.9,  0.9,  "plume"),
-    Breed("Amber Foxling",        "#d08a45", "#f6e9d4", "solid",   "urajiro", "smooth", "prick",  0.8,  1.05,  0.8,    0.9,  1.0,  1.0,   0.9,  0.9,  "curl"),
-    Breed("Rust Warrener",        "#c47c3e", "#f0dcbc", "solid",   "urajiro", "smooth", "prick",  1.05, 0.95,  1.15,   0.85, 0.95, 0.9,   1.1,  1.15, "sabre"),
-    Breed("Harbour Terrier",      "#77787c", "#b9b6ae", "solid",   "urajiro", "wiry",   "button", 0.9,  0.9,   0.9,    1.1,  0.95, 0.9,   0.8,  0.8,  "stub"),
-    Breed("Pepper Grizzler",      "#64656a", "#bfbdb6", "solid",   "urajiro", "wiry",   "prick",  0.7,  0.95,  1.05,   1.15, 0.95, 1.0,   0.9,  0.95, "stub"),
-    Breed("Black Alder Sheepdog", "#2a2a2e", "#f3efe8", "solid",   "blaze",   "long",   "button", 0.9,  1.0,   1.0,    0.9,  1.0,  1.0,   1.0,  1.0,  "plume"),
-    Breed("Fawn Batling",         "#d9b184", "#33291f", "solid",   "mask",    "smooth", "bat",    1.0,  1.05,  0.4,    1.2,  1.3,  1.1,   0.8,  0.7,  "stub"),
-    Breed("Patchwork Beaglet",    "#f4eee3", "#b06a34", "patches", "hood",    "smooth", "drop",   1.1,  0.95,  1.0,    1.0,  1.0,  1.0,   1.0,  0.8,  "sabre"),
-    Breed("Blue Merle Drover",    "#9aa3ae", "#3f444e", "merle",   "none",    "long",   "drop",   0.8,  1.0,   1.0,    0.9,  1.0,  1.0,   1.0,  0.9,  "stub"),
-    Breed("Barrel Bulldog",       "#c9a27a", "#f3ebdd", "solid",   "blaze",   "smooth", "rose",   0.9,  1.15,  0.4,    1.5,  1.3,  1.3,   0.9,  0.7,  "stub"),
-    Breed("Curly Reedwater",      "#5d3a28", "#4c2e20", "solid",   "none",    "curly",  "long",   0.9,  0.95,  1.0,    0.9,  0.95, 1.0,   1.0,  1.1,  "whip"),
-    Breed("Coal Ratter",          "#27262a", "#b8733a", "solid",   "points",  "smooth", "prick",  1.0,  0.85,  1.0,    0.8,  0.9,  0.8,   0.9,  1.0,  "whip"),
-    Breed("Saddle Mountain Dog",  "#c48a4e", "#2c2826", "solid",   "saddle",  "long",   "prick",  1.0,  0.95,  1.2,    0.9,  0.9,  1.0,   1.2,  1.1,  "plume"),
-    Breed("Tiger Mastiff",        "#a9774a", "#3c2819", "brindle", "mask",    "smooth", "drop",   0.8,  1.15,  0.8,    1.4,  1.1,  1.3,   1.1,  1.1,  "sabre"),
-    Breed("Dotted Coachdog",      "#f7f5f0", "#232227", "spots",   "none",    "smooth", "drop",   0.9,  0.9,   1.1,    0.9,  0.9,  0.9,   1.0,  1.2,  "whip"),
-    Breed("Apricot Curlet",       "#e0ab72", "#e7b985", "solid",   "none",    "curly",  "drop",   1.0,  0.9,   0.8,    0.8,  1.0,  0.8,   0.8,  0.9,  "plume"),
-    Breed("Silver Sledder",       "#80868f", "#f4f4f2", "solid",   "urajiro", "long",   "prick",  0.9,  1.0,   1.1,    0.9,  0.9,  1.0,   1.1,  1.1,  "curl"),
-    Breed("Wheaten Brushhound",   "#d8b67f", "#e6cfa5", "solid",   "none",    "wiry",   "drop",   0.8,  0.95,  1.1,    1.1,  1.0,  0.9,   1.0,  1.2,  "sabre"),
-    Breed("Piebald Butterfly",    "#f6f1e8", "#9c5a2c", "patches", "hood",    "long",   "bat",    1.1,  0.85,  0.8,    0.7,  1.1,  0.8,   0.8,  0.7,  "plume"),
-    Breed("Slate Courser",        "#7c7f88", "#e9e6e0", "solid",   "blaze",   "smooth", "rose",   0.8,  0.8,   1.5,    0.7,  0.85, 0.75,  1.2,  1.4,  "whip"),
-    Breed("Tawny Brindlebolt",    "#c08a55", "#59371f", "brindle", "none",    "smooth", "rose",   0.9,  0.85,  1.3,    0.8,  0.9,  0.8,   1.1,  1.3,  "whip"),
-    Breed("Old Cottage Shag",     "#8d949c", "#f3f0ea", "patches", "blaze",   "long",   "drop",   0.8,  1.15,  0.9,    1.1,  1.0,  1.2,   1.0,  1.0,  "stub"),
-    Breed("Liver Merle Curl",     "#b08a72", "#5a3526", "merle",   "none",    "curly",  "long",   1.0,  1.0,   1.1,    1.0,  1.0,  1.0,   1.0,  1.0,  "sabre"),
-)
+# The fields of a breed in order: words, and then numbers in per cent.
+_STANDARDS: Final = """
+Marsh Pointer        | #f1ebe0 #6b3d22 spots   hood    smooth drop   whip  | 100  95 130  90  95  90 110 120
+Copper Fenhound      | #a8562a #8c4420 solid   none    smooth long   whip  | 110  90 120  90  90  90 110 110
+Long Burrower        | #7a3f22 #5e2f19 solid   none    smooth long   whip  | 100  85 130  80  90  90 150  40
+Snowdrift Spitz      | #f7f3ec #fdfaf5 solid   none    long   prick  plume |  80 100  80  80  95 110  90  90
+Amber Foxling        | #d08a45 #f6e9d4 solid   urajiro smooth prick  curl  |  80 105  80  90 100 100  90  90
+Rust Warrener        | #c47c3e #f0dcbc solid   urajiro smooth prick  sabre | 105  95 115  85  95  90 110 115
+Harbour Terrier      | #77787c #b9b6ae solid   urajiro wiry   button stub  |  90  90  90 110  95  90  80  80
+Pepper Grizzler      | #64656a #bfbdb6 solid   urajiro wiry   prick  stub  |  70  95 105 115  95 100  90  95
+Black Alder Sheepdog | #2a2a2e #f3efe8 solid   blaze   long   button plume |  90 100 100  90 100 100 100 100
+Fawn Batling         | #d9b184 #33291f solid   mask    smooth bat    stub  | 100 105  40 120 130 110  80  70
+Patchwork Beaglet    | #f4eee3 #b06a34 patches hood    smooth drop   sabre | 110  95 100 100 100 100 100  80
+Blue Merle Drover    | #9aa3ae #3f444e merle   none    long   drop   stub  |  80 100 100  90 100 100 100  90
+Barrel Bulldog       | #c9a27a #f3ebdd solid   blaze   smooth rose   stub  |  90 115  40 150 130 130  90  70
+Curly Reedwater      | #5d3a28 #4c2e20 solid   none    curly  long   whip  |  90  95 100  90  95 100 100 110
+Coal Ratter          | #27262a #b8733a solid   points  smooth prick  whip  | 100  85 100  80  90  80  90 100
+Saddle Mountain Dog  | #c48a4e #2c2826 solid   saddle  long   prick  plume | 100  95 120  90  90 100 120 110
+Tiger Mastiff        | #a9774a #3c2819 brindle mask    smooth drop   sabre |  80 115  80 140 110 130 110 110
+Dotted Coachdog      | #f7f5f0 #232227 spots   none    smooth drop   whip  |  90  90 110  90  90  90 100 120
+Apricot Curlet       | #e0ab72 #e7b985 solid   none    curly  drop   plume | 100  90  80  80 100  80  80  90
+Silver Sledder       | #80868f #f4f4f2 solid   urajiro long   prick  curl  |  90 100 110  90  90 100 110 110
+Wheaten Brushhound   | #d8b67f #e6cfa5 solid   none    wiry   drop   sabre |  80  95 110 110 100  90 100 120
+Piebald Butterfly    | #f6f1e8 #9c5a2c patches hood    long   bat    plume | 110  85  80  70 110  80  80  70
+Slate Courser        | #7c7f88 #e9e6e0 solid   blaze   smooth rose   whip  |  80  80 150  70  85  75 120 140
+Tawny Brindlebolt    | #c08a55 #59371f brindle none    smooth rose   whip  |  90  85 130  80  90  80 110 130
+Old Cottage Shag     | #8d949c #f3f0ea patches blaze   long   drop   stub  |  80 115  90 110 100 120 100 100
+Liver Merle Curl     | #b08a72 #5a3526 merle   none    curly  long   sabre | 100 100 110 100 100 100 100 100
+"""
 
+
+def _read(standard: str) -> Breed:
+    name, words, numbers = standard.split("|")
+    values: Any = (name.strip(), *words.split(), *(int(number) / 100 for number in numbers.split()))
+    return Breed(*values)
+
+
+BREEDS: Final = tuple(map(_read, _STANDARDS.strip().splitlines()))
 # Which parts of the dog wear the second colour.
 MARKINGS: Final = {
     "none": frozenset[str](),
@@ -86,27 +92,6 @@ MARKINGS: Final = {
     "urajiro": frozenset({"muzzle", "beard", "cheek", "brow", "chest", "paw"}),
 }
 
-# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper
-# corner.
-EARS: Final = {
-    "prick":  ((-0.30, 0.25), (-0.26, -0.25), (-0.02, -0.95), (0.02, -0.98), (0.30, -0.35), (0.40, 0.30)),
-    "bat":    ((-0.34, 0.25), (-0.42, -0.50), (-0.15, -1.20), (0.22, -1.25), (0.50, -0.60), (0.42, 0.30)),
-    "button": ((-0.36, 0.10), (-0.28, -0.34), (0.10, -0.52), (0.44, -0.30), (0.34, 0.30), (0.30, 0.42), (0.02, 0.10)),
-    "rose":   ((-0.30, 0.10), (-0.16, -0.30), (0.28, -0.44), (0.74, -0.20), (0.76, -0.10), (0.38, 0.10), (0.10, 0.25)),
-    "drop":   ((-0.28, 0.00), (0.00, -0.34), (0.44, -0.14), (0.62, 0.50), (0.46, 1.02), (0.22, 1.02), (0.04, 0.45)),
-    "long":   ((-0.28, 0.00), (0.02, -0.30), (0.44, -0.05), (0.66, 0.80), (0.62, 1.60), (0.22, 1.66), (0.10, 0.70)),
-}
-UPRIGHT: Final = frozenset({"prick", "bat"})
-
-# The joints of a tail from its root: x, y and half width, in units of the body.
-TAILS: Final = {
-    "curl":  ((0.05, 0.05, 0.09), (-0.22, -0.16, 0.11), (-0.24, -0.44, 0.11), (0.00, -0.54, 0.10), (0.14, -0.38, 0.09), (0.04, -0.28, 0.06)),
-    "whip":  ((0.05, 0.00, 0.07), (-0.22, 0.02, 0.05), (-0.44, -0.12, 0.035), (-0.62, -0.34, 0.02)),
-    "plume": ((0.05, 0.00, 0.09), (-0.20, -0.14, 0.15), (-0.42, -0.42, 0.19), (-0.34, -0.74, 0.08)),
-    "sabre": ((0.05, 0.00, 0.09), (-0.20, 0.14, 0.08), (-0.42, 0.22, 0.07), (-0.64, 0.14, 0.04)),
-    "stub":  ((0.05, 0.05, 0.09), (-0.08, -0.06, 0.09), (-0.14, -0.12, 0.06)),
-}
-
 # How far parts of the dog take over the raggedness of its coat; the others do so wholly.
 RAGGED: Final = {"muzzle": 0.4, "paw": 0.5, "ear": 0.6, "leg": 0.7, "skull": 0.8}
 
@@ -114,12 +99,10 @@ RAGGED: Final = {"muzzle": 0.4, "paw": 0.5, "ear": 0.6, "leg": 0.7, "skull": 0.8
 # along, degrees.
 COATS: Final = {
     "smooth": (0.10, 0.030, ((1.6, 6.0, 12.0),)),
-    "long":   (0.75, 0.075, ((2.2, 16.0, 10.0), (2.2, 14.0, -14.0))),
-    "wiry":   (0.60, 0.085, ((1.6, 7.0, 38.0), (1.6, 7.0, -32.0))),
-    "curly":  (0.55, 0.110, ((5.0, 5.0, 0.0),)),
+    "long": (0.75, 0.075, ((2.2, 16.0, 10.0), (2.2, 14.0, -14.0))),
+    "wiry": (0.60, 0.085, ((1.6, 7.0, 38.0), (1.6, 7.0, -32.0))),
+    "curly": (0.55, 0.110, ((5.0, 5.0, 0.0),)),
 }
-# fmt: on
-HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +142,6 @@ class Frame:
         return replace(self, x=float(left), y=float(top), scale=self.scale * scale, turn=self.turn + turn)
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """How a part is painted: brightness, bulge, torn rim, strength of the hair. flat: no rim, no shadow."""
-
-    dim: float = 1.0
-    relief: float = 0.75
-    tear: float = 0.0
-    hair: float = 0.0
-    flat: bool = False
-
-
 @dataclass(slots=True)
 class Easel:
     """What one picture is painted with. `pixels` `[3, H, W]` in 0..1; `dog` `[H, W]`: the share of dog."""
@@ -191,17 +163,61 @@ class Easel:
         """Paint a part of the dog in the colour that its breed wears there."""
         colour = self.mark if part in MARKINGS[self.breed.marking] else self.coat
         tear, hair, _ = COATS[self.breed.texture]
-        paint(self, outlines, colour, Finish(dim, 0.75, tear * RAGGED.get(part, 1.0), hair))
+        self._paint(outlines, colour, 0.75, dim, tear * RAGGED.get(part, 1.0), hair)
 
     def marking(self, part: str, outline: Points, within: Points | None = None) -> None:
         """Paint a part that exists only where the breed's second colour does."""
         tear, hair, _ = COATS[self.breed.texture]
         if part in MARKINGS[self.breed.marking]:
-            paint(self, (outline,), self.mark, Finish(1.0, 0.0, max(tear, 0.3), hair, flat=True), within)
+            self._paint((outline,), self.mark, 0.0, 1.0, max(tear, 0.3), hair, within)
 
-    def enamel(self, outline: Points, colour: str, relief: float = 0.0) -> None:
+    def enamel(self, outline: Points, colour: str | Array, relief: float = 0.0) -> None:
         """Paint something smooth: an eye, the nose, the tongue."""
-        paint(self, (outline,), shade_of(colour), Finish(1.0, relief, flat=relief == 0))
+        self._paint((outline,), shade_of(colour) if isinstance(colour, str) else colour, relief)
+
+    def shadow(self, outline: Points) -> None:
+        """Darken the ground."""
+        box = bounds((outline,), self.dog.shape, 0.2 * self.unit)
+        if box is not None:
+            self.pixels[:, *box] *= 1 - 0.6 * levels(stencil((outline,), box), 0.09 * self.unit)
+
+    def _paint(
+        self,
+        outlines: Sequence[Points],
+        colour: Array,
+        relief: float,
+        dim: float = 1.0,
+        tear: float = 0.0,
+        hair: float = 0.0,
+        within: Points | None = None,
+    ) -> None:
+        """Paint what the outlines enclose, and only on `within`.
+
+        relief: the bulge; without one, there is no rim and no shadow, and paint stays on the dog. tear: of
+        the rim. hair: its strength.
+        """
+        extent = float(np.ptp(np.concatenate(outlines), axis=0).min())
+        reach, soft = tear * 0.062 * self.unit, min(0.06 * self.unit, 0.25 * extent)
+        box = bounds(outlines, self.dog.shape, 2 + max(reach, soft))
+        if box is None:
+            return
+        mask, view, below = stencil(outlines, box), self.pixels[:, *box], self.dog[box]
+        grown = window(grain(self.breed.texture), self.rng, below.shape)
+        cover = torn(mask, grown, reach)
+        if within is not None:
+            cover = cover * levels(stencil((within,), box), 1)
+        tone = dim * (1 + hair * grown)
+        shine: Array | float = 0.0
+        if relief == 0:
+            cover = cover * below
+        else:
+            view *= 1 - 0.35 * levels(mask, soft) * below
+            facing = relief * relief_of(mask, self.light)
+            tone *= (0.6 + 0.4 * levels(mask, 0.02 * self.unit)) * (1 + 0.55 * facing)
+            shine = np.maximum(facing, 0) * (0.07 * dim)
+        lit = (colour if colour.shape[1] == 1 else colour[:, *box]) * tone + shine
+        view += cover * (lit - view)
+        np.maximum(below, cover, out=below)
 
 
 def smooth(corners: ArrayLike) -> Points:
@@ -259,9 +275,8 @@ def stencil(outlines: Sequence[Points], box: Box) -> Image.Image:
     rows, columns = box
     image = Image.new("L", ((columns.stop - columns.start) * 3, (rows.stop - rows.start) * 3))
     for outline in outlines:
-        ImageDraw.Draw(image).polygon(
-            ((outline - (columns.start, rows.start)) * 3).ravel().tolist(), fill=255
-        )
+        corners = (outline - (columns.start, rows.start)) * 3
+        ImageDraw.Draw(image).polygon(corners.ravel().tolist(), fill=255)
     return image.reduce(3)
 
 
@@ -287,41 +302,6 @@ def relief_of(mask: Image.Image, light: tuple[float, float]) -> Array:
     down, across = np.gradient(broad + 0.6 * narrow)
     facing = Image.fromarray(-radius * (across * light[0] + down * light[1]))
     return np.asarray(facing.resize(mask.size, Image.Resampling.BICUBIC))
-
-
-def paint(
-    easel: Easel, outlines: Sequence[Points], colour: Array, finish: Finish, within: Points | None = None
-) -> None:
-    """Paint what the outlines enclose, and only on `within`; a flat finish only on what is dog already."""
-    extent = float(np.ptp(np.concatenate(outlines), axis=0).min())
-    reach, soft = finish.tear * 0.062 * easel.unit, min(0.06 * easel.unit, 0.25 * extent)
-    box = bounds(outlines, easel.dog.shape, 2 + max(reach, soft))
-    if box is None:
-        return
-    mask, view, below = stencil(outlines, box), easel.pixels[:, *box], easel.dog[box]
-    hair = window(grain(easel.breed.texture), easel.rng, below.shape)
-    cover = torn(mask, hair, reach)
-    if within is not None:
-        cover = cover * levels(stencil((within,), box), 1)
-    if finish.flat:
-        cover = cover * below
-    else:
-        view *= 1 - 0.35 * levels(mask, soft) * below
-    view += cover * (
-        lit(easel, colour if colour.shape[1] == 1 else colour[:, *box], mask, hair, finish) - view
-    )
-    np.maximum(below, cover, out=below)
-
-
-def lit(easel: Easel, colour: Array, mask: Image.Image, hair: Array, finish: Finish) -> Array:
-    """A colour under the easel's light: hair, bulge, and a dark line along the rim."""
-    tone = finish.dim * (1 + finish.hair * hair)
-    if finish.relief == 0:
-        return colour * tone
-    facing = finish.relief * relief_of(mask, easel.light)
-    tone *= (0.6 + 0.4 * levels(mask, 0.02 * easel.unit)) * (1 + 0.55 * facing)
-    shine: Array = np.maximum(facing, 0) * (0.07 * finish.dim)
-    return colour * tone + shine
 
 
 def window(noise: Array, rng: Generator, shape: tuple[int, ...]) -> Array:

@@ -16,30 +16,36 @@ from typing import Final
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from greyhound.cache.demo.brushes import (
-    EARS,
-    HEAD,
-    TAILS,
-    UPRIGHT,
-    Array,
-    Breed,
-    Easel,
-    Finish,
-    Frame,
-    Points,
-    bounds,
-    cloud,
-    levels,
-    paint,
-    shade_of,
-    smooth,
-    stencil,
-    white,
-    window,
-)
-from greyhound.cache.demo.scenes import backdrop, to_image, vary
+from greyhound.cache.demo.brushes import Array, Breed, Easel, Frame, Points, cloud, shade_of, smooth
+from greyhound.cache.demo.scenes import backdrop, develop, vary
+
+
+def _places(text: str) -> Points:
+    return np.array([place.split(",") for place in text.split()], np.float64)
+
+
+# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper
+# corner.
+EARS: Final = {
+    "prick": _places("-.3,.25 -.26,-.25 -.02,-.95 .02,-.98 .3,-.35 .4,.3"),
+    "bat": _places("-.34,.25 -.42,-.5 -.15,-1.2 .22,-1.25 .5,-.6 .42,.3"),
+    "button": _places("-.36,.1 -.28,-.34 .1,-.52 .44,-.3 .34,.3 .3,.42 .02,.1"),
+    "rose": _places("-.3,.1 -.16,-.3 .28,-.44 .74,-.2 .76,-.1 .38,.1 .1,.25"),
+    "drop": _places("-.28,0 0,-.34 .44,-.14 .62,.5 .46,1.02 .22,1.02 .04,.45"),
+    "long": _places("-.28,0 .02,-.3 .44,-.05 .66,.8 .62,1.6 .22,1.66 .1,.7"),
+}
+UPRIGHT: Final = frozenset({"prick", "bat"})
+# The joints of a tail from its root: x, y and half width, in units of the body.
+TAILS: Final = {
+    "curl": _places(".05,.05,.09 -.22,-.16,.11 -.24,-.44,.11 0,-.54,.1 .14,-.38,.09 .04,-.28,.06"),
+    "whip": _places(".05,0,.07 -.22,.02,.05 -.44,-.12,.035 -.62,-.34,.02"),
+    "plume": _places(".05,0,.09 -.2,-.14,.15 -.42,-.42,.19 -.34,-.74,.08"),
+    "sabre": _places(".05,0,.09 -.2,.14,.08 -.42,.22,.07 -.64,.14,.04"),
+    "stub": _places(".05,.05,.09 -.08,-.06,.09 -.14,-.12,.06"),
+}
+HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 
 def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
@@ -55,8 +61,8 @@ def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     light = float(np.cos(angle)), float(np.sin(angle))
     easel = Easel(pixels, np.zeros_like(pixels[0]), dog, coat, mark, light, frame.scale, rng)
     pose(easel, frame)
-    draw_head(easel, frame.inside(*head(dog), HEAD))
-    return develop(easel)
+    _draw_head(easel, frame.inside(*head(dog), HEAD))
+    return develop(rng, easel.pixels)
 
 
 def individual(breed: Breed, rng: Generator) -> Breed:
@@ -99,20 +105,20 @@ class Face:
         return self.frame.oval(*self.at(x, y, z), across, down, turn)
 
 
-def draw_head(easel: Easel, frame: Frame) -> None:
+def _draw_head(easel: Easel, frame: Frame) -> None:
     """The head, a little turned; hanging ears lie over the cheeks, upright ones behind the skull."""
     tilted = replace(frame, turn=frame.turn + easel.near(0, 0.16))
     face = Face(tilted, easel.near(0.25, 0.45), easel.near(0.2, 0.12))
     upright = easel.breed.ears in UPRIGHT
-    for draw in (draw_ears, draw_skull) if upright else (draw_skull, draw_ears):
+    for draw in (_draw_ears, _draw_skull) if upright else (_draw_skull, _draw_ears):
         draw(easel, face)
-    draw_muzzle(easel, face, 0.2 + 0.16 * easel.breed.muzzle, 0.75 + 0.6 * easel.breed.muzzle)
+    _draw_muzzle(easel, face, 0.2 + 0.16 * easel.breed.muzzle, 0.75 + 0.6 * easel.breed.muzzle)
     for side in (-1, 1):
         x, y = face.at(side * 0.41 * easel.breed.eyes, -0.08, 0.78)
-        draw_eye(easel, tilted.inside(x, y, 0.145), side)
+        _draw_eye(easel, tilted.inside(x, y, 0.145), side)
 
 
-def draw_ears(easel: Easel, face: Face) -> None:
+def _draw_ears(easel: Easel, face: Face) -> None:
     """Both ears at their roots; upright ones show their inside."""
     upright = easel.breed.ears in UPRIGHT
     x, y = (0.52, -0.62) if upright else (0.66, -0.5)
@@ -122,12 +128,10 @@ def draw_ears(easel: Easel, face: Face) -> None:
         shape = smooth(EARS[easel.breed.ears]) * np.array([side, 1])
         easel.fur("ear", root(shape), dim=0.93)
         if upright:
-            skin = 0.5 * shade_of("#d99a8f") + 0.3 * easel.mark
-            paint(easel, [root(shape * 0.6)], skin, Finish(relief=-0.4))
+            easel.enamel(root(shape * 0.6), 0.5 * shade_of("#d99a8f") + 0.3 * easel.mark, -0.4)
 
 
-def draw_skull(easel: Easel, face: Face) -> None:
-    """The head itself and what is marked on it."""
+def _draw_skull(easel: Easel, face: Face) -> None:
     wide, eyes = easel.breed.skull, easel.breed.eyes
     half = ((0.0, -0.98), (0.62, -0.92), (0.98, -0.35), (1.02, 0.25), (0.72, 0.78), (0.3, 0.98), (0.0, 1.0))
     right = np.array(half) * np.array([wide, 1])
@@ -140,25 +144,24 @@ def draw_skull(easel: Easel, face: Face) -> None:
     easel.marking("blaze", face.frame.limb((*crown, 0.16), (*brow, 0.12), (*nose, 0.34)), skull)
 
 
-def draw_muzzle(easel: Easel, face: Face, low: float, deep: float) -> None:
+def _draw_muzzle(easel: Easel, face: Face, low: float, deep: float) -> None:
     """Mouth, bridge, jowls, beard, nose. The tip is `low` below the head's middle, `deep` before it."""
     jowl = easel.breed.jowl
-    draw_mouth(easel, face.frame.inside(*face.at(0, low + 0.34, deep - 0.22)))
+    _draw_mouth(easel, face.frame.inside(*face.at(0, low + 0.34, deep - 0.22)))
     root, middle = face.at(0, 0.12, 0.7), face.at(0, low - 0.02, deep / 2 + 0.35)
     tip = face.at(0, low + 0.08, deep - 0.1)
     easel.fur("muzzle", face.frame.limb((*root, 0.3 * jowl), (*middle, 0.33 * jowl), (*tip, 0.3 * jowl)))
     for side in (-jowl, jowl):
         size = 0.26 * jowl, 0.2 * jowl**0.5
         easel.fur("muzzle", face.oval(0.19 * side, low + 0.2, deep - 0.12, *size, 0.3 * side))
-    draw_nose(easel, face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl))
+    _draw_nose(easel, face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl))
     if easel.breed.texture == "wiry":
         for side in (-1, 1):
             easel.fur("beard", face.oval(0.24 * side, low + 0.42, deep - 0.15, 0.24, 0.4, -0.25 * side))
             easel.fur("brow", face.oval(0.4 * side * easel.breed.eyes, -0.3, 0.85, 0.27, 0.13, 0.35 * side))
 
 
-def draw_mouth(easel: Easel, frame: Frame) -> None:
-    """The lower jaw; on some days open, with a tongue."""
+def _draw_mouth(easel: Easel, frame: Frame) -> None:
     jowl, drop = easel.breed.jowl, float(easel.rng.choice([0.0, 0.0, 0.14, 0.2]))
     easel.fur("muzzle", frame.oval(0, drop, 0.26 * jowl, 0.2 + drop / 2))
     if drop:
@@ -166,16 +169,14 @@ def draw_mouth(easel: Easel, frame: Frame) -> None:
         easel.enamel(frame.oval(0.03, drop + 0.1, 0.12 * jowl, 0.16 + drop / 2), "#e2818a", 0.75)
 
 
-def draw_nose(easel: Easel, frame: Frame) -> None:
-    """The nose, its shine, and the line below it."""
+def _draw_nose(easel: Easel, frame: Frame) -> None:
     half = ((1, -0.6), (1.15, 0.0), (0.25, 0.9))
     easel.enamel(frame.limb((0, 0.4, 0.07), (0, 1.6, 0.07)), "#2b1d1b")
     easel.enamel(frame(smooth([*half, *((-x, y) for x, y in half[::-1])])), "#241d1f", 0.75)
     easel.enamel(frame.oval(easel.light[0] * 0.3, -0.32, 0.4, 0.14), "#a79fa6")
 
 
-def draw_eye(easel: Easel, frame: Frame, side: int) -> None:
-    """An eye with the light in it, and the brow above where it is marked."""
+def _draw_eye(easel: Easel, frame: Frame, side: int) -> None:
     shine = easel.light[0] * frame.flip
     easel.marking("brow", frame.oval(side * 0.1, -2.0, 0.8, 0.6, side * 0.4))
     easel.enamel(frame.oval(0, 0.02, 1.2, 1.12), "#1c1414", 0.75)
@@ -185,108 +186,101 @@ def draw_eye(easel: Easel, frame: Frame, side: int) -> None:
     easel.enamel(frame.oval(-shine * 0.3, 0.42, 0.14, 0.1), "#9a8a7c")
 
 
-def draw_tail(easel: Easel, frame: Frame) -> None:
-    """The tail, wagging."""
-    easel.fur("tail", replace(frame, turn=frame.turn + easel.near(0, 0.3)).limb(*TAILS[easel.breed.tail]))
+def _draw_tail(easel: Easel, frame: Frame) -> None:
+    wagging = replace(frame, turn=frame.turn + easel.near(0, 0.3))
+    easel.fur("tail", wagging.limb(*TAILS[easel.breed.tail]))
 
 
-def draw_foreleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
-    """A foreleg from `top` (height, negative) straight down to the ground at 0."""
+def _draw_foreleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
     thick = 0.06 + 0.03 * easel.breed.girth
     knee = x + (foot - x) * 0.4, top * 0.5
     leg = frame.limb((x, top, thick * 1.5), (*knee, thick), (foot, -0.06, thick * 0.8))
     easel.fur("leg", leg, dim=dim)
     easel.marking("shin", frame.oval(foot, -0.02, 0.16, -0.5 * top), leg)
-    draw_paw(easel, frame, foot + 0.035, thick * 1.1, dim)
+    _draw_paw(easel, frame, foot + 0.035, thick * 1.1, dim)
 
 
-def draw_hindleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
+def _draw_hindleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
     """A hind leg: a strong thigh, the knee forwards, the hock backwards."""
     thick = 0.06 + 0.03 * easel.breed.girth
     thigh, knee = (x, top, thick * 2.3), (x + 0.1, top * 0.62, thick * 1.5)
     leg = frame.limb(thigh, knee, (foot - 0.09, top * 0.33, thick * 0.75), (foot, -0.05, thick * 0.75))
     easel.fur("leg", leg, dim=dim)
     easel.marking("shin", frame.oval(foot, -0.02, 0.18, -0.4 * top), leg)
-    draw_paw(easel, frame, foot + 0.04, thick * 1.1, dim)
+    _draw_paw(easel, frame, foot + 0.04, thick * 1.1, dim)
 
 
-def draw_paw(easel: Easel, frame: Frame, x: float, wide: float, dim: float = 1.0) -> None:
-    """A paw on the ground, with its toes."""
+def _draw_paw(easel: Easel, frame: Frame, x: float, wide: float, dim: float = 1.0) -> None:
     high = 0.045 + 0.18 * wide
     easel.fur("paw", frame.oval(x, -high * 0.75, wide, high), dim=dim)
     for toe in (x - 0.28 * wide, x + 0.3 * wide):
         easel.enamel(frame.limb((toe, -high * 0.75, 0.007), (toe, -high * 0.1, 0.007)), "#2a211d")
 
 
-def draw_collar(easel: Easel, frame: Frame) -> None:
-    """On every second dog a collar with a tag."""
+def _draw_collar(easel: Easel, frame: Frame) -> None:
     colour = easel.rng.choice(["#b3272d", "#2458a6", "#2f7d4f", "#d9a520", "#7a3f8f", *[""] * 5])
     if colour:
         easel.enamel(frame.limb((-0.26, -0.08, 0.04), (0, 0.03, 0.04), (0.26, -0.08, 0.04)), colour, 0.5)
         easel.enamel(frame.oval(0.02, 0.1, 0.045, 0.045), "#d8b04a", 0.75)
 
 
-def cast_shadow(easel: Easel, frame: Frame, half: float) -> None:
-    """Darken the ground under a dog that reaches `half` to either side."""
-    outline = frame.oval(-0.1 * frame.flip * easel.light[0], -0.03, half * 1.1, 0.11)
-    box = bounds((outline,), easel.dog.shape, 0.2 * easel.unit)
-    if box is not None:
-        easel.pixels[:, *box] *= 1 - 0.6 * levels(stencil((outline,), box), 0.09 * easel.unit)
+def _cast_shadow(easel: Easel, frame: Frame, half: float) -> None:
+    easel.shadow(frame.oval(-0.1 * frame.flip * easel.light[0], -0.03, half * 1.1, 0.11))
 
 
 def stand(easel: Easel, frame: Frame) -> None:
     """Standing, seen from the side."""
     girth, long, high = easel.breed.girth, 0.5 * easel.breed.body, -0.55 * easel.breed.legs - 0.05
     deep, step = 0.27 * girth, easel.near(0.0, 0.11)
-    cast_shadow(easel, frame, long)
-    draw_tail(easel, frame.inside(-long - 0.12, high - 0.26))
-    draw_hindleg(easel, frame, -long + 0.06, high - 0.1, -long + 0.1 - step, 0.7)
-    draw_foreleg(easel, frame, long - 0.02, high - 0.05, long + 0.06 - step, 0.7)
+    _cast_shadow(easel, frame, long)
+    _draw_tail(easel, frame.inside(-long - 0.12, high - 0.26))
+    _draw_hindleg(easel, frame, -long + 0.06, high - 0.1, -long + 0.1 - step, 0.7)
+    _draw_foreleg(easel, frame, long - 0.02, high - 0.05, long + 0.06 - step, 0.7)
     hip, waist = (-long, high - 0.2, deep * 0.85), (-long * 0.3, high - 0.2, deep * 0.82)
     torso = frame.limb(hip, waist, (long, high - 0.18, deep * 1.12))
     neck = frame.limb((long - 0.04, high - 0.24, deep), (long + 0.2, high - 0.7, 0.19 * girth**0.5))
     easel.fur("torso", torso, neck)
     easel.marking("saddle", frame.limb((-long - 0.1, high - 0.38, deep), (long, high - 0.46, 0.26)))
     easel.marking("chest", frame.limb((long + 0.2, high - 0.12, 0.15), (long + 0.3, high - 0.6, 0.19)))
-    draw_hindleg(easel, frame, -long - 0.02, high - 0.14, -long + 0.04 + step)
-    draw_foreleg(easel, frame, long - 0.06, high - 0.1, long - 0.02 + step)
-    draw_collar(easel, frame.inside(long + 0.22, high - 0.52))
+    _draw_hindleg(easel, frame, -long - 0.02, high - 0.14, -long + 0.04 + step)
+    _draw_foreleg(easel, frame, long - 0.06, high - 0.1, long - 0.02 + step)
+    _draw_collar(easel, frame.inside(long + 0.22, high - 0.52))
 
 
 def sit(easel: Easel, frame: Frame) -> None:
     """Sitting, seen from the front."""
     girth, tall = easel.breed.girth, -0.62 - 0.3 * easel.breed.legs
     deep, thick = 0.3 * girth, 0.22 * girth**0.5
-    cast_shadow(easel, frame, deep + 0.2)
-    draw_tail(easel, frame.inside(-0.3, -0.2))
+    _cast_shadow(easel, frame, deep + 0.2)
+    _draw_tail(easel, frame.inside(-0.3, -0.2))
     torso = frame.limb((0, -0.2, deep * 1.2), (0.02, tall * 0.6, deep * 1.1), (0.05, tall, deep * 0.72))
     easel.fur("torso", torso, frame.limb((0.03, tall + 0.05, thick * 1.1), (0.05, tall - 0.15, thick * 0.9)))
     easel.marking("saddle", frame.limb((-0.42, -0.1, 0.22), (-0.32, tall, 0.2)))
     easel.marking("chest", frame.oval(0.04, tall * 0.85, 0.2, 0.36))
     for side in (-deep, deep):
         easel.fur("leg", frame.oval(side * 1.12, -0.2, deep * 0.63, 0.23, side))
-        draw_paw(easel, frame, side * 1.3, 0.13)
+        _draw_paw(easel, frame, side * 1.3, 0.13)
     for side in (-deep, deep):
-        draw_foreleg(easel, frame, side * 0.5, tall * 0.62, side * 0.48)
-    draw_collar(easel, frame.inside(0.05, tall + 0.02))
+        _draw_foreleg(easel, frame, side * 0.5, tall * 0.62, side * 0.48)
+    _draw_collar(easel, frame.inside(0.05, tall + 0.02))
 
 
 def lie(easel: Easel, frame: Frame) -> None:
     """Lying, the forelegs towards us."""
     girth, long, front = easel.breed.girth, 0.55 * easel.breed.body, 0.4 * easel.breed.body
     deep, thick = 0.26 * girth, 0.21 * girth**0.5
-    cast_shadow(easel, frame, long + 0.2)
-    draw_tail(easel, frame.inside(-long - 0.08, -0.26))
+    _cast_shadow(easel, frame, long + 0.2)
+    _draw_tail(easel, frame.inside(-long - 0.08, -0.26))
     torso = frame.limb((-long, -deep, deep), (0, -deep - 0.02, deep * 0.95), (front, -deep - 0.1, deep * 1.1))
     easel.fur("torso", torso, frame.limb((front, -deep - 0.1, deep), (front + 0.03, -deep - 0.55, thick)))
     easel.marking("saddle", frame.limb((-long - 0.1, -deep * 1.8, deep), (front, -deep * 2, deep)))
     easel.marking("chest", frame.oval(front + 0.06, -deep - 0.12, 0.19, 0.34))
     easel.fur("leg", frame.oval(-long + 0.08, -0.23, deep * 0.96, 0.23))
-    draw_paw(easel, frame, -long + 0.28, 0.16)
+    _draw_paw(easel, frame, -long + 0.28, 0.16)
     for foot in (front - 0.14, front + 0.16):
         easel.fur("leg", frame.limb((foot - 0.04, -0.32, 0.11), (foot, -0.1, 0.1)))
-        draw_paw(easel, frame, foot + 0.02, 0.14)
-    draw_collar(easel, frame.inside(front + 0.04, -deep - 0.36))
+        _draw_paw(easel, frame, foot + 0.02, 0.14)
+    _draw_collar(easel, frame.inside(front + 0.04, -deep - 0.36))
 
 
 # A pose: what draws it, and where the head then belongs.
@@ -314,22 +308,7 @@ def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> A
     if name == "merle":
         amount = cloud(rng, shape, 0.12 * unit) * 3 + cloud(rng, shape, 0.04 * unit) * 2 - 1
     if name == "brindle":
-        bend = np.linspace(0, 75 * shape[1] / unit, shape[1], dtype=np.float32) + 3 * cloud(
-            rng, shape, 0.3 * unit
-        )
+        bend = np.linspace(0, 75 * shape[1] / unit, shape[1], dtype=np.float32)
+        bend = bend + 3 * cloud(rng, shape, 0.3 * unit)
         amount = 1.5 * np.sin(bend) + cloud(rng, shape, 0.1 * unit) * 0.8 - 0.2
     return amount
-
-
-def develop(easel: Easel) -> Image.Image:
-    """Light, lens and film: dapples, vignette, exposure, tint, highlights, noise, softness."""
-    rng, (height, width) = easel.rng, easel.dog.shape
-    down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (height, width))
-    gain = 1 + rng.uniform(0, 0.12) * cloud(rng, (height, width), 110)
-    gain *= 1 - rng.uniform(0, 0.14) * (down[:, None] + across)
-    warm, green, exposure = rng.normal(0, 0.05), rng.normal(0, 0.015), rng.lognormal(0.09, 0.12)
-    tint = np.array([1 + warm, 1 + green, 1 - warm], np.float32).reshape(3, 1, 1)
-    pixels = easel.pixels * tint * (gain * exposure)
-    pixels -= 0.12 * pixels * pixels * pixels
-    pixels += rng.uniform(0.014, 0.032) * window(white(), rng, (height, width))
-    return to_image(pixels).filter(ImageFilter.BoxBlur(max(0.0, rng.uniform(-0.4, 0.4))))

@@ -90,9 +90,13 @@ def draw_demo(
     cannot be made.
     """
     out = Path(out).absolute()
-    _check("classes", classes, 2, len(BREEDS))
-    _check("per_class", per_class, 1, STRAYS)
-    _check("seed", seed, 0, 2**63)
+    for name, value, low, high in (
+        ("classes", classes, 2, len(BREEDS)),
+        ("per_class", per_class, 1, STRAYS),
+        ("seed", seed, 0, 2**63),
+    ):
+        if not low <= value <= high:
+            raise DemoError(f"{name} is {value}, expected {low} to {high}: choose a number in that range")
     _check_vacant(out)
     plans = plan_demo(classes, per_class, seed)
     try:
@@ -107,16 +111,14 @@ def draw_demo(
         for done, _ in enumerate(_write_all(draft, plans, seed), start=1):
             if progress:
                 progress(done, len(plans))
-        _write_truth(draft / "truth.csv", plans)
+        with (draft / "truth.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("path", "label", "fault", "of", "detail"))
+            table.writerows((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
         if out.exists():  # empty, as was checked; only POSIX renames onto an empty folder
             out.rmdir()
         draft.rename(out)
     return DemoSummary(len(plans), classes, dict(Counter(plan.fault for plan in plans if plan.fault)))
-
-
-def _check(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise DemoError(f"{name} is {value}, expected {low} to {high}: choose a number in that range")
 
 
 def _check_vacant(out: Path) -> None:
@@ -181,13 +183,6 @@ def _write(folder: Path, seed: int, plan: Plan) -> None:
     (folder / plan.path).write_bytes(render(plan, seed))
 
 
-def _write_truth(path: Path, plans: Sequence[Plan]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("path", "label", "fault", "of", "detail"))
-        table.writerows((plan.path, _folder(plan.breed), plan.fault, plan.of, plan.detail) for plan in plans)
-
-
 def render(plan: Plan, seed: int) -> bytes:
     """The bytes of one file: the drawing, and what its fault makes of it."""
     image = draw_dog(BREEDS[plan.breed], plan.number, seed)
@@ -203,14 +198,12 @@ def encode(image: Image.Image, form: str = "JPEG", quality: int = 90, orientatio
     return file.getvalue()
 
 
-def cut(image: Image.Image, detail: str) -> bytes:
-    """The first so many per cent of a JPEG."""
+def _cut(image: Image.Image, detail: str) -> bytes:
     whole = encode(image)
     return whole[: len(whole) * int(detail.split()[0]) // 100]
 
 
-def twin(image: Image.Image, kind: str) -> bytes:
-    """The same picture again, but not the same file."""
+def _twin(image: Image.Image, kind: str) -> bytes:
     width, height = image.size
     if kind == "mirrored":
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -222,8 +215,7 @@ def twin(image: Image.Image, kind: str) -> bytes:
     return encode(image, quality=75)
 
 
-def lay_down(image: Image.Image, orientation: str) -> bytes:
-    """Stored lying on its side or head, with the EXIF orientation by which a viewer puts it upright again."""
+def _lay_down(image: Image.Image, orientation: str) -> bytes:
     turns = {"3": Image.Transpose.ROTATE_180, "6": Image.Transpose.ROTATE_90, "8": Image.Transpose.ROTATE_270}
     return encode(image.transpose(turns[orientation]), orientation=int(orientation))
 
@@ -232,13 +224,13 @@ SPOILERS: Final[dict[str, Callable[[Image.Image, str], bytes]]] = {
     "grayscale": lambda image, kind: encode(
         image.convert("L").convert("L" if kind == "one channel" else "RGB")
     ),
-    "near-duplicate": twin,
-    "truncated": cut,
+    "near-duplicate": _twin,
+    "truncated": _cut,
     "empty": lambda image, _: b"",
     "not-an-image": lambda image, _: (
         b"<html><body><h1>404 Not Found</h1><p>This dog has moved.</p></body></html>\n"
     ),
-    "exif-rotated": lay_down,
+    "exif-rotated": _lay_down,
     "cmyk": lambda image, _: encode(image.convert("CMYK")),
     "gif": lambda image, _: encode(image.quantize(), "GIF"),
     "png": lambda image, _: encode(image, "PNG"),

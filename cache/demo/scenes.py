@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
-from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, window
+from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, white, window
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +42,24 @@ def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
     """A place `[3, H, W]` out of focus, in focus on the ground near us."""
     scene, (height, width) = SCENES[rng.integers(len(SCENES))], shape
     sky, haze, far, ground, near = (vary(rng, colour) for colour in scene.colours.split())
-    above = ramp(sky, haze, horizon) * (1 + 0.05 * cloud(rng, (horizon, width), 90))
-    below = ramp(ground, near, height - horizon) * np.ones(width, np.float32)
-    image = to_image(np.concatenate([above, below], axis=1))
-    (furnish if scene.indoors else plant)(rng, image, horizon, far)
+    above = _ramp(sky, haze, horizon) * (1 + 0.05 * cloud(rng, (horizon, width), 90))
+    below = _ramp(ground, near, height - horizon) * np.ones(width, np.float32)
+    image = _to_image(np.concatenate([above, below], axis=1))
+    (_furnish if scene.indoors else _plant)(rng, image, horizon, far)
     if scene.lights:
-        twinkle(rng, image, horizon, scene.lights)
-    soft = defocus(image, rng.uniform(2, 7))
-    soft[:, horizon:] *= 1 + scene.rough * litter(rng, (height - horizon, width))
+        _twinkle(rng, image, horizon, scene.lights)
+    soft = _defocus(image, rng.uniform(2, 7))
+    soft[:, horizon:] *= 1 + scene.rough * _litter(rng, (height - horizon, width))
     return soft
 
 
-def ramp(top: Array, bottom: Array, height: int) -> Array:
-    """A vertical gradient `[3, height, 1]`."""
+def _ramp(top: Array, bottom: Array, height: int) -> Array:
     return top + np.linspace(0, 1, height, dtype=np.float32)[:, None] * (bottom - top)
 
 
-def defocus(image: Image.Image, radius: float) -> Array:
-    """A picture out of focus as numbers in 0..1, blurred at half its size."""
+def _defocus(image: Image.Image, radius: float) -> Array:
     small = image.reduce(2).filter(ImageFilter.GaussianBlur(radius / 2))
-    return to_array(small.resize(image.size, Image.Resampling.BILINEAR))
+    return _to_array(small.resize(image.size, Image.Resampling.BILINEAR))
 
 
 def vary(rng: Generator, colour: str, hue: float = 0.03, shade: float = 0.07) -> Array:
@@ -70,54 +68,61 @@ def vary(rng: Generator, colour: str, hue: float = 0.03, shade: float = 0.07) ->
     return np.clip(shade_of(colour) * factor, 0, 1).astype(np.float32)
 
 
-def litter(rng: Generator, shape: tuple[int, int]) -> Array:
-    """Grass, sand or leaves: hair of the ground, ever stronger towards us."""
+def _litter(rng: Generator, shape: tuple[int, int]) -> Array:
     blades = window(grain("long"), rng, shape) + 0.8 * cloud(rng, shape, 25)
     return blades * np.linspace(0.1, 0.9, shape[0], dtype=np.float32)[:, None]
 
 
-def ink(colour: Array, alpha: float = 1.0) -> tuple[int, ...]:
-    """A colour in 0..1 as Pillow wants it."""
+def _ink(colour: Array, alpha: float = 1.0) -> tuple[int, ...]:
     return *(int(level) for level in np.clip(colour.ravel(), 0, 1) * 255), int(255 * alpha)
 
 
-def plant(rng: Generator, image: Image.Image, horizon: int, colour: Array) -> None:
-    """Hills or trees along the horizon, the farther ones paler."""
+def _plant(rng: Generator, image: Image.Image, horizon: int, colour: Array) -> None:
     draw, width = ImageDraw.Draw(image, "RGBA"), image.width
     for depth in (1.0, 0.6):
         rough = cloud(rng, (2, width), 90)[0] + 0.5 * cloud(rng, (2, width), 25)[0]
         crest = horizon - horizon * depth * (0.3 + 0.16 * rough)
         line = [(0, horizon), *enumerate(crest.tolist()), (width, horizon)]
-        draw.polygon(line, ink(colour * (0.7 + 0.5 * depth), 0.85))
+        draw.polygon(line, _ink(colour * (0.7 + 0.5 * depth), 0.85))
 
 
-def furnish(rng: Generator, image: Image.Image, horizon: int, colour: Array) -> None:
-    """A few large things against the wall, a skirting board, and the lines of a floor."""
+def _furnish(rng: Generator, image: Image.Image, horizon: int, colour: Array) -> None:
     draw, (width, height) = ImageDraw.Draw(image, "RGBA"), image.size
     for _ in range(rng.integers(1, 4)):
         left, right = np.array([0, rng.uniform(0.15, 0.45)]) * width + rng.uniform(-0.1, 0.9) * width
         top, bottom = horizon * rng.uniform(0.1, 0.7), horizon * rng.choice([1.0, 0.75])
-        draw.rounded_rectangle((left, top, right, bottom), 6, ink(colour * rng.uniform(0.6, 1.5), 0.9))
-    draw.rectangle((0, horizon - 8, width, horizon), ink(colour * 1.3))
+        draw.rounded_rectangle((left, top, right, bottom), 6, _ink(colour * rng.uniform(0.6, 1.5), 0.9))
+    draw.rectangle((0, horizon - 8, width, horizon), _ink(colour * 1.3))
     for x in np.linspace(-0.6, 1.6, 10) * width:
-        draw.line((x, height, 0.3 * width + 0.4 * x, horizon), ink(colour * 0.5, 0.25), 2)
+        draw.line((x, height, 0.3 * width + 0.4 * x, horizon), _ink(colour * 0.5, 0.25), 2)
 
 
-def twinkle(rng: Generator, image: Image.Image, horizon: int, colour: str) -> None:
-    """Lights out of focus: discs, brighter at the rim."""
+def _twinkle(rng: Generator, image: Image.Image, horizon: int, colour: str) -> None:
     draw = ImageDraw.Draw(image, "RGBA")
     for _ in range(rng.integers(12, 30)):
         x, y, radius = rng.uniform(0, image.width), rng.uniform(0, horizon), rng.uniform(4, 22)
-        tint = ink(vary(rng, colour), float(rng.uniform(0.15, 0.5)))
+        tint = _ink(vary(rng, colour), float(rng.uniform(0.15, 0.5)))
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), tint, outline=tint, width=2)
 
 
-def to_image(pixels: Array) -> Image.Image:
-    """Numbers `[3, H, W]` in 0..1 as an 8-bit picture."""
+def _to_array(image: Image.Image) -> Array:
+    return np.stack([levels(plane) for plane in image.split()])
+
+
+def _to_image(pixels: Array) -> Image.Image:
     planes = (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
     return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
 
 
-def to_array(image: Image.Image) -> Array:
-    """An 8-bit picture as numbers `[3, H, W]` in 0..1."""
-    return np.stack([levels(plane) for plane in image.split()])
+def develop(rng: Generator, pixels: Array) -> Image.Image:
+    """Light, lens and film: dapples, vignette, exposure, tint, highlights, noise, softness."""
+    _, height, width = pixels.shape
+    down, across = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in (height, width))
+    gain = 1 + rng.uniform(0, 0.12) * cloud(rng, (height, width), 110)
+    gain *= 1 - rng.uniform(0, 0.14) * (down[:, None] + across)
+    warm, green, exposure = rng.normal(0, 0.05), rng.normal(0, 0.015), rng.lognormal(0.09, 0.12)
+    tint = np.array([1 + warm, 1 + green, 1 - warm], np.float32).reshape(3, 1, 1)
+    pixels = pixels * tint * (gain * exposure)
+    pixels -= 0.12 * pixels * pixels * pixels
+    pixels += rng.uniform(0.014, 0.032) * window(white(), rng, (height, width))
+    return _to_image(pixels).filter(ImageFilter.BoxBlur(max(0.0, rng.uniform(-0.4, 0.4))))
