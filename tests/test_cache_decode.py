@@ -451,7 +451,7 @@ def test_the_probe_compares_pixels(probe: DaliDecoder) -> None:
 
 
 def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "available", lambda: False)
+    monkeypatch.setattr(module, "has_dali", lambda: False)
     look = validate_image(encode(PICTURE), DaliDecoder())
     assert (look.problem, look.transcode) == ("", "")
 

@@ -84,9 +84,14 @@ class Source(HTMLParser):
         return [picture for name in names for picture in self.scripts[name].split("\n")]
 
 
-def size(picture: str) -> tuple[int, int]:
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        return image.size
+def opened(picture: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(picture)))
+
+
+def written(rows: Sequence[Row], root: Path, *more: Any) -> Source:
+    """The page of these rows of a folder, read back from survey.html in it."""
+    write(rows, root, root / "survey.html", *more)
+    return Source(root / "survey.html")
 
 
 # --- what is in the page ---------------------------------------------------------------------------------------------
@@ -123,21 +128,17 @@ def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
     shown = write(rows, tmp_path, tmp_path / "survey.html")
     assert ([item.row.path for item in shown.items], shown.suspects, shown.more) == (["a/2", "a/1"], 2, 1)
     page = (tmp_path / "survey.html").read_text()
-    assert "3 of 4 images deserve a look." in page
-    assert "The first 2 are shown." in page
-    assert "--exclude excluded.csv" in page
+    for said in ("3 of 4 images deserve a look.", "The first 2 are shown.", "--exclude excluded.csv"):
+        assert said in page
 
 
 def test_a_page_holds_small_pictures_of_suspects_and_twins_only(tmp_path: Path) -> None:
-    images = folder(
-        tmp_path / "images",
-        {
-            "a/1.jpg": encode(noise(900, 600, 1), "JPEG"),
-            "a/2.png": encode(noise(60, 40, 2)),
-            "a/bad.jpg": b"bad",
-            "a/turned.jpg": encode(noise(90, 60, 3), "JPEG", orientation=6),
-        },
-    )
+    files = {
+        "a/1.jpg": encode(noise(900, 600, 1), "JPEG"),
+        "a/2.png": encode(noise(60, 40, 2)),
+        "a/bad.jpg": b"bad",
+        "a/turned.jpg": encode(noise(90, 60, 3), "JPEG", orientation=6),
+    }
     rows = [
         row("a/1.jpg", "exact-duplicate", of="a/2.png"),
         row("a/2.png"),
@@ -147,22 +148,21 @@ def test_a_page_holds_small_pictures_of_suspects_and_twins_only(tmp_path: Path) 
     ]
     notes = {"a/turned.jpg": Note("why", "b", [("nearest", "AAAA")])}
     told: list[tuple[int, int]] = []
-    assert write(rows, images, tmp_path / "survey.html", notes, lambda *done: told.append(done)).suspects == 3
-    source = Source(tmp_path / "survey.html")
+    source = written(rows, folder(tmp_path, files), notes, lambda *done: told.append(done))
     bad, large, turned, twin, noted = source.pictures()
-    assert [size(picture) for picture in (large, turned, twin)] == [(256, 171), (60, 90), (60, 40)]
+    assert [opened(picture).size for picture in (large, turned, twin)] == [(256, 171), (60, 90), (60, 40)]
     assert (bad, noted) == ("", "AAAA")
     assert source.items()[2]["pictures"] == [["nearest", 4]]
     assert (source.items()[2]["note"], source.items()[2]["likelier"]) == ("why", "b")
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert gather(rows, notes).suspects == 3
 
 
 def test_a_cut_photograph_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
     file = tmp_path / "cut.jpg"
     file.write_bytes(encode(noise(256, 256, 1), "JPEG")[:-20_000])
     (picture,) = thumbnails([file], 256)
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        rows = np.asarray(image.convert("L"), dtype=np.float32).std(axis=1)
+    rows = np.asarray(opened(picture).convert("L"), dtype=np.float32).std(axis=1)
     assert rows[:64].min() > 5  # what is there
     assert rows[-32:].max() < 2  # what is missing is plain
 
@@ -179,42 +179,32 @@ def test_what_is_no_picture_is_not_read(tmp_path: Path) -> None:
     assert peak < 4 << 20
 
 
-def test_what_nothing_decodes_is_not_opened() -> None:
-    assert [
-        module.is_safe(row("a/1.jpg", name)) for name in ("undecodable", "bomb", "truncated", "dark")
-    ] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-
-
-def test_a_bomb_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = folder(tmp_path / "images", {"a/bomb.png": encode(noise(8, 8, 1))})
-    opened: list[Path | None] = []
+def test_what_nothing_decodes_and_no_bomb_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings: tuple[Finding, ...] = ("undecodable", "bomb", "truncated", "dark")
+    rows = [row(f"a/{name}.png", name) for name in findings]
+    assert [module.is_safe(each) for each in rows] == [False, False, True, True]
+    sought: list[Path | None] = []
 
     def look(file: Path | None, side: int) -> str:
-        opened.append(file)
+        sought.append(file)
         return ""
 
     monkeypatch.setattr(module, "_thumbnail", look)
-    write([row("a/bomb.png", "bomb")], images, tmp_path / "survey.html")
-    assert opened == [None]
+    written([rows[1]], folder(tmp_path, {"a/bomb.png": encode(noise(8, 8, 1))}))
+    assert sought == [None]
 
 
 def test_many_pictures_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SIDES", ((1, 256), (2, 192)))
-    images = folder(tmp_path / "images", {f"a/{n}.jpg": encode(noise(300, 300, n), "JPEG") for n in range(3)})
+    folder(tmp_path, {f"a/{n}.jpg": encode(noise(300, 300, n), "JPEG") for n in range(3)})
     rows = [row(f"a/{number}.jpg", "dark") for number in range(3)]
-    sides = []
-    for count in (1, 2, 3):
-        write(rows[:count], images, tmp_path / "survey.html")
-        sides.append(size(Source(tmp_path / "survey.html").pictures()[0])[0])
-    assert sides == [256, 192, 128]
+    pictures = [written(rows[:count], tmp_path).pictures()[0] for count in (1, 2, 3)]
+    assert [opened(picture).width for picture in pictures] == [256, 192, 128]
 
 
-def test_pictures_are_made_a_few_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_made_a_few_ahead_and_a_reader_that_leaves_early_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "_thumbnail", lambda file, side: "x")
     taken: list[int] = []
 
@@ -223,46 +213,35 @@ def test_pictures_are_made_a_few_ahead_and_no_more(monkeypatch: pytest.MonkeyPat
             taken.append(number)
             yield None
 
+    before = threading.active_count()
     made = thumbnails(files(), 128)
     next(made)
     assert len(taken) <= 8 * available_cores() + 1
     assert sum(1 for _ in made) == 9_999
-
-
-def test_a_reader_that_leaves_early_leaves_no_thread(tmp_path: Path) -> None:
-    before = threading.active_count()
     made = thumbnails([None] * 1000, 128)
     next(made)
     made.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
 
 
-def test_names_are_text_whatever_they_say(tmp_path: Path) -> None:
+def test_names_are_text_whatever_they_say_and_only_the_page_s_own_script_may_run(tmp_path: Path) -> None:
     names = [NASTY, CLOSING, QUOTED, "\\xff\\xfe", "\udcff"]
     rows = [
         row(f"{one}/{other}.jpg", "near-duplicate", of=other, reason=one) for one in names for other in names
     ]
-    write(
-        rows,
-        tmp_path / NASTY.replace("/", ""),
-        tmp_path / "survey.html",
-        {rows[0].path: Note(CLOSING, NASTY)},
-    )
+    root = tmp_path / NASTY.replace("/", "")
+    write(rows, root, tmp_path / "survey.html", {rows[0].path: Note(CLOSING, NASTY)})
     source = Source(tmp_path / "survey.html")
     assert "img" not in source.tags
     assert list(source.scripts) == ["data", "code", "pictures-0"]
     assert {item["path"] for item in source.items()} == {each.path for each in rows}
 
-
-def test_only_the_page_s_own_script_may_run(tmp_path: Path) -> None:
-    write([], tmp_path, tmp_path / "survey.html")
-    source = Source(tmp_path / "survey.html")
+    source = written([], tmp_path)
     digest = base64.b64encode(hashlib.sha256(source.scripts["code"].encode()).digest()).decode()
     assert source.policy.startswith("default-src 'none'; ")
     assert f"script-src 'sha256-{digest}';" in source.policy
-    assert not re.search(
-        r"https?:|innerHTML|insertAdjacent|document\.write|\beval\b", (tmp_path / "survey.html").read_text()
-    )
+    forbidden = r"https?:|innerHTML|insertAdjacent|document\.write|\beval\b"
+    assert not re.search(forbidden, (tmp_path / "survey.html").read_text())
 
 
 def test_the_page_knows_one_folder_from_another(tmp_path: Path) -> None:
@@ -276,9 +255,9 @@ def test_the_page_knows_one_folder_from_another(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_text_is_found_again(tmp_path: Path) -> None:
-    folder(tmp_path, {os.fsdecode(b"a/\xff\xe9.jpg"): b"1", "a/\\xe9.jpg": b"2", "a/b.jpg": b"3"})
-    for path, content in (("a/\\xff\\xe9.jpg", b"1"), ("a/\\xe9.jpg", b"2"), ("a/b.jpg", b"3")):
-        assert find_file(tmp_path, path).read_bytes() == content
+    names = {"a/\\xff\\xe9.jpg": os.fsdecode(b"a/\xff\xe9.jpg"), "a/\\xe9.jpg": "a/\\xe9.jpg", "a/b": "a/b"}
+    folder(tmp_path, {name: path.encode() for path, name in names.items()})
+    assert all(find_file(tmp_path, path).read_bytes() == path.encode() for path in names)
 
 
 def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +284,6 @@ def test_few_suspects_among_many_images_are_quick(tmp_path: Path) -> None:
 
 # --- a person's work with it -----------------------------------------------------------------------------------------
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=WHY)
 GREY = ("Akita/grey.png", "Beagle/grey.png")
 TWIN, COPY = "Akita/0.png", "Beagle/copy.png"
 WRONG = f"Beagle/{NASTY}.png"
@@ -335,17 +313,11 @@ def kennel(root: Path) -> list[Row]:
     rows = []
     for path, data in files.items():
         finding, of, verdict = findings.get(path, ("", "", "keep"))
-        found = (
-            {
-                "findings": (finding,),
-                "of": of,
-                "causes": (finding,) * (verdict == "exclude"),
-                "reason": f"{finding}: {NASTY}",
-            }
-            if finding
-            else {}
-        )
-        rows.append(row(path, **{"sha256": hashlib.sha256(data).hexdigest(), **found}))
+        known: dict[str, Any] = {"sha256": hashlib.sha256(data).hexdigest()}
+        if finding:
+            causes = (finding,) * (verdict == "exclude")
+            known |= {"findings": (finding,), "of": of, "causes": causes, "reason": f"{finding}: {NASTY}"}
+        rows.append(row(path, **known))
     return rows
 
 
@@ -390,6 +362,19 @@ class Work:
             time.sleep(0.02)
         return file
 
+    def reopen(self, forget: bool = False) -> None:
+        """The page anew. forget: with nothing decided."""
+        if forget:
+            self.page.ask("localStorage.clear()")
+        self.page.open("about:blank")
+        self.page.open(self.url)
+
+    def load(self, file: Path) -> str:
+        """Load decisions; what the page says of them."""
+        self.page.choose_file("#file", file)
+        self.page.wait("document.querySelector('#said').textContent.includes('loaded')")
+        return self.page.text("#said")
+
     def decisions(self) -> list[tuple[str, str, str]]:
         """What a person decided of what is saved."""
         found = [decision for decision in read_decisions(self.save()) if decision.by == "person"]
@@ -399,6 +384,8 @@ class Work:
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, Path]]:
     """One browser for all these tests, and a folder with the kennel and its page."""
+    if CHROMIUM is None:
+        pytest.skip(WHY)
     root = tmp_path_factory.mktemp("page")
     notes = {WRONG: Note(likelier=OTHER)}
     write(kennel(root / "kennel"), root / "kennel", root / "survey.html", notes)
@@ -420,7 +407,6 @@ def work(chromium: tuple[Page, Path]) -> Iterator[Work]:
 
 
 @pytest.mark.browser
-@needs_browser
 def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: Work) -> None:
     page = work.page
     assert work.shown() == [LOST, *GREY, COPY, WRONG]
@@ -463,7 +449,6 @@ def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: W
 
 
 @pytest.mark.browser
-@needs_browser
 def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, tmp_path: Path) -> None:
     work.page.click(work.button(GREY[0], "keep"))
     saved = work.save()
@@ -481,40 +466,33 @@ def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, t
     opened = Pack(tmp_path / "p.arrow")
     assert {each.path for each in opened.header.excluded} == {LOST, GREY[1], COPY}
     assert GREY[0] in {opened.image_path(index) for index in range(len(opened))}
-    work.page.ask("localStorage.clear()")
-    work.page.open("about:blank")
-    work.page.open(work.url)
-    work.page.choose_file("#file", saved)
-    work.page.wait("document.querySelector('#said').textContent.includes('loaded')")
-    assert work.page.text("#said") == "1 decision loaded."
+    work.reopen(forget=True)
+    assert work.load(saved) == "1 decision loaded."
     assert work.badge(GREY[1]) == "machine: exclude"
 
 
 @pytest.mark.browser
-@needs_browser
-def test_a_card_names_its_file_whatever_speaks_against_its_class(work: Work) -> None:
+def test_a_card_shows_its_picture_and_names_its_file_and_what_no_decision_can_save(work: Work) -> None:
+    page = work.page
     card = f'.card[data-place="{work.place(WRONG)}"]'
-    assert work.page.text(f"{card} .name") == f"{NASTY}.png"
-    assert work.page.text(f"{card} .label") == f"Beagle, rather {OTHER}"
-    assert work.page.text(f'.card[data-place="{work.place(COPY)}"] .label') == "Beagle, also in Akita"
-
-
-@pytest.mark.browser
-@needs_browser
-def test_every_picture_is_that_of_its_image(work: Work) -> None:
-    work.page.wait("[...document.images].every((image) => image.naturalWidth)")
-    seen = '(place) => [...document.querySelectorAll(`.card[data-place="${place}"] img`)].map((image) => image.alt)'
-    assert work.page.ask(f"[0, 1, 2, 3, 4].map({seen})") == [[], [GREY[0]], [GREY[1]], [COPY, TWIN], [WRONG]]
+    assert page.text(f"{card} .name") == f"{NASTY}.png"
+    assert page.text(f"{card} .label") == f"Beagle, rather {OTHER}"
+    assert page.text(f'.card[data-place="{work.place(COPY)}"] .label') == "Beagle, also in Akita"
+    page.wait("[...document.images].every((image) => image.naturalWidth)")
+    images = '(place) => [...document.querySelectorAll(`.card[data-place="${place}"] img`)]'
+    alts = f"[0, 1, 2, 3, 4].map({images}.map((image) => image.alt))"
+    assert page.ask(alts) == [[], [GREY[0]], [GREY[1]], [COPY, TWIN], [WRONG]]
     encoded = Source(work.folder / "survey.html").pictures()
-    sources = work.page.ask(
-        '[1, 2, 3].map((place) => document.querySelector(`.card[data-place="${place}"] img`).src)'
-    )
+    sources = page.ask(f"[1, 2, 3].map({images}[0].src)")
     assert sources == [f"data:image/jpeg;base64,{picture}" for picture in encoded[1:4]]
+    page.press("k")
+    assert page.text("#said") == "Noted, but pack leaves it out all the same: undecodable."
+    page.press("k")
+    assert page.text("#said") == ""
 
 
 @pytest.mark.browser
-@needs_browser
-def test_filters_by_class_and_state(work: Work) -> None:
+def test_filters_by_class_and_state_and_relabelling_with_the_mouse(work: Work) -> None:
     page = work.page
     page.choose("#class", "=Beagle")
     assert work.shown() == [GREY[1], COPY, WRONG]
@@ -529,23 +507,21 @@ def test_filters_by_class_and_state(work: Work) -> None:
     page.press("k", "ArrowDown", "r")  # there is nothing to decide
     assert page.ask("decisions.size") == 1
 
+    work.reopen(forget=True)
+    page.click(work.button(GREY[0], "relabel"))
+    page.click("#classes li:nth-child(2)")
+    assert work.decisions() == [(GREY[0], "relabel", OTHER)]
+    assert "Akita" not in page.ask("(askClass(1), offered)")
+    page.click("#cancel")
+
 
 @pytest.mark.browser
-@needs_browser
 def test_the_keyboard_goes_everywhere(work: Work) -> None:
     page = work.page
     columns = page.ask("layout.columns")
     assert (columns, work.current()) == (3, LOST)
-    for key, path in (
-        ("ArrowRight", GREY[0]),
-        ("ArrowDown", WRONG),
-        ("ArrowUp", GREY[0]),
-        ("ArrowLeft", LOST),
-        ("ArrowLeft", LOST),
-        ("End", WRONG),
-        ("ArrowRight", WRONG),
-        ("Home", LOST),
-    ):
+    keys = ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowLeft", "ArrowLeft", "End", "ArrowRight", "Home")
+    for key, path in zip(keys, (GREY[0], WRONG, GREY[0], LOST, LOST, WRONG, WRONG, LOST), strict=True):
         page.press(key)
         assert work.current() == path, key
     page.press("k", "e")  # a decision goes on to the next
@@ -558,16 +534,6 @@ def test_the_keyboard_goes_everywhere(work: Work) -> None:
 
 
 @pytest.mark.browser
-@needs_browser
-def test_what_no_decision_can_save_is_said(work: Work) -> None:
-    work.page.press("k")
-    assert work.page.text("#said") == "Noted, but pack leaves it out all the same: undecodable."
-    work.page.press("k")
-    assert work.page.text("#said") == ""
-
-
-@pytest.mark.browser
-@needs_browser
 def test_label_suspects_come_by_their_rank_whatever_else_was_found(chromium: tuple[Page, Path]) -> None:
     page, root = chromium
     rows = [
@@ -583,17 +549,6 @@ def test_label_suspects_come_by_their_rank_whatever_else_was_found(chromium: tup
 
 
 @pytest.mark.browser
-@needs_browser
-def test_relabelling_with_the_mouse_and_to_the_same_class(work: Work) -> None:
-    work.page.click(work.button(GREY[0], "relabel"))
-    work.page.click("#classes li:nth-child(2)")
-    assert work.decisions() == [(GREY[0], "relabel", OTHER)]
-    assert "Akita" not in work.page.ask("(askClass(1), offered)")
-    work.page.click("#cancel")
-
-
-@pytest.mark.browser
-@needs_browser
 def test_accept_all_shown_and_undo(work: Work) -> None:
     page = work.page
     page.click(work.button(GREY[0], "keep"))
@@ -614,21 +569,15 @@ def test_accept_all_shown_and_undo(work: Work) -> None:
 
 
 @pytest.mark.browser
-@needs_browser
 def test_decisions_survive_a_reload(work: Work) -> None:
     work.page.press("k", "e")
-    work.page.open("about:blank")
-    work.page.open(work.url)
-    assert [work.badge(path) for path in (LOST, GREY[0], GREY[1])] == [
-        "✓ keep",
-        "✓ exclude",
-        "machine: exclude",
-    ]
+    work.reopen()
+    badges = [work.badge(path) for path in (LOST, GREY[0], GREY[1])]
+    assert badges == ["✓ keep", "✓ exclude", "machine: exclude"]
     assert work.page.ask("document.querySelector('#forgetful').hidden") is True
 
 
 @pytest.mark.browser
-@needs_browser
 def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     page, root = work.page, work.folder
     page.press("k", "e")  # LOST, GREY[0]
@@ -642,11 +591,8 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     write(rows, root / "kennel", root / "again.html", {WRONG: Note(likelier=OTHER)})
     page.open((root / "again.html").as_uri())
     assert page.text("#decided") == "2 of 5 decided"
-    assert (work.badge(LOST), work.badge(WRONG), work.badge(moved)) == (
-        "✓ keep",
-        "✓ exclude",
-        "machine: exclude",
-    )
+    badges = [work.badge(path) for path in (LOST, WRONG, moved)]
+    assert badges == ["✓ keep", "✓ exclude", "machine: exclude"]
     page.press("ArrowRight", "e")
     assert work.current() != LOST
     saved = {each.image.path: each for each in read_decisions(work.save())}
@@ -667,7 +613,6 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
 
 
 @pytest.mark.browser
-@needs_browser
 def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
     """A few hundred small folders in which contents moved, were copied and deleted since they were decided about."""
     generator = np.random.default_rng(0)
@@ -711,36 +656,27 @@ def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
 
 
 @pytest.mark.browser
-@needs_browser
 def test_a_list_without_the_column_by_is_loaded(work: Work, tmp_path: Path) -> None:
     rows = {each.path: each for each in kennel(work.folder / "kennel")}
     cells = [(GREY[0], "keep", ""), (GREY[1], "exclude", "grayscale: it is"), (COPY, "exclude", "")]
     lines = [f"{rows[path].sha256},{path},{rows[path].label},{choice},,{why}" for path, choice, why in cells]
     (tmp_path / "old.csv").write_text("\n".join(["sha256,path,class,decision,to,reason", *lines]) + "\n")
-    work.page.choose_file("#file", tmp_path / "old.csv")
-    work.page.wait("document.querySelector('#said').textContent.includes('loaded')")
-    assert work.page.text("#said") == "3 decisions loaded."
+    assert work.load(tmp_path / "old.csv") == "3 decisions loaded."
     assert [work.badge(path) for path in (*GREY, COPY)] == ["✓ keep", "✓ exclude", "✓ exclude"]
 
 
 @pytest.mark.browser
-@needs_browser
 def test_a_renamed_class_folder_is_known_again(work: Work, tmp_path: Path) -> None:
     work.page.click(work.button(GREY[0], "keep"))
     work.page.click(work.button(WRONG, "exclude"))
     saved = work.save().read_text(encoding="utf-8").replace("Akita", "akita").replace("Beagle", "Hound")
     (tmp_path / "renamed.csv").write_text(saved, encoding="utf-8")
-    work.page.ask("localStorage.clear()")
-    work.page.open("about:blank")
-    work.page.open(work.url)
-    work.page.choose_file("#file", tmp_path / "renamed.csv")
-    work.page.wait("document.querySelector('#said').textContent.includes('loaded')")
-    assert work.page.text("#said").startswith("2 decisions loaded")
+    work.reopen(forget=True)
+    assert work.load(tmp_path / "renamed.csv").startswith("2 decisions loaded")
     assert (work.badge(GREY[0]), work.badge(WRONG)) == ("✓ keep", "✓ exclude")
 
 
 @pytest.mark.browser
-@needs_browser
 def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work, tmp_path: Path) -> None:
     page = work.page
     page.press("e", "k")
@@ -750,14 +686,10 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
     stranger = f'{"9" * 64},"Akita/a, ""b""\nc.png",Akita,exclude,,'
     renamed = first.replace(GREY[0], "Akita/earlier name.png")
     (tmp_path / "earlier.csv").write_text(renamed + stranger + "\n", encoding="utf-8")
-    page.open("about:blank")
-    page.open(work.url)
-    page.ask("localStorage.clear()")
-    page.open("about:blank")
-    page.open(work.url)
-    page.choose_file("#file", tmp_path / "earlier.csv")
-    page.wait("document.querySelector('#said').textContent.includes('loaded')")
-    assert page.text("#said") == "3 decisions loaded; 1 of images that are not on this page are saved along."
+    work.reopen()
+    work.reopen(forget=True)
+    said = work.load(tmp_path / "earlier.csv")
+    assert said == "3 decisions loaded; 1 of images that are not on this page are saved along."
     assert page.text("#decided") == "3 of 5 decided"
     with (
         io.StringIO(f"{first}{stranger},person,\n", newline="") as expected,
@@ -767,7 +699,6 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
 
 
 @pytest.mark.browser
-@needs_browser
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -786,19 +717,15 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
 )
 def test_a_file_that_is_no_list_of_decisions(work: Work, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "<b>.csv").write_text(text)
-    work.page.choose_file("#file", tmp_path / "<b>.csv")
-    work.page.wait("document.querySelector('#said').textContent")
-    assert work.page.text("#said").startswith(f"<b>.csv was not loaded: {message}")
+    assert work.load(tmp_path / "<b>.csv").startswith(f"<b>.csv was not loaded: {message}")
     assert work.page.ask("decisions.size") == 0
 
 
 @pytest.mark.browser
-@needs_browser
 def test_a_browser_that_may_not_remember_says_so(work: Work) -> None:
     forbid = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError') }})"
     with work.page.before(forbid):
-        work.page.open("about:blank")
-        work.page.open(work.url)
+        work.reopen()
         assert work.page.ask("document.querySelector('#forgetful').hidden") is False
         work.page.press("k")
         assert work.badge(LOST) == "✓ keep"
@@ -806,7 +733,6 @@ def test_a_browser_that_may_not_remember_says_so(work: Work) -> None:
 
 
 @pytest.mark.browser
-@needs_browser
 @pytest.mark.parametrize("width", [360, 390, 1280])
 def test_nothing_scrolls_sideways(work: Work, width: int) -> None:
     work.page.resize(width, 800)
@@ -820,7 +746,6 @@ def test_nothing_scrolls_sideways(work: Work, width: int) -> None:
 
 
 @pytest.mark.browser
-@needs_browser
 def test_hostile_names_do_nothing_in_a_browser(chromium: tuple[Page, Path]) -> None:
     page, root = chromium
     names = [NASTY, CLOSING.replace("/", "\u2215"), CLOSING, QUOTED, "\\xff"]
@@ -841,7 +766,6 @@ def test_hostile_names_do_nothing_in_a_browser(chromium: tuple[Page, Path]) -> N
 
 
 @pytest.mark.browser
-@needs_browser
 def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
     chromium: tuple[Page, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

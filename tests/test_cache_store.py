@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -132,17 +133,26 @@ def test_the_summary_is_json(path: Path) -> None:
 # --- verifying -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sound_pack_has_no_damage(path: Path) -> None:
+def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(
+    path: Path, tmp_path: Path
+) -> None:
     assert Pack(path).corrupt() == []
-
-
-def test_one_flipped_bit_is_found_and_named(path: Path, tmp_path: Path) -> None:
     data = path.read_bytes()
-    for row in (1, 4):
+    for row in (1, 4, 2):
         place = data.find(ALL[row]) + len(ALL[row]) // 2
-        pack = Pack(changed(path, tmp_path / f"{row}.arrow", place, bytes([data[place] ^ 1])))
+        pack = Pack(changed(path, tmp_path / "p.arrow", place, bytes([data[place] ^ 1])))
+        assert pack.encoded(0).tobytes() == ALL[0]
+        message = re.escape(
+            f"p.arrow is damaged: {pack.describe(row)} has not the bytes that were packed; copy"
+        )
+        for _ in range(2):
+            with pytest.raises(PackError, match=f"{message} the pack again"):
+                pack.encoded(row)
         assert pack.corrupt() == [row]
         assert pack.describe(row).startswith(f"row {row} (")
+    assert pack.encoded(1).tobytes() == ALL[1]
+    assert pack.corrupt(np.array([0, 2, 4])) == [2]
+    assert pack.corrupt(np.array([0, 4])) == []
 
 
 FLIP = """
@@ -186,20 +196,36 @@ print(found)
 """
 
 
-def flip(path: Path, tmp_path: Path, seed: int, count: int) -> dict[str, int]:
-    """How many of so many random flips of a bit were refused, named by their row, or harmless; none may be missed.
+def in_a_process(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Of its own: what is wrong with a pack could end it, or keep it for ever."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
 
-    In a process of its own, since a flip must not end it either.
-    """
-    command = [sys.executable, "-c", FLIP, str(path), str(tmp_path / "flipped.arrow"), str(seed), str(count)]
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    found: dict[str, int] = json.loads(answer.stdout.replace("'", '"'))
-    return found
+
+@pytest.mark.parametrize("residency", ["mmap", "ram"])
+def test_the_names_of_a_pack_that_is_cut_short_are_still_there(
+    path: Path, tmp_path: Path, residency: str
+) -> None:
+    target = changed(path, tmp_path / "p.arrow", 0, b"")
+    program = (
+        "import os, sys; from cache.store import Pack; pack = Pack(*sys.argv[1:]); pack.make_resident(); "
+        "os.truncate(sys.argv[1], 0); print(pack.image_path(3))"
+    )
+    answer = in_a_process(program, target, residency)
+    assert (answer.returncode, answer.stdout) == (0, "b/0001.img\n"), answer.stderr
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.arrow")
+    answer = in_a_process("import sys; from cache.store import Pack; Pack(sys.argv[1])", tmp_path / "p.arrow")
+    assert "p.arrow cannot be opened (no regular file); expected a pack file" in answer.stderr
 
 
 def test_every_one_of_a_thousand_flipped_bits_is_found_or_harmless(path: Path, tmp_path: Path) -> None:
-    found = flip(path, tmp_path, time.time_ns(), 1000)
+    """Refused, named by its row, or harmless."""
+    answer = in_a_process(FLIP, path, tmp_path / "flipped.arrow", str(time.time_ns()), "1000")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    found: dict[str, int] = json.loads(answer.stdout.replace("'", '"'))
     assert sum(found.values()) == 1000
     assert found["named"] >= 200, "half of the file are images"
     assert found["refused"] >= 50
@@ -220,31 +246,16 @@ def test_a_buffer_of_another_length_is_no_traceback(path: Path, tmp_path: Path, 
             start += 1
 
 
-def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(
-    path: Path, tmp_path: Path
-) -> None:
-    data = path.read_bytes()
-    place = data.find(ALL[2]) + 30
-    pack = Pack(changed(path, tmp_path / "p.arrow", place, bytes([data[place] ^ 1])))
-    assert pack.encoded(1).tobytes() == ALL[1]
-    message = r"p\.arrow is damaged: row 2 \('b/0000\.img'\) has not the bytes that were packed; copy the pack again"
-    for _ in range(2):
-        with pytest.raises(PackError, match=message):
-            pack.encoded(2)
-    assert pack.corrupt(np.array([0, 2, 4])) == [2]
-    assert pack.corrupt(np.array([0, 4])) == []
-
-
-def test_a_pack_from_before_the_checksum_of_the_index_opens(path: Path, tmp_path: Path) -> None:
-    old = Header(("a", "b"), "0" * 64, 7)
-    assert Pack(arrow(tmp_path / "p.arrow", old.schema())).header.index_crc32 is None
+def test_the_header_survives_the_file(path: Path, tmp_path: Path) -> None:
+    """Also one from before the checksum of the index."""
+    assert Pack(arrow(tmp_path / "p.arrow", HEADER.schema())).header == HEADER
+    assert HEADER.index_crc32 is None
     assert Pack(path).header.index_crc32 is not None
 
 
 def test_a_pack_that_is_replaced_while_in_use_stays_as_it_was_opened(path: Path, tmp_path: Path) -> None:
     """Packing renames a new file over the old one, whose pages stay for as long as somebody maps them."""
-    target = tmp_path / "p.arrow"
-    target.write_bytes(path.read_bytes())
+    target = changed(path, tmp_path / "p.arrow", 0, b"")
     pack = Pack(target)
     other = packed(tmp_path / "other", {"a": [ALL[4]], "b": [ALL[3]]}).path
     other.replace(target)
@@ -254,8 +265,7 @@ def test_a_pack_that_is_replaced_while_in_use_stays_as_it_was_opened(path: Path,
 
 def test_a_pack_that_is_cut_short_while_in_use_is_one_line(path: Path, tmp_path: Path) -> None:
     """To touch a page that is mapped and no longer in the file would end the process with SIGBUS."""
-    target = tmp_path / "p.arrow"
-    target.write_bytes(path.read_bytes())
+    target = changed(path, tmp_path / "p.arrow", 0, b"")
     mapped, copied = Pack(target), Pack(target, "ram")
     copied.make_resident()
     os.truncate(target, 0)
@@ -266,26 +276,9 @@ def test_a_pack_that_is_cut_short_while_in_use_is_one_line(path: Path, tmp_path:
     assert copied.encoded(2).tobytes() == ALL[2]
 
 
-@pytest.mark.parametrize("residency", ["mmap", "ram"])
-def test_the_names_of_a_pack_that_is_cut_short_are_still_there(
-    path: Path, tmp_path: Path, residency: str
-) -> None:
-    """In a process of its own: a name that lay in what is gone would end it with SIGBUS."""
-    target = tmp_path / "p.arrow"
-    target.write_bytes(path.read_bytes())
-    program = (
-        "import os, sys; from cache.store import Pack; pack = Pack(*sys.argv[1:]); pack.make_resident(); "
-        "os.truncate(sys.argv[1], 0); print(pack.image_path(3))"
-    )
-    command = [sys.executable, "-c", program, str(target), residency]
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert (answer.returncode, answer.stdout) == (0, "b/0001.img\n"), answer.stderr
-
-
 def test_a_pack_that_is_overwritten_in_place_hands_out_no_other_bytes(path: Path, tmp_path: Path) -> None:
     """Also not of an image that was found sound before; what was not written to is handed out as ever."""
-    target = tmp_path / "p.arrow"
-    target.write_bytes(path.read_bytes())
+    target = changed(path, tmp_path / "p.arrow", 0, b"")
     mapped, copied = Pack(target), Pack(target, "ram")
     copied.make_resident()
     for pack in (mapped, copied):
@@ -313,43 +306,6 @@ def complaint(path: Path) -> str:
     return str(refusal.value)
 
 
-def test_no_file(tmp_path: Path) -> None:
-    missing = tmp_path / "p.arrow"
-    assert complaint(missing) == (
-        f"there is no pack at {missing}; make one: greyhound pack IMAGES --out {missing}"
-    )
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    assert complaint(tmp_path).startswith(f"{tmp_path} cannot be opened (")
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    """In a process of its own, which would wait for ever."""
-    os.mkfifo(tmp_path / "p.arrow")
-    program = "import sys; from cache.store import Pack; Pack(sys.argv[1])"
-    command = [sys.executable, "-c", program, str(tmp_path / "p.arrow")]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[1]
-    )
-    assert "p.arrow cannot be opened (no regular file); expected a pack file" in answer.stderr
-
-
-@pytest.mark.parametrize("content", [b"", b"ARROW1", b"hello, world" * 100, bytes(5000)])
-def test_some_other_file(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "p.arrow").write_bytes(content)
-    message = complaint(tmp_path / "p.arrow")
-    assert message.startswith(f"{tmp_path / 'p.arrow'} is no readable pack (")
-    assert message.endswith("); pack the images again")
-
-
-def test_a_truncated_pack(path: Path, tmp_path: Path) -> None:
-    data = path.read_bytes()
-    for length in (1, 8, 100, len(data) // 2, len(data) - 1):
-        (tmp_path / "p.arrow").write_bytes(data[:length])
-        assert "is no readable pack (" in complaint(tmp_path / "p.arrow")
-
-
 def arrow(path: Path, schema: pa.Schema, rows: int = 1, image: bytes = b"") -> Path:
     values = {pa.large_binary(): image, pa.string(): "x", pa.uint32(): zlib.crc32(image)}
     columns = [
@@ -364,47 +320,52 @@ def arrow(path: Path, schema: pa.Schema, rows: int = 1, image: bytes = b"") -> P
     return path
 
 
-def test_another_arrow_file(tmp_path: Path) -> None:
-    expected = (
-        f"{tmp_path / 'p.arrow'} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
-    )
-    assert complaint(arrow(tmp_path / "p.arrow", pa.schema([("x", pa.int64())]))) == expected
-    assert complaint(arrow(tmp_path / "p.arrow", SCHEMA)) == expected  # without a header
+EXCLUDED = (Excluded("p", "r", "d", "dGh1bWI="),)
+HEADER = Header(("a", "b"), "0" * 64, 7, EXCLUDED, (("x.gif", "a GIF"),), (("a/y.png", "a", "b"),), 2)
 
 
-HEADER = Header(
-    ("a", "b"),
-    "0" * 64,
-    7,
-    (Excluded("p", "r", "d", "dGh1bWI="),),
-    (("x.gif", "a GIF"),),
-    (("a/y.png", "a", "b"),),
-    2,
+NO_PACK = "{file} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
+NEWER = Header(("a", "b"), "0" * 64, 0, format=FORMAT + 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no pack at {file}; make one: greyhound pack IMAGES --out {file}"),
+        (pa.schema([("x", pa.int64())]), NO_PACK),
+        (SCHEMA, NO_PACK),  # without a header
+        (NEWER.schema(), "{file} has pack format 3, newer than 2, the newest known here; update Greyhound"),
+        *(
+            (content, "{file} is no readable pack ( ... ); pack the images again")
+            for content in (b"", b"ARROW1", b"hello, world" * 100, bytes(5000))
+        ),
+        *(
+            (SCHEMA.with_metadata({shards._METADATA: text}), "{file} has a damaged header ( ... ")
+            for text in (b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": "one"}', b"null")
+        ),
+    ],
 )
+def test_what_is_no_pack_is_said_in_one_line(
+    tmp_path: Path, content: pa.Schema | bytes | None, message: str
+) -> None:
+    file = tmp_path / "p.arrow"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        arrow(file, content)
+    start, dots, end = message.format(file=file).partition(" ... ")
+    said = complaint(file)
+    assert said.startswith(start) and said.endswith(end) if dots else said == start
 
 
-def test_the_header_survives_the_file(tmp_path: Path) -> None:
-    assert Pack(arrow(tmp_path / "p.arrow", HEADER.schema())).header == HEADER
-
-
-def test_a_newer_format(tmp_path: Path) -> None:
-    newer = Header(("a", "b"), "0" * 64, 0, format=FORMAT + 1)
-    assert complaint(arrow(tmp_path / "p.arrow", newer.schema())) == (
-        f"{tmp_path / 'p.arrow'} has pack format 3, newer than 2, the newest known here; update Greyhound"
-    )
-
-
-def test_a_pack_without_images(tmp_path: Path) -> None:
-    assert complaint(arrow(tmp_path / "p.arrow", HEADER.schema(), rows=0)) == (
-        f"{tmp_path / 'p.arrow'} holds no images; pack the images again"
-    )
-
-
-@pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": "one"}', b"null"])
-def test_a_damaged_header(tmp_path: Path, text: bytes) -> None:
-    schema = SCHEMA.with_metadata({shards._METADATA: text})
-    message = complaint(arrow(tmp_path / "p.arrow", schema))
-    assert message.startswith(f"{tmp_path / 'p.arrow'} has a damaged header (")
+def test_a_folder_an_empty_and_a_truncated_pack(path: Path, tmp_path: Path) -> None:
+    assert complaint(tmp_path).startswith(f"{tmp_path} cannot be opened (")
+    file = arrow(tmp_path / "p.arrow", HEADER.schema(), rows=0)
+    assert complaint(file) == f"{file} holds no images; pack the images again"
+    data = path.read_bytes()
+    for length in (1, 8, 100, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:length])
+        assert "is no readable pack (" in complaint(file)
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
@@ -441,9 +402,7 @@ def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path, residency: s
     path = arrow(tmp_path / "p.arrow", HEADER.schema(), rows=64, image=np.random.default_rng(0).bytes(2**20))
 
     def read(how: str) -> int:
-        command = [sys.executable, "-c", READ_AN_EPOCH, str(path), how]
-        answer = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
-        return int(answer.stdout)
+        return int(in_a_process(READ_AN_EPOCH, path, how).stdout)
 
     if read("not mmap") == 0:
         pytest.skip("this file system does not count its reads, so none can be missed")

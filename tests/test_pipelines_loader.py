@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from engines import both
-from pictures import coded, encode, identities, noise, packed
+from pictures import encode, identities, noise, packed
 
 from greyhound.cache import machine
 from greyhound.cache.store import Pack, PackError
@@ -62,7 +62,7 @@ def sizes(batches: list[Batch]) -> list[int]:
 
 
 @both
-def test_the_contract_of_a_batch(coded_pack: Pack, engine: str) -> None:
+def test_the_contract_of_a_batch_and_of_views(coded_pack: Pack, engine: str) -> None:
     with open_loader(coded_pack, engine) as stream:
         batch = next(iter(stream))
     assert batch.images.shape == (6, 3, 32, 32)
@@ -73,10 +73,6 @@ def test_the_contract_of_a_batch(coded_pack: Pack, engine: str) -> None:
     assert batch.labels.dtype == batch.ids.dtype == torch.int64
     assert batch.ids.tolist() == [0, 1, 2, 3, 4, 5]
     assert batch.labels.tolist() == [0] * 6
-
-
-@both
-def test_the_contract_of_views(coded_pack: Pack, engine: str) -> None:
     with open_loader(coded_pack, engine, views=4) as stream:
         batch = next(iter(stream))
     assert batch.images.shape == (6, 4, 3, 32, 32)
@@ -86,27 +82,22 @@ def test_the_contract_of_views(coded_pack: Pack, engine: str) -> None:
 
 
 @both
-def test_batches_of_one_image_each(coded_pack: Pack, engine: str) -> None:
-    with open_loader(coded_pack, engine, batch_size=1, epochs=1) as stream:
-        assert [batch.ids.tolist() for batch in stream] == [[row] for row in range(20)]
-
-
-@both
-def test_a_batch_may_be_larger_than_the_epoch(coded_pack: Pack, engine: str) -> None:
-    with open_loader(coded_pack, engine, batch_size=50, epochs=2) as stream:
-        assert sizes(list(stream)) == [20, 20]
+@pytest.mark.parametrize(
+    ("batch_size", "epochs", "expected"),
+    [(1, 1, [1] * 20), (6, 1, [6, 6, 6, 2]), (50, 2, [20, 20]), (6, 3, [6, 6, 6, 2] * 3)],
+)
+def test_evaluation_sees_every_image_once_an_epoch_in_order_and_pads_nothing(
+    coded_pack: Pack, engine: str, batch_size: int, epochs: int, expected: list[int]
+) -> None:
+    with open_loader(coded_pack, engine, batch_size=batch_size, epochs=epochs) as stream:
+        assert len(stream) == len(expected) // epochs
+        batches = list(stream)
+        assert list(stream) == list(stream.epoch()) == []
+    assert sizes(batches) == expected
+    assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(20)) * epochs
 
 
 # --- epochs ----------------------------------------------------------------------------------------------------------
-
-
-@both
-def test_evaluation_sees_every_image_once_in_order_and_pads_nothing(coded_pack: Pack, engine: str) -> None:
-    with open_loader(coded_pack, engine, epochs=1) as stream:
-        assert len(stream) == 4
-        batches = list(stream)
-    assert sizes(batches) == [6, 6, 6, 2]
-    assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(20))
 
 
 @both
@@ -118,42 +109,25 @@ def test_training_is_endless_and_sees_every_image_once_an_epoch(coded_pack: Pack
     epochs = torch.cat([batch.ids for batch in batches]).view(5, 20)
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs.tolist())
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 5
-
-
-@both
-def test_epoch_by_epoch_is_the_same_stream(coded_pack: Pack, engine: str) -> None:
-    with open_loader(coded_pack, engine, shuffle=True) as stream:
-        straight = list(itertools.islice(stream, 12))
     with open_loader(coded_pack, engine, shuffle=True) as stream:
         by_epoch = []
         for number in range(3):
             assert stream.position == Position(number)
             by_epoch.append(list(stream.epoch()))
     assert [len(epoch) for epoch in by_epoch] == [4, 4, 4]
-    assert all(map(same, straight, itertools.chain(*by_epoch)))
+    assert all(map(same, batches[:12], itertools.chain(*by_epoch)))
 
 
-@both
-def test_epochs_end_where_they_were_asked_to(coded_pack: Pack, engine: str) -> None:
-    with open_loader(coded_pack, engine, epochs=3) as stream:
-        assert len(list(stream)) == 12
-        assert list(stream) == []
-        assert list(stream.epoch()) == []
-
-
-def test_every_epoch_augments_anew(coded_pack: Pack) -> None:
+def test_every_epoch_augments_anew_and_seeds_differ(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads", batch_size=20) as stream:
         first, second = itertools.islice(stream, 2)
     assert first.ids.tolist() == second.ids.tolist()
     assert not any(torch.equal(one, other) for one, other in zip(first.images, second.images, strict=True))
-
-
-def test_seeds_differ(coded_pack: Pack) -> None:
-    firsts = []
+    orders = []
     for seed in (0, 1):
         with open_loader(coded_pack, "threads", shuffle=True, seed=seed) as stream:
-            firsts.append(next(iter(stream)))
-    assert firsts[0].ids.tolist() != firsts[1].ids.tolist()
+            orders.append(next(iter(stream)).ids.tolist())
+    assert orders[0] != orders[1]
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
@@ -175,14 +149,11 @@ def test_resuming_anywhere_gives_the_rest_of_the_stream(coded_pack: Pack, engine
         assert all(map(same, whole[done:], rest))
 
 
-def test_the_position_is_where_the_consumer_stands_and_not_the_engine(coded_pack: Pack) -> None:
+def test_the_position_is_where_the_consumer_stands_and_epoch_closes_the_epoch(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads", prefetch=3) as stream:
         assert stream.position == Position(0, 0)
         found = [stream.position for _ in itertools.islice(stream, 5)]
     assert found == [Position(0, 6), Position(0, 12), Position(0, 18), Position(0, 20), Position(1, 6)]
-
-
-def test_epoch_closes_the_epoch(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads") as stream:
         found = [stream.position for _ in stream.epoch()]
         assert found == [Position(0, 6), Position(0, 12), Position(0, 18), Position(1, 0)]
@@ -304,15 +275,14 @@ def engine_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("greyhound")]
 
 
+def running() -> int:
+    """Threads of this process, those of libraries too where the system says."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
+
+
 @both
 def test_closing_early_leaves_no_threads_behind(coded_pack: Pack, engine: str) -> None:
-    def running() -> int:
-        return (
-            len(list(Path("/proc/self/task").iterdir()))
-            if Path("/proc/self/task").is_dir()
-            else threading.active_count()
-        )
-
     for _ in range(2):  # what a library starts once and for all is there after the first time
         before = running()
         stream = open_loader(coded_pack, engine, threads=3, prefetch=3)
@@ -328,16 +298,12 @@ def test_closing_early_leaves_no_threads_behind(coded_pack: Pack, engine: str) -
     assert batch.images.isfinite().all()  # what was handed out stays valid
 
 
-def test_an_error_in_the_loop_closes_the_loader(coded_pack: Pack) -> None:
+def test_only_a_loader_that_is_read_has_threads_and_an_error_in_the_loop_ends_them(coded_pack: Pack) -> None:
     with pytest.raises(KeyError), open_loader(coded_pack, "threads") as stream:
+        assert engine_threads() == []
         for _ in stream:
             raise KeyError
     assert engine_threads() == []
-
-
-def test_a_loader_that_is_never_read_costs_no_thread(coded_pack: Pack) -> None:
-    with open_loader(coded_pack, "threads"):
-        assert engine_threads() == []
 
 
 # --- the one device choice -------------------------------------------------------------------------------------------
@@ -369,7 +335,7 @@ def test_choose(
     chosen: tuple[str, str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(loader, "available", lambda: installed)
+    monkeypatch.setattr(loader, "has_dali", lambda: installed)
     assert choose(engine, device) == chosen
 
 
@@ -383,7 +349,7 @@ def test_a_gpu_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_dali_that_is_not_there(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "available", lambda: False)
+    monkeypatch.setattr(loader, "has_dali", lambda: False)
     with pytest.raises(
         DeviceError, match="DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
     ):
@@ -445,42 +411,32 @@ def believe(pack: Pack) -> None:
 
 
 @both
-def test_an_image_whose_bytes_changed_is_named(rotten: Pack, engine: str) -> None:
+def test_an_image_that_went_bad_is_named_and_elsewhere_does_not_matter(rotten: Pack, engine: Any) -> None:
+    """Also where its bytes are those that were packed: by another decoder, say, than the one that examined it."""
     assert rotten.corrupt() == [2]
     with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(PackError) as error:
         list(itertools.islice(stream, 9))
     assert "row 2 ('a/0002.img') has not the bytes that were packed" in str(error.value)
     assert engine_threads() == []
-
-
-@both
-def test_an_image_that_no_longer_decodes_is_named(rotten: Pack, engine: str) -> None:
-    """Though its bytes are those that were packed: by another decoder, say, than the one that examined it."""
+    with Loader(rotten, SMALL, np.array([0, 1, 3, 4, 5]), Resources(engine, "cpu"), epochs=1) as stream:
+        assert sizes(list(stream)) == [5]
     believe(rotten)
-    with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(BadImageError) as error:
+    with open_loader(rotten, engine, count=6, batch_size=2) as stream, pytest.raises(BadImageError) as bad:
         list(itertools.islice(stream, 9))
-    message = str(error.value)
+    message = str(bad.value)
     assert message.startswith("an image no longer decodes: row 2 ('a/0002.img')")
     assert message.endswith(f"Check the pack: greyhound verify {rotten.path}")
     assert "\n" not in message
     assert engine_threads() == []
 
 
-@both
-def test_a_bad_image_elsewhere_does_not_matter(rotten: Pack, engine: Any) -> None:
-    with Loader(rotten, SMALL, np.array([0, 1, 3, 4, 5]), Resources(engine, "cpu"), epochs=1) as stream:
-        assert sizes(list(stream)) == [5]
-
-
 def test_the_pack_is_made_resident_before_the_first_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [encode(coded(40, 40, row)) for row in range(2)]
-    pack = packed(tmp_path, {"a": files[:1], "b": files[1:]})
     calls: list[Pack] = []
     monkeypatch.setattr(Pack, "make_resident", lambda self: calls.append(self))
-    with open_loader(pack, "threads", count=2):
-        assert calls == [pack]
+    with open_loader(coded_pack, "threads"):
+        assert calls == [coded_pack]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -488,17 +444,10 @@ def test_the_pack_is_made_resident_before_the_first_batch(
 def test_the_sizes_of_a_ranks_batches_are_known_before(
     coded_pack: Pack, shuffle: bool, batch_size: int, world_size: int
 ) -> None:
+    options = {"count": 19, "batch_size": batch_size, "shuffle": shuffle, "epochs": 1}
     for rank in range(world_size):
-        with Loader(
-            coded_pack,
-            Augment(size=8),
-            np.arange(19),
-            Resources(device="cpu"),
-            batch_size=batch_size,
-            shuffle=shuffle,
-            epochs=1,
-            rank=rank,
-            world_size=world_size,
+        with open_loader(
+            coded_pack, "auto", Augment(size=8), rank=rank, world_size=world_size, **options
         ) as loader:
             found = {len(batch.ids) for batch in loader}
             assert loader.batch_sizes() == sorted(found - {0})
