@@ -101,6 +101,11 @@ def test_every_test_and_target_that_is_named_exists(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for file in re.findall(r"\btests/\w+\.py\b", page.read_text()):
         assert (ROOT / file).exists(), file
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"(?:test_|\.\.\._)[\w.]+(?=`)", page.read_text()):
+        pattern = re.escape(name).replace(re.escape("..."), r"\w*")
+        found = re.search(rf"^def {pattern}\(", tests, re.MULTILINE)
+        assert found or name.endswith(".py") or name == "test_efficientnet", name  # timm's smallest network
     for target in re.findall(r"^(?:make) ([\w-]+)", code(page), re.MULTILINE):
         assert f"\n{target}:" in makefile, target
 
