@@ -227,7 +227,7 @@ def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(
     place = data.find(ALL[2]) + 30
     pack = Pack(changed(path, tmp_path / "p.arrow", place, bytes([data[place] ^ 1])))
     assert pack.encoded(1).tobytes() == ALL[1]
-    message = r"p\.arrow is damaged: row 2 \('b/0000\.img'\) has not the bytes that were packed; copy the pack again"
+    message = r"p\.arrow is corrupt: row 2 \('b/0000\.img'\) has not the bytes that were packed; copy the pack again"
     for _ in range(2):
         with pytest.raises(PackError, match=message):
             pack.encoded(2)
@@ -404,7 +404,7 @@ def test_a_pack_without_images(tmp_path: Path) -> None:
 def test_a_damaged_header(tmp_path: Path, text: bytes) -> None:
     schema = SCHEMA.with_metadata({shards._METADATA: text})
     message = complaint(arrow(tmp_path / "p.arrow", schema))
-    assert message.startswith(f"{tmp_path / 'p.arrow'} has a damaged header (")
+    assert message.startswith(f"{tmp_path / 'p.arrow'} has a corrupt header (")
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
