@@ -166,8 +166,7 @@ def review(job: Job) -> Review:
         page.refuse_reviewed(job.survey)
     with open_pack(job) as opened:
         evidence = judge_by_run(job, opened) if job.run else judge_by_features(job, opened)
-        ranking = rank(evidence)
-        ranking = with_neighbours(ranking, evidence, job.neighbours)
+        ranking = with_neighbours(rank(evidence), evidence, job.neighbours)
         if job.run:
             ranking = with_saliency(job, ranking, evidence)
         accuracy = float((evidence.probabilities.argmax(axis=1) == evidence.labels).mean())
@@ -206,11 +205,16 @@ def open_pack(job: Job) -> Iterator[Pack]:
         yield Pack(out, job.resources.originals)
 
 
+def open_device(job: Job) -> torch.device:
+    """The device on which the network looks."""
+    device = torch_device(choose(job.resources.engine, job.resources.device)[1])
+    use_fast_kernels(device)
+    return device
+
+
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
     """A pretrained network's features, and a head on them that never saw the fold of the image it judges."""
-    _, where = choose(job.resources.engine, job.resources.device)
-    device = torch_device(where)
-    use_fast_kernels(device)
+    device = open_device(job)
     mean, std = normalisation(job.network)
     network = build(job.network, len(opened.classes), job.weights).to(device)
     pretrained = pretrained_head(network, job.network, job.weights)
@@ -239,9 +243,7 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
 def judge_by_run(job: Job, opened: Pack) -> Evidence:
     """A trained run, on the images of the splits that it was not trained on."""
     assert job.run
-    _, where = choose(job.resources.engine, job.resources.device)
-    device = torch_device(where)
-    use_fast_kernels(device)
+    device = open_device(job)
     ids = np.sort(np.concatenate([opened.ids("val"), opened.ids("test")]))
     if not len(ids):
         raise PackError(
@@ -319,9 +321,8 @@ def assign_folds(labels: Labels, contents: Sequence[str], folds: int, alike: Seq
     copies = first[content]
     groups = Twins(copies, tuple(alike)).groups()
     large = np.bincount(groups, minlength=len(labels)) > np.bincount(labels)[labels] / 2
-    _, first, group = np.unique(
-        np.where(large[groups], copies, groups), return_index=True, return_inverse=True
-    )
+    together = np.where(large[groups], copies, groups)
+    _, first, group = np.unique(together, return_index=True, return_inverse=True)
     fold = np.empty(len(first), dtype=np.int64)
     fold[np.argsort(labels[first], kind="stable")] = np.arange(len(first)) % folds
     return fold[group]
@@ -375,16 +376,11 @@ def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -
         order = np.argsort(-cosines, kind="stable")[:count]
         return tuple(Neighbour(paths[members[place]], float(cosines[place])) for place in order)
 
-    return [
-        replace(
-            image,
-            of_label=nearest(rows[image.path], image.label),
-            of_likelier=nearest(rows[image.path], image.likelier),
-        )
-        if image.is_issue
-        else image
-        for image in ranking
-    ]
+    def with_nearest(image: Ranked) -> Ranked:
+        row = rows[image.path]
+        return replace(image, of_label=nearest(row, image.label), of_likelier=nearest(row, image.likelier))
+
+    return [with_nearest(image) if image.is_issue else image for image in ranking]
 
 
 def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> list[Ranked]:
@@ -394,13 +390,11 @@ def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> li
     issues = [rows[image.path] for image in ranking if image.is_issue]
     if not issues:
         return list(ranking)
-    _, where = choose(job.resources.engine, job.resources.device)
-    _, network = Run(job.run).network(job.checkpoint, torch_device(where))
+    _, network = Run(job.run).network(job.checkpoint, open_device(job))
     augment = recipe_augment(job.run).centre()
     maps: dict[str, str] = {}
-    with Loader(
-        evidence.pack, augment, np.array(issues), job.resources, batch_size=_MAPS_AT_ONCE, epochs=1
-    ) as loader:
+    ids, resources = np.array(issues), job.resources
+    with Loader(evidence.pack, augment, ids, resources, batch_size=_MAPS_AT_ONCE, epochs=1) as loader:
         for batch in loader:
             heats = normalise(saliency(network, batch.images, batch.labels).gradient)
             pixels = augment.to_pixels(batch.images.numpy(force=True))
@@ -425,9 +419,8 @@ def describe(found: Review) -> list[str]:
         f"{found.accuracy:.3f} for what their label says",
     ]
     if found.not_ranked:
-        lines.append(
-            f"{found.not_ranked} training images are not ranked: the run has seen them and their labels"
-        )
+        why = "the run has seen them and their labels"
+        lines.append(f"{found.not_ranked} training images are not ranked: {why}")
     lines += [plain(f"  {image.path}: {image.reason}") for image in issues[:SHOWN]]
     if len(issues) > SHOWN:
         lines.append(f"  ... and {len(issues) - SHOWN} more")

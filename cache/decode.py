@@ -22,12 +22,9 @@ class DecodeError(ValueError):
 
 
 def decode(
-    encoded: NDArray[np.uint8],
-    log2_reduction: int = 0,
-    size: tuple[int, int] = (0, 0),
-    strict: bool = False,
+    encoded: NDArray[np.uint8], log2_reduction: int = 0, size: tuple[int, int] = (0, 0), strict: bool = False
 ) -> Pixels:
-    """Decode to RGB, halved `log2_reduction` times, antialiased; EXIF orientation is left to the geometry matrix.
+    """Decode to RGB, halved `log2_reduction` times, antialiased; EXIF orientation is left to the matrix.
 
     encoded: uint8 `[bytes]`. size: stored width and height, needed for the log2_reduction of a JPEG, which
     libjpeg-turbo then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG of which libjpeg-turbo says
@@ -35,10 +32,7 @@ def decode(
     ceil(W / 2**h), 3]`. Raises DecodeError.
     """
     if encoded[:2].tobytes() == b"\xff\xd8":
-        least = (
-            (-(-size[0] // 2**log2_reduction), -(-size[1] // 2**log2_reduction)) if log2_reduction else (0, 0)
-        )
-        return _decode_jpeg(encoded, log2_reduction, least, strict)
+        return _decode_jpeg(encoded, log2_reduction, size, strict)
     try:
         pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # no bytes at all, or more pixels than OpenCV allows itself
@@ -60,12 +54,12 @@ def downsample(pixels: Pixels, times: int) -> Pixels:
 
 
 def _decode_jpeg(
-    encoded: NDArray[np.uint8], log2_reduction: int, least: tuple[int, int], strict: bool
+    encoded: NDArray[np.uint8], log2_reduction: int, size: tuple[int, int], strict: bool
 ) -> Pixels:
+    wide, high = (-(-side // 2**log2_reduction) if log2_reduction else 0 for side in size)
     try:
-        return np.asarray(
-            simplejpeg.decode_jpeg(encoded, "RGB", min_width=least[0], min_height=least[1], strict=strict)
-        )
+        pixels = simplejpeg.decode_jpeg(encoded, "RGB", min_width=wide, min_height=high, strict=strict)
+        return np.asarray(pixels)
     except ValueError as error:
         if strict and "color conversion" not in str(error):  # CMYK, which some versions leave to the caller
             raise DecodeError(str(error)) from None

@@ -68,14 +68,11 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             _rename(temporaries, outs)
         except OSError as error:
             renamed = next((place for place, file in enumerate(temporaries) if file.exists()), 0)
-            changed = (
-                f"{renamed} of its {len(outs)} files are new and the others are not: make it again"
-                if renamed
-                else "nothing was changed"
-            )
-            raise WriteError(
-                f"{outs[renamed]} cannot be written: {error.strerror or error}; {changed}"
-            ) from None
+            changed = "nothing was changed"
+            if renamed:
+                changed = f"{renamed} of its {len(outs)} files are new and the others are not: make it again"
+            why = error.strerror or error
+            raise WriteError(f"{outs[renamed]} cannot be written: {why}; {changed}") from None
         finally:
             for temporary in temporaries:
                 with suppress(OSError):
@@ -125,9 +122,8 @@ def folder_beside(out: Path) -> Iterator[Path]:
             folder = Path(held.enter_context(made))
             held.enter_context(_held(folder / _LOCK))
         except OSError as error:
-            raise WriteError(
-                f"{out} cannot be written ({error.strerror or error}); name another: --out"
-            ) from None
+            why = error.strerror or error
+            raise WriteError(f"{out} cannot be written ({why}); name another: --out") from None
         yield folder
 
 

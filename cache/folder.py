@@ -45,23 +45,14 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
         found = "1 subfolder" if folders else "no subfolders"
         raise PackError(f"{images} has {found}; expected one a class, at least 2: {images}/CLASS/image.jpg")
     if len(folders) > MAX_CLASSES:
-        raise PackError(
-            f"{images} has {len(folders):,} subfolders; expected one a class, at most {MAX_CLASSES:,}: put "
-            "them together into fewer"
-        )
-    sources = [
-        Source(file, _relative(file, images), label)
-        for label, folder in enumerate(folders)
-        for file in _files(folder)
-    ]
-    if not sources:
+        wanted = f"expected one a class, at most {MAX_CLASSES:,}: put them together into fewer"
+        raise PackError(f"{images} has {len(folders):,} subfolders; {wanted}")
+    files = [(file, label) for label, folder in enumerate(folders) for file in _files(folder)]
+    if not files:
         raise PackError(f"the {len(folders)} subfolders of {images} hold no files; expected images in them")
-    loose = [
-        Source(file, _relative(file, images), NO_LABEL)
-        for file in sorted(entries)
-        if not file.is_dir() and named_as_image(file)
-    ]
-    return tuple(_text(folder.name) for folder in folders), sources + loose
+    files += [(file, NO_LABEL) for file in sorted(entries) if not file.is_dir() and named_as_image(file)]
+    sources = [Source(file, _relative(file, images), label) for file, label in files]
+    return tuple(_text(folder.name) for folder in folders), sources
 
 
 def find_unlabelled(images: Path) -> list[Source]:
@@ -84,9 +75,8 @@ def find_images(images: Path) -> Iterator[str]:
 
 def find_file(images: Path, path: str) -> Path:
     """The file whose path `_text` writes as `path`."""
-    raw = re.sub(
-        rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), path.encode("utf-8", "replace")
-    )
+    written = path.encode("utf-8", "replace")
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), written)
     file = images / os.fsdecode(raw)
     return file if file.exists() else images / path  # as a person writes it
 
@@ -94,10 +84,8 @@ def find_file(images: Path, path: str) -> Path:
 def check_outside(out: Path, images: Path) -> None:
     """Refuse to write to where the next look at the images would find it. Raises PackError."""
     if out.resolve().is_relative_to(images.resolve()):
-        raise PackError(
-            f"--out {out} lies inside {images}, where it would be taken for an image the next time; name a "
-            "place outside"
-        )
+        why = "where it would be taken for an image the next time"
+        raise PackError(f"--out {out} lies inside {images}, {why}; name a place outside")
 
 
 def check_writable(place: Path) -> None:
@@ -109,9 +97,8 @@ def check_writable(place: Path) -> None:
 
 def _list_folder(images: Path) -> list[Path]:
     if not images.is_dir():
-        raise PackError(
-            f"{images} is {'a file' if images.exists() else 'not there'}; expected a folder of images"
-        )
+        found = "a file" if images.exists() else "not there"
+        raise PackError(f"{images} is {found}; expected a folder of images")
     try:
         return [entry for entry in images.iterdir() if not entry.name.startswith(".")]
     except OSError as error:

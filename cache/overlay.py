@@ -66,8 +66,7 @@ def _even_out(pictures: Pictures) -> Pictures:
     """Every place by the mean and the standard deviation of what lies around it."""
     near = np.abs(np.arange(pictures.shape[1])[:, None] - np.arange(pictures.shape[1])) <= _AROUND
     kernel = np.asarray(near / near.sum(axis=1, keepdims=True), np.float32)
-    level = _across(kernel, _down(kernel, pictures))
-    square = _across(kernel, _down(kernel, pictures**2))
+    level, square = (_across(kernel, _down(kernel, each)) for each in (pictures, pictures**2))
     return np.asarray((pictures - level) / (np.sqrt(np.maximum(square - level**2, 0)) + _GRAIN), np.float32)
 
 

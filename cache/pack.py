@@ -12,11 +12,11 @@ import hashlib
 import io
 import os
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 from PIL import Image, ImageOps
@@ -30,6 +30,7 @@ from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, i
 from greyhound.cache.thumbnail import closeup_reader, make_thumbnail
 from greyhound.cache.twins import find_twins
 
+Kept: TypeAlias = tuple[Source, ImageInfo]
 BATCH_BYTES: Final = 32 << 20
 """A record batch is closed at this size: the memory that packing needs."""
 THUMBNAILS: Final = 12
@@ -37,6 +38,8 @@ THUMBNAILS: Final = 12
 _ARROW: Final = b"ARROW1"
 """How an Arrow IPC file begins."""
 _THUMBNAIL_SIDE: Final = 128
+_OF_INFO: Final = ("width", "height", "orientation", "mean_luma")
+"""Columns of the index that are fields of an ImageInfo."""
 _UNSAFE: Final = ("bomb", "undecodable")
 """Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
 
@@ -60,9 +63,8 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
-            raise PackError(
-                f"val is {self.val} and test is {self.test}; expected shares from 0, together below 1"
-            )
+            shares = f"val is {self.val} and test is {self.test}"
+            raise PackError(f"{shares}; expected shares from 0, together below 1")
         if not 0 <= self.seed < 2**64:
             raise PackError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
 
@@ -104,8 +106,7 @@ def write(
     kept, excluded = [], []
     for source, info in zip(sources, infos, strict=True):
         listed, decision = (options.exclude or {}).get(source.path), decided.get(source.path)
-        row = judge(source.path, info, listed, decision, options.keep_grayscale)
-        if row:
+        if row := judge(source.path, info, listed, decision, options.keep_grayscale):
             excluded.append((source, row))
         else:
             kept.append((source, info))
@@ -113,9 +114,7 @@ def write(
     if split is None:
         loose += [source for source, _ in kept if source.label == NO_LABEL]
         kept = [(source, info) for source, info in kept if source.label != NO_LABEL]
-        excluded += [
-            (source, Excluded(source.path, "no class", "beside the class folders")) for source in loose
-        ]
+        excluded += [(each, Excluded(each.path, "no class", "beside the class folders")) for each in loose]
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0])}")
@@ -134,7 +133,7 @@ def write(
 
 
 def _write_shards(
-    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str], header: Header, out: Path, shards: int
+    kept: Sequence[Kept], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:
     """All files of the pack under temporary names, which they keep until the last one is complete.
 
@@ -146,19 +145,14 @@ def _write_shards(
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
             headers.append(header.of_shard(index, shards, index_checksum(_index_arrays(rows, places))))
-            _write_file(rows, places, headers[-1], temporary)
+            schema = headers[-1].schema()
+            with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+                for batch in _record_batches(rows, places):
+                    writer.write_batch(batch)
     return headers[0]
 
 
-def _write_file(
-    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str], header: Header, path: Path
-) -> None:
-    with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
-        for batch in _record_batches(kept, splits):
-            writer.write_batch(batch)
-
-
-def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) -> list[str]:
+def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
     Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part.
@@ -169,16 +163,16 @@ def assign_splits(kept: Sequence[tuple[Source, ImageInfo]], options: Options) ->
     if not (options.val or options.test):
         return ["train"] * len(kept)
     keys = [hashlib.sha256(f"{options.seed}:{info.sha256}".encode()).digest() for _, info in kept]
-    families: dict[int, list[int]] = {}
+    families: dict[int, list[int]] = defaultdict(list)
     twins = find_twins([info for _, info in kept], closeup_reader(lambda index: kept[index][0].file))
     for index, group in enumerate(twins.groups().tolist()):
-        families.setdefault(group, []).append(index)
-    by_class: dict[int, list[list[int]]] = {}
+        families[group].append(index)
+    by_class: dict[int, list[list[int]]] = defaultdict(list)
     sizes = Counter(source.label for source, _ in kept)
     for family in sorted(families.values(), key=lambda family: min(keys[index] for index in family)):
         labels = {kept[index][0].label for index in family}
         if len(labels) == 1:
-            by_class.setdefault(labels.pop(), []).append(family)
+            by_class[labels.pop()].append(family)
     splits = ["train"] * len(kept)
     for label, members in by_class.items():
         test = min(round(options.test * sizes[label]), sizes[label] - 1)
@@ -207,24 +201,14 @@ def _check_out(out: Path, shards: int) -> None:
         if out.is_dir():
             raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")
         check_writable(out.absolute().parent)
-        _check_replaceable(out)
+        with out.open("rb") if out.is_file() else io.BytesIO() as file:
+            if file.read(len(_ARROW)) not in (b"", _ARROW):
+                todo = "name another file, or move that one away"
+                raise PackError(f"--out is {out}, which is there and is no pack; {todo}")
         check_name_free(out, shards)
     except OSError as error:
-        raise PackError(
-            f"{out} cannot be written ({error.strerror or error}); name a file in a folder that can"
-        ) from None
-
-
-def _check_replaceable(out: Path) -> None:
-    """Refuse to overwrite a file that is no pack. Raises PackError, OSError."""
-    if not out.is_file():
-        return
-    with out.open("rb") as file:
-        start = file.read(len(_ARROW))
-    if start not in (b"", _ARROW):
-        raise PackError(
-            f"--out is {out}, which is there and is no pack; name another file, or move that one away"
-        )
+        why = error.strerror or error
+        raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
 def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
@@ -238,11 +222,9 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
     """An exclusion that names no image is a mistake, perhaps in its path."""
     unknown = (options.exclude or {}).keys() - {source.path for source in sources}
     if unknown:
-        raise PackError(
-            f"the exclusion list names {sorted(unknown)[0]!r}"
-            + (f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is")
-            + " not among the images; expected paths relative to the packed folder"
-        )
+        more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
+        what = f"names {sorted(unknown)[0]!r}{more} not among the images"
+        raise PackError(f"the exclusion list {what}; expected paths relative to the packed folder")
 
 
 def _match(
@@ -261,8 +243,8 @@ def _match(
 
 
 def _relabel(
-    kept: Sequence[tuple[Source, ImageInfo]], classes: Sequence[str], decided: Mapping[str, Decision]
-) -> tuple[list[tuple[Source, ImageInfo]], list[tuple[str, str, str]]]:
+    kept: Sequence[Kept], classes: Sequence[str], decided: Mapping[str, Decision]
+) -> tuple[list[Kept], list[tuple[str, str, str]]]:
     """Images with the labels that a person gave; and (path, old class, new class) of each change."""
     rows, relabelled = [], []
     for source, info in kept:
@@ -277,9 +259,9 @@ def _relabel(
 
 def _drop_empty_classes(
     classes: tuple[str, ...],
-    kept: list[tuple[Source, ImageInfo]],
+    kept: list[Kept],
     excluded: Sequence[tuple[Source, Excluded]],
-) -> tuple[tuple[str, ...], list[tuple[Source, ImageInfo]]]:
+) -> tuple[tuple[str, ...], list[Kept]]:
     """Labels without a gap: a class none of whose files can be used is no class."""
     used = sorted({source.label for source, _ in kept})
     if len(used) < 2:
@@ -287,16 +269,16 @@ def _drop_empty_classes(
         grey = sum(row.reason == "grayscale" for _, row in excluded)
         why += f"; {grey} are grayscale, which --keep-grayscale keeps" if grey else ""
         raise PackError(f"{len(used)} of {len(classes)} classes have usable images; expected at least 2{why}")
-    labels = {old: new for new, old in enumerate(used)}
-    relabelled = [(replace(source, label=labels[source.label]), info) for source, info in kept]
-    return tuple(classes[label] for label in used), relabelled
+    numbers = {old: new for new, old in enumerate(used)}
+    renumbered = [(replace(source, label=numbers[source.label]), info) for source, info in kept]
+    return tuple(classes[label] for label in used), renumbered
 
 
 def _say(row: tuple[Source, Excluded]) -> str:
     return f"{row[1].path}: {row[1].reason}" + (f" ({row[1].detail})" if row[1].detail else "")
 
 
-def _digest(kept: Sequence[tuple[Source, ImageInfo]], splits: Iterable[str]) -> str:
+def _digest(kept: Sequence[Kept], splits: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for (source, info), split in zip(kept, splits, strict=True):
         digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}\n".encode())
@@ -307,17 +289,14 @@ def _with_thumbnails(
     excluded: Iterable[tuple[Source, Excluded]], closed: Container[str]
 ) -> Iterator[Excluded]:
     """closed: paths of files that are not opened, whatever they are excluded for."""
-    shown: dict[str, int] = {}
+    shown: Counter[str] = Counter()
     for source, row in excluded:
-        shown[row.reason] = shown.get(row.reason, 0) + 1
+        shown[row.reason] += 1
         opened = shown[row.reason] <= THUMBNAILS and source.path not in closed
-        small = make_thumbnail(source.file, _THUMBNAIL_SIDE) or None if opened else None
-        yield replace(row, thumbnail=small)
+        yield replace(row, thumbnail=make_thumbnail(source.file, _THUMBNAIL_SIDE) or None if opened else None)
 
 
-def _record_batches(
-    kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
+def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
     rows: list[tuple[bytes, Source, ImageInfo, str]] = []
     size = 0
     for (source, info), split in zip(kept, splits, strict=True):
@@ -335,13 +314,11 @@ def _read(source: Source, info: ImageInfo) -> bytes:
     try:
         data = source.file.read_bytes()
     except OSError as error:
-        raise PackError(
-            f"{source.file} was readable a moment ago and is no longer ({error.strerror}); pack again"
-        ) from None
+        what = f"was readable a moment ago and is no longer ({error.strerror})"
+        raise PackError(f"{source.file} {what}; pack again") from None
     if zlib.crc32(data) != info.crc32:
-        raise PackError(
-            f"{source.file} changed while it was being packed; pack again when nothing writes to the folder"
-        )
+        todo = "pack again when nothing writes to the folder"
+        raise PackError(f"{source.file} changed while it was being packed; {todo}")
     return transcode(data) if info.transcode else data
 
 
@@ -353,16 +330,10 @@ def _record_batch(rows: Sequence[tuple[bytes, Source, ImageInfo, str]]) -> pa.Re
     return pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _index_arrays(kept: Sequence[tuple[Source, ImageInfo]], splits: Sequence[str]) -> dict[str, pa.Array]:
+def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
-    columns = {
-        "label": [source.label for source, _ in kept],
-        "width": [info.width for _, info in kept],
-        "height": [info.height for _, info in kept],
-        "orientation": [info.orientation for _, info in kept],
-        "mean_luma": [info.mean_luma for _, info in kept],
-        "path": [source.path for source, _ in kept],
-    }
+    columns = {name: [getattr(source, name) for source, _ in kept] for name in ("label", "path")}
+    columns |= {name: [getattr(info, name) for _, info in kept] for name in _OF_INFO}
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
     return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}

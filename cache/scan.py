@@ -20,8 +20,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -42,6 +42,7 @@ AHEAD: Final = 512
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,20 @@ def scan(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageIn
     Files are looked at a few ahead of the reader and no more; close it to end early. Raises ScanError when
     the child processes do not start.
     """
-    ahead: deque[Future[ImageInfo]] = deque()
-    with _children() as info, ThreadPoolExecutor(workers or available_cores()) as pool:
+    with _children() as info:
+        yield from in_order(info, paths, workers or available_cores(), AHEAD)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, most: int
+) -> Generator[Result, None, None]:
+    """What `work` makes of each item, in so many threads, `most` ahead of the reader and no more."""
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
         try:
-            for path in paths:
-                ahead.append(pool.submit(info, path))
-                if len(ahead) > AHEAD:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > most:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -148,11 +157,8 @@ class _Child:
             raise
 
     def info(self, path: Path) -> ImageInfo:
-        answer = self._ask(path)
-        if answer is not None:
-            known = {field.name for field in fields(ImageInfo)}
-            answer["thumbnail"] = bytes.fromhex(answer["thumbnail"])
-            return ImageInfo(**{name: value for name, value in answer.items() if name in known})
+        if answer := self._ask(path):
+            return ImageInfo(**answer | {"thumbnail": bytes.fromhex(answer["thumbnail"])})
         code = self.process.wait()
         self._close()
         self.process = self._start()
@@ -193,16 +199,12 @@ class _Child:
             with process:
                 pass  # leaving closes its pipes and waits for its end
             self.errors.seek(0)
-            last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[
-                -1
-            ]
-            raise ScanError(f"the decoder process does not start: {last}")
+            said = self.errors.read().decode(errors="replace").strip() or "it said nothing"
+            raise ScanError(f"the decoder process does not start: {said.splitlines()[-1]}")
         return process
 
     def _close(self) -> None:
         assert self.process.stdin and self.process.stdout
         for pipe in (self.process.stdin, self.process.stdout):
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                continue

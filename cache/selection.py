@@ -13,31 +13,21 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import IO, Final, Literal, TypeAlias, get_args
 
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Excluded, PackError
 
+# fmt: off
 Finding = Literal[
-    "undecodable",
-    "truncated",
-    "bomb",
-    "grayscale",
-    "exact-duplicate",
-    "near-duplicate",
-    "label-issue",
-    "odd-size",
-    "dark",
-    "bright",
-    "blurred",
-    "wrong-extension",
-    "transcoded",
-    "animated",
-    "cmyk",
+    "undecodable", "truncated", "bomb", "grayscale", "exact-duplicate", "near-duplicate", "label-issue",
+    "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "animated", "cmyk",
 ]
+# fmt: on
 FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
 """In the order in which a person should look at them."""
 Choice = Literal["keep", "exclude", "relabel"]
@@ -45,7 +35,6 @@ CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
 By = Literal["person", "machine"]
 COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
 """Of decisions.csv; beside them it may have the columns reason, by and causes."""
-_COMMAND: Final = "greyhound survey IMAGES --out DIR makes the page that saves them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +115,9 @@ def _by_list(path: str, exclusion: Exclusion) -> Excluded:
 
 def read_exclusions(file: Path) -> dict[str, Exclusion]:
     """An exclusion list, path -> why: CSV with the columns path, reason and causes. Raises PackError."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows, header = list(reader), reader.fieldnames or ()
-    except OSError as error:
-        raise PackError(
-            f"{file} cannot be read ({error.strerror}); expected a CSV with the columns path and reason"
-        ) from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise PackError(f"{file} is no CSV ({error}); expected the columns path and reason") from None
+    with _reading(file, "a CSV with the columns path and reason") as stream:
+        reader = csv.DictReader(stream)
+        rows, header = list(reader), reader.fieldnames or ()
     if "decision" in header:
         raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
     if "verdict" in header:
@@ -145,12 +127,11 @@ def read_exclusions(file: Path) -> dict[str, Exclusion]:
     for line, row in enumerate(rows, start=2):
         if not row["path"]:
             raise PackError(f"{file} names no path in row {line}; expected path and reason in every row")
-    return {
-        row["path"].replace(os.sep, "/"): Exclusion(
-            row["reason"] or "excluded by hand", read_findings(row.get("causes"))
-        )
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        causes = read_findings(row.get("causes"))
+        found[row["path"].replace(os.sep, "/")] = Exclusion(row["reason"] or "excluded by hand", causes)
+    return found
 
 
 def read_findings(text: str | None) -> tuple[Finding, ...]:
@@ -161,45 +142,43 @@ def read_findings(text: str | None) -> tuple[Finding, ...]:
 
 def read_decisions(file: Path) -> list[Decision]:
     """decisions.csv, each file at most once. Raises PackError."""
+    command = "greyhound survey IMAGES --out DIR makes the page that saves them"
+    with _reading(file, f"decisions.csv; {command}") as stream:
+        table = csv.DictReader(stream, strict=True)
+        _check_columns(table.fieldnames, file)
+        found = [_decision(row, table.line_num, file) for row in table]
+    return _once_each(found, file)
+
+
+@contextmanager
+def _reading(file: Path, expected: str) -> Iterator[IO[str]]:
+    """The text of a CSV. Raises PackError where it cannot be read, or the block finds that it is none."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream, strict=True)
-            _check_columns(table.fieldnames, file)
-            found = [_decision(row, table.line_num, file) for row in table]
+            yield stream
     except OSError as error:
-        raise PackError(
-            f"{file} cannot be read ({error.strerror}); expected decisions.csv; {_COMMAND}"
-        ) from None
+        raise PackError(f"{file} cannot be read ({error.strerror}); expected {expected}") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise PackError(f"{file} is no CSV ({error}); expected decisions.csv; {_COMMAND}") from None
-    return _once_each(found, file)
+        wanted = expected.removeprefix("a CSV with ")
+        raise PackError(f"{file} is no CSV ({error}); expected {wanted}") from None
 
 
 def check_classes(decisions: Iterable[Decision], classes: Sequence[str]) -> None:
     """Raise PackError for the first decision that relabels to what is none of `classes`."""
     for decision in decisions:
         if decision.choice == "relabel" and decision.to not in classes:
-            raise PackError(
-                f"line {decision.line} of the decisions relabels {decision.image.path!r} to "
-                f"{decision.to!r}, which is "
-                "no class folder; expected one of "
-                f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
-            )
+            what = f"relabels {decision.image.path!r} to {decision.to!r}, which is no class folder"
+            known = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+            raise PackError(f"line {decision.line} of the decisions {what}; expected one of {known}")
 
 
 Key: TypeAlias = Callable[[Photograph], tuple[str, ...]]
-
-
-def _in_class(image: Photograph) -> tuple[str, ...]:
-    return image.label, image.sha256
-
-
-def _below_class(image: Photograph) -> tuple[str, ...]:
-    return image.path[image.path.find("/") + 1 :], image.sha256
-
-
-def _content(image: Photograph) -> tuple[str, ...]:
-    return (image.sha256,)
+# From the narrowest to the widest: of its class, of its path below a class, of its content.
+_KEYS: Final[tuple[Key, ...]] = (
+    lambda image: (image.label, image.sha256),
+    lambda image: (image.path[image.path.find("/") + 1 :], image.sha256),
+    lambda image: (image.sha256,),
+)
 
 
 def match(
@@ -221,8 +200,8 @@ def match(
     }
     missing = [decision for decision in decisions if found.get(decision.image.path) is not decision]
     missing = [each for each in missing if copies[each.image.sha256] > 1 or not _is_for_a_copy(each)]
-    for key in (_in_class, _below_class, _content):
-        missing = _place(missing, images, found, key, lone=key is _content)
+    for key in _KEYS:
+        missing = _place(missing, images, found, key, lone=key is _KEYS[-1])
     placed = {id(decision) for decision in found.values()}
     return found, [decision for decision in decisions if id(decision) not in placed]
 
@@ -255,13 +234,14 @@ def _place(
 
 
 def _check_columns(header: Sequence[str] | None, file: Path) -> None:
-    missing = [name for name in COLUMNS if name not in (header or ())]
+    names = header or ()
+    missing = [name for name in COLUMNS if name not in names]
     if missing:
-        found = ", ".join(header or ())[:100] or "no columns"
+        found = ", ".join(names)[:100] or "no columns"
+        hint = "; an exclusion list is given as --exclude" if {"path", "reason"} <= set(names) else ""
         raise PackError(
-            f"{file} has {found!r} in its first line and lacks {', '.join(missing)}; "
-            f"expected decisions.csv with the columns {', '.join(COLUMNS)}"
-            + ("; an exclusion list is given as --exclude" if {"path", "reason"} <= set(header or ()) else "")
+            f"{file} has {found!r} in its first line and lacks {', '.join(missing)}; expected decisions.csv "
+            f"with the columns {', '.join(COLUMNS)}{hint}"
         )
 
 
@@ -269,9 +249,8 @@ def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
     sha256, path, label, choice, to = (row[name] or "" for name in COLUMNS)
     known: dict[str, Choice] = {name: name for name in CHOICES}
     if choice not in known:
-        raise PackError(
-            f"{file} says {choice!r} in line {line}; expected the decision keep, exclude or relabel"
-        )
+        what = f"says {choice!r} in line {line}"
+        raise PackError(f"{file} {what}; expected the decision keep, exclude or relabel")
     if choice == "relabel" and not to:
         raise PackError(f"{file} relabels to nothing in line {line}; expected a class in the column to")
     if not path or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
@@ -283,9 +262,8 @@ def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
     if by not in deciders:
         raise PackError(f"{file} has {by[:80]!r} in the column by in line {line}; expected person or machine")
     photograph = Photograph(path.replace(os.sep, "/"), label, sha256)
-    return Decision(
-        photograph, known[choice], to, line, reason, deciders[by], read_findings(row.get("causes"))
-    )
+    causes = read_findings(row.get("causes"))
+    return Decision(photograph, known[choice], to, line, reason, deciders[by], causes)
 
 
 def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
@@ -294,9 +272,7 @@ def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:
     for decision in sorted(decisions, key=lambda decision: decision.by == "machine"):
         known = first.setdefault(decision.image, decision)
         if decision.by == "person" and (known.choice, known.to) != (decision.choice, decision.to):
-            raise PackError(
-                f"{file} says {known.choice} in line {known.line} and {decision.choice} in line "
-                f"{decision.line} of {decision.image.path!r}; expected one decision a file: delete one of "
-                "the two lines"
-            )
+            one, other = (f"{each.choice} in line {each.line}" for each in (known, decision))
+            todo = "expected one decision a file: delete one of the two lines"
+            raise PackError(f"{file} says {one} and {other} of {decision.image.path!r}; {todo}")
     return sorted(first.values(), key=lambda decision: decision.line)

@@ -16,7 +16,7 @@ import stat
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,9 +103,7 @@ class Header:
         """The header in `schema`. Raises PackError."""
         text = (schema.metadata or {}).get(_METADATA)
         if text is None:
-            raise PackError(
-                f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
-            )
+            raise _no_arrow_pack(path)
         try:
             if int(schema.metadata.get(_CHECKSUM, zlib.crc32(text))) != zlib.crc32(text):
                 raise ValueError("its checksum is another")
@@ -113,31 +111,21 @@ class Header:
         except PackError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise PackError(
-                f"{path} has a damaged header ({type(error).__name__}); pack the images again"
-            ) from None
+            what = f"has a corrupt header ({type(error).__name__})"
+            raise PackError(f"{path} {what}; pack the images again") from None
 
     @staticmethod
     def _parse(content: dict[str, Any], path: Path) -> Header:
         if content["format"] > FORMAT:
-            raise PackError(
-                f"{path} has pack format {content['format']}, newer than {FORMAT}, the newest known here; "
-                "update Greyhound"
-            )
-        return Header(
-            classes=tuple(content["classes"]),
-            digest=content["digest"],
-            seed=content["seed"],
-            excluded=tuple(Excluded(**row) for row in content["excluded"]),
-            transcoded=tuple((path, reason) for path, reason in content["transcoded"]),
-            relabelled=tuple((path, old, new) for path, old, new in content.get("relabelled", ())),
-            unmatched=content.get("unmatched", 0),  # packs from before there were decisions have neither
-            lost=tuple(content.get("lost", ())),
-            format=content["format"],
-            index_crc32=content.get("index_crc32"),
-            shard=content.get("shard", 0),
-            shards=content.get("shards", 1),
-        )
+            newer = f"pack format {content['format']}, newer than {FORMAT}, the newest known here"
+            raise PackError(f"{path} has {newer}; update Greyhound")
+        names = [field.name for field in fields(Header)]
+        known = {name: content[name] for name in names if name in content}
+        known |= {name: tuple(known[name]) for name in ("classes", "lost") if name in known}
+        known["excluded"] = tuple(Excluded(**row) for row in content["excluded"])
+        known["transcoded"] = tuple((path, reason) for path, reason in content["transcoded"])
+        known["relabelled"] = tuple((path, old, new) for path, old, new in content.get("relabelled", ()))
+        return Header(**known)
 
 
 def shard_paths(pack: Path, count: int) -> list[Path]:
@@ -160,17 +148,13 @@ def find(pack: Path) -> list[Path]:
     if not counts:
         return [pack]
     if len(counts) > 1:
-        raise PackError(
-            f"{whole} is there in {counts[0]} shards and in {counts[1]}; expected one pack of the name: "
-            "remove the other"
-        )
+        what = f"is there in {counts[0]} shards and in {counts[1]}"
+        raise PackError(f"{whole} {what}; expected one pack of the name: remove the other")
     paths = shard_paths(whole, counts[0])
     missing = [path for path in paths if not path.exists()]
     if missing:
-        raise PackError(
-            f"{whole} has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}; "
-            "copy the pack again, or pack the images again"
-        )
+        what = f"has {len(missing)} of its {len(paths)} shards missing, the first {missing[0].name}"
+        raise PackError(f"{whole} {what}; copy the pack again, or pack the images again")
     return paths
 
 
@@ -187,21 +171,17 @@ def check_name_free(pack: Path, count: int) -> None:
     if _SHARD.fullmatch(pack.stem):
         raise PackError(f"{pack} is named as a shard is; name the whole pack, and say --shards")
     there = [other for other in counts_beside(pack) if other != count]
-    if pack.exists() and count > 1:
-        there.append(1)
+    there += [1] if pack.exists() and count > 1 else []
     if there:
-        raise PackError(
-            f"{pack} is there in another number of files, {there[0]}; remove them first, or name another "
-            "pack: --out"
-        )
+        what = f"is there in another number of files, {there[0]}"
+        raise PackError(f"{pack} {what}; remove them first, or name another pack: --out")
 
 
 def divide(images: int, shards: int) -> list[tuple[int, int]]:
     """Cut so many rows into shards of equal numbers of images, but for one. Raises PackError."""
-    if not 1 <= shards <= min(images, MAX_SHARDS):
-        raise PackError(
-            f"shards is {shards}; expected 1 to {min(images, MAX_SHARDS)}, at least an image in each"
-        )
+    most = min(images, MAX_SHARDS)
+    if not 1 <= shards <= most:
+        raise PackError(f"shards is {shards}; expected 1 to {most}, at least an image in each")
     return list(itertools.pairwise(images * index // shards for index in range(shards + 1)))
 
 
@@ -219,10 +199,8 @@ class Shard:
         self.starts, self.stops = _locate(path, buffer, self.table.column("image"))
         columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
         if self.header.index_crc32 not in (None, index_checksum(columns)):
-            raise PackError(
-                f"{path} is damaged: labels, splits, sizes or paths are not those that were packed; copy it "
-                "again, or pack the images again"
-            )
+            what = "labels, splits, sizes or paths are not those that were packed"
+            raise PackError(f"{path} is corrupt: {what}; copy it again, or pack the images again")
 
 
 class MappedFile:
@@ -247,10 +225,8 @@ class MappedFile:
         """
         found = os.fstat(self._descriptor)
         if found.st_size < len(self.memory):
-            raise PackError(
-                f"{self.path} was cut short while it was in use; copy the pack again, or pack the images "
-                "again; --originals ram reads it once and for all"
-            )
+            todo = "copy the pack again, or pack the images again; --originals ram reads it once and for all"
+            raise PackError(f"{self.path} was cut short while it was in use; {todo}")
         return hash((found.st_mtime_ns, found.st_ctime_ns))
 
 
@@ -270,6 +246,10 @@ def _no_pack(path: Path, reason: str | None) -> PackError:
     return PackError(f"{path} cannot be opened ({reason}); expected a pack file")
 
 
+def _no_arrow_pack(path: Path) -> PackError:
+    return PackError(f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK")
+
+
 def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
@@ -279,13 +259,13 @@ def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
         reason = " ".join(str(error).split())[:120]
         raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
     if not table.schema.equals(SCHEMA):
-        raise PackError(f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK")
+        raise _no_arrow_pack(path)
     if not len(table):
         raise PackError(f"{path} holds no images; pack the images again")
     if any(column.null_count for column in table.columns):
-        raise PackError(f"{path} is damaged: rows without a value; pack the images again")
+        raise PackError(f"{path} is corrupt: rows without a value; pack the images again")
     if any(chunk.dictionary.to_pylist() != list(SPLITS) for chunk in table.column("split").chunks):
-        raise PackError(f"{path} is damaged: its splits have other names; pack the images again")
+        raise PackError(f"{path} is corrupt: its splits have other names; pack the images again")
     return table
 
 
@@ -300,11 +280,11 @@ def _locate(
     bounds = []
     for chunk in column.chunks:
         _, offsets, data = chunk.buffers()
-        count = chunk.offset + len(chunk) + 1
-        relative = np.frombuffer(offsets, dtype=np.int64, count=min(count, offsets.size // 8))[chunk.offset :]
+        count = min(chunk.offset + len(chunk) + 1, offsets.size // 8)
+        relative = np.frombuffer(offsets, dtype=np.int64, count=count)[chunk.offset :]
         inside = len(relative) > len(chunk) and relative[0] >= 0 and relative[-1] <= data.size
         if not inside or (np.diff(relative) < 0).any():
-            raise PackError(f"{path} is damaged: its images lie outside of it; pack the images again")
+            raise PackError(f"{path} is corrupt: its images lie outside of it; pack the images again")
         bounds.append(relative + (data.address - buffer.address))
     return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])
 

@@ -32,6 +32,8 @@ THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 LONGEST: Final = 16_384
 """Rows and columns, about, that are measured."""
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Rec. 601 weights of red, green and blue."""
 
 
 def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
         Image.fromarray(upright(small, orientation)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     )
     return {
-        "mean_luma": float(0.299 * planes[0].mean() + 0.587 * planes[1].mean() + 0.114 * planes[2].mean()),
+        "mean_luma": float(sum(weight * plane.mean() for weight, plane in zip(LUMA, planes, strict=True))),
         "colourfulness": colourfulness(planes),
         "grayscale": is_monochrome(planes, small, LIT / max(float(high), 1.0)),
         "luma_low": float(low),
@@ -173,7 +175,7 @@ def cosines(count: int, length: int) -> NDArray[np.float32]:
 
 def luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Rec. 601 luma of RGB `[..., 3]`, 0..255."""
-    return np.asarray(pixels, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.asarray(pixels, np.float32) @ np.array(LUMA, np.float32)
 
 
 def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -5,8 +5,10 @@ Before it: a pack file, or the shards of one, that `pack` wrote. After it: `pipe
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ __all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Pack", "PackError", "Resid
 
 _PAGE: Final = 4096
 NAMED: Final = 100
-"""Damaged images that a message names."""
+"""Corrupt images that a message names."""
 _NEVER: Final = -1
 """The version of its file at which an image was checked, as long as it was not."""
 _COPIED: Final = 0
@@ -59,20 +61,27 @@ class Pack:
         self._paths = _own_texts(table.column("path"))
         self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
         self.labels: NDArray[np.int32] = _own(table.column("label"))
-        self.sizes: NDArray[np.int32] = np.stack(
-            [table.column("width").to_numpy(), table.column("height").to_numpy()], axis=1
-        )
+        sides = [table.column(side).to_numpy() for side in ("width", "height")]
+        self.sizes: NDArray[np.int32] = np.stack(sides, axis=1)
         self.orientations: NDArray[np.uint8] = _own(table.column("orientation"))
         self.stored_sizes = np.where((self.orientations >= 5)[:, None], self.sizes[:, ::-1], self.sizes)
         self.mean_lumas: NDArray[np.float32] = _own(table.column("mean_luma"))
         self.crc32s: NDArray[np.uint32] = _own(table.column("crc32"))
-        _check_labels(self.path, self.labels, self.classes)
-        for name, values, least, most in (
-            ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max),
-            ("orientations", self.orientations, 1, 8),
-            ("mean lumas", self.mean_lumas, 0, 256),
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """A checksum proves no sense: refuse what no photograph has. Raises PackError."""
+        for name, values, least, most, expected in (
+            ("labels", self.labels, -1, len(self.classes) - 1, f"and there are {len(self.classes)} classes"),
+            ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max, ""),
+            ("orientations", self.orientations, 1, 8, ""),
+            ("mean lumas", self.mean_lumas, 0, 256, ""),
         ):
-            _check_range(self.path, name, values, least, most)
+            low, high = values.min(), values.max()
+            if not (least <= low and high <= most):
+                found = f"{name} go from {low} to {high}"
+                found += f", {expected}" if expected else f"; expected {least} to {most}"
+                raise PackError(f"{self.path} is corrupt: {found}; pack the images again")
 
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
@@ -132,7 +141,7 @@ class Pack:
         more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         verb = "has" if len(rows) == 1 else "have"
         return PackError(
-            f"{', '.join(files)} is damaged: {named}{more} {verb} not the bytes that were packed; copy the "
+            f"{', '.join(files)} is corrupt: {named}{more} {verb} not the bytes that were packed; copy the "
             "pack again, or pack the images again; --on-corrupt skip goes on without such images"
         )
 
@@ -148,14 +157,12 @@ class Pack:
         return bool(self._checked[index] == self._version(index))
 
     def _version(self, index: int) -> int:
-        """Of the file that image `index` is in. Raises PackError where it was cut short."""
         return self._mappings[self._shard(index)].version() if self._mappings else _COPIED
 
     def _raw(self, index: int) -> NDArray[np.uint8]:
         return self._bytes[self._shard(index)][self._starts[index] : self._stops[index]]
 
     def _shard(self, index: int) -> int:
-        """Which of the files image `index` is in."""
         return bisect_right(self._firsts, index) - 1
 
     def image_path(self, index: int) -> str:
@@ -187,22 +194,15 @@ class Pack:
         rows = np.arange(len(self)) if ids is None else ids
 
         def check_rows(some: NDArray[np.int64]) -> list[int]:
-            known = ids is not None
-            return [
-                index
-                for index in some.tolist()
-                if not (known and self._is_checked(index)) and not self.is_valid(index)
-            ]
+            asked = some.tolist() if ids is None else [row for row in some if not self._is_checked(row)]
+            return [int(row) for row in asked if not self.is_valid(row)]
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            parts = pool.map(check_rows, np.array_split(rows, 8 * available_cores()))
-            return [index for part in parts for index in part]
+            return list(itertools.chain(*pool.map(check_rows, np.array_split(rows, 8 * available_cores()))))
 
     def summary(self, thumbnails: bool = True) -> dict[str, Any]:
         """What is in the pack, JSON-able: the run folder's `pack.json`, `info --json` (no thumbnails)."""
-        reasons: dict[str, int] = {}
-        for row in self.header.excluded:
-            reasons[row.reason] = reasons.get(row.reason, 0) + 1
+        excluded = self.header.excluded
         return {
             "path": str(self.path.resolve()),
             "digest": self.header.digest,
@@ -212,17 +212,12 @@ class Pack:
             "classes": list(self.classes),
             "splits": {split: len(self.ids(split)) for split in SPLITS},
             "excluded": {
-                "total": len(self.header.excluded),
-                "reasons": reasons,
-                "images": [
-                    vars(row) if thumbnails else vars(replace(row, thumbnail=None))
-                    for row in self.header.excluded
-                ],
+                "total": len(excluded),
+                "reasons": dict(Counter(row.reason for row in excluded)),
+                "images": [vars(row if thumbnails else replace(row, thumbnail=None)) for row in excluded],
             },
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
-            "relabelled": [
-                {"path": path, "from": old, "to": new} for path, old, new in self.header.relabelled
-            ],
+            "relabelled": [{"path": path, "from": a, "to": b} for path, a, b in self.header.relabelled],
             "unmatched": self.header.unmatched,
             "lost": list(self.header.lost),
         }
@@ -240,10 +235,8 @@ def _check_together(shards: Sequence[Shard]) -> None:
                 "with"
             )
         if (header.digest, header.classes) != (first.digest, first.classes):
-            raise PackError(
-                f"{shard.path} is of another pack than {shards[0].path.name} beside it; copy all shards "
-                "again, or pack the images again"
-            )
+            what = f"is of another pack than {shards[0].path.name} beside it"
+            raise PackError(f"{shard.path} {what}; copy all shards again, or pack the images again")
 
 
 def _own(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -257,23 +250,3 @@ def _own_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of texts in memory of its own, likewise."""
     memory = pa.default_cpu_memory_manager()
     return pa.chunked_array([chunk.copy_to(memory) for chunk in column.chunks])
-
-
-def _check_labels(path: Path, labels: NDArray[np.int32], classes: tuple[str, ...]) -> None:
-    """A label is a class, or -1 where the images have none. Raises PackError."""
-    low, high = labels.min(), labels.max()
-    if low < -1 or high >= len(classes):
-        raise PackError(
-            f"{path} is damaged: labels go from {low} to {high}, and there are {len(classes)} classes; pack "
-            "the images again"
-        )
-
-
-def _check_range(path: Path, name: str, values: NDArray[Any], least: int, most: int) -> None:
-    """A checksum proves no sense: refuse what no photograph has. Raises PackError."""
-    low, high = values.min(), values.max()
-    if not (least <= low and high <= most):
-        raise PackError(
-            f"{path} is damaged: {name} go from {low} to {high}; expected {least} to {most}; pack the "
-            "images again"
-        )

@@ -156,11 +156,17 @@ def find_pairs(
     thumbnails: Pictures, closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> list[Pair]:
     """Near twins among thumbnails, each pair once, by index. closeup, crowded: as in `find_twins`."""
-    brightness, contrast = _light(thumbnails)
+    brightness, contrast = np.empty((2, len(thumbnails)), np.float32)
+    for places in _blocks(len(thumbnails), _PAIRS):
+        shades = luma(thumbnails[places])
+        brightness[places], contrast[places] = shades.mean(axis=(1, 2)), shades.std(axis=(1, 2))
     busy = np.flatnonzero(contrast >= FLAT)
     order = busy[np.argsort(brightness[busy], kind="stable")]
+    waves = np.empty((len(order), _WAVES**2 - 1), np.float16)  # in half precision: 96 bytes a picture
+    for places in _blocks(len(order), _PAIRS):
+        waves[places] = low_waves(luma(thumbnails[order[places]]))
     found = _Found(thumbnails, closeup)
-    blocks = _candidates(brightness[order], _waves_of(thumbnails, order))
+    blocks = _candidates(brightness[order], waves)
     many = 0
     with DiskList(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
         for likely in left:
@@ -192,10 +198,18 @@ class _Found:
     def verify(self, likely: Indices) -> None:
         """Add those of the likely pairs `[k, 4]` that are twins."""
         for places in _blocks(len(likely), _PAIRS):
-            for one, other, mirrored, apart in self._twins_among(likely[places]):
-                key = min(one, other), max(one, other)
-                if key not in self.pairs or apart < self.pairs[key].apart:
-                    self.pairs[key] = Pair(*key, apart, mirrored)
+            some = likely[places]
+            # luma alone costs a third, and spares nearly every stranger the colours
+            some = some[self._apart(some) <= 1.2 * APART]
+            apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(some)))
+            near = np.flatnonzero(apart <= APART)
+            near = near[self._are_alike(some[near])]
+            for (one, other, mirrored, _), exact in zip(
+                some[near].tolist(), apart[near].tolist(), strict=True
+            ):
+                key, distance = (min(one, other), max(one, other)), round(exact, 3)
+                if key not in self.pairs or distance < self.pairs[key].apart:
+                    self.pairs[key] = Pair(*key, distance, bool(mirrored))
                 low, high = sorted((_root(self._parents, one), _root(self._parents, other)))
                 self._parents[high] = low
 
@@ -204,24 +218,12 @@ class _Found:
         roots = np.sort(_roots(self._parents)[likely[:, :2]], axis=1)
         apart = roots[:, 0] != roots[:, 1]
         likely, roots = likely[apart], roots[apart]
-        distance = np.concatenate(
-            [np.empty(0, np.float32), *(self._apart(likely[each]) for each in _blocks(len(likely), _PAIRS))]
-        )
+        parts = (self._apart(likely[each]) for each in _blocks(len(likely), _PAIRS))
+        distance = np.concatenate([np.empty(0, np.float32), *parts])
         order = np.argsort(distance, kind="stable")
         order = order[np.sort(np.unique(roots[order], axis=0, return_index=True)[1])]
         likely = likely[order[distance[order] <= 1.2 * APART]]
         return likely[_rank(likely[:, 0], np.arange(len(likely))) < FINALISTS]
-
-    def _twins_among(self, likely: Indices) -> Iterator[tuple[int, int, bool, float]]:
-        # luma alone costs a third, and spares nearly every stranger the colours
-        likely = likely[self._apart(likely) <= 1.2 * APART]
-        apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(likely)))
-        near = np.flatnonzero(apart <= APART)
-        alike = self._are_alike(likely[near])
-        for (one, other, mirrored, _), distance in zip(
-            likely[near][alike].tolist(), apart[near][alike].tolist(), strict=True
-        ):
-            yield one, other, bool(mirrored), round(distance, 3)
 
     def _apart(self, likely: Indices) -> NDArray[np.float32]:
         """How far apart pairs are in luma `[k]`."""
@@ -249,23 +251,6 @@ def _turned(pictures: NDArray[np.uint8], mirrored: Indices) -> NDArray[np.uint8]
     """Pictures `[k, H, W, ...]`, of which some are mirrored `[k]`, all of them upright."""
     chosen = mirrored.astype(bool).reshape(-1, *[1] * (pictures.ndim - 1))
     return np.where(chosen, pictures[:, :, ::-1], pictures)
-
-
-def _light(thumbnails: Pictures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of the luma of every thumbnail: `[n]` each."""
-    brightness, contrast = np.empty((2, len(thumbnails)), np.float32)
-    for places in _blocks(len(thumbnails), _PAIRS):
-        shades = luma(thumbnails[places])
-        brightness[places], contrast[places] = shades.mean(axis=(1, 2)), shades.std(axis=(1, 2))
-    return brightness, contrast
-
-
-def _waves_of(thumbnails: Pictures, order: Indices) -> NDArray[np.float16]:
-    """`low_waves` of the thumbnails at `order`, in half precision: 96 bytes a picture."""
-    waves = np.empty((len(order), _WAVES**2 - 1), np.float16)
-    for places in _blocks(len(order), _PAIRS):
-        waves[places] = low_waves(luma(thumbnails[order[places]]))
-    return waves
 
 
 def _blocks(count: int, size: int) -> Iterator[Indices]:

@@ -14,10 +14,10 @@ import signal
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -45,11 +45,8 @@ _EXIF_ORIENTATION: Final = 0x0112
 
 def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
     """Look at one file's bytes with every decoder that training may use."""
-    known: dict[str, Any] = {
-        "bytes": len(data),
-        "crc32": zlib.crc32(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data)}
+    known["sha256"] = hashlib.sha256(data).hexdigest()
     if not data:
         return ImageInfo(**known, problem="undecodable", detail="the file is empty")
     try:
@@ -57,7 +54,7 @@ def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
     except UnidentifiedImageError:
         return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
     except Exception as error:
-        return ImageInfo(**known, problem=_fault(_one_line(error)), detail=_one_line(error))
+        return _faulty(known, _one_line(error))
     if known["width"] * known["height"] > MAX_PIXELS:
         claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
         return ImageInfo(**known, problem="bomb", detail=claim)
@@ -112,7 +109,10 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
     except DecodeError as error:
         return _look_at_refused(data, known, _one_line(error))
     try:
-        _check_size(pixels, known)
+        upright = (known["width"], known["height"])
+        stored = upright if known["orientation"] < 5 else upright[::-1]
+        if pixels.shape[1::-1] != stored:
+            raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
         probe.check(encoded, pixels)
     except DecodeError as error:
         return _look_with_pillow(data, known, _one_line(error))
@@ -122,7 +122,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
 def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> ImageInfo:
     """A file that our decoder refuses though we store its format; Pillow reads on over damage."""
     if known["format"] in ("JPEG", "MPO"):
-        return ImageInfo(**known, problem=_fault(why), detail=why)
+        return _faulty(known, why)
     info = _look_with_pillow(data, dict(known), why)
     if info.transcode and known["format"] in WHOLE:
         return ImageInfo(**known, problem="undecodable", detail=why)
@@ -134,16 +134,15 @@ def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> Ima
     try:
         pixels = pillow_pixels(data)
     except Exception as unreadable:
-        message = _one_line(unreadable)
-        return ImageInfo(**known, problem=_fault(message), detail=message)
+        return _faulty(known, _one_line(unreadable))
     # Pillow turns the picture upright before it is packed as PNG.
     known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
     return ImageInfo(**known, **measure(pixels), transcode=transcode)
 
 
-def _fault(message: str) -> str:
+def _faulty(known: dict[str, Any], message: str) -> ImageInfo:
     truncated = any(word in message.lower() for word in ("truncated", "premature"))
-    return "truncated" if truncated else "undecodable"
+    return ImageInfo(**known, problem="truncated" if truncated else "undecodable", detail=message)
 
 
 def count_unwritten(data: bytes, format: str) -> int:
@@ -180,13 +179,6 @@ CODED: Final[Mapping[str, Callable[[bytes], bytes]]] = {"WEBP": _coded_webp, "AV
 """The coded picture, of formats without a checksum whose decoders take zeros for more of it."""
 
 
-def _check_size(pixels: Pixels, known: dict[str, Any]) -> None:
-    upright = (known["width"], known["height"])
-    stored = upright if known["orientation"] < 5 else upright[::-1]
-    if pixels.shape[1::-1] != stored:
-        raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
-
-
 def pillow_pixels(data: bytes) -> Pixels:
     """Decode with Pillow, upright, the first frame of an animation; raises what Pillow raises."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -197,7 +189,7 @@ class DaliDecoder:
     """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
 
     TOLERANCE: Final = 3.0
-    """Mean levels by which DALI's pixels may differ from ours before the file is called damaged."""
+    """Mean levels by which DALI's pixels may differ from ours before the file is called corrupt."""
 
     def __init__(self) -> None:
         """Without DALI on this machine, every check passes: its engine cannot be chosen here either."""
@@ -224,7 +216,9 @@ def _decoder() -> Any:
     """A pipeline that decodes one image as `dali.graph` does: `run(encoded=[bytes])`."""
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1
+    )
     def one_image() -> Any:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
         return fn.decoders.image(encoded, device="cpu", adjust_orientation=False)
@@ -256,7 +250,7 @@ def _answer(path: Path, probe: DaliDecoder) -> ImageInfo:
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether it begins as a picture does, or may be one whose header is damaged."""
+    """Whether it begins as a picture does, or may be one whose header is corrupt."""
     try:
         with Image.open(path, formats=FORMATS):
             return True
@@ -274,14 +268,8 @@ def _skim(path: Path) -> ImageInfo:
             crc32 = zlib.crc32(block, crc32)
             sha256.update(block)
         size = file.tell()
-    return ImageInfo(
-        bytes=size, crc32=crc32, sha256=sha256.hexdigest(), problem="undecodable", detail=NO_IMAGE
-    )
-
-
-def _requests(stream: IO[bytes]) -> Iterator[Path]:
-    for line in stream:
-        yield Path(os.fsdecode(bytes.fromhex(json.loads(line))))
+    known: dict[str, Any] = {"bytes": size, "crc32": crc32, "sha256": sha256.hexdigest()}
+    return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
 
 
 def main() -> None:
@@ -293,11 +281,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
-    Image.MAX_IMAGE_PIXELS = None  # `examine` refuses bombs itself, by a size that nothing was decoded for
+    Image.MAX_IMAGE_PIXELS = (
+        None  # `validate_image` refuses bombs itself, by a size that nothing was decoded for
+    )
     probe = DaliDecoder()
     answers.write(b"ready\n")
-    for path in _requests(sys.stdin.buffer):
-        answers.write(json.dumps(asdict(_answer(path, probe)), default=bytes.hex).encode() + b"\n")
+    for line in sys.stdin.buffer:
+        info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), probe)
+        answers.write(json.dumps(asdict(info), default=bytes.hex).encode() + b"\n")
 
 
 if __name__ == "__main__":

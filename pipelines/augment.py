@@ -23,6 +23,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from greyhound.cache.stats import LUMA
+
 Matrices = NDArray[np.float64]
 Draws = dict[str, NDArray[np.float64]]
 
@@ -40,7 +42,7 @@ _SLOTS: Final = (
     "flip",
 )
 MAX_LOG2_REDUCTION: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
-_LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_LUMA: Final = np.array(LUMA)
 # NTSC; grey has I = Q = 0.
 _YIQ: Final = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB: Final = np.linalg.inv(_YIQ)

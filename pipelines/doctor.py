@@ -53,6 +53,7 @@ from rich.table import Table
 
 from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
+from greyhound.cache.stats import LUMA
 from greyhound.cache.store import Pack
 from greyhound.pipelines.decoded import ImageCache, say_bytes
 from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, StreamError
@@ -66,7 +67,7 @@ TOLERANCE: Final = 4.0
 """Levels of 255 by which a mean luma may be off: not all pixels are sampled, and decoders differ a little."""
 _SIZE: Final = 128  # samples a side of each picture
 _BATCH: Final = 16
-_LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as the pack's
+_LUMA: Final = np.array(LUMA, dtype=np.float32)  # as the pack's
 _LEAST_FILES: Final = 1024
 # The driver that a CUDA version needs at least: docs.nvidia.com/deploy/cuda-compatibility, "Minor Version
 # Compatibility", table 1.

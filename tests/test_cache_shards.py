@@ -101,7 +101,7 @@ def test_a_damaged_image_is_found_in_its_file(folder: Path) -> None:
     file.write_bytes(data)
     again = Pack(folder / "three.arrow")
     assert again.corrupt() == [3]
-    with pytest.raises(PackError, match=r"three-00001-of-00003\.arrow is damaged: row 3 \('dog/3\.jpg'\)"):
+    with pytest.raises(PackError, match=r"three-00001-of-00003\.arrow is corrupt: row 3 \('dog/3\.jpg'\)"):
         again.encoded(3)
 
 

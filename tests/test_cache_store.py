@@ -143,7 +143,7 @@ def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(
         pack = Pack(changed(path, tmp_path / "p.arrow", place, bytes([data[place] ^ 1])))
         assert pack.encoded(0).tobytes() == ALL[0]
         message = re.escape(
-            f"p.arrow is damaged: {pack.describe(row)} has not the bytes that were packed; copy"
+            f"p.arrow is corrupt: {pack.describe(row)} has not the bytes that were packed; copy"
         )
         for _ in range(2):
             with pytest.raises(PackError, match=f"{message} the pack again"):
@@ -340,7 +340,7 @@ NEWER = Header(("a", "b"), "0" * 64, 0, format=FORMAT + 1)
             for content in (b"", b"ARROW1", b"hello, world" * 100, bytes(5000))
         ),
         *(
-            (SCHEMA.with_metadata({shards._METADATA: text}), "{file} has a damaged header ( ... ")
+            (SCHEMA.with_metadata({shards._METADATA: text}), "{file} has a corrupt header ( ... ")
             for text in (b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": "one"}', b"null")
         ),
     ],

@@ -425,7 +425,7 @@ def test_a_damaged_image_stops_a_training_by_its_name(
     row = int(colour_pack.ids("train")[7])
     job = tiny_job(damage(colour_pack, tmp_path / "p.arrow", [row]), tmp_path / "run")
     resources = replace(job.resources, engine=engine, image_cache=tier)
-    with pytest.raises(PackError, match=rf"p\.arrow is damaged: row {row} \(.*--on-corrupt skip goes on"):
+    with pytest.raises(PackError, match=rf"p\.arrow is corrupt: row {row} \(.*--on-corrupt skip goes on"):
         train.train(replace(job, resources=resources), never)
 
 

@@ -308,7 +308,7 @@ def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> A
     if name == "merle":
         amount = cloud(rng, shape, 0.12 * unit) * 3 + cloud(rng, shape, 0.04 * unit) * 2 - 1
     if name == "brindle":
-        bend = np.linspace(0, 75 * shape[1] / unit, shape[1], dtype=np.float32)
-        bend = bend + 3 * cloud(rng, shape, 0.3 * unit)
+        way = np.linspace(0, 75 * shape[1] / unit, shape[1], dtype=np.float32)
+        bend = way + 3 * cloud(rng, shape, 0.3 * unit)
         amount = 1.5 * np.sin(bend) + cloud(rng, shape, 0.1 * unit) * 0.8 - 0.2
     return amount

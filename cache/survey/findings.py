@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -63,6 +64,8 @@ ODD_ASPECT: Final = 3.0
 """Longer side by shorter side above which a picture's aspect ratio is odd."""
 NAMED: Final = 3
 """Near twins of one image that its reason names; of the others it says how many there are."""
+_MEASURED: Final = {field.name for field in fields(Row)} & {field.name for field in fields(ImageInfo)}
+"""What a row takes over from a scan."""
 PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
 """Problems of a scan that are findings of their own; every other one is `undecodable`."""
 
@@ -97,20 +100,16 @@ def inspect(
     """
     with DiskList(find_images(images)) as paths:
         if not len(paths):
-            raise PackError(
-                f"{images} holds no images; expected some, or one subfolder a class with images in it"
-            )
+            wanted = "expected some, or one subfolder a class with images in it"
+            raise PackError(f"{images} holds no images; {wanted}")
         with (
             closing(scan(find_file(images, path) for path in paths)) as found,
             DiskList(counted(found, len(paths), progress)) as infos,
         ):
             closeup = closeup_reader(lambda index: find_file(images, paths[index]))
-            yield judge(paths, [_class_of(path) for path in paths], infos, closeup, crowded)
-
-
-def _class_of(path: str) -> str:
-    """The first folder's name, one object for each; "" beside the folders."""
-    return sys.intern(path.partition("/")[0]) if "/" in path else ""
+            # the first folder's name, one object for each; "" beside the folders
+            labels = [sys.intern(path.partition("/")[0]) if "/" in path else "" for path in paths]
+            yield judge(paths, labels, infos, closeup, crowded)
 
 
 def judge(
@@ -125,7 +124,11 @@ def judge(
     closeup, crowded: as in `find_twins`.
     """
     twins, usual = find_twins(infos, closeup, crowded), _usual_size(infos)
-    copies, near = _find_copies(twins.originals, labels), _by_index(twins.pairs)
+    copies = _find_copies(twins.originals, labels)
+    near: dict[int, list[Pair]] = defaultdict(list)
+    for pair in sorted(twins.pairs, key=lambda pair: pair.apart):
+        near[pair.one].append(pair)
+        near[pair.other].append(pair)
     strangers = _find_strangers(twins, labels)
     for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
         remarks = [*_own_remarks(path, info), *_size_remarks(info, usual)]
@@ -133,28 +136,11 @@ def judge(
             remarks.append(_copy_remark(index, copies, paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
         if index in strangers and not any(remark.conflict for remark in remarks):
-            path_there = paths[strangers[index]]
-            remarks.append(
-                _conflict("near-duplicate", f"by way of others the same picture as {path_there}", path_there)
-            )
-        yield _summarise(_describe(path, label, info), remarks)
-
-
-def _describe(path: str, label: str, info: ImageInfo) -> Row:
-    return Row(
-        path,
-        label,
-        format=info.format,
-        width=info.width,
-        height=info.height,
-        bytes=info.bytes,
-        orientation=info.orientation,
-        colourfulness=info.colourfulness,
-        mean_luma=info.mean_luma,
-        sharpness=info.sharpness,
-        sha256=info.sha256,
-        perceptual_hash=info.perceptual_hash,
-    )
+            there = paths[strangers[index]]
+            why = f"by way of others the same picture as {there}"
+            remarks.append(_conflict("near-duplicate", why, there))
+        measured = {name: getattr(info, name) for name in _MEASURED}
+        yield _summarise(Row(path, label, **measured), remarks)
 
 
 def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
@@ -222,14 +208,13 @@ def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
     if info.problem:
         return
     size, (short, long) = (info.width * info.height) ** 0.5, sorted((info.width, info.height))
+    pixels = f"{info.width} x {info.height} pixels"
     if short < SMALL:
-        yield Remark("odd-size", f"{info.width} x {info.height} pixels, hardly any")
+        yield Remark("odd-size", f"{pixels}, hardly any")
     elif long > ODD_ASPECT * short:
-        yield Remark("odd-size", f"{info.width} x {info.height} pixels, {long / short:.1f} to 1")
+        yield Remark("odd-size", f"{pixels}, {long / short:.1f} to 1")
     elif not usual / ODD_SCALE <= size <= usual * ODD_SCALE:
-        yield Remark(
-            "odd-size", f"{info.width} x {info.height} pixels, {size / usual:.2g} times the usual size"
-        )
+        yield Remark("odd-size", f"{pixels}, {size / usual:.2g} times the usual size")
 
 
 @dataclass(frozen=True)
@@ -289,13 +274,8 @@ def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
 
 
 def _conflict(finding: Finding, why: str, of: str) -> Remark:
-    return Remark(
-        finding,
-        f"{why}, which has another label: at least one of them is wrong",
-        of,
-        excludes=True,
-        conflict=True,
-    )
+    why += ", which has another label: at least one of them is wrong"
+    return Remark(finding, why, of, excludes=True, conflict=True)
 
 
 def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:
@@ -306,15 +286,6 @@ def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequen
     if index == copies.firsts[index]:
         return Remark("exact-duplicate", f"the first of {copies.sizes[index]} copies, which is kept", path)
     return Remark("exact-duplicate", f"the same file as {path}", path, excludes=True)
-
-
-def _by_index(pairs: Iterable[Pair]) -> dict[int, list[Pair]]:
-    """The pairs of each index that has any, the nearest first."""
-    found: dict[int, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.apart):
-        for index in (pair.one, pair.other):
-            found.setdefault(index, []).append(pair)
-    return found
 
 
 def _near_remarks(

@@ -92,14 +92,9 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
         return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
 
     moved = (
-        replace(
-            image,
-            path=homes[image.path],
-            of_label=move(image.of_label),
-            of_likelier=move(image.of_likelier),
-        )
-        for image in review.label_issues
-        if image.path in homes
+        replace(each, path=homes[each.path], of_label=move(each.of_label), of_likelier=move(each.of_likelier))
+        for each in review.label_issues
+        if each.path in homes
     )
     return replace(review, ranking=tuple(moved))
 
@@ -126,15 +121,11 @@ def _find_homes(images: Sequence[Ranked], rows: Iterable[Row]) -> dict[str, str]
 def mark(rows: Iterable[Row], review: Review) -> Iterator[Row]:
     """The rows of a survey, with the label issues marked; a person decides, so the verdict stays."""
     issues = {image.path: image for image in review.label_issues}
-    return (_marked(row, issues[row.path]) if row.path in issues else row for row in rows)
-
-
-def _marked(row: Row, image: Ranked) -> Row:
-    return replace(
-        row,
-        findings=tuple(name for name in FINDINGS if name in (*row.findings, "label-issue")),
-        reason="; ".join(filter(None, (row.reason, image.reason))),
-    )
+    for row in rows:
+        if image := issues.get(row.path):
+            findings = tuple(name for name in FINDINGS if name in (*row.findings, "label-issue"))
+            row = replace(row, findings=findings, reason="; ".join(filter(None, (row.reason, image.reason))))
+        yield row
 
 
 def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> None:
@@ -147,8 +138,7 @@ def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> 
     numbers = {name: number for number, name in enumerate(classes)}
     sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
     infos = map(_reread, sources, rows)
-    options = Options(keep_grayscale=True)
-    write(sources, tuple(classes), out, options, progress, split="train", infos=infos)
+    write(sources, tuple(classes), out, Options(keep_grayscale=True), progress, split="train", infos=infos)
 
 
 def _reread(source: Source, row: Row) -> ImageInfo:

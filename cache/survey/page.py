@@ -15,9 +15,8 @@ import itertools
 import json
 import os
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +27,7 @@ from greyhound.cache.cli import note, progress_bar
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
-from greyhound.cache.scan import Progress, counted
+from greyhound.cache.scan import Progress, counted, in_order
 from greyhound.cache.selection import FINDINGS, Finding
 from greyhound.cache.store import PackError
 from greyhound.cache.survey import table
@@ -44,14 +43,15 @@ SIDES: Final = ((2_000, 256), (8_000, 192))
 """(pictures, pixels a side); beyond, FEWEST: 20,000 pictures stay near 100 MB."""
 FEWEST: Final = 128
 _HERE: Final = Path(__file__).parent
+# What a finding means, in words for a person.
 MEANINGS: Final[Mapping[Finding, str]] = {
     "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be "
     "trained on.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
     "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
-    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, "
-    "the test is leaked.",
+    "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the "
+    "test is leaked.",
     "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
     "label-issue": "The label looks wrong to a model that was trained without this image; the surest come "
     "first.",
@@ -64,7 +64,6 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "animated": "More than one frame: training sees the first.",
     "cmyk": "Made for print: its colours are converted.",
 }
-"""What a finding means, in words for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +107,15 @@ def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, No
     with progress_bar("drawing the page") as update:
         shown = write(rows, images, folder / "survey.html", notes, update)
     if shown.more:
-        note(
-            f"the page shows {shown.suspects:,} suspects; {shown.more:,} more are in "
-            f"{folder / 'survey.csv'} only"
-        )
+        more = f"{shown.more:,} more are in {folder / 'survey.csv'} only"
+        note(f"the page shows {shown.suspects:,} suspects; {more}")
 
 
 def refuse_reviewed(survey: Path) -> None:
     """Refuse a survey whose rows name label issues already. Raises PackError."""
     if any("label-issue" in row.findings for row in Rows(survey / "survey.csv")):
-        raise PackError(
-            f"{survey} was reviewed before; make it again: greyhound survey IMAGES --out {survey}"
-        )
+        todo = f"make it again: greyhound survey IMAGES --out {survey}"
+        raise PackError(f"{survey} was reviewed before; {todo}")
 
 
 def complete(survey: Path, images: Path, found: Review) -> None:
@@ -133,7 +129,7 @@ def complete(survey: Path, images: Path, found: Review) -> None:
             "was made of other pictures; the ranking lists them"
         )
     table.write(mark(rows, here), survey)
-    draw(rows, images, survey, notes_on(here, images))
+    draw(rows, images, survey, {image.path: _note_on(image, images) for image in here.label_issues})
 
 
 def write(
@@ -156,8 +152,14 @@ def write(
     made = counted(thumbnails(files, side), len(items), progress)
     added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
-    page = _environment().get_template("survey.html.jinja")
-    parts = page.generate(
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = environment.get_template("survey.html.jinja").generate(
         name=images.resolve().name,
         shown=shown,
         script=script,
@@ -175,22 +177,12 @@ def write(
 
 
 def is_safe(row: Row) -> bool:
-    """Whether its file may be opened here: not where it would fill the memory, or where nothing decodes it.
-
-    What ended a decoder is among that. What is cut short is shown as far as it goes.
-    """
+    """Whether its file may be opened here: neither what fills the memory nor what ended a decoder."""
     return not {"bomb", "undecodable"} & set(row.findings)
 
 
-def notes_on(review: Review, images: Path) -> dict[str, Note]:
-    """What a review says of its issues, the likeliest first: where a network looked, who is alike.
-
-    images: the folder that was surveyed; of a neighbour that is not in it there is no picture.
-    """
-    return {image.path: _note_on(image, images) for image in review.label_issues}
-
-
 def _note_on(image: Ranked, images: Path) -> Note:
+    """What a review says of an issue: where a network looked, who of the surveyed folder is alike."""
     near = [(f"near, {image.label}", other) for other in image.of_label]
     near += [(f"near, {image.likelier}", other) for other in image.of_likelier]
     small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
@@ -219,13 +211,17 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     wanted = {row.of for row in suspects} - {row.path for row in suspects}
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
-
-    def make_item(row: Row) -> Item:
-        twin = places.get(row.of) if row.of != row.path else None
-        return Item(row, notes.get(row.path, Note()), twin, rank.get(row.path))
-
+    items = [
+        Item(
+            row,
+            notes.get(row.path, Note()),
+            places.get(row.of) if row.of != row.path else None,
+            rank.get(row.path),
+        )
+        for row in known
+    ]
     return Shown(
-        items=[make_item(row) for row in known],
+        items=items,
         suspects=len(suspects),
         more=counts[True] - len(suspects),
         images=counts.total(),
@@ -263,17 +259,7 @@ def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     gigabyte.
     """
     workers = available_cores()
-    ahead: deque[Future[str]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for file in files:
-                ahead.append(pool.submit(_thumbnail, file, side))
-                if len(ahead) > 8 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_order(lambda file: _thumbnail(file, side), files, workers, 8 * workers)
 
 
 def _thumbnail(file: Path | None, side: int) -> str:
@@ -282,14 +268,8 @@ def _thumbnail(file: Path | None, side: int) -> str:
 
 def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
     row, note = item.row, item.note
-    known = {
-        "path": row.path,
-        "label": row.label,
-        "sha256": row.sha256,
-        "findings": row.findings,
-        "verdict": row.verdict,
-        "reason": row.reason,
-        "causes": row.causes,
+    names = ("path", "label", "sha256", "findings", "verdict", "reason", "causes")
+    known = {name: getattr(row, name) for name in names} | {
         "facts": _facts(row),
         "twin": item.twin,
         "rank": item.rank,
@@ -307,9 +287,8 @@ def _facts(row: Row) -> str:
     return " · ".join(filter(None, [size, row.format, weight, figures]))
 
 
-def _blocks(pictures: Iterable[str]) -> Iterator[str]:
+def _blocks(pictures: Iterator[str]) -> Iterator[str]:
     """Pictures, one a line, BLOCK in a block."""
-    pictures = iter(pictures)
     while block := list(itertools.islice(pictures, BLOCK)):
         yield "\n".join(block)
 
@@ -317,13 +296,3 @@ def _blocks(pictures: Iterable[str]) -> Iterator[str]:
 def _only_base64(picture: str) -> str:
     """What can stand in the page as it is; anything else is no picture."""
     return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

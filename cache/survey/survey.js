@@ -110,8 +110,7 @@ function makeCard(place) {
   const card = find("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
   card.dataset.place = place;
-  part("pictures").append(figure(place, item.twin === undefined ? "" : "this"));
-  if (item.twin !== undefined) part("pictures").append(figure(item.twin, "duplicates"));
+  part("pictures").append(...figures(place));
   part("name").textContent = plain(fileName(item.path));
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
@@ -130,20 +129,31 @@ function doubt(item) {
   return item.likelier ? `rather ${plain(item.likelier)}` : "";
 }
 
-function figure(place, caption) {
+function figure(number, description, caption) {
   const made = element("figure");
-  made.append(picture(place, plain(items[place].path)));
+  made.append(picture(number, description));
   if (caption) made.append(element("figcaption", caption));
+  return made;
+}
+
+// An item, and beside it what it duplicates.
+function figures(place) {
+  const { twin } = items[place];
+  const one = (place, caption) => figure(place, plain(items[place].path), caption);
+  return twin === undefined ? [one(place)] : [one(place, "this"), one(twin, "duplicates")];
+}
+
+function badge(place) {
+  const { by, choice, text } = standing(place);
+  const made = element("p", text, "badge");
+  Object.assign(made.dataset, { by, choice });
   return made;
 }
 
 function refreshCard(place, card) {
   const { by, choice, text } = standing(place);
-  card.dataset.by = by;
-  card.dataset.choice = choice;
-  const badge = card.querySelector(".badge");
-  badge.textContent = text;
-  badge.title = text;
+  Object.assign(card.dataset, { by, choice });
+  Object.assign(card.querySelector(".badge"), { textContent: text, title: text });
   for (const button of card.querySelectorAll("button")) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
   const here = shown[current] === place;
   card.toggleAttribute("aria-current", here);
@@ -187,18 +197,17 @@ function showDetail() {
   const place = shown[current], detail = find("detail");
   detail.hidden = place === undefined;
   if (place === undefined) return;
-  const item = items[place], { by, choice, text } = standing(place);
-  const parts = [];
+  const item = items[place], { by, choice } = standing(place);
   const pictures = element("div", "", "pictures");
-  pictures.append(figure(place, item.twin === undefined ? "" : "this"));
-  if (item.twin !== undefined) pictures.append(figure(item.twin, "duplicates"));
-  const badge = element("p", text, "badge");
-  badge.dataset.by = by;
-  badge.dataset.choice = choice;
-  parts.push(pictures, badge, path("h2", item.path), pairs(item));
+  pictures.append(...figures(place));
+  const parts = [pictures, badge(place), path("h2", item.path), pairs(item)];
   if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
   if (item.note) parts.push(element("p", plain(item.note), "note"));
-  if (item.pictures) parts.push(notedPictures(item.pictures));
+  if (item.pictures) {
+    const noted = element("div", "", "noted");
+    noted.append(...item.pictures.map(([caption, number]) => figure(number, plain(caption), plain(caption))));
+    parts.push(noted);
+  }
   find("about").replaceChildren(...parts);
   for (const button of find("choices").children) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
 }
@@ -216,28 +225,13 @@ function pairs(item) {
 }
 
 function twinPart(place, twin) {
-  const part = element("div", "", "twin"), stands = standing(twin);
+  const part = element("div", "", "twin");
   part.append(element("h3", "It duplicates"), path("p", items[twin].path), element("p", items[twin].facts || "", "quiet"));
-  if (stands.by === "person") {
-    const badge = element("p", stands.text, "badge");
-    badge.dataset.by = stands.by;
-    badge.dataset.choice = stands.choice;
-    part.append(badge);
-  }
+  if (decisions.has(twin)) part.append(badge(twin));
   const button = element("button", "Keep this, exclude the other ");
   button.append(element("kbd", "o"));
   button.addEventListener("click", () => swap(place));
   part.append(button);
-  return part;
-}
-
-function notedPictures(pictures) {
-  const part = element("div", "", "noted");
-  for (const [caption, number] of pictures) {
-    const made = element("figure");
-    made.append(picture(number, plain(caption)), element("figcaption", plain(caption)));
-    part.append(made);
-  }
   return part;
 }
 

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Any, Final, Literal
 
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import check_outside, check_writable
@@ -92,9 +92,8 @@ def check_place(images: Path, out: Path) -> None:
     try:
         check_writable(out)
     except OSError as error:
-        raise PackError(
-            f"--out {out} is no folder that can be written to ({error.strerror or error}); name another"
-        ) from None
+        what = f"is no folder that can be written to ({error.strerror or error})"
+        raise PackError(f"--out {out} {what}; name another") from None
 
 
 def write(rows: Iterable[Row], out: Path) -> None:
@@ -121,9 +120,8 @@ def read_rows(file: Path) -> Iterator[Row]:
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected survey.csv") from None
     except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise PackError(
-            f"{file} is no survey.csv ({error}); make it again: greyhound survey IMAGES --out DIR"
-        ) from None
+        todo = "make it again: greyhound survey IMAGES --out DIR"
+        raise PackError(f"{file} is no survey.csv ({error}); {todo}") from None
 
 
 def _cells(row: Row) -> list[object]:
@@ -139,5 +137,5 @@ def _row(cells: dict[str, str]) -> Row:
     numbers = {name: int(cells[name]) for name in ("width", "height", "bytes", "orientation")}
     figures = {name: float(cells[name]) for name in ("colourfulness", "mean_luma", "sharpness")}
     words = {name: cells[name] for name in ("path", "format", "sha256", "perceptual_hash", "of", "reason")}
-    causes = read_findings(cells["causes"])
-    return Row(label=cells["class"], findings=findings, causes=causes, **numbers, **figures, **words)  # type: ignore[arg-type]
+    known: dict[str, Any] = {**numbers, **figures, **words, "label": cells["class"], "findings": findings}
+    return Row(causes=read_findings(cells["causes"]), **known)
