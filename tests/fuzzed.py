@@ -98,6 +98,11 @@ class Target:
 # --- packs -----------------------------------------------------------------------------------------------------------
 
 
+def written(file: Path, data: bytes) -> Path:
+    file.write_bytes(data)
+    return file
+
+
 def pack_seeds(folder: Path) -> list[bytes]:
     """A pack of three classes."""
     files = {f"class {k}": [encode(coded(9 + k, 8, k), "JPEG")] for k in range(CLASSES)}
@@ -106,9 +111,7 @@ def pack_seeds(folder: Path) -> list[bytes]:
 
 def read_pack(folder: Path, data: bytes) -> None:
     """Open it, and take every image that is sound."""
-    file = folder / "p.arrow"
-    file.write_bytes(data)
-    opened = Pack(file)
+    opened = Pack(written(folder / "p.arrow", data))
     bad = opened.corrupt()
     for row in set(range(len(opened))) - set(bad):
         opened.encoded(row)
@@ -129,16 +132,8 @@ def read_header(folder: Path, data: bytes) -> None:
     json.dumps(asdict(header))
 
 
-ROW: Final = np.dtype(
-    [
-        ("label", "i4"),
-        ("split", "i1"),
-        ("width", "i4"),
-        ("height", "i4"),
-        ("orientation", "u1"),
-        ("mean_luma", "f4"),
-    ]
-)
+SIZES: Final = [("width", "i4"), ("height", "i4"), ("orientation", "u1"), ("mean_luma", "f4")]
+ROW: Final = np.dtype([("label", "i4"), ("split", "i1"), *SIZES])
 """What an index says of an image, as the bytes of an input."""
 IMAGE: Final = encode(coded(20, 12), "JPEG")
 
@@ -206,9 +201,7 @@ def decisions_seeds(_: Path) -> list[bytes]:
 
 def read_decisions(folder: Path, data: bytes) -> None:
     """decisions.csv, and which images it is about."""
-    file = folder / "decisions.csv"
-    file.write_bytes(data)
-    found = selection.read_decisions(file)
+    found = selection.read_decisions(written(folder / "decisions.csv", data))
     selection.check_classes(found, ("a", "b"))
     selection.match(found, [selection.Photograph("a/1.jpg", "a", SHA)])
 
@@ -220,9 +213,7 @@ def excluded_seeds(_: Path) -> list[bytes]:
 
 def read_excluded(folder: Path, data: bytes) -> None:
     """excluded.csv."""
-    file = folder / "excluded.csv"
-    file.write_bytes(data)
-    selection.read_exclusions(file)
+    selection.read_exclusions(written(folder / "excluded.csv", data))
 
 
 def survey_seeds(folder: Path) -> list[bytes]:
@@ -237,9 +228,7 @@ def survey_seeds(folder: Path) -> list[bytes]:
 
 def read_survey(folder: Path, data: bytes) -> None:
     """survey.csv."""
-    file = folder / "survey.csv"
-    file.write_bytes(data)
-    list(survey.read_rows(file))
+    list(survey.read_rows(written(folder / "survey.csv", data)))
 
 
 def benchmark_seeds(_: Path) -> list[bytes]:
@@ -252,8 +241,7 @@ def benchmark_seeds(_: Path) -> list[bytes]:
 
 def read_benchmark(folder: Path, data: bytes) -> None:
     """A benchmark's JSON, compared with itself and as the README's table."""
-    file = folder / "bench.json"
-    file.write_bytes(data)
+    file = written(folder / "bench.json", data)
     with contextlib.redirect_stdout(io.StringIO()):
         table.compare(table.read(file), table.read(file))
         table.as_markdown(table.read(file))

@@ -37,44 +37,13 @@ class Planted:
     of: str = ""
 
 
-def darken(picture: Picture) -> Picture:
-    """A tenth of the light."""
-    return picture.point(lambda level: level * 0.1)
+def blur(picture: Picture, share: int) -> Picture:
+    """Out of focus, by one part in `share` of the short side."""
+    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / share))
 
 
-def blow_out(picture: Picture) -> Picture:
-    """Nine tenths of the way to white."""
-    return picture.point(lambda level: 255 - (255 - level) * 0.1)
-
-
-def overexpose(picture: Picture) -> Picture:
-    """Five times the light, cut off at white."""
-    return picture.point(lambda level: level * 5)
-
-
-def blur(picture: Picture) -> Picture:
-    """Out of focus, by a thirtieth of the short side."""
-    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 30))
-
-
-def blur_much(picture: Picture) -> Picture:
-    """Out of focus, by a tenth of the short side."""
-    return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 10))
-
-
-def drain(picture: Picture) -> Picture:
-    """One channel."""
-    return picture.convert("L")
-
-
-def drain_evenly(picture: Picture) -> Picture:
-    """Three channels, all the same but for JPEG's noise."""
-    return picture.convert("L").convert("RGB")
-
-
-def shrink(picture: Picture) -> Picture:
-    """A thumbnail."""
-    return picture.resize((picture.width // 12, picture.height // 12))
+def scale(picture: Picture, factor: float) -> Picture:
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)))
 
 
 def enlarge(picture: Picture) -> Picture:
@@ -93,32 +62,32 @@ def cut_strip(picture: Picture) -> Picture:
     return picture.crop((0, top, picture.width, top + high))
 
 
-def resize(picture: Picture) -> Picture:
-    """Seven tenths of the size."""
-    return picture.resize((round(picture.width * 0.7), round(picture.height * 0.7)))
-
-
 def crop(picture: Picture) -> Picture:
     """3 % off every side."""
     across, down = round(picture.width * 0.03), round(picture.height * 0.03)
     return picture.crop((across, down, picture.width - across, picture.height - down))
 
 
-def leave(picture: Picture) -> Picture:
-    """Nothing is done; it is only encoded again."""
-    return picture
-
-
 CHANGED: Final[dict[str, dict[str, Callable[[Picture], Picture]]]] = {
-    "dark": {"a tenth of the light": darken},
-    "bright": {"nine tenths to white": blow_out, "five times the light": overexpose},
-    "blurred": {"by a thirtieth": blur, "by a tenth": blur_much},
-    "grayscale": {"one channel": drain, "three equal channels": drain_evenly},
-    "odd-size": {"a twelfth": shrink, "six by six": enlarge, "a strip of 7 : 1": cut_strip},
+    "dark": {"a tenth of the light": lambda picture: picture.point(lambda level: level * 0.1)},
+    "bright": {
+        "nine tenths to white": lambda picture: picture.point(lambda level: 255 - (255 - level) * 0.1),
+        "five times the light": lambda picture: picture.point(lambda level: level * 5),
+    },
+    "blurred": {"by a thirtieth": lambda picture: blur(picture, 30), "by a tenth": lambda p: blur(p, 10)},
+    "grayscale": {
+        "one channel": lambda picture: picture.convert("L"),
+        "three equal channels": lambda picture: picture.convert("L").convert("RGB"),
+    },
+    "odd-size": {
+        "a twelfth": lambda picture: picture.resize((picture.width // 12, picture.height // 12)),
+        "six by six": enlarge,
+        "a strip of 7 : 1": cut_strip,
+    },
 }
 COPIED: Final[dict[str, Callable[[Picture], Picture]]] = {
-    "re-encoded": leave,
-    "resized": resize,
+    "re-encoded": lambda picture: picture,
+    "resized": lambda picture: scale(picture, 0.7),
     "cropped": crop,
     "mirrored": ImageOps.mirror,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pictures import folder
 
 from greyhound.cache import machine
 
@@ -22,9 +23,16 @@ def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: pytes
     }
 
 
-def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for the control group of a machine with 64 cores."""
     monkeypatch.setattr(machine, "_GROUP", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    return tmp_path
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, group: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
     assert machine.available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -33,63 +41,44 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
     assert machine.available_cores() == 1
 
 
+QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
+
+
 @pytest.mark.parametrize(
-    ("text", "cores"),
-    [("200000 100000", 2), ("250000 100000", 3), ("50000 100000", 1), ("max 100000", 64), ("rubbish", 64)],
+    ("files", "cores"),
+    [
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "250000 100000"}, 3),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "rubbish"}, 64),
+        ({QUOTA: "150000", PERIOD: "100000"}, 2),  # of an old control group
+        ({QUOTA: "-1", PERIOD: "100000"}, 64),
+        ({QUOTA: "10000", PERIOD: "100000"}, 1),
+    ],
 )
-def test_a_containers_quota_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, cores: int
-) -> None:
-    quota = tmp_path / "cpu.max"
-    quota.write_text(f"{text}\n")
-    monkeypatch.setattr(machine, "_GROUP", tmp_path)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+def test_a_containers_quota_counts(group: Path, files: dict[str, str], cores: int) -> None:
+    folder(group, {path: f"{text}\n".encode() for path, text in files.items()})
     assert machine.available_cores() == cores
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("150000", 2), ("-1", 64), ("10000", 1)])
-def test_the_quota_of_an_old_control_group_counts_too(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
-) -> None:
-    folder = tmp_path / "cpu"
-    folder.mkdir()
-    (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (folder / "cpu.cfs_period_us").write_text("100000\n")
-    monkeypatch.setattr(machine, "_GROUP", tmp_path)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert machine.available_cores() == cores
-
-
-def test_memory_is_what_an_old_control_group_allows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    memory, folder = tmp_path / "meminfo", tmp_path / "memory"
-    memory.write_text("MemAvailable:    64 kB\n")
-    folder.mkdir()
-    (folder / "memory.limit_in_bytes").write_text("50000\n")
-    (folder / "memory.usage_in_bytes").write_text("20000\n")
-    monkeypatch.setattr(machine, "_MEMORY", memory)
-    monkeypatch.setattr(machine, "_GROUP", tmp_path)
-    assert machine.available_memory() == 30000
-    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert machine.available_memory() == 64 * 1024
-
-
+@pytest.mark.parametrize(
+    ("limit", "usage", "none"),
+    [
+        ("memory.max", "memory.current", "max"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "9223372036854771712"),
+    ],
+    ids=["a control group", "an old one"],
+)
 def test_memory_is_what_is_free_and_what_the_container_allows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, group: Path, limit: str, usage: str, none: str
 ) -> None:
-    memory = tmp_path / "meminfo"
-    memory.write_text("MemTotal: 100 kB\nMemAvailable:    64 kB\n")
-    monkeypatch.setattr(machine, "_MEMORY", memory)
-    monkeypatch.setattr(machine, "_GROUP", tmp_path)
+    folder(group, {"meminfo": b"MemTotal: 100 kB\nMemAvailable:    64 kB\n"})
+    monkeypatch.setattr(machine, "_MEMORY", group / "meminfo")
     assert machine.available_memory() == 64 * 1024
-    (tmp_path / "memory.max").write_text("50000\n")
-    (tmp_path / "memory.current").write_text("20000\n")
-    assert machine.available_memory() == 30000
-    (tmp_path / "memory.current").write_text("60000\n")
-    assert machine.available_memory() == 0
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.available_memory() == 64 * 1024
+    for allowed, used, left in (("50000", "20000", 30000), ("50000", "60000", 0), (none, "60000", 64 * 1024)):
+        folder(group, {limit: f"{allowed}\n".encode(), usage: f"{used}\n".encode()})
+        assert machine.available_memory() == left
 
 
 def test_the_machine_has_a_name() -> None:

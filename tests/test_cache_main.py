@@ -85,9 +85,6 @@ def test_info(packed: tuple[Path, Answer]) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
     assert "Akita/cut.jpg" not in answer.out  # `pack` lists them, and --json
-
-
-def test_info_as_json(packed: tuple[Path, Answer]) -> None:
     answer = command("info", packed[0], "--json")
     assert (answer.code, answer.err) == (0, "")
     content = json.loads(answer.out)
@@ -97,18 +94,14 @@ def test_info_as_json(packed: tuple[Path, Answer]) -> None:
 
 
 def test_verify(packed: tuple[Path, Answer], tmp_path: Path) -> None:
-    answer = command("verify", packed[0])
-    assert answer == (0, f"{packed[0]}: 21 of 21 images are as they were packed\n", "")
-    data = bytearray(packed[0].read_bytes())
-    place = data.find(Pack(packed[0]).encoded(13).tobytes()) + 300
-    data[place] ^= 8
-    (tmp_path / "p.arrow").write_bytes(data)
-    answer = command("verify", tmp_path / "p.arrow")
-    assert (answer.code, answer.err) == (1, "")
-    assert answer.out.splitlines() == [
-        f"damaged: {Pack(packed[0]).describe(13)}",
-        f"{tmp_path / 'p.arrow'}: 20 of 21 images are as they were packed",
-    ]
+    sound, damaged = packed[0], tmp_path / "p.arrow"
+    said = "of 21 images are as they were packed\n"
+    assert command("verify", sound) == (0, f"{sound}: 21 {said}", "")
+    data = bytearray(sound.read_bytes())
+    data[data.find(Pack(sound).encoded(13).tobytes()) + 300] ^= 8
+    damaged.write_bytes(data)
+    lines = f"damaged: {Pack(sound).describe(13)}\n{damaged}: 20 {said}"
+    assert command("verify", damaged) == (1, lines, "")
 
 
 def test_survey(images: Path, tmp_path: Path) -> None:

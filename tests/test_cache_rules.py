@@ -157,28 +157,19 @@ def verdicts(rows: Mapping[str, Row]) -> dict[str, tuple[str, str]]:
 
 
 def test_of_copies_in_one_class_the_first_is_kept(tmp_path: Path) -> None:
-    data = encode(SHARP)
-    rows = inspected(
-        tmp_path, {"a/1.png": data, "a/2.png": data, "a/3.png": data, "b/4.png": encode(noise(200, 150, 4))}
-    )
-    assert verdicts(rows) == {
-        "a/1.png": ("keep", "a/2.png"),
-        "a/2.png": ("exclude", "a/1.png"),
-        "a/3.png": ("exclude", "a/1.png"),
-        "b/4.png": ("keep", ""),
-    }
+    files = {f"a/{n}.png": encode(SHARP) for n in (1, 2, 3)} | {"b/4.png": encode(noise(200, 150, 4))}
+    rows = inspected(tmp_path, files)
+    copy = ("exclude", "a/1.png")
+    kept = {"a/1.png": ("keep", "a/2.png"), "b/4.png": ("keep", "")}
+    assert verdicts(rows) == kept | {"a/2.png": copy, "a/3.png": copy}
     assert [row.findings for row in rows.values()] == [("exact-duplicate",)] * 3 + [()]
     assert rows["a/3.png"].reason == "exact-duplicate: the same file as a/1.png"
 
 
 def test_of_copies_in_two_classes_none_is_kept(tmp_path: Path) -> None:
-    data = encode(SHARP)
-    rows = inspected(tmp_path, {"a/1.png": data, "a/2.png": data, "b/3.png": data})
-    assert verdicts(rows) == {
-        "a/1.png": ("exclude", "b/3.png"),
-        "a/2.png": ("exclude", "b/3.png"),
-        "b/3.png": ("exclude", "a/1.png"),
-    }
+    rows = inspected(tmp_path, dict.fromkeys(("a/1.png", "a/2.png", "b/3.png"), encode(SHARP)))
+    other = ("exclude", "b/3.png")
+    assert verdicts(rows) == {"a/1.png": other, "a/2.png": other, "b/3.png": ("exclude", "a/1.png")}
     assert rows["b/3.png"].reason == (
         "exact-duplicate: the same file as a/1.png, which has another label: at least one of them is wrong"
     )

@@ -122,23 +122,21 @@ class NoSuchThing(Exception):
 
 def nvml(**functions: Any) -> SimpleNamespace:
     """NVML with one GPU that has MIG, switched off."""
-    return SimpleNamespace(
-        **{
-            "NVMLError": NoSuchThing,
-            "NVML_DEVICE_MIG_ENABLE": 1,
-            "NVML_GPU_INSTANCE_PROFILE_7_SLICE": 4,
-            "nvmlInit": lambda: None,
-            "nvmlShutdown": lambda: None,
-            "nvmlDeviceGetCount": lambda: 1,
-            "nvmlDeviceGetHandleByIndex": lambda place: place,
-            "nvmlSystemGetDriverVersion": lambda: "580.95.05",
-            "nvmlDeviceGetName": lambda _: "A100",
-            "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=40, free=39),
-            "nvmlDeviceGetMigMode": lambda _: [0, 0],
-            "nvmlDeviceGetGpuInstanceProfileInfo": lambda *_: SimpleNamespace(jpegCount=5),
-        }
-        | functions
-    )
+    known: dict[str, Any] = {
+        "NVMLError": NoSuchThing,
+        "NVML_DEVICE_MIG_ENABLE": 1,
+        "NVML_GPU_INSTANCE_PROFILE_7_SLICE": 4,
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda place: place,
+        "nvmlSystemGetDriverVersion": lambda: "580.95.05",
+        "nvmlDeviceGetName": lambda _: "A100",
+        "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=40, free=39),
+        "nvmlDeviceGetMigMode": lambda _: [0, 0],
+        "nvmlDeviceGetGpuInstanceProfileInfo": lambda *_: SimpleNamespace(jpegCount=5),
+    }
+    return SimpleNamespace(**known | functions)
 
 
 def refuse(*_: Any) -> None:
@@ -200,7 +198,9 @@ def test_why_the_driver_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> N
     assert ask_driver() == (None, (Gpu("L4", 24, 20),), "needs NVIDIA's binding: pip install nvidia-ml-py")
 
 
-def test_the_command_on_this_machine(here: Here) -> None:
+def test_the_command_on_this_machine_and_a_problem_is_exit_code_1(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = here("pipelines/doctor.py", "--json")
     assert answer.code == 0
     content = json.loads(answer.out)
@@ -208,11 +208,6 @@ def test_the_command_on_this_machine(here: Here) -> None:
     assert content["facts"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     abouts = [finding["about"] for finding in content["findings"]]
     assert {"cores", "shared memory", "open files", "driver", "torch"} <= set(abouts)
-
-
-def test_the_command_says_it_in_words_and_a_problem_is_exit_code_1(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
     words = here("pipelines/doctor.py")
     assert words.code == 0
     assert "unknown" in words.out

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,22 @@ class Source:
             self.closed = True
 
 
+def at_row(monkeypatch: pytest.MonkeyPatch, row: int, act: Callable[[], object]) -> None:
+    """Do this when a row of a pack is read."""
+    reading = Pack.encoded
+
+    def read(self: Pack, index: int) -> Any:
+        if index == row:
+            act()
+        return reading(self, index)
+
+    monkeypatch.setattr(Pack, "encoded", read)
+
+
+def open_loader(pack: Pack, resources: Resources) -> Loader:
+    return Loader(pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1)
+
+
 def end_threads() -> None:
     """Wait until what hung, and no longer does, has ended."""
     for thread in threading.enumerate():
@@ -72,18 +88,15 @@ def test_what_comes_in_time_is_yielded_in_its_order_to_the_end() -> None:
     assert source.closed
 
 
-def test_an_error_is_raised_where_the_batch_is_waited_for() -> None:
+def test_an_error_is_raised_where_the_batch_is_waited_for_and_closing_closes_the_source() -> None:
     source = Source(1, OSError("the disk is gone"))
     stream: Any = WithTimeout(source(), 0.0)
     assert stream.next() == 1
     with pytest.raises(OSError, match="the disk is gone"):
         stream.next()
     assert source.closed
-
-
-def test_closing_closes_what_is_WithTimeout() -> None:
     source = Source(1, 2)
-    stream: Any = WithTimeout(source(), 10.0)
+    stream = WithTimeout(source(), 10.0)
     stream.next()
     stream.close()
     assert source.closed
@@ -114,16 +127,10 @@ def test_an_engine_that_hangs_is_given_up(
 ) -> None:
     """As where the disk of a mapped pack does not answer: in the threads' decoding, in what DALI is fed by."""
     monkeypatch.setattr(module, "_AT_THE_END", 0.01)
-    released, reading = threading.Event(), Pack.encoded
-
-    def read(self: Pack, index: int) -> Any:
-        if index == 13:
-            released.wait()
-        return reading(self, index)
-
-    monkeypatch.setattr(Pack, "encoded", read)
+    released = threading.Event()
+    at_row(monkeypatch, 13, released.wait)
     resources = Resources(engine, "cpu", threads=2, timeout=2.0, image_cache="encoded")
-    with Loader(coded_pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1) as loader:
+    with open_loader(coded_pack, resources) as loader:
         try:
             with pytest.raises(HangError, match="no batch came for 2 s"):
                 for _ in loader:
@@ -137,17 +144,13 @@ def test_an_engine_that_hangs_is_given_up(
 def test_what_a_thread_raises_ends_the_stream(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, engine: EngineName
 ) -> None:
-    reading = Pack.encoded
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
 
-    def read(self: Pack, index: int) -> Any:
-        if index == 13:
-            raise OSError(5, "Input/output error")
-        return reading(self, index)
-
-    monkeypatch.setattr(Pack, "encoded", read)
+    at_row(monkeypatch, 13, fail)
     resources = Resources(engine, "cpu", threads=2, image_cache="encoded")
     with (
-        Loader(coded_pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1) as loader,
+        open_loader(coded_pack, resources) as loader,
         pytest.raises(OSError, match="Input/output error"),
     ):
         list(loader)
@@ -172,7 +175,7 @@ def test_what_opencv_raises_in_a_thread_is_said(
     monkeypatch.setattr(threads, "warp", fail)
     resources = Resources("threads", "cpu", threads=2)
     with (
-        Loader(coded_pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1) as loader,
+        open_loader(coded_pack, resources) as loader,
         pytest.raises(kind, match=says),
     ):
         list(loader)
@@ -194,26 +197,19 @@ def test_a_training_whose_loader_hangs_ends_with_one_line(
 
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(module, "_AT_THE_END", 0.01)
-    released, reading, row = threading.Event(), Pack.encoded, int(colour_pack.ids("train")[7])
-
-    def read(self: Pack, index: int) -> Any:
-        if index == row:
-            released.wait()
-        return reading(self, index)
-
-    monkeypatch.setattr(Pack, "encoded", read)
-    arguments = [
-        "paper",
-        "--pack",
-        str(colour_pack.path),
-        "--out",
-        "run",
-        "--device",
-        "cpu",
+    released = threading.Event()
+    at_row(monkeypatch, int(colour_pack.ids("train")[7]), released.wait)
+    arguments = ["paper", "--pack", str(colour_pack.path), "--out", "run", "--device", "cpu"]
+    arguments += [
         "--timeout",
         "2",
+        "--network",
+        "test_efficientnet",
+        "--weights",
+        "none",
+        "--augment.size",
+        "32",
     ]
-    arguments += ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32"]
     try:
         answer = here("train.py", *arguments)
     finally:

@@ -121,64 +121,41 @@ def test_one_view_needs_no_stack() -> None:
     assert found["WarpPerspective"] == found["CoordTransform"] == 1
 
 
-def test_decoding_is_mixed_and_everything_after_it_on_the_gpu() -> None:
+def test_decoding_is_mixed_everything_after_it_on_the_gpu_and_only_numbers_on_the_cpu() -> None:
     found = operators("gpu")
     (decoder,) = [operator for operator in found.values() if kind(operator) == "Image"]
     assert placement(decoder) == "mixed"
-    downstream = list(after("Image", found))
-    assert {kind(operator) for operator in downstream} == {
-        "Split",
-        "Merge",
-        "Resize",
-        "WarpPerspective",
-        "CoordTransform",
-        "Stack",
-    }
-    assert {placement(operator) for operator in downstream} == {"gpu"}
-
-
-def test_only_numbers_are_computed_on_the_cpu() -> None:
-    found = operators("gpu")
-    downstream = {operator.name for operator in after("Image", found)}
-    others = [
-        operator for name, operator in found.items() if name not in downstream and kind(operator) != "Image"
-    ]
-    assert {placement(operator) for operator in others} == {"cpu"}
+    downstream = {operator.name: operator for operator in after("Image", found)}
     images = {"Resize", "WarpPerspective", "CoordTransform", "Stack"}
+    assert {kind(operator) for operator in downstream.values()} == {"Split", "Merge", *images}
+    assert {placement(operator) for operator in downstream.values()} == {"gpu"}
+    others = [op for name, op in found.items() if name not in downstream and op is not decoder]
+    assert {placement(operator) for operator in others} == {"cpu"}
     assert not images & {kind(operator) for operator in others}
-
-
-def test_the_warp_takes_its_matrix_on_the_gpu_and_the_colours_theirs_on_the_cpu() -> None:
-    found = operators("gpu")
+    takes = {"WarpPerspective": ["gpu", "gpu"], "CoordTransform": ["gpu", "cpu"]}
     for operator in found.values():
         devices = [node.device for node in operator.inputs]
-        if kind(operator) == "WarpPerspective":
-            assert devices == ["gpu", "gpu"]
-        if kind(operator) == "CoordTransform":
-            assert devices == ["gpu", "cpu"]
+        assert devices == takes.get(kind(operator), devices), "matrices on the GPU, colours on the CPU"
+    texts = {kind(operator): specification(operator) for operator in found.values()}
+    assert "adjust_orientation: False" in texts["Image"]
+    assert "jpeg_fancy_upsampling: True" in texts["Image"]
+    assert "fill_value: [7.0" in texts["WarpPerspective"]
+    assert "antialias: False" in texts["Resize"]
 
 
-def test_nothing_runs_on_the_gpu_of_the_cpu_graph() -> None:
-    found = operators("cpu")
-    assert {placement(operator) for operator in found.values()} == {"cpu"}
-    assert {node.device for operator in found.values() for node in operator.inputs} == {"cpu"}
-
-
-@pytest.mark.parametrize("views", [1, 3])
-def test_both_graphs_are_one_operator_for_operator(views: int) -> None:
-    on_gpu, on_cpu = operators("gpu", views), operators("cpu", views)
-    assert on_gpu.keys() == on_cpu.keys()
+def one_graph(on_gpu: dict[str, Any], on_cpu: dict[str, Any]) -> None:
+    """Both graphs are one, operator for operator, and nothing runs on the GPU of the CPU's."""
+    assert list(on_gpu) == list(on_cpu)
     for name, operator in on_gpu.items():
         assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
         assert specification(operator) == specification(on_cpu[name])
+        assert placement(on_cpu[name]) == "cpu"
+        assert {node.device for node in on_cpu[name].inputs} <= {"cpu"}
 
 
-def test_the_arguments_that_matter() -> None:
-    found = {kind(operator): specification(operator) for operator in operators("gpu").values()}
-    assert "adjust_orientation: False" in found["Image"]
-    assert "jpeg_fancy_upsampling: True" in found["Image"]
-    assert "fill_value: [7.0" in found["WarpPerspective"]
-    assert "antialias: False" in found["Resize"]
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_both_graphs_are_one_operator_for_operator(views: int) -> None:
+    one_graph(operators("gpu", views), operators("cpu", views))
 
 
 # --- every role, as the programs themselves ask for it --------------------------------------------------------------
@@ -229,38 +206,21 @@ def test_the_roles_are_those_that_they_are_named_after(roles: dict[str, list[Eng
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_roles_graphs_differ_in_placement_alone(roles: dict[str, list[EngineConfig]], role: str) -> None:
-    for config in roles[role]:
-        on_gpu = reached(outputs(replace(config, device="gpu")))
-        on_cpu = reached(outputs(replace(config, device="cpu")))
-        assert list(on_gpu) == list(on_cpu)
-        for name, operator in on_gpu.items():
-            assert [node.name for node in operator.inputs] == [node.name for node in on_cpu[name].inputs]
-            assert specification(operator) == specification(on_cpu[name])
-            assert placement(on_cpu[name]) == "cpu"
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_a_roles_pixels_stay_on_the_gpu_once_they_are_there(
+def test_a_roles_graphs_differ_in_placement_alone_and_its_pixels_stay_on_the_gpu(
     roles: dict[str, list[EngineConfig]], role: str
 ) -> None:
+    from nvidia.dali import types
+
     for config in roles[role]:
         nodes = outputs(replace(config, device="gpu"))
         found = reached(nodes)
+        one_graph(found, reached(outputs(replace(config, device="cpu"))))
         steps = IMAGE_STEPS | ({"Stack": "gpu"} if config.views > 1 else {})
         assert {kind(op): placement(op) for op in found.values() if kind(op) in steps} == steps
         downstream = [op for op in after("Image", found) if kind(op) != "Image"]
         assert {placement(op) for op in downstream} == {"gpu"}
         assert [node.device for node in nodes] == ["gpu"]
         assert crossings(nodes) == {("TensorSubscript", "cpu", "gpu")}  # the geometry matrices
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_a_roles_operators_and_their_arguments(roles: dict[str, list[EngineConfig]], role: str) -> None:
-    from nvidia.dali import types
-
-    for config in roles[role]:
-        found = reached(outputs(replace(config, device="gpu")))
         many = {"WarpPerspective": config.views, "CoordTransform": config.views}
         many |= {"Stack": 1} if config.views > 1 else {}
         counted = count(found)

@@ -20,16 +20,13 @@ from greyhound.pipelines.order import (
 )
 
 
-def test_an_epoch_is_a_permutation() -> None:
+def test_an_epoch_is_a_permutation_whatever_the_order_of_the_ids_given() -> None:
     ids = np.array([3, 900, 17, 4_000_000_000, 0])
     for epoch in range(20):
         assert sorted(epoch_order(ids, 0, epoch).tolist()) == [0, 3, 17, 900, 4_000_000_000]
     assert epoch_order(ids, 0, 0).dtype == np.int64
     assert epoch_order(ids[:1], 0, 0).tolist() == [3]
     assert epoch_order(ids[:0], 0, 0).tolist() == []
-
-
-def test_the_order_of_the_ids_given_does_not_matter() -> None:
     ids = np.arange(50)
     assert epoch_order(ids[::-1], 1, 2).tolist() == epoch_order(ids, 1, 2).tolist()
     assert ids.tolist() == list(range(50))  # and they are left as they were
@@ -67,33 +64,31 @@ def test_the_order_is_no_part_of_the_draws() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "bounds"),
+    ("cut", "count", "batch_size", "bounds"),
     [
-        (10, 4, [(0, 3), (3, 6), (6, 10)]),
-        (8, 4, [(0, 4), (4, 8)]),
-        (9, 8, [(0, 4), (4, 9)]),
-        (5, 8, [(0, 5)]),
-        (1, 8, [(0, 1)]),
-        (3, 1, [(0, 1), (1, 2), (2, 3)]),
-        (0, 8, []),
+        (even_bounds, 10, 4, [(0, 3), (3, 6), (6, 10)]),
+        (even_bounds, 8, 4, [(0, 4), (4, 8)]),
+        (even_bounds, 9, 8, [(0, 4), (4, 9)]),
+        (even_bounds, 5, 8, [(0, 5)]),
+        (even_bounds, 1, 8, [(0, 1)]),
+        (even_bounds, 3, 1, [(0, 1), (1, 2), (2, 3)]),
+        (even_bounds, 0, 8, []),
+        (full_bounds, 10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (full_bounds, 8, 4, [(0, 4), (4, 8)]),
+        (full_bounds, 9, 8, [(0, 8), (8, 9)]),
+        (full_bounds, 1, 8, [(0, 1)]),
+        (full_bounds, 0, 8, []),
     ],
 )
-def test_even_bounds(count: int, batch_size: int, bounds: list[tuple[int, int]]) -> None:
-    assert even_bounds(count, batch_size) == bounds
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "bounds"),
-    [
-        (10, 4, [(0, 4), (4, 8), (8, 10)]),
-        (8, 4, [(0, 4), (4, 8)]),
-        (9, 8, [(0, 8), (8, 9)]),
-        (1, 8, [(0, 1)]),
-        (0, 8, []),
-    ],
-)
-def test_full_bounds(count: int, batch_size: int, bounds: list[tuple[int, int]]) -> None:
-    assert full_bounds(count, batch_size) == bounds
+def test_bounds(
+    cut: Callable[[int, int], list[tuple[int, int]]],
+    count: int,
+    batch_size: int,
+    bounds: list[tuple[int, int]],
+) -> None:
+    """Plain integers: they go into a checkpoint as JSON."""
+    assert cut(count, batch_size) == bounds
+    assert {type(bound) for pair in cut(count, batch_size) for bound in pair} <= {int}
 
 
 def test_even_bounds_are_the_fewest_and_nearly_equal() -> None:
@@ -119,11 +114,6 @@ def test_cutting_again_from_a_bound_leaves_the_remaining_bounds(
             for place, (start, _) in enumerate(bounds):
                 assert cut(count, batch_size, start) == bounds[place:]
             assert cut(count, batch_size, count) == []
-
-
-def test_bounds_are_plain_integers() -> None:
-    """They go into a checkpoint as JSON."""
-    assert {type(bound) for pair in even_bounds(10, 4) for bound in pair} == {int}
 
 
 def test_shares_partition_a_batch() -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,25 +61,15 @@ def evidence(pack: Pack, wrong: dict[int, int]) -> review.Evidence:
     return review.Evidence("a test", pack, ids, labels, probabilities, features, [""] * len(ids))
 
 
-def by_row(found: list[Ranked], pack: Pack) -> dict[int, Ranked]:
-    """The ranking by row of the pack."""
-    rows = {pack.image_path(index): index for index in range(len(pack))}
-    return {rows[image.path]: image for image in found}
-
-
 @needs_cleanlab
 def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -> None:
     found = review.rank(evidence(colour_pack, {3: 2, 25: 0}))
     assert {colour_pack.image_path(3), colour_pack.image_path(25)} == {image.path for image in found[:2]}
-    first = by_row(found, colour_pack)[3]
+    (first,) = [image for image in found if image.path == colour_pack.image_path(3)]
     assert (first.label, first.likelier) == (colour_pack.classes[0], colour_pack.classes[2])
     assert (first.probability, first.likelier_probability) == pytest.approx((0.05, 0.9))
     assert [image.is_issue for image in found] == [True, True] + 58 * [False]
     assert len({image.path for image in found}) == 60
-
-
-@needs_cleanlab
-def test_a_judge_that_agrees_with_every_label_suspects_none(colour_pack: Pack) -> None:
     assert not any(image.is_issue for image in review.rank(evidence(colour_pack, {})))
 
 
@@ -155,59 +145,43 @@ def demo_review(demo: Path) -> Review:
     out = demo.parent / "labels.json"
     command = [sys.executable, str(ROOT / "review.py"), "--images", str(demo), "--out", str(out)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "label suspects among" in answer.stdout
+    assert "label issues among" in answer.stdout
     return from_json(Review, json.loads((out).read_text()), "ranking")
 
 
 @needs_cleanlab
 @needs_weights
-def test_planted_mislabels_are_ranked_at_the_top(demo: Path, demo_review: Review) -> None:
+def test_a_review_of_the_demo(demo: Path, demo_review: Review) -> None:
+    """Planted mislabels come first, only usable images are ranked, every suspect has neighbours of both classes."""
     with (demo / "truth.csv").open(encoding="utf-8") as stream:
         faults = {row["path"]: row["fault"] for row in csv.DictReader(stream)}
-    paths = [image.path for image in demo_review.ranking]
+    ranking, suspects = demo_review.ranking, demo_review.label_issues
+    paths = [image.path for image in ranking]
     planted = [path for path, fault in faults.items() if fault == "mislabelled"]
     assert planted
     assert all(paths.index(path) < 0.03 * len(paths) for path in planted)
-    assert set(planted) <= {image.path for image in demo_review.label_issues}
-    assert len(demo_review.label_issues) < 0.1 * len(paths)
-
-
-@needs_cleanlab
-@needs_weights
-def test_only_usable_images_are_ranked_and_grayscale_ones_are_usable(demo: Path, demo_review: Review) -> None:
-    with (demo / "truth.csv").open(encoding="utf-8") as stream:
-        rows = {row["path"]: row["fault"] for row in csv.DictReader(stream)}
-    unusable = {path for path, fault in rows.items() if fault in ("truncated", "empty", "not-an-image")}
-    assert {image.path for image in demo_review.ranking} == rows.keys() - unusable
-    assert "grayscale" in {rows[image.path] for image in demo_review.ranking}
-
-
-@needs_cleanlab
-@needs_weights
-def test_every_suspect_has_neighbours_of_both_classes(demo_review: Review) -> None:
-    labels = {image.path: image.label for image in demo_review.ranking}
-    for image in demo_review.label_issues:
+    assert set(planted) <= {image.path for image in suspects}
+    assert len(suspects) < 0.1 * len(paths)
+    unusable = {path for path, fault in faults.items() if fault in ("truncated", "empty", "not-an-image")}
+    assert set(paths) == faults.keys() - unusable
+    assert "grayscale" in {faults[path] for path in paths}
+    labels = {image.path: image.label for image in ranking}
+    for image in suspects:
         assert [labels[neighbour.path] for neighbour in image.of_label] == 3 * [image.label]
         assert [labels[neighbour.path] for neighbour in image.of_likelier] == 3 * [image.likelier]
         assert image.path not in {neighbour.path for neighbour in image.of_label}
         cosines = [neighbour.cosine for neighbour in image.of_likelier]
         assert cosines == sorted(cosines, reverse=True)
-    assert not any(image.of_label for image in demo_review.ranking if not image.is_issue)
-
-
-@pytest.fixture
-def run_review(tiny_run: Path, tmp_path: Path) -> Iterator[Review]:
-    """The tiny run's review of its own pack, written and read back."""
-    out = tmp_path / "labels.json"
-    found = review.review(review.Job(out=out, run=tiny_run, checkpoint="swa", resources=ONE_THREAD))
-    assert from_json(Review, json.loads((out).read_text()), "ranking") == found
-    yield found
+    assert not any(image.of_label for image in ranking if not image.is_issue)
 
 
 @needs_cleanlab
 def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
-    run_review: Review, tiny_run: Path, colour_pack: Pack
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path
 ) -> None:
+    out = tmp_path / "labels.json"
+    run_review = review.review(review.Job(out=out, run=tiny_run, checkpoint="swa", resources=ONE_THREAD))
+    assert from_json(Review, json.loads(out.read_text()), "ranking") == run_review
     ids = np.concatenate([colour_pack.ids("val"), colour_pack.ids("test")])
     assert {image.path for image in run_review.ranking} == {colour_pack.image_path(index) for index in ids}
     assert run_review.not_ranked == 42
@@ -240,19 +214,18 @@ def test_a_run_shows_where_it_looks_at_its_suspects(
 
 
 @needs_cleanlab
-def test_another_pack_of_the_run_is_said_to_be_one(
+def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("blue <b>", "green", "red")
-    files = {
-        name: [tinted(2 - level, 7000 + 100 * level + n) for n in range(10)]
-        for level, name in enumerate(names)
-    }
-    other = packed(tmp_path, files, Options(val=0.2, test=0.3))
-    review.review(
-        review.Job(out=tmp_path / "labels.json", run=tiny_run, pack=other.path, resources=ONE_THREAD)
-    )
+    files = {name: [tinted(2 - k, 7000 + 100 * k + n) for n in range(10)] for k, name in enumerate(names)}
+    other = packed(tmp_path / "other", files, Options(val=0.2, test=0.3))
+    job = review.Job(out=tmp_path / "labels.json", run=tiny_run, pack=other.path, resources=ONE_THREAD)
+    review.review(job)
     assert "is not the pack that" in capsys.readouterr().err
+    trained = packed(tmp_path / "all", {name: [tinted(0, 3 + k)] for k, name in enumerate(names)})
+    with pytest.raises(PackError, match="cannot judge what it was trained on"):
+        review.review(replace(job, pack=trained.path))
 
 
 def test_without_cleanlab_one_line_says_how_to_get_it(
@@ -283,16 +256,6 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], said: str, 
     assert answer.code == 2
     assert answer.err.startswith(f"error: {said}")
     assert len(answer.err.splitlines()) == 1
-
-
-@needs_cleanlab
-def test_a_run_without_held_out_images_cannot_judge(tiny_run: Path, tmp_path: Path) -> None:
-    names = ("blue <b>", "green", "red")
-    pack = packed(tmp_path, {name: [tinted(0, 3 + level)] for level, name in enumerate(names)})
-    with pytest.raises(PackError, match="cannot judge what it was trained on"):
-        review.review(
-            review.Job(out=tmp_path / "labels.json", run=tiny_run, pack=pack.path, resources=ONE_THREAD)
-        )
 
 
 @pytest.mark.parametrize(
