@@ -39,7 +39,7 @@ from greyhound.model.resume import (
 )
 from greyhound.model.run import (
     BEST,
-    DAMAGED,
+    CORRUPT,
     PACK,
     RECIPE,
     Run,
@@ -215,7 +215,7 @@ def begin(context: TrainContext, options: TrainOptions, used: dict[str, str], fr
     else:
         distributed.broadcast_from_main(lambda: resume_run(context, options, used))
         restore_best(context)
-    distributed.on_main(write_damaged, context)
+    distributed.on_main(write_corrupt, context)
 
 
 def start_run(context: TrainContext, used: dict[str, str]) -> None:
@@ -256,13 +256,13 @@ def restore_best(context: TrainContext) -> None:
     context.saver.wait()
 
 
-def write_damaged(context: TrainContext) -> None:
-    """damaged.json: images replaced in training or left out of validation; no file where there are none."""
+def write_corrupt(context: TrainContext) -> None:
+    """corrupt.json: images replaced in training or left out of validation; no file where there are none."""
     found = {"replaced": context.training.corrupt_rows(), "left_out": context.validation.corrupt_rows()}
     if any(found.values()):
-        context.run.write(DAMAGED, found)
+        context.run.write(CORRUPT, found)
     else:
-        (context.run.folder / DAMAGED).unlink(missing_ok=True)
+        (context.run.folder / CORRUPT).unlink(missing_ok=True)
 
 
 def draw_pictures(context: TrainContext) -> None:

@@ -89,7 +89,7 @@ class Job:
 
 
 if __name__ == "__main__":
-    # Ctrl-C ends the imports without a traceback; `run` takes over. --help and a slip are answered before them.
+    # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound review"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision

@@ -183,7 +183,8 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), targets)
-        (loss * ddp_loss_weight(len(batch.ids), batch.global_batch_size)).backward()  # type: ignore[no-untyped-call]
+        weighted = loss * ddp_loss_weight(len(batch.ids), batch.global_batch_size)
+        weighted.backward()  # type: ignore[no-untyped-call]
         clip_gradient(model, recipe.clip_norm)
         state.optimizer.step()
         if state.ema:

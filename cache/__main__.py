@@ -129,7 +129,7 @@ def info(
 
 
 def verify(pack: Path) -> int:
-    """Check every image of a pack against its checksum; exit code 1 if any is damaged.
+    """Check every image of a pack against its checksum; exit code 1 if any is corrupt.
 
     Args:
         pack: The pack.
@@ -139,7 +139,7 @@ def verify(pack: Path) -> int:
     opened = Pack(pack)
     corrupt = opened.corrupt()
     for index in corrupt:
-        print(f"damaged: {opened.describe(index)}")
+        print(f"corrupt: {opened.describe(index)}")
     print(f"{pack}: {len(opened) - len(corrupt)} of {len(opened)} images are as they were packed")
     return 1 if corrupt else 0
 

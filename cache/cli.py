@@ -69,7 +69,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def read_or_exit(read: Callable[[], Result]) -> Result:
-    """What `read` makes of the command line; where it refuses that, one line on standard error and exit code 2."""
+    """What `read` makes of the command line. A refusal is one line on standard error and exit code 2."""
     try:
         return read()
     except UserError as error:

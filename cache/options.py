@@ -1,7 +1,7 @@
 """A command line from a dataclass: every field a flag, with its docstring, unit and default in `--help`.
 
-Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only the standard
-library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
+Before it: a frozen dataclass whose fields may be dataclasses again. After it: a value of that class. Only
+the standard library is imported, so `--help` and a mistyped flag are answered before anything slow is loaded.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Option:
 
 
 def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ()) -> list[Option]:
-    """Every field of the dataclass `value`, its values the defaults. inline: nested fields without a prefix."""
+    """The fields of a dataclass, its values the defaults. inline: nested fields without a prefix."""
     found: list[Option] = []
     hints, docs = get_type_hints(type(value)), field_docs(type(value))
     for each in dataclasses.fields(value):
@@ -210,7 +210,7 @@ def read_options(kind: type[T], arguments: Sequence[str], prog: str) -> T:
 def apply_named(
     base: T, named: Mapping[str, Any], inline: Sequence[str], required: Sequence[str], prog: str
 ) -> T:
-    """`apply`, to the fields by their dotted names. Raises OptionError, also for numbers that the dataclass refuses."""
+    """`apply`, to fields by their dotted names. Raises OptionError, also where the dataclass refuses a number."""
     if missing := [name for name in required if name not in named]:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
@@ -222,9 +222,9 @@ def apply_named(
 
 
 def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -> Callable[[], T]:
-    """The call of `function` that a command line asks for. Its first parameter is positional, the others are flags.
+    """The call of `function` that a command line asks for: its first parameter positional, the others flags.
 
-    Help is from the docstring: its text, and a line for each parameter under "Args:". A parameter may end in an
+    Help is from the docstring: its text, and a line for each parameter under "Args:". A name may end in an
     underscore, where its flag is a word of Python's. Raises OptionError.
     """
     about, _, args = inspect.cleandoc(function.__doc__ or "").partition("Args:\n")

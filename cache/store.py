@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.shards import SCHEMA, SPLITS, Excluded, Header, PackError, Shard, find, index_checksum
 
-__all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Pack", "PackError", "Residency", "index_checksum"]
+__all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Pack", "PackError", "Originals", "index_checksum"]
 
 _PAGE: Final = 4096
 NAMED: Final = 100
@@ -33,7 +33,7 @@ _NEVER: Final = -1
 _COPIED: Final = 0
 """The version of what lies in memory of our own."""
 
-Residency = Literal["mmap", "ram"]
+Originals = Literal["mmap", "ram"]
 
 
 class Pack:
@@ -43,9 +43,9 @@ class Pack:
     orientations: uint8 `[n]`, EXIF 1..8. mean_lumas: float32 `[n]`, 0..255. crc32s: uint32 `[n]`.
     """
 
-    def __init__(self, path: Path | str, residency: Residency = "mmap") -> None:
+    def __init__(self, path: Path | str, originals: Originals = "mmap") -> None:
         """Open without reading the images; `make_resident` reads them. Raises PackError."""
-        self.path, self.residency = Path(path), residency
+        self.path, self.originals = Path(path), originals
         shards = [Shard(file) for file in find(self.path)]
         _check_together(shards)
         self.header = shards[0].header
@@ -86,15 +86,15 @@ class Pack:
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
 
-        residency "mmap" touches every page of the shared page cache, unless they are more than fit: then each
+        originals "mmap" touches every page of the shared page cache, unless they are more than fit: then each
         is read when it is needed. "ram" makes a private copy, which memory pressure can swap but not drop.
         """
         fits = self.nbytes <= available_memory()
-        if self._resident or not (fits or self.residency == "ram"):
+        if self._resident or not (fits or self.originals == "ram"):
             return
         for mapping in self._mappings:
             mapping.version()  # refuses what was cut short
-        if self.residency == "ram":
+        if self.originals == "ram":
             self._bytes = [data.copy() for data in self._bytes]
             self._mappings = []
         for data in self._bytes:

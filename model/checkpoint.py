@@ -36,7 +36,7 @@ class CheckpointError(UserError):
     """The file is not the checkpoint that was expected; the message is one line for the user."""
 
 
-class DamagedCheckpointError(CheckpointError):
+class CorruptCheckpointError(CheckpointError):
     """The file was one, perhaps, and its bytes have changed."""
 
 
@@ -148,7 +148,7 @@ def read(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # of foreign pickles; what matters raises as well
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch promises none in particular, and says much that would mislead here
-        raise DamagedCheckpointError(f"{path} {_reason(data, error)}") from None
+        raise CorruptCheckpointError(f"{path} {_reason(data, error)}") from None
 
 
 def check_format(path: Path, content: Any, oldest: int = 1) -> dict[str, Any]:
@@ -195,8 +195,8 @@ def _reason(data: bytes, error: Exception) -> str:
     if data.startswith((_ZIP, _PICKLE)) and isinstance(error, pickle.UnpicklingError):
         return "holds more than tensors and plain values, which could run code; it was not opened"
     if data.startswith(_ZIP):
-        return "is damaged; copy it again, or use another checkpoint"
-    return "is no checkpoint, or a damaged one; expected one as train writes it"
+        return "is corrupt; copy it again, or use another checkpoint"
+    return "is no checkpoint, or a corrupt one; expected one as train writes it"
 
 
 class Writer:

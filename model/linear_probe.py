@@ -318,7 +318,7 @@ class SoftTargets:
         """The targets, float32 `[B * V, K]`, of a batch: ids int64 `[B]`, in host memory; labels `[B * V]`, V
         views each.
 
-        Of an image that is none of ours, as one that was damaged when the head was solved, the target is its
+        Of an image that is none of ours, as one that was corrupt when the head was solved, the target is its
         label.
         """
         rows = torch.searchsorted(self.ids, ids.contiguous())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from greyhound.model.checkpoint import DamagedCheckpointError, kept, load, save
+from greyhound.model.checkpoint import CorruptCheckpointError, kept, load, save
 from greyhound.model.run import (
     AVERAGED,
     BEST,
@@ -141,11 +141,11 @@ def refuse_settled(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> 
 
 
 def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | None:
-    """The latest_checkpoint checkpoint that is not damaged, or None where there is none and the training
+    """The latest checkpoint that is not corrupt, or None where there is none and the training
     starts anew.
 
-    repair: give it the name last.ckpt, so that it is kept as the one before the next; a damaged one is not
-    worth its place. Raises CheckpointError where every one is damaged, RunError where there was one.
+    repair: give it the name last.ckpt, so that it is kept as the one before the next; a corrupt one is not
+    worth its place. Raises CheckpointError where every one is corrupt, RunError where there was one.
     """
     last = folder.folder / LAST
     paths = kept(last)
@@ -158,7 +158,7 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
     for path in paths:
         try:
             content = load(path, _GOES_ON)
-        except DamagedCheckpointError as error:
+        except CorruptCheckpointError as error:
             say(f"{error}; looking at the one before it")
             continue
         if path != last:
@@ -166,7 +166,7 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
         if path != last and repair:
             path.replace(last)
         return content
-    return load(paths[0])  # every one is damaged: the latest_checkpoint is named
+    return load(paths[0])  # every one is corrupt: the newest is named
 
 
 def refuse_lost(folder: Run) -> None:
@@ -235,7 +235,7 @@ def find_best(folder: Run, say: Say) -> dict[str, Any] | None:
         return None
     try:
         content = load(path)
-    except DamagedCheckpointError as error:
+    except CorruptCheckpointError as error:
         say(f"{error}; the best is looked for from here")
         return None
     return content | {"score": score_of(content)}

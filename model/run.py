@@ -37,7 +37,7 @@ SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
-DAMAGED: Final = "damaged.json"
+CORRUPT: Final = "corrupt.json"
 LOCK: Final = ".lock"
 
 CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
@@ -53,7 +53,7 @@ _CLASS: Final = {
     "ensemble_accuracy": _NUMBER,
     "ensemble_interval": [_NUMBER],
 }
-_DAMAGE: Final = {"row": int, "path": str, "replacement": int}
+_CORRUPT_ROW: Final = {"row": int, "path": str, "replacement": int}
 SCHEMAS: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
     VERSIONS: {"*": str},
@@ -71,7 +71,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         "unmatched": int,
         "lost": [str],
     },
-    DAMAGED: {"replaced": [_DAMAGE], "left_out": [_DAMAGE]},
+    CORRUPT: {"replaced": [_CORRUPT_ROW], "left_out": [_CORRUPT_ROW]},
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     PROBE: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
@@ -257,7 +257,7 @@ class Run:
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
         """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.
 
-        Raises RunError where there is none, CheckpointError where it is damaged.
+        Raises RunError where there is none, CheckpointError where it is corrupt.
         """
         wanted = ("swa", "best", "last") if name == "auto" else (name,)
         there = [name for name in wanted if (self.folder / _FILES[name]).exists()]
@@ -324,7 +324,7 @@ def versions(**more: str) -> dict[str, str]:
 
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa|probe|targets)\.ckpt"
-    r"|(recipe|pack|versions|probe|interpolation|swa|saliency|damaged|diverged|eval(-[\w-]+)?)\.json"
+    r"|(recipe|pack|versions|probe|interpolation|swa|saliency|corrupt|diverged|eval(-[\w-]+)?)\.json"
     r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|report\.html|predictions\.csv"
 )
@@ -385,5 +385,5 @@ def clear_results(folder: Run) -> None:
     """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
     sweep(folder.folder, is_ours)
     results = (METRICS, TIMES, PROBE, PROBE_WEIGHTS, TARGETS, INTERPOLATION, SWA, AVERAGED, BEST)
-    for name in (*results, DAMAGED, DIVERGED, DIVERGED_PICTURE):
+    for name in (*results, CORRUPT, DIVERGED, DIVERGED_PICTURE):
         (folder.folder / name).unlink(missing_ok=True)

@@ -94,14 +94,14 @@ def test_info(packed: tuple[Path, Answer]) -> None:
 
 
 def test_verify(packed: tuple[Path, Answer], tmp_path: Path) -> None:
-    sound, damaged = packed[0], tmp_path / "p.arrow"
+    sound, corrupt = packed[0], tmp_path / "p.arrow"
     said = "of 21 images are as they were packed\n"
     assert command("verify", sound) == (0, f"{sound}: 21 {said}", "")
     data = bytearray(sound.read_bytes())
     data[data.find(Pack(sound).encoded(13).tobytes()) + 300] ^= 8
-    damaged.write_bytes(data)
-    lines = f"damaged: {Pack(sound).describe(13)}\n{damaged}: 20 {said}"
-    assert command("verify", damaged) == (1, lines, "")
+    corrupt.write_bytes(data)
+    lines = f"corrupt: {Pack(sound).describe(13)}\n{corrupt}: 20 {said}"
+    assert command("verify", corrupt) == (1, lines, "")
 
 
 def test_survey(images: Path, tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_a_pack_in_three_files_is_the_pack_in_one(made: Path) -> None:
     assert three.corrupt() == []
 
 
-@pytest.mark.parametrize("residency", ["mmap", "ram"])
-def test_a_loader_reads_all_shards(made: Path, residency: str) -> None:
-    opened = [Pack(made / name, residency) for name in ("one.arrow", "three.arrow")]  # type: ignore[arg-type]
+@pytest.mark.parametrize("originals", ["mmap", "ram"])
+def test_a_loader_reads_all_shards(made: Path, originals: str) -> None:
+    opened = [Pack(made / name, originals) for name in ("one.arrow", "three.arrow")]  # type: ignore[arg-type]
     resources = Resources(device="cpu", threads=1)
     batches = []
     for each in opened:

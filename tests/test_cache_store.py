@@ -45,9 +45,9 @@ def changed(path: Path, target: Path, place: int, new: bytes) -> Path:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("residency", ["mmap", "ram"])
-def test_every_image_before_and_after_it_is_resident(path: Path, residency: Any) -> None:
-    pack = Pack(path, residency)
+@pytest.mark.parametrize("originals", ["mmap", "ram"])
+def test_every_image_before_and_after_it_is_resident(path: Path, originals: Any) -> None:
+    pack = Pack(path, originals)
     for _ in range(2):
         assert [pack.encoded(row).tobytes() for row in range(len(pack))] == ALL
         pack.make_resident()
@@ -202,16 +202,16 @@ def in_a_process(program: str, *arguments: str | Path) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
 
 
-@pytest.mark.parametrize("residency", ["mmap", "ram"])
+@pytest.mark.parametrize("originals", ["mmap", "ram"])
 def test_the_names_of_a_pack_that_is_cut_short_are_still_there(
-    path: Path, tmp_path: Path, residency: str
+    path: Path, tmp_path: Path, originals: str
 ) -> None:
     target = changed(path, tmp_path / "p.arrow", 0, b"")
     program = (
         "import os, sys; from cache.store import Pack; pack = Pack(*sys.argv[1:]); pack.make_resident(); "
         "os.truncate(sys.argv[1], 0); print(pack.image_path(3))"
     )
-    answer = in_a_process(program, target, residency)
+    answer = in_a_process(program, target, originals)
     assert (answer.returncode, answer.stdout) == (0, "b/0001.img\n"), answer.stderr
 
 
@@ -396,8 +396,8 @@ print(from_disk() - before)
 @pytest.mark.skipif(
     not Path("/proc/self/io").exists(), reason="Linux counts the bytes that a process reads from disk"
 )
-@pytest.mark.parametrize("residency", ["mmap", "ram"])
-def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path, residency: str) -> None:
+@pytest.mark.parametrize("originals", ["mmap", "ram"])
+def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path, originals: str) -> None:
     """64 MiB, far more than a disk reads ahead; a pack that was not made resident shows that reads are counted."""
     path = arrow(tmp_path / "p.arrow", HEADER.schema(), rows=64, image=np.random.default_rng(0).bytes(2**20))
 
@@ -406,7 +406,7 @@ def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path, residency: s
 
     if read("not mmap") == 0:
         pytest.skip("this file system does not count its reads, so none can be missed")
-    assert read(residency) == 0
+    assert read(originals) == 0
 
 
 def test_opening_a_large_pack_takes_no_time(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_bit_rot(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(torch.full((10,), 7.0).numpy().tobytes()) + 400] ^= 1
     path.write_bytes(data)
-    assert "is damaged" in refused(path)
+    assert "is corrupt" in refused(path)
 
 
 @pytest.mark.parametrize("saved_by", ["torch", "legacy torch", "pickle"])

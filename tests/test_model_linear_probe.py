@@ -342,7 +342,7 @@ def test_a_rank_without_a_share_of_the_batch() -> None:
 
 
 def test_an_image_without_a_target_of_its_own_has_its_label() -> None:
-    """One between two of ours and one after the last, as when an image was damaged at the linear probe."""
+    """One between two of ours and one after the last, as when an image was corrupt at the linear probe."""
     found = TARGETS.of(torch.tensor([4, 901, 3]), torch.tensor([2, 1, 0]))
     assert found.tolist() == [[0, 0, 1], [0, 1, 0], pytest.approx([0.75, 0.15, 0.1])]
 

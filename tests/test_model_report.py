@@ -36,7 +36,7 @@ SECTIONS = {
     "augmented": "What it saw",
     "versions": "Versions",
 }
-FILES = ["recipe.json", "versions.json", "pack.json", "damaged.json", "metrics.jsonl", "times.jsonl"]
+FILES = ["recipe.json", "versions.json", "pack.json", "corrupt.json", "metrics.jsonl", "times.jsonl"]
 FILES += ["swa.json", "eval.json"]
 VOID = {"meta", "link", "img", "br"}
 
@@ -124,7 +124,7 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
     }
 
 
-def damaged(path: str) -> dict[str, Any]:
+def corrupt(path: str) -> dict[str, Any]:
     replaced = [
         {"row": 7, "path": "b/rotten.jpg", "replacement": 8},
         {"row": 9, "path": path, "replacement": 8},
@@ -173,7 +173,7 @@ def full_run(
     write(run, "recipe.json", recipe())
     write(run, "versions.json", {"python": "3.11.9", "torch": "2.14.1", "machine": "AMD EPYC, 2 cores"})
     write(run, "pack.json", pack(names, path))
-    write(run, "damaged.json", damaged(path))
+    write(run, "corrupt.json", corrupt(path))
     write(run, "metrics.jsonl", epochs(4))
     write(run, "times.jsonl", times(4))
     result = {"valid_loss": 0.1312, "accuracy": 0.953, "n": 363}
@@ -322,7 +322,7 @@ def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
             "averaging",
             r"greyhound train fast --pack '/somewhere/dogs of mine.arrow' --out \S+ --resume",
         ),
-        ("damaged.json", "data", "^((?!orrupt).)*$"),
+        ("corrupt.json", "data", "^((?!orrupt).)*$"),
         ("times.jsonl", "result", "– training alone, 4 epochs|training alone, 4 epochs –"),
         ("eval.json", "result", f"flatters it: 97.2 % after epoch 3.*{NOTE}"),
     ],
@@ -397,7 +397,7 @@ def test_a_corrupt_file_is_named_in_one_line(run: Path, name: str, damage: bytes
         ("eval.json", {"n": True}, "eval.n is true; expected a whole number"),
         ("pack.json", {"splits": {"train": "many"}}, "pack.splits.train is many; expected a whole number"),
         ("pack.json", {"classes": "a b"}, 'pack.classes is "a b"; expected a list'),
-        ("damaged.json", {"left_out": [{"row": "7"}]}, 'damaged.left_out[0].row is "7"; expected a whole'),
+        ("corrupt.json", {"left_out": [{"row": "7"}]}, 'corrupt.left_out[0].row is "7"; expected a whole'),
         ("recipe.json", {"note": ["x"]}, 'recipe.note is ["x"]; expected text'),
     ],
 )
@@ -437,7 +437,7 @@ def test_many_excluded_images_are_cut_short_and_counted(run: Path) -> None:
     images = [{"path": f"{index}.jpg", "reason": "grayscale", "thumbnail": None} for index in range(60)]
     content["excluded"] = {"total": 60, "reasons": {"grayscale": 60}, "images": images}
     write(run, "pack.json", content)
-    (run / "damaged.json").unlink()
+    (run / "corrupt.json").unlink()
     page = Page(report.build(run))
     assert f"{report.THUMBNAILS} of 60 shown" in page.text("data")
     assert page.text("data").count(".jpg") == report.THUMBNAILS

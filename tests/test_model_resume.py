@@ -26,7 +26,7 @@ from greyhound.model.resume import other_versions
 from greyhound.model.run import (
     AVERAGED,
     BEST,
-    DAMAGED,
+    CORRUPT,
     DIVERGED,
     INTERPOLATION,
     LAST,
@@ -164,12 +164,12 @@ def test_what_the_start_settled_is_refused_by_name_even_if_forced(
     assert (out / RECIPE).read_bytes() == (half / RECIPE).read_bytes()
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("corrupt", [False, True])
 def test_targets_that_cannot_be_read_are_refused_and_can_be_left_out(
-    half: Path, colour_pack: Pack, tmp_path: Path, damaged: bool
+    half: Path, colour_pack: Pack, tmp_path: Path, corrupt: bool
 ) -> None:
     out = copied(half, tmp_path)
-    flip(out / TARGETS) if damaged else (out / TARGETS).unlink()
+    flip(out / TARGETS) if corrupt else (out / TARGETS).unlink()
     says = r"distillation is 0\.5, and only a run's start makes its targets: .*targets\.ckpt is .*--distillation 0"
     with pytest.raises(RunError, match=says):
         train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
@@ -211,7 +211,7 @@ def test_a_damaged_head_costs_what_lies_between_and_no_more(
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
     said = capsys.readouterr().err
     assert (
-        "probe.ckpt is damaged" in said
+        "probe.ckpt is corrupt" in said
         and "nothing between the linear probe and the end is validated" in said
     )
     assert (out / AVERAGED).exists()
@@ -398,9 +398,9 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 ) -> None:
     """The pack was copied again since."""
     out = copied(tiny_run, tmp_path)
-    Run(out).write(DAMAGED, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
+    Run(out).write(CORRUPT, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert not (out / DAMAGED).exists()
+    assert not (out / CORRUPT).exists()
 
 
 def test_an_older_checkpoint_loses_no_better_network(
@@ -454,7 +454,7 @@ def test_a_damaged_best_checkpoint_is_said_and_replaced(
     flip(out / BEST)
     numbered(out / LAST, 1).replace(out / LAST)
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert "best.ckpt is damaged" in capsys.readouterr().err
+    assert "best.ckpt is corrupt" in capsys.readouterr().err
     assert checkpoint.load(out / BEST)["after"] == "epoch 1"
 
 
@@ -532,6 +532,6 @@ def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
     out = copied(tiny_run, tmp_path)
     (out / LAST).unlink()
     flip(numbered(out / LAST, 1))
-    with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is damaged"):
+    with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is corrupt"):
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert (out / BEST).exists() and not (out / PROBE).exists()

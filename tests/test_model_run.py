@@ -16,7 +16,7 @@ from greyhound import train
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
 from greyhound.model.report import report
-from greyhound.model.run import DAMAGED, LOCK, METRICS, Run, RunError, clear_results, is_ours, versions
+from greyhound.model.run import CORRUPT, LOCK, METRICS, Run, RunError, clear_results, is_ours, versions
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_every_file_of_a_run_is_ours(tiny_run: Path) -> None:
 
 
 def test_what_a_start_said_of_damaged_images_is_no_part_of_the_next(tmp_path: Path) -> None:
-    Run(tmp_path).write(DAMAGED, {})
-    assert is_ours(DAMAGED)
+    Run(tmp_path).write(CORRUPT, {})
+    assert is_ours(CORRUPT)
     clear_results(Run(tmp_path))
     assert not list(tmp_path.iterdir())

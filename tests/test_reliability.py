@@ -31,7 +31,7 @@ from greyhound.cache.validate import DaliDecoder, validate_image
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
 from greyhound.model.report import report
-from greyhound.model.run import AVERAGED, BEST, DAMAGED, LAST, LOCK, METRICS, VERSIONS, Run, RunError
+from greyhound.model.run import AVERAGED, BEST, CORRUPT, LAST, LOCK, METRICS, VERSIONS, Run, RunError
 from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.pipelines.order import epoch_order
@@ -154,13 +154,13 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     (out / "swa.json").unlink()
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     said = capsys.readouterr()
-    assert "last.ckpt is damaged" in said.err and "note: going on from last.1.ckpt\n" in said.err
+    assert "last.ckpt is corrupt" in said.err and "note: going on from last.1.ckpt\n" in said.err
     assert said.out.startswith("resumed in epoch 1, after 0 of 42 images")
     assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
     found, expected = (checkpoint.load(folder / LAST)["network"] for folder in (out, tiny_run))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
     kept = checkpoint.load(numbered(out / LAST, 1))["progress"]
-    assert (kept["epoch"], kept["images"]) == (1, 0), "the one that it went on from, and not the damaged one"
+    assert (kept["epoch"], kept["images"]) == (1, 0), "the one that it went on from, and not the corrupt one"
 
 
 def test_a_checkpoint_of_a_newer_version_is_not_passed_over(
@@ -478,7 +478,7 @@ def test_skipped_images_are_replaced_counted_and_named(
     assert f"row {bad[2]} (" in said and "is corrupt; left out" in said
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
-    written = Run(tmp_path / "run").read(DAMAGED)
+    written = Run(tmp_path / "run").read(CORRUPT)
     assert [(row["row"], row["path"]) for row in written["replaced"]] == [
         (row, colour_pack.image_path(row)) for row in bad[:2]
     ]
@@ -530,7 +530,7 @@ def test_no_image_is_read_again_to_be_found_sound(
     monkeypatch.setattr(Pack, "is_valid", look)
     for _ in range(3):
         assert pack.corrupt(trained) == [trained[3]]
-    assert len(looked) == 42 + 2, "the damaged one three times"
+    assert len(looked) == 42 + 2, "the corrupt one three times"
 
 
 def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from greyhound.cache.files import replacing
 from greyhound.model.report.figures import DRAWN, curve
 from greyhound.model.run import (
-    DAMAGED,
+    CORRUPT,
     EVALUATION,
     INTERPOLATION,
     METRICS,
@@ -112,7 +112,7 @@ def gather(run: Path) -> dict[str, Any]:
         "versions": read(run, VERSIONS),
         "pack": pack,
         "excluded": by_reason(pack or {}),
-        "corrupt": {"replaced": [], "left_out": []} | (read(run, DAMAGED) or {}),
+        "corrupt": {"replaced": [], "left_out": []} | (read(run, CORRUPT) or {}),
         "metrics": metrics,
         "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),

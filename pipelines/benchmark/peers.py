@@ -120,7 +120,9 @@ def dali_naive(pack: Pack, threads: int) -> Iterator[int]:
 
     spread = [1 - AUGMENT.brightness, 1 + AUGMENT.brightness]
 
-    @pipeline_def(batch_size=BATCH_SIZE, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=BATCH_SIZE, num_threads=threads, device_id=None
+    )
     def path() -> Any:
         images = fn.decoders.image(fn.external_source(source, batch=False, dtype=types.UINT8))
         images = fn.random_resized_crop(
