@@ -210,7 +210,7 @@ def read_options(kind: type[T], arguments: Sequence[str], prog: str) -> T:
 def apply_named(
     base: T, named: Mapping[str, Any], inline: Sequence[str], required: Sequence[str], prog: str
 ) -> T:
-    """`apply`, to fields by their dotted names. Raises OptionError, also where the dataclass refuses a number."""
+    """`apply`, to fields by their dotted names. Raises OptionError, also where a number is refused."""
     if missing := [name for name in required if name not in named]:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.shards import SCHEMA, SPLITS, Excluded, Header, PackError, Shard, find, index_checksum
 
-__all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Pack", "PackError", "Originals", "index_checksum"]
+__all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Originals", "Pack", "PackError", "index_checksum"]
 
 _PAGE: Final = 4096
 NAMED: Final = 100
