@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 GREY_SPREAD: Final = 4.0
 """Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels. On
@@ -51,9 +50,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     shades = luma(small)
     low, high = np.percentile(shades, (5, 95))
     along, across = least_and_most_detail(shades)
-    thumbnail = np.asarray(
-        Image.fromarray(upright(small, orientation)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    )
+    thumbnail = np.asarray(_box_resize(upright(small, orientation), (THUMBNAIL, THUMBNAIL)))
     return {
         "mean_luma": float(sum(weight * plane.mean() for weight, plane in zip(LUMA, planes, strict=True))),
         "colourfulness": colourfulness(planes),
@@ -185,6 +182,13 @@ def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if scale >= 1:
         return pixels
     size = round(width * scale), round(height * scale)
+    return _box_resize(pixels, size)
+
+
+def _box_resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image `[H, W, 3]` averaged over boxes; size: width and height."""
+    from PIL import Image  # not at the top: a recipe needs LUMA alone
+
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
