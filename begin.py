@@ -53,7 +53,7 @@ from greyhound.model.run import (
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Clock, Loader, Position
-from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Recipe, TrainOptions
+from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions
 from greyhound.session import (
     TrainContext,
     open_device,
@@ -107,15 +107,15 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         distributed.seed_per_rank()
         start = Position(state.epoch, state.images)
         training, validation = stack.enter_context(open_loaders(recipe, pack, options.resources, start))
-        saver = stack.enter_context(CheckpointSaver(folder, **asdict(options.checkpoints)))
+        kept = Checkpoints() if options.writes_nothing else options.checkpoints
+        saver = stack.enter_context(CheckpointSaver(folder, **asdict(kept)))
         asked = distributed.any_rank(stop)
         context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, asked)
         if not options.writes_nothing:
             if not options.resume:
                 distributed.broadcast_from_main(lock)
-                distributed.broadcast_from_main(
-                    lambda: refuse_other_content(options.out)
-                )  # another start may have come first
+                # Another start may have come first.
+                distributed.broadcast_from_main(lambda: refuse_other_content(options.out))
             begin(context, options, used, content is None)
         yield context, content is None
 
@@ -235,6 +235,9 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
         clear_end(folder)
     if {"recipe", "pack"} & set(options.force):
         invalidate_best(folder, note)
+    if folder.read(PACK)["digest"] != pack.header.digest:
+        context.saver.save_last(state)  # before pack.json is replaced: last.ckpt counts images of its pack
+        context.saver.wait()
     if options.force:
         record_forced(folder, asdict(context.recipe), pack.summary(), used, state.epoch, note)
     done, count = state.images, len(context.training.ids)
@@ -289,6 +292,7 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
         hashes = []
         for state in (context.state, again):
+            torch.manual_seed(context.recipe.seed)  # dropout draws the same numbers both times
             with open_training(context.recipe, context.pack, context.resources) as training:
                 take_steps(
                     train_epoch, replace(context, state=state, training=training), dry_run.REPEATED_STEPS

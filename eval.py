@@ -3,8 +3,9 @@
     greyhound eval --run runs/dogs --crops 10
     greyhound eval --run runs/dogs --images FOLDER
 
-Before it: `train.py`. After it: eval.json, confusion.png and the report in the run folder; for a folder
-without labels, a table of predictions. Functions import what they need: `--help` answers without torch.
+Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder; for a
+folder without labels, a table of predictions. Functions import what they need,
+so `--help` answers without torch.
 """
 
 from __future__ import annotations

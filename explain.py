@@ -2,8 +2,8 @@
 
     greyhound explain --run runs/dogs --count 12
 
-Before it: `train.py`. After it: saliency.png, saliency.json and the report in the run folder. Functions
-import what they need: `--help` answers without torch.
+Before it: `greyhound train`. After it: saliency.png, saliency.json and the report in the run folder.
+Functions import what they need: `--help` answers without torch.
 """
 
 from __future__ import annotations

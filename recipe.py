@@ -9,6 +9,7 @@ field. No torch here.
 from __future__ import annotations
 
 import math
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -264,15 +265,17 @@ _INLINE: Final = ("recipe", "resources")
 
 def read_options(arguments: Sequence[str]) -> TrainOptions:
     """The command line of train: a recipe's name, then any field of it. Raises OptionError, RunError."""
-    read = _read(arguments, {name: recipe for name, (recipe, _) in RECIPES.items()})
-    if not (read.resume and (read.out / "recipe.json").exists()):
-        return read
+    recipes = {name: recipe for name, (recipe, _) in RECIPES.items()}
+    first = Parser("greyhound train", "")
+    first.add_argument("--out", type=Path, default=Path())
+    first.add_argument("--resume", action=BooleanOptionalAction)
+    found, _ = first.parse_known_args([word for word in arguments if word not in ("-h", "--help")])
+    if not (found.resume and (found.out / "recipe.json").exists()):
+        return _read(arguments, recipes)
     from greyhound.begin import own_recipe, unresolved  # where torch is needed anyway
 
-    own = unresolved(own_recipe(read.out))
-    return _read(
-        arguments, {name: recipe for name, (recipe, _) in RECIPES.items()} | {own.name: own}, own.name
-    )
+    own = unresolved(own_recipe(found.out))
+    return _read(arguments, recipes | {own.name: own}, own.name)
 
 
 def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "") -> TrainOptions:

@@ -257,7 +257,7 @@ def open_evaluation(
     )
 
 
-def probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
+def open_probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
     """The training images as a linear probe sees them: first `probe_shots` of each class, then the rest."""
     for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
         with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:

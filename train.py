@@ -56,7 +56,7 @@ from greyhound.model.step import (
     validate,
 )
 from greyhound.pipelines.loader import Batch, Clock, Loader
-from greyhound.session import TrainContext, probe_loaders
+from greyhound.session import TrainContext, open_probe_loaders
 
 
 def main(options: TrainOptions) -> int:
@@ -86,7 +86,7 @@ def train(options: TrainOptions, stop: Stop) -> int:
 def probe(context: TrainContext) -> None:
     """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features.
 
-    The body is frozen, so every image passes it once, also those that validate a head.
+    The body is frozen, so every image passes it once, also the validation images.
     """
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:
@@ -96,7 +96,7 @@ def probe(context: TrainContext) -> None:
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
-    for loader in probe_loaders(recipe, pack, context.resources):
+    for loader in open_probe_loaders(recipe, pack, context.resources):
         parts = features(context, inference, loader, "features of the training images")
         seen.append(tuple(map(distributed.gather, parts)))
         found, rows = distributed.broadcast_from_main(
@@ -190,7 +190,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         if state.ema:
             state.ema.update(state.network)
         state.record(loss.detach(), len(batch.ids), loader.position.epoch, loader.position.images)
-        if context.saver.should_save() and state.images:
+        if context.saver.should_save() and state.images:  # every rank asks; an epoch's end saves by itself
             state.flush()
             context.raise_if_diverged()
             context.saver.save_last(state)
@@ -220,7 +220,10 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
 
 
 def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
-    """Say how the epoch went, and have it written beside the next one. Raises RunError, CheckpointError."""
+    """Say how the epoch went; last.ckpt and the report are written beside the next one.
+
+    Raises RunError, CheckpointError.
+    """
     recipe, state, saver = context.recipe, context.state, context.saver
     distributed.broadcast_from_main(
         lambda: step.check_finite(row, max(phase.high for phase in recipe.phases))
@@ -230,7 +233,6 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
     saver.later(context.run.add_epoch, row)
     saver.save_best(state, scored(state.result, row, recipe.select, f"epoch {row['epoch']}"))
     state.trained = None
-    context.raise_if_diverged()
     saver.save_last(state)
     saver.later(rebuild_report, context.run)
 

@@ -2,9 +2,9 @@
 together.
 
 Before it: torchrun, or nothing; then there is one process, rank 0 of 1, and every function here hands back
-what it was given. After it: train and eval read their share of each batch, `step` and `swa` add up over the
-ranks, and rank 0 alone writes. Tensors on a GPU go by NCCL, all else by gloo, so that a word between the
-ranks waits for no GPU.
+what it was given. After it: train and eval read their share of each batch, `step` and `averaging` add up
+over the ranks, and rank 0 alone writes. Tensors on a GPU go by NCCL, all else by gloo, so that a word between
+the ranks waits for no GPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DistributedError(RuntimeError):
 
 
 def rank() -> int:
-    """Which process this is, 0..count - 1."""
+    """Which process this is, 0..world_size - 1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from greyhound.model.checkpoint import CorruptCheckpointError, kept, load, save
 from greyhound.model.run import (
@@ -29,8 +29,6 @@ from greyhound.model.run import (
     score_of,
 )
 
-Forcible: TypeAlias = Literal["recipe", "pack", "versions"]
-"""What may differ from the run's own where it is forced."""
 Say: TypeAlias = Callable[[str], None]
 """Says a line to the user."""
 
@@ -65,7 +63,7 @@ def check_same(
     pack: Path,
     digest: str,
     used: dict[str, str],
-    force: Sequence[Forcible],
+    force: Sequence[str],
 ) -> None:
     """Refuse to go on with another recipe, pack or version of what computes; `force` names what may differ.
 
@@ -173,7 +171,7 @@ def refuse_lost(folder: Run) -> None:
     """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them.
     Raises RunError.
 
-    best.ckpt is none of them, nor what eval and explain make of it: it is there once a head is solved.
+    best.ckpt is none of them, nor what eval and explain make of it: it is there once a probe is fitted.
     """
     found = [name for name in (INTERPOLATION, AVERAGED) if (folder.folder / name).exists()]
     if len(folder.rows(METRICS)) > 1:

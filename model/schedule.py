@@ -86,6 +86,8 @@ def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     """The same phases over `epochs` in all, each with its share. Raises ValueError below one each."""
     if epochs < len(phases):
         raise ValueError(f"epochs is {epochs}; expected at least {len(phases)}, one for each phase")
+    if epochs == total_epochs(phases):
+        return tuple(phases)
     wanted = [phase.epochs * epochs / total_epochs(phases) for phase in phases]
     counts = [1] * len(phases)
     while sum(counts) < epochs:
@@ -103,4 +105,14 @@ def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
         raise ValueError(
             "the phases' learning rates are all 0, so none has a ratio to the highest; name --phases.0.high"
         )
-    return tuple(replace(each, high=each.high * lr / highest, low=each.low * lr / highest) for each in phases)
+    # Exact where it can be: the same command, with --resume, must come to the same phases.
+    if lr == highest:
+        return tuple(phases)
+    return tuple(
+        replace(
+            each,
+            high=lr if each.high == highest else each.high * lr / highest,
+            low=each.low * lr / highest,
+        )
+        for each in phases
+    )

@@ -16,7 +16,19 @@ from greyhound import begin, train
 from greyhound.cache.errors import UserError
 from greyhound.cache.options import WIDTH, options
 from greyhound.cache.store import Pack
-from greyhound.recipe import _INLINE, COMMON, DEMO, FAST, GROUPS, PAPER, RECIPES, TrainOptions, read_options
+from greyhound.model.schedule import total_epochs, with_epochs, with_lr
+from greyhound.recipe import (
+    _INLINE,
+    COMMON,
+    DEMO,
+    FAST,
+    GROUPS,
+    PAPER,
+    RECIPES,
+    Recipe,
+    TrainOptions,
+    read_options,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -236,3 +248,15 @@ def test_a_plain_resume_trains_to_the_end(resumed: Path, capsys: pytest.CaptureF
     words: list[Any] = ["--resume", "--out", str(resumed), "--device", "cpu", "--threads", "1"]
     assert train.train(read_options(words), lambda: None) == 0
     assert "epoch: 1, train loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe, _ in RECIPES.values()], ids=[*RECIPES])
+def test_a_resumed_run_takes_the_same_epochs_and_rate_again(recipe: Recipe) -> None:
+    for lr in (0.05, 0.1, 0.003, 0.0007, 1.3e-5):
+        once = with_lr(recipe.phases, lr)
+        assert max(phase.high for phase in once) == lr
+        assert with_lr(once, lr) == once
+    for epochs in range(len(recipe.phases), 60):
+        once = with_epochs(recipe.phases, epochs)
+        assert total_epochs(once) == epochs
+        assert with_epochs(once, epochs) == once

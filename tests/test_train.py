@@ -740,3 +740,13 @@ def test_an_out_that_cannot_be_a_folder_is_one_line(colour_pack: Pack, tmp_path:
         RunError, match=r"cannot be made or written \(Not a directory\); name another folder: --out"
     ):
         train.train(tiny_job(colour_pack.path, tmp_path / "file" / "run"), never)
+
+
+def test_a_dry_run_writes_nothing_however_often_checkpoints_are_due(
+    colour_pack: Pack, tmp_path: Path, here: Here
+) -> None:
+    words = f"--pack {colour_pack.path} --out run --dry-run --checkpoints.steps 1 --device cpu".split()
+    words += ["--network", "test_efficientnet", "--weights", "none", "--size", "32", "--batch-size", "8"]
+    answer = here("train.py", "fast", *words)
+    assert (answer.code, answer.err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
