@@ -503,8 +503,8 @@ following = TrainContext.with_progress
 
 def follow(context, title, loader, *rest):
     for batch in following(context, title, loader, *rest):
-        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and
-        loader.position.epoch == 1 and loader.position.images:
+        begun = loader.position.epoch == 1 and loader.position.images
+        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and begun:
             raise PackError("rank 1 has lost its pack")
         yield batch
 
