@@ -454,15 +454,15 @@ WAY = {share: f"{share}% of the way from the linear probe to there" for share in
 @pytest.mark.parametrize(
     ("select", "epochs", "between", "averaged", "names", "best"),
     [
-        ("loss", [(0.9, 0.2)], [(0.9, 0.19), (0.8, 0.18)], None, "head|last epoch, 0|50% of", WAY[50]),
-        ("accuracy", [(0.9, 0.2)], [(0.91, 0.19), (0.8, 0.18)], None, "head|last epoch, 0|25% of", WAY[25]),
-        ("loss", [(0.9, 0.1)], [(0.9, 0.2)], None, "head|last epoch, 0|25% of the way", "the last epoch, 0"),
-        ("loss", [], None, None, "head", PROBE_WEIGHTS),
-        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, None, "head|best epoch, 0|last epoch", "the best epoch, 0"),
-        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, None, "head|last epoch, 1", "the last epoch, 1"),
-        ("loss", [(0.9, 0.4)], None, (0.9, 0.5), "head|last epoch, 0|averaged", PROBE_WEIGHTS),
-        ("loss", [(0.9, 0.1)], None, (0.8, 0.1), "head|last epoch, 0|averaged", "averaged weights"),
-        ("loss", [(0.9, 0.3)], None, None, "head|last epoch, 0", PROBE_WEIGHTS),
+        ("loss", [(0.9, 0.2)], [(0.9, 0.19), (0.8, 0.18)], None, "linear probe|last epoch, 0|50% of", WAY[50]),
+        ("accuracy", [(0.9, 0.2)], [(0.91, 0.19), (0.8, 0.18)], None, "linear probe|last epoch, 0|25% of", WAY[25]),
+        ("loss", [(0.9, 0.1)], [(0.9, 0.2)], None, "linear probe|last epoch, 0|25% of the way", "the last epoch, 0"),
+        ("loss", [], None, None, "linear probe", PROBE_WEIGHTS),
+        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, None, "linear probe|best epoch, 0|last epoch", "the best epoch, 0"),
+        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, None, "linear probe|last epoch, 1", "the last epoch, 1"),
+        ("loss", [(0.9, 0.4)], None, (0.9, 0.5), "linear probe|last epoch, 0|averaged", PROBE_WEIGHTS),
+        ("loss", [(0.9, 0.1)], None, (0.8, 0.1), "linear probe|last epoch, 0|averaged", "averaged weights"),
+        ("loss", [(0.9, 0.3)], None, None, "linear probe|last epoch, 0", PROBE_WEIGHTS),
     ],
 )  # fmt: skip
 def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
