@@ -92,12 +92,14 @@ def probe(context: TrainContext) -> None:
     if not recipe.linear_probe:
         return
     inference = fuse_conv_bn(network, recipe.augment.size)
-    held_out = features(context, inference, context.validation, "features of the validation images")[:2]
+    held_out = features(
+        context, inference, context.validation, "computing features of the validation images"
+    )[:2]
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     seen: list[tuple[torch.Tensor, ...]] = []
     results: list[dict[str, Any]] = []
     for loader in open_probe_loaders(recipe, pack, context.resources):
-        parts = features(context, inference, loader, "features of the training images")
+        parts = features(context, inference, loader, "computing features of the training images")
         seen.append(tuple(map(distributed.gather, parts)))
         found, rows = distributed.broadcast_from_main(
             lambda: linear_probe.solve_all(network, seen, pretrained)

@@ -29,6 +29,19 @@ _KINDS: Final = {
 }
 
 
+SYNONYMS: Final = {
+    "learning-rate": "lr",
+    "image-size": "size",
+    "img-size": "size",
+    "imgsz": "size",
+    "model": "network",
+    "arch": "network",
+    "workers": "threads",
+    "num-workers": "threads",
+}
+"""What other trainers call a flag, and its name here."""
+
+
 class OptionError(UserError):
     """The command line names something that is not there, or leaves out something that is needed."""
 
@@ -120,6 +133,7 @@ class Parser(argparse.ArgumentParser):
             known = [flag[2:] for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(wanted, known, n=2, cutoff=0.6)
             near += [name for name in known if name not in near and name.endswith(f".{wanted}")]
+            near = [name for name in known if name == SYNONYMS.get(wanted.replace("_", "-"))] or near
             meant = " or ".join(f"--{name}" for name in near[:3])
             hint = f"did you mean {meant}?" if near else f"see {self.prog} --help"
             raise OptionError(f"there is no flag {flags[0]}; {hint}")

@@ -201,7 +201,9 @@ def test_a_hundred_thousand_empty_class_folders_are_answered_in_seconds(tmp_path
                 list(rows)
         with pytest.raises(PackError, match=r"holds no files"):
             find_unlabelled(images)
-        assert time.process_time() - started < 60  # the square of it would take hours; 22 on two busy cores of 2026-11-28
+        assert (
+            time.process_time() - started < 60
+        )  # the square of it would take hours; 22 on two busy cores of 2026-11-28
     finally:
         shutil.rmtree(images)
 
