@@ -20,7 +20,7 @@ from runs import FULL, ONE_THREAD, never, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
-from greyhound.model import checkpoint
+from greyhound.model import checkpoint, precision
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.report import report
 from greyhound.model.run import (
@@ -108,7 +108,7 @@ def live(announce: Connection, pack: Path, out: Path, phase: str, moment: int) -
 def watch(here: Callable[[str], None]) -> None:
     """Call `here` with the phase before any batch, and in every half-written checkpoint. No pictures."""
     following, writing = TrainContext.with_progress, Path.write_bytes
-    predicting = vars(evaluation)["forward"]
+    predicting = precision.forward
 
     def with_progress(context: TrainContext, title: str, *rest: Any) -> Iterator[Any]:
         phase = next(phase for word, phase in PHASES.items() if word in title)
@@ -128,7 +128,7 @@ def watch(here: Callable[[str], None]) -> None:
         return writing(self, data)
 
     Path.write_bytes = write_bytes  # type: ignore[method-assign]
-    vars(evaluation)["forward"] = forward
+    precision.forward = forward  # which train has bound already, and eval imports when it predicts
     TrainContext.with_progress = with_progress  # type: ignore[assignment, method-assign]
     vars(begin)["draw_pictures"] = lambda *_: None
     report.build = lambda run: run

@@ -212,7 +212,11 @@ def test_a_finished_run_that_is_forced_on_is_averaged_again(
     job = tiny_job(colour_pack.path, out, resume=True, recipe=longer)
     train.train(replace(job, force=("recipe",)), never)
     assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1, 2]
-    assert checkpoint.load(out / BEST)["after"] == "epoch 2", "an accuracy is not compared with a loss"
+    # Which epoch that is, depends on the machine.
+    best = checkpoint.load(out / BEST)
+    losses = {f"epoch {row['epoch']}": row["valid_loss"] for row in Run(out).rows(METRICS)}
+    assert best["score"] == pytest.approx(-losses[best["after"]]), "an accuracy is not compared with a loss"
+    assert losses[best["after"]] <= losses["epoch 2"]
     averaged, before = (checkpoint.load(folder / AVERAGED)["network"] for folder in (out, tiny_run))
     assert any(not torch.equal(averaged[key], value) for key, value in before.items())
 
