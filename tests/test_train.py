@@ -258,7 +258,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     """What such a start left behind is not mixed into the run."""
     out = tmp_path / "run"
     recipe = replace(TINY, linear_probe=True)
-    with pytest.raises(Stopped, match="while features of the"):
+    with pytest.raises(Stopped, match="while computing features of the"):
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(1))
     assert not (out / LAST).exists()
     (out / SWA).write_text("{}")
