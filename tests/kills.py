@@ -128,7 +128,7 @@ def watch(here: Callable[[str], None]) -> None:
         return writing(self, data)
 
     Path.write_bytes = write_bytes  # type: ignore[method-assign]
-    precision.forward = forward  # which train has bound already, and eval imports when it predicts
+    precision.forward = forward  # type: ignore[assignment]  # eval imports it when it predicts
     TrainContext.with_progress = with_progress  # type: ignore[assignment, method-assign]
     vars(begin)["draw_pictures"] = lambda *_: None
     report.build = lambda run: run
