@@ -45,6 +45,7 @@ from greyhound.model.run import (
     Run,
     RunError,
     clear_results,
+    grid_of,
     load_network,
     refuse_locked_run,
     refuse_other_content,
@@ -53,14 +54,13 @@ from greyhound.model.run import (
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Clock, Loader, Position
-from greyhound.recipe import PAPER, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions
+from greyhound.recipe import PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions
 from greyhound.session import (
     TrainContext,
     open_device,
     open_loaders,
     open_pack,
     open_state,
-    open_targets,
     open_training,
     open_versions,
 )
@@ -98,10 +98,10 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         )
         # A dry run asks how much the weights take, not what they are.
         pretrained = content is None and not options.dry_run
-        state = open_state(recipe, len(pack.classes), device, started, pretrained)
+        grid = grid_of(content or {})
+        state = open_state(recipe, len(pack.classes), device, started, pretrained, grid)
         if content is not None:
             restore(folder, content, state)
-            state.targets = open_targets(recipe, folder, pack, device)
             if folder.read(PACK)["digest"] != pack.header.digest:
                 state.restart_epoch()
         distributed.seed_per_rank()
@@ -188,16 +188,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     if recipe.normalise:
         mean, std = normalisation(recipe.network)
         recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
-    if recipe.linear_probe:
-        return recipe
-    usual, _ = RECIPES.get(recipe.name, (PAPER, ""))
-    for name in ("probe_shots", "distillation", "interpolation"):
-        if getattr(recipe, name) not in (0, getattr(usual, name)):
-            note(
-                f"{name} is {getattr(recipe, name)} without a linear probe, so it is taken as 0; or add "
-                "--linear-probe"
-            )
-    return replace(recipe, probe_shots=0, distillation=0.0, interpolation=0)
+    return recipe if recipe.linear_probe else replace(recipe, probe_grids=(0,))
 
 
 def unresolved(recipe: Recipe) -> Recipe:
@@ -252,7 +243,7 @@ def restore_best(context: TrainContext) -> None:
     state.best = content["score"] if content else -math.inf
     if content is None or state.best > -math.inf:
         return
-    network = deepcopy(state.result)
+    network = deepcopy(state.network)
     load_network(network, content, context.run.folder / BEST)
     result = context.validate(network, "validating best.ckpt again")
     context.saver.save_best(state, content | result | {"score": score(result, context.recipe.select)})
@@ -302,10 +293,7 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         print(line)
         return 0 if same else 1
     recipe, training, steps = context.recipe, context.training, context.recipe.averaging.steps
-    copies = dry_run.COPIES + (recipe.ema > 0)
-    memory = dry_run.measure_memory(
-        context.state.network, recipe.augment.size, recipe.bf16, recipe.freeze_bn, copies
-    )
+    memory = dry_run.measure_memory(context.state.network, recipe.augment.size, recipe.bf16, recipe.freeze_bn)
     extent = dry_run.Extent(
         network=recipe.network,
         precision=recipe.precision,

@@ -59,12 +59,12 @@ class Recipe:
     """Normalise by the mean and std that the pretrained weights expect; sets augment.mean and augment.std."""
     batch_size: int = 32
     """Images a step."""
+    micro_batch: int = 0
+    """Images at a time in a step, for less memory: the gradients add up. 0: all. Needs frozen statistics."""
     phases: tuple[Phase, ...] = PAPER_PHASES
     """The learning rate, phase by phase."""
     views: int = 1
     """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as an image of the batch."""
-    layer_decay: float = 1.0
-    """Learning rate of a layer as a share of the next layer's, 0..1. Below 1 the first layers learn least."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 0.0
@@ -73,19 +73,11 @@ class Recipe:
     """e: the target is 1 - e on the true class and e / (K - 1) on each other one."""
     linear_probe: bool = False
     """Before the first epoch, fit the last layer to the frozen features."""
-    probe_shots: int = 0
-    """Fit it first on this many images of each class, for an early result; 0: on all images at once.
-    Skipped where it would be more than half of the images."""
-    distillation: float = 0.0
-    """Share of each target that is the linear probe's out-of-fold prediction; the rest is the label. 0..1."""
-    interpolation: int = 0
-    """After training, validate so many networks between linear probe and trained one (WiSE-FT); 0: none."""
-    clip_norm: float = 0.0
-    """Clip the gradient to this norm; 0: no clipping."""
+    probe_grids: tuple[int, ...] = (0,)
+    """What the linear probe chooses among: the last two stages' features, averaged on a grid of so many cells
+    a side and put beside the last layer's. 0: the last layer's alone."""
     freeze_bn: bool = False
     """Keep BatchNorm's running statistics as pretrained. Its scale and shift are still trained."""
-    ema: float = 0.0
-    """Decay per step of the weights' exponential moving average, which is then validated; 0: none."""
     averaging: Averaging = field(default_factory=Averaging)
     select: Literal["accuracy", "loss"] = "accuracy"
     """Which validation result makes a checkpoint the best. The cross entropy is less noisy on few images."""
@@ -104,19 +96,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training could have. Raises ValueError."""
-        least = {"batch_size": 1, "probe_shots": 0, "interpolation": 0, "weight_decay": 0, "clip_norm": 0}
-        for name, low in least.items():
+        for name, low in {"batch_size": 1, "micro_batch": 0, "weight_decay": 0}.items():
             _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
-        for name in ("momentum", "label_smoothing", "ema"):
+        for name in ("momentum", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
         _check("views", self.views, 1 <= self.views <= self.batch_size, f"1 to batch_size, {self.batch_size}")
-        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "more than 0, at most 1")
-        _check("distillation", self.distillation, 0 <= self.distillation <= 1, "0 to 1")
         _check("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
         _check("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
-        if self.linear_probe and self.interpolation and not self.freeze_bn:
-            raise ValueError("interpolation needs frozen statistics; add --freeze-bn, or --interpolation 0")
+        grids = self.probe_grids
+        _check(
+            "probe_grids",
+            grids,
+            bool(grids) and all(0 <= grid <= 7 for grid in grids),
+            "one or more of 0 to 7",
+        )
+        if self.micro_batch and not self.freeze_bn:
+            raise ValueError("micro_batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
+        if not (self.phases or self.linear_probe):
+            raise ValueError("nothing is trained: no phases, and no linear probe")
 
     @property
     def epochs(self) -> int:
@@ -157,33 +155,29 @@ FAST: Final = replace(
     label_smoothing=0.0,
     select="loss",
     linear_probe=True,
-    probe_shots=32,
+    probe_grids=(0, 1, 3),
     freeze_bn=True,
-    distillation=0.3,
-    interpolation=3,
-    clip_norm=5.0,
-    layer_decay=0.93,
-    ema=0.98,
-    phases=(Phase(epochs=1, high=3e-3, low=1e-5, cycles=0.5, warm_up=0.2),),
+    micro_batch=8,
+    phases=(),
     averaging=Averaging(steps=0),
 )
+FINE: Final = replace(
+    FAST, name="fine", phases=(Phase(epochs=1, high=3e-3, low=1e-5, cycles=0.5, warm_up=0.2),)
+)
 DEMO: Final = replace(
-    FAST,
+    FINE,
     name="demo",
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
     note="The demo's dogs are drawn: this accuracy shows that the flow works, "
     "and says nothing about photographs.",
-    distillation=0.0,
-    interpolation=0,
-    layer_decay=1.0,
-    ema=0.95,
-    phases=(Phase(epochs=3, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
+    phases=(Phase(epochs=2, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )
 RECIPES: Final = {
     "paper": (PAPER, "the seed's recipe, number by number: 200 epochs"),
-    "fast": (FAST, "from pretrained weights to a good classifier, soon"),
+    "fast": (FAST, "a linear probe of pretrained features, in one pass"),
+    "fine": (FINE, "fast, and then an epoch of the whole network"),
     "demo": (DEMO, "minutes on two cores, for the images of greyhound demo"),
 }
 
@@ -246,11 +240,10 @@ COMMON: Final = (
 ALIASES: Final = {"augment.size": ("--size",)}
 GROUPS: Final = {
     "data": ("image-cache", "cache-bytes", "originals", "on-corrupt"),
-    "network": ("linear-probe", "probe-shots", "distillation", "interpolation", "freeze-bn", "normalise"),
+    "network": ("linear-probe", "probe-grids", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
     "optimisation": (
-        "phases", "momentum", "weight-decay", "layer-decay",
-        "label-smoothing", "clip-norm", "ema", "averaging",
+        "phases", "momentum", "weight-decay", "label-smoothing", "micro-batch", "averaging",
     ),
     "evaluation": ("select",),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),
@@ -294,7 +287,7 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
     stretched = {name: named.pop(name) for name in ("epochs", "lr") if name in named}
     read = apply_named(base, named, _INLINE, ("out",), "greyhound train")
     try:
-        phases = read.recipe.phases
+        phases = read.recipe.phases or FINE.phases * ("epochs" in stretched)
         phases = with_epochs(phases, stretched["epochs"]) if "epochs" in stretched else phases
         phases = with_lr(phases, stretched["lr"]) if "lr" in stretched else phases
         return replace(read, recipe=replace(read.recipe, phases=phases))

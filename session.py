@@ -21,16 +21,14 @@ from greyhound.cache.cli import Stop, Stopped, note, progress_bar
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
-from greyhound.model.averaging import MovingAverage
 from greyhound.model.dry_run import check_input_size
-from greyhound.model.network import build, convert_sync_batchnorm, param_groups, set_train_mode
+from greyhound.model.network import build, convert_sync_batchnorm, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
-from greyhound.model.run import PACK, TARGETS, THREADS, Run, RunError, versions
+from greyhound.model.run import PACK, THREADS, Run, RunError, versions
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
-from greyhound.pipelines.order import few_shot_split
 from greyhound.recipe import Recipe
 
 START: Final = Position()
@@ -56,12 +54,6 @@ class TrainContext:
     def pack(self) -> Pack:
         """What is trained on."""
         return self.training.pack
-
-    def examples(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a step learns from: every view as an image, and its label or its soft target."""
-        images, labels = batch.flat()
-        soft = self.state.targets
-        return images, soft.of(batch.ids, labels) if soft else labels
 
     def validate(self, network: nn.Module, title: str) -> dict[str, Any]:
         """Loss and accuracy of a network on the validation split. Raises Stopped."""
@@ -169,12 +161,15 @@ def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str
 
 
 def open_state(
-    recipe: Recipe, classes: int, device: torch.device, started: float, pretrained: bool = True
+    recipe: Recipe, classes: int, device: torch.device, started: float, pretrained: bool = True, grid: int = 0
 ) -> TrainState:
-    """A training before its first step. pretrained: with weights. Raises RunError, WeightsError."""
+    """A training before its first step. pretrained: with weights. grid: of its head, see `network.build`.
+
+    Raises RunError, WeightsError.
+    """
     torch.manual_seed(recipe.seed)
     weights = recipe.weights if pretrained else "none"
-    network = build(recipe.network, classes, weights, recipe.activation_checkpointing)
+    network = build(recipe.network, classes, weights, recipe.activation_checkpointing, grid)
     network = (convert_sync_batchnorm(network) if recipe.sync_batchnorm else network).to(device)
     try:
         smoothed_cross_entropy(recipe.label_smoothing, classes)
@@ -183,30 +178,14 @@ def open_state(
     except ValueError as error:
         raise RunError(str(error)) from None
     check_input_size(network, recipe.network, recipe.augment.size, recipe.bf16)
-    optimizer = torch.optim.SGD(
-        param_groups(network, recipe.layer_decay),
-        lr=0.0,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    ema = MovingAverage(network, recipe.ema) if recipe.ema else None
-    return TrainState(network=network, optimizer=optimizer, ema=ema, since=started)
+    return TrainState(network=network, optimizer=open_optimizer(recipe, network), since=started)
 
 
-def open_targets(
-    recipe: Recipe, run: Run, pack: Pack, device: torch.device
-) -> linear_probe.SoftTargets | None:
-    """The soft targets of a run that is resumed, where the recipe has any. Raises RunError."""
-    if not recipe.distillation:
-        return None
-    path, classes, digest = run.folder / TARGETS, len(pack.classes), pack.header.digest
-    found = distributed.broadcast_from_main(
-        lambda: linear_probe.read_targets(path, recipe.distillation, digest, classes)
+def open_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:
+    """The recipe's optimizer; each step sets its learning rate."""
+    return torch.optim.SGD(
+        network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    if found is None:
-        distributed.on_main(note, f"{path} is of another pack: the labels alone are the targets")
-        return None
-    return found.to(device)
 
 
 @contextmanager
@@ -255,10 +234,3 @@ def open_evaluation(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-
-
-def open_probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
-    """The training images as a linear probe sees them: first `probe_shots` of each class, then the rest."""
-    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
-        with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:
-            yield loader

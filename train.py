@@ -3,7 +3,7 @@
     greyhound train fast --pack dogs.arrow --out runs/dogs
 
 Before it: `greyhound pack`. After it: eval and explain, which read the run folder. From top to bottom: open,
-fit the linear probe, train epoch by epoch, interpolate and average weights, report.
+fit the linear probe, train epoch by epoch, average weights, report.
 """
 
 from __future__ import annotations
@@ -22,41 +22,28 @@ if __name__ == "__main__":
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import time
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 
 from greyhound.begin import opened, try_out
 from greyhound.model import averaging, distributed, linear_probe, step
-from greyhound.model.linear_probe import SoftTargets
-from greyhound.model.network import pretrained_head, set_train_mode
+from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report
-from greyhound.model.run import (
-    AVERAGED,
-    INTERPOLATION,
-    PROBE,
-    PROBE_WEIGHTS,
-    SWA,
-    TARGETS,
-    Run,
-)
+from greyhound.model.run import AVERAGED, PROBE, SWA, Run
 from greyhound.model.state import NEVER, scored
 from greyhound.model.step import (
-    clip_gradient,
     ddp_loss_weight,
     mean_loss,
+    micro_batches,
     set_lr,
     smoothed_cross_entropy,
-    validate,
 )
-from greyhound.pipelines.loader import Batch, Clock, Loader
-from greyhound.session import TrainContext, open_probe_loaders
+from greyhound.pipelines.loader import Clock
+from greyhound.session import TrainContext, open_evaluation, open_optimizer
 
 
 def main(options: TrainOptions) -> int:
@@ -77,7 +64,6 @@ def train(options: TrainOptions, stop: Stop) -> int:
         if fresh:
             probe(context)
         fit(context)
-        interpolate_weights(context)
         average_weights(context)
         distributed.on_main(lambda: print(f"report: {report.build(context.run.folder)}"))
     return 0
@@ -91,59 +77,26 @@ def probe(context: TrainContext) -> None:
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:
         return
-    inference = fuse_conv_bn(network, recipe.augment.size)
-    held_out = features(
-        context, inference, context.validation, "computing features of the validation images"
-    )[:2]
+    seen = GridFeatures(network, recipe.probe_grids)
+    inference = fuse_conv_bn(seen, recipe.augment.size)
+    with open_evaluation(recipe, pack, context.resources, pack.ids("train"), epochs=1) as loader:
+        batches = context.with_progress("computing features of the training images", loader)
+        examples = ((*batch.flat(), batch.ids) for batch in batches)
+        rows = list(map(distributed.gather, linear_probe.features(inference, examples, recipe.bf16)))
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
-    seen: list[tuple[torch.Tensor, ...]] = []
-    results: list[dict[str, Any]] = []
-    for loader in open_probe_loaders(recipe, pack, context.resources):
-        parts = features(context, inference, loader, "computing features of the training images")
-        seen.append(tuple(map(distributed.gather, parts)))
-        found, rows = distributed.broadcast_from_main(
-            lambda: linear_probe.solve_all(network, seen, pretrained)
-        )
-        distributed.broadcast(linear_probe.classifier(network).parameters())
-        result = validate(linear_probe.classifier(network), [held_out], recipe.bf16)
-        result |= {"images": len(rows), "elapsed": state.tick()}
-        print(
-            f"linear probe: {len(rows)} images, {found}; {say(result)}, {result['elapsed']:.0f} s after "
-            "the start",
-            flush=True,
-        )
-        results.append(result)
-        content = scored(network, result, recipe.select, f"a linear probe of {len(rows)} images")
-        context.saver.save_best(state, content)
-        context.saver.wait()
-    if recipe.interpolation:
-        context.run.save(PROBE_WEIGHTS, content)
-    if recipe.distillation:
-        soft = SoftTargets(rows, found.probabilities, recipe.distillation)
-        distributed.on_main(
-            linear_probe.write_targets, context.run.folder / TARGETS, soft, pack.header.digest
-        )
-        state.targets = soft.to(held_out[0].device)
-    context.run.write(PROBE, results[-1] | {"first": results[0] if len(results) > 1 else None})
-
-
-def features(
-    context: TrainContext, inference: nn.Module, loader: Loader, title: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features, labels and rows of this rank's share of the images. Raises Stopped."""
-    rows: list[torch.Tensor] = []
-    batches = record_ids(context.with_progress(title, loader), rows)
-    found = linear_probe.features(inference, batches, context.recipe.bf16)
-    return *found, torch.cat(rows)
-
-
-def record_ids(
-    batches: Iterable[Batch], rows: list[torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of the batches; the rows of the pack that they are of are added to `rows`."""
-    for batch in batches:
-        rows.append(batch.ids)
-        yield batch.flat()
+    found, head = distributed.broadcast_from_main(
+        lambda: linear_probe.solve(*rows, len(pack.classes), seen.columns(), pretrained)
+    )
+    if found.grid:
+        state.network = GridNetwork(network, found.grid, len(pack.classes)).to(state.device)
+        state.optimizer = open_optimizer(recipe, state.network)
+    linear_probe.set_head(state.network, head)
+    result = context.validate(state.network, "validating the linear probe")
+    result |= {"images": len(rows[0]), "elapsed": state.tick(), "grid": found.grid}
+    print(f"linear probe: {found}; {say(result)}, {result['elapsed']:.0f} s after the start", flush=True)
+    context.run.write(PROBE, result)
+    context.saver.save_best(state, scored(state.network, result, recipe.select, "the linear probe"))
+    context.saver.save_last(state)
 
 
 def fit(context: TrainContext) -> None:
@@ -155,8 +108,8 @@ def fit(context: TrainContext) -> None:
             if state.trained is None:
                 epoch = state.epoch
                 state.trained = epoch_row(context, epoch, train_epoch(context, model))
-            distributed.broadcast(state.result.buffers())  # BatchNorm's statistics are each rank's own
-            result = context.validate(state.result, f"validating epoch {state.trained['epoch']}")
+            distributed.broadcast(state.network.buffers())  # BatchNorm's statistics are each rank's own
+            result = context.validate(state.network, f"validating epoch {state.trained['epoch']}")
             end_epoch(context, state.trained | result | {"elapsed": state.tick()})
     except Stopped:
         if state.trained is None:
@@ -180,18 +133,17 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     state.begin_epoch()
     batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
     for batch in islice(batches, steps):
-        images, targets = context.examples(batch)
         set_lr(state.optimizer, recipe.lr_at(state.epoch + state.images / len(loader.ids)))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
-        loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), targets)
-        weighted = loss * ddp_loss_weight(len(batch.ids), batch.global_batch_size)
-        weighted.backward()  # type: ignore[no-untyped-call]
-        clip_gradient(model, recipe.clip_norm)
+        total = batch.global_batch_size * recipe.views
+        for images, labels in micro_batches(*batch.flat(), recipe.micro_batch, total):
+            loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels)
+            weighted = loss * ddp_loss_weight(len(labels), total)
+            weighted.backward()  # type: ignore[no-untyped-call]
+            state.record(loss.detach(), len(labels) / recipe.views)
         state.optimizer.step()
-        if state.ema:
-            state.ema.update(state.network)
-        state.record(loss.detach(), len(batch.ids), loader.position.epoch, loader.position.images)
+        state.advance(loader.position.epoch, loader.position.images)
         if context.saver.should_save() and state.images:  # every rank asks; an epoch's end saves by itself
             state.flush()
             context.raise_if_diverged()
@@ -233,39 +185,15 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
     print(epoch_line(row), flush=True)
     saver.wait()  # one copy of the checkpoints is in memory and no more
     saver.later(context.run.add_epoch, row)
-    saver.save_best(state, scored(state.result, row, recipe.select, f"epoch {row['epoch']}"))
+    saver.save_best(state, scored(state.network, row, recipe.select, f"epoch {row['epoch']}"))
     state.trained = None
     saver.save_last(state)
     saver.later(rebuild_report, context.run)
 
 
-def interpolate_weights(context: TrainContext) -> None:
-    """Validate networks between linear probe and trained one: interpolation.json, perhaps best.ckpt."""
-    recipe, folder, state = context.recipe, context.run, context.state
-    if not recipe.interpolation or distributed.broadcast_from_main((folder.folder / INTERPOLATION).exists):
-        return
-    probed, found = deepcopy(state.result), []
-    if not distributed.broadcast_from_main(lambda: folder.load_into(probed, PROBE_WEIGHTS, note)):
-        return
-    distributed.broadcast(probed.state_dict().values())
-    for place in range(1, recipe.interpolation + 1):
-        share = place / (recipe.interpolation + 1)
-        between, way = (
-            averaging.interpolated(probed, state.result, share),
-            f"{share:.0%} of the way from the linear probe",
-        )
-        result = context.validate(between, f"validating {way}") | {"share": share}
-        result["elapsed"] = state.tick()
-        print(f"interpolation: {way}, {say(result)}", flush=True)
-        found.append(result)
-        context.saver.save_best(state, scored(between, result, recipe.select, way))
-        context.saver.wait()
-    folder.write(INTERPOLATION, found)
-
-
 def average_weights(context: TrainContext) -> None:
     """Stochastic weight averaging, from the end of training; swa.ckpt and swa.json, before and after."""
-    recipe, folder, network = context.recipe, context.run, context.state.result
+    recipe, folder, network = context.recipe, context.run, context.state.network
     if not recipe.averaging.steps or distributed.broadcast_from_main((folder.folder / SWA).exists):
         return
     started = time.perf_counter()
@@ -277,7 +205,7 @@ def average_weights(context: TrainContext) -> None:
 
     averaged = averaging.average(
         network,
-        lambda: map(context.examples, context.with_progress("averaging", context.training)),
+        lambda: (batch.flat() for batch in context.with_progress("averaging", context.training)),
         len(context.training.ids) * recipe.views,
         smoothed_cross_entropy(recipe.label_smoothing, len(context.pack.classes)),
         recipe.averaging.rate,

@@ -71,7 +71,7 @@ def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ())
             continue
         if dataclasses.is_dataclass(held):
             found += options(held, inline, place if each.name in inline else path)
-        elif isinstance(held, tuple) and held and dataclasses.is_dataclass(held[0]):
+        elif isinstance(held, tuple) and dataclasses.is_dataclass(get_args(hints[each.name])[0]):
             for index, item in enumerate(held):
                 found += options(item, inline, (*path, str(index)))
         else:

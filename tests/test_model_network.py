@@ -23,7 +23,6 @@ from greyhound.model.network import (
     eval_mode,
     load_state,
     normalisation,
-    param_groups,
     pretrained_head,
     set_train_mode,
 )
@@ -320,24 +319,3 @@ def test_set_training_leaves_frozen_statistics_alone(frozen: bool) -> None:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert [norm.training for norm in norms] == [not frozen, not frozen]
     assert network[1].training
-
-
-def test_layers_learn_at_a_decaying_rate_the_head_at_the_whole() -> None:
-    network = build("tf_efficientnet_lite0", 5, "none")
-    names = {parameter: name for name, parameter in network.named_parameters()}
-    scales = {
-        names[parameter]: group["lr_scale"]
-        for group in param_groups(network, 0.9)
-        for parameter in group["params"]
-    }
-    assert scales.keys() == set(names.values()), "every parameter, once"
-    assert scales["classifier.weight"] == 1
-    blocks = [
-        scales[name] for name in scales if name.startswith("blocks.") and name.endswith("conv_pw.weight")
-    ]
-    assert blocks == sorted(blocks)
-    assert blocks[0] / blocks[1] == pytest.approx(0.9)
-    assert scales["conv_stem.weight"] < blocks[0] < blocks[-1] < 1
-    (one,) = param_groups(network, 1.0)
-    assert one["lr_scale"] == 1
-    assert len(one["params"]) == len(names)

@@ -37,33 +37,6 @@ def test_a_step_moves_against_the_gradient_at_the_rate_asked_for() -> None:
     assert (state.epoch, state.images, state.diverged) == (1, 0, NEVER)
 
 
-class Sum(nn.Module):
-    """A linear layer whose weight is the sum of two."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flatten(1) @ (self.first + self.second).T
-
-
-def test_each_group_moves_at_its_share_of_the_rate() -> None:
-    network = Sum()
-    groups = [{"params": [network.first], "lr_scale": 0.5}, {"params": [network.second], "lr_scale": 1.0}]
-    train_on(network, [(IMAGE, LABEL)], 0.5, torch.optim.SGD(groups, lr=0.0))
-    assert network.second.tolist() == [[0.25, 0.5], [-0.25, -0.5]]
-    assert network.first.tolist() == [[0.125, 0.25], [-0.125, -0.25]]
-
-
-@pytest.mark.parametrize(("norm", "share"), [(0.0, 1.0), (2.0, 1.0), (0.5, 0.5 / 2.5**0.5)])
-def test_a_longer_gradient_is_clipped_to_the_norm(norm: float, share: float) -> None:
-    network, weight = linear()
-    train_on(network, [(IMAGE, LABEL)], 1.0, clip_norm=norm)
-    unclipped = torch.tensor([[0.5, 1.0], [-0.5, -1.0]])  # of length sqrt(2.5)
-    torch.testing.assert_close(weight.detach(), share * unclipped)
-
-
 def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
     """Before it calls the network: in CUDA graphs that gradient is memory which the call writes to."""
     network, weight = linear()
