@@ -102,7 +102,7 @@ def driver(setup: Setup) -> Outcome:
     facts = doctor.learn()
     if setup.device == "cpu":
         return Outcome(True, "none is needed")
-    return Outcome(facts.driver is not None, facts.driver or facts.driver_unknown)
+    return Outcome(facts.driver is not None, facts.driver or "not known")
 
 
 def decoder(setup: Setup) -> Outcome:
