@@ -37,15 +37,9 @@ from greyhound.pipelines.loader import Loader
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""
 PACKAGES: Final = (
-    "torch",
-    "torchvision",
-    "nvidia-dali-cuda*",
-    "opencv-python-headless",
-    "simplejpeg",
-    "pillow",
-    "albumentations",
-    "ffcv",
-)
+    "torch", "torchvision", "nvidia-dali-cuda*", "opencv-python-headless", "simplejpeg", "pillow",
+    "albumentations", "ffcv",
+)  # fmt: skip
 """Whose versions a figure depends on."""
 PIXELS: Final = 12_000_000
 """Of a large original: a telephone's camera makes as many."""
