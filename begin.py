@@ -302,10 +302,8 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         print(line)
         return 0 if same else 1
     recipe, training, steps = context.recipe, context.training, context.recipe.averaging.steps
-    copies = dry_run.COPIES + (recipe.ema > 0)
-    memory = dry_run.measure_memory(
-        context.state.network, recipe.augment.size, recipe.bf16, recipe.freeze_bn, copies
-    )
+    network, size = context.state.network, recipe.augment.size
+    memory = dry_run.measure_memory(network, size, recipe.bf16, recipe.freeze_bn)
     extent = dry_run.Extent(
         network=recipe.network,
         precision=recipe.precision,

@@ -20,13 +20,13 @@ from statistics import median
 from typing import Any, Final, Literal, TypeAlias, TypeGuard
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from rich.filesize import decimal
 
 from greyhound.cache.files import replacing
 from greyhound.model.report.figures import DRAWN, curve
 from greyhound.model.run import (
     CORRUPT,
     EVALUATION,
-    INTERPOLATION,
     METRICS,
     PACK,
     PROBE,
@@ -116,7 +116,7 @@ def gather(run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
-        "stages": stages(read(run, PROBE), metrics, read(run, INTERPOLATION), swa, select),
+        "stages": stages(read(run, PROBE), metrics, swa, select),
         "swa": swa,
         "evaluation": evaluation,
         "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
@@ -226,9 +226,8 @@ def summary(metrics: Rows) -> dict[str, float | None]:
 
 
 def stages(
-    head: Mapping[str, Any] | None,
+    probe: Mapping[str, Any] | None,
     metrics: Rows,
-    between: Rows | None,
     swa: Mapping[str, Any] | None,
     select: Literal["accuracy", "loss"],
 ) -> list[Stage]:
@@ -241,22 +240,16 @@ def stages(
         value = row.get("accuracy" if select == "accuracy" else "valid_loss")
         return -math.inf if not _finite(value) else value if select == "accuracy" else -value
 
-    first = (head or {}).get("first")
-    found: list[tuple[str, Mapping[str, Any] | None]] = [
-        (f"a linear probe of {(first or {}).get('images', 'few')} images", first),
-        ("the linear probe alone, nothing fine-tuned", head),
-    ]
+    found: dict[str, Any] = {"the linear probe alone, nothing fine-tuned": probe}
     if metrics:
         epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
         last = max(epochs)
         top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
-        found += [(f"the best epoch, {top}", epochs[top])] if top != last else []
-        found.append((f"the last epoch, {last}", epochs[last]))
-    if between:
-        top = max(between, key=rank)
-        found.append((f"{top.get('share', math.nan):.0%} of the way from the linear probe to there", top))
-    found.append(("averaged weights", (swa or {}).get("after")))
-    rows = {name: row for name, row in found if row}
+        if top != last:
+            found[f"the best epoch, {top}"] = epochs[top]
+        found[f"the last epoch, {last}"] = epochs[last]
+    found["averaged weights"] = (swa or {}).get("after")
+    rows = {name: row for name, row in found.items() if row}
     best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
     return [Stage(name, row, name == best) for name, row in rows.items()]
 
@@ -340,10 +333,7 @@ def count(value: object) -> str:
 
 def size(value: object) -> str:
     """A number of bytes in the unit that keeps it short."""
-    if not _finite(value):
-        return "–"
-    power = min(int(math.log(max(value, 1), 1000)), 4)
-    return f"{value / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+    return decimal(int(value)) if _finite(value) else "–"
 
 
 def duration(value: object) -> str:
