@@ -4,8 +4,8 @@
     greyhound eval --run runs/dogs --images FOLDER
 
 Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder; for a
-folder without labels, a table of predictions. Functions import what they need,
-so `--help` answers without torch.
+folder without labels, a table of predictions. Functions import what they need, for `--help` is answered
+without torch.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ class Job:
     """A pack with the same classes; default: the pack of the training."""
     checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """auto: swa or best, whichever did better on the validation split."""
-    worst_first: bool = False
-    """List the classes by accuracy instead of by name."""
     batch_size: int = 64
     """Crops in one forward pass; the crops of one image stay together."""
     seed: int = 0
@@ -82,9 +80,7 @@ def main() -> int:
     """Evaluate what the command line names."""
     job = read_options(Job, sys.argv[1:], "greyhound eval")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
-    from greyhound.model import distributed
-
-    return distributed.reporting(lambda: evaluate(job))()
+    return evaluate(job)
 
 
 def evaluate(job: Job) -> int:
@@ -165,8 +161,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     from greyhound.cache.folder import find_unlabelled, named_as_image
 
     sources = find_unlabelled(images)
-    inside = [source for source in sources if "/" in source.path]
-    names = {source.path.split("/")[0] for source in inside}
+    inside = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
+    names = set(inside.values())
     if not names & set(classes):
         if names:
             note(f"no subfolder of {images} is named as a class of this run, so its images have no labels")
@@ -174,11 +170,11 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     if foreign := names - set(classes):
         found = f"{images} has the subfolder {min(foreign)!r}, which is no class of this run"
         raise UserError(f"{found}; expected only {', '.join(classes[:5])}, ...")
-    loose = [source.path for source in sources if "/" not in source.path and named_as_image(source.file)]
+    loose = [source.path for source in sources if source not in inside and named_as_image(source.file)]
     if loose:
         found = f"{images} has images beside its class folders, {loose[0]!r} for one"
         raise UserError(f"{found}; move them into a class")
-    return [replace(source, label=classes.index(source.path.split("/")[0])) for source in inside]
+    return [replace(source, label=classes.index(name)) for source, name in inside.items()]
 
 
 def result_name(job: Job, folder: Run, pack: Pack) -> str:
@@ -221,8 +217,7 @@ def predict(
     with torch.no_grad(), loader, progress_bar("evaluating", distributed.is_main()) as update:
         distributed.on_main(note, loader.describe_corrupt())
         for batch in loader:
-            views = batch.images.reshape(-1, *batch.images.shape[-3:])
-            logits = forward(network, views, bf16)
+            logits = forward(network, batch.flat()[0], bf16)
             parts.append(logits.softmax(1).view(len(batch.ids), job.crops, logits.shape[1]))
             rows.append(batch.ids)
             update(loader.position.images, len(loader.ids))
@@ -246,7 +241,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
         [row["name"] for row in rows],
         [row["n"] for row in rows],
     )
-    print("\n".join(map(plain, metrics.table(result, job.worst_first))))
+    print("\n".join(map(plain, metrics.table(result))))
     crops = result["crops"]
     kinds = {f"one crop, on average over {crops}": "", f"mean of {crops} probabilities": "ensemble_"}
     for label, kind in (kinds if crops > 1 else {"the centre window": ""}).items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import filesize
 
 from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.store import Pack
@@ -99,12 +100,12 @@ def plan(
     fitting = np.cumsum(sizes) <= free
     if name == "decoded" and not fitting.all():
         raise ResourcesError(
-            f"decoded, {len(rows)} images take {say_bytes(int(sizes.sum()))}, and {say_bytes(free)} are "
+            f"decoded, {len(rows)} images take {filesize.decimal(int(sizes.sum()))}, and {filesize.decimal(free)} are "
             "there; raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
         )
     kept[rows[fitting]] = True
     nbytes = int(sizes[fitting].sum())
-    why = f"{fitting.sum()} of {len(rows)} images in {say_bytes(nbytes)} of {say_bytes(free)}"
+    why = f"{fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {filesize.decimal(free)}"
     return Plan(kept, nbytes, f"image cache: {'decoded' if fitting.any() else 'encoded'}, {why}")
 
 
@@ -123,10 +124,3 @@ def decoded_sizes(
     """Bytes of the pixels of each row, reduced as the warp takes them: int64 `[n]`."""
     sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << log2_reduction)[:, None])
     return np.asarray(3 * sides.prod(axis=1), dtype=np.int64)
-
-
-def say_bytes(nbytes: int) -> str:
-    """Bytes as a person reads them."""
-    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    unit, name = next(pair for pair in units if nbytes >= pair[0] / 100 or pair[0] == 1e3)
-    return f"{nbytes / unit:.2f} {name}"

@@ -48,6 +48,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +56,7 @@ from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
 from greyhound.cache.stats import LUMA
 from greyhound.cache.store import Pack
-from greyhound.pipelines.decoded import ImageCache, say_bytes
+from greyhound.pipelines.decoded import ImageCache
 from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, StreamError
 from greyhound.pipelines.loader import ENGINES, choose
 
@@ -153,12 +154,12 @@ def _judge_machine(facts: Facts) -> Iterator[Finding]:
     advice = "what affinity and the container's quota leave; loader threads are counted from these"
     cores = f"{facts.cores} of {facts.processors}"
     yield _note_if(facts.cores < facts.processors, "cores", cores, advice)
-    yield Finding("free memory", say_bytes(facts.memory))
+    yield Finding("free memory", filesize.decimal(facts.memory))
     if facts.shared_memory is None:
         yield Finding("shared memory", "-", "unknown", f"there is no {_SHARED_MEMORY} on this system")
     else:
         advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
-        small, found = facts.shared_memory < 2**30, say_bytes(facts.shared_memory)
+        small, found = facts.shared_memory < 2**30, filesize.decimal(facts.shared_memory)
         yield _note_if(small, "shared memory", found, advice)
 
 
@@ -171,7 +172,7 @@ def _judge_gpus(facts: Facts) -> Iterator[Finding]:
         yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {choose()[0]}")
     advice = "an instance of MIG: memory, multiprocessors and JPEG engines are its own"
     for place, gpu in enumerate(facts.gpus):
-        found = f"{gpu.name}, {say_bytes(gpu.free)} free of {say_bytes(gpu.memory)}"
+        found = f"{gpu.name}, {filesize.decimal(gpu.free)} free of {filesize.decimal(gpu.memory)}"
         yield _note_if(" MIG " in gpu.name, f"GPU {place}", found, advice)
     if facts.driver is None:
         yield Finding(

@@ -23,7 +23,6 @@ import torch.distributed as dist
 from processes import answers, on_ranks
 from runs import ONE_THREAD, TINY, tiny_context, tiny_job, train_on
 from torch import nn
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from greyhound import begin, eval, session, train
 from greyhound.cache.cli import Stopped
@@ -513,7 +512,7 @@ def main():
     with stop_signals() as stop:
         return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), stop)
 
-run(distributed.reporting(main))
+run(main)
 """
 
 
@@ -563,14 +562,3 @@ def test_where_one_rank_cannot_compile_none_does_and_the_first_says_so(
     assert len(first[0]) == len(said)
     assert all(part in note for part, note in zip(said, first[0], strict=True))
     assert second[0] == []
-
-
-def test_torchrun_is_told_the_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the file from which its summary takes what a process said last."""
-    file = tmp_path / "error.json"
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
-    with pytest.raises(RunError):
-        distributed.reporting(refuse)()
-    failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(file))
-    assert failure.message == "error: the folder is in use"
-    assert failure.timestamp > 0

@@ -58,7 +58,7 @@ def found(facts: Facts) -> dict[str, Finding]:
 def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
     answers = found(SOUND)
     assert {answer.verdict for answer in answers.values()} == {"ok"}
-    assert answers["GPU 0"].found == "NVIDIA H100 80GB HBM3, 84.00 GB free of 85.00 GB"
+    assert answers["GPU 0"].found == "NVIDIA H100 80GB HBM3, 84.0 GB free of 85.0 GB"
     assert answers["driver"].found == "580.95.05"
 
 

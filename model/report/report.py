@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any, Final, Literal, TypeAlias, TypeGuard
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
-from rich.filesize import decimal
+from rich import filesize
 
 from greyhound.cache.files import replacing
 from greyhound.model.report.figures import DRAWN, curve
@@ -333,7 +333,7 @@ def count(value: object) -> str:
 
 def size(value: object) -> str:
     """A number of bytes in the unit that keeps it short."""
-    return decimal(int(value)) if _finite(value) else "–"
+    return filesize.decimal(int(value)) if _finite(value) else "–"
 
 
 def duration(value: object) -> str:

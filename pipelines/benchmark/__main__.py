@@ -69,9 +69,8 @@ def main() -> int:
         print(as_markdown(read(job.table)))
         return 0
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
-        folder = Path(temporary)
-        pack, data = open_pack(job, folder)
-        found = measure(pack, data, job.rows or tuple(ROWS), job.seconds, job.repeats, folder)
+        pack, data = open_pack(job, Path(temporary))
+        found = measure(pack, data, job.rows or tuple(ROWS), job.seconds, job.repeats)
         report(found, job.json, job.chart)
     return 0
 

@@ -54,10 +54,6 @@ def report(result: dict[str, Any], file: Path | None = None, chart: Path | None 
     if "data_time_in_training" in result:
         share = result["data_time_in_training"]
         console.print(f"train-step waited for data {share:.2%} of its time", highlight=False, soft_wrap=True)
-    if large := result.get("large"):
-        size, quality = f"{large['bytes'] / 1e6:.1f} MB", f"{large['worst_psnr_db']:.1f} dB"
-        line = f"large originals: {size} each; scaled decode against a full one: at least {quality}"
-        console.print(line, highlight=False, soft_wrap=True)
     text = json.dumps(result) + "\n"
     console.file.write(text)  # before what may fail: a measurement takes minutes
     if file:
@@ -73,7 +69,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     """Core-milliseconds an image of every loader as bars with their spread, cheapest on top; ours in blue."""
     from matplotlib.figure import Figure
 
-    kinds = {name: row.kind for name, row in ROWS.items() if not row.large and row.kind != "training"}
+    kinds = {name: row.kind for name, row in ROWS.items() if row.kind != "training"}
     found = [row for row in result["rows"] if row["name"] in kinds]
     rows = sorted(found, key=lambda row: float(row["core_ms_per_image"]))
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
