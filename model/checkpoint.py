@@ -177,34 +177,29 @@ def _reason(data: bytes, error: Exception) -> str:
 class Writer:
     """Calls functions one after the other in a thread of its own; leaving the `with` waits for the last.
 
-    After one has failed no later one is called, as if they had been called here: what a file says of the ones
-    before it stays true. `wait` raises that failure, and so does leaving, unless another error is on its way.
+    After one has failed no later one is called: what a file says of the ones before it stays true.
     """
 
     def __init__(self) -> None:
         """Nothing is under way."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._pending: list[Future[None]] = []
-        self._failure: Exception | None = None
+        self._last: Future[None] | None = None
 
     def __call__(self, work: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """Do this next."""
+        before = self._last
 
-        def attempt() -> None:
-            if self._failure is None:
-                try:
-                    work(*arguments, **named)
-                except Exception as error:  # whatever it is, `wait` raises it
-                    self._failure = error
+        def go() -> None:
+            if before is not None:
+                before.result()  # raises what failed before
+            work(*arguments, **named)
 
-        self._pending.append(self._pool.submit(attempt))
+        self._last = self._pool.submit(go)
 
     def wait(self) -> None:
-        """Until all of it is done. Raises what one of them raised."""
-        while self._pending:
-            self._pending.pop(0).result()
-        if self._failure is not None:
-            raise self._failure
+        """Until all of it is done. Raises what the first one to fail raised."""
+        if self._last is not None:
+            self._last.result()
 
     def __enter__(self) -> Writer:
         """Itself."""

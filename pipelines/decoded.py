@@ -34,18 +34,13 @@ class Plan:
 
 
 class ImageCache:
-    """The pixels of a pack's images, those of the plan decoded only once. It owns their memory; threads may
-    share it.
+    """The pixels of a pack's images, those of the plan decoded only once; threads may share it.
 
     Two threads that ask for one image at one moment both decode it, to the same pixels.
     """
 
     def __init__(self, pack: Pack, kept: NDArray[np.bool_], log2_reduction: NDArray[np.int32]) -> None:
-        """Nothing is decoded yet: each image of the plan is kept the first time that it is asked for.
-
-        kept, log2_reduction: bool and int32 `[rows of the pack]`: which rows to keep, and each one's
-        reduction.
-        """
+        """kept, log2_reduction: bool and int32 `[rows of the pack]`: rows to keep, and each one's reduction."""
         self.kept = kept
         self._pack, self._log2_reduction = pack, log2_reduction
         self._pixels: dict[int, Pixels] = {}
@@ -60,11 +55,9 @@ class ImageCache:
         return found
 
     def _decode(self, index: int) -> Pixels:
+        width, height = self._pack.stored_sizes[index].tolist()
         try:
-            width, height = self._pack.stored_sizes[index]
-            return decode(
-                self._pack.encoded(index), int(self._log2_reduction[index]), (int(width), int(height))
-            )
+            return decode(self._pack.encoded(index), int(self._log2_reduction[index]), (width, height))
         except DecodeError as error:
             raise no_longer_decodes(self._pack, f"{self._pack.describe(index)} ({error})") from None
 
@@ -98,14 +91,15 @@ def plan(
     sizes = decoded_sizes(pack, rows, log2_reduction[first])
     free = default_cache_bytes() if cache_bytes is None else cache_bytes
     fitting = np.cumsum(sizes) <= free
-    if name == "decoded" and not fitting.all():
-        raise ResourcesError(
-            f"decoded, {len(rows)} images take {filesize.decimal(int(sizes.sum()))}, and {filesize.decimal(free)} are "
-            "there; raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
-        )
     kept[rows[fitting]] = True
-    nbytes = int(sizes[fitting].sum())
-    why = f"{fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {filesize.decimal(free)}"
+    nbytes, there = int(sizes[fitting].sum()), filesize.decimal(free)
+    if name == "decoded" and not fitting.all():
+        found = (
+            f"decoded, {len(rows)} images take {filesize.decimal(int(sizes.sum()))}, and {there} are there"
+        )
+        remedy = "raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
+        raise ResourcesError(f"{found}; {remedy}")
+    why = f"{fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {there}"
     return Plan(kept, nbytes, f"image cache: {'decoded' if fitting.any() else 'encoded'}, {why}")
 
 

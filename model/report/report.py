@@ -48,8 +48,8 @@ THUMBNAILS: Final = 12
 CONFUSIONS: Final = 10
 """Mistakes listed, the most frequent first."""
 
-
-Rows: TypeAlias = Sequence[Mapping[str, Any]]
+Row: TypeAlias = Mapping[str, Any]
+Rows: TypeAlias = Sequence[Row]
 
 
 class ReportError(RunError):
@@ -82,7 +82,7 @@ class Stage:
     """What one part of a training reached on the validation split. best: evaluation takes this one."""
 
     name: str
-    result: Mapping[str, Any]
+    result: Row
     best: bool
 
 
@@ -182,7 +182,7 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def group(title: str, content: Mapping[str, Any] | Rows) -> Iterator[Group]:
+def group(title: str, content: Row | Rows) -> Iterator[Group]:
     """A nested object as groups: its plain values first, then each object and table under its own name.
 
     A list of objects is a table. Its columns are all their keys, in the order of first mention.
@@ -202,10 +202,10 @@ def group(title: str, content: Mapping[str, Any] | Rows) -> Iterator[Group]:
         yield from group(spaced(key), value)
 
 
-def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
+def by_reason(pack: Row) -> list[tuple[str, int, list[Row]]]:
     """What the pack excluded: reason, count, images; the most frequent reason first."""
     excluded = pack.get("excluded") or {}
-    images: dict[str, list[Mapping[str, Any]]] = {}
+    images: dict[str, list[Row]] = {}
     for image in excluded.get("images") or []:
         images.setdefault(image.get("reason") or "unknown", []).append(image)
     counts = Counter({reason: len(found) for reason, found in images.items()})
@@ -226,17 +226,14 @@ def summary(metrics: Rows) -> dict[str, float | None]:
 
 
 def stages(
-    probe: Mapping[str, Any] | None,
-    metrics: Rows,
-    swa: Mapping[str, Any] | None,
-    select: Literal["accuracy", "loss"],
+    probe: Row | None, metrics: Rows, swa: Row | None, select: Literal["accuracy", "loss"]
 ) -> list[Stage]:
     """The stages of a training in their order; of its epochs the best and the last.
 
     A tie goes to the first, as in best.ckpt; but the average, which is a checkpoint of its own, wins a tie.
     """
 
-    def rank(row: Mapping[str, Any]) -> float:
+    def rank(row: Row) -> float:
         value = row.get("accuracy" if select == "accuracy" else "valid_loss")
         return -math.inf if not _finite(value) else value if select == "accuracy" else -value
 
@@ -254,17 +251,17 @@ def stages(
     return [Stage(name, row, name == best) for name, row in rows.items()]
 
 
-def worst_first(classes: Rows) -> list[Mapping[str, Any]]:
+def worst_first(classes: Rows) -> list[Row]:
     """Rows of classes by accuracy, then by name; classes without an accuracy last."""
 
-    def key(row: Mapping[str, Any]) -> tuple[float, str]:
+    def key(row: Row) -> tuple[float, str]:
         accuracy = row.get("accuracy")
         return accuracy if _finite(accuracy) else math.inf, (row.get("name") or "").casefold()
 
     return sorted(classes, key=key)
 
 
-def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+def confusions(evaluation: Row) -> list[tuple[str, str, int]]:
     """The most frequent mistakes: true class, predicted class, count."""
     names = [row.get("name") or "" for row in evaluation.get("classes") or []]
     known = range(len(names))
