@@ -40,7 +40,7 @@ class ImageCache:
     """
 
     def __init__(self, pack: Pack, kept: NDArray[np.bool_], log2_reduction: NDArray[np.int32]) -> None:
-        """kept, log2_reduction: bool and int32 `[rows of the pack]`: rows to keep, and each one's reduction."""
+        """kept, log2_reduction: bool and int32 `[rows of the pack]`: rows to keep; each one's reduction."""
         self.kept = kept
         self._pack, self._log2_reduction = pack, log2_reduction
         self._pixels: dict[int, Pixels] = {}
@@ -64,9 +64,8 @@ class ImageCache:
 
 def no_longer_decodes(pack: Pack, images: str) -> BadImageError:
     """What is wrong with these images, and what to do."""
-    return BadImageError(
-        f"an image no longer decodes: {images}. Check the pack: greyhound verify {pack.path}"
-    )
+    remedy = f"Check the pack: greyhound verify {pack.path}"
+    return BadImageError(f"an image no longer decodes: {images}. {remedy}")
 
 
 def plan(
@@ -94,11 +93,9 @@ def plan(
     kept[rows[fitting]] = True
     nbytes, there = int(sizes[fitting].sum()), filesize.decimal(free)
     if name == "decoded" and not fitting.all():
-        found = (
-            f"decoded, {len(rows)} images take {filesize.decimal(int(sizes.sum()))}, and {there} are there"
-        )
+        needed = filesize.decimal(int(sizes.sum()))
         remedy = "raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
-        raise ResourcesError(f"{found}; {remedy}")
+        raise ResourcesError(f"decoded, {len(rows)} images take {needed}, and {there} are there; {remedy}")
     why = f"{fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {there}"
     return Plan(kept, nbytes, f"image cache: {'decoded' if fitting.any() else 'encoded'}, {why}")
 

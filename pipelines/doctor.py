@@ -73,20 +73,11 @@ _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One GPU, as torch sees it. memory, free: bytes."""
-
-    name: str
-    memory: int
-    free: int
-
-
-@dataclass(frozen=True)
 class Facts:
     """What was learnt. cores: of all `processors` those that this process may use.
 
     memory, shared_memory: bytes free; None where there is no shared memory. versions: of packages, and
-    `torch's CUDA` and `DALI's CUDA`. driver: its version; None where it is not known.
+    `torch's CUDA` and `DALI's CUDA`. gpus: name and memory, as torch says. driver: its version, where known.
     """
 
     machine: str
@@ -95,7 +86,7 @@ class Facts:
     memory: int
     shared_memory: int | None
     versions: dict[str, str]
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[str, ...]
     driver: str | None
 
 
@@ -111,8 +102,7 @@ class Finding:
 
 def learn() -> Facts:
     """Look at this machine; nothing is changed."""
-    places = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    name, free_and_all = torch.cuda.get_device_name, torch.cuda.mem_get_info
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return Facts(
         machine=describe_machine(),
         cores=available_cores(),
@@ -120,9 +110,14 @@ def learn() -> Facts:
         memory=available_memory(),
         shared_memory=shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None,
         versions=_versions(),
-        gpus=tuple(Gpu(name(place), *free_and_all(place)[::-1]) for place in places),
+        gpus=tuple(map(_describe_gpu, gpus)),
         driver=kernel_driver(),
     )
+
+
+def _describe_gpu(place: int) -> str:
+    free, memory = map(filesize.decimal, torch.cuda.mem_get_info(place))
+    return f"{torch.cuda.get_device_name(place)}, {free} free of {memory}"
 
 
 def kernel_driver() -> str | None:
@@ -172,8 +167,7 @@ def _judge_gpus(facts: Facts) -> Iterator[Finding]:
         yield Finding("GPU", "none", "note", f"training runs on the CPU, by engine {choose()[0]}")
     advice = "an instance of MIG: memory, multiprocessors and JPEG engines are its own"
     for place, gpu in enumerate(facts.gpus):
-        found = f"{gpu.name}, {filesize.decimal(gpu.free)} free of {filesize.decimal(gpu.memory)}"
-        yield _note_if(" MIG " in gpu.name, f"GPU {place}", found, advice)
+        yield _note_if(" MIG " in gpu, f"GPU {place}", gpu, advice)
     if facts.driver is None:
         yield Finding(
             "driver", "-", "unknown", f"there is no {_KERNEL_MODULE}: no driver of NVIDIA is loaded"

@@ -23,7 +23,6 @@ from greyhound.pipelines import decoded, doctor, threads
 from greyhound.pipelines.doctor import (
     Facts,
     Finding,
-    Gpu,
     faults,
     judge,
     kinds,
@@ -33,7 +32,7 @@ from greyhound.pipelines.doctor import (
 )
 from greyhound.pipelines.engine import Engine
 
-H100 = Gpu("NVIDIA H100 80GB HBM3", 85_000_000_000, 84_000_000_000)
+H100 = "NVIDIA H100 80GB HBM3, 84.0 GB free of 85.0 GB"
 SOUND = Facts(
     machine="AMD EPYC, 16 cores",
     cores=16,
@@ -58,7 +57,7 @@ def found(facts: Facts) -> dict[str, Finding]:
 def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
     answers = found(SOUND)
     assert {answer.verdict for answer in answers.values()} == {"ok"}
-    assert answers["GPU 0"].found == "NVIDIA H100 80GB HBM3, 84.0 GB free of 85.0 GB"
+    assert answers["GPU 0"].found == H100
     assert answers["driver"].found == "580.95.05"
 
 
@@ -71,7 +70,7 @@ def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
         ({"shared_memory": 67_108_864}, "shared memory", "note", "--shm-size"),
         ({"shared_memory": None}, "shared memory", "unknown", "there is no"),
         (
-            {"gpus": (replace(H100, name="NVIDIA A100-SXM4-40GB MIG 1g.5gb"),)},
+            {"gpus": ("NVIDIA A100-SXM4-40GB MIG 1g.5gb, 5.0 GB free of 5.1 GB",)},
             "GPU 0",
             "note",
             "an instance of MIG",
@@ -127,8 +126,8 @@ def test_torch_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "L4")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20, 24))
-    assert doctor.learn().gpus == (Gpu("L4", 24, 20),)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * 10**9, 24 * 10**9))
+    assert doctor.learn().gpus == ("L4, 20.0 GB free of 24.0 GB",)
 
 
 def test_the_command_on_this_machine_and_a_problem_is_exit_code_1(

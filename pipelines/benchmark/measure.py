@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -96,10 +96,8 @@ def check_agreement(pack: Pack) -> None:
     for name, cache in others:
         apart = float((first_batch(pack, name, cache) - expected).abs().mean() * 255)
         if apart > AGREEMENT:
-            raise BenchmarkError(
-                f"{name}, {cache}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
-                "nothing was timed"
-            )
+            found = f"differs from threads, encoded, by {apart:.3f} levels on the same draws"
+            raise BenchmarkError(f"{name}, {cache}, {found}; nothing was timed")
 
 
 def first_batch(pack: Pack, name: EngineName, cache: ImageCacheName) -> torch.Tensor:
@@ -164,11 +162,6 @@ def _family(process: Any) -> list[Any]:
 
 def summarise(name: str, samples: list[Sample]) -> Result:
     """Medians, and the spread of what is to be trusted."""
-    costs = [taken.core_ms_per_image for taken in samples]
-    return Result(
-        name,
-        statistics.median(taken.images_per_second for taken in samples),
-        statistics.median(costs),
-        statistics.median(taken.peak_mib for taken in samples),
-        (min(costs), max(costs)),
-    )
+    speeds, costs, peaks = zip(*map(astuple, samples), strict=True)
+    medians = map(statistics.median, (speeds, costs, peaks))
+    return Result(name, *medians, (min(costs), max(costs)))
