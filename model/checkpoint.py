@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import pickle
-import re
 import shutil
 import warnings
 import zipfile
@@ -80,11 +79,10 @@ def numbered(path: Path, age: int) -> Path:
 
 def kept(path: Path) -> list[Path]:
     """The checkpoints that are there, the newest first. A kill may leave a gap in the numbers."""
-    ages = {0} if path.exists() else set()
-    for file in path.parent.glob(f"{path.stem}.*{path.suffix}"):
-        found = re.fullmatch(r"[1-9]\d*", file.stem.removeprefix(f"{path.stem}."))
-        ages |= {int(found[0])} if found else set()
-    return [numbered(path, age) for age in sorted(ages)]
+    files = path.parent.glob(f"{path.stem}.[1-9]*{path.suffix}")
+    numbers = [file.stem.removeprefix(f"{path.stem}.") for file in files]
+    ages = ([0] if path.exists() else []) + sorted(int(number) for number in numbers if number.isdecimal())
+    return [numbered(path, age) for age in ages]
 
 
 def _link(path: Path, other: Path) -> None:

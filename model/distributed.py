@@ -149,16 +149,9 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
     """The rows `[n, ...]` of all ranks, one after the other, on rank 0; none, `[0, ...]`, elsewhere."""
     if world_size() == 1:
         return rows
-    counts = torch.zeros(world_size(), dtype=torch.int64)
-    counts[rank()] = len(rows)
-    dist.all_reduce(counts)
-    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world_size())] if is_main() else None
-    dist.gather(padded, parts)
-    if parts is None:
-        return rows[:0]
-    return torch.cat([part[:length] for part, length in zip(parts, counts.tolist(), strict=True)])
+    parts: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(rows.cpu(), parts)
+    return torch.cat(parts).to(rows.device) if parts else rows[:0]
 
 
 def data_parallel(network: nn.Module) -> nn.Module:

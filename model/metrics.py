@@ -53,7 +53,7 @@ def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes
 
 
 def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]:
-    """The classes with the most mistakes, at most `most` of them: indices int64 `[k]`, ascending."""
+    """The at most `most` classes with the most mistakes: indices int64 `[k]`, ascending."""
     mistakes = np.zeros(len(evaluation["classes"]), dtype=np.int64)
     for true, predicted, count in confused(evaluation):
         if true != predicted:

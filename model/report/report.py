@@ -275,15 +275,15 @@ def confusions(evaluation: Row) -> list[tuple[str, str, int]]:
 
 def charts(metrics: Rows, smoothed: bool) -> list[Chart]:
     """The three curves of a training. Its two losses are different quantities and never share an axis."""
-    notes = {
-        "train_loss": ("Training loss", f"{'smoothed' if smoothed else 'true'} labels, augmented images"),
-        "valid_loss": ("Validation loss", "true labels, images as they are"),
-        "accuracy": ("Validation accuracy", "share of images named correctly"),
-    }
     epochs = [index if row.get("epoch") is None else row["epoch"] for index, row in enumerate(metrics)]
+    training, validation, accuracy = (
+        [row.get(key) for row in metrics] for key in ("train_loss", "valid_loss", "accuracy")
+    )
+    labels = "smoothed labels" if smoothed else "true labels"
     return [
-        chart(*titles, epochs, [row.get(key) for row in metrics], percents=key == "accuracy")
-        for key, titles in notes.items()
+        chart("Training loss", f"{labels}, augmented images", epochs, training),
+        chart("Validation loss", "true labels, images as they are", epochs, validation),
+        chart("Validation accuracy", "share of images named correctly", epochs, accuracy, percents=True),
     ]
 
 
