@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -27,8 +25,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _HOST: Final = torch.device("cpu")
-_LOOK_AGAIN: Final = 0.02
-"""Seconds between two looks of rank 0 at who has come."""
 _FAILED: Final = 2
 """Exit code of a rank that leaves because rank 0 says what is wrong."""
 
@@ -61,21 +57,20 @@ def local_world_size() -> int:
 def process_group(device: torch.device) -> Iterator[bool]:
     """Be one of the processes that torchrun started, for as long as the block runs; rank 0 alone prints.
 
-    Gives whether they were started again after one of them died (`--max-restarts`), to all of them alike. On
-    GPUs each process takes the one of its number on the machine. Raises DistributedError where it has none,
-    and in a rank that goes on when another has died.
+    Gives whether they were started again after one of them died (`--max-restarts`). Each process takes the GPU
+    of its number on the machine. Raises DistributedError where there is none, and where another process died.
     """
     if not dist.is_torchelastic_launched():
         yield False
         return
     if device.type == "cuda":
         _take_gpu()
-    attempt = _rendezvous("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    restarted = _rendezvous("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     with contextlib.ExitStack() as stack:
         if not is_main():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
-            yield all_reduce_max(max(attempt - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0
+            yield restarted
         except RuntimeError as error:
             if not _another_died(error):
                 raise
@@ -180,48 +175,21 @@ def _take_gpu() -> None:
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def _rendezvous(backend: str) -> int:
-    """Make the process group; which attempt of the same torchrun this is, from 1. Raises DistributedError.
+def _rendezvous(backend: str) -> bool:
+    """Make the process group; whether torchrun has started it again. Raises DistributedError.
 
     torchrun's store outlives the processes and holds the addresses of the dead: each attempt has keys of its
     own.
     """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     try:
         store, mine, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        attempt = _count_attempt(store, processes) if mine == 0 else _learn_attempt(store, mine)
+        own_keys = dist.PrefixStore(f"attempt {restarts}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own_keys, rank=mine, world_size=processes)
     except dist.DistError as error:
         why = " ".join(str(error).split())
         raise DistributedError(f"the processes of this training did not all come: {why}") from None
-    own_keys = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own_keys, rank=mine, world_size=processes)
-    return attempt
-
-
-def _count_attempt(store: Any, processes: int) -> int:
-    """The number of this attempt, which rank 0 counts, once every other rank has confirmed that it knows it.
-
-    torchrun's own count differs between machines. Who asked may be of an earlier attempt and dead, so rank 0
-    answers each name that it finds until the rank has confirmed.
-    """
-    attempt: int = store.add("attempts", 1)
-    missing, deadline = set(range(1, processes)), time.monotonic() + store.timeout.total_seconds()
-    while missing:
-        for rank in [rank for rank in missing if store.check([f"rank {rank}"])]:
-            store.set(f"attempt of {store.get(f'rank {rank}').decode()}", str(attempt))
-        missing = {rank for rank in missing if not store.check([f"rank {rank} in {attempt}"])}
-        if time.monotonic() > deadline:
-            raise dist.DistStoreError(f"rank {min(missing)} is missing")
-        time.sleep(_LOOK_AGAIN)
-    return attempt
-
-
-def _learn_attempt(store: Any, rank: int) -> int:
-    """The number of this attempt, as rank 0 answers a name that no process had before."""
-    name = uuid4().hex
-    store.set(f"rank {rank}", name)
-    attempt = int(store.get(f"attempt of {name}"))
-    store.set(f"rank {rank} in {attempt}", "")
-    return attempt
+    return restarts > 0
 
 
 def _another_died(error: RuntimeError) -> bool:

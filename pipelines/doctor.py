@@ -67,6 +67,7 @@ TOLERANCE: Final = 4.0
 _SIZE: Final = 128  # samples a side of each picture
 _BATCH: Final = 16
 _LUMA: Final = np.array(LUMA, dtype=np.float32)  # as the pack's
+_LEAST_FILES: Final = 1024
 # The driver that a CUDA version needs at least: docs.nvidia.com/deploy/cuda-compatibility, "Minor Version
 # Compatibility", table 1.
 _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
@@ -76,8 +77,9 @@ _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
 class Facts:
     """What was learnt. cores: of all `processors` those that this process may use.
 
-    memory, shared_memory: bytes free; None where there is no shared memory. versions: of packages, and
-    `torch's CUDA` and `DALI's CUDA`. gpus: name and memory, as torch says. driver: its version, where known.
+    memory, shared_memory: bytes free; None where there is no shared memory. open_files: as many as allowed,
+    where known. versions: of packages, and `torch's CUDA` and `DALI's CUDA`. gpus: name and memory, as torch
+    says. driver: its version, where known.
     """
 
     machine: str
@@ -85,6 +87,7 @@ class Facts:
     processors: int
     memory: int
     shared_memory: int | None
+    open_files: int | None
     versions: dict[str, str]
     gpus: tuple[str, ...]
     driver: str | None
@@ -109,10 +112,19 @@ def learn() -> Facts:
         processors=os.cpu_count() or 1,
         memory=available_memory(),
         shared_memory=shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None,
+        open_files=_open_files(),
         versions=_versions(),
         gpus=tuple(map(_describe_gpu, gpus)),
         driver=kernel_driver(),
     )
+
+
+def _open_files() -> int | None:
+    with suppress(ModuleNotFoundError):  # Windows
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None
 
 
 def _describe_gpu(place: int) -> str:
@@ -157,6 +169,10 @@ def _judge_machine(facts: Facts) -> Iterator[Finding]:
         small, found = facts.shared_memory < 2**30, filesize.decimal(facts.shared_memory)
         yield _note_if(small, "shared memory", found, advice)
 
+    if facts.open_files is not None:
+        advice = f"raise it: ulimit -n {_LEAST_FILES}"
+        yield _note_if(facts.open_files < _LEAST_FILES, "open files", str(facts.open_files), advice)
+
 
 def _note_if(holds: bool, about: str, found: str, advice: str) -> Finding:
     return Finding(about, found, "note", advice) if holds else Finding(about, found)
@@ -191,6 +207,12 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
     if not any(name.startswith("nvidia-dali") for name in versions):
         advice = "engine threads needs none; pip install nvidia-dali-cuda120"
         yield Finding("DALI", "not installed", "note", advice)
+    for name, version in versions.items():
+        if name.startswith("nvidia-nvimgcodec") and version.startswith("0.9."):
+            advice = (
+                "a region of a JPEG fails or crashes (NVIDIA/nvImageCodec#55): decode whole images, then crop"
+            )
+            yield Finding(f"{name} and regions", version, "note", advice)
     if find_spec("torchvision") and (fault := torchvision_fault()):
         advice = "let pip choose both: pip install --force-reinstall torch torchvision"
         yield Finding("torch and torchvision", fault, "problem", advice)

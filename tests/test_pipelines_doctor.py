@@ -39,8 +39,10 @@ SOUND = Facts(
     processors=16,
     memory=128_000_000_000,
     shared_memory=64_000_000_000,
+    open_files=1_048_576,
     versions={
         "nvidia-dali-cuda130": "2.3.0",
+        "nvidia-nvimgcodec-cu13": "0.8.0.10",
         "torch": "2.14.1",
         "torch's CUDA": "13.0",
         "DALI's CUDA": "13",
@@ -69,6 +71,13 @@ def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
         ({"cores": 2}, "cores", "note", "quota"),
         ({"shared_memory": 67_108_864}, "shared memory", "note", "--shm-size"),
         ({"shared_memory": None}, "shared memory", "unknown", "there is no"),
+        ({"open_files": 256}, "open files", "note", "ulimit -n 1024"),
+        (
+            {"versions": SOUND.versions | {"nvidia-nvimgcodec-cu13": "0.9.0.20"}},
+            "nvidia-nvimgcodec-cu13 and regions",
+            "note",
+            "nvImageCodec#55",
+        ),
         (
             {"gpus": ("NVIDIA A100-SXM4-40GB MIG 1g.5gb, 5.0 GB free of 5.1 GB",)},
             "GPU 0",
@@ -139,7 +148,7 @@ def test_the_command_on_this_machine_and_a_problem_is_exit_code_1(
     assert content["facts"]["cores"] >= 1
     assert content["facts"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     abouts = [finding["about"] for finding in content["findings"]]
-    assert {"cores", "shared memory", "driver", "torch"} <= set(abouts)
+    assert {"cores", "shared memory", "open files", "driver", "torch"} <= set(abouts)
     words = here("pipelines/doctor.py")
     assert words.code == 0
     assert "unknown" in words.out
