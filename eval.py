@@ -105,7 +105,7 @@ def evaluate(job: Job) -> int:
         trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
         bf16 = recipe["precision"] == "bf16" and has_bf16(device)
         origin, network = folder.network(job.checkpoint, device)
-        with open_images(job, folder) as (pack, asked):
+        with open_images(job, folder) as (pack, asked, name):
             if job.predictions and (pack.labels[asked] >= 0).any():
                 raise UserError("--predictions is for a folder without labels; these images have labels")
             ids, probabilities = predict(job, trained, fuse_conv_bn(network, trained.size), pack, asked, bf16)
@@ -118,7 +118,6 @@ def evaluate(job: Job) -> int:
                 result = metrics.evaluate(probabilities, pack.labels[ids].astype("int64"), pack.classes)
             except ValueError as error:  # the network diverged
                 raise UserError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
-            name = result_name(job, folder, pack)
             left_out = [pack.image_path(row) for row in sorted({*asked.tolist()} - {*ids.tolist()})]
     result |= {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
     result |= {"left_out": len(left_out), "left_out_images": left_out, **origin}
@@ -128,22 +127,27 @@ def evaluate(job: Job) -> int:
 
 
 @contextmanager
-def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]]]:
-    """The pack to evaluate and its rows. A folder of images is packed for the time of the block."""
+def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64], str]]:
+    """The pack to evaluate, its rows, and the result's file: eval.json is for the run's own test split.
+
+    A folder of images is packed for the time of the block.
+    """
     from greyhound.cache.pack import Options, write
     from greyhound.cache.store import Pack
-    from greyhound.model.run import PACK
+    from greyhound.model.run import EVALUATION, PACK
     from greyhound.session import open_trained_pack
 
     if job.images is None:
         pack = open_trained_pack(folder, job.pack, job.resources)
+        split: str = job.split
         if pack.header.digest != folder.read(PACK)["digest"]:
             trained = f"the pack that {job.run} was trained on; its split may hold training images"
             note(f"{pack.path} is not {trained}")
+            split = f"other-{split}"
         ids = pack.ids(job.split)
         if not len(ids):
             raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
-        yield pack, ids
+        yield pack, ids, EVALUATION if split == "test" else f"eval-{split}.json"
         return
     classes = tuple(folder.read(PACK)["classes"])
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
@@ -153,7 +157,7 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
         for row in header.excluded:
             print(plain(f"left out: {row.path}: {row.reason} ({row.detail})"), file=sys.stderr)
         pack = Pack(out)
-        yield pack, pack.ids("test")
+        yield pack, pack.ids("test"), "eval-images.json"
 
 
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
@@ -175,17 +179,6 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
         found = f"{images} has images beside its class folders, {loose[0]!r} for one"
         raise UserError(f"{found}; move them into a class")
     return [replace(source, label=classes.index(name)) for source, name in inside.items()]
-
-
-def result_name(job: Job, folder: Run, pack: Pack) -> str:
-    """The file of the result: eval.json is for the test split of the run's own pack."""
-    from greyhound.model.run import EVALUATION, PACK
-
-    if job.images:
-        return "eval-images.json"
-    if pack.header.digest != folder.read(PACK)["digest"]:
-        return f"eval-other-{job.split}.json"
-    return EVALUATION if job.split == "test" else f"eval-{job.split}.json"
 
 
 def predict(

@@ -57,8 +57,9 @@ def local_world_size() -> int:
 def process_group(device: torch.device) -> Iterator[bool]:
     """Be one of the processes that torchrun started, for as long as the block runs; rank 0 alone prints.
 
-    Gives whether they were started again after one of them died (`--max-restarts`). Each process takes the GPU
-    of its number on the machine. Raises DistributedError where there is none, and where another process died.
+    Gives whether they were started again after one of them died (`--max-restarts`). Each process takes
+    the GPU of its number on the machine. Raises DistributedError where there is none, and where another
+    process died.
     """
     if not dist.is_torchelastic_launched():
         yield False
@@ -72,7 +73,7 @@ def process_group(device: torch.device) -> Iterator[bool]:
         try:
             yield restarted
         except RuntimeError as error:
-            if not _another_died(error):
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             ends = f"another process of this training has ended, and rank {rank()} ends with it"
             raise DistributedError(f"{ends}; its own message says why") from None
@@ -190,8 +191,3 @@ def _rendezvous(backend: str) -> bool:
         why = " ".join(str(error).split())
         raise DistributedError(f"the processes of this training did not all come: {why}") from None
     return restarts > 0
-
-
-def _another_died(error: RuntimeError) -> bool:
-    """Whether this is how gloo or NCCL say so."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from greyhound.model.run import confused
 
+Integers = NDArray[np.int64]
+
 TABLED: Final = 200
 """eval.json has the whole confusion matrix of up to this many classes; of more, the pairs that occur."""
 
@@ -46,13 +48,13 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers:
     """Counts int64 `[K, K]`; row: true class, column: predicted class. labels, predictions: int64 `[n]`."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]:
+def most_confused(evaluation: Mapping[str, Any], most: int) -> Integers:
     """The at most `most` classes with the most mistakes: indices int64 `[k]`, ascending."""
     mistakes = np.zeros(len(evaluation["classes"]), dtype=np.int64)
     for true, predicted, count in confused(evaluation):
@@ -61,7 +63,7 @@ def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]
     return np.sort(np.argsort(-mistakes, kind="stable")[:most])
 
 
-def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def confusion_among(evaluation: Mapping[str, Any], chosen: Integers) -> Integers:
     """The rows and columns of some classes of the confusion matrix: counts int64 `[k, k]`."""
     places = {int(index): place for place, index in enumerate(chosen)}
     counts = np.zeros((len(chosen), len(chosen)), dtype=np.int64)
@@ -72,7 +74,7 @@ def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) ->
 
 
 def evaluate(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
+    probabilities: NDArray[np.float32], labels: Integers, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that eval.json says about probabilities `[n, V, K]`: V crops of n images with labels `[n]`.
 
@@ -110,9 +112,7 @@ def table(evaluation: Mapping[str, Any]) -> list[str]:
     return [*lines, f"Total Accuracy: {_say(evaluation['accuracy'])}"]
 
 
-def _confusion(
-    labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
-) -> dict[str, list[list[int]]]:
+def _confusion(labels: Integers, predictions: Integers, classes: int) -> dict[str, list[list[int]]]:
     if classes <= TABLED:
         return {"confusion": confusion(labels, predictions, classes).tolist()}
     found, counts = np.unique(labels * classes + predictions, return_counts=True)
@@ -124,7 +124,7 @@ def _scores(singles: NDArray[np.float64], ensembles: NDArray[np.float64]) -> dic
     return score(singles) | {f"ensemble_{name}": ensemble[name] for name in ("accuracy", "interval")}
 
 
-def _cross_entropy(mean: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def _cross_entropy(mean: NDArray[np.float64], labels: Integers) -> float:
     """A probability of 0 counts as the smallest number of float32."""
     true = mean[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())

@@ -131,9 +131,8 @@ def draw(
 def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n]`.
 
-    The largest reduction that leaves the short side at `augment.size` or more. The warp then reduces by less
-    than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at
-    1/2, 1/4 and 1/8.
+    The largest that leaves the short side at `augment.size` or more. The warp then reduces by less than 2 at
+    scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at 1/2 to 1/8.
     """
     exponent = np.floor(np.log2(np.maximum(sizes.min(axis=1) / augment.size, 1)))
     return np.asarray(np.minimum(exponent, MAX_LOG2_REDUCTION), dtype=np.int32)
@@ -167,24 +166,19 @@ def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], seed: int
     Returns uint32 `[..., 4]`, equal to the reference implementation's words.
     """
     a, b, c, d = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
-    for turn in range(_ROUNDS):
+    keys = [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(_ROUNDS):
         left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b, c, d = (
-            (right >> _SHIFT) ^ b ^ _round_key(seed, turn, 0),
-            right & _LOW,
-            (left >> _SHIFT) ^ d ^ _round_key(seed, turn, 1),
-            left & _LOW,
-        )
+        first, second = map(np.uint64, keys)
+        a, b = (right >> _SHIFT) ^ b ^ first, right & _LOW
+        c, d = (left >> _SHIFT) ^ d ^ second, left & _LOW
+        keys = [(key + step) & 0xFFFFFFFF for key, step in zip(keys, _WEYL, strict=True)]
     return np.stack([a, b, c, d], axis=-1).astype(np.uint32)
 
 
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Map 32-bit words to the open interval (0, 1): `(word + 1/2) / 2**32`; the shape stays."""
     return (words.astype(np.float64) + 0.5) * 2.0**-32
-
-
-def _round_key(seed: int, turn: int, half: int) -> np.uint64:
-    return np.uint64(((seed >> (32 * half)) + turn * _WEYL[half]) & 0xFFFFFFFF)
 
 
 def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Draws:

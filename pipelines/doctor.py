@@ -10,15 +10,11 @@ may have the same; the GPU check compares pixels.
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import os
-import random
 import re
 import shutil
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,7 +43,6 @@ if __name__ == "__main__":  # --help and a slip are answered before the slow imp
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich import filesize
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +59,8 @@ _SHARED_MEMORY: Final = Path("/dev/shm")
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 TOLERANCE: Final = 4.0
 """Levels of 255 by which a mean luma may be off: not all pixels are sampled, and decoders differ a little."""
+SAMPLES: Final = 1024
+"""Pictures of a pack that are decoded: enough to meet its rarer kinds of files."""
 _SIZE: Final = 128  # samples a side of each picture
 _BATCH: Final = 16
 _LUMA: Final = np.array(LUMA, dtype=np.float32)  # as the pack's
@@ -210,7 +207,7 @@ def _judge_packages(versions: dict[str, str]) -> Iterator[Finding]:
     for name, version in versions.items():
         if name.startswith("nvidia-nvimgcodec") and version.startswith("0.9."):
             advice = (
-                "a region of a JPEG fails or crashes (NVIDIA/nvImageCodec#55): decode whole images, then crop"
+                "regions of a JPEG fail or crash (NVIDIA/nvImageCodec#55): decode whole images, then crop"
             )
             yield Finding(f"{name} and regions", version, "note", advice)
     if find_spec("torchvision") and (fault := torchvision_fault()):
@@ -230,7 +227,7 @@ def torchvision_fault() -> str:
 def try_decoder(pack: Pack) -> Finding:
     """Whether the engine that training would choose here decodes pictures of the pack to what was packed."""
     name, device = choose()
-    rows = of_every_kind(kinds(pack), 64)
+    rows = spread(pack, SAMPLES)
     about = f"decoder, engine {name} on {device}"
     try:
         wrong = faults(pack, rows, ENGINES[name], device)
@@ -266,32 +263,6 @@ def spread(pack: Pack, count: int) -> NDArray[np.int64]:
     return np.arange(len(pack))[:: -(-len(pack) // count)]
 
 
-def kinds(pack: Pack) -> dict[str, list[int]]:
-    """The rows of each kind of file, among 2,048: format, colours, whether a JPEG is progressive."""
-    found: dict[str, list[int]] = {}
-    for row in spread(pack, 2048).tolist():
-        found.setdefault(_kind(pack.encoded(row).tobytes()), []).append(row)
-    return found
-
-
-def _kind(data: bytes) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow's about large pictures
-            image = Image.open(io.BytesIO(data))
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return "unknown"
-    return f"{image.format} {image.mode}{' progressive' if 'progressive' in image.info else ''}"
-
-
-def of_every_kind(found: dict[str, list[int]], count: int) -> NDArray[np.int64]:
-    """At most so many rows, ascending, as many of each kind as it has them; always the same."""
-    drawn = random.Random(0)
-    turns = itertools.zip_longest(*(drawn.sample(rows, len(rows)) for rows in found.values()))
-    chosen = [row for turn in turns for row in turn if row is not None][:count]
-    return np.array(sorted(chosen), dtype=np.int64)
-
-
 def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
     """Batches whose window is the whole picture, in levels, nothing changed."""
     for low in range(0, len(rows), _BATCH):
@@ -318,14 +289,14 @@ def main(job: Job) -> int:
 
 def show(findings: list[Finding]) -> None:
     """A table, below it what to do or why something is not known, and how many lines want a look."""
-    console = Console()
-    table = Table("about", "found", "")
+    console, table = Console(), Table("about", "found", "")
     for finding in findings:
         table.add_row(finding.about, finding.found, finding.verdict)
     console.print(table)
-    for finding in (finding for finding in findings if finding.advice):
-        line = f"{finding.verdict}: {finding.about}: {finding.advice}"
-        console.print(line, highlight=False, soft_wrap=True)
+    for finding in findings:
+        if finding.advice:
+            line = f"{finding.verdict}: {finding.about}: {finding.advice}"
+            console.print(line, highlight=False, soft_wrap=True)
     counts = Counter(finding.verdict for finding in findings)
     summary = f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown"
     console.print(summary, highlight=False)

@@ -15,7 +15,6 @@ import torch
 from engines import STREAMS
 from numpy.typing import NDArray
 from pictures import encode, noise, packed
-from PIL import Image
 from runs import Here
 
 from greyhound.cache.store import Pack
@@ -25,9 +24,7 @@ from greyhound.pipelines.doctor import (
     Finding,
     faults,
     judge,
-    kinds,
     luma_errors,
-    of_every_kind,
     spread,
 )
 from greyhound.pipelines.engine import Engine
@@ -203,24 +200,6 @@ def test_a_broken_decoder_is_found(pack: Pack, monkeypatch: pytest.MonkeyPatch, 
 def test_some_rows_stand_for_all(pack: Pack) -> None:
     assert spread(pack, 64).tolist() == list(range(20))
     assert spread(pack, 7).tolist() == [0, 3, 6, 9, 12, 15, 18]
-
-
-def test_rare_kinds_of_files_are_among_the_tested(tmp_path: Path) -> None:
-    """27 plain JPEGs, one progressive, one in grey, one PNG, one in CMYK."""
-    pixels = [noise(60, 50, row) for row in range(31)]
-    files = [encode(each, "JPEG") for each in pixels]
-    files[7] = encode(pixels[7], "JPEG", progressive=True)
-    files[11] = encode(Image.fromarray(pixels[11]).convert("CMYK"), "JPEG")
-    files[20] = encode(pixels[20], "PNG")
-    pack = packed(tmp_path, {"a": files[:15], "b": files[15:]})
-    found = kinds(pack)
-    rare = {"JPEG RGB progressive": [7], "JPEG CMYK": [11], "PNG RGB": [20]}
-    assert {name: rows for name, rows in found.items() if name != "JPEG RGB"} == rare
-    rows = of_every_kind(found, 6).tolist()
-    assert len(set(rows)) == 6
-    assert {7, 11, 20} <= set(rows)
-    assert rows == sorted(rows)
-    assert of_every_kind(found, 100).tolist() == list(range(31))
 
 
 def test_the_doctor_tries_a_pack(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from rich import filesize
@@ -225,9 +225,7 @@ def summary(metrics: Rows) -> dict[str, float | None]:
     return medians | {"total": sum(values["seconds"]) or None, "idle": idle}
 
 
-def stages(
-    probe: Row | None, metrics: Rows, swa: Row | None, select: Literal["accuracy", "loss"]
-) -> list[Stage]:
+def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> list[Stage]:
     """The stages of a training in their order; of its epochs the best and the last.
 
     A tie goes to the first, as in best.ckpt; but the average, which is a checkpoint of its own, wins a tie.
@@ -375,12 +373,9 @@ def _finite(value: object) -> TypeGuard[float]:
 @cache
 def _environment() -> Environment:
     """Jinja that escapes everything; what a run folder lacks is empty."""
+    loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        autoescape=True, loader=loader, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (percent, share, number, count, size, duration, clock, scalar, spaced)
     environment.filters |= {function.__name__: function for function in filters}
