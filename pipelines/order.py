@@ -18,7 +18,7 @@ _ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up f
 def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle `ids` for one epoch.
 
-    ids: int64 `[n]`, each at most once. Returns a permutation of them. Every id is sorted by 64 random bits of
+    ids: int64 `[n]`, each at most once. Returns a permutation. Every id is sorted by 64 random bits of
     its own, drawn from (seed, epoch, id): adding or removing an image never reorders the others.
     """
     ids = np.sort(ids)
