@@ -39,9 +39,8 @@ bench: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	$(BIN)/greyhound benchmark --images "$(IMAGES)" --json bench.json --chart bench.png
 
-# make says 2 for whatever the script says; its codes are in docs/gpu.md. Without a network it does without NVIDIA's binding.
+# make says 2 for whatever the script says; its codes are in docs/gpu.md.
 gpu-check: $(STAMP)
-	-$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gpu]"
 	REQUIRE_GPU=1 $(BIN)/python tests/gpu_check.py $(if $(PACK),--pack "$(PACK)")
 
 soak: $(STAMP)

@@ -1,8 +1,6 @@
-"""The one command: greyhound pack | survey | info | verify | demo | train | eval | explain | review | doctor
-| benchmark.
+"""The one command, greyhound.
 
-Before it: nothing. After it: the program that the first word names, which reads the rest of the command line
-itself.
+Before it: nothing. After it: the program that the first word names, which reads the rest of the command line.
 """
 
 from __future__ import annotations
@@ -35,7 +33,9 @@ def main() -> None:
     """Run the program that the command line names; its exit code is ours."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print(usage())
+        rows = [f"  {name:<10} {what}" for name, (_, what) in PROGRAMS.items()]
+        print("usage: greyhound COMMAND ...", "", *rows, "", sep="\n")
+        print("greyhound COMMAND --help says what it takes.")
         sys.exit(0)
     if name == "--version":
         from importlib import metadata
@@ -45,14 +45,6 @@ def main() -> None:
     read_or_exit(lambda: check_command(name, list(PROGRAMS)))
     sys.argv = ["greyhound", *sys.argv[1 if name in CACHE else 2 :]]
     runpy.run_module(PROGRAMS[name][0], run_name="__main__", alter_sys=True)
-
-
-def usage() -> str:
-    """What `greyhound --help` says."""
-    rows = [f"  {name:<10} {what}" for name, (_, what) in PROGRAMS.items()]
-    return "\n".join(
-        ["usage: greyhound COMMAND ...", "", *rows, "", "greyhound COMMAND --help says what it takes."]
-    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     greyhound eval --run runs/dogs --images FOLDER
 
 Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder; for a
-folder without labels, a table of predictions. Functions import what they need,
-so `--help` answers without torch.
+folder without labels, a table of predictions. Functions import what they need, for `--help` is answered
+without torch.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ class Job:
     """A pack with the same classes; default: the pack of the training."""
     checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """auto: swa or best, whichever did better on the validation split."""
-    worst_first: bool = False
-    """List the classes by accuracy instead of by name."""
     batch_size: int = 64
     """Crops in one forward pass; the crops of one image stay together."""
     seed: int = 0
@@ -82,9 +80,7 @@ def main() -> int:
     """Evaluate what the command line names."""
     job = read_options(Job, sys.argv[1:], "greyhound eval")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
-    from greyhound.model import distributed
-
-    return distributed.reporting(lambda: evaluate(job))()
+    return evaluate(job)
 
 
 def evaluate(job: Job) -> int:
@@ -109,7 +105,7 @@ def evaluate(job: Job) -> int:
         trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
         bf16 = recipe["precision"] == "bf16" and has_bf16(device)
         origin, network = folder.network(job.checkpoint, device)
-        with open_images(job, folder) as (pack, asked):
+        with open_images(job, folder) as (pack, asked, name):
             if job.predictions and (pack.labels[asked] >= 0).any():
                 raise UserError("--predictions is for a folder without labels; these images have labels")
             ids, probabilities = predict(job, trained, fuse_conv_bn(network, trained.size), pack, asked, bf16)
@@ -122,7 +118,6 @@ def evaluate(job: Job) -> int:
                 result = metrics.evaluate(probabilities, pack.labels[ids].astype("int64"), pack.classes)
             except ValueError as error:  # the network diverged
                 raise UserError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
-            name = result_name(job, folder, pack)
             left_out = [pack.image_path(row) for row in sorted({*asked.tolist()} - {*ids.tolist()})]
     result |= {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
     result |= {"left_out": len(left_out), "left_out_images": left_out, **origin}
@@ -132,22 +127,27 @@ def evaluate(job: Job) -> int:
 
 
 @contextmanager
-def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]]]:
-    """The pack to evaluate and its rows. A folder of images is packed for the time of the block."""
+def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64], str]]:
+    """The pack to evaluate, its rows, and the result's file: eval.json is for the run's own test split.
+
+    A folder of images is packed for the time of the block.
+    """
     from greyhound.cache.pack import Options, write
     from greyhound.cache.store import Pack
-    from greyhound.model.run import PACK
+    from greyhound.model.run import EVALUATION, PACK
     from greyhound.session import open_trained_pack
 
     if job.images is None:
         pack = open_trained_pack(folder, job.pack, job.resources)
+        split: str = job.split
         if pack.header.digest != folder.read(PACK)["digest"]:
             trained = f"the pack that {job.run} was trained on; its split may hold training images"
             note(f"{pack.path} is not {trained}")
+            split = f"other-{split}"
         ids = pack.ids(job.split)
         if not len(ids):
             raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
-        yield pack, ids
+        yield pack, ids, EVALUATION if split == "test" else f"eval-{split}.json"
         return
     classes = tuple(folder.read(PACK)["classes"])
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
@@ -157,7 +157,7 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
         for row in header.excluded:
             print(plain(f"left out: {row.path}: {row.reason} ({row.detail})"), file=sys.stderr)
         pack = Pack(out)
-        yield pack, pack.ids("test")
+        yield pack, pack.ids("test"), "eval-images.json"
 
 
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
@@ -165,8 +165,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     from greyhound.cache.folder import find_unlabelled, named_as_image
 
     sources = find_unlabelled(images)
-    inside = [source for source in sources if "/" in source.path]
-    names = {source.path.split("/")[0] for source in inside}
+    inside = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
+    names = set(inside.values())
     if not names & set(classes):
         if names:
             note(f"no subfolder of {images} is named as a class of this run, so its images have no labels")
@@ -174,22 +174,11 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     if foreign := names - set(classes):
         found = f"{images} has the subfolder {min(foreign)!r}, which is no class of this run"
         raise UserError(f"{found}; expected only {', '.join(classes[:5])}, ...")
-    loose = [source.path for source in sources if "/" not in source.path and named_as_image(source.file)]
+    loose = [source.path for source in sources if source not in inside and named_as_image(source.file)]
     if loose:
         found = f"{images} has images beside its class folders, {loose[0]!r} for one"
         raise UserError(f"{found}; move them into a class")
-    return [replace(source, label=classes.index(source.path.split("/")[0])) for source in inside]
-
-
-def result_name(job: Job, folder: Run, pack: Pack) -> str:
-    """The file of the result: eval.json is for the test split of the run's own pack."""
-    from greyhound.model.run import EVALUATION, PACK
-
-    if job.images:
-        return "eval-images.json"
-    if pack.header.digest != folder.read(PACK)["digest"]:
-        return f"eval-other-{job.split}.json"
-    return EVALUATION if job.split == "test" else f"eval-{job.split}.json"
+    return [replace(source, label=classes.index(name)) for source, name in inside.items()]
 
 
 def predict(
@@ -221,8 +210,7 @@ def predict(
     with torch.no_grad(), loader, progress_bar("evaluating", distributed.is_main()) as update:
         distributed.on_main(note, loader.describe_corrupt())
         for batch in loader:
-            views = batch.images.reshape(-1, *batch.images.shape[-3:])
-            logits = forward(network, views, bf16)
+            logits = forward(network, batch.flat()[0], bf16)
             parts.append(logits.softmax(1).view(len(batch.ids), job.crops, logits.shape[1]))
             rows.append(batch.ids)
             update(loader.position.images, len(loader.ids))
@@ -246,7 +234,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
         [row["name"] for row in rows],
         [row["n"] for row in rows],
     )
-    print("\n".join(map(plain, metrics.table(result, job.worst_first))))
+    print("\n".join(map(plain, metrics.table(result))))
     crops = result["crops"]
     kinds = {f"one crop, on average over {crops}": "", f"mean of {crops} probabilities": "ensemble_"}
     for label, kind in (kinds if crops > 1 else {"the centre window": ""}).items():

@@ -108,14 +108,10 @@ def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
 def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]:
     """One row for each image: its path, its true and its predicted class, and the loss."""
     columns = (batch.ids, batch.labels, result.predictions, result.loss)
+    classes, rows = pack.classes, zip(*(column.tolist() for column in columns), strict=True)
     return [
-        {
-            "path": pack.image_path(index),
-            "true": pack.classes[label],
-            "predicted": pack.classes[prediction],
-            "loss": loss,
-        }
-        for index, label, prediction, loss in zip(*(column.tolist() for column in columns), strict=True)
+        {"path": pack.image_path(row), "true": classes[true], "predicted": classes[predicted], "loss": loss}
+        for row, true, predicted, loss in rows
     ]
 
 

@@ -247,4 +247,4 @@ def rebuild_report(folder: Run) -> None:
 
 
 if __name__ == "__main__":
-    run(distributed.reporting(lambda: main(OPTIONS)))
+    run(lambda: main(OPTIONS))

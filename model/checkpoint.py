@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import pickle
-import re
 import shutil
 import warnings
 import zipfile
@@ -26,9 +25,11 @@ from greyhound.cache.files import replacing
 P = ParamSpec("P")
 
 FORMAT: Final = 2
-"""Version of the layout; a newer one is refused. Since 2 last.ckpt has momentum by name, and no targets."""
+"""Version of the layout; another one is refused."""
 _KEY: Final = "greyhound_checkpoint"
 _ZIP: Final = b"PK\x03\x04"
+_ZIP_END: Final = b"PK\x05\x06"
+_ZIP_END_BYTES: Final = 22  # of the record that begins so and ends the file
 _PICKLE: Final = b"\x80"
 
 
@@ -51,14 +52,12 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(data.getbuffer())
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror or error}; nothing was changed"
-        ) from None
+        why = error.strerror or error
+        raise CheckpointError(f"{path} cannot be written: {why}; nothing was changed") from None
 
 
 def rotate(path: Path, keep: int) -> None:
-    """Before `path` is written again, make last.1.ckpt of last.ckpt, last.2.ckpt of last.1.ckpt, up to `keep`
-    in all.
+    """Before `path` is written again, make last.1.ckpt of last.ckpt, and so on, up to `keep` in all.
 
     `path` itself stays where it is until its successor is whole. Raises CheckpointError.
     """
@@ -69,10 +68,8 @@ def rotate(path: Path, keep: int) -> None:
         if keep > 1 and path.exists():
             _link(path, numbered(path, 1))
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be kept: {error.strerror or error}; make room, or keep fewer: "
-            "--checkpoints.keep 1"
-        ) from None
+        remedy = "make room, or keep fewer: --checkpoints.keep 1"
+        raise CheckpointError(f"{path} cannot be kept: {error.strerror or error}; {remedy}") from None
 
 
 def numbered(path: Path, age: int) -> Path:
@@ -82,11 +79,10 @@ def numbered(path: Path, age: int) -> Path:
 
 def kept(path: Path) -> list[Path]:
     """The checkpoints that are there, the newest first. A kill may leave a gap in the numbers."""
-    ages = {0} if path.exists() else set()
-    for file in path.parent.glob(f"{path.stem}.*{path.suffix}"):
-        found = re.fullmatch(r"[1-9]\d*", file.stem.removeprefix(f"{path.stem}."))
-        ages |= {int(found[0])} if found else set()
-    return [numbered(path, age) for age in sorted(ages)]
+    files = path.parent.glob(f"{path.stem}.[1-9]*{path.suffix}")
+    numbers = [file.stem.removeprefix(f"{path.stem}.") for file in files]
+    ages = ([0] if path.exists() else []) + sorted(int(number) for number in numbers if number.isdecimal())
+    return [numbered(path, age) for age in ages]
 
 
 def _link(path: Path, other: Path) -> None:
@@ -119,13 +115,9 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(path: Path, oldest: int = 1) -> dict[str, Any]:
-    """What `save` was given, its tensors on the CPU. Nothing in the file is run. oldest: the first format
-    that will do.
-
-    Raises CheckpointError.
-    """
-    content = check_format(path, read(path), oldest)
+def load(path: Path) -> dict[str, Any]:
+    """What `save` was given, its tensors on the CPU. Nothing in the file is run. Raises CheckpointError."""
+    content = check_format(path, read(path))
     del content[_KEY]
     return content
 
@@ -139,9 +131,8 @@ def read(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there; expected a checkpoint as train writes it") from None
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror or error}; expected a checkpoint"
-        ) from None
+        why = error.strerror or error
+        raise CheckpointError(f"{path} cannot be read: {why}; expected a checkpoint") from None
     try:
         _check_sums(data)
         with warnings.catch_warnings():
@@ -151,46 +142,28 @@ def read(path: Path) -> Any:
         raise CorruptCheckpointError(f"{path} {_reason(data, error)}") from None
 
 
-def check_format(path: Path, content: Any, oldest: int = 1) -> dict[str, Any]:
-    """The content, if it is a Greyhound checkpoint that this version can read. Raises CheckpointError."""
+def check_format(path: Path, content: Any) -> dict[str, Any]:
+    """The content, if it is a Greyhound checkpoint of this version's format. Raises CheckpointError."""
     if not isinstance(content, dict) or not isinstance(content.get(_KEY), int):
-        raise CheckpointError(
-            f"{path} is a torch file but no Greyhound checkpoint; expected one as train writes it"
-        )
-    if content[_KEY] > FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {content[_KEY]}, newer than {FORMAT}, the newest known here; "
-            "update Greyhound"
-        )
-    if content[_KEY] < oldest:
-        raise CheckpointError(
-            f"{path} was written by an older Greyhound (format {content[_KEY]}; expected {oldest}); train "
-            "again into "
-            "another folder"
-        )
+        found = f"{path} is a torch file but no Greyhound checkpoint"
+        raise CheckpointError(f"{found}; expected one as train writes it")
+    if content[_KEY] != FORMAT:
+        remedy = "update Greyhound" if content[_KEY] > FORMAT else "train again into another folder"
+        raise CheckpointError(f"{path} has checkpoint format {content[_KEY]}; expected {FORMAT}; {remedy}")
     return content
 
 
 def _check_sums(data: bytes) -> None:
     """Find bit rot, which torch loads without a word. Raises BadZipFile."""
-    if not data.startswith(_ZIP):
-        return
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile
-
-
-def _has_no_end(data: bytes) -> bool:
-    """Whether the directory of a zip file, which ends it, is missing."""
-    try:
-        return not zipfile.is_zipfile(io.BytesIO(data))
-    except zipfile.BadZipFile:  # it is there, and no sense in it
-        return False
+    if data.startswith(_ZIP):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
 
 
 def _reason(data: bytes, error: Exception) -> str:
     """What is wrong with a file that torch refused, from its bytes and the error."""
-    if data.startswith(_ZIP) and _has_no_end(data):
+    if data.startswith(_ZIP) and _ZIP_END not in data[: 4 - _ZIP_END_BYTES]:
         return "is truncated; copy it again, or use another checkpoint"
     if data.startswith((_ZIP, _PICKLE)) and isinstance(error, pickle.UnpicklingError):
         return "holds more than tensors and plain values, which could run code; it was not opened"
@@ -202,34 +175,29 @@ def _reason(data: bytes, error: Exception) -> str:
 class Writer:
     """Calls functions one after the other in a thread of its own; leaving the `with` waits for the last.
 
-    After one has failed no later one is called, as if they had been called here: what a file says of the ones
-    before it stays true. `wait` raises that failure, and so does leaving, unless another error is on its way.
+    After one has failed no later one is called: what a file says of the ones before it stays true.
     """
 
     def __init__(self) -> None:
         """Nothing is under way."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._pending: list[Future[None]] = []
-        self._failure: Exception | None = None
+        self._last: Future[None] | None = None
 
     def __call__(self, work: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """Do this next."""
+        before = self._last
 
-        def attempt() -> None:
-            if self._failure is None:
-                try:
-                    work(*arguments, **named)
-                except Exception as error:  # whatever it is, `wait` raises it
-                    self._failure = error
+        def go() -> None:
+            if before is not None:
+                before.result()  # raises what failed before
+            work(*arguments, **named)
 
-        self._pending.append(self._pool.submit(attempt))
+        self._last = self._pool.submit(go)
 
     def wait(self) -> None:
-        """Until all of it is done. Raises what one of them raised."""
-        while self._pending:
-            self._pending.pop(0).result()
-        if self._failure is not None:
-            raise self._failure
+        """Until all of it is done. Raises what the first one to fail raised."""
+        if self._last is not None:
+            self._last.result()
 
     def __enter__(self) -> Writer:
         """Itself."""

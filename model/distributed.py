@@ -1,41 +1,36 @@
-"""One training on several processes, as torchrun starts them: which of them this is, and what they know
-together.
+"""One training on several processes, as torchrun starts them; of one process, every function hands back what
+it was given.
 
-Before it: torchrun, or nothing; then there is one process, rank 0 of 1, and every function here hands back
-what it was given. After it: train and eval read their share of each batch, `step` and `averaging` add up
-over the ranks, and rank 0 alone writes. Tensors on a GPU go by NCCL, all else by gloo, so that a word between
-the ranks waits for no GPU.
+Before it: torchrun, or nothing. After it: train and eval read their share of each batch, `step` and
+`averaging` add up over the ranks, and rank 0 alone writes. Tensors on a GPU go by NCCL, all else by gloo.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from greyhound.cache.errors import UserError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _HOST: Final = torch.device("cpu")
-_LOOK_AGAIN: Final = 0.02
-"""Seconds between two looks of rank 0 at who has come."""
 _FAILED: Final = 2
 """Exit code of a rank that leaves because rank 0 says what is wrong."""
 
 
-class DistributedError(RuntimeError):
-    """The processes of a training are no longer all there; the message is one line for the user."""
+class DistributedError(UserError):
+    """The processes of a training are not all there, or no longer."""
 
 
 def rank() -> int:
@@ -60,52 +55,29 @@ def local_world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[bool]:
-    """Be one of the processes that torchrun started, for as long as the block runs; the others' output is
-    silenced.
+    """Be one of the processes that torchrun started, for as long as the block runs; rank 0 alone prints.
 
-    Gives whether they were started again after one of them died (`--max-restarts`), to all of them alike. On
-    GPUs each process takes the one of its number on the machine. Raises DistributedError where it has none,
-    and in a rank that goes on when another has died.
+    Gives whether they were started again after one of them died (`--max-restarts`). Each process takes
+    the GPU of its number on the machine. Raises DistributedError where there is none, and where another
+    process died.
     """
     if not dist.is_torchelastic_launched():
         yield False
         return
     if device.type == "cuda":
         _take_gpu()
-    attempt = _rendezvous("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    restarted = _rendezvous("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     with contextlib.ExitStack() as stack:
         if not is_main():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
-            yield all_reduce_max(max(attempt - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))) > 0
+            yield restarted
         except RuntimeError as error:
-            if not _another_died(error):
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            raise DistributedError(
-                f"another process of this training has ended, and rank {rank()} ends with it; its own "
-                "message says why"
-            ) from None
+            ends = f"another process of this training has ended, and rank {rank()} ends with it"
+            raise DistributedError(f"{ends}; its own message says why") from None
         dist.destroy_process_group()
-
-
-def reporting(main: Callable[[], int]) -> Callable[[], int]:
-    """`main`, whose error torchrun repeats in its summary, as one line.
-
-    torch.distributed.elastic's `record` does so with the traceback; the file's format is the one that its
-    `ProcessFailure` reads (torch/distributed/elastic/multiprocessing/errors).
-    """
-
-    def reported() -> int:
-        try:
-            return main()
-        except Exception as error:
-            file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-            if file and not isinstance(error, DistributedError):
-                content = {"message": f"error: {error}", "timestamp": int(time.time())}
-                Path(file).write_text(json.dumps(content), encoding="utf-8")
-            raise
-
-    return reported
 
 
 def on_main(work: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
@@ -173,21 +145,13 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
     """The rows `[n, ...]` of all ranks, one after the other, on rank 0; none, `[0, ...]`, elsewhere."""
     if world_size() == 1:
         return rows
-    counts = torch.zeros(world_size(), dtype=torch.int64)
-    counts[rank()] = len(rows)
-    dist.all_reduce(counts)
-    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world_size())] if is_main() else None
-    dist.gather(padded, parts)
-    if parts is None:
-        return rows[:0]
-    return torch.cat([part[:length] for part, length in zip(parts, counts.tolist(), strict=True)])
+    parts: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(rows.cpu(), parts)
+    return torch.cat(parts).to(rows.device) if parts else rows[:0]
 
 
 def data_parallel(network: nn.Module) -> nn.Module:
-    """The network as it is called in training: the ranks' gradients are averaged as they come (Li et al.
-    2020).
+    """The network as it is called in training: the ranks' gradients are averaged (Li et al. 2020).
 
     Every step begins with rank 0's BatchNorm statistics.
     """
@@ -205,68 +169,25 @@ def seed_per_rank() -> None:
 
 def _take_gpu() -> None:
     """Let torch use the GPU of this process's number on the machine. Raises DistributedError."""
-    mine, there, here = (
-        int(os.environ["LOCAL_RANK"]),
-        torch.cuda.device_count(),
-        os.environ["LOCAL_WORLD_SIZE"],
-    )
-    if int(here) > there:
-        raise DistributedError(
-            f"{here} processes on a machine where torch finds {there} GPUs; --nproc-per-node {there}"
-        )
-    torch.cuda.set_device(mine)
+    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if here > gpus:
+        found = f"{here} processes on a machine where torch finds {gpus} GPUs"
+        raise DistributedError(f"{found}; --nproc-per-node {gpus}")
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def _rendezvous(backend: str) -> int:
-    """Make the process group, and say how many have been made by the same torchrun, this one included.
+def _rendezvous(backend: str) -> bool:
+    """Make the process group; whether torchrun has started it again. Raises DistributedError.
 
-    torchrun's store outlives the processes: what an earlier attempt left there are addresses of the dead, so
-    each attempt has keys of its own. Raises DistributedError where one of the processes does not come.
+    torchrun's store outlives the processes and holds the addresses of the dead: each attempt has keys of its
+    own.
     """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     try:
         store, mine, processes = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        attempt = _count_attempt(store, processes) if mine == 0 else _learn_attempt(store, mine)
+        own_keys = dist.PrefixStore(f"attempt {restarts}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own_keys, rank=mine, world_size=processes)
     except dist.DistError as error:
-        raise DistributedError(
-            f"the processes of this training did not all come: {' '.join(str(error).split())}"
-        ) from None
-    dist.init_process_group(
-        backend,
-        store=dist.PrefixStore(f"attempt {attempt}", store),  # type: ignore[attr-defined]
-        rank=mine,
-        world_size=processes,
-    )
-    return attempt
-
-
-def _count_attempt(store: Any, processes: int) -> int:
-    """The number of this attempt, which rank 0 counts, once every other rank has confirmed that it knows it.
-
-    torchrun says no such number: of several machines, each counts the failures that it saw itself. Who asked
-    may be of an attempt before and dead; so rank 0 answers each name that it finds until the rank has
-    confirmed.
-    """
-    attempt: int = store.add("attempts", 1)
-    missing, deadline = set(range(1, processes)), time.monotonic() + store.timeout.total_seconds()
-    while missing:
-        for rank in [rank for rank in missing if store.check([f"rank {rank}"])]:
-            store.set(f"attempt of {store.get(f'rank {rank}').decode()}", str(attempt))
-        missing = {rank for rank in missing if not store.check([f"rank {rank} in {attempt}"])}
-        if time.monotonic() > deadline:
-            raise dist.DistStoreError(f"rank {min(missing)} is missing")
-        time.sleep(_LOOK_AGAIN)
-    return attempt
-
-
-def _learn_attempt(store: Any, rank: int) -> int:
-    """The number of this attempt, as rank 0 answers a name that no process had before."""
-    name = uuid4().hex
-    store.set(f"rank {rank}", name)
-    attempt = int(store.get(f"attempt of {name}"))
-    store.set(f"rank {rank} in {attempt}", "")
-    return attempt
-
-
-def _another_died(error: RuntimeError) -> bool:
-    """Whether this is how gloo or NCCL say so."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+        why = " ".join(str(error).split())
+        raise DistributedError(f"the processes of this training did not all come: {why}") from None
+    return restarts > 0

@@ -1,5 +1,4 @@
-"""What a training would need: memory counted, steps timed, a network checked; and whether steps repeat bit
-for bit.
+"""What a training would need: memory counted, steps timed; and whether steps repeat bit for bit.
 
 Before it: a network and a recipe's numbers. After it: `greyhound train --dry-run` and `--verify-determinism`
 print what came of it, and every program says what to lower when memory runs out.
@@ -16,11 +15,12 @@ from typing import Final
 import torch
 from torch import nn
 
-from greyhound.model.network import eval_mode, set_train_mode
+from greyhound.model.network import eval_mode, preserve_state, set_train_mode
 from greyhound.model.precision import forward
+from greyhound.model.report.report import duration
 from greyhound.model.run import RunError
 
-COPIES: Final = 4
+_COPIES: Final = 4
 """Of every parameter: itself, its gradient, its momentum, and what it was when the epoch began."""
 
 _SAID: Final = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -55,33 +55,21 @@ class Memory:
         return max(0, int((nbytes - self.fixed) // self.per_image))
 
 
-def measure_memory(
-    network: nn.Module, size: int, bf16: bool, freeze_bn: bool = False, copies: int = COPIES
-) -> Memory:
+def measure_memory(network: nn.Module, size: int, bf16: bool, freeze_bn: bool = False) -> Memory:
     """Count what autograd saves for the backward pass of images `[B, 3, size, size]`, by saved-tensor hooks.
-
-    copies: of every parameter that the training keeps on the device.
 
     Each storage counts once, parameters not at all; two batch sizes tell what is for every image from what is
     once. The network's modes and statistics are left as they were.
     """
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
+    with eval_mode(network), preserve_state(network):
         set_train_mode(network, freeze_bn)
         one, two = (_saved_bytes(network, count, size, bf16) for count in (2, 4))
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        for module, mode in modes:
-            module.training = mode
-    image = 3 * size * size * 4
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    fixed = _COPIES * sum(parameter.nbytes for parameter in parameters)
     return Memory(
         parameters=sum(parameter.numel() for parameter in parameters),
-        fixed=copies * weights + sum(buffer.nbytes for buffer, _ in buffers),
-        per_image=(two - one) // 2 + image,
+        fixed=fixed + sum(buffer.nbytes for buffer in network.buffers()),
+        per_image=(two - one) // 2 + 3 * size * size * 4,
     )
 
 
@@ -134,26 +122,25 @@ def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> No
             forward(network, torch.zeros(1, 3, size, size, device=device), bf16)
     except Exception as error:  # networks have errors of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RunError(
-            f"{name} does not take an image of {size} px ({reason}); choose another --size or --network"
-        ) from None
+        found = f"{name} does not take an image of {size} px ({reason})"
+        raise RunError(f"{found}; choose another --size or --network") from None
 
 
 def estimate(extent: Extent, memory: Memory, seconds: Sequence[float]) -> list[str]:
     """What the training would take, in lines. seconds: of each of the timed steps, on its own batches."""
     step, batch, passes = statistics.median(seconds[1:]), extent.batch_size, extent.passes
+    epochs = f"{extent.epochs} epoch{'s' if extent.epochs != 1 else ''}"
+    each, fixed = f"{memory.per_image / 2**20:.1f} MiB", f"{memory.fixed / 2**20:.1f} MiB"
+    gigabytes, fitting = memory.batch(batch) / 1e9, memory.fitting(_CARD)
+    epoch = step * extent.steps
     return [
         f"network: {extent.network}, {memory.parameters:,} parameters, {extent.precision}",
-        f"memory: {memory.per_image / 2**20:.1f} MiB an image and {memory.fixed / 2**20:.1f} MiB besides: "
-        "a batch of "
-        f"{batch} takes {memory.batch(batch) / 1e9:.2f} GB; {_CARD / 1e9:.0f} GB hold "
-        f"{memory.fitting(_CARD)} images (counted; what libraries need for themselves comes on top)",
-        f"steps: {extent.steps:,} an epoch, {extent.steps * extent.epochs:,} in {extent.epochs} epochs; "
-        "averaging passes "
-        f"{passes} times more over the training set",
-        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {step * extent.steps:,.0f} s "
-        "an epoch, "
-        f"{step * extent.steps * (extent.epochs + passes) / 3600:,.2f} h in all, validation not counted",
+        f"memory: {each} an image and {fixed} besides: a batch of {batch} takes {gigabytes:.2f} GB; "
+        f"{_CARD / 1e9:.0f} GB hold {fitting} images (counted; what libraries need comes on top)",
+        f"steps: {extent.steps:,} an epoch, {extent.steps * extent.epochs:,} in {epochs}; "
+        f"averaging passes {passes} times more over the training set",
+        f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {duration(epoch)} an epoch, "
+        f"{duration(epoch * (extent.epochs + passes))} in all, validation not counted",
     ]
 
 

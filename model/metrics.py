@@ -7,7 +7,6 @@ confusion matrix.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
 
@@ -16,26 +15,21 @@ from numpy.typing import NDArray
 
 from greyhound.model.run import confused
 
+Integers = NDArray[np.int64]
+
 TABLED: Final = 200
 """eval.json has the whole confusion matrix of up to this many classes; of more, the pairs that occur."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """An accuracy over `n` images and its 95 % Wilson interval; both None if there is no image."""
+def score(right: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """`n`, the accuracy over n images and its 95 % Wilson interval; both None if there is no image.
 
-    n: int
-    accuracy: float | None
-    interval: list[float] | None
-
-    @staticmethod
-    def of(right: NDArray[np.floating[Any]]) -> Score:
-        """The score of images `[n]`; each value is the share, 0 to 1, by which an image is right."""
-        n = len(right)
-        if n == 0:
-            return Score(0, None, None)
-        successes = float(right.sum(dtype=np.float64))
-        return Score(n, successes / n, list(wilson(successes, n)))
+    right: `[n]`, the share, 0 to 1, by which each image is right.
+    """
+    if not len(right):
+        return {"n": 0, "accuracy": None, "interval": None}
+    n, successes = len(right), float(right.sum(dtype=np.float64))
+    return {"n": n, "accuracy": successes / n, "interval": list(wilson(successes, n))}
 
 
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -54,14 +48,14 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers:
     """Counts int64 `[K, K]`; row: true class, column: predicted class. labels, predictions: int64 `[n]`."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
 
 
-def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]:
-    """The classes with the most mistakes, at most `most` of them: indices int64 `[k]`, ascending."""
+def most_confused(evaluation: Mapping[str, Any], most: int) -> Integers:
+    """The at most `most` classes with the most mistakes: indices int64 `[k]`, ascending."""
     mistakes = np.zeros(len(evaluation["classes"]), dtype=np.int64)
     for true, predicted, count in confused(evaluation):
         if true != predicted:
@@ -69,7 +63,7 @@ def most_confused(evaluation: Mapping[str, Any], most: int) -> NDArray[np.int64]
     return np.sort(np.argsort(-mistakes, kind="stable")[:most])
 
 
-def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def confusion_among(evaluation: Mapping[str, Any], chosen: Integers) -> Integers:
     """The rows and columns of some classes of the confusion matrix: counts int64 `[k, k]`."""
     places = {int(index): place for place, index in enumerate(chosen)}
     counts = np.zeros((len(chosen), len(chosen)), dtype=np.int64)
@@ -80,7 +74,7 @@ def confusion_among(evaluation: Mapping[str, Any], chosen: NDArray[np.int64]) ->
 
 
 def evaluate(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
+    probabilities: NDArray[np.float32], labels: Integers, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that eval.json says about probabilities `[n, V, K]`: V crops of n images with labels `[n]`.
 
@@ -88,75 +82,50 @@ def evaluate(
     class with the highest mean probability over an image's V crops; so do `confusion` and `cross_entropy`.
     More than `TABLED` classes get `confusion_pairs` instead: rows of true class, predicted class and count.
     Both intervals are over n, not over n * V: crops of one image are no independent trials. A class without
-    images has None. Raises ValueError if there is no image, or if shapes, labels or probabilities do not fit
-    `class_names`.
+    images has None. Raises ValueError if probabilities are not finite.
     """
-    _check(probabilities, labels, len(class_names))
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
     mean = probabilities.mean(axis=1, dtype=np.float64)
     predictions = mean.argmax(axis=1)
     singles = (probabilities.argmax(axis=2) == labels[:, None]).mean(axis=1)
     ensembles = (predictions == labels).astype(np.float64)
     order = np.argsort(labels, kind="stable")
-    bounds = np.searchsorted(labels[order], np.arange(len(class_names) + 1))
+    of_classes = np.split(order, np.searchsorted(labels[order], np.arange(1, len(class_names))))
     return {
         "crops": probabilities.shape[1],
-        **_scores(singles, ensembles, order),
+        **_scores(singles[order], ensembles[order]),
         "cross_entropy": _cross_entropy(mean, labels),
         "classes": [
-            {"name": name} | _scores(singles, ensembles, order[bounds[index] : bounds[index + 1]])
-            for index, name in enumerate(class_names)
+            {"name": name} | _scores(singles[chosen], ensembles[chosen])
+            for name, chosen in zip(class_names, of_classes, strict=True)
         ],
         **_confusion(labels, predictions, len(class_names)),
     }
 
 
-def table(evaluation: Mapping[str, Any], worst_first: bool = False) -> list[str]:
-    """The seed's lines, `Accuracy of Afghan_hound(n=36): 0.928`, by class or worst first; then the total."""
-    rows = list(evaluation["classes"])
-    if worst_first:
-        rows.sort(key=lambda row: 2.0 if row["accuracy"] is None else row["accuracy"])
-    lines = [f"Accuracy of {row['name']}(n={row['n']}): {_say(row['accuracy'])}" for row in rows]
+def table(evaluation: Mapping[str, Any]) -> list[str]:
+    """The seed's lines, `Accuracy of Afghan_hound(n=36): 0.928`, class by class; then the total."""
+    lines = [
+        f"Accuracy of {row['name']}(n={row['n']}): {_say(row['accuracy'])}" for row in evaluation["classes"]
+    ]
     return [*lines, f"Total Accuracy: {_say(evaluation['accuracy'])}"]
 
 
-def _check(probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> None:
-    if len(labels) == 0:
-        raise ValueError("there are no images to evaluate; expected at least one")
-    if probabilities.ndim != 3 or probabilities.shape != (len(labels), probabilities.shape[1], classes):
-        raise ValueError(
-            f"probabilities have the shape {probabilities.shape}; expected ({len(labels)}, crops, {classes})"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels go from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
-    if not np.isfinite(probabilities).all():
-        raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
-
-
-def _confusion(
-    labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
-) -> dict[str, list[list[int]]]:
+def _confusion(labels: Integers, predictions: Integers, classes: int) -> dict[str, list[list[int]]]:
     if classes <= TABLED:
         return {"confusion": confusion(labels, predictions, classes).tolist()}
     found, counts = np.unique(labels * classes + predictions, return_counts=True)
     return {"confusion_pairs": np.stack([found // classes, found % classes, counts], axis=1).tolist()}
 
 
-def _scores(
-    singles: NDArray[np.float64], ensembles: NDArray[np.float64], chosen: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Over the images `chosen`, by index."""
-    single, ensemble = Score.of(singles[chosen]), Score.of(ensembles[chosen])
-    return {
-        "n": single.n,
-        "accuracy": single.accuracy,
-        "interval": single.interval,
-        "ensemble_accuracy": ensemble.accuracy,
-        "ensemble_interval": ensemble.interval,
-    }
+def _scores(singles: NDArray[np.float64], ensembles: NDArray[np.float64]) -> dict[str, Any]:
+    ensemble = score(ensembles)
+    return score(singles) | {f"ensemble_{name}": ensemble[name] for name in ("accuracy", "interval")}
 
 
-def _cross_entropy(mean: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Of the true class; a probability of 0 counts as the smallest number of float32."""
+def _cross_entropy(mean: NDArray[np.float64], labels: Integers) -> float:
+    """A probability of 0 counts as the smallest number of float32."""
     true = mean[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
 

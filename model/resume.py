@@ -33,8 +33,6 @@ Say: TypeAlias = Callable[[str], None]
 
 _SETTLED: Final = ("network", "weights", "linear_probe", "probe_grids")
 """Fields of a recipe that only the start of a run looks at."""
-_GOES_ON: Final = 2
-"""The first format that a training goes on from; of an older one only the network can be read."""
 _UNTIL: Final = " until epoch "
 
 
@@ -154,7 +152,7 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
         say(f"{last} is not there; looking at the one before it")
     for path in paths:
         try:
-            content = load(path, _GOES_ON)
+            content = load(path)
         except CorruptCheckpointError as error:
             say(f"{error}; looking at the one before it")
             continue

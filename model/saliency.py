@@ -7,7 +7,7 @@ images.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -46,10 +46,10 @@ def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
         losses = functional.cross_entropy(logits, labels, reduction="none")
         (gradient,) = torch.autograd.grad(losses.sum(), pixels)
     return Saliency(
-        gradient=_numpy(gradient.abs().amax(dim=1).float()),
-        loss=_numpy(losses.float()),
-        predictions=_numpy(logits.argmax(dim=1)),
-        probabilities=_numpy(logits.float().softmax(dim=1)),
+        gradient=gradient.abs().amax(dim=1).float().numpy(force=True),
+        loss=losses.float().numpy(force=True),
+        predictions=logits.argmax(dim=1).numpy(force=True),
+        probabilities=logits.float().softmax(dim=1).numpy(force=True),
     )
 
 
@@ -60,8 +60,3 @@ def normalise(gradient: NDArray[np.float32]) -> NDArray[np.uint8]:
     white = np.where(white > 0, white, finite.max(axis=(1, 2), keepdims=True))
     shares = np.divide(finite, white, out=np.zeros_like(finite), where=white > 0)
     return np.asarray(np.rint(255 * np.minimum(shares, 1)), dtype=np.uint8)
-
-
-def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
-    return array

@@ -1,13 +1,10 @@
-"""Augmentation as data: one geometry matrix and one colour matrix an image, drawn from (seed, epoch, id,
-view).
+"""Augmentation as data: a geometry and a colour matrix for each image, drawn from (seed, epoch, id, view).
 
 Before it: sizes and mean lumas from the pack. After it: an engine warps by the geometry and multiplies by the
-colour. Nothing else in the system draws random numbers for images, so what an image looked like in any epoch
-can be computed again at any time, on any engine.
+colour. Nothing else draws random numbers for images: what one looked like in any epoch can be computed again.
 
-Random numbers are a function too: Philox4x32-10, counter-based (Salmon, Moraes, Dror, Shaw, "Parallel random
-numbers: as easy as 1, 2, 3", SC 2011). It has no state, so an image's numbers never depend on which others
-were asked for.
+Random numbers are a function too: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011) has no state.
 
 Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in
 HSV); contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the
@@ -30,17 +27,8 @@ Draws = dict[str, NDArray[np.float64]]
 
 # The slots of an image's random numbers. Append only: a slot that moves changes every picture ever drawn.
 _SLOTS: Final = (
-    "scale",
-    "across",
-    "down",
-    "rotation",
-    "shear",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "flip",
-)
+    "scale", "across", "down", "rotation", "shear", "brightness", "contrast", "saturation", "hue", "flip",
+)  # fmt: skip
 MAX_LOG2_REDUCTION: Final = 3  # libjpeg decodes at 1/2, 1/4 and 1/8
 _LUMA: Final = np.array(LUMA)
 # NTSC; grey has I = Q = 0.
@@ -143,13 +131,11 @@ def draw(
 def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
     """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n]`.
 
-    The largest reduction that leaves the short side at `augment.size` or more. The warp then reduces by less
-    than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at
-    1/2, 1/4 and 1/8.
+    The largest that leaves the short side at `augment.size` or more. The warp then reduces by less than 2 at
+    scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at 1/2 to 1/8.
     """
     exponent = np.floor(np.log2(np.maximum(sizes.min(axis=1) / augment.size, 1)))
-    reduction: NDArray[np.int32] = np.minimum(exponent, MAX_LOG2_REDUCTION).astype(np.int32)
-    return reduction
+    return np.asarray(np.minimum(exponent, MAX_LOG2_REDUCTION), dtype=np.int32)
 
 
 def to_stored(
@@ -168,8 +154,7 @@ def to_stored(
     stored = _ORIENT[orientations].copy()
     stored[:, :2, 2] = np.einsum("nij,nj->ni", _CORNERS[orientations], sizes)
     stored[:, :2] *= (0.5**log2_reduction)[:, None, None]
-    extra = geometry.ndim - 3
-    stored = stored.reshape(len(stored), *[1] * extra, 3, 3)
+    stored = stored.reshape(len(stored), *[1] * (geometry.ndim - 3), 3, 3)
     return (stored @ geometry).astype(np.float32)
 
 
@@ -181,24 +166,19 @@ def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], seed: int
     Returns uint32 `[..., 4]`, equal to the reference implementation's words.
     """
     a, b, c, d = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
-    for turn in range(_ROUNDS):
+    keys = [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(_ROUNDS):
         left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b, c, d = (
-            (right >> _SHIFT) ^ b ^ _round_key(seed, turn, 0),
-            right & _LOW,
-            (left >> _SHIFT) ^ d ^ _round_key(seed, turn, 1),
-            left & _LOW,
-        )
+        first, second = map(np.uint64, keys)
+        a, b = (right >> _SHIFT) ^ b ^ first, right & _LOW
+        c, d = (left >> _SHIFT) ^ d ^ second, left & _LOW
+        keys = [(key + step) & 0xFFFFFFFF for key, step in zip(keys, _WEYL, strict=True)]
     return np.stack([a, b, c, d], axis=-1).astype(np.uint32)
 
 
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Map 32-bit words to the open interval (0, 1): `(word + 1/2) / 2**32`; the shape stays."""
     return (words.astype(np.float64) + 0.5) * 2.0**-32
-
-
-def _round_key(seed: int, turn: int, half: int) -> np.uint64:
-    return np.uint64(((seed >> (32 * half)) + turn * _WEYL[half]) & 0xFFFFFFFF)
 
 
 def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Draws:
@@ -243,14 +223,9 @@ def _affine(augment: Augment, numbers: Draws) -> Matrices:
 
 def _colour(augment: Augment, numbers: Draws, lumas: NDArray[np.float32]) -> Matrices:
     """Brightness, contrast, saturation, hue, /255, mean and std as one matrix; `[n, 3, 4]`."""
-    widths = {
-        "brightness": augment.brightness,
-        "contrast": augment.contrast,
-        "saturation": augment.saturation,
-    }
-    brightness, contrast, saturation = (
-        _between(numbers[name], 1 - width, 1 + width) for name, width in widths.items()
-    )
+    brightness = _between(numbers["brightness"], 1 - augment.brightness, 1 + augment.brightness)
+    contrast = _between(numbers["contrast"], 1 - augment.contrast, 1 + augment.contrast)
+    saturation = _between(numbers["saturation"], 1 - augment.saturation, 1 + augment.saturation)
     turn = _between(numbers["hue"], -augment.hue, augment.hue) * 2 * np.pi
     linear = (brightness * contrast)[:, None, None] * (_turn_hue(turn) @ _saturate(saturation))
     pivot = (1 - contrast) * brightness * lumas  # grey passes saturation and hue unchanged
@@ -276,21 +251,11 @@ def _turn_hue(turn: NDArray[np.float64]) -> Matrices:
 
 def _orientation_tables() -> tuple[Matrices, Matrices]:
     """For EXIF 1..8: the linear map upright -> stored, and which sides of the upright image it shifts by."""
-    stored_axes = {  # stored x and y, each as (along upright x, along upright y)
-        1: ((1, 0), (0, 1)),
-        2: ((-1, 0), (0, 1)),
-        3: ((-1, 0), (0, -1)),
-        4: ((1, 0), (0, -1)),
-        5: ((0, 1), (1, 0)),
-        6: ((0, 1), (-1, 0)),
-        7: ((0, -1), (-1, 0)),
-        8: ((0, -1), (1, 0)),
-    }
-    linear = np.zeros((9, 3, 3))
-    linear[0] = np.eye(3)  # files that carry 0 mean nothing by it
-    for orientation, axes in stored_axes.items():
-        linear[orientation, :2, :2] = axes
-        linear[orientation, 2, 2] = 1
+    linear = np.tile(np.eye(3), (9, 1, 1))  # files that carry 0 mean nothing by it
+    linear[1:, :2, :2] = [  # stored x and y, each as (along upright x, along upright y)
+        ((1, 0), (0, 1)), ((-1, 0), (0, 1)), ((-1, 0), (0, -1)), ((1, 0), (0, -1)),
+        ((0, 1), (1, 0)), ((0, 1), (-1, 0)), ((0, -1), (-1, 0)), ((0, -1), (1, 0)),
+    ]  # fmt: skip
     return linear, np.where(linear[:, :2, :2] < 0, 1.0, 0.0)
 
 

@@ -131,8 +131,7 @@ def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stre
 
 
 def hand_over(pipeline: Any, device: Device) -> torch.Tensor:
-    """Run the pipeline once and give torch its only output, without a copy: float32, on the pipeline's
-    device.
+    """Run the pipeline once and give torch its only output, without a copy: float32, on its device.
 
     Order: `run(stream)` binds the output to the stream that torch works on, so that whatever torch enqueues
     there next comes after DALI's last kernel, and the host waits for nothing; `from_dlpack` asks for that
@@ -174,10 +173,7 @@ def _explain(
     if bad:
         found = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         return no_longer_decodes(pack, found)
-    said = " ".join(str(error).split())
-    remedy = (
-        f"lower the batch size, {config.batch_size} images of {config.views} views, or --prefetch"
-        if "memory" in said or "bad_alloc" in said
-        else "--engine threads does the same on the CPU"
-    )
+    said, remedy = " ".join(str(error).split()), "--engine threads does the same on the CPU"
+    if "memory" in said or "bad_alloc" in said:
+        remedy = f"lower the batch size, {config.batch_size} images of {config.views} views, or --prefetch"
     return StreamError(f"DALI stopped, though every image of the batch decodes: {said[:300]}; {remedy}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import filesize
 
 from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.store import Pack
@@ -33,18 +34,13 @@ class Plan:
 
 
 class ImageCache:
-    """The pixels of a pack's images, those of the plan decoded only once. It owns their memory; threads may
-    share it.
+    """The pixels of a pack's images, those of the plan decoded only once; threads may share it.
 
     Two threads that ask for one image at one moment both decode it, to the same pixels.
     """
 
     def __init__(self, pack: Pack, kept: NDArray[np.bool_], log2_reduction: NDArray[np.int32]) -> None:
-        """Nothing is decoded yet: each image of the plan is kept the first time that it is asked for.
-
-        kept, log2_reduction: bool and int32 `[rows of the pack]`: which rows to keep, and each one's
-        reduction.
-        """
+        """kept, log2_reduction: bool and int32 `[rows of the pack]`: rows to keep; each one's reduction."""
         self.kept = kept
         self._pack, self._log2_reduction = pack, log2_reduction
         self._pixels: dict[int, Pixels] = {}
@@ -59,20 +55,17 @@ class ImageCache:
         return found
 
     def _decode(self, index: int) -> Pixels:
+        width, height = self._pack.stored_sizes[index].tolist()
         try:
-            width, height = self._pack.stored_sizes[index]
-            return decode(
-                self._pack.encoded(index), int(self._log2_reduction[index]), (int(width), int(height))
-            )
+            return decode(self._pack.encoded(index), int(self._log2_reduction[index]), (width, height))
         except DecodeError as error:
             raise no_longer_decodes(self._pack, f"{self._pack.describe(index)} ({error})") from None
 
 
 def no_longer_decodes(pack: Pack, images: str) -> BadImageError:
     """What is wrong with these images, and what to do."""
-    return BadImageError(
-        f"an image no longer decodes: {images}. Check the pack: greyhound verify {pack.path}"
-    )
+    remedy = f"Check the pack: greyhound verify {pack.path}"
+    return BadImageError(f"an image no longer decodes: {images}. {remedy}")
 
 
 def plan(
@@ -97,14 +90,13 @@ def plan(
     sizes = decoded_sizes(pack, rows, log2_reduction[first])
     free = default_cache_bytes() if cache_bytes is None else cache_bytes
     fitting = np.cumsum(sizes) <= free
-    if name == "decoded" and not fitting.all():
-        raise ResourcesError(
-            f"decoded, {len(rows)} images take {say_bytes(int(sizes.sum()))}, and {say_bytes(free)} are "
-            "there; raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
-        )
     kept[rows[fitting]] = True
-    nbytes = int(sizes[fitting].sum())
-    why = f"{fitting.sum()} of {len(rows)} images in {say_bytes(nbytes)} of {say_bytes(free)}"
+    nbytes, there = int(sizes[fitting].sum()), filesize.decimal(free)
+    if name == "decoded" and not fitting.all():
+        needed = filesize.decimal(int(sizes.sum()))
+        remedy = "raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
+        raise ResourcesError(f"decoded, {len(rows)} images take {needed}, and {there} are there; {remedy}")
+    why = f"{fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {there}"
     return Plan(kept, nbytes, f"image cache: {'decoded' if fitting.any() else 'encoded'}, {why}")
 
 
@@ -123,10 +115,3 @@ def decoded_sizes(
     """Bytes of the pixels of each row, reduced as the warp takes them: int64 `[n]`."""
     sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << log2_reduction)[:, None])
     return np.asarray(3 * sides.prod(axis=1), dtype=np.int64)
-
-
-def say_bytes(nbytes: int) -> str:
-    """Bytes as a person reads them."""
-    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    unit, name = next(pair for pair in units if nbytes >= pair[0] / 100 or pair[0] == 1e3)
-    return f"{nbytes / unit:.2f} {name}"

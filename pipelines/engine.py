@@ -161,8 +161,7 @@ class WithTimeout:
         self._seconds, self._closed = seconds, False
         self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._stream = stream
-        arguments = (stream, self._wanted, self._answers, cuda)
+        self._stream, arguments = stream, (stream, self._wanted, self._answers, cuda)
         self._worker = threading.Thread(target=_work, args=arguments, name="greyhound-engine", daemon=True)
 
     def next(self) -> Any:
@@ -200,10 +199,8 @@ class WithTimeout:
         for _ in range(_SLICES):
             with suppress(queue.Empty):
                 return self._answers.get(timeout=self._seconds / _SLICES)
-        raise HangError(
-            f"no batch came for {self._seconds:g} s: a loader thread hangs, or the disk, or the driver; a "
-            "training goes on with --resume; --timeout waits longer"
-        )
+        hangs = f"no batch came for {self._seconds:g} s: a loader thread hangs, or the disk, or the driver"
+        raise HangError(f"{hangs}; a training goes on with --resume; --timeout waits longer")
 
 
 def _work(stream: Any, wanted: queue.SimpleQueue[bool], answers: queue.SimpleQueue[Any], cuda: Any) -> None:
@@ -223,22 +220,21 @@ def _work(stream: Any, wanted: queue.SimpleQueue[bool], answers: queue.SimpleQue
 class ToDevice:
     """Copies from page-locked memory to a GPU, which nobody waits for.
 
-    A copy is made when its turn comes on the current stream. Its source is held until then: nobody may write
-    to it.
+    A copy is made when its turn comes on the current stream. Its source is held, unchanged, until then.
     """
 
-    def __init__(self, device: torch.device, event: Callable[[], Any] | None = None) -> None:
-        """event: makes what is recorded on a stream, and says later whether the stream has passed it."""
-        import torch
-
-        self._device, self._event = device, event or torch.cuda.Event
-        self._copying: deque[tuple[Any, torch.Tensor]] = deque()
+    def __init__(self, device: torch.device) -> None:
+        """device: where all go."""
+        self._device = device
+        self._copying: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the device; itself where it is there."""
+        import torch
+
         if tensor.device.type == self._device.type:
             return tensor
-        found, copied = tensor.to(self._device, non_blocking=True), self._event()
+        found, copied = tensor.to(self._device, non_blocking=True), torch.cuda.Event()
         copied.record()
         self._copying.append((copied, tensor))
         while self._copying and self._copying[0][0].query():

@@ -20,7 +20,7 @@ from greyhound.cache.machine import available_cores, has_dali
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import dali, threads
 from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
-from greyhound.pipelines.decoded import ImageCache, Plan, plan
+from greyhound.pipelines.decoded import ImageCache, plan
 from greyhound.pipelines.engine import (
     BatchSpec,
     Device,
@@ -43,10 +43,9 @@ ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.str
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 `[B, 3, S, S]` in channels_last memory, `[B, K, 3, S, S]` for K > 1 views, on the
-    device.
+    """images: float32 `[B, 3, S, S]`, `[B, K, 3, S, S]` for K > 1 views, channels_last, on the device.
 
-    ids: int64 `[B]`, rows of the pack, in host memory. labels: int64 `[B]`, on the device. global_batch_size:
+    labels: int64 `[B]`, on the device. ids: int64 `[B]`, rows of the pack, in host memory. global_batch_size:
     images of the batch over all ranks.
     """
 
@@ -77,9 +76,8 @@ def choose(engine: EngineName = "auto", device: DeviceName = "auto") -> tuple[En
     if device == "gpu" and not torch.cuda.is_available():
         raise DeviceError("device gpu: torch finds no CUDA GPU here; use --device cpu, or auto")
     if engine == "dali" and not has_dali():
-        raise DeviceError(
-            "engine dali: DALI is not installed; pip install nvidia-dali-cuda120, or use --engine threads"
-        )
+        remedy = "pip install nvidia-dali-cuda120, or use --engine threads"
+        raise DeviceError(f"engine dali: DALI is not installed; {remedy}")
     gpu = device != "cpu" and torch.cuda.is_available()
     if engine == "auto":
         engine = "dali" if gpu and has_dali() else "threads"
@@ -126,16 +124,17 @@ class Loader:
         self.engine, self.device = choose(resources.engine, resources.device)
         pack.make_resident()
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
-        self.corrupt = np.array(
-            pack.corrupt(self.ids) if resources.on_corrupt == "skip" else [], dtype=np.int64
-        )
+        corrupt = pack.corrupt(self.ids) if resources.on_corrupt == "skip" else []
+        self.corrupt = np.array(corrupt, dtype=np.int64)
         if not shuffle:
             self.ids = self.ids[~np.isin(self.ids, self.corrupt)]
         self._replacements = replacements(pack.labels, self.ids, self.corrupt)
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.position, self.data_time, self.images_done = start, 0.0, 0
-        self.plan = self._plan(epochs)
+        rows, reduction = self._replacements[self.ids], log2_reduction(augment, pack.sizes)
+        nbytes = parse_bytes(resources.cache_bytes) if resources.cache_bytes else None
+        self.plan = plan(resources.image_cache, pack, rows, reduction[rows], nbytes, epochs, self.engine)
         config = EngineConfig(
             size=augment.size,
             fill=augment.fill,
@@ -144,7 +143,7 @@ class Loader:
             threads=resources.threads or available_cores(),
             prefetch=resources.prefetch,
             device=self.device,
-            image_cache=ImageCache(pack, self.plan.kept, log2_reduction(augment, pack.sizes)),
+            image_cache=ImageCache(pack, self.plan.kept, reduction),
         )
         self._to_device = ToDevice(torch_device(self.device))
         engine = ENGINES[self.engine](pack, self._specs(start, epochs), config)
@@ -200,11 +199,7 @@ class Loader:
                 return
 
     def again(self, start: Position) -> Loader:
-        """The same stream from another place on, all ranks' part of it, as a loader of its own: for a look
-        back.
-
-        It keeps nothing decoded.
-        """
+        """The same stream from another place on, all ranks' part of it; it keeps nothing decoded."""
         return Loader(
             self.pack,
             self.augment,
@@ -239,13 +234,6 @@ class Loader:
             for low, high in cut(len(order), self.batch_size, done):
                 yield self.spec(epoch, rank_share(order[low:high], self.rank, self.world_size), high)
 
-    def _plan(self, epochs: int | None) -> Plan:
-        """What to keep decoded."""
-        nbytes = parse_bytes(self.resources.cache_bytes) if self.resources.cache_bytes else None
-        rows = np.unique(self._replacements[self.ids])
-        reduction = log2_reduction(self.augment, self.pack.sizes[rows])
-        return plan(self.resources.image_cache, self.pack, rows, reduction, nbytes, epochs, self.engine)
-
     def describe_corrupt(self) -> str:
         """What became of the corrupt images, in a line; empty where there are none."""
         if not len(self.corrupt):
@@ -257,10 +245,10 @@ class Loader:
 
     def corrupt_rows(self) -> list[dict[str, Any]]:
         """The corrupt images by row and path, and the row in place of each; None where they are left out."""
-        rows = [
-            (row, int(self._replacements[row]) if self.shuffle else None) for row in self.corrupt.tolist()
-        ]
-        return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in rows]
+        rows = self.corrupt.tolist()
+        others = self._replacements[rows].tolist() if self.shuffle else [None] * len(rows)
+        pairs = zip(rows, others, strict=True)
+        return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in pairs]
 
     def _batch(self, spec: BatchSpec, images: torch.Tensor, global_batch_size: int) -> Batch:
         images = images.permute(0, 1, 4, 2, 3)
@@ -304,12 +292,10 @@ class Clock:
 def replacements(
     labels: NDArray[np.int32], ids: NDArray[np.int64], corrupt: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The row in the place of each row of a pack: itself, or for a corrupt one the next valid one of its
-    class.
+    """The row in the place of each row of a pack: itself, or for a corrupt one the next valid of its class.
 
-    labels: int32 `[rows]`. ids: the rows of the stream. The next one counts upwards and begins again after
-    the last; a class without a valid row takes the next one of any. Returns int64 `[rows]`. Raises PackError
-    where all are corrupt.
+    labels: int32 `[rows]`. ids: the rows of the stream. After the last row comes the first; a class without a
+    valid row takes the next one of any. Returns int64 `[rows]`. Raises PackError where all are corrupt.
     """
     found = np.arange(len(labels))
     valid = np.setdiff1d(ids, corrupt)

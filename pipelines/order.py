@@ -18,10 +18,8 @@ _ORDER = 0xFFFFFFFF  # the counter's last word; `augment` counts its blocks up f
 def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle `ids` for one epoch.
 
-    Every id is sorted by 64 random bits of its own, drawn from (seed, epoch, id): adding or removing an image
-    never reorders the others, and equal keys (about n**2 / 2**65) fall back to the order of the ids.
-
-    ids: int64 `[n]`, each at most once. Returns int64 `[n]`, a permutation of them.
+    ids: int64 `[n]`, each at most once. Returns a permutation. Every id is sorted by 64 random bits of
+    its own, drawn from (seed, epoch, id): adding or removing an image never reorders the others.
     """
     ids = np.sort(ids)
     words = philox((ids, epoch, 0, _ORDER), seed).astype(np.uint64)
@@ -32,8 +30,7 @@ def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, 
     """Cut the positions `start..count` into the fewest batches of at most `batch_size`, as equal as can be.
 
     Training uses this: no epoch ends in a batch of one image, whose statistics would be the last that
-    BatchNorm sees before validation. Cutting again from any of its own bounds gives the same remaining
-    bounds.
+    BatchNorm sees. Cutting again from any of its own bounds gives the same remaining bounds.
     """
     left = count - start
     batches = -(-left // batch_size)

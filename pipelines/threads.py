@@ -112,15 +112,11 @@ def _finish(
             with pack.naming_corrupt(spec.ids):
                 task.result()
         except cv2.error as error:
-            raise _explain(error) from error
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError(error.err) from error
+            said = " ".join(str(error).split())[:300]
+            raise StreamError(f"OpenCV stopped: {said}; --engine dali does the same") from error
     return spec, buffers.wrap(batch, len(spec.ids))
-
-
-def _explain(error: cv2.error) -> Exception:
-    """What OpenCV says, in the words of those who handle it."""
-    if error.code == cv2.Error.StsNoMem:
-        return MemoryError(error.err)
-    return StreamError(f"OpenCV stopped: {' '.join(str(error).split())[:300]}; --engine dali does the same")
 
 
 def fill_rows(

@@ -132,13 +132,6 @@ def test_an_edited_recipe_is_one_line(run: Path) -> None:
         evaluation.evaluate(job(run))
 
 
-def test_worst_classes_come_first_on_request(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation.evaluate(job(run, crops=2, worst_first=True, checkpoint="last"))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Accuracy of")]
-    accuracies = [float(line.rsplit(" ", 1)[1]) for line in lines]
-    assert accuracies == sorted(accuracies)
-
-
 def labelled(root: Path) -> Path:
     files = {f"{name}/{n}.jpg": tinted(2 - k, 900 + n) for k, name in enumerate(NAMES) for n in range(3)}
     return folder(root, files)

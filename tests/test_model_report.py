@@ -448,35 +448,30 @@ def result(accuracy: float, loss: float) -> dict[str, Any]:
 
 
 PROBE_WEIGHTS = "the linear probe alone, nothing fine-tuned"
-WAY = {share: f"{share}% of the way from the linear probe to there" for share in (25, 50)}
 
 
 @pytest.mark.parametrize(
-    ("select", "epochs", "between", "averaged", "names", "best"),
+    ("select", "epochs", "averaged", "names", "best"),
     [
-        ("loss", [(0.9, 0.2)], [(0.9, 0.19), (0.8, 0.18)], None, "linear probe|last epoch, 0|50% of", WAY[50]),
-        ("accuracy", [(0.9, 0.2)], [(0.91, 0.19), (0.8, 0.18)], None, "linear probe|last epoch, 0|25% of", WAY[25]),
-        ("loss", [(0.9, 0.1)], [(0.9, 0.2)], None, "linear probe|last epoch, 0|25% of the way", "the last epoch, 0"),
-        ("loss", [], None, None, "linear probe", PROBE_WEIGHTS),
-        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, None, "linear probe|best epoch, 0|last epoch", "the best epoch, 0"),
-        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, None, "linear probe|last epoch, 1", "the last epoch, 1"),
-        ("loss", [(0.9, 0.4)], None, (0.9, 0.5), "linear probe|last epoch, 0|averaged", PROBE_WEIGHTS),
-        ("loss", [(0.9, 0.1)], None, (0.8, 0.1), "linear probe|last epoch, 0|averaged", "averaged weights"),
-        ("loss", [(0.9, 0.3)], None, None, "linear probe|last epoch, 0", PROBE_WEIGHTS),
+        ("loss", [(0.9, 0.2)], None, "linear probe|last epoch, 0", "the last epoch, 0"),
+        ("loss", [], None, "linear probe", PROBE_WEIGHTS),
+        ("loss", [(0.9, 0.1), (0.95, 0.2)], None, "linear probe|best epoch, 0|last epoch", "the best epoch, 0"),
+        ("accuracy", [(0.9, 0.1), (0.95, 0.2)], None, "linear probe|last epoch, 1", "the last epoch, 1"),
+        ("loss", [(0.9, 0.4)], (0.9, 0.5), "linear probe|last epoch, 0|averaged", PROBE_WEIGHTS),
+        ("loss", [(0.9, 0.1)], (0.8, 0.1), "linear probe|last epoch, 0|averaged", "averaged weights"),
+        ("loss", [(0.9, 0.3)], None, "linear probe|last epoch, 0", PROBE_WEIGHTS),
     ],
 )  # fmt: skip
 def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
     select: Literal["accuracy", "loss"],
     epochs: list[tuple[float, float]],
-    between: list[tuple[float, float]] | None,
     averaged: tuple[float, float] | None,
     names: str,
     best: str,
 ) -> None:
     metrics = [{"epoch": epoch} | result(*row) for epoch, row in enumerate(epochs)]
     swa = {"after": result(*averaged)} if averaged else None
-    ways = [result(*row) | {"share": (n + 1) / 4} for n, row in enumerate(between or [])]
-    stages = report.stages(result(0.9, 0.3) | {"images": 40}, metrics, ways, swa, select)
+    stages = report.stages(result(0.9, 0.3), metrics, swa, select)
     assert all(name in stage.name for name, stage in zip(names.split("|"), stages, strict=True))
     assert [stage.name for stage in stages if stage.best] == [best]
 

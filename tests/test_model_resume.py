@@ -380,19 +380,6 @@ def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
     assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_an_older_greyhound_is_no_place_to_go_on_from(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path
-) -> None:
-    """Its momentum lies elsewhere; the networks beside it are as ever."""
-    out = copied(tiny_run, tmp_path)
-    for name in (LAST, BEST, AVERAGED):
-        torch.save(checkpoint.load(out / name) | {"greyhound_checkpoint": 1}, out / name)
-    says = r"last\.ckpt was written by an older Greyhound .*; train again into another folder"
-    with pytest.raises(CheckpointError, match=says):
-        train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert Run(out).load("auto")[1].keys() == Run(tiny_run).load("auto")[1].keys()
-
-
 def test_images_that_are_damaged_no_longer_are_not_said_to_be(
     tiny_run: Path, colour_pack: Pack, tmp_path: Path
 ) -> None:

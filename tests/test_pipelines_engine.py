@@ -251,9 +251,10 @@ class Event:
         return self.passed
 
 
-def test_the_source_of_a_copy_is_held_until_the_copy_is_made() -> None:
+def test_the_source_of_a_copy_is_held_until_the_copy_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     Event.made = []
-    to_device, sources = ToDevice(torch.device("meta"), Event), []  # any device that is not the host's
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    to_device, sources = ToDevice(torch.device("meta")), []  # any device that is not the host's
     for turn in range(3):
         tensor = torch.full((2,), float(turn))
         sources.append(weakref.ref(tensor))

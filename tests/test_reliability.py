@@ -170,7 +170,9 @@ def test_a_checkpoint_of_a_newer_version_is_not_passed_over(
     content = torch.load(out / LAST, weights_only=True)
     torch.save(content | {"greyhound_checkpoint": 99}, out / LAST)
     before = (out / LAST).read_bytes()
-    with pytest.raises(CheckpointError, match=f"newer than {FORMAT}, the newest known here"):
+    with pytest.raises(
+        CheckpointError, match=f"has checkpoint format 99; expected {FORMAT}; update Greyhound"
+    ):
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert (out / LAST).read_bytes() == before
 

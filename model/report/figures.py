@@ -89,12 +89,9 @@ def confusion(
     """Counts `[K, K]`, one row for each true class, coloured by their share of the row.
 
     Right is blue, wrong is rust. Colour follows the square root of the share: a rare mistake is not white.
-    images: `[K]`, the images of each true class, if more than the row's sum. Raises ValueError unless there
-    are K names.
+    images: `[K]`, the images of each true class, if more than the row's sum.
     """
     count = len(class_names)
-    if matrix.shape != (count, count):
-        raise ValueError(f"the confusion matrix is {matrix.shape}; expected {(count, count)}: one row a name")
     side = count * _cell(count)
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -114,10 +111,8 @@ def saliency_sheet(
 ) -> None:
     """Three tiles for each image: the image, its map, the map over the image; caption and verdict below.
 
-    images: RGB `[n, S, S, 3]`. maps: `[n, S, S]`. A caption may have several lines. Raises ValueError if
-    their numbers differ or are 0.
+    images: RGB `[n, S, S, 3]`. maps: `[n, S, S]`. A caption may have several lines.
     """
-    _same_number(images=len(images), maps=len(maps), captions=len(captions), verdicts=len(correct))
     columns = min(2, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(columns * (3 * _TILE + 0.35), rows * (_TILE + 0.95) + 0.15), facecolor=BOARD)
@@ -132,13 +127,8 @@ def saliency_sheet(
 
 
 def image_sheet(path: Path, images: Pixels, captions: Sequence[str]) -> None:
-    """A table of RGB images `[rows, columns, S, S, 3]`, with a caption above each column.
-
-    Raises ValueError if there is no image, or if the number of captions is not that of the columns.
-    """
+    """A table of RGB images `[rows, columns, S, S, 3]`, with a caption above each column."""
     rows, columns = images.shape[:2]
-    _same_number(columns=columns, captions=len(captions))
-    _same_number(rows=rows)
     figure = Figure(figsize=(columns * _TILE + 0.3, rows * _TILE + 0.55), facecolor=BOARD)
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0.15 / width, 0.15 / height, 1 - 0.3 / width, 1 - 0.55 / height), facecolor=BOARD)
@@ -178,12 +168,6 @@ def _drawable() -> frozenset[int]:
     return frozenset(font.get_charmap())
 
 
-def _same_number(**numbers: int) -> None:
-    if len(set(numbers.values())) != 1 or 0 in numbers.values():
-        found = ", ".join(f"{number} {name}" for name, number in numbers.items())
-        raise ValueError(f"a sheet of {found}; expected as many of each, and at least one")
-
-
 def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float]) -> None:
     """A curve over the epochs in a light frame of two sides, on a light grid. Few values get dots."""
     axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker="o" if len(values) <= 30 else None, ms=3.5)
@@ -219,9 +203,8 @@ def _write_counts(axes: Axes, matrix: NDArray[Any], shares: NDArray[Any]) -> Non
     options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": size, "family": _FONT}
     for row, column in np.argwhere(matrix > 0):
         colour = "white" if shares[row, column] > 0.3 else INK
-        axes.text(
-            column + 0.5, len(matrix) - row - 0.5, f"{matrix[row, column]:.0f}", color=colour, **options
-        )
+        across, up = column + 0.5, len(matrix) - row - 0.5
+        axes.text(across, up, f"{matrix[row, column]:.0f}", color=colour, **options)
 
 
 def _shade(scale: LinearSegmentedColormap, shares: NDArray[Any]) -> NDArray[np.float64]:

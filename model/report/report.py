@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from rich import filesize
 
 from greyhound.cache.files import replacing
 from greyhound.model.report.figures import DRAWN, curve
 from greyhound.model.run import (
     CORRUPT,
     EVALUATION,
-    INTERPOLATION,
     METRICS,
     PACK,
     PROBE,
@@ -48,8 +48,8 @@ THUMBNAILS: Final = 12
 CONFUSIONS: Final = 10
 """Mistakes listed, the most frequent first."""
 
-
-Rows: TypeAlias = Sequence[Mapping[str, Any]]
+Row: TypeAlias = Mapping[str, Any]
+Rows: TypeAlias = Sequence[Row]
 
 
 class ReportError(RunError):
@@ -82,7 +82,7 @@ class Stage:
     """What one part of a training reached on the validation split. best: evaluation takes this one."""
 
     name: str
-    result: Mapping[str, Any]
+    result: Row
     best: bool
 
 
@@ -116,7 +116,7 @@ def gather(run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
-        "stages": stages(read(run, PROBE), metrics, read(run, INTERPOLATION), swa, select),
+        "stages": stages(read(run, PROBE), metrics, swa, select),
         "swa": swa,
         "evaluation": evaluation,
         "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
@@ -182,7 +182,7 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def group(title: str, content: Mapping[str, Any] | Rows) -> Iterator[Group]:
+def group(title: str, content: Row | Rows) -> Iterator[Group]:
     """A nested object as groups: its plain values first, then each object and table under its own name.
 
     A list of objects is a table. Its columns are all their keys, in the order of first mention.
@@ -202,10 +202,10 @@ def group(title: str, content: Mapping[str, Any] | Rows) -> Iterator[Group]:
         yield from group(spaced(key), value)
 
 
-def by_reason(pack: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
+def by_reason(pack: Row) -> list[tuple[str, int, list[Row]]]:
     """What the pack excluded: reason, count, images; the most frequent reason first."""
     excluded = pack.get("excluded") or {}
-    images: dict[str, list[Mapping[str, Any]]] = {}
+    images: dict[str, list[Row]] = {}
     for image in excluded.get("images") or []:
         images.setdefault(image.get("reason") or "unknown", []).append(image)
     counts = Counter({reason: len(found) for reason, found in images.items()})
@@ -225,53 +225,41 @@ def summary(metrics: Rows) -> dict[str, float | None]:
     return medians | {"total": sum(values["seconds"]) or None, "idle": idle}
 
 
-def stages(
-    head: Mapping[str, Any] | None,
-    metrics: Rows,
-    between: Rows | None,
-    swa: Mapping[str, Any] | None,
-    select: Literal["accuracy", "loss"],
-) -> list[Stage]:
+def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> list[Stage]:
     """The stages of a training in their order; of its epochs the best and the last.
 
     A tie goes to the first, as in best.ckpt; but the average, which is a checkpoint of its own, wins a tie.
     """
 
-    def rank(row: Mapping[str, Any]) -> float:
+    def rank(row: Row) -> float:
         value = row.get("accuracy" if select == "accuracy" else "valid_loss")
         return -math.inf if not _finite(value) else value if select == "accuracy" else -value
 
-    first = (head or {}).get("first")
-    found: list[tuple[str, Mapping[str, Any] | None]] = [
-        (f"a linear probe of {(first or {}).get('images', 'few')} images", first),
-        ("the linear probe alone, nothing fine-tuned", head),
-    ]
+    found: dict[str, Any] = {"the linear probe alone, nothing fine-tuned": probe}
     if metrics:
         epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
         last = max(epochs)
         top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
-        found += [(f"the best epoch, {top}", epochs[top])] if top != last else []
-        found.append((f"the last epoch, {last}", epochs[last]))
-    if between:
-        top = max(between, key=rank)
-        found.append((f"{top.get('share', math.nan):.0%} of the way from the linear probe to there", top))
-    found.append(("averaged weights", (swa or {}).get("after")))
-    rows = {name: row for name, row in found if row}
+        if top != last:
+            found[f"the best epoch, {top}"] = epochs[top]
+        found[f"the last epoch, {last}"] = epochs[last]
+    found["averaged weights"] = (swa or {}).get("after")
+    rows = {name: row for name, row in found.items() if row}
     best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
     return [Stage(name, row, name == best) for name, row in rows.items()]
 
 
-def worst_first(classes: Rows) -> list[Mapping[str, Any]]:
+def worst_first(classes: Rows) -> list[Row]:
     """Rows of classes by accuracy, then by name; classes without an accuracy last."""
 
-    def key(row: Mapping[str, Any]) -> tuple[float, str]:
+    def key(row: Row) -> tuple[float, str]:
         accuracy = row.get("accuracy")
         return accuracy if _finite(accuracy) else math.inf, (row.get("name") or "").casefold()
 
     return sorted(classes, key=key)
 
 
-def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+def confusions(evaluation: Row) -> list[tuple[str, str, int]]:
     """The most frequent mistakes: true class, predicted class, count."""
     names = [row.get("name") or "" for row in evaluation.get("classes") or []]
     known = range(len(names))
@@ -285,15 +273,15 @@ def confusions(evaluation: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 def charts(metrics: Rows, smoothed: bool) -> list[Chart]:
     """The three curves of a training. Its two losses are different quantities and never share an axis."""
-    notes = {
-        "train_loss": ("Training loss", f"{'smoothed' if smoothed else 'true'} labels, augmented images"),
-        "valid_loss": ("Validation loss", "true labels, images as they are"),
-        "accuracy": ("Validation accuracy", "share of images named correctly"),
-    }
     epochs = [index if row.get("epoch") is None else row["epoch"] for index, row in enumerate(metrics)]
+    training, validation, accuracy = (
+        [row.get(key) for row in metrics] for key in ("train_loss", "valid_loss", "accuracy")
+    )
+    labels = "smoothed labels" if smoothed else "true labels"
     return [
-        chart(*titles, epochs, [row.get(key) for row in metrics], percents=key == "accuracy")
-        for key, titles in notes.items()
+        chart("Training loss", f"{labels}, augmented images", epochs, training),
+        chart("Validation loss", "true labels, images as they are", epochs, validation),
+        chart("Validation accuracy", "share of images named correctly", epochs, accuracy, percents=True),
     ]
 
 
@@ -340,10 +328,7 @@ def count(value: object) -> str:
 
 def size(value: object) -> str:
     """A number of bytes in the unit that keeps it short."""
-    if not _finite(value):
-        return "–"
-    power = min(int(math.log(max(value, 1), 1000)), 4)
-    return f"{value / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+    return filesize.decimal(int(value)) if _finite(value) else "–"
 
 
 def duration(value: object) -> str:
@@ -388,12 +373,9 @@ def _finite(value: object) -> TypeGuard[float]:
 @cache
 def _environment() -> Environment:
     """Jinja that escapes everything; what a run folder lacks is empty."""
+    loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        autoescape=True,
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        autoescape=True, loader=loader, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = (percent, share, number, count, size, duration, clock, scalar, spaced)
     environment.filters |= {function.__name__: function for function in filters}

@@ -1,1 +1,1 @@
-"""Benchmark: the same augmentation by every engine and by the loaders that people use instead, in one run."""
+"""Benchmark: our loaders beside those that people use instead."""

@@ -3,11 +3,9 @@
     greyhound benchmark --images FOLDER --json out.json --chart out.png
     greyhound benchmark --compare old.json new.json
 
-Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON.
-Before anything is timed, rows that claim equal pixels are compared. Every sample runs in a process of its
-own, rows take turns, and figures are medians: a machine that others use too is only fair to rows that are
-measured beside each other. The unit to trust is core-milliseconds an image: user and system time of the row's
-process and all its workers.
+Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON. Rows
+that claim equal pixels are compared first. Every sample runs in a process of its own, rows take turns, and
+figures are medians. Trust core-milliseconds an image: user and system time of the process and its workers.
 """
 
 from __future__ import annotations
@@ -71,13 +69,9 @@ def main() -> int:
         print(as_markdown(read(job.table)))
         return 0
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
-        folder = Path(temporary)
-        pack, data = open_pack(job, folder)
-        report(
-            measure(pack, data, job.rows or tuple(ROWS), job.seconds, job.repeats, folder),
-            job.json,
-            job.chart,
-        )
+        pack, data = open_pack(job, Path(temporary))
+        found = measure(pack, data, job.rows or tuple(ROWS), job.seconds, job.repeats)
+        report(found, job.json, job.chart)
     return 0
 
 
@@ -90,9 +84,7 @@ def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
     if job.pack and not job.images:
         return Pack(job.pack), job.pack.name
     if job.pack or not job.images:
-        raise OptionError(
-            "name either --images FOLDER or --pack PACK; photographs, since drawn images decode too fast"
-        )
+        raise OptionError("name either --images FOLDER or --pack PACK; drawn images decode too fast")
     out = folder / "images.arrow"
     write(find_unlabelled(job.images), (), out, Options(keep_grayscale=True), split="train")
     return Pack(out), job.images.name

@@ -10,24 +10,18 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import psutil
-import simplejpeg
 import torch
 
 from greyhound.cache.cli import progress_bar
-from greyhound.cache.decode import decode, downsample
-from greyhound.cache.folder import find_unlabelled
 from greyhound.cache.machine import available_cores, describe_machine, installed
-from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
 from greyhound.pipelines.benchmark.peers import BATCH_SIZE
 from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError, lacking, open_loader, steps
@@ -37,22 +31,10 @@ from greyhound.pipelines.loader import Loader
 AGREEMENT: Final = 1.0
 """Mean levels of 255 by which rows that claim equal pixels may differ."""
 PACKAGES: Final = (
-    "torch",
-    "torchvision",
-    "nvidia-dali-cuda*",
-    "opencv-python-headless",
-    "simplejpeg",
-    "pillow",
-    "albumentations",
-    "ffcv",
-)
+    "torch", "torchvision", "nvidia-dali-cuda*", "opencv-python-headless", "simplejpeg", "pillow",
+    "albumentations", "ffcv",
+)  # fmt: skip
 """Whose versions a figure depends on."""
-PIXELS: Final = 12_000_000
-"""Of a large original: a telephone's camera makes as many."""
-_LARGE: Final = 16
-"""Images that are enlarged: enough that no cache holds them."""
-_GRAIN: Final = 4.0
-"""Standard deviation of the added noise, in levels of 255: a sensor's, for files as large as real ones."""
 _WARM_UP: Final = 3
 """Batches before the clock starts: pools, plugins and prefetching are in place then."""
 
@@ -77,30 +59,22 @@ class Result:
     spread: tuple[float, float]
 
 
-def measure(
-    pack: Pack, data: str, names: tuple[str, ...], seconds: float, repeats: int, folder: Path
-) -> dict[str, Any]:
+def measure(pack: Pack, data: str, names: tuple[str, ...], seconds: float, repeats: int) -> dict[str, Any]:
     """Check that the engines agree, then sample the rows `names`, each in turn: all that the JSON says.
 
-    data: what the pack holds, for the reader. seconds, repeats: of and for each sample. folder: takes what
-    the measurement itself has to write. Raises BenchmarkError.
+    data: what the pack holds, for the reader. seconds, repeats: of each sample, of each row. Raises
+    BenchmarkError.
     """
     check_agreement(pack)
     missing = {name: why for name in names if (why := lacking(ROWS[name]))}
     present = [name for name in names if name not in missing]
     result: dict[str, Any] = {"missing": missing}
-    paths = dict.fromkeys(present, pack.path)
-    of_large = [name for name in present if ROWS[name].large]
-    if of_large:
-        large = Pack(enlarged(pack, folder))
-        paths |= dict.fromkeys(of_large, large.path)
-        result["large"] = {"bytes": large.nbytes / len(large), "worst_psnr_db": worst_psnr(large)}
     samples: dict[str, list[Sample]] = {name: [] for name in present}
     turns = present * repeats
     with progress_bar("measuring") as update:
         for done, name in enumerate(turns):
             update(done, len(turns), name)
-            samples[name].append(_in_a_process(sample, name, paths[name], seconds))
+            samples[name].append(_in_a_process(sample, name, pack.path, seconds))
     if "train-step" in present:
         result["data_time_in_training"] = _in_a_process(data_time_share, pack.path, seconds)
     result["rows"] = [asdict(summarise(name, taken)) for name, taken in samples.items()]
@@ -122,10 +96,8 @@ def check_agreement(pack: Pack) -> None:
     for name, cache in others:
         apart = float((first_batch(pack, name, cache) - expected).abs().mean() * 255)
         if apart > AGREEMENT:
-            raise BenchmarkError(
-                f"{name}, {cache}, differs from threads, encoded, by {apart:.3f} levels on the same draws; "
-                "nothing was timed"
-            )
+            found = f"differs from threads, encoded, by {apart:.3f} levels on the same draws"
+            raise BenchmarkError(f"{name}, {cache}, {found}; nothing was timed")
 
 
 def first_batch(pack: Pack, name: EngineName, cache: ImageCacheName) -> torch.Tensor:
@@ -190,37 +162,6 @@ def _family(process: Any) -> list[Any]:
 
 def summarise(name: str, samples: list[Sample]) -> Result:
     """Medians, and the spread of what is to be trusted."""
-    costs = [taken.core_ms_per_image for taken in samples]
-    return Result(
-        name,
-        statistics.median(taken.images_per_second for taken in samples),
-        statistics.median(costs),
-        statistics.median(taken.peak_mib for taken in samples),
-        (min(costs), max(costs)),
-    )
-
-
-def enlarged(pack: Pack, folder: Path) -> Path:
-    """A pack in `folder` of the first images of `pack`: enlarged to 12 megapixels, grained, encoded again."""
-    images = folder / "large"
-    images.mkdir()
-    for row in range(min(_LARGE, len(pack))):
-        pixels = decode(pack.encoded(row))
-        scale = (PIXELS / (pixels.shape[0] * pixels.shape[1])) ** 0.5
-        large = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        grain = np.random.default_rng(row).normal(0, _GRAIN, large.shape[:2]).astype(np.float32)
-        grained = np.clip(large + grain[..., None], 0, 255).astype(np.uint8)
-        encoded = simplejpeg.encode_jpeg(grained, quality=87, colorsubsampling="420")  # as cameras do
-        (images / f"{row:03}.jpg").write_bytes(encoded)
-    write(find_unlabelled(images), (), folder / "large.arrow", Options(keep_grayscale=True), split="train")
-    return folder / "large.arrow"
-
-
-def worst_psnr(pack: Pack) -> float:
-    """The lowest PSNR, in dB, of the scaled decode against the block means of a full decode."""
-    found = []
-    for row, times in enumerate(log2_reduction(peers.AUGMENT, pack.sizes).tolist()):
-        width, height = pack.stored_sizes[row]
-        scaled = decode(pack.encoded(row), times, (int(width), int(height)))
-        found.append(cv2.PSNR(scaled, downsample(decode(pack.encoded(row)), times)))
-    return float(min(found))
+    speeds, costs, peaks = zip(*map(astuple, samples), strict=True)
+    medians = map(statistics.median, (speeds, costs, peaks))
+    return Result(name, *medians, (min(costs), max(costs)))

@@ -15,7 +15,6 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 
-from greyhound.cache.decode import decode, downsample
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
@@ -45,8 +44,6 @@ class Row:
     package: str = ""
     note: str = ""
     device: Device = "cpu"
-    large: bool = False
-    """Works on the same photographs enlarged to 12 megapixels, as `large.enlarged` makes them."""
 
 
 def decode_only(pack: Pack, workers: int) -> Iterator[int]:
@@ -60,16 +57,6 @@ def copy_only(pack: Pack, workers: int) -> Iterator[int]:
     source = np.zeros((peers.AUGMENT.size, peers.AUGMENT.size, 3), dtype=np.float32)
     batch = np.empty((BATCH_SIZE, *source.shape), dtype=np.float32)
     yield from _on_threads(workers, lambda row: np.copyto(batch[row % BATCH_SIZE], source))
-
-
-def full_decode(pack: Pack, workers: int) -> Iterator[int]:
-    """Large originals without libjpeg's scaled decode: all pixels, then the mean of each block; no warp."""
-    reduction = log2_reduction(peers.AUGMENT, pack.sizes).tolist()
-
-    def reduced(row: int) -> None:
-        downsample(decode(pack.encoded(row % len(pack))), reduction[row % len(pack)])
-
-    yield from _on_threads(workers, reduced)
 
 
 def _on_threads(workers: int, work: Callable[[int], Any]) -> Iterator[int]:
@@ -143,7 +130,6 @@ _DALI: Final = ("nvidia.dali", "nvidia-dali-cuda120")
 _FROM_SOURCE: Final = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"
 _FFCV: Final = ("ffcv", f"ffcv, which is built from source: {_FROM_SOURCE}")
 _VIEWS: Final = "each view counts"
-_FULL: Final = "12 megapixels each, decoded in full, no warp"
 _ALBUMENTATIONS: Final = partial(peers.in_workers, peers.albumentations)
 _TORCHVISION: Final = partial(peers.in_workers, peers.torchvision_pil)
 _NO_SHEAR: Final = "no rotation, shear or hue"
@@ -156,8 +142,6 @@ ROWS: Final[dict[str, Row]] = {
     "dali-cpu-encoded": Row(engine("dali"), "ours", *_DALI),
     "dali-cpu-ten-views": Row(engine("dali", views=VIEWS), "ours", *_DALI, _VIEWS),
     "dali-gpu-encoded": Row(engine("dali", device="gpu"), "ours", *_DALI, device="gpu"),
-    "large-encoded": Row(engine("threads"), "ours", note="12 megapixels each", large=True),
-    "large-full-decode": Row(full_decode, "peer", note=_FULL, large=True),
     "albumentations": Row(_ALBUMENTATIONS, "peer", *("albumentations",) * 2, "colour and geometry apart"),
     "torchvision-pil": Row(_TORCHVISION, "peer", *("torchvision",) * 2, "the seed's own way"),
     "dali-naive": Row(peers.dali_naive, "peer", *_DALI, "no scale below 1"),
