@@ -15,6 +15,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+PRELOADED: Final = ["greyhound.train", "greyhound.eval", "timm", "pytest", "torch.distributed.run"]
+"""What would take each process seconds. The server does not find the modules of tests/."""
 PATIENCE: Final = 120
 """Seconds that the ranks have to answer."""
 
@@ -42,7 +44,7 @@ def answers(count: int, work: Callable[..., Any], *arguments: Any) -> list[tuple
 def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]:
     """A process that calls `work(connection, *arguments)`, past its imports; and where it is heard."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["greyhound.train", "runs"])
+    context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(theirs, *arguments))
     process.start()

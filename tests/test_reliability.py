@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,6 +42,7 @@ from greyhound.model.run import (
     LAST,
     LOCK,
     METRICS,
+    RECIPE,
     SWA,
     VERSIONS,
     Run,
@@ -91,38 +93,28 @@ def test_a_run_killed_at_any_write_is_the_run(
     """As if power failed when a file had its data and not yet its name: at every file of the full recipe."""
     monkeypatch.setattr(report, "build", lambda run: run)
     monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
-    job = tiny_job(colour_pack.path, tmp_path / "whole", recipe=FULL)
-    job = replace(job, checkpoints=Checkpoints(steps=3))
-    train.train(job, never)
-    whole = kills.bits(tmp_path / "whole")
-    moment = 3  # the first three describe the run
-    while not ends_before(job, tmp_path / str(moment), moment, monkeypatch):
-        out = tmp_path / str(moment)
-        train.train(replace(job, out=out, resume=True), never)
-        assert kills.bits(out) == whole, f"write {moment}"
-        shutil.rmtree(out)
-        moment += 1
-    assert moment > 15, "of every kind of file, some more than once"
+    out, replacing, moments = tmp_path / "whole", Path.replace, list[Path]()
 
-
-def ends_before(job: TrainOptions, out: Path, moment: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Train, and lose power at the write after so many; whether the training ended before it came."""
-    count, replacing = 0, Path.replace
-
-    def lose_power(self: Path, target: Path) -> Path:
-        nonlocal count
-        count += target.parent == out
-        if target.parent == out and count > moment:
-            raise SystemExit("no power")
+    def keep(self: Path, target: Path) -> Path:
+        """Keep what is there before the file gets its name; the first files describe the run."""
+        if target.parent == out and (out / RECIPE).exists():
+            moments.append(tmp_path / str(len(moments)))
+            moments[-1].mkdir()
+            for file in out.iterdir():
+                with suppress(FileNotFoundError):  # that of another thread
+                    shutil.copy(file, moments[-1])
         return replacing(self, target)
 
+    job = replace(tiny_job(colour_pack.path, out, recipe=FULL), checkpoints=Checkpoints(steps=3))
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", lose_power)
-        try:
-            train.train(replace(job, out=out), never)
-        except SystemExit:
-            return False
-    return True
+        patched.setattr(Path, "replace", keep)
+        train.train(job, never)
+    whole = kills.bits(out)
+    for moment in moments:
+        assert [file.name for file in moment.glob(".*.*")], "a file without its name"
+        train.train(replace(job, out=moment, resume=True), never)
+        assert kills.bits(moment) == whole, f"write {moment.name}"
+    assert len(moments) > 12, "of every kind of file, some more than once"
 
 
 def progress(path: Path) -> tuple[int, int]:
