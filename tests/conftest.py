@@ -13,8 +13,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
 import pytest
-from pictures import coded, encode, packed
-from runs import Answer, Here, never, tiny_job, tiny_pack
+from pictures import coded, encode, folder, packed, scan_here
+from runs import NAMES, Answer, Here, never, tinted, tiny_job, tiny_pack
 
 from greyhound import train
 from greyhound.cache.cli import ENDINGS
@@ -90,6 +90,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Pat
 def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of the tiny run, to write into."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six pictures in the classes of the tiny run, in `images`, looked at in the test's own process."""
+    for module in ("greyhound.cache.pack", "greyhound.cache.survey.findings"):
+        monkeypatch.setattr(f"{module}.scan", scan_here)
+    names = [(f"{name}/{n}.jpg", k, n) for k, name in enumerate(NAMES) for n in (0, 1)]
+    return folder(tmp_path / "images", {name: tinted(2 - k, 9 * k + n) for name, k, n in names})
 
 
 @pytest.fixture

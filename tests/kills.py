@@ -1,45 +1,30 @@
 """Trainings that are killed: each says where it is, and a real SIGKILL meets it there.
 
 Before it: `processes`, whose server every training is forked from, past its imports. After it: the tests of
-exact resume.
+exact resume, and the soak.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-from runs import FULL, ONE_THREAD, never, tiny_job
+import torch
+from processes import forked
+from runs import FULL, ONE_THREAD, batches_seen, never, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
-from greyhound.model import checkpoint, precision
+from greyhound.model import checkpoint, precision, run
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.report import report
-from greyhound.model.run import (
-    AVERAGED,
-    BEST,
-    EVALUATION,
-    INTERPOLATION,
-    LAST,
-    LOCK,
-    METRICS,
-    PROBE,
-    PROBE_WEIGHTS,
-    RECIPE,
-    SWA,
-    TARGETS,
-    Run,
-)
 from greyhound.recipe import Checkpoints
-from greyhound.session import TrainContext
 
 PATIENCE: Final = 300
 """Seconds that a training has to come to where it is killed, or to its end."""
@@ -47,7 +32,6 @@ PHASES: Final = {
     "averaging": "averaging",
     "features": "probe",
     "training": "step",
-    "of the way": "interpolation",
     "validating": "validation",
 }
 """A word of what a training says it is doing, and the phase that it is of."""
@@ -72,19 +56,12 @@ def finish(pack: Path, out: Path) -> None:
 
 def start(pack: Path, out: Path, phase: str, moment: int) -> tuple[Any, str]:
     """A training in a process of its own; the phase that it says it is in, `OVER`, or what went wrong."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["greyhound.train", "runs"])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=live, args=(theirs, pack, out, phase, moment))
-    process.start()
-    theirs.close()
+    process, ours = forked(live, pack, out, phase, moment)
     return process, ours.recv() if ours.poll(PATIENCE) else "no word in time"
 
 
 def live(announce: Connection, pack: Path, out: Path, phase: str, moment: int) -> None:
     """The child: train, evaluate, and wait for death where it was told to."""
-    import torch
-
     torch.set_num_threads(1)
     count = 0
 
@@ -95,10 +72,14 @@ def live(announce: Connection, pack: Path, out: Path, phase: str, moment: int) -
             announce.send(phase)
             time.sleep(PATIENCE)
 
+    def look(title: str, *_: object) -> None:
+        here(next(phase for word, phase in PHASES.items() if word in title))
+
     watch(here)
     try:
-        job = tiny_job(pack, out, (out / RECIPE).exists(), FULL)
-        train.train(replace(job, checkpoints=Checkpoints(steps=2)), never)
+        job = tiny_job(pack, out, (out / run.RECIPE).exists(), FULL)
+        with batches_seen(look):
+            train.train(replace(job, checkpoints=Checkpoints(steps=2)), never)
         evaluation.evaluate(evaluation.Job(run=out, crops=2, batch_size=8, resources=ONE_THREAD))
         announce.send(OVER)
     except BaseException:  # whatever it is, the test shows it
@@ -106,15 +87,8 @@ def live(announce: Connection, pack: Path, out: Path, phase: str, moment: int) -
 
 
 def watch(here: Callable[[str], None]) -> None:
-    """Call `here` with the phase before any batch, and in every half-written checkpoint. No pictures."""
-    following, writing = TrainContext.with_progress, Path.write_bytes
-    predicting = precision.forward
-
-    def with_progress(context: TrainContext, title: str, *rest: Any) -> Iterator[Any]:
-        phase = next(phase for word, phase in PHASES.items() if word in title)
-        for batch in following(context, title, *rest):
-            here(phase)
-            yield batch
+    """Call `here` before any batch is predicted, and in every half-written checkpoint. No pictures."""
+    writing, predicting = Path.write_bytes, precision.forward
 
     def forward(*arguments: Any) -> Any:
         here("evaluation")
@@ -129,27 +103,27 @@ def watch(here: Callable[[str], None]) -> None:
 
     Path.write_bytes = write_bytes  # type: ignore[method-assign]
     precision.forward = forward  # type: ignore[assignment]  # eval imports it when it predicts
-    TrainContext.with_progress = with_progress  # type: ignore[assignment, method-assign]
     vars(begin)["draw_pictures"] = lambda *_: None
     report.build = lambda run: run
 
 
 def bits(out: Path) -> dict[str, Any]:
-    """All that a run came to but for the clock: weights, metrics, and the evaluation, if any."""
-    folder, evaluated = Run(out), out / EVALUATION
-    files = {name: checkpoint.load(out / name) for name in (LAST, BEST, AVERAGED, PROBE_WEIGHTS)}
+    """All that a run came to but for the clock, by name: weights, metrics, and the evaluation, if any."""
+    files = {name: checkpoint.load(out / name) for name in (run.LAST, run.BEST, run.AVERAGED)}
     found: dict[str, Any] = {name: fingerprint(content["network"]) for name, content in files.items()}
-    clock = {"elapsed": None, "seconds": None}
-    found |= {
-        "average": fingerprint(files[LAST]["average"]["network"]),
-        "momentum": fingerprint(files[LAST]["momentum"]),
-        "targets": fingerprint({"": checkpoint.load(out / TARGETS)["probabilities"]}),
-        "best": (files[BEST]["after"], files[BEST]["score"]),
-        "metrics": (out / METRICS).read_bytes(),
-        "probe": folder.read(PROBE) | clock | {"first": folder.read(PROBE)["first"] | clock},
-        "interpolation": [row | clock for row in folder.read(INTERPOLATION)],
-        "averaging": folder.read(SWA) | clock | {"after": folder.read(SWA)["after"] | clock},
-        "evaluation": evaluated.read_bytes() if evaluated.exists() else b"",
-        "left": [file.name for file in out.iterdir() if file.name.startswith(".") and file.name != LOCK],
-    }
+    found |= {name: unclocked(run.Run(out).read(name)) for name in (run.PROBE, run.SWA)}
+    written = [name for name in (run.METRICS, run.EVALUATION) if (out / name).exists()]
+    found |= {name: (out / name).read_bytes() for name in written}
+    found["momentum"] = fingerprint(files[run.LAST]["momentum"])
+    found["best"] = (files[run.BEST]["after"], files[run.BEST]["score"])
+    found["left"] = [
+        file.name for file in out.iterdir() if file.name.startswith(".") and file.name != run.LOCK
+    ]
     return found
+
+
+def unclocked(content: Any) -> Any:
+    """JSON without the fields that depend on the clock, however deep."""
+    if isinstance(content, dict):
+        return {key: unclocked(value) for key, value in content.items() if key not in run.CLOCKED}
+    return [unclocked(item) for item in content] if isinstance(content, list) else content

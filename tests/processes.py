@@ -15,6 +15,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+PRELOADED: Final = ["greyhound.train", "greyhound.eval", "timm", "pytest", "torch.distributed.run"]
+"""What would take each process seconds. The server does not find the modules of tests/."""
 PATIENCE: Final = 120
 """Seconds that the ranks have to answer."""
 
@@ -29,22 +31,25 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 
 def answers(count: int, work: Callable[..., Any], *arguments: Any) -> list[tuple[Any] | str]:
     """What `work` returns in each of `count` processes; or why there is nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["greyhound.train", "runs"])
     port = free_port()
-    started = []
-    for rank in range(count):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_answer, args=(theirs, rank, count, port, work, arguments))
-        process.start()
-        theirs.close()
-        started.append((process, ours))
+    started = [forked(_answer, rank, count, port, work, arguments) for rank in range(count)]
     try:
         return [_receive(ours) for _, ours in started]
     finally:
         for process, _ in started:
             process.kill()
             process.join()
+
+
+def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]:
+    """A process that calls `work(connection, *arguments)`, past its imports; and where it is heard."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(theirs, *arguments))
+    process.start()
+    theirs.close()
+    return process, ours
 
 
 def _receive(ours: Connection) -> tuple[Any] | str:
@@ -65,12 +70,7 @@ def free_port() -> int:
 
 
 def _answer(
-    answer: Connection,
-    rank: int,
-    count: int,
-    port: int,
-    work: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    answer: Connection, rank: int, count: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     """One rank: its environment is what torchrun's would be."""
     os.environ |= {
@@ -89,6 +89,5 @@ def _answer(
         found: Any = (work(*arguments),)
     except BaseException:  # whatever it is, the test shows it
         found = traceback.format_exc()
-    answer.send_bytes(
-        pickle.dumps(found)
-    )  # `send` would hand tensors over in memory that ends with the process
+    # `send` would hand tensors over in memory that ends with the process.
+    answer.send_bytes(pickle.dumps(found))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, TypeAlias
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,14 +21,12 @@ from torch import nn
 from greyhound import begin, train
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
-from greyhound.model.averaging import MovingAverage
-from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.run import Run
 from greyhound.model.schedule import Phase
 from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.loader import Batch, Position, torch_device
+from greyhound.pipelines.loader import Batch, Loader, Position, torch_device
 from greyhound.recipe import PAPER, Averaging, Recipe, TrainOptions
 from greyhound.session import START, TrainContext, open_loaders, open_state
 
@@ -46,22 +45,18 @@ TINY = replace(
 FULL = replace(
     TINY,
     linear_probe=True,
-    probe_shots=5,
     freeze_bn=True,
-    distillation=0.5,
-    clip_norm=1.0,
-    interpolation=3,
-    layer_decay=0.9,
-    ema=0.5,
     select="loss",
     phases=(Phase(epochs=2, high=2e-4, low=7e-5, cycles=0.5),),
     averaging=Averaging(steps=2, rate=1e-5),
 )
-"""Everything that `fast` does, and averaging after it; a network between the head and the end is the best."""
+"""Everything that `fast` does, and averaging after it."""
 
 SMALL: Final = ["--network", "test_efficientnet", "--weights", "none", "--size", "32", "--device", "cpu"]
 """The flags of a training as small as these."""
 ONE_THREAD = Resources(device="cpu", threads=1)
+NAMES: Final = ("blue <b>", "green", "red")
+"""The classes that it tells apart."""
 
 
 class Answer(NamedTuple):
@@ -70,6 +65,13 @@ class Answer(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def error(self) -> str:
+        """What it refuses, in one line and with exit code 2."""
+        assert self.code == 2, self.err
+        assert self.err.startswith("error: ") and len(self.err.splitlines()) == 1
+        return self.err.removeprefix("error: ")
 
 
 Here: TypeAlias = Callable[..., Answer]
@@ -85,8 +87,7 @@ def tinted(level: int, seed: int) -> bytes:
 
 def tiny_pack(root: Path) -> Pack:
     """60 images, 20 a class; 42 to train on, 6 for validation, 12 for the test."""
-    names = ("blue <b>", "green", "red")
-    images = {name: [tinted(2 - k, 100 * k + n) for n in range(20)] for k, name in enumerate(names)}
+    images = {name: [tinted(2 - k, 100 * k + n) for n in range(20)] for k, name in enumerate(NAMES)}
     return packed(root, images, Options(val=0.1, test=0.2))
 
 
@@ -110,6 +111,20 @@ def tiny_context(
     state = open_state(recipe, len(pack.classes), device, 0.0)
     with open_loaders(recipe, pack, resources, START) as loaders, CheckpointSaver(run) as saver:
         yield TrainContext(recipe, resources, run, state, *loaders, saver, never)
+
+
+@contextmanager
+def batches_seen(look: Callable[[str, Loader, Batch], None]) -> Iterator[None]:
+    """Call `look` with what a training says it is doing, its loader, and each batch before it gets it."""
+    following = TrainContext.with_progress
+
+    def with_progress(context: TrainContext, title: str, loader: Loader, *rest: Any) -> Iterator[Batch]:
+        for batch in following(context, title, loader, *rest):
+            look(title, loader, batch)
+            yield batch
+
+    with mock.patch.object(TrainContext, "with_progress", with_progress):
+        yield
 
 
 class Batches:
@@ -146,21 +161,16 @@ def train_on(
     called: nn.Module | None = None,
     classes: int = 2,
     whole: int | None = None,
-    targets: torch.Tensor | None = None,
     **fields: Any,
 ) -> TrainState:
     """One epoch of the loop itself, `train.train_epoch`, over given batches at one learning rate; its state.
 
-    called: the network, wrapped. targets: soft ones `[n, K]`, image by image, instead of the labels. fields:
-    of the recipe, whose labels are not smoothed unless they say so.
+    called: the network, wrapped. fields: of the recipe, whose labels are not smoothed unless they say so.
     """
-    recipe = replace(TINY, label_smoothing=0.0, phases=(Phase(epochs=1, high=lr, low=lr),))
-    recipe = replace(recipe, **fields)
+    fields = {"label_smoothing": 0.0} | fields
+    recipe = replace(TINY, phases=(Phase(epochs=1, high=lr, low=lr),), **fields)
     optimizer = optimizer or torch.optim.SGD(network.parameters(), lr=0.0)
-    ema = MovingAverage(network, recipe.ema) if recipe.ema else None
-    state = TrainState(network=network, optimizer=optimizer, ema=ema)
-    if targets is not None:
-        state.targets = SoftTargets(torch.arange(len(targets)), targets, 1.0).to(state.device)
+    state = TrainState(network=network, optimizer=optimizer)
     run, loader = Run(Path("nowhere")), Batches(batches, classes, whole)
     with CheckpointSaver(run) as saver:
         context = TrainContext(recipe, ONE_THREAD, run, state, loader, loader, saver, never)  # type: ignore[arg-type]

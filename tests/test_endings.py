@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pkgutil
 import pty
@@ -12,20 +13,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
-from pictures import folder, scan_here
-from runs import Here, tinted
+from runs import SMALL, Answer, Here
 
 from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
-from greyhound.model.run import INTERPOLATION, LOCK, METRICS
+from greyhound.model.run import LOCK, METRICS
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--network", "test_efficientnet", "--weights", "none", "--augment.size", "32", "--batch-size", "8"]
-FEATURES = "--out labels.json --network test_efficientnet --weights none --size 32 --device cpu"
+FEATURES = f"--out labels.json {' '.join(SMALL)}"
 
 
 @pytest.fixture
@@ -35,17 +34,6 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     return place
-
-
-@pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six pictures in the classes of the tiny run, looked at in the test's own process."""
-    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
-    names = ("blue <b>", "green", "red")
-    return folder(
-        tmp_path / "images",
-        {f"{name}/{n}.jpg": tinted(2 - k, 9 * k + n) for k, name in enumerate(names) for n in (0, 1)},
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -60,28 +48,35 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
         assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def asking(number: int, work: Callable[..., Any], after: int = 1) -> Callable[..., Any]:
-    """The same function; when it is called for the time `after`, the signal comes first."""
-    calls = 0
+Interrupted: TypeAlias = Callable[..., Answer]
 
-    def ask(*values: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == after:
-            signal.raise_signal(number)
-        return work(*values, **named)
 
-    return ask
+@pytest.fixture
+def interrupted(here: Here, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+    """Starts a program; when it calls the function at `place` for the time `after`, from 1, the signal comes first."""
+
+    def start(number: int, place: str, *words: str, after: int = 1) -> Answer:
+        asked, called = pkgutil.resolve_name(f"greyhound.{place}"), itertools.count(1)
+
+        def ask(*values: Any, **named: Any) -> Any:
+            if next(called) == after:
+                signal.raise_signal(number)
+            return asked(*values, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(f"greyhound.{place}", ask)
+            return here(*words)
+
+    return start
 
 
 @pytest.mark.parametrize("number", ENDINGS)
 def test_packing_that_is_ended_while_it_writes(
-    images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, number: int
+    images: Path, tmp_path: Path, interrupted: Interrupted, number: int
 ) -> None:
-    monkeypatch.setattr("greyhound.cache.pack._read", asking(number, lambda *_: b"", after=3))
     (tmp_path / "p.arrow").write_bytes(b"ARROW1, older")
-    answer = here("cache/__main__.py", "pack", str(images), "--out", "p.arrow")
-    assert answer == (128 + number, "", "")
+    words = ("cache/__main__.py", "pack", str(images), "--out", "p.arrow")
+    assert interrupted(number, "cache.pack._read", *words, after=3) == (128 + number, "", "")
     assert (tmp_path / "p.arrow").read_bytes() == b"ARROW1, older"
 
 
@@ -90,7 +85,7 @@ def test_packing_that_is_ended_while_it_writes(
     [
         (signal.SIGTERM, "linear_probe.solve", "training epoch 0"),
         (signal.SIGHUP, "step.mean_loss", "training epoch 0"),
-        (signal.SIGINT, "averaging.interpolated", "validating 50% of the way from the linear probe"),
+        (signal.SIGINT, "step.check_averaging", "validating after averaging"),
         (signal.SIGTERM, "averaging.average", "averaging"),
     ],
 )
@@ -98,22 +93,19 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     colour_pack: Pack,
     tmp_path: Path,
     here: Here,
-    monkeypatch: pytest.MonkeyPatch,
+    interrupted: Interrupted,
     number: int,
     place: str,
     doing: str,
 ) -> None:
-    words = [*f"--pack {colour_pack.path} --out run --device cpu --interpolation 1".split(), *SMALL]
-    words += ["--averaging.steps", "1"]
-    place = f"greyhound.model.{place}"
-    with monkeypatch.context() as patched:
-        patched.setattr(place, asking(number, pkgutil.resolve_name(place)))
-        answer = here("train.py", "fast", *words)
+    words = ["train.py", "fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL]
+    words += ["--batch-size", "8", "--averaging.steps", "1"]
+    answer = interrupted(number, f"model.{place}", *words)
     assert answer.code == 128 + number, answer.err
     assert answer.err == f"stopped while {doing}; the same command with --resume goes on\n"
-    assert here("train.py", "fast", *words, "--resume").code == 0
+    assert here(*words, "--resume").code == 0
     names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert {"last.ckpt", "swa.ckpt", METRICS, INTERPOLATION, "report.html"} <= names
+    assert {"last.ckpt", "swa.ckpt", METRICS, "report.html"} <= names
 
 
 @pytest.mark.parametrize(
@@ -128,20 +120,10 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(
-    run: Path,
-    images: Path,
-    scratch: Path,
-    here: Here,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    program: str,
-    place: str,
+    run: Path, images: Path, scratch: Path, interrupted: Interrupted, number: int, program: str, place: str
 ) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
-    place = f"greyhound.{place}"
-    monkeypatch.setattr(place, asking(number, pkgutil.resolve_name(place)))
-    answer = here(*program.split())
-    assert answer == (128 + number, "", "")
+    assert interrupted(number, place, *program.split()) == (128 + number, "", "")
     after = {file.name: file.stat().st_mtime_ns for file in run.iterdir() if file.name in before}
     assert after == before
 
@@ -171,37 +153,29 @@ run(main)
 """
 
 
-def test_a_terminal_that_is_closed_ends_a_training_with_its_checkpoint(
-    tmp_path: Path,
-) -> None:
-    """A small program with the same bar and signals stands for it. Writing to the terminal then fails."""
-    ours, theirs = pty.openpty()
-    program = ON_A_TERMINAL.format(root=str(ROOT))
-    process = subprocess.Popen(
-        ["setsid", "--ctty", sys.executable, "-c", program],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=tmp_path,
-    )
-    os.close(theirs)
+def started(command: list[str], tmp_path: Path, **streams: int) -> subprocess.Popen[bytes]:
+    """A small program with a training's bar and signals, which stands for one, past its start."""
+    command = [*command, sys.executable, "-c", ON_A_TERMINAL.format(root=str(ROOT))]
+    process = subprocess.Popen(command, cwd=tmp_path, **streams)  # type: ignore[call-overload]
     deadline = time.monotonic() + 30
-    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "ready").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    return process  # type: ignore[no-any-return]
+
+
+def test_a_terminal_that_is_closed_ends_a_training_with_its_checkpoint(tmp_path: Path) -> None:
+    """Writing to the terminal then fails."""
+    ours, theirs = pty.openpty()
+    process = started(["setsid", "--ctty"], tmp_path, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
     os.close(ours)
     assert process.wait(timeout=30) == 128 + signal.SIGHUP
     assert (tmp_path / "checkpoint").read_text() == "saved"
 
 
 def test_nohup_is_heeded(tmp_path: Path) -> None:
-    program = ON_A_TERMINAL.format(root=str(ROOT))
-    process = subprocess.Popen(
-        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", program],
-        stdout=subprocess.DEVNULL,
-        cwd=tmp_path,
-    )
-    while not (tmp_path / "ready").exists() and process.poll() is None:
-        time.sleep(0.02)
+    shell = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+    process = started(shell, tmp_path, stdout=subprocess.DEVNULL)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.2)
     assert process.poll() is None

@@ -1,20 +1,22 @@
-"""eval.py: the seed's table, the ensemble, folders with and without labels, refusals."""
+"""eval.py: the seed's table, the ensemble, folders with and without labels, refusals; and explain.py."""
 
 from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import torch
 from pictures import folder
 from PIL import Image
-from runs import ONE_THREAD, Here, tinted
+from runs import NAMES, ONE_THREAD, Here, tinted
 
 from greyhound import eval as evaluation
+from greyhound import explain
 from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source
@@ -22,21 +24,32 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint, metrics
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
+from greyhound.model.saliency import saliency
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
 
-NAMES = ("blue <b>", "green", "red")
+
+@pytest.fixture
+def evaluate(run: Path) -> Callable[..., dict[str, Any]]:
+    """Evaluates the run; what it wrote into its file of that name."""
+
+    def evaluated(name: str = "eval.json", **options: Any) -> dict[str, Any]:
+        evaluation.evaluate(evaluation.Job(run=run, resources=ONE_THREAD, **options))
+        content: dict[str, Any] = Run(run).read(name)
+        return content
+
+    return evaluated
 
 
-def job(run: Path, **options: Any) -> evaluation.Job:
-    return evaluation.Job(run=run, resources=ONE_THREAD, **options)
+Evaluate: TypeAlias = Callable[..., dict[str, Any]]
 
 
-def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation.evaluate(job(run, crops=4))
+def test_the_tables_are_the_seeds_and_ours(
+    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(crops=4)
     lines = capsys.readouterr().out.splitlines()
-    result = Run(run).read("eval.json")
     assert [line.split("(")[0] for line in lines[:3]] == [f"Accuracy of {name}" for name in NAMES]
     assert lines[3] == f"Total Accuracy: {result['accuracy']:.3f}"
     assert lines[4].startswith("one crop, on average over 4: ")
@@ -52,18 +65,16 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_name_of_a_class_is_no_command_and_one_crop_is_the_centre_window(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluation.evaluate(job(run, crops=1))
-    result = Run(run).read("eval.json")
+    result = evaluate(crops=1)
     assert result["accuracy"] == result["ensemble_accuracy"]
     how = ("precision", "engine", "device", "checkpoint", "after")
     assert [result[name] for name in how] == ["fp32", "threads", "cpu", "swa", "averaging"]
-    evaluation.evaluate(job(run, crops=1, seed=5))
-    assert Run(run).read("eval.json")["cross_entropy"] == pytest.approx(result["cross_entropy"])
+    assert evaluate(crops=1, seed=5)["cross_entropy"] == pytest.approx(result["cross_entropy"])
     result["classes"][0]["name"], result["after"] = "\x1b[31mred\nalert", "\x1b[2Jthe end"
     capsys.readouterr()
-    evaluation.conclude(job(run), Run(run), "eval.json", result)
+    evaluation.conclude(evaluation.Job(run=run), Run(run), "eval.json", result)
     said = capsys.readouterr().out
     assert "Accuracy of \ufffd[31mred\ufffdalert(n=4): " in said
     assert "\x1b" not in said
@@ -79,7 +90,7 @@ def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: pytest.Cap
     result = metrics.evaluate(probabilities, labels, classes)
     how = {"checkpoint": "best", "after": "epoch 1"}
     started = time.process_time()
-    evaluation.conclude(job(run, crops=1), Run(run), "eval.json", result | how)
+    evaluation.conclude(evaluation.Job(run=run, crops=1), Run(run), "eval.json", result | how)
     assert time.process_time() - started < 5
     assert (run / "eval.json").stat().st_size < 600_000
     assert (run / "report.html").stat().st_size < 2_000_000
@@ -91,74 +102,68 @@ def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: pytest.Cap
     assert "Total Accuracy: 0.975" in capsys.readouterr().out
 
 
-def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour_pack: Pack) -> None:
-    evaluation.evaluate(job(run, crops=3, checkpoint="last"))
-    result = Run(run).read("eval.json")
+def test_accuracy_is_the_mean_over_single_crops_of_the_network(
+    run: Path, evaluate: Evaluate, colour_pack: Pack
+) -> None:
+    result = evaluate(crops=3, checkpoint="last")
     _, network = Run(run).network("last", torch.device("cpu"))
     augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").crops()
-    right, losses = [], []
     ids, on = colour_pack.ids("test"), Resources(device="cpu")
     with Loader(colour_pack, augment, ids, on, batch_size=12, views=3, epochs=1) as loader:
         (batch,) = list(loader)
     with torch.no_grad():
-        for view in range(3):
-            right.append((network(batch.images[:, view]).argmax(1) == batch.labels).float().mean().item())
-            losses.append(network(batch.images[:, view]).softmax(1))
-    assert result["accuracy"] == pytest.approx(np.mean(right))
-    mean = torch.stack(losses).mean(0)[torch.arange(12), batch.labels]
+        chances = torch.stack([network(batch.images[:, view]).softmax(1) for view in range(3)])
+    assert result["accuracy"] == pytest.approx((chances.argmax(2) == batch.labels).float().mean().item())
+    mean = chances.mean(0)[torch.arange(12), batch.labels]
     assert result["cross_entropy"] == pytest.approx(-mean.log().mean().item(), rel=1e-4)
 
 
-def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> None:
-    evaluation.evaluate(job(run, crops=2))
+def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path, evaluate: Evaluate) -> None:
+    evaluate(crops=2)
     test = (run / "eval.json").read_bytes()
-    evaluation.evaluate(job(run, crops=2, split="val"))
+    assert evaluate("eval-val.json", crops=2, split="val")["n"] == 6
     assert (run / "eval.json").read_bytes() == test
-    assert Run(run).read("eval-val.json")["n"] == 6
     page = (run / "report.html").read_text()
     assert "of test images correctly" in page
     assert "Evaluated beside it" in page
 
 
-def test_an_edited_recipe_is_one_line(run: Path) -> None:
+def test_an_edited_recipe_is_one_line(run: Path, evaluate: Evaluate) -> None:
     recipe = Run(run).read("recipe.json")
     recipe["augment"]["size"] = "large"
     Run(run).write("recipe.json", recipe)
     with pytest.raises(ValueFormatError, match=r"recipe.json, augment: size: .* not 'large'"):
-        evaluation.evaluate(job(run))
+        evaluate()
     del recipe["augment"]
     Run(run).write("recipe.json", recipe)
     with pytest.raises(RunError, match=r"recipe.json: no augment; train again into another folder"):
-        evaluation.evaluate(job(run))
+        evaluate()
 
 
-def labelled(root: Path) -> Path:
-    files = {f"{name}/{n}.jpg": tinted(2 - k, 900 + n) for k, name in enumerate(NAMES) for n in range(3)}
-    return folder(root, files)
+def test_worst_classes_come_first_on_request(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(crops=2, worst_first=True, checkpoint="last")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Accuracy of")]
+    accuracies = [float(line.rsplit(" ", 1)[1]) for line in lines]
+    assert accuracies == sorted(accuracies)
 
 
-def test_a_labelled_folder_is_evaluated(run: Path, tmp_path: Path) -> None:
-    evaluation.evaluate(job(run, images=labelled(tmp_path / "more"), crops=2))
-    result = Run(run).read("eval-images.json")
+def test_a_labelled_folder_is_evaluated(run: Path, evaluate: Evaluate, images: Path) -> None:
+    result = evaluate("eval-images.json", images=images, crops=2)
     assert not (run / "eval.json").exists(), "the run's own test is another result"
     assert (run / "confusion-images.png").exists()
-    assert (result["n"], result["split"]) == (9, "images")
-    assert [row["n"] for row in result["classes"]] == [3, 3, 3]
+    assert (result["n"], result["split"]) == (6, "images")
+    assert [row["n"] for row in result["classes"]] == [2, 2, 2]
 
 
 def test_a_folder_without_labels_gets_predictions(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ('odd, "na\rme".jpg', "b.jpg", "broken.jpg")
-    contents = (tinted(0, 1), tinted(1, 2), b"not an image")
-    images = folder(tmp_path / "new", dict(zip(names, contents, strict=True)))
+    files = {'odd, "na\rme".jpg': tinted(0, 1), "b.jpg": tinted(1, 2), "broken.jpg": b"not an image"}
     before = (run / "report.html").read_bytes()
-    evaluation.evaluate(job(run, images=images, crops=2))
+    evaluate("pack.json", images=folder(tmp_path / "new", files), crops=2)
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["b.jpg", 'odd, "na\rme".jpg']
-    assert {row["prediction"] for row in rows} <= set(NAMES)
-    assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     for row in rows:
         guesses = [row["prediction"], row["prediction_2"], row["prediction_3"]]
         chances = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
@@ -171,12 +176,11 @@ def test_a_folder_without_labels_gets_predictions(
 
 
 def test_find_images_reads_labels_from_class_folders(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = labelled(tmp_path / "more")
     sources = evaluation.find_images(images, NAMES)
     assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
-    assert [source.label for source in sources] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [source.label for source in sources] == [0, 0, 1, 1, 2, 2]
     assert {source.label for source in evaluation.find_images(images, ("cats", "dogs"))} == {-1}
     assert "is named as a class of this run, so its images have no labels" in capsys.readouterr().err
 
@@ -188,53 +192,97 @@ def test_find_images_reads_labels_from_class_folders(
         ("loose.jpg", r"'loose\.jpg' for one; move them into a class"),
     ],
 )
-def test_a_folder_that_is_labelled_in_part_is_refused(tmp_path: Path, more: str, message: str) -> None:
-    images = folder(labelled(tmp_path / "more"), {more: b""})
+def test_a_folder_that_is_labelled_in_part_is_refused(images: Path, more: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        evaluation.find_images(images, NAMES)
+        evaluation.find_images(folder(images, {more: b""}), NAMES)
 
 
-def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_path: Path) -> None:
+def test_what_does_not_fit_the_run_is_refused(
+    run: Path, evaluate: Evaluate, coded_pack: Pack, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="--predictions is for a folder without labels"):
-        evaluation.evaluate(job(run, predictions=tmp_path / "p.csv"))
+        evaluate(predictions=tmp_path / "p.csv")
     with pytest.raises(PackError, match="other classes"):
-        evaluation.evaluate(job(run, pack=coded_pack.path))
-
-
-def test_a_diverged_network_is_said_to_have_diverged(run: Path) -> None:
+        evaluate(pack=coded_pack.path)
     content = checkpoint.load(run / "last.ckpt")
     content["network"]["classifier.bias"].fill_(float("nan"))
     checkpoint.save(run / "last.ckpt", content)
     with pytest.raises(UserError, match=r"checkpoint last: .*not finite"):
-        evaluation.evaluate(job(run, checkpoint="last", crops=1))
+        evaluate(checkpoint="last", crops=1)
+    (run / "swa.ckpt").write_bytes((run / "swa.ckpt").read_bytes()[:5000])
+    with pytest.raises(checkpoint.CheckpointError, match="truncated"):
+        explain.explain(explain.Job(run=run, checkpoint="swa"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--run", "nowhere"), "nowhere is no folder; expected a run folder"),
-        (("--run", "nowhere", "--crops", "0"), "crops is 0; expected at least 1"),
-        (("--run", "nowhere", "--threads", "-2"), "threads is -2; expected at least 1"),
-        (("--run", "nowhere", "--seed", "-1"), "seed is -1; expected 0 to"),
-        (("--run", "nowhere", "--images", "x", "--split", "val"), "expected neither --pack nor --split"),
-        (("--run", "nowhere", "--checkpoint", "newest"), "--checkpoint"),
+        ("", "nowhere is no folder; expected a run folder"),
+        ("--crops 0", "crops is 0; expected at least 1"),
+        ("--threads -2", "threads is -2; expected at least 1"),
+        ("--seed -1", "seed is -1; expected 0 to"),
+        ("--images x --split val", "expected neither --pack nor --split"),
+        ("--checkpoint newest", "--checkpoint"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: tuple[str, ...], says: str, tmp_path: Path, here: Here
-) -> None:
-    answer = here("eval.py", *arguments)
-    assert answer.code == 2
-    assert len(answer.err.splitlines()) == 1
-    assert says in answer.err
+def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_path: Path, here: Here) -> None:
+    assert says in here("eval.py", "--run", "nowhere", *arguments.split()).error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_checkpoint_that_validated_best_is_taken(run: Path) -> None:
-    for better, name in (("best", "best.ckpt"), ("swa", "swa.ckpt")):
-        other = "swa.ckpt" if name == "best.ckpt" else "best.ckpt"
-        for file, score in ((name, 0.9), (other, 0.8)):
-            checkpoint.save(run / file, checkpoint.load(run / file) | {"score": score})
-        assert Run(run).load("auto")[0] == better
-    checkpoint.save(run / "best.ckpt", checkpoint.load(run / "best.ckpt") | {"score": 0.9})
-    assert Run(run).load("auto")[0] == "swa", "a tie goes to the average"
+# --- explain.py ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explained(run: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Explains images of the run; a row of each."""
+
+    def rows(**options: Any) -> list[dict[str, Any]]:
+        explain.explain(explain.Job(run=run, resources=ONE_THREAD, **options))
+        content: list[dict[str, Any]] = Run(run).read("saliency.json")
+        return content
+
+    return rows
+
+
+Explained: TypeAlias = Callable[..., list[dict[str, Any]]]
+
+
+def test_the_sheet_and_its_rows(run: Path, explained: Explained, colour_pack: Pack) -> None:
+    before = {path.name: path.read_bytes() for path in run.glob("*.ckpt")}
+    assert "Not explained yet" in (run / "report.html").read_text()
+    rows, ids = explained(count=5), colour_pack.ids("test")
+    test = {colour_pack.image_path(row): colour_pack.classes[colour_pack.labels[row]] for row in ids}
+    assert len({row["path"] for row in rows}) == 5
+    assert all(test[row["path"]] == row["true"] for row in rows)
+    assert all(row["loss"] >= 0 for row in rows)
+    with Image.open(run / "saliency.png") as sheet:
+        assert min(sheet.size) > 200
+    assert "Not explained yet" not in (run / "report.html").read_text()
+    assert {path.name: path.read_bytes() for path in run.glob("*.ckpt")} == before
+
+
+def test_another_seed_shows_other_images_and_the_same_seed_the_same(explained: Explained) -> None:
+    first, same, other = ([row["path"] for row in explained(count=4, seed=seed)] for seed in (0, 0, 1))
+    assert first == same
+    assert first != other
+    assert len(explained(count=500)) == 12, "more than there are is all there are"
+
+
+def test_the_loss_is_that_of_the_evaluation_pipeline(run: Path, colour_pack: Pack) -> None:
+    augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").centre()
+    batch = explain.draw_images(explain.Job(run=run, resources=ONE_THREAD, count=4), colour_pack, augment)
+    _, network = Run(run).network("swa", torch.device("cpu"))
+    result = saliency(network, batch.images, batch.labels)
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(network(batch.images), batch.labels, reduction="none")
+    assert np.allclose(result.loss, expected.numpy(), atol=1e-5)
+    assert result.gradient.shape == (4, 32, 32)
+    assert (result.gradient > 0).mean() > 0.9
+
+
+def test_what_explain_cannot_do_is_one_line(tmp_path: Path, here: Here) -> None:
+    answer = here("explain.py", "--run", "nowhere")
+    assert answer.error.startswith("nowhere is no folder; expected a run folder")
+    with pytest.raises(ValueError, match="count is 0; expected at least 1"):
+        explain.Job(run=tmp_path, count=0)

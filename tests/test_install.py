@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 NEIGHBOURS = ["model", "train", "pipelines", "eval", "explain", "review", "session", "recipe", "begin"]
 """A user's own modules beside his images; `cache` is a package of his."""
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 SPY = "open({log!r}, 'a').write(__name__ + ' ')\nraise RuntimeError(__name__ + ' is not for import')\n"
 TRAINING = """
 import runpy, sys
@@ -51,29 +52,10 @@ class Installed:
     def start(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in the folder, with nothing but its own path to find modules by."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        command = [self.environment / "bin" / program, *arguments]
         return subprocess.run(
-            [self.environment / "bin" / program, *arguments],
-            cwd=self.folder,
-            env=clean,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
+            command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=300
         )
-
-
-def build_wheel(folder: Path) -> Path:
-    """The wheel of a copy of the checkout, for a build writes beside its source; a stray environment and findings are in it."""
-    skipped = (".venv", ".git", "build", "*.egg-info", "__pycache__", ".*_cache", "demo.*", "runs", ".ci")
-    source = Path(copytree(ROOT, folder / "source", ignore=ignore_patterns(*skipped), symlinks=True))
-    for stray in (".venv/lib/stray", "findings/stray"):
-        (source / stray).mkdir(parents=True, exist_ok=True)
-        (source / stray / "__init__.py").write_text("")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    isolation = ["--no-build-isolation"] if has_setuptools() else []
-    subprocess.run([*pip, *isolation, "--wheel-dir", folder, source], check=True, timeout=300)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
 
 
 def has_setuptools() -> bool:
@@ -85,42 +67,52 @@ def has_setuptools() -> bool:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a copy of the checkout, for a build writes beside its source; a stray environment and findings are in it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    skipped = (".venv", ".git", "build", "*.egg-info", "__pycache__", ".*_cache", "demo.*", "runs", ".ci")
+    source = Path(copytree(ROOT, folder / "source", ignore=ignore_patterns(*skipped), symlinks=True))
+    for stray in (".venv/lib/stray", "findings/stray"):
+        (source / stray).mkdir(parents=True, exist_ok=True)
+        (source / stray / "__init__.py").write_text("")
+    isolation = ["--no-build-isolation"] if has_setuptools() else []
+    command = [*PIP, "wheel", "--quiet", "--no-deps", *isolation, "--wheel-dir", folder, source]
+    subprocess.run(command, check=True, timeout=300)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("install")
-    wheel, environment = build_wheel(folder), folder / "environment"
+    environment, here, log = folder / "environment", folder / "project", folder / "imported"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=100)
-    python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={python}", "install"]
-    subprocess.run([*pip, "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=100)
+    into = [f"--python={environment / 'bin' / 'python'}", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*PIP, *into, "--no-compile", wheel], check=True, timeout=100)
     (packages,) = environment.glob("lib/python*/site-packages")
     # the dependencies: a .pth file in a folder that a .pth file names is not read, so no editable install is found
     dependencies = [path for path in sys.path if path.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
-
-    here, log = folder / "project", folder / "imported"
     (here / "cache").mkdir(parents=True)
     for name in ("cache/__init__", *NEIGHBOURS):
         (here / f"{name}.py").write_text(SPY.format(log=str(log)))
     return Installed(wheel, environment, here, log)
 
 
-def test_the_wheel_holds_one_package_and_all_of_it(installed: Installed) -> None:
-    with zipfile.ZipFile(installed.wheel) as archive:
+def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
-    tops = {name.partition("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"greyhound"}
-    assert len(tops) == 2
-    rooms = {name.split("/")[1] for name in names if name.count("/") > 1 and name.startswith("greyhound/")}
+    ours = {name for name in names if name.startswith("greyhound/")}
+    (other,) = {name.partition("/")[0] for name in names - ours}
+    assert other.endswith(".dist-info")
+    rooms = {name.split("/")[1] for name in ours if name.count("/") > 1}
     assert rooms == {"cache", "model", "pipelines"}  # neither tests nor docs, findings or .venv
-    tree = list(ROOT.glob("*.py"))
-    tree += [
+    tree = [
         path for room in rooms for end in ("py", "js", "jinja") for path in (ROOT / room).rglob(f"*.{end}")
     ]
-    assert {name for name in names if name.startswith("greyhound/")} == {
-        f"greyhound/{path.relative_to(ROOT)}" for path in tree
-    }
-    assert any(name.endswith(".js") for name in names)
-    assert sum(name.endswith(".jinja") for name in names) == 2
+    assert ours == {f"greyhound/{path.relative_to(ROOT)}" for path in (*ROOT.glob("*.py"), *tree)}
+    assert any(name.endswith(".js") for name in ours)
+    assert sum(name.endswith(".jinja") for name in ours) == 2
 
 
 def test_the_whole_flow_beside_modules_of_the_same_names(installed: Installed) -> None:

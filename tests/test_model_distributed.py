@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,32 +21,21 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import answers, on_ranks
-from runs import ONE_THREAD, TINY, tiny_context, tiny_job, train_on
+from runs import ONE_THREAD, TINY, batches_seen, tiny_context, tiny_job, train_on
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from greyhound import begin, eval, session, train
 from greyhound.cache.cli import Stopped
 from greyhound.cache.store import Pack
 from greyhound.model import averaging, checkpoint, distributed
-from greyhound.model.network import build, convert_sync_batchnorm, set_train_mode
+from greyhound.model.network import build, convert_sync_batchnorm
 from greyhound.model.precision import fuse_conv_bn
-from greyhound.model.run import (
-    AVERAGED,
-    BEST,
-    EVALUATION,
-    INTERPOLATION,
-    LAST,
-    METRICS,
-    PROBE,
-    SWA,
-    Run,
-    RunError,
-)
+from greyhound.model.run import AVERAGED, BEST, EVALUATION, LAST, METRICS, PROBE, SWA, Run, RunError
 from greyhound.model.schedule import Phase
 from greyhound.model.step import smoothed_cross_entropy, validate
-from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Batch, Loader
 from greyhound.recipe import Averaging
-from greyhound.session import TrainContext
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -65,8 +55,8 @@ def share(*whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(part[distributed.rank() :: distributed.world_size()] for part in whole)
 
 
-def joined(work: Callable[..., Any], *arguments: Any) -> Any:
-    with distributed.process_group(CPU):
+def joined(work: Callable[..., Any], *arguments: Any, device: torch.device = CPU) -> Any:
+    with distributed.process_group(device):
         return work(*arguments)
 
 
@@ -92,33 +82,28 @@ def everything() -> dict[str, Any]:
 
 
 def test_one_process_is_rank_0_of_1_and_gets_back_what_it_gave() -> None:
-    rows, stop = torch.arange(3.0), lambda: 15
+    rows, stop, given = torch.arange(3.0), lambda: 15, network()
     with distributed.process_group(CPU) as restarted:
         assert not restarted
-        assert (
-            distributed.rank(),
-            distributed.world_size(),
-            distributed.local_world_size(),
-            distributed.is_main(),
-        ) == (0, 1, 1, True)
+        assert (distributed.rank(), distributed.world_size(), distributed.local_world_size()) == (0, 1, 1)
+        assert distributed.is_main() is True
         assert distributed.gather(rows) is rows
         assert distributed.any_rank(stop) is stop
         assert distributed.broadcast_from_main(lambda: 7) == 7
         distributed.all_reduce_sum([rows])
         distributed.broadcast([rows])
         assert rows.tolist() == [0, 1, 2]
-        given = network()
         assert distributed.data_parallel(given) is given
 
 
 # --- how they meet ------------------------------------------------------------------------------------------
 
 
-def met(port: int, restarts: int, late: int) -> tuple[bool, int]:
+def met(port: int, restarts: tuple[int, int], late: int | None = None) -> tuple[bool, int]:
     """Whether they were started again, and the ranks' sum, in a store of torchrun's that outlives them."""
-    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts)
     rank = int(os.environ["RANK"])
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(restarts[rank])
     time.sleep(0.5 * (rank == late))
     with distributed.process_group(CPU) as restarted:
         total = torch.tensor([1 + rank])
@@ -126,11 +111,23 @@ def met(port: int, restarts: int, late: int) -> tuple[bool, int]:
         return restarted, int(total)
 
 
-@pytest.mark.parametrize("late", [0, 1])
-def test_ranks_meet_again_where_the_dead_have_left_words(late: int) -> None:
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    for restarts in (0, 1):
-        assert on_ranks(2, met, store.port, restarts, late) == [(restarts > 0, 3)] * 2
+def torchruns_store() -> dist.TCPStore:
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("restarts", "late"), [((1, 0), 1), ((0, 1), 0), ((0, 0), 1)])
+def test_ranks_meet_again_whatever_their_machines_counted(restarts: tuple[int, int], late: int) -> None:
+    """Each machine counts the failures that it saw itself, and the dead have left words for all."""
+    store = torchruns_store()
+    assert on_ranks(2, met, store.port, (0, 0)) == [(False, 3), (False, 3)]
+    assert on_ranks(2, met, store.port, restarts, late) == [(True, 3), (True, 3)]
+
+
+def test_a_rank_that_does_not_come_is_named() -> None:
+    store = torchruns_store()
+    store.set_timeout(timedelta(seconds=0.1))
+    with pytest.raises(dist.DistStoreError, match="rank 1 is missing"):
+        distributed._count_attempt(store, 2)
 
 
 def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,11 +135,8 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     for name, value in (("TORCHELASTIC_RUN_ID", "test"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "3")):
         monkeypatch.setenv(name, value)
     expected = "3 processes on a machine where torch finds 2 GPUs; --nproc-per-node 2"
-    with (
-        pytest.raises(distributed.DistributedError, match=expected),
-        distributed.process_group(torch.device("cuda")),
-    ):
-        pass
+    with pytest.raises(distributed.DistributedError, match=expected):
+        joined(distributed.rank, device=torch.device("cuda"))
 
 
 # --- words between ranks ------------------------------------------------------------------------------------
@@ -207,32 +201,6 @@ def test_a_step_is_one_ranks_step_at_the_global_batch(pair: Pair, images: int) -
     for one, other, alone in zip(first, second, expected, strict=True):
         assert torch.equal(one, other), "every rank takes the same step"
         torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-6)
-
-
-def test_an_unweighted_step_on_uneven_shares_would_be_another() -> None:
-    """What the weight is for."""
-    expected = gradients(3, frozen=True)
-    plain = [torch.stack(pair).mean(0) for pair in zip(*(halves(rank) for rank in range(2)), strict=True)]
-    weighted = [
-        (share_weight_of(2) * one + share_weight_of(1) * other) / 2
-        for one, other in zip(halves(0), halves(1), strict=True)
-    ]
-    alone = expected[: len(plain)]
-    assert max(float((one - other).abs().max()) for one, other in zip(plain, alone, strict=True)) > 1e-3
-    for one, other in zip(weighted, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-def halves(rank: int) -> list[torch.Tensor]:
-    learns = network()
-    set_train_mode(learns, freeze_bn=True)
-    pixels, labels = (part[rank::2] for part in batch(3))
-    smoothed_cross_entropy(0.1, 3)(learns(pixels), labels).backward()
-    return [parameter.grad for parameter in learns.parameters() if parameter.grad is not None]
-
-
-def share_weight_of(images: int) -> float:
-    return 2 * images / 3
 
 
 def test_synchronised_batchnorm_keeps_the_names_of_the_weights() -> None:
@@ -301,12 +269,6 @@ RECIPE = replace(
     TINY,
     freeze_bn=True,
     linear_probe=True,
-    probe_shots=2,
-    distillation=0.3,
-    interpolation=2,
-    clip_norm=0.5,
-    layer_decay=0.9,
-    ema=0.7,
     batch_size=14,
     views=2,
     phases=(Phase(epochs=2, high=1e-4, low=2e-5, cycles=0.5),),
@@ -320,27 +282,21 @@ Step: TypeAlias = tuple[int, list[tuple[int, int]]]
 
 def trained(pack: Path, out: Path, resume: bool = False, steps: int = 10_000) -> list[Step]:
     """Train, until the last rank gets a signal before batch `steps`; each step's epoch, images, pixels."""
-    asked = iter(range(1, 10_000))
-    seen: list[Step] = []
-    following = TrainContext.with_progress
+    asked, seen = iter(range(1, 10_000)), list[Step]()
 
-    def follow(context: TrainContext, title: str, loader: Any, *rest: Any) -> Any:
-        for batch in following(context, title, loader, *rest):
-            if title.startswith("training"):
-                sums = [zlib.crc32(image.numpy().tobytes()) for image in batch.images]
-                seen.append((loader.position.epoch, list(zip(batch.ids.tolist(), sums, strict=True))))
-            yield batch
+    def look(title: str, loader: Loader, batch: Batch) -> None:
+        if title.startswith("training"):
+            sums = [zlib.crc32(image.numpy().tobytes()) for image in batch.images]
+            seen.append((loader.position.epoch, list(zip(batch.ids.tolist(), sums, strict=True))))
 
     def stop() -> int | None:
         return 15 if next(asked) >= steps and distributed.rank() == distributed.world_size() - 1 else None
 
-    TrainContext.with_progress = follow  # type: ignore[assignment, method-assign]
     try:
-        train.train(tiny_job(pack, out, resume, RECIPE), stop)
+        with batches_seen(look):
+            train.train(tiny_job(pack, out, resume, RECIPE), stop)
     except Stopped:
         seen.append((-1, []))
-    finally:
-        TrainContext.with_progress = following  # type: ignore[method-assign]
     return seen
 
 
@@ -362,11 +318,8 @@ def woven(shares: list[list[Any]]) -> list[Any]:
 
 
 def check_same(out: Path, whole: Path) -> None:
-    for name, part in ((LAST, "network"), (LAST, "average"), (BEST, "network"), (AVERAGED, "network")):
-        found, expected = (checkpoint.load(folder / name)[part] for folder in (out, whole))
-        if part == "average":
-            assert found["updates"] == expected["updates"]
-            found, expected = found["network"], expected["network"]
+    for name in (LAST, BEST, AVERAGED):
+        found, expected = (checkpoint.load(folder / name)["network"] for folder in (out, whole))
         for key, value in expected.items():
             near = 5e-3 if key == "classifier.weight" else 2e-4  # solved on features that differ by 0.0003
             torch.testing.assert_close(found[key], value, rtol=2e-3, atol=near, msg=f"{name} {key}")
@@ -375,15 +328,9 @@ def check_same(out: Path, whole: Path) -> None:
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
         assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
     assert (out / SWA).exists()
-    found, expected = (Run(folder).read(INTERPOLATION) for folder in (out, whole))
-    assert len(found) == len(expected) == RECIPE.interpolation
-    for one, other in zip(found, expected, strict=True):
-        assert (one["share"], one["n"], one["accuracy"]) == (other["share"], other["n"], other["accuracy"])
-        assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
-    first = [Run(folder).read(PROBE)["first"] for folder in (out, whole)]
-    assert first[0]["images"] == first[1]["images"] == 6
-    assert first[0]["valid_loss"] == pytest.approx(first[1]["valid_loss"], rel=1e-2)
-    assert Run(out).read(PROBE)["images"] == Run(whole).read(PROBE)["images"] == 42
+    found, expected = (Run(folder).read(PROBE) for folder in (out, whole))
+    assert found["images"] == expected["images"] == 42
+    assert found["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-2)
 
 
 def test_two_ranks_train_as_one_does(
@@ -412,19 +359,17 @@ def test_one_rank_goes_on_as_two_and_these_as_one(
     check_same(out, whole)
 
 
-def evaluated(run: Path, resources: Resources) -> None:
-    eval.evaluate(eval.Job(run=run, crops=3, resources=resources))
+def evaluated(run: Path) -> None:
+    eval.evaluate(eval.Job(run=run, crops=3, resources=ONE_THREAD))
 
 
 def test_two_ranks_evaluate_as_one_does(tiny_run: Path, tmp_path: Path) -> None:
     runs = [Path(shutil.copytree(tiny_run, tmp_path / name)) for name in ("one", "two")]
-    evaluated(runs[0], ONE_THREAD)
-    on_ranks(2, evaluated, runs[1], ONE_THREAD)
+    evaluated(runs[0])
+    on_ranks(2, evaluated, runs[1])
     one, two = (Run(run).read(EVALUATION) for run in runs)
     assert one["n"] == two["n"] == 12
-    assert one["confusion"] == two["confusion"]
-    assert one["accuracy"] == two["accuracy"]
-    assert one["ensemble_accuracy"] == two["ensemble_accuracy"]
+    assert all(one[name] == two[name] for name in ("confusion", "accuracy", "ensemble_accuracy"))
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------
@@ -468,13 +413,13 @@ def test_what_several_ranks_cannot_do_is_said(
     job = tiny_job(colour_pack.path, tmp_path / "run")
     with pytest.raises(RunError, match="are for one process; start them without torchrun"):
         begin.on_this_rank(replace(job, dry_run=True), False, CPU)
-    synchronising = replace(job, recipe=replace(TINY, sync_batchnorm=True))
+    job = replace(job, recipe=replace(TINY, sync_batchnorm=True))
     with pytest.raises(RunError, match="--sync-batchnorm needs GPUs"):
-        begin.on_this_rank(synchronising, False, CPU)
-    begin.on_this_rank(synchronising, False, torch.device("cuda"))
-    compiling = replace(job, recipe=replace(TINY, sync_batchnorm=True, compile=True))
+        begin.on_this_rank(job, False, CPU)
+    begin.on_this_rank(job, False, torch.device("cuda"))
+    job = replace(job, recipe=replace(job.recipe, compile=True))
     with pytest.raises(RunError, match="--compile is tried by each process alone"):
-        begin.on_this_rank(compiling, False, torch.device("cuda"))
+        begin.on_this_rank(job, False, torch.device("cuda"))
 
 
 SCRIPT = """
@@ -482,45 +427,38 @@ import os
 import sys
 from pathlib import Path
 from greyhound import train
-from greyhound.cache.cli import run, stop_signals
+from greyhound.cache.cli import run
 from greyhound.cache.store import PackError
 from greyhound.model import distributed
-from greyhound.session import TrainContext
 
-from runs import tiny_job
+from runs import batches_seen, never, tiny_job
 
-following = TrainContext.with_progress
-
-def follow(context, title, loader, *rest):
-    for batch in following(context, title, loader, *rest):
-        begun = loader.position.epoch == 1 and loader.position.images
-        if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and begun:
-            raise PackError("rank 1 has lost its pack")
-        yield batch
+def look(title, loader, batch):
+    begun = loader.position.epoch == 1 and loader.position.images
+    if distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and begun:
+        raise PackError("rank 1 has lost its pack")
 
 def main():
-    TrainContext.with_progress = follow
-    with stop_signals() as stop:
-        return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), stop)
+    with batches_seen(look):
+        return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), never)
 
-run(main)
+run(distributed.reporting(main))
 """
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_training_again_where_it_was(colour_pack: Pack, tmp_path: Path) -> None:
+def test_torchrun_starts_a_training_again_where_it_was(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rank 1 fails in the second epoch: all end, are started again, and go on from the end of the first."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line += ["--max-restarts", "1", str(script), str(colour_pack.path), str(tmp_path / "run")]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(
-        line, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path}
-    )
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "error: rank 1 has lost its pack" in said
+    assert "error: rank 1 has lost its pack" in done.stderr.splitlines()
     assert "Traceback" not in done.stderr
     assert "resumed in epoch 1, after 0 of 42 images" in done.stdout
     assert re.findall(r"epoch: (\d)", done.stdout) == ["0", "1"]
@@ -553,3 +491,14 @@ def test_where_one_rank_cannot_compile_none_does_and_the_first_says_so(
     assert len(first[0]) == len(said)
     assert all(part in note for part, note in zip(said, first[0], strict=True))
     assert second[0] == []
+
+
+def test_torchrun_is_told_the_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the file from which its summary takes what a process said last."""
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    with pytest.raises(RunError):
+        distributed.reporting(refuse)()
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(file))
+    assert failure.message == "error: the folder is in use"
+    assert failure.timestamp > 0

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,42 +20,45 @@ FOREIGN = ["plain", "under_score_$x_1$ and $", "<b>&amp;</b>", "two\nlines\tand\
 FOREIGN += ["\udcff lone surrogate", r"\frac{1}{2} \$", r"$\nonsense{$", "w" * 200, ""]
 
 
-def pixels(path: Path) -> NDArray[np.uint8]:
-    """The picture's RGB levels, `[height, width, 3]`."""
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+Pixels = NDArray[np.uint8]
+Draw = Callable[..., Pixels]
 
 
-def has(picture: NDArray[np.uint8], level: tuple[int, int, int]) -> bool:
+@pytest.fixture
+def draw(tmp_path: Path) -> Draw:
+    """Calls a function that draws into a file; its RGB levels, `[height, width, 3]`."""
+
+    def drawn(work: Callable[..., None], *values: Any) -> Pixels:
+        work(tmp_path / "drawn.png", *values)
+        with Image.open(tmp_path / "drawn.png") as image:
+            assert image.format == "PNG"
+            return np.asarray(image.convert("RGB"))
+
+    return drawn
+
+
+def has(picture: Pixels, level: tuple[int, int, int]) -> bool:
     return bool((np.abs(picture.astype(int) - level).max(axis=-1) <= 2).any())
 
 
-def photographs(count: int, side: int = 24) -> NDArray[np.uint8]:
+def photographs(count: int, side: int = 24) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(
-    "rates", [[0.1, 0.05, 1e-10], [0.1], [0.0, 0.0], []], ids=["usual", "one", "zero", "none"]
-)
-def test_learning_rate_is_drawn_side_by_side_for_any_number_of_epochs(
-    tmp_path: Path, rates: list[float]
-) -> None:
-    figures.learning_rate(tmp_path / "lr.png", range(len(rates)), rates)
-    height, width, _ = pixels(tmp_path / "lr.png").shape
+@pytest.mark.parametrize("rates", [[0.1, 0.05, 1e-10], [0.1], [0.0, 0.0], []], ids=len)
+def test_learning_rate_is_drawn_side_by_side_for_any_number_of_epochs(draw: Draw, rates: list[float]) -> None:
+    height, width, _ = draw(figures.learning_rate, range(len(rates)), rates).shape
     assert width > 2 * height
 
 
-def test_learning_rate_has_a_curve_in_either_half(tmp_path: Path) -> None:
-    figures.learning_rate(tmp_path / "lr.png", range(100), np.geomspace(0.1, 1e-10, 100).tolist())
-    picture = pixels(tmp_path / "lr.png")
+def test_learning_rate_has_a_curve_in_either_half(draw: Draw) -> None:
+    picture = draw(figures.learning_rate, range(100), np.geomspace(0.1, 1e-10, 100).tolist())
     middle = picture.shape[1] // 2
-    for half in (picture[:, :middle], picture[:, middle:]):
-        assert has(half, ACCENT)
+    assert has(picture[:, :middle], ACCENT) and has(picture[:, middle:], ACCENT)
 
 
-def drawn(epochs: Sequence[int], values: Sequence[float], percents: bool = False) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(figures.curve(epochs, values, percents))) as image:
+def curve(values: Sequence[float], percents: bool = False) -> Pixels:
+    with Image.open(io.BytesIO(figures.curve(range(len(values)), values, percents))) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -62,7 +66,7 @@ def drawn(epochs: Sequence[int], values: Sequence[float], percents: bool = False
     "values", [[0.0] * 2, [1e-300, 1e300], [3.0, 3.0], [100.0, math.nan], [5e-324, 0], [1, 1 + 1e-15]]
 )
 def test_a_curve_takes_any_values(values: list[float]) -> None:
-    assert has(drawn(range(len(values)), values), ACCENT)
+    assert has(curve(values), ACCENT)
 
 
 def test_a_curve_breaks_where_a_value_is_missing() -> None:
@@ -70,48 +74,44 @@ def test_a_curve_breaks_where_a_value_is_missing() -> None:
     whole, broken = np.ones(40), np.ones(40)
     broken[15:26] = math.nan
     for values, line in ((whole, True), (broken, False)):
-        picture = drawn(range(40), values.tolist(), percents=True)
+        picture = curve(values.tolist(), percents=True)
         middle = picture.shape[1] * 55 // 100
         assert has(picture[:, middle - 9 : middle + 9], ACCENT) is line
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 25, 31, 120])
-def test_confusion_is_square_and_of_sane_size_for_any_number_of_classes(tmp_path: Path, count: int) -> None:
+def test_confusion_is_square_and_of_sane_size_for_any_number_of_classes(
+    draw: Draw, tmp_path: Path, count: int
+) -> None:
     matrix = np.random.default_rng(0).poisson(0.05, (count, count)) + np.diag(np.full(count, 20))
-    figures.confusion(tmp_path / "confusion.png", matrix, [f"class {index}" for index in range(count)])
-    height, width, _ = pixels(tmp_path / "confusion.png").shape
-    assert max(height, width) < 2200
-    assert (tmp_path / "confusion.png").stat().st_size < 600_000
+    picture = draw(figures.confusion, matrix, [f"class {index}" for index in range(count)])
+    assert max(picture.shape) < 2200
+    assert (tmp_path / "drawn.png").stat().st_size < 600_000
 
 
-def test_confusion_paints_right_blue_and_wrong_rust(tmp_path: Path) -> None:
-    figures.confusion(tmp_path / "right.png", np.diag([5, 5]), ["a", "b"])
-    figures.confusion(tmp_path / "wrong.png", np.diag([5, 5])[::-1], ["a", "b"])
-    blue, rust = (0x0B, 0x2F, 0x40), (0x5E, 0x1D, 0x0A)
-    below_the_key = [pixels(tmp_path / name)[100:] for name in ("right.png", "wrong.png")]
-    assert [has(picture, blue) for picture in below_the_key] == [True, False]
-    assert [has(picture, rust) for picture in below_the_key] == [False, True]
+@pytest.mark.parametrize(
+    ("matrix", "totals", "blue", "rust"),
+    [
+        (np.diag([5, 5]), None, True, False),
+        (np.diag([5, 5])[::-1], None, False, True),
+        # Of ten images one was taken for its class and nine for some that are not drawn: no full blue.
+        (np.diag([1, 1]), [10, 10], False, False),
+        (np.diag([3, 0]), None, True, False),  # a class without images
+    ],
+)
+def test_confusion_paints_right_blue_and_wrong_rust(
+    draw: Draw, matrix: NDArray[np.int64], totals: list[int] | None, blue: bool, rust: bool
+) -> None:
+    picture = draw(figures.confusion, matrix, ["a", "b"], *([totals] if totals else []))
+    below_the_key = picture[100:]
+    assert (has(below_the_key, (0x0B, 0x2F, 0x40)), has(below_the_key, (0x5E, 0x1D, 0x0A))) == (blue, rust)
 
 
-def test_confusion_of_some_classes_is_coloured_by_the_images_of_all(tmp_path: Path) -> None:
-    """Of ten images one was taken for its class and nine for some that are not drawn: no full blue."""
-    figures.confusion(tmp_path / "c.png", np.diag([1, 1]), ["a", "b"], [10, 10])
-    assert not has(pixels(tmp_path / "c.png")[100:], (0x0B, 0x2F, 0x40))
-
-
-def test_confusion_survives_a_class_without_images(tmp_path: Path) -> None:
-    figures.confusion(tmp_path / "confusion.png", np.array([[3, 0], [0, 0]]), ["a", "b"])
-    assert pixels(tmp_path / "confusion.png").size
-
-
-def test_foreign_names_are_drawn_without_warning(tmp_path: Path) -> None:
-    count = len(FOREIGN)
-    images = photographs(count)
-    figures.confusion(tmp_path / "confusion.png", np.eye(count), FOREIGN)
-    figures.saliency_sheet(tmp_path / "saliency.png", images, images[..., 0], FOREIGN, [False] * count)
-    figures.image_sheet(tmp_path / "augmented.png", images[None], FOREIGN)
-    for name in ("confusion.png", "saliency.png", "augmented.png"):
-        assert pixels(tmp_path / name).std() > 10, name
+def test_foreign_names_are_drawn_without_warning(draw: Draw) -> None:
+    count, images = len(FOREIGN), photographs(len(FOREIGN))
+    assert draw(figures.confusion, np.eye(count), FOREIGN).std() > 10
+    assert draw(figures.saliency_sheet, images, images[..., 0], FOREIGN, [False] * count).std() > 10
+    assert draw(figures.image_sheet, images[None], FOREIGN).std() > 10
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,37 @@ def test_shorten_gives_one_short_line_that_the_font_has(text: str, expected: str
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_saliency_sheet_grows_by_rows_of_two(tmp_path: Path, count: int) -> None:
-    images = photographs(count)
-    captions = ["true: a\npredicted: b\nloss: 1.234"] * count
-    figures.saliency_sheet(tmp_path / "saliency.png", images, images[..., 0], captions, [True] * count)
-    height, width, _ = pixels(tmp_path / "saliency.png").shape
+def test_saliency_sheet_grows_by_rows_of_two(draw: Draw, count: int) -> None:
+    images, captions = photographs(count), ["true: a\npredicted: b\nloss: 1.234"] * count
+    picture = draw(figures.saliency_sheet, images, images[..., 0], captions, [True] * count)
+    height, width, _ = picture.shape
     assert (width > 1000) == (count > 1)
     assert round(height / 320) == -(-count // 2)
 
 
-def test_saliency_sheet_frames_what_was_wrong(tmp_path: Path) -> None:
+def test_saliency_sheet_frames_what_was_wrong(draw: Draw) -> None:
     images = np.zeros((1, 24, 24, 3), np.uint8)
-    wrong = (0xFF, 0x9E, 0x7D)
     for correct in (True, False):
-        figures.saliency_sheet(tmp_path / "sheet.png", images, images[..., 0], ["a"], [correct])
-        upper_edge = pixels(tmp_path / "sheet.png")[:40]
-        assert has(upper_edge, wrong) is not correct
+        picture = draw(figures.saliency_sheet, images, images[..., 0], ["a"], [correct])
+        assert has(picture[:40], (0xFF, 0x9E, 0x7D)) is not correct, "the upper edge"
+
+
+TWO = photographs(2)
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "1 captions": (figures.saliency_sheet, TWO, TWO[..., 0], ["a"], [True, True]),
+    "1 verdicts": (figures.saliency_sheet, TWO, TWO[..., 0], ["a", "b"], [True]),
+    "at least one": (figures.saliency_sheet, TWO[:0], TWO[:0, ..., 0], [], []),
+    "0 rows": (figures.image_sheet, TWO[:0, None], ["a"]),
+    "3 columns, 2 captions": (figures.image_sheet, photographs(6).reshape(2, 3, 24, 24, 3), ["a", "b"]),
+    r"is \(2, 2\); expected \(3, 3\)": (figures.confusion, np.eye(2), ["a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("says", REFUSED)
+def test_what_does_not_fit_together_is_refused(draw: Draw, tmp_path: Path, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        draw(*REFUSED[says])
+    assert not list(tmp_path.iterdir())
 
 
 def test_overlay_is_grey_where_the_map_is_dark_and_glows_where_it_is_bright() -> None:
@@ -163,11 +178,10 @@ def test_tile_puts_every_image_in_its_place_and_board_between() -> None:
     assert (picture[4:6] == BOARD).all() and (picture[:, 4:6] == BOARD).all()
 
 
-def test_image_sheet_shows_its_images(tmp_path: Path) -> None:
+def test_image_sheet_shows_its_images(draw: Draw) -> None:
     images = np.zeros((2, 3, 24, 24, 3), np.uint8)
     images[1, 2] = (250, 10, 20)
-    figures.image_sheet(tmp_path / "augmented.png", images, ["evaluation", "epoch 0", "epoch 1"])
-    picture = pixels(tmp_path / "augmented.png")
+    picture = draw(figures.image_sheet, images, ["evaluation", "epoch 0", "epoch 1"])
     height, width, _ = picture.shape
     assert has(picture[height // 2 :, 2 * width // 3 :], (250, 10, 20))
     assert not has(picture[: height // 2], (250, 10, 20))

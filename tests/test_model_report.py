@@ -23,56 +23,43 @@ from greyhound.model.report.report import ReportError, chart
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
 NOTE = "The network starts from ImageNet weights."
-SECTIONS = {
-    "result": "Result",
-    "recipe": "What was trained",
-    "data": "Data",
-    "rate": "Learning rate",
-    "epochs": "Epoch by epoch",
-    "averaging": "Stage by stage",
-    "classes": "Class by class",
-    "confusion": "What it confuses",
-    "saliency": "Where it looks",
-    "augmented": "What it saw",
-    "versions": "Versions",
-}
-FILES = ["recipe.json", "versions.json", "pack.json", "corrupt.json", "metrics.jsonl", "times.jsonl"]
-FILES += ["swa.json", "eval.json"]
+SECTIONS = {"result": "Result", "recipe": "What was trained", "data": "Data", "rate": "Learning rate"}
+SECTIONS |= {"epochs": "Epoch by epoch", "averaging": "Stage by stage", "classes": "Class by class"}
+SECTIONS |= {"confusion": "What it confuses", "saliency": "Where it looks", "augmented": "What it saw"}
+SECTIONS |= {"versions": "Versions"}
+JSON = [f"{name}.json" for name in ("recipe", "versions", "pack", "corrupt", "swa", "eval")]
 VOID = {"meta", "link", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser makes of the report: its elements, in order, and the text of each section."""
+    """What a browser makes of a run's report: its elements, in order, and the text of each section."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, run: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.texts: dict[str, str] = {}
         self.open: list[str] = []
         self.section = ""
-        self.feed(path.read_text(encoding="utf-8"))
+        self.feed(report.build(run).read_text(encoding="utf-8"))
         self.close()
+        assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = {name: value or "" for name, value in attrs}
-        self.elements.append((tag, attributes))
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
         if tag == "section":
-            self.section = attributes["id"]
+            self.section = self.elements[-1][1]["id"]
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        assert tag in VOID or self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.texts[self.section] = self.texts.get(self.section, "") + data + " "
 
-    def all(self, name: str) -> list[str]:
-        """Every value of an attribute."""
-        return [attributes[name] for _, attributes in self.elements if name in attributes]
+    def all(self, name: str, tag: str = "") -> list[str]:
+        """Every value of an attribute, of one element's or of all."""
+        return [found[name] for kind, found in self.elements if name in found and tag in ("", kind)]
 
     def text(self, section: str) -> str:
         """A section's text with single spaces, narrow ones included."""
@@ -91,17 +78,16 @@ def class_row(name: str, n: int, accuracy: float | None) -> dict[str, Any]:
     return single | {"ensemble_accuracy": accuracy, "ensemble_interval": interval}
 
 
-def recipe() -> dict[str, Any]:
-    return {
-        "name": "fast",
-        "network": "tf_efficientnet_lite2",
-        "batch_size": 32,
-        "bf16": True,
-        "augment": {"size": 256, "scale": [0.8, 1.2], "inner": {"depth": 3}},
-        "phases": [{"epochs": 50, "high": 0.1, "low": 1e-10}, {"epochs": 2, "cycles": 2.5}],
-        "unheard_of": None,
-        "note": NOTE,
-    }
+RECIPE: dict[str, Any] = {
+    "name": "fast",
+    "network": "tf_efficientnet_lite2",
+    "batch_size": 32,
+    "bf16": True,
+    "augment": {"size": 256, "scale": [0.8, 1.2], "inner": {"depth": 3}},
+    "phases": [{"epochs": 50, "high": 0.1, "low": 1e-10}, {"epochs": 2, "cycles": 2.5}],
+    "unheard_of": None,
+    "note": NOTE,
+}
 
 
 def pack(classes: list[str], path: str) -> dict[str, Any]:
@@ -126,8 +112,7 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
 
 def corrupt(path: str) -> dict[str, Any]:
     replaced = [
-        {"row": 7, "path": "b/rotten.jpg", "replacement": 8},
-        {"row": 9, "path": path, "replacement": 8},
+        {"row": 7 + row, "path": name, "replacement": 8} for row, name in ((0, "b/rotten.jpg"), (2, path))
     ]
     return {"replaced": replaced, "left_out": [{"row": 12, "path": "b/eaten.jpg", "replacement": None}]}
 
@@ -140,9 +125,10 @@ def epochs(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def times(count: int) -> list[dict[str, Any]]:
-    same = {"seconds": 91.93, "images_per_second": 43.0, "waiting": 0.012}
-    return [same | {"epoch": epoch, "elapsed": 92.0 * epoch} for epoch in range(count)]
+TIMES = [
+    {"epoch": n, "elapsed": 92.0 * n, "seconds": 91.93, "images_per_second": 43.0, "waiting": 0.012}
+    for n in range(4)
+]
 
 
 def evaluation(classes: list[str]) -> dict[str, Any]:
@@ -153,15 +139,24 @@ def evaluation(classes: list[str]) -> dict[str, Any]:
     return class_row("", 720, 0.901) | how | known
 
 
+def swa() -> dict[str, Any]:
+    before = {"valid_loss": 0.1312, "accuracy": 0.953, "n": 363}
+    return {
+        "steps": 5,
+        "rate": 0.001,
+        "seconds": 120.0,
+        "before": before,
+        "after": before | {"accuracy": 0.961},
+    }
+
+
 def write(run: Path, name: str, content: Any) -> None:
     lines = content if name.endswith(".jsonl") else [content]
     (run / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def draw(run: Path) -> None:
-    generator = np.random.default_rng(0)
-    for name in report.PICTURES:
-        Image.fromarray(generator.integers(0, 256, (48, 96, 3), dtype=np.uint8)).save(run / name)
+def edit(run: Path, name: str, **change: Any) -> None:
+    write(run, name, json.loads((run / name).read_text()) | change)
 
 
 def full_run(
@@ -169,18 +164,21 @@ def full_run(
 ) -> Path:
     """A run folder with everything in it."""
     run.mkdir()
-    names = list(classes)
-    write(run, "recipe.json", recipe())
-    write(run, "versions.json", {"python": "3.11.9", "torch": "2.14.1", "machine": "AMD EPYC, 2 cores"})
-    write(run, "pack.json", pack(names, path))
-    write(run, "corrupt.json", corrupt(path))
-    write(run, "metrics.jsonl", epochs(4))
-    write(run, "times.jsonl", times(4))
-    result = {"valid_loss": 0.1312, "accuracy": 0.953, "n": 363}
-    after = result | {"accuracy": 0.961}
-    write(run, "swa.json", {"steps": 5, "rate": 0.001, "seconds": 120.0, "before": result, "after": after})
-    write(run, "eval.json", evaluation(names))
-    draw(run)
+    files = {
+        "recipe.json": RECIPE,
+        "versions.json": {"python": "3.11.9", "torch": "2.14.1", "machine": "AMD EPYC, 2 cores"},
+        "pack.json": pack(list(classes), path),
+        "corrupt.json": corrupt(path),
+        "metrics.jsonl": epochs(4),
+        "times.jsonl": TIMES,
+        "swa.json": swa(),
+        "eval.json": evaluation(list(classes)),
+    }
+    for name, content in files.items():
+        write(run, name, content)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
+    for name in report.PICTURES:
+        Image.fromarray(noise).save(run / name)
     return run
 
 
@@ -205,11 +203,14 @@ def run(tmp_path: Path) -> Path:
     return full_run(tmp_path / "dogs")
 
 
-def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(run: Path) -> None:
-    assert report.build(run) == run / "report.html"
-    page = Page(run / "report.html")
-    assert page.open == []
-    assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == list(SECTIONS)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Of a full run."""
+    return Page(full_run(tmp_path_factory.mktemp("whole") / "dogs"))
+
+
+def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page) -> None:
+    assert page.all("id", "section") == list(SECTIONS)
     assert all(page.text(name).startswith(title) for name, title in SECTIONS.items())
     assert "missing" not in page.all("class")
     pictures = [source for source in page.all("src") if source.startswith("data:image/png;base64,")]
@@ -238,17 +239,16 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(run: Path) 
         ("versions", ["torch 2.14.1", "AMD EPYC, 2 cores"]),
     ],
 )
-def test_the_numbers_are_in_their_sections(run: Path, section: str, texts: list[str]) -> None:
-    found = Page(report.build(run)).text(section).casefold()
+def test_the_numbers_are_in_their_sections(page: Page, section: str, texts: list[str]) -> None:
+    found = page.text(section).casefold()
     assert not [text for text in texts if text.casefold() not in found]
 
 
 def test_names_of_classes_and_files_stay_text(tmp_path: Path) -> None:
     run = full_run(tmp_path / "run", (NASTY, QUOTED, "\udcff", "w" * 300), path=f"{NASTY}/{QUOTED}")
     write(run, "versions.json", {NASTY: QUOTED})
-    write(run, "recipe.json", recipe() | {NASTY: QUOTED, "network": NASTY, "note": QUOTED, "name": QUOTED})
-    page = Page(report.build(run))
-    assert page.open == []
+    write(run, "recipe.json", RECIPE | {NASTY: QUOTED, "network": NASTY, "note": QUOTED, "name": QUOTED})
+    page = Page(run)
     active = {"script", "iframe", "object", "embed", "form", "base", "svg"}
     assert {tag for tag, _ in page.elements} & active == set()
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
@@ -260,28 +260,24 @@ def test_names_of_classes_and_files_stay_text(tmp_path: Path) -> None:
 def test_a_run_folder_of_any_name_stays_text(tmp_path: Path) -> None:
     run = full_run(tmp_path / "<i>'$(touch x)")
     (run / "eval.json").unlink()
-    page = Page(report.build(run))
+    page = Page(run)
     assert "<i>'$(touch x)" in page.texts[""]
     quoted = "'" + str(run).replace("'", "'\"'\"'") + "'"
     assert f"greyhound eval --run {quoted}" in page.texts["result"]
-    assert not [tag for tag, attributes in page.elements if tag == "i" and "class" in attributes]
+    assert not page.all("class", "i")
 
 
-def test_the_page_needs_nothing_but_itself(run: Path) -> None:
-    page = Page(report.build(run))
-    links = [attributes["href"] for tag, attributes in page.elements if tag == "link"]
-    references = [*page.all("src"), *links]
+def test_the_page_needs_nothing_but_itself(page: Page, run: Path) -> None:
+    references = [*page.all("src"), *page.all("href", "link")]
     assert references and all(value.startswith("data:") for value in references)
-    anchors = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
-    assert {value.removeprefix("#") for value in anchors} <= set(page.all("id"))
-    source = re.sub(r"data:image/[a-z]+;base64,[\w+/=]+", "", (run / "report.html").read_text("utf-8"))
+    assert {value.removeprefix("#") for value in page.all("href", "a")} <= set(page.all("id"))
+    source = re.sub(r"data:image/[a-z]+;base64,[\w+/=]+", "", report.build(run).read_text("utf-8"))
     assert not re.search(r"https?:|//|url\(|@import|file:|srcset|<script", source)
     assert str(run.parent) not in source
     assert "default-src 'none'" in page.all("content")[0]
 
 
-def test_the_page_can_be_read_without_eyes(run: Path) -> None:
-    page = Page(report.build(run))
+def test_the_page_can_be_read_without_eyes(page: Page) -> None:
     tags = [tag for tag, _ in page.elements]
     assert page.elements[0] == ("html", {"lang": "en"})
     assert {"main", "nav", "header", "footer"} <= set(tags) and tags.count("h1") == 1
@@ -293,25 +289,14 @@ def test_the_page_can_be_read_without_eyes(run: Path) -> None:
 
 def test_a_new_run_says_which_command_makes_what_is_missing(tmp_path: Path) -> None:
     write(tmp_path, "recipe.json", {"name": "paper"})
-    page = Page(report.build(tmp_path))
+    page = Page(tmp_path)
     training = f"greyhound train paper --pack PACK --out {tmp_path} --resume"
     assert f"Not evaluated yet: greyhound eval --run {tmp_path}" in page.text("result")
     assert f"greyhound explain --run {tmp_path}" in page.text("saliency")
-    assert f"greyhound eval --run {tmp_path}" in page.text("classes")
-    assert f"greyhound eval --run {tmp_path}" in page.text("confusion")
+    assert all(f"greyhound eval --run {tmp_path}" in page.text(name) for name in ("classes", "confusion"))
     for section in ("data", "rate", "epochs", "averaging", "augmented", "versions"):
         assert training in page.text(section)
     assert page.all("class").count("missing") == 10
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["versions.json", "pack.json", "metrics.jsonl", "swa.json", "eval.json", *report.PICTURES],
-)
-def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
-    (run / name).unlink()
-    page = Page(report.build(run))
-    assert page.open == [] and "missing" in page.all("class")
 
 
 @pytest.mark.parametrize(
@@ -325,38 +310,35 @@ def test_any_one_file_may_be_missing(run: Path, name: str) -> None:
         ("corrupt.json", "data", "^((?!orrupt).)*$"),
         ("times.jsonl", "result", "– training alone, 4 epochs|training alone, 4 epochs –"),
         ("eval.json", "result", f"flatters it: 97.2 % after epoch 3.*{NOTE}"),
+        *((name, "result", "") for name in ("versions.json", "pack.json", "metrics.jsonl", *report.PICTURES)),
     ],
 )
-def test_what_is_said_of_a_missing_file(run: Path, name: str, section: str, says: str) -> None:
+def test_any_one_file_may_be_missing(run: Path, name: str, section: str, says: str) -> None:
     (run / name).unlink()
-    page = Page(report.build(run))
+    page = Page(run)
     assert re.search(says, page.text(section))
-    assert ("missing" in page.all("class")) == (name in ("swa.json", "eval.json"))
+    assert ("missing" in page.all("class")) == (name not in ("corrupt.json", "times.jsonl"))
 
 
-def test_one_crop_is_told_once(run: Path) -> None:
-    write(run, "eval.json", json.loads((run / "eval.json").read_text()) | {"crops": 1, "split": "images"})
-    page = Page(report.build(run))
+def test_one_crop_is_told_once_and_without_a_note_nothing_is_said(run: Path) -> None:
+    edit(run, "eval.json", crops=1, split="images")
+    edit(run, "recipe.json", note="")
+    page = Page(run)
     assert "together" not in page.text("result") and "together" not in page.text("classes")
     assert "given images" in page.text("")
-
-
-def test_without_a_note_nothing_is_said(run: Path) -> None:
-    write(run, "recipe.json", recipe() | {"note": ""})
-    assert not [value for value in Page(report.build(run)).all("class") if value.startswith("caution")]
+    assert not [value for value in page.all("class") if value.startswith("caution")]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_break_nothing(run: Path, value: float | None) -> None:
     rows = epochs(5)
-    rows[1] |= dict.fromkeys([*rows[0], *times(1)[0]], value) | {"epoch": 1}
+    rows[1] |= dict.fromkeys([*rows[0], *TIMES[0]], value) | {"epoch": 1}
     write(run, "metrics.jsonl", rows)
     write(run, "swa.json", {"steps": None, "before": {"accuracy": value}, "after": None})
     result = evaluation(["a", "b"]) | {"accuracy": value, "interval": [value, value], "cross_entropy": value}
     result["classes"][0] |= {"accuracy": value, "interval": None, "ensemble_interval": [value, value]}
     write(run, "eval.json", result)
-    page = Page(report.build(run))
-    assert page.open == []
+    page = Page(run)
     found = " ".join([*page.texts.values(), *page.all("style"), *page.all("alt")])
     assert not re.search(r"\b(nan|inf|None)\b", found)
     assert len([alt for alt in page.all("alt") if " by epoch: now " in alt]) == 3
@@ -371,12 +353,12 @@ def test_numbers_that_are_none_break_nothing(run: Path, value: float | None) -> 
 )
 def test_less_than_two_values_make_no_curve(run: Path, rows: list[dict[str, Any]], says: list[str]) -> None:
     write(run, "metrics.jsonl", rows)
-    page = Page(report.build(run))
+    page = Page(run)
     assert all(page.text("epochs").count(text) >= says.count(text) for text in says)
     assert not [alt for alt in page.all("alt") if "by epoch" in alt]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*JSON, "metrics.jsonl", "times.jsonl"])
 @pytest.mark.parametrize("damage", [b'{"n": ', b"\xff\xfe", b"[" * 100_000, b"null", b"7"])
 def test_a_corrupt_file_is_named_in_one_line(run: Path, name: str, damage: bytes) -> None:
     (run / name).write_bytes(damage)
@@ -402,7 +384,7 @@ def test_a_corrupt_file_is_named_in_one_line(run: Path, name: str, damage: bytes
     ],
 )
 def test_a_value_of_another_kind_is_named(run: Path, name: str, change: dict[str, Any], message: str) -> None:
-    write(run, name, json.loads((run / name).read_text()) | change)
+    edit(run, name, **change)
     with pytest.raises(ReportError, match=rf"{re.escape(f'{run / name}: {message}')}.*; "):
         report.build(run)
 
@@ -433,14 +415,13 @@ def test_a_report_that_fails_leaves_the_old_one(run: Path, monkeypatch: pytest.M
 
 
 def test_many_excluded_images_are_cut_short_and_counted(run: Path) -> None:
-    content = pack(["a"], "x")
     images = [{"path": f"{index}.jpg", "reason": "grayscale", "thumbnail": None} for index in range(60)]
-    content["excluded"] = {"total": 60, "reasons": {"grayscale": 60}, "images": images}
-    write(run, "pack.json", content)
+    excluded = {"total": 60, "reasons": {"grayscale": 60}, "images": images}
+    write(run, "pack.json", pack(["a"], "x") | {"excluded": excluded})
     (run / "corrupt.json").unlink()
-    page = Page(report.build(run))
-    assert f"{report.THUMBNAILS} of 60 shown" in page.text("data")
-    assert page.text("data").count(".jpg") == report.THUMBNAILS
+    said = Page(run).text("data")
+    assert f"{report.THUMBNAILS} of 60 shown" in said
+    assert said.count(".jpg") == report.THUMBNAILS
 
 
 def result(accuracy: float, loss: float) -> dict[str, Any]:

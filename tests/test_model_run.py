@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pictures import folder
 from runs import never, tiny_job
 
 from greyhound import train
@@ -34,17 +34,23 @@ def test_metrics_come_back_in_their_order(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
 
 
-def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(
-        RunError, match=r"has no recipe\.json; expected a run folder, as made by: greyhound train"
-    ):
-        Run(tmp_path).read("recipe.json")
-
-
-def test_damaged_json_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_bytes(b'{"a": \xff')
-    with pytest.raises(RunError, match=r"recipe\.json cannot be read") as refusal:
-        Run(tmp_path).read("recipe.json")
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("recipe.json", None, r"has no recipe\.json; expected a run folder, as made by: greyhound train"),
+        ("recipe.json", b'{"a": \xff', r"recipe\.json cannot be read"),
+        (
+            METRICS,
+            b'{"epoch": 0}\n{"epo',
+            r"metrics\.jsonl cannot be read .*; expected one JSON object a line",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError, match=says) as refusal:
+        Run(tmp_path).rows(METRICS) if name == METRICS else Run(tmp_path).read(name)
     assert "\n" not in str(refusal.value)
 
 
@@ -64,11 +70,17 @@ def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
         Run(tmp_path).load("auto")
 
 
-def test_auto_falls_back_to_what_is_there(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "last.ckpt", {"network": {}})
-    assert Run(tmp_path).load("auto")[0] == "last"
-    checkpoint.save(tmp_path / "best.ckpt", {"network": {}, "score": 0.5})
-    assert Run(tmp_path).load("auto")[0] == "best"
+def test_auto_takes_what_validated_best_of_what_is_there(tmp_path: Path) -> None:
+    steps = [
+        ("last", 0.0, "last"),
+        ("best", 0.9, "best"),
+        ("swa", 0.8, "best"),
+        ("swa", 0.9, "swa"),
+        ("best", 0.8, "swa"),
+    ]
+    for name, score, taken in steps:  # a tie goes to the average
+        checkpoint.save(tmp_path / f"{name}.ckpt", {"network": {}, "score": score})
+        assert Run(tmp_path).load("auto")[0] == taken
 
 
 def test_the_network_comes_back_in_evaluation_mode(tiny_run: Path) -> None:
@@ -94,57 +106,26 @@ def test_versions_name_the_build_of_dali_that_is_there(monkeypatch: pytest.Monke
     assert {name: found[name] for name in found if "dali" in name} == {build.name: "2.3.0"}
 
 
-def test_damaged_metrics_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo')
-    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read .*; expected one JSON object a line"):
-        Run(tmp_path).rows(METRICS)
-
-
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot be written \(File exists\)"):
         Run(tmp_path / "file").write("x.json", {})
 
 
-# --- what is swept, and that nobody else's file is --------------------------------------------------------
-
-
-THEIRS = {".notes.2024.txt": "mine", ".photo.17.png": "mine", "letter.doc": "x"}
+THEIRS = (".notes.2024.txt", ".photo.17.png", "letter.doc")
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("names", [THEIRS[:1], THEIRS, (*THEIRS, LOCK)])
 def test_a_folder_that_is_no_run_is_left_as_it_is(
-    colour_pack: Pack, tmp_path: Path, resume: bool, locked: bool
+    colour_pack: Pack, tmp_path: Path, resume: bool, names: tuple[str, ...]
 ) -> None:
-    out = tmp_path / "folder"
-    out.mkdir()
-    files = THEIRS | ({LOCK: ""} if locked else {})
-    for name, text in files.items():
-        (out / name).write_text(text)
-    with pytest.raises(RunError, match=r"holds other files and no run|has no recipe\.json"):
+    """A hidden file with a number is no start that was ended."""
+    out = folder(tmp_path / "folder", dict.fromkeys(names, b"mine"))
+    with pytest.raises(RunError, match=r"has no recipe\.json" if resume else "holds other files and no run"):
         train.train(tiny_job(colour_pack.path, out, resume=resume), never)
-    assert {path.name for path in out.iterdir()} == set(files)
-
-
-def test_a_hidden_file_with_a_number_is_no_start_that_was_ended(colour_pack: Pack, tmp_path: Path) -> None:
-    out = tmp_path / "folder"
-    out.mkdir()
-    (out / ".notes.2024.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds other files and no run"):
-        train.train(tiny_job(colour_pack.path, out), never)
-    assert (out / ".notes.2024.txt").read_text() == "mine"
-
-
-def test_in_a_run_only_what_is_ours_is_swept(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    ours = {".last.4711.ckpt", ".last.1.4711.ckpt", ".metrics.7.jsonl", ".eval-val.7.json", ".report.1.html"}
-    for name in ours | THEIRS.keys():
-        (out / name).write_text("x")
-    train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    left = {path.name for path in out.iterdir()}
-    assert left >= THEIRS.keys()
-    assert not left & ours
+    assert {path.name for path in out.iterdir()} == set(names)
+    assert (out / ".notes.2024.txt").read_bytes() == b"mine"
 
 
 def test_every_file_of_a_run_is_ours(tiny_run: Path) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import soak
 import torch
-from soak import GROWTH, Soak, different, summarise, work
+from soak import GROWTH, different, summarise, work
 
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
-from greyhound.model.run import EVALUATION, INTERPOLATION, LAST, METRICS, PROBE, SWA
+from greyhound.model.run import EVALUATION, LAST, METRICS, PROBE, SWA
 
 
 def memory(seconds: int, leak: float, noise: float = 6.0) -> list[float]:
@@ -44,33 +41,25 @@ def test_too_few_samples_prove_nothing() -> None:
         summarise([900.0, 900.0], epochs=1)
 
 
-def test_whatever_two_runs_do_not_have_in_common_is_named(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run with all that a recipe can ask for, and copies of it in which one thing each was changed."""
+def test_whatever_two_runs_do_not_have_in_common_is_named(colour_pack: Pack, tmp_path: Path) -> None:
+    """A run with all that a recipe can ask for, and a copy of it in which one thing of each was changed."""
     shutil.copy(colour_pack.path, tmp_path / "images.arrow")
-    monkeypatch.setattr(soak, "RECIPE", replace(soak.RECIPE, interpolation=1, probe_shots=0))
-    threads = torch.get_num_threads()
-    with contextlib.redirect_stdout(None):
-        assert work(Soak(child=True, folder=tmp_path, name="whole", epochs=1)) == 0
+    whole, threads = tmp_path / "whole", torch.get_num_threads()
+    work(None, whole, epochs=1)
     torch.set_num_threads(threads)
-    whole = tmp_path / "whole"
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
-    for name in (PROBE, INTERPOLATION, SWA):
-        (copy / name).write_text((copy / name).read_text().replace('"elapsed": ', '"elapsed": 9'))
-    assert different(whole, copy) == []
-    for name, key in ((PROBE, "valid_loss"), (INTERPOLATION, "share"), (SWA, "rate"), (EVALUATION, "n")):
+
+    def edit(name: str, key: str) -> None:
         (copy / name).write_text((copy / name).read_text().replace(f'"{key}": ', f'"{key}": 9', 1))
+
+    edit(PROBE, "elapsed")
+    edit(SWA, "elapsed")
+    assert different(whole, copy) == []
+    for name, key in ((PROBE, "valid_loss"), (SWA, "rate"), (EVALUATION, "n")):
+        edit(name, key)
     (copy / METRICS).write_text((copy / METRICS).read_text() + "\n")
     content = checkpoint.load(copy / LAST)
-    next(iter(content["average"]["network"].values())).add_(1)
+    next(iter(content["momentum"].values())).add_(1)
     checkpoint.save(copy / LAST, content)
-    assert set(different(whole, copy)) == {
-        METRICS,
-        "the moving average",
-        PROBE,
-        INTERPOLATION,
-        SWA,
-        EVALUATION,
-    }
+    assert set(different(whole, copy)) == {METRICS, "momentum", PROBE, SWA, EVALUATION}
     assert json.loads((whole / EVALUATION).read_text())["n"] == 12

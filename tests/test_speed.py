@@ -10,11 +10,10 @@ from itertools import islice
 import numpy as np
 import psutil
 import pytest
-from runs import tiny_pack
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import Augment, draw
-from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.engine import ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
 from greyhound.pipelines.order import epoch_order
 
@@ -48,16 +47,10 @@ def test_pythons_own_time_in_a_batch_of_256(colour_pack: Pack) -> None:
 def test_no_stall_where_one_epoch_ends_and_the_next_begins(colour_pack: Pack) -> None:
     """To a consumer that takes 20 ms a step, the longest gap between two batches is at most twice the median there."""
     ratios = []
+    resources, augment = Resources("threads", "cpu", 1), Augment(size=64)
     for _ in range(3):  # the machine is shared: a gap of ours comes every time, one of its own does not
         came = []
-        with Loader(
-            colour_pack,
-            Augment(size=64),
-            np.arange(60),
-            Resources("threads", "cpu", 1),
-            batch_size=6,
-            shuffle=True,
-        ) as loader:
+        with Loader(colour_pack, augment, np.arange(60), resources, batch_size=6, shuffle=True) as loader:
             for _ in islice(loader, 61):
                 came.append(time.perf_counter())
                 time.sleep(0.02)
@@ -67,11 +60,9 @@ def test_no_stall_where_one_epoch_ends_and_the_next_begins(colour_pack: Pack) ->
 
 
 @pytest.mark.parametrize("cache", ["encoded", "decoded"])
-def test_nothing_is_allocated_after_the_first_epoch(
-    tmp_path_factory: pytest.TempPathFactory, cache: str
-) -> None:
-    pack = tiny_pack(tmp_path_factory.mktemp("flat"))
-    resources = Resources("threads", "cpu", 2, image_cache="decoded" if cache == "decoded" else "encoded")
+def test_nothing_is_allocated_after_the_first_epoch(colour_pack: Pack, cache: ImageCacheName) -> None:
+    pack = Pack(colour_pack.path)  # of which nothing is in memory yet
+    resources = Resources("threads", "cpu", 2, image_cache=cache)
     with Loader(pack, Augment(size=64), np.arange(60), resources, batch_size=6, shuffle=True) as loader:
         for _ in islice(loader, 30):
             pass
