@@ -442,7 +442,7 @@ def main():
     with batches_seen(look):
         return train.train(tiny_job(Path(sys.argv[1]), Path(sys.argv[2])), never)
 
-run(distributed.reporting(main))
+run(main)
 """
 
 
