@@ -42,17 +42,9 @@ def blur(picture: Picture, share: int) -> Picture:
     return picture.filter(ImageFilter.GaussianBlur(min(picture.size) / share))
 
 
-def scale(picture: Picture, factor: float) -> Picture:
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)))
-
-
 def enlarge(picture: Picture) -> Picture:
     """A poster: the picture six times across and down, so that it is as sharp as it was."""
-    poster = Image.new("RGB", (6 * picture.width, 6 * picture.height))
-    for across in range(6):
-        for down in range(6):
-            poster.paste(picture, (across * picture.width, down * picture.height))
-    return poster
+    return Image.fromarray(np.tile(np.asarray(picture), (6, 6, 1)))
 
 
 def cut_strip(picture: Picture) -> Picture:
@@ -87,7 +79,7 @@ CHANGED: Final[dict[str, dict[str, Callable[[Picture], Picture]]]] = {
 }
 COPIED: Final[dict[str, Callable[[Picture], Picture]]] = {
     "re-encoded": lambda picture: picture,
-    "resized": lambda picture: scale(picture, 0.7),
+    "resized": lambda picture: picture.resize((round(picture.width * 0.7), round(picture.height * 0.7))),
     "cropped": crop,
     "mirrored": ImageOps.mirror,
 }
@@ -96,11 +88,10 @@ COPIED: Final[dict[str, Callable[[Picture], Picture]]] = {
 def plant(source: Path, out: Path, each: int = 12, seed: int = 0) -> list[Planted]:
     """Copy the images of `source` and plant `each` of every fault, in images that carry no other. Raises PackError."""
     clean = find_clean(source)
-    wanted = each * (len(CHANGED) + 2)
-    if len(clean) < 2 * wanted:
-        raise PackError(
-            f"{source} has {len(clean)} images without a fault; expected at least {2 * wanted} for {each} of each"
-        )
+    wanted = 2 * each * (len(CHANGED) + 2)
+    if len(clean) < wanted:
+        count = f"{len(clean)} images without a fault"
+        raise PackError(f"{source} has {count}; expected at least {wanted} for {each} of each")
     images = out / "images"
     for path in clean:
         (images / path).parent.mkdir(parents=True, exist_ok=True)
@@ -138,24 +129,18 @@ def change(images: Path, chosen: Iterator[str], each: int) -> Iterator[Planted]:
 def copy(images: Path, chosen: Iterator[str], each: int) -> Iterator[Planted]:
     """Put copies beside images, every other one into the folder of another image."""
     folders = sorted({file.parent for file in images.rglob("*") if file.is_file()})
-    for number in range(each):
-        original = next(chosen)
-        copied = name_copy(images, original, folders, number, "exact")
-        shutil.copyfile(images / original, images / copied)
-        yield Planted(copied, "exact-duplicate", "the same bytes", original)
-    for number in range(each):
-        kind = list(COPIED)[number % len(COPIED)]
-        original = next(chosen)
-        copied = name_copy(images, original, folders, number, "near")
-        with Image.open(images / original) as picture:
-            COPIED[kind](picture.convert("RGB")).save(images / copied, "JPEG", quality=80)
-        yield Planted(copied, "near-duplicate", kind, original)
-
-
-def name_copy(images: Path, original: str, folders: list[Path], number: int, kind: str) -> str:
-    """Where copy `number` goes: into its original's folder, or into another one."""
-    folder = (images / original).parent if number % 2 else folders[number % len(folders)]
-    return (folder / f"{kind}_{number:03}.jpg").relative_to(images).as_posix()
+    for fault in ("exact", "near"):
+        for number in range(each):
+            original = next(chosen)
+            place = (images / original).parent if number % 2 else folders[number % len(folders)]
+            copied, kind = place / f"{fault}_{number:03}.jpg", "the same bytes"
+            if fault == "exact":
+                shutil.copyfile(images / original, copied)
+            else:
+                kind = list(COPIED)[number % len(COPIED)]
+                with Image.open(images / original) as picture:
+                    COPIED[kind](picture.convert("RGB")).save(copied, "JPEG", quality=80)
+            yield Planted(copied.relative_to(images).as_posix(), f"{fault}-duplicate", kind, original)
 
 
 def main() -> int:
