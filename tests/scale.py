@@ -64,7 +64,7 @@ def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_R
     """All shards of the pack."""
     for index, path in enumerate(shard_paths(pack, shards)):
         columns = index_of(np.arange(*divide(images, shards)[index]))
-        header = Header(CLASSES, "0" * 64, 0).of_shard(index, shards, index_checksum(columns))
+        header = Header(CLASSES, "0" * 64, 0, index_crc32=index_checksum(columns), shard=index, shards=shards)
         table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
             for batch in table.to_batches(max_chunksize=rows_a_batch):

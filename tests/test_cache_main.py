@@ -36,6 +36,8 @@ def command(*arguments: str | Path) -> Answer:
 @pytest.fixture
 def call(here: Here, monkeypatch: pytest.MonkeyPatch) -> Call:
     """The same without a new process."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="strict")  # type: ignore[union-attr]
     monkeypatch.setenv("COLUMNS", "200")
     for module in ("pack", "survey.findings"):
         monkeypatch.setattr(f"greyhound.cache.{module}.scan", scan_here)
@@ -76,10 +78,10 @@ def test_pack(packed: tuple[Path, Answer]) -> None:
     assert {path.name for path in out.parent.iterdir() if path.suffix != ".csv"} == {"images", "images.arrow"}
 
 
-def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path) -> None:
+def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / os.fsdecode(b"[b]\xff.arrow")
     for words in (("pack", images, "--out", out), ("info", out), ("info", out, "--json"), ("verify", out)):
-        answer = command(*words)
+        answer = call(*words)
         assert (answer.code, answer.err) == (0, "")
         assert "[b]" in answer.out
     assert [entry.name for entry in tmp_path.iterdir()] == [out.name]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pictures import encode, noise, packed
 
 from greyhound.cache.pack import Options
 from greyhound.cache.shards import FORMAT
-from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError
+from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
 
 FILES = {
     "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
@@ -234,10 +235,9 @@ def test_a_buffer_of_another_length_is_no_traceback(path: Path, tmp_path: Path, 
 
 
 def test_the_header_survives_the_file(path: Path, tmp_path: Path) -> None:
-    """Also one from before the checksum of the index."""
-    assert Pack(arrow(tmp_path / "p.arrow", HEADER.schema())).header == HEADER
-    assert HEADER.index_crc32 is None
-    assert Pack(path).header.index_crc32 is not None
+    header = Pack(arrow(tmp_path / "p.arrow", HEADER)).header
+    assert replace(header, index_crc32=HEADER.index_crc32) == HEADER
+    assert header.index_crc32 and Pack(path).header.index_crc32
 
 
 def test_a_pack_that_is_replaced_while_in_use_stays_as_it_was_opened(target: Path, tmp_path: Path) -> None:
@@ -285,17 +285,20 @@ def complaint(path: Path) -> str:
     return str(refusal.value)
 
 
-def arrow(path: Path, schema: pa.Schema, rows: int = 1, image: bytes = b"") -> Path:
+def arrow(path: Path, schema: pa.Schema | Header, rows: int = 1, image: bytes = b"") -> Path:
+    """A file of rows that are all the same; under a header, a pack."""
     values = {pa.large_binary(): image, pa.string(): "x", pa.uint32(): zlib.crc32(image)}
-    columns = [
-        pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), list(SPLITS))
+    columns = {
+        field.name: pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), list(SPLITS))
         if pa.types.is_dictionary(field.type)
         else pa.array([values.get(field.type, 1)] * rows, field.type)
-        for field in schema
-    ]
+        for field in (SCHEMA if isinstance(schema, Header) else schema)
+    }
+    if isinstance(schema, Header):
+        schema = replace(schema, index_crc32=index_checksum(columns) if rows else 0).schema()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         if rows:
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(pa.record_batch([*columns.values()], schema=schema))
     return path
 
 
@@ -338,7 +341,7 @@ def test_what_is_no_pack_is_said_in_one_line(
 
 def test_a_folder_an_empty_and_a_truncated_pack(path: Path, tmp_path: Path) -> None:
     assert complaint(tmp_path).startswith(f"{tmp_path} cannot be opened (")
-    file = arrow(tmp_path / "p.arrow", HEADER.schema(), rows=0)
+    file = arrow(tmp_path / "p.arrow", HEADER, rows=0)
     assert complaint(file) == f"{file} holds no images; pack the images again"
     data = path.read_bytes()
     for length in (1, 8, 100, len(data) // 2, len(data) - 1):
@@ -375,7 +378,7 @@ print(from_disk() - before)
 )
 def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path) -> None:
     """64 MiB, far more than a disk reads ahead; a pack that was not made resident shows that reads are counted."""
-    path = arrow(tmp_path / "p.arrow", HEADER.schema(), rows=64, image=np.random.default_rng(0).bytes(2**20))
+    path = arrow(tmp_path / "p.arrow", HEADER, rows=64, image=np.random.default_rng(0).bytes(2**20))
 
     def read(how: str) -> int:
         return int(in_a_process(READ_AN_EPOCH, path, how).stdout)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -35,19 +36,19 @@ class NoProbe:
         pass
 
 def answer(path, probe, real=validate._answer):
-    if path.name.startswith("abort"):
-        os.abort()
-    if path.name.startswith("exit"):
-        os._exit(3)
-    if path.name.startswith("hang"):
-        time.sleep(60)
-    if path.name.startswith("slow"):
-        time.sleep(0.3)
-    if path.name.startswith("babble"):
-        os.write(1, b"a C library has something to say\\n")
+    acts = {
+        "abort": os.abort,
+        "exit": lambda: os._exit(3),
+        "hang": lambda: time.sleep(60),
+        "slow": lambda: time.sleep(0.15),
+        "babble": lambda: os.write(1, b"a C library has something to say\\n"),
+    }
+    for name, act in acts.items():
+        if path.name.startswith(name):
+            act()
     return real(path, probe)
 
-validate.Probe, validate._answer = NoProbe, answer
+validate.DaliDecoder, validate._answer = NoProbe, answer
 validate.main()
 """
 """The child process, but for DALI's probe, which takes seconds to start, and with files that end it."""
@@ -77,42 +78,41 @@ def files(root: Path, *names: str) -> list[Path]:
     return [root / name for name in names]
 
 
+def widths(looks: Iterable[ImageInfo]) -> list[int]:
+    return [look.width for look in looks]
+
+
 def gone(children: list[subprocess.Popen[bytes]]) -> bool:
     return all(child.poll() is not None for child in children)
 
 
 def test_the_real_child_looks_at_real_files(tmp_path: Path) -> None:
-    folder(
-        tmp_path,
-        {"a.png": encode(coded(20, 10)), "b.jpg": b"\xff\xd8 no", "c.gif": encode(coded(9, 9), "GIF")},
-    )
-    good, bad, other = scan([tmp_path / "a.png", tmp_path / "b.jpg", tmp_path / "c.gif"], workers=1)
+    images = {"a.png": encode(coded(20, 10)), "b.jpg": b"\xff\xd8 no", "c.gif": encode(coded(9, 9), "GIF")}
+    folder(tmp_path, images)
+    good, bad, other = scan([tmp_path / name for name in images], workers=1)
     assert (good.format, good.width, good.height, good.problem, good.transcode) == ("PNG", 20, 10, "", "")
     assert bad.problem == "undecodable"
     assert other.transcode == "GIF is not a format that both engines decode"
 
 
 def test_the_answers_come_in_the_order_of_the_files(tmp_path: Path, children: list[Any]) -> None:
-    names = [f"{'slow' if place % 5 == 0 else 'quick'}{place}.png" for place in range(16)]
-    paths = files(tmp_path, *names)
-    progress: list[tuple[int, int]] = []
-    looks = list(counted(scan(paths, 2), len(paths), lambda done, total: progress.append((done, total))))
-    assert [look.width for look in looks] == list(range(10, 26))
+    assert list(scan([])) == []
+    assert gone(children)
+    children.clear()
+    names = [f"{'slow' if place % 5 == 0 else 'babble'}{place}.png" for place in range(16)]
+    paths, progress = files(tmp_path, *names), list[tuple[int, int]]()
+    looks = counted(scan(paths, 2), len(paths), lambda *done: progress.append(done))
+    assert widths(looks) == list(range(10, 26)), "nor do they mix with what a library prints"
     assert len(children) == 2
     assert gone(children)
     assert progress == [(done, 16) for done in range(1, 17)]
 
 
-def test_no_files_no_answers(children: list[Any]) -> None:
-    assert list(scan([])) == []
-    assert gone(children)
-
-
 def test_a_file_that_kills_its_decoder_is_blamed_alone(tmp_path: Path, children: list[Any]) -> None:
     paths = files(tmp_path, "a.png", "abort.png", "b.png", "exit.png", "c.png", "abort2.png")
     looks = list(scan(paths, workers=1))
-    assert [look.width for look in looks] == [10, 0, 12, 0, 14, 0]
-    assert [look.problem for look in looks] == ["", "undecodable", "", "undecodable", "", "undecodable"]
+    assert widths(looks) == [10, 0, 12, 0, 14, 0]
+    assert [look.problem for look in looks] == ["", "undecodable"] * 3
     assert looks[1].detail == "the file ended its decoder (exit status -6)"
     assert looks[3].detail == "the file ended its decoder (exit status 3)"
     assert len(children) == 4
@@ -123,10 +123,16 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no other process opens it, not for its picture either."""
-    root, html = tmp_path / "images", tmp_path / "survey.html"
-    files(root, *(f"{label}/{kind}.png" for label in "ab" for kind in ("1", "2", "abort", "exit")))
+    root, html, opening = tmp_path / "images", tmp_path / "survey.html", Image.open
+    files(
+        root,
+        *(
+            f"{label}/{kind}.png"
+            for label in "ab"
+            for kind in ("1", "2", "abort" if label == "a" else "exit")
+        ),
+    )
     opened: list[str] = []
-    opening = Image.open
 
     def watch(file: Any, *rest: Any) -> Image.Image:
         opened.append(str(file))
@@ -136,16 +142,15 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
     header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0))
     left_out = {row.path: row.detail for row in header.excluded}
     assert left_out == {
-        f"{label}/{kind}.png": f"the file ended its decoder (exit status {status})"
-        for label in "ab"
-        for kind, status in (("abort", -6), ("exit", 3))
+        "a/abort.png": "the file ended its decoder (exit status -6)",
+        "b/exit.png": "the file ended its decoder (exit status 3)",
     }
-    assert [row.thumbnail for row in header.excluded] == [None] * 4
+    assert [row.thumbnail for row in header.excluded] == [None] * 2
     assert len(Pack(tmp_path / "p.arrow")) == 4
     with findings.inspect(root) as found:
         rows = list(found)
     assert {row.path for row in rows if row.verdict == "exclude"} == set(left_out)
-    assert page.write(rows, root, html).suspects >= 4
+    assert page.write(rows, root, html).suspects >= 2
     assert all(path in html.read_text() for path in left_out)
     assert not [file for file in opened if "abort" in file or "exit" in file]
     assert gone(children)
@@ -154,20 +159,14 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
 def test_a_file_that_takes_for_ever_is_given_up(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 2.5)
+    monkeypatch.setattr(module, "TIMEOUT", 1.5)
     start = time.monotonic()
     looks = list(scan(files(tmp_path, "a.png", "hang.png", "b.png"), workers=1))
     assert time.monotonic() - start < 20
-    assert [look.width for look in looks] == [10, 0, 12]
+    assert widths(looks) == [10, 0, 12]
     assert looks[1].problem == "undecodable"
     assert looks[1].detail == "the file ended its decoder (took more than 2 s or all the memory)"
     assert gone(children)
-
-
-def test_what_a_library_prints_does_not_mix_with_the_answers(tmp_path: Path, children: list[Any]) -> None:
-    looks = list(scan(files(tmp_path, "babble.png", "b.png"), workers=1))
-    assert [look.width for look in looks] == [10, 11]
-    assert len(children) == 1
 
 
 def test_what_is_no_regular_file(tmp_path: Path, children: list[Any]) -> None:
@@ -188,16 +187,8 @@ def test_a_file_that_may_not_be_read(ordinary: None, tmp_path: Path, children: l
 
 
 def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
-    names = [
-        "a b.png",
-        "a'\".png",
-        "two\nlines.png",
-        "\U0001f415.png",
-        os.fsdecode(b"\xff\xfe.png"),
-        "-x.png",
-    ]
-    looks = list(scan(files(tmp_path, *names), workers=1))
-    assert [look.width for look in looks] == [10, 11, 12, 13, 14, 15]
+    names = ["a b.png", "a'\".png", "two\nlines.png", "\U0001f415.png", "\udcff\udcfe.png", "-x.png"]
+    assert widths(scan(files(tmp_path, *names), workers=1)) == [10, 11, 12, 13, 14, 15]
 
 
 def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +200,12 @@ def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_interrupted_survey_leaves_no_child_behind(tmp_path: Path, children: list[Any]) -> None:
-    looks = scan(files(tmp_path, *[f"slow{place}.png" for place in range(40)]), 2)
+    looks = scan(files(tmp_path, *[f"slow{place}.png" for place in range(80)]), 2)
     with pytest.raises(KeyboardInterrupt), closing(looks):
         next(looks)
         start = time.monotonic()
         raise KeyboardInterrupt
-    assert time.monotonic() - start < 6  # 40 slow files would take 6 s at the least
+    assert time.monotonic() - start < 6  # 80 slow files would take 6 s at the least
     assert children
     assert gone(children)
 
