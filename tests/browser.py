@@ -22,15 +22,8 @@ CHROMIUM: Final = shutil.which("chromium")
 WHY: Final = "needs Debian's chromium: apt-get install chromium"
 PATIENCE: Final = 60.0
 """Seconds that the browser may take over anything."""
-KEYS: Final = {
-    "ArrowLeft": 37,
-    "ArrowUp": 38,
-    "ArrowRight": 39,
-    "ArrowDown": 40,
-    "Enter": 13,
-    "Escape": 27,
-    "End": 35,
-    "Home": 36,
+KEYS: Final = {"Enter": 13, "Escape": 27, "End": 35, "Home": 36} | {
+    f"Arrow{name}": 37 + place for place, name in enumerate(("Left", "Up", "Right", "Down"))
 }
 
 
@@ -100,17 +93,10 @@ class Page:
         node = self._send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self._send("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
-    def resize(self, width: int, height: int, dark: bool = False) -> None:
-        """The window's size in pixels, and the colours that the person prefers."""
-        self._send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._send("Emulation.setEmulatedMedia", features=[scheme])
+    def resize(self, width: int, height: int) -> None:
+        """The window's size in pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._send("Emulation.setDeviceMetricsOverride", **size)
 
     @contextmanager
     def before(self, script: str) -> Iterator[None]:
@@ -120,10 +106,6 @@ class Page:
             yield
         finally:
             self._send("Page.removeScriptToEvaluateOnNewDocument", identifier=known)
-
-    def screenshot(self) -> str:
-        """What the window shows: PNG, base64."""
-        return str(self._send("Page.captureScreenshot", format="png")["data"])
 
 
 class _Pipe:
@@ -149,13 +131,13 @@ class _Pipe:
         raise AssertionError("the browser has gone")
 
     def _messages(self) -> Iterator[dict[str, Any]]:
-        deadline = time.monotonic() + PATIENCE
         while True:
             while b"\0" in self.read:
                 message, _, self.read = self.read.partition(b"\0")
                 yield json.loads(message)
-            ready, _, _ = select.select([self.out], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"the browser said nothing for {PATIENCE:.0f} s"
+            assert select.select([self.out], [], [], PATIENCE)[0], (
+                f"the browser said nothing for {PATIENCE:.0f} s"
+            )
             part = os.read(self.out, 1 << 20)
             if not part:
                 return

@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
 import pytest
-from pictures import coded, encode, folder, packed, scan_here
+from pictures import Drawn, coded, draw, encode, folder, packed, scan_here
 from runs import NAMES, Answer, Here, never, tinted, tiny_job, tiny_pack
 
 from greyhound import train
@@ -76,6 +76,12 @@ def coded_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def colour_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """60 images whose class their colour tells, with all three splits."""
     return tiny_pack(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """100 drawn dogs of four breeds: the smallest set that promises every fault."""
+    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", 4, 25)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,18 +49,6 @@ class Fuzz:
     """Where corpora and findings are kept; the next time goes on from there."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of a target. executions: inputs read. findings: files that broke it."""
-
-    target: str
-    date: str
-    seconds: int
-    executions: int
-    corpus: int
-    findings: tuple[str, ...]
-
-
 def main() -> int:
     """Each target in a process of its own, one after the other."""
     fuzz = read_or_exit(lambda: read_options(Fuzz, sys.argv[1:], "python tests/fuzz.py"))
@@ -70,8 +58,8 @@ def main() -> int:
         raise SystemExit(f"there is no target {min(unknown)!r}; expected some of {', '.join(targets)}")
     chosen = fuzz.targets or tuple(targets)
     seconds = round(60 * fuzz.minutes / len(chosen))
-    results = [disturb(fuzz.folder / name, targets[name], seconds) for name in chosen]
-    return 1 if any(result.findings for result in results) else 0
+    findings = [disturb(fuzz.folder / name, targets[name], seconds) for name in chosen]
+    return 1 if any(findings) else 0
 
 
 def import_targets() -> dict[str, Target]:
@@ -83,8 +71,8 @@ def import_targets() -> dict[str, Target]:
     return TARGETS
 
 
-def disturb(folder: Path, target: Target, seconds: int) -> Result:
-    """Fuzz one target for so long, or until something breaks it; prints and returns what came of it.
+def disturb(folder: Path, target: Target, seconds: int) -> list[str]:
+    """Fuzz one target for so long, or until something breaks it; prints what came of it, and returns the findings.
 
     folder: of the target; gets `corpus`, `findings`, and what libFuzzer said in `log`.
     """
@@ -96,19 +84,20 @@ def disturb(folder: Path, target: Target, seconds: int) -> Result:
     child.join()
     said = (folder / "log").read_text(errors="replace")
     units = re.search(r"stat::number_of_executed_units:\s+(\d+)", said)
-    found = sorted(str(file) for file in (folder / "findings").iterdir())
+    findings = sorted(str(file) for file in (folder / "findings").iterdir())
     if child.exitcode:
         print(said[-4000:], file=sys.stderr)
-    result = Result(
-        target=folder.name,
-        date=time.strftime("%Y-%m-%d"),
-        seconds=round(time.monotonic() - started),
-        executions=int(units[1]) if units else 0,
-        corpus=len(list((folder / "corpus").iterdir())),
-        findings=tuple(found or ([str(folder / "log")] if child.exitcode else [])),
-    )
-    print(json.dumps(asdict(result)), flush=True)
-    return result
+        findings = findings or [str(folder / "log")]
+    result = {
+        "target": folder.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(time.monotonic() - started),
+        "executions": int(units[1]) if units else 0,
+        "corpus": len(list((folder / "corpus").iterdir())),
+        "findings": findings,
+    }
+    print(json.dumps(result), flush=True)
+    return findings
 
 
 def work(folder: Path, target: Target, seconds: int) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import torch
-from pictures import coded, encode, packed
+from pictures import coded, decoder, encode, packed
 from runs import TINY
 
 from greyhound import eval as evaluation
@@ -31,40 +31,16 @@ from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
 from greyhound.cache.options import read_call, read_options
 from greyhound.cache.pack import Options
-from greyhound.cache.shards import _CHECKSUM, _METADATA
-from greyhound.cache.store import (
-    SCHEMA,
-    SPLITS,
-    Header,
-    Pack,
-    PackError,
-    index_checksum,
-)
+from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
 from greyhound.cache.survey import table as survey
-from greyhound.cache.validate import DaliDecoder, validate_image
+from greyhound.cache.validate import validate_image
 from greyhound.model import checkpoint, linear_probe
+from greyhound.model import run as files
 from greyhound.model.checkpoint import CheckpointError
 from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.report import report
 from greyhound.model.resume import differences, other_versions
-from greyhound.model.run import (
-    AVERAGED,
-    BEST,
-    INTERPOLATION,
-    LAST,
-    METRICS,
-    PACK,
-    PROBE,
-    RECIPE,
-    SCHEMAS,
-    SWA,
-    TIMES,
-    VERSIONS,
-    Run,
-    RunError,
-    load_network,
-)
-from greyhound.model.run import TARGETS as SOFT
+from greyhound.model.run import BEST, LAST, RECIPE, SCHEMAS, VERSIONS, Run, RunError, load_network
 from greyhound.model.state import TrainState, drop_later_rows, restore
 from greyhound.pipelines.benchmark import table
 from greyhound.pipelines.benchmark.rows import BenchmarkError
@@ -95,16 +71,12 @@ class Target:
         return None
 
 
-# --- packs -----------------------------------------------------------------------------------------------------------
-
-
 def written(file: Path, data: bytes) -> Path:
     file.write_bytes(data)
     return file
 
 
 def pack_seeds(folder: Path) -> list[bytes]:
-    """A pack of three classes."""
     files = {f"class {k}": [encode(coded(9 + k, 8, k), "JPEG")] for k in range(CLASSES)}
     return [packed(folder, files, Options(val=0, test=0)).path.read_bytes()]
 
@@ -119,16 +91,13 @@ def read_pack(folder: Path, data: bytes) -> None:
 
 
 def header_seeds(folder: Path) -> list[bytes]:
-    """What a pack says of itself."""
     (data,) = pack_seeds(folder)
-    schema = pa.ipc.open_file(pa.py_buffer(data)).schema
-    return [schema.metadata[_METADATA]]
+    return [pa.ipc.open_file(pa.py_buffer(data)).schema.metadata[b"greyhound"]]
 
 
 def read_header(folder: Path, data: bytes) -> None:
-    """A header whose checksum agrees."""
-    schema = SCHEMA.with_metadata({_METADATA: data, _CHECKSUM: str(zlib.crc32(data)).encode()})
-    header = Header.read(schema, folder)
+    checksum = str(zlib.crc32(data)).encode()
+    header = Header.read(SCHEMA.with_metadata({b"greyhound": data, b"greyhound_crc32": checksum}), folder)
     json.dumps(asdict(header))
 
 
@@ -139,7 +108,6 @@ IMAGE: Final = encode(coded(20, 12), "JPEG")
 
 
 def index_seeds(_: Path) -> list[bytes]:
-    """Rows of an index, as they should be."""
     rows = [(label, 0, 20, 12, 1 + label, 99.0) for label in range(CLASSES)]
     return [np.array(rows, ROW).tobytes()]
 
@@ -149,28 +117,23 @@ def read_index(folder: Path, data: bytes) -> None:
     rows = np.frombuffer(data, ROW, min(len(data) // ROW.itemsize, 16))
     if not len(rows):
         return
+    count, file = len(rows), folder / "p.arrow"
     arrays = {
-        name: pa.array(rows[name], SCHEMA.field(name).type) for name in ROW.names or () if name != "split"
+        name: pa.array(rows[name], SCHEMA.field(name).type) for name in rows.dtype.names if name != "split"
     }
     arrays["split"] = pa.DictionaryArray.from_arrays(pa.array(rows["split"]), pa.array(SPLITS), safe=False)
-    arrays["path"] = pa.array([f"{row}.jpg" for row in range(len(rows))])
-    arrays["image"] = pa.array([IMAGE] * len(rows), pa.large_binary())
-    arrays["crc32"] = pa.array([zlib.crc32(IMAGE)] * len(rows), pa.uint32())
+    arrays["path"] = pa.array([f"{row}.jpg" for row in range(count)])
+    arrays["image"] = pa.array([IMAGE] * count, pa.large_binary())
+    arrays["crc32"] = pa.array([zlib.crc32(IMAGE)] * count, pa.uint32())
     header = Header(tuple(map(str, range(CLASSES))), "0" * 64, 0, index_crc32=index_checksum(arrays))
-    file = folder / "p.arrow"
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, header.schema()) as writer:
         writer.write_batch(pa.record_batch([arrays[name] for name in SCHEMA.names], schema=header.schema()))
-    opened = Pack(file)
-    resources = Resources("threads", "cpu", threads=1, prefetch=1, image_cache="encoded")
-    with Loader(opened, TINY.augment, np.arange(len(opened)), resources, batch_size=4, epochs=1) as loader:
+    opened, resources = Pack(file), Resources("threads", "cpu", threads=1, prefetch=1, image_cache="encoded")
+    with Loader(opened, TINY.augment, np.arange(count), resources, batch_size=4, epochs=1) as loader:
         list(loader)
 
 
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
 def image_seeds(_: Path) -> list[bytes]:
-    """A small picture in every format that is packed as it is, and in some that are not."""
     picture = coded(9, 7, 3)
     turned = encode(picture, "JPEG", orientation=6)
     return [turned, *(encode(picture, name) for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"))]
@@ -178,21 +141,13 @@ def image_seeds(_: Path) -> list[bytes]:
 
 def read_image(_: Path, data: bytes) -> None:
     """What the survey's child process does with it; whatever it holds, there is an answer."""
-    json.dumps(asdict(validate_image(data, _probe())), default=bytes.hex)
+    json.dumps(asdict(validate_image(data, decoder())), default=bytes.hex)
 
-
-@cache
-def _probe() -> DaliDecoder:
-    return DaliDecoder()
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
 
 SHA: Final = "0123456789abcdef" * 4
 
 
 def decisions_seeds(_: Path) -> list[bytes]:
-    """Each kind of decision."""
     head = "sha256,path,class,decision,to\n"
     rows = (f"{SHA},a/1.jpg,a,keep,\n", f'{SHA},"a/2,\n.jpg",a,relabel,b\n', ",a/3.jpg,a,exclude,\n")
     later = f"sha256,path,class,decision,to,reason,by\n{SHA},a/1.jpg,a,exclude,,dark: it is,machine\n"
@@ -200,39 +155,30 @@ def decisions_seeds(_: Path) -> list[bytes]:
 
 
 def read_decisions(folder: Path, data: bytes) -> None:
-    """decisions.csv, and which images it is about."""
     found = selection.read_decisions(written(folder / "decisions.csv", data))
     selection.check_classes(found, ("a", "b"))
     selection.match(found, [selection.Photograph("a/1.jpg", "a", SHA)])
 
 
 def excluded_seeds(_: Path) -> list[bytes]:
-    """Reasons of the survey's, of a person's, and none."""
     return [b'path,reason\na/1.jpg,grayscale: 2.1\n"a/2.jpg",not a dog\na/3.jpg,\n']
 
 
 def read_excluded(folder: Path, data: bytes) -> None:
-    """excluded.csv."""
     selection.read_exclusions(written(folder / "excluded.csv", data))
 
 
 def survey_seeds(folder: Path) -> list[bytes]:
-    """survey.csv of two images."""
-    rows = [
-        survey.Row("a/1.jpg", "a"),
-        survey.Row("a/2.jpg", "a", findings=("dark",), causes=("dark",), reason="x"),
-    ]
-    survey.write(rows, folder)
+    dark = survey.Row("a/2.jpg", "a", findings=("dark",), causes=("dark",), reason="x")
+    survey.write([survey.Row("a/1.jpg", "a"), dark], folder)
     return [(folder / "survey.csv").read_bytes()]
 
 
 def read_survey(folder: Path, data: bytes) -> None:
-    """survey.csv."""
     list(survey.read_rows(written(folder / "survey.csv", data)))
 
 
 def benchmark_seeds(_: Path) -> list[bytes]:
-    """A measurement of one row."""
     row = {"name": "decode-only", "images_per_second": 9.0, "core_ms_per_image": 1.8, "spread": [1.7, 1.9]}
     row |= {"peak_mib": 99.0}
     measured = {"machine": "m", "date": "2026-11-25", "data": "d", "rows": [row], "missing": {}}
@@ -247,9 +193,6 @@ def read_benchmark(folder: Path, data: bytes) -> None:
         table.as_markdown(table.read(file))
 
 
-# --- the run folder --------------------------------------------------------------------------------------------------
-
-
 def run_seeds(_: Path) -> list[bytes]:
     """Each file of a run folder, its number before it."""
     result = {"valid_loss": 0.5, "accuracy": 0.9, "n": 6, "elapsed": 1.5}
@@ -262,33 +205,30 @@ def run_seeds(_: Path) -> list[bytes]:
     packed |= {"excluded": {"total": 1, "reasons": {"dark": 1}, "images": [image]}, "transcoded": []}
     contents = {
         RECIPE: asdict(TINY),
-        PACK: packed,
+        files.PACK: packed,
         VERSIONS: {"torch": "2"},
-        METRICS: result | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
-        TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
-        PROBE: result | {"images": 9, "first": None},
-        INTERPOLATION: [result | {"share": 0.25}],
-        SWA: {"before": result, "after": result},
-        RUN_FILES[-1]: evaluated,
+        files.METRICS: result
+        | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
+        files.TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
+        files.PROBE: result | {"images": 9, "first": None},
+        files.INTERPOLATION: [result | {"share": 0.25}],
+        files.SWA: {"before": result, "after": result},
     }
-    return [
-        bytes([place]) + json.dumps(contents.get(name, evaluated)).encode()
-        for place, name in enumerate(RUN_FILES)
-    ]
+    texts = [json.dumps(contents.get(name, evaluated)) for name in RUN_FILES]
+    return [bytes([place]) + text.encode() for place, text in enumerate(texts)]
 
 
 def read_run(folder: Path, data: bytes) -> None:
     """One file of a run folder is as the bytes say, the recipe sound where it is another: all that reads them, and the report."""
     for file in folder.iterdir():
         file.unlink()
-    run = Run(folder)
+    run, name = Run(folder), RUN_FILES[data[0] % len(RUN_FILES)] if data else RECIPE
     run.write(RECIPE, asdict(TINY))
-    name = RUN_FILES[data[0] % len(RUN_FILES)] if data else RECIPE
     (folder / name).write_bytes(data[1:])
     report.build(folder)
     from_json(Recipe, run.read(RECIPE), RECIPE)
-    run.rows(METRICS), run.rows(TIMES)
-    for other in (PACK, PROBE, INTERPOLATION, SWA):
+    run.rows(files.METRICS), run.rows(files.TIMES)
+    for other in (files.PACK, files.PROBE, files.INTERPOLATION, files.SWA):
         if (folder / other).exists():
             run.read(other)
     if (folder / VERSIONS).exists():
@@ -296,7 +236,6 @@ def read_run(folder: Path, data: bytes) -> None:
 
 
 def recipe_seeds(_: Path) -> list[bytes]:
-    """The recipe of a run that is forced on with another."""
     return [json.dumps(asdict(TINY)).encode()]
 
 
@@ -304,9 +243,6 @@ def read_recipe(folder: Path, data: bytes) -> None:
     """A recipe that a run is forced on from, and what became of it."""
     (folder / RECIPE).write_bytes(data)
     list(differences(Run(folder).read(RECIPE), json.loads(json.dumps(asdict(TINY)))))
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -328,7 +264,7 @@ def checkpoint_seeds(folder: Path) -> list[bytes]:
 def read_checkpoint(folder: Path, data: bytes) -> None:
     """A checkpoint, and a training that goes on from it, or the network in it."""
     (folder / BEST).write_bytes(data)
-    (folder / AVERAGED).write_bytes(data)
+    (folder / files.AVERAGED).write_bytes(data)
     _, content = Run(folder).load("auto")
     if "progress" in content:
         state = _training()
@@ -339,16 +275,14 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
 
 
 def targets_seeds(folder: Path) -> list[bytes]:
-    """Soft targets of three images and two classes."""
     found = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
-    linear_probe.write_targets(folder / SOFT, found, "digest")
-    return [(folder / SOFT).read_bytes()]
+    linear_probe.write_targets(folder / files.TARGETS, found, "digest")
+    return [(folder / files.TARGETS).read_bytes()]
 
 
 def read_targets(folder: Path, data: bytes) -> None:
-    """Soft targets, and those of a batch."""
-    (folder / SOFT).write_bytes(data)
-    found = linear_probe.read_targets(folder / SOFT, 0.3, "digest", classes=2)
+    (folder / files.TARGETS).write_bytes(data)
+    found = linear_probe.read_targets(folder / files.TARGETS, 0.3, "digest", classes=2)
     if found:
         found.of(torch.tensor([1, 2]), torch.tensor([0, 1]))
 
@@ -379,8 +313,6 @@ def _sound_members() -> dict[str, bytes]:
         last, _ = checkpoint_seeds(Path(temporary))
     return _members(last)
 
-
-# --- command lines ---------------------------------------------------------------------------------------------------
 
 COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
     recipe.read_options,

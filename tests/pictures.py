@@ -5,8 +5,10 @@ Before it: nothing. After it: the tests read position, orientation and label bac
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from greyhound.cache.demo.faults import DemoSummary, draw_demo
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack
@@ -108,7 +111,7 @@ def folder(root: Path, files: Mapping[str, bytes]) -> Path:
 
 def scan_here(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
     """What `cache.survey.survey` answers, without its child processes: a hundred times as fast for a few files."""
-    return (_answer(path, _probe()) for path in paths)
+    return (_answer(path, decoder()) for path in paths)
 
 
 def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options = ALL_TRAIN) -> Pack:
@@ -122,6 +125,27 @@ def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options 
     return Pack(root / "images.arrow")
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One drawn data set: its folder, the lines of its `truth.csv`, what `draw_demo` returned and reported."""
+
+    folder: Path
+    truth: list[dict[str, str]]
+    summary: DemoSummary
+    progress: list[tuple[int, int]]
+
+    def rows(self, *faults: str) -> list[tuple[dict[str, str], Path]]:
+        """Those with one of these faults, and their files."""
+        return [(row, self.folder / row["path"]) for row in self.truth if row["fault"] in faults]
+
+
+def draw(folder: Path, classes: int, per_class: int) -> Drawn:
+    progress: list[tuple[int, int]] = []
+    summary = draw_demo(folder, classes, per_class, 0, lambda *done: progress.append(done))
+    with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
+        return Drawn(folder, list(csv.DictReader(file)), summary, progress)
+
+
 @cache
-def _probe() -> DaliDecoder:
+def decoder() -> DaliDecoder:
     return DaliDecoder()

@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from greyhound.cache.cli import read_or_exit
 from greyhound.cache.options import read_options
@@ -34,6 +36,7 @@ T = TypeVar("T")
 ROWS_A_RECORD_BATCH = 300
 """As many photographs of 110 kB as fill the packer's 32 MiB."""
 BATCH = 1024
+IMAGE = bytes(4)
 CLASSES = tuple(f"class {number:04d}" for number in range(1000))
 
 
@@ -51,47 +54,38 @@ class Scale:
 
 def main(scale: Scale) -> None:
     """Write the pack, then measure in a process of its own."""
-    images, shards, folder = scale.images, scale.shards, scale.folder
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=scale.folder) as temporary:
         pack = Path(temporary) / "scale.arrow"
-        for index, (path, (low, high)) in enumerate(
-            zip(shard_paths(pack, shards), divide(images, shards), strict=True)
-        ):
-            write(path, low, high, index, shards)
+        write(pack, scale.images, scale.shards)
         print(subprocess.check_output([sys.executable, __file__, "measure", str(pack)], text=True), end="")
 
 
-def write(path: Path, low: int, high: int, index: int, shards: int) -> None:
-    """One shard, of the rows low to high."""
-    columns = index_of(low, high)
-    header = Header(CLASSES, "0" * 64, 0).of_shard(index, shards, index_checksum(columns))
-    table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
-        for batch in table.to_batches(max_chunksize=ROWS_A_RECORD_BATCH):
-            writer.write_batch(batch)
+def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_RECORD_BATCH) -> None:
+    """All shards of the pack."""
+    for index, path in enumerate(shard_paths(pack, shards)):
+        columns = index_of(np.arange(*divide(images, shards)[index]))
+        header = Header(CLASSES, "0" * 64, 0, index_crc32=index_checksum(columns), shard=index, shards=shards)
+        table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
+            for batch in table.to_batches(max_chunksize=rows_a_batch):
+                writer.write_batch(batch)
 
 
-def index_of(low: int, high: int) -> dict[str, pa.Array]:
+def index_of(rows: NDArray[np.int64]) -> dict[str, pa.Array]:
     """The columns of these rows."""
-    rows = np.arange(low, high)
     count = len(rows)
     splits = np.where(rows % 20 == 0, 1, np.where(rows % 20 == 1, 2, 0)).astype(np.int8)
-    offsets = pa.py_buffer(np.arange(0, 4 * count + 1, 4, dtype=np.int64))
-    images = pa.py_buffer(rows.astype(np.int32))
-    names = pa.array(rows % len(CLASSES)).cast(pa.string())
-    columns = {
-        "image": pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, [None, offsets, images]),
+    offsets = pa.py_buffer(np.arange(0, len(IMAGE) * count + 1, len(IMAGE), dtype=np.int64))
+    images = [None, offsets, pa.py_buffer(IMAGE * count)]
+    names, numbers = (pa.array(of).cast(pa.string()) for of in (rows % len(CLASSES), rows))
+    same = {"width": 500, "height": 375, "orientation": 1, "mean_luma": 110, "crc32": zlib.crc32(IMAGE)}
+    return {
+        "image": pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, images),
         "label": pa.array((rows % len(CLASSES)).astype(np.int32)),
         "split": pa.DictionaryArray.from_arrays(pa.array(splits), pa.array(SPLITS)),
-        "width": pa.array(np.full(count, 500, np.int32)),
-        "height": pa.array(np.full(count, 375, np.int32)),
-        "orientation": pa.array(np.ones(count, np.uint8)),
-        "mean_luma": pa.array(np.full(count, 110, np.float32)),
-        "crc32": pa.array(np.zeros(count, np.uint32)),
+        "path": pa.compute.binary_join_element_wise(names, numbers, "/photograph_of_it_number_"),
+        **{name: pa.array(np.full(count, value), SCHEMA.field(name).type) for name, value in same.items()},
     }
-    numbers = pa.array(rows).cast(pa.string())
-    joined = pa.compute.binary_join_element_wise(names, numbers, "/photograph_of_it_number_")
-    return columns | {"path": joined}
 
 
 def measure(path: str) -> None:
@@ -109,7 +103,7 @@ def measure(path: str) -> None:
             draw(augment, 0, 1, rows, pack.sizes[rows], lumas=pack.mean_lumas[rows])
 
     _, drawn = timed(draw_batches)
-    found: dict[str, Any] = {
+    found = {
         "images": len(pack),
         "shards": pack.header.shards,
         "index_bytes": sum(file.stat().st_size for file in Path(path).parent.iterdir()),

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from pictures import ALL_TRAIN, encode, folder, noise, scan_here
 from PIL import Image
@@ -30,7 +26,7 @@ from greyhound.cache.selection import (
     match,
     read_decisions,
 )
-from greyhound.cache.store import SCHEMA, Header, Pack, PackError
+from greyhound.cache.store import Pack, PackError
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 HEADER = ",".join(COLUMNS)
@@ -38,12 +34,6 @@ HEADER = ",".join(COLUMNS)
 
 def photograph(path: str, sha256: str = ONE) -> Photograph:
     return Photograph(path, path.partition("/")[0], sha256)
-
-
-def matched(decisions: list[Decision], *images: Photograph) -> tuple[dict[str, str], int]:
-    """Path -> choice, and how many decisions found nothing."""
-    found, missing = match(decisions, images)
-    return {path: decision.choice for path, decision in found.items()}, len(missing)
 
 
 @pytest.fixture
@@ -88,58 +78,56 @@ def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(file: Path
     [
         (None, "cannot be read (No such file or directory); expected decisions.csv; greyhound survey"),
         (b"\xff\xd8\xff\xe0", "is no CSV ('utf-8' codec can't decode byte"),
-        (f'{HEADER}\n{ONE},"a"b,a,keep,\n'.encode(), "is no CSV ("),
         (b"", "has 'no columns' in its first line and lacks sha256, path, class, decision, to; expected"),
         (b"path,reason\n", "has 'path, reason' in its first line and lacks sha256, class, decision, to;"),
         (
-            f"{HEADER}\n{ONE},a/1.jpg,a,delete,\n".encode(),
-            "says 'delete' in line 2; expected the decision keep,",
+            b"path,reason\na/1.jpg,dark\n",
+            "has 'path, reason' in ... ; an exclusion list is given as --exclude",
         ),
-        (f"{HEADER}\n{ONE},a/1.jpg,a,relabel,\n".encode(), "relabels to nothing in line 2; expected a class"),
-        (f"{HEADER}\n12,a/1.jpg,a,keep,\n".encode(), "has the sha256 '12' in line 2; expected a path and 64"),
-        (f"{HEADER}\n{ONE},,a,keep,\n".encode(), "has no path in line 2; expected a path and 64 hexadecimal"),
+        (f'{ONE},"a"b,a,keep,', "is no CSV ("),
+        (f"{ONE},a/1.jpg,a,delete,", "says 'delete' in line 2; expected the decision keep,"),
+        (f"{ONE},a/1.jpg,a,relabel,", "relabels to nothing in line 2; expected a class"),
+        ("12,a/1.jpg,a,keep,", "has the sha256 '12' in line 2; expected a path and 64"),
+        (f"{ONE},,a,keep,", "has no path in line 2; expected a path and 64 hexadecimal"),
         (
-            f"{HEADER}\n{ONE},a/1.jpg,a,keep,\n{ONE},a/1.jpg,a,exclude,\n".encode(),
+            f"{ONE},a/1.jpg,a,keep,\n{ONE},a/1.jpg,a,exclude,",
             "says keep in line 2 and exclude in line 3 of 'a/1.jpg'; expected one decision a file",
         ),
         (
             f"{HEADER},by\n{ONE},a/1.jpg,a,keep,,robot\n".encode(),
             "has 'robot' in the column by in line 2; ... expected person or machine",
         ),
-        (
-            b"path,reason\na/1.jpg,dark\n",
-            "has 'path, reason' in its first line ... ; an exclusion list is given as --exclude",
-        ),
     ],
 )
-def test_a_list_that_is_none(file: Path, content: bytes | None, message: str) -> None:
+def test_a_list_that_is_none(file: Path, content: bytes | str | None, message: str) -> None:
+    """Text is what follows the first line."""
     if content is not None:
-        file.write_bytes(content)
+        file.write_bytes(content if isinstance(content, bytes) else f"{HEADER}\n{content}\n".encode())
     with pytest.raises(PackError) as caught:
         read_decisions(file)
     start, _, end = message.partition(" ... ")
-    assert str(caught.value).startswith(f"{file} {start}")
-    assert str(caught.value).endswith(end)
+    assert str(caught.value).startswith(f"{file} {start}") and str(caught.value).endswith(end)
     assert "\n" not in str(caught.value)
 
 
 def test_a_class_that_does_not_exist() -> None:
-    decisions = [
-        Decision(photograph("a/1.jpg"), "exclude", "nowhere", 2),
-        Decision(photograph("a/2.jpg"), "relabel", "Beagel", 3),
-    ]
+    out = Decision(photograph("a/1.jpg"), "exclude", "nowhere", 2)
+    moved = Decision(photograph("a/2.jpg"), "relabel", "Beagel", 3)
     with pytest.raises(PackError) as caught:
-        check_classes(decisions, ("Akita", "Beagle"))
+        check_classes([out, moved], ("Akita", "Beagle"))
     assert str(caught.value) == (
         "line 3 of the decisions relabels 'a/2.jpg' to 'Beagel', which is no class folder; "
         "expected one of Akita, Beagle"
     )
-    check_classes(decisions[:1], ("Akita",))
+    check_classes([out], ("Akita",))
 
 
 OUT, KEEP = Decision(photograph("a/1.jpg"), "exclude"), Decision(photograph("a/2.jpg"), "keep")
 OUT_2, OUT_IN_AKITA = (Decision(photograph(path), "exclude") for path in ("a/2.jpg", "Akita/2.jpg"))
 UNHASHED = Decision(photograph("a/1.jpg", ""), "exclude")
+IN_AKITA = [OUT_IN_AKITA, Decision(photograph("Akita/1.jpg", TWO), "keep")]
+KEEP_TWO = Decision(photograph("a/2.jpg", TWO), "keep")
+COPY = Decision(photograph("a/2.jpg"), "exclude", "", 2, causes=("exact-duplicate",))
 
 
 @pytest.mark.parametrize(
@@ -153,21 +141,13 @@ UNHASHED = Decision(photograph("a/1.jpg", ""), "exclude")
         ([OUT, KEEP], ["a/2.jpg", "a/3.jpg"], {"a/2.jpg": "keep", "a/3.jpg": "exclude"}, 0),
         ([OUT, KEEP], ["a/2.jpg"], {"a/2.jpg": "keep"}, 1),
         # Two files that changed names keep their own decisions; another content is another image.
-        (
-            [OUT, replace(KEEP, image=photograph("a/2.jpg", TWO))],
-            [("a/1.jpg", TWO), ("a/2.jpg", ONE)],
-            {"a/1.jpg": "keep", "a/2.jpg": "exclude"},
-            0,
-        ),
+        ([OUT, KEEP_TWO], [("a/1.jpg", TWO), "a/2.jpg"], {"a/1.jpg": "keep", "a/2.jpg": "exclude"}, 0),
         ([OUT], [("a/1.jpg", TWO), ("b/1.jpg", THREE)], {}, 1),
         # A class folder that was renamed keeps its decisions; of equal copies the one of its name is meant.
         (
-            [
-                Decision(photograph("Akita/1.jpg", ONE), "exclude"),
-                Decision(photograph("Akita/2.jpg", TWO), "keep"),
-            ],
-            [("akita/1.jpg", ONE), ("akita/2.jpg", TWO)],
-            {"akita/1.jpg": "exclude", "akita/2.jpg": "keep"},
+            IN_AKITA,
+            [("akita/1.jpg", TWO), "akita/2.jpg"],
+            {"akita/1.jpg": "keep", "akita/2.jpg": "exclude"},
             0,
         ),
         ([OUT_IN_AKITA], ["akita/1.jpg", "akita/2.jpg"], {"akita/2.jpg": "exclude"}, 0),
@@ -179,6 +159,9 @@ UNHASHED = Decision(photograph("a/1.jpg", ""), "exclude")
         ([UNHASHED], [("a/1.jpg", "")], {"a/1.jpg": "exclude"}, 0),
         ([UNHASHED], [("a/2.jpg", "")], {}, 1),
         ([], ["a/1.jpg"], {}, 0),
+        # A copy that was deleted does not take the last one along.
+        ([COPY], ["a/1.jpg"], {}, 1),
+        ([COPY], ["a/1.jpg", "a/3.jpg"], {"a/1.jpg": "exclude"}, 0),
     ],
 )
 def test_decisions_find_the_files_that_they_are_about(
@@ -186,47 +169,28 @@ def test_decisions_find_the_files_that_they_are_about(
 ) -> None:
     """An image without a content is the first one, `ONE`."""
     there = [photograph(image) if isinstance(image, str) else photograph(*image) for image in images]
-    assert matched(decisions, *there) == (found, missing)
-
-
-def test_a_copy_that_was_deleted_does_not_take_the_last_one_along() -> None:
-    decision = Decision(photograph("a/2.jpg"), "exclude", "", 2, causes=("exact-duplicate",))
-    assert matched([decision], photograph("a/1.jpg")) == ({}, 1)
-    assert matched([decision], photograph("a/1.jpg"), photograph("a/3.jpg")) == ({"a/1.jpg": "exclude"}, 0)
-
-
-# --- replayed by pack ------------------------------------------------------------------------------------------------
+    matched, lost = match(decisions, there)
+    assert {path: decision.choice for path, decision in matched.items()} == found
+    assert len(lost) == missing
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three classes with two images each, among them a gray one; and one file that nothing decodes."""
     monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
-    grey = Image.fromarray(noise(20, 20, 7)).convert("L")
-    files = {
-        f"{name}/{row}.png": encode(noise(12, 10, seed + row))
-        for name, seed in (("a", 0), ("b", 10))
-        for row in (1, 2)
-    }
-    files |= {
-        "c/1.png": encode(noise(12, 10, 20)),
-        "c/grey.png": encode(np.asarray(grey)),
-        "c/bad.png": b"bad",
-    }
-    return folder(tmp_path / "images", files)
-
-
-def sha256_of(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    names = ("a/1", "a/2", "b/1", "b/2", "c/1")
+    files = {f"{name}.png": encode(noise(12, 10, seed)) for seed, name in enumerate(names)}
+    grey = encode(Image.fromarray(noise(20, 20, 7)).convert("L"))
+    return folder(tmp_path / "images", files | {"c/grey.png": grey, "c/bad.png": b"bad"})
 
 
 def decided(root: Path, path: str, choice: Choice, to: str = "") -> Decision:
-    return Decision(Photograph(path, path.partition("/")[0], sha256_of(root / path)), choice, to, 2)
+    sha256 = hashlib.sha256((root / path).read_bytes()).hexdigest()
+    return Decision(Photograph(path, path.rpartition("/")[0], sha256), choice, to, 2)
 
 
 def replayed(root: Path, *decisions: Decision, exclude: dict[str, Exclusion] | None = None) -> Pack:
-    options = Options(0, 0, exclude=exclude, decisions=decisions)
-    pack(root, root.with_suffix(".arrow"), options)
+    pack(root, root.with_suffix(".arrow"), Options(0, 0, exclude=exclude, decisions=decisions))
     return Pack(root.with_suffix(".arrow"))
 
 
@@ -294,19 +258,8 @@ def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
 
 def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> None:
     folder(root, {f"{row}.png": encode(noise(12, 10, 30 + row)) for row in range(4)} | {"bad.png": b"bad"})
-    choices: dict[str, tuple[Choice, str]] = {
-        "0.png": ("relabel", "b"),
-        "1.png": ("exclude", ""),
-        "2.png": ("keep", ""),
-        "bad.png": ("relabel", "b"),
-    }
-    opened = replayed(
-        root,
-        *(
-            replace(decided(root, path, *choice), image=Photograph(path, "", sha256_of(root / path)))
-            for path, choice in choices.items()
-        ),
-    )
+    relabelled = [decided(root, path, "relabel", "b") for path in ("0.png", "bad.png")]
+    opened = replayed(root, *relabelled, decided(root, "1.png", "exclude"), decided(root, "2.png", "keep"))
     assert labels(opened)["0.png"] == "b"
     assert opened.header.relabelled == (("0.png", "no class", "b"),)
     assert opened.header.unmatched == 0
@@ -323,20 +276,15 @@ def test_relabelled_by_hand(root: Path) -> None:
     assert opened.header.relabelled == (("a/1.png", "a", "b"),)
     assert opened.summary()["relabelled"] == [{"path": "a/1.png", "from": "a", "to": "b"}]
     assert opened.header.digest != before
+    emptied = replayed(root, *(decided(root, f"a/{row}.png", "relabel", "b") for row in (1, 2)))
+    assert emptied.classes == ("b", "c")
+    assert labels(emptied)["a/2.png"] == "b"
 
 
-def test_a_class_that_is_emptied_by_hand_is_no_class(root: Path) -> None:
-    moved = [decided(root, f"a/{row}.png", "relabel", "b") for row in (1, 2)]
-    opened = replayed(root, *moved)
-    assert opened.classes == ("b", "c")
-    assert labels(opened)["a/2.png"] == "b"
-
-
-@pytest.mark.parametrize("choice", ["keep", "relabel"])
-def test_a_person_outranks_the_clean_up_and_the_exclusion_list_but_no_decoder(
-    root: Path, choice: Choice
+@pytest.mark.parametrize(("choice", "to"), [("keep", ""), ("relabel", "a")])
+def test_a_person_outranks_clean_up_and_exclusions_but_no_decoder(
+    root: Path, choice: Choice, to: str
 ) -> None:
-    to = "a" if choice == "relabel" else ""
     decisions = [decided(root, path, choice, to) for path in ("c/grey.png", "b/1.png", "c/bad.png")]
     listed = dict.fromkeys(("b/1.png", "b/2.png"), Exclusion("near-duplicate"))
     opened = replayed(root, *decisions, exclude=listed)
@@ -349,6 +297,7 @@ def test_a_person_outranks_the_clean_up_and_the_exclusion_list_but_no_decoder(
 
 def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path) -> None:
     decisions = [decided(root, "a/1.png", "relabel", "c"), decided(root, "b/1.png", "exclude")]
+    in_folder = decided(root, "c/1.png", "exclude")
     (root / "a/1.png").rename(root / "a/renamed.png")
     (root / "b/1.png").unlink()
     opened = replayed(root, *decisions)
@@ -356,6 +305,10 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert opened.header.relabelled == (("a/renamed.png", "a", "c"),)
     assert opened.header.unmatched == opened.summary()["unmatched"] == 1
     assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
+    (root / "c").rename(root / "C")
+    opened = replayed(root, in_folder)
+    assert left_out(opened)["C/1.png"] == ("excluded by hand", "")
+    assert opened.header.unmatched == 0
 
 
 def test_what_the_machine_said_is_no_decision_of_a_person(
@@ -364,86 +317,51 @@ def test_what_the_machine_said_is_no_decision_of_a_person(
     looked: list[Path] = []
 
     def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
-        for file in files:
-            looked.append(file)
-            yield from scan_here([file])
+        looked.extend(files := [*files])
+        return scan_here(files)
 
     monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
-    loose = Photograph("loose.png", "", sha256_of(root / "loose.png"))
-    decisions = [decided(root, "b/1.png", "exclude"), Decision(loose, "exclude")]
+    decisions = [decided(root, path, "exclude") for path in ("b/1.png", "loose.png")]
     (root / "b/1.png").unlink()
-    opened = replayed(
-        root, *(replace(each, reason="dark: it is", by="machine", causes=("dark",)) for each in decisions)
-    )
+    machine = [replace(each, reason="dark: it is", by="machine", causes=("dark",)) for each in decisions]
+    opened = replayed(root, *machine)
     assert root / "loose.png" not in looked
     assert left_out(opened)["loose.png"] == ("no class", "beside the class folders")
     assert (opened.header.unmatched, opened.header.lost) == (0, ())
 
 
-def test_a_renamed_class_folder_does_not_bring_an_excluded_image_back(root: Path) -> None:
-    decision = decided(root, "c/1.png", "exclude")
-    (root / "c").rename(root / "C")
-    opened = replayed(root, decision)
-    assert left_out(opened)["C/1.png"] == ("excluded by hand", "")
-    assert opened.header.unmatched == 0
-
-
 def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(paths: Iterable[Path]) -> None:
-        raise AssertionError("too late")
-
-    monkeypatch.setattr("greyhound.cache.pack.scan", refuse)
+    monkeypatch.setattr("greyhound.cache.pack.scan", lambda _: pytest.fail("too late"))
     with pytest.raises(
-        PackError, match=r"line 2 of the decisions relabels 'a/1\.png' to 'd', which is no class"
+        PackError, match=r"^line 2 of the decisions relabels 'a/1\.png' to 'd', which is no class"
     ):
         replayed(root, decided(root, "a/1.png", "relabel", "d"))
 
 
-def test_a_pack_from_before_there_were_decisions_opens(tmp_path: Path, root: Path) -> None:
-    opened = replayed(root)
-    table = pa.ipc.open_file(pa.memory_map(str(opened.path))).read_all()
-    text = table.schema.metadata[b"greyhound"]
-    for field in (b', "relabelled": []', b', "unmatched": 0', b', "lost": []'):
-        assert field in text
-        text = text.replace(field, b"")
-    with (
-        pa.OSFile(str(tmp_path / "old.arrow"), "wb") as file,
-        pa.ipc.new_file(file, SCHEMA.with_metadata({b"greyhound": text})) as writer,
-    ):
-        writer.write_table(table.cast(SCHEMA.with_metadata({b"greyhound": text})))
-    header: Header = Pack(tmp_path / "old.arrow").header
-    assert header == opened.header
-
-
-def test_the_command_says_what_was_relabelled_and_what_was_not_found(root: Path) -> None:
-    file = root.with_name("decisions.csv")
-    rows = [
-        decided(root, "a/1.png", "relabel", "b"),
-        decided(root, "b/1.png", "exclude"),
-        Decision(photograph("a/x.png", THREE), "keep"),
-    ]
+def test_the_command_says_what_was_relabelled_and_what_was_not_found(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = root.with_suffix(".arrow"), root.with_name("decisions.csv")
+    rows = [decided(root, "a/1.png", "relabel", "b"), decided(root, "b/1.png", "exclude")]
+    rows.append(Decision(photograph("a/x.png", THREE), "keep"))
     cells = [(d.image.sha256, d.image.path, d.image.label, d.choice, d.to) for d in rows]
     file.write_text("\n".join([HEADER, *(",".join(row) for row in cells)]) + "\n")
-    with redirect_stdout(io.StringIO()) as said:
-        main.pack(root, root.with_suffix(".arrow"), decisions=file)
-        main.info(root.with_suffix(".arrow"))
-        main.info(root.with_suffix(".arrow"), files=True)
-    packed, info, files = said.getvalue().split("left out: ")[1:]
+    main.pack(root, out, decisions=file)
+    main.info(out)
+    main.info(out, files=True)
+    packed, info, files = capsys.readouterr().out.split("left out: ")[1:]
     assert packed.startswith(
         "3 (1 excluded by hand, 1 undecodable, 1 grayscale)\n  b/1.png: excluded by hand\n"
     )
     assert "relabelled by hand: 1\n  a/1.png: a -> b\n" in packed
     assert "relabelled by hand: 1\n" in info
-    assert "a/1.png" not in info
+    assert "a/1.png" not in info and "a/x.png" not in info
     assert "  b/1.png: excluded by hand\n  c/bad.png: undecodable, not an image\n" in files
     assert "\n  a/1.png: a -> b\n" in files
     said_of_lost = "note: 1 decision has no image any more: no file here is the one that it was about"
-    assert f"{said_of_lost}\n" in packed
-    assert f"{said_of_lost}\n" in files
     assert f"{said_of_lost}; --files names it\n" in info
-    assert "\n  a/x.png\n" in packed
-    assert "\n  a/x.png\n" in files
-    assert "a/x.png" not in info
+    for said in (packed, files):
+        assert f"{said_of_lost}\n" in said and "\n  a/x.png\n" in said

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import Drawn, draw
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from greyhound.cache.demo import brushes, dogs
 from greyhound.cache.demo import faults as demo
 
-CLASSES, PER_CLASS = 4, 25  # 100 images: the smallest set that promises every fault
+CLASSES, PER_CLASS = 4, 25
 UNREADABLE = {"truncated", "empty", "not-an-image"}
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One drawn data set: its folder, the lines of its `truth.csv`, what `draw_demo` returned and reported."""
-
-    folder: Path
-    truth: list[dict[str, str]]
-    summary: demo.DemoSummary
-    progress: list[tuple[int, int]]
-
-    def rows(self, *faults: str) -> list[dict[str, str]]:
-        return [row for row in self.truth if row["fault"] in faults]
-
-
-def draw(folder: Path, classes: int, per_class: int, seed: int = 0) -> Drawn:
-    progress: list[tuple[int, int]] = []
-    summary = demo.draw_demo(
-        folder, classes, per_class, seed, lambda done, total: progress.append((done, total))
-    )
-    with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
-        return Drawn(folder, list(csv.DictReader(file)), summary, progress)
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", CLASSES, PER_CLASS)
 
 
 def load(path: Path) -> Image.Image:
@@ -52,12 +24,10 @@ def load(path: Path) -> Image.Image:
         return image.copy()
 
 
-def breed_of(label: str) -> brushes.Breed:
-    return next(breed for breed in brushes.BREEDS if breed.name.replace(" ", "_") == label)
-
-
-def number_of(path: str) -> int:
-    return int(Path(path).stem.rsplit("_", 1)[1])
+def drawing(row: dict[str, str], first: int = 0) -> Image.Image:
+    """What a row's file shows, as its label and its number say."""
+    (breed,) = [breed for breed in brushes.BREEDS if breed.name.replace(" ", "_") == row["label"]]
+    return dogs.draw_dog(breed, first + int(Path(row["path"]).stem.rsplit("_", 1)[1]), 0)
 
 
 def difference(first: Image.Image, second: Image.Image) -> float:
@@ -67,9 +37,7 @@ def difference(first: Image.Image, second: Image.Image) -> float:
 def test_truth_has_one_line_for_every_file_and_the_summary_agrees(drawn: Drawn) -> None:
     files = [path for path in drawn.folder.rglob("*") if path.is_file() and path.name != "truth.csv"]
     assert list(drawn.truth[0]) == ["path", "label", "fault", "of", "detail"]
-    assert sorted(row["path"] for row in drawn.truth) == sorted(
-        path.relative_to(drawn.folder).as_posix() for path in files
-    )
+    assert sorted(drawn.folder / row["path"] for row in drawn.truth) == sorted(files)
     names = [breed.name.replace(" ", "_") for breed in brushes.BREEDS[:CLASSES]]
     assert Counter(path.parent.name for path in files) == dict.fromkeys(names, PER_CLASS)
     assert drawn.summary.images == CLASSES * PER_CLASS and drawn.summary.classes == CLASSES
@@ -87,36 +55,33 @@ def test_every_fault_is_planted_in_every_breed_equally(drawn: Drawn) -> None:
 
 
 def test_sound_files_decode_and_clean_ones_are_jpegs_as_heavy_as_photographs(drawn: Drawn) -> None:
-    for row in drawn.truth:
-        if row["fault"] not in UNREADABLE:
-            size = load(drawn.folder / row["path"]).size
-            assert min(size) >= 300 and max(size) <= 500, row
-    paths = [drawn.folder / row["path"] for row in drawn.rows("")]
-    for path in paths:
+    for row, path in drawn.rows("", *{*demo.FAULTS} - UNREADABLE):
+        image = load(path)
+        assert min(image.size) >= 300 and max(image.size) <= 500, row
+    for _, path in drawn.rows(""):
         with Image.open(path) as image:
             assert (image.format, image.mode) == ("JPEG", "RGB")
-    assert 30_000 < np.mean([path.stat().st_size for path in paths]) < 110_000
+    assert 30_000 < np.mean([path.stat().st_size for _, path in drawn.rows("")]) < 110_000
 
 
 def test_truncated_files_open_but_do_not_load(drawn: Drawn) -> None:
-    for row in drawn.rows("truncated"):
-        with Image.open(drawn.folder / row["path"]) as image, pytest.raises(OSError, match="truncated"):
+    for row, path in drawn.rows("truncated"):
+        with Image.open(path) as image, pytest.raises(OSError, match="truncated"):
             image.load()
-        whole = demo.encode(dogs.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0))
-        rest = (drawn.folder / row["path"]).read_bytes()
+        whole, rest = demo.encode(drawing(row)), path.read_bytes()
         assert whole.startswith(rest) and 0.39 < len(rest) / len(whole) <= 0.7
 
 
 def test_empty_and_foreign_files_are_no_images(drawn: Drawn) -> None:
-    for row in drawn.rows("empty", "not-an-image"):
+    for row, path in drawn.rows("empty", "not-an-image"):
         with pytest.raises(UnidentifiedImageError):
-            load(drawn.folder / row["path"])
-        assert row["path"].endswith(".jpg")
-        assert ((drawn.folder / row["path"]).stat().st_size == 0) == (row["fault"] == "empty")
+            load(path)
+        assert path.suffix == ".jpg"
+        assert (path.stat().st_size == 0) == (row["fault"] == "empty")
 
 
 def test_grayscale_comes_in_one_channel_and_in_three_equal_ones(drawn: Drawn) -> None:
-    images = [load(drawn.folder / row["path"]) for row in drawn.rows("grayscale")]
+    images = [load(path) for _, path in drawn.rows("grayscale")]
     assert {image.mode for image in images} == {"L", "RGB"}
     for image in images:
         pixels = np.asarray(image.convert("RGB"))
@@ -124,42 +89,39 @@ def test_grayscale_comes_in_one_channel_and_in_three_equal_ones(drawn: Drawn) ->
 
 
 def test_exif_rotated_files_are_upright_for_a_viewer(drawn: Drawn) -> None:
-    for row in drawn.rows("exif-rotated"):
-        with Image.open(drawn.folder / row["path"]) as stored:
+    for row, path in drawn.rows("exif-rotated"):
+        with Image.open(path) as stored:
             assert stored.getexif()[ExifTags.Base.Orientation] == int(row["detail"])
             upright = ImageOps.exif_transpose(stored)
-        assert upright is not None
-        assert difference(upright, dogs.draw_dog(breed_of(row["label"]), number_of(row["path"]), 0)) < 6
+        assert difference(upright, drawing(row)) < 6
 
 
 @pytest.mark.parametrize("orientation", ["3", "6", "8"])
-def test_lay_down_is_undone_by_the_orientation(orientation: str, tmp_path: Path) -> None:
+def test_lay_down_is_undone_by_the_orientation(orientation: str) -> None:
     image = Image.linear_gradient("L").resize((64, 32)).convert("RGB")
-    (tmp_path / "lying.jpg").write_bytes(demo._lay_down(image, orientation))
-    with Image.open(tmp_path / "lying.jpg") as stored:
-        upright = ImageOps.exif_transpose(stored)
-        assert difference(stored.resize(image.size), image) > 50
-    assert upright is not None and upright.size == image.size and difference(upright, image) < 3
+    stored = Image.open(io.BytesIO(demo._lay_down(image, orientation)))
+    upright = ImageOps.exif_transpose(stored)
+    assert difference(stored.resize(image.size), image) > 50
+    assert upright.size == image.size and difference(upright, image) < 3
 
 
 @pytest.mark.parametrize(
     ("fault", "form", "mode"), [("cmyk", "JPEG", "CMYK"), ("gif", "GIF", "P"), ("png", "PNG", "RGB")]
 )
 def test_other_formats_are_what_they_say(drawn: Drawn, fault: str, form: str, mode: str) -> None:
-    for row in drawn.rows(fault):
-        with Image.open(drawn.folder / row["path"]) as image:
+    for _, path in drawn.rows(fault):
+        with Image.open(path) as image:
             assert (image.format, image.mode) == (form, mode)
-        assert Path(row["path"]).suffix == (".jpg" if fault == "cmyk" else f".{fault}")
+        assert path.suffix == (".jpg" if fault == "cmyk" else f".{fault}")
 
 
 def test_duplicates_name_a_clean_original_beside_them(drawn: Drawn) -> None:
-    faults = {row["path"]: row["fault"] for row in drawn.truth}
-    for row in drawn.rows("exact-duplicate", "near-duplicate"):
-        assert faults[row["of"]] == "" and Path(row["of"]).parent == Path(row["path"]).parent
-        same = (drawn.folder / row["of"]).read_bytes() == (drawn.folder / row["path"]).read_bytes()
-        assert same == (row["fault"] == "exact-duplicate")
-    clean = [(drawn.folder / row["path"]).read_bytes() for row in drawn.rows("")]
-    assert len(set(clean)) == len(clean)
+    clean = {path: path.read_bytes() for _, path in drawn.rows("")}
+    assert len({*clean.values()}) == len(clean)
+    for row, path in drawn.rows("exact-duplicate", "near-duplicate"):
+        original = drawn.folder / row["of"]
+        assert original in clean and original.parent == path.parent
+        assert (clean[original] == path.read_bytes()) == (row["fault"] == "exact-duplicate")
 
 
 @pytest.mark.parametrize("kind", demo.KINDS["near-duplicate"])
@@ -173,15 +135,13 @@ def test_a_twin_is_nearly_the_same_picture(kind: str) -> None:
 
 
 def test_mislabelled_files_show_the_true_breed_and_are_nowhere_else(drawn: Drawn) -> None:
-    for row in drawn.rows("mislabelled"):
-        number = demo.STRAYS + number_of(row["path"])
-        found = (drawn.folder / row["path"]).read_bytes()
-        assert found == demo.encode(dogs.draw_dog(breed_of(row["label"]), number, 0))
+    for row, path in drawn.rows("mislabelled"):
+        assert path.read_bytes() == demo.encode(drawing(row, demo.STRAYS))
 
 
 def test_a_clean_file_never_depends_on_how_many_there_are(drawn: Drawn, tmp_path: Path) -> None:
     fewer = draw(tmp_path / "fewer", 3, 4)
-    clean = {row["path"] for row in drawn.rows("")} & {row["path"] for row in fewer.rows("")}
+    clean = {row["path"] for row, _ in drawn.rows("")} & {row["path"] for row, _ in fewer.rows("")}
     assert len(clean) >= 8
     for path in clean:
         assert (drawn.folder / path).read_bytes() == (fewer.folder / path).read_bytes()
@@ -189,9 +149,8 @@ def test_a_clean_file_never_depends_on_how_many_there_are(drawn: Drawn, tmp_path
 
 def test_the_seed_the_breed_and_the_number_each_change_the_picture() -> None:
     one, other = brushes.BREEDS[:2]
-    drawings = [
-        dogs.draw_dog(*key).tobytes() for key in ((one, 0, 0), (other, 0, 0), (one, 1, 0), (one, 0, 1))
-    ]
+    keys = ((one, 0, 0), (other, 0, 0), (one, 1, 0), (one, 0, 1))
+    drawings = [dogs.draw_dog(*key).tobytes() for key in keys]
     assert len(set(drawings)) == 4
     assert dogs.draw_dog(one, 0, 0).tobytes() == drawings[0]
 

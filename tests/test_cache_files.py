@@ -76,55 +76,52 @@ def test_a_folder_that_a_killed_process_left_is_swept_and_a_living_ones_is_not(t
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a folder cannot be opened")
-def test_the_renaming_itself_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[tuple[bool, bool]] = []
-    out = tmp_path / "a"
+def test_content_is_on_the_disk_before_a_name_is_and_then_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    replace = Path.replace
 
     def flush(descriptor: int) -> None:
-        flushed.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), out.exists()))
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def rename(self: Path, target: Path) -> Path:
+        happened.append(target.name)
+        return replace(self, target)
 
     monkeypatch.setattr(os, "fsync", flush)
-    with replacing_all([out, tmp_path / "b"]):
+    monkeypatch.setattr(Path, "replace", rename)
+    with replacing_all([tmp_path / "a", tmp_path / "b"]):
         pass
-    assert flushed == [(False, False), (False, False), (True, True)]
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert happened == ["file", "file", "a", "b", "folder", "file", "a", "folder"]
 
 
 def test_no_file_is_renamed_before_all_are_written(tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("a", "b")]
-    with pytest.raises(WriteError, match=r"a cannot be written: No space left.*; nothing was changed"):  # noqa: SIM117
-        with replacing_all(outs) as temporaries:
-            temporaries[0].write_bytes(b"new")
-            raise OSError(28, os.strerror(28))
+    refused = pytest.raises(WriteError, match=r"a cannot be written: No space left.*; nothing was changed")
+    with refused, replacing_all(outs) as temporaries:
+        temporaries[0].write_bytes(b"new")
+        raise OSError(28, os.strerror(28))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_files_that_are_renamed_in_part_are_said_to_be(tmp_path: Path) -> None:
     outs = [tmp_path / name for name in ("a", "b", "c")]
     outs[1].mkdir()
-    with pytest.raises(WriteError) as refusal:  # noqa: SIM117
-        with replacing_all(outs) as temporaries:
-            for temporary in temporaries:
-                temporary.write_bytes(b"new")
+    with pytest.raises(WriteError) as refusal, replacing_all(outs):
+        pass
     assert str(refusal.value) == (
         f"{outs[1]} cannot be written: Is a directory; 1 of its 3 files are new and the others are not: make it again"
     )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_the_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with replacing(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError(), None]
 )
-def test_an_interrupted_block_leaves_the_old_content(tmp_path: Path, error: BaseException | None) -> None:
+def test_the_old_content_stays_until_the_block_is_over(tmp_path: Path, error: BaseException | None) -> None:
     """None: a block that writes nothing, which is an error too."""
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -133,6 +130,10 @@ def test_an_interrupted_block_leaves_the_old_content(tmp_path: Path, error: Base
             temporary.write_text("ne")
             raise error
     assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -143,25 +144,6 @@ def test_the_temporary_name_is_beside_and_keeps_the_suffix(tmp_path: Path) -> No
         assert (temporary.parent, temporary.suffix, temporary.name[0]) == (path.parent, ".png", ".")
         temporary.touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "as of any new file"
-
-
-def test_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    happened: list[str] = []
-    replace, fsync = Path.replace, os.fsync
-
-    def flush(number: int) -> None:
-        happened.append("fsync")
-        fsync(number)
-
-    def rename(self: Path, target: Path) -> Path:
-        happened.append("replace")
-        return replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", flush)
-    monkeypatch.setattr(Path, "replace", rename)
-    with replacing(tmp_path / "a") as temporary:
-        temporary.write_text("x")
-    assert happened[:2] == ["fsync", "replace"]
 
 
 def test_items_on_disk_come_back_in_order_and_by_place() -> None:

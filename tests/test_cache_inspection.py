@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 import tracemalloc
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from pictures import encode, folder, noise, portrait, scan_here
+from pictures import Drawn, encode, folder, noise, portrait, scan_here
 from PIL import Image
 
 from greyhound.cache import pack as pack_module
 from greyhound.cache.__main__ import survey
-from greyhound.cache.demo.faults import draw_demo
 from greyhound.cache.files import WriteError
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
@@ -35,18 +35,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six breeds of 17, with every fault that the demo plants."""
-    folder = tmp_path_factory.mktemp("inspection") / "demo"
-    draw_demo(folder, 6, 17, seed=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows(demo: Path) -> list[Row]:
+def rows(drawn: Drawn) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "scan", scan_here)
-        return inspected(demo)
+        return inspected(drawn.folder)
 
 
 def inspected(images: Path) -> list[Row]:
@@ -54,16 +46,19 @@ def inspected(images: Path) -> list[Row]:
         return list(rows)
 
 
-def planted(demo: Path, *faults: str) -> dict[str, str]:
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+def planted(drawn: Drawn, *faults: str) -> dict[str, str]:
     """Path of every image with one of these faults, and of its twin."""
-    with (demo / "truth.csv").open(newline="") as file:
-        return {row["path"]: row["of"] for row in csv.DictReader(file) if row["fault"] in faults}
+    return {row["path"]: row["of"] for row, _ in drawn.rows(*faults)}
 
 
-def test_every_image_of_the_demo_has_a_row(demo: Path, rows: list[Row]) -> None:
-    assert len(rows) == 102
+def test_every_image_of_the_demo_has_a_row(drawn: Drawn, rows: list[Row]) -> None:
+    assert len(rows) == 100
     assert [row.path for row in rows] == sorted(row.path for row in rows)
-    assert all((demo / row.path).is_file() and row.label == row.path.split("/")[0] for row in rows)
+    assert all((drawn.folder / row.path).is_file() and row.label == row.path.split("/")[0] for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -77,48 +72,48 @@ def test_every_image_of_the_demo_has_a_row(demo: Path, rows: list[Row]) -> None:
     ],
 )
 def test_what_the_demo_planted_is_found_and_nothing_else(
-    finding: str, faults: tuple[str, ...], demo: Path, rows: list[Row]
+    finding: str, faults: tuple[str, ...], drawn: Drawn, rows: list[Row]
 ) -> None:
-    truth = planted(demo, *faults)
+    truth = planted(drawn, *faults)
     assert truth
     assert {row.path for row in rows if finding in row.findings} == truth.keys()
 
 
 @pytest.mark.parametrize("finding", ["exact-duplicate", "near-duplicate"])
 def test_the_twins_that_the_demo_planted_are_found_and_no_other(
-    finding: str, demo: Path, rows: list[Row]
+    finding: str, drawn: Drawn, rows: list[Row]
 ) -> None:
-    truth = {frozenset(pair) for pair in planted(demo, finding).items()}
+    truth = {frozenset(pair) for pair in planted(drawn, finding).items()}
     assert truth
     assert {frozenset((row.path, row.of)) for row in rows if finding in row.findings} == truth
 
 
-def test_the_exclusions_are_what_pack_takes(demo: Path, rows: list[Row], tmp_path: Path) -> None:
+def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_path: Path) -> None:
     write(rows, tmp_path)
     assert [row.path for row in read_rows(tmp_path / "survey.csv")] == [row.path for row in rows]
     exclusions = read_exclusions(tmp_path / "excluded.csv")
     assert exclusions == {row.path: Exclusion(row.reason, row.causes) for row in rows if row.causes}
-    pack(demo, tmp_path / "p.arrow", Options(exclude=exclusions))
+    pack(drawn.folder, tmp_path / "p.arrow", Options(exclude=exclusions))
     summary = Pack(tmp_path / "p.arrow").summary()
-    assert summary["images"] == 102 - len(exclusions)
+    assert summary["images"] == 100 - len(exclusions)
     listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
     assert listed == {path: exclusion.reason for path, exclusion in exclusions.items()}
     assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
 
 
+def portraits(count: int) -> dict[str, bytes]:
+    return {f"{'ab'[seed % 2]}/{seed:02}.jpg": encode(portrait(seed), "JPEG") for seed in range(count)}
+
+
 def test_portraits_of_one_composition_are_no_twins(tmp_path: Path) -> None:
     """Thumbnails cannot tell them apart; close-ups, read from the files, can, and still find one that is mirrored and cropped."""
-    files = {f"{'ab'[seed % 2]}/{seed:02}.jpg": encode(portrait(seed), "JPEG") for seed in range(24)}
     copy = portrait(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((6, 4, 196, 198))
     turned = encode(copy.transpose(Image.Transpose.ROTATE_90), "JPEG", 6, quality=70)
-    folder(tmp_path / "images", files | {"b/copy.jpg": turned})
-    found = inspected(tmp_path / "images")
-    assert {row.path: row.of for row in found if row.findings} == {
-        "a/00.jpg": "b/copy.jpg",
-        "b/copy.jpg": "a/00.jpg",
-    }
-    header = pack(tmp_path / "images", tmp_path / "p.arrow", Options(val=0.25, test=0.25))
+    root = folder(tmp_path / "images", portraits(24) | {"b/copy.jpg": turned})
+    twins = {row.path: row.of for row in inspected(root) if row.findings}
+    assert twins == {"a/00.jpg": "b/copy.jpg", "b/copy.jpg": "a/00.jpg"}
+    header = pack(root, tmp_path / "p.arrow", Options(val=0.25, test=0.25))
     assert not header.excluded
     packed = Pack(tmp_path / "p.arrow")
     assert [len(packed.ids(split)) for split in ("train", "val", "test")] == [13, 6, 6]
@@ -127,32 +122,24 @@ def test_portraits_of_one_composition_are_no_twins(tmp_path: Path) -> None:
 def test_the_survey_says_where_it_did_not_look_at_all_that_are_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = folder(
-        tmp_path / "images", {f"a/{seed:02}.jpg": encode(portrait(seed), "JPEG") for seed in range(12)}
-    )
+    root = folder(tmp_path / "images", portraits(12))
     survey(root, tmp_path / "out")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("greyhound.cache.twins.LOOKED_AT", 9)
     survey(root, tmp_path / "out")
-    assert re.fullmatch(
-        r"note: [1-3] images look like 9 others or more from afar: .*\n", capsys.readouterr().err
-    )
+    said = r"note: [1-3] images look like 9 others or more from afar: .*\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
 
 
-def test_images_without_folders_have_no_class(tmp_path: Path) -> None:
-    folder(
-        tmp_path, {"b.png": encode(noise(90, 80, 1)), "a.png": encode(noise(90, 80, 1)), "notes.txt": b"?"}
-    )
-    found = inspected(tmp_path)
-    assert [(row.path, row.label, row.verdict) for row in found] == [
+def test_a_class_is_the_first_folder_and_without_folders_there_is_none(tmp_path: Path) -> None:
+    image = encode(noise(90, 80, 1))
+    root = folder(tmp_path / "flat", {"b.png": image, "a.png": image, "notes.txt": b"?"})
+    assert [(row.path, row.label, row.verdict) for row in inspected(root)] == [
         ("a.png", "", "keep"),
         ("b.png", "", "exclude"),
     ]
-
-
-def test_a_class_is_the_first_folder(tmp_path: Path) -> None:
-    folder(tmp_path, {"a/deep/er/1.png": encode(noise(90, 80, 1)), "a/2.txt": b"?"})
-    assert [(row.path, row.label, row.findings) for row in inspected(tmp_path)] == [
+    root = folder(tmp_path / "deep", {"a/deep/er/1.png": image, "a/2.txt": b"?"})
+    assert [(row.path, row.label, row.findings) for row in inspected(root)] == [
         ("a/2.txt", "a", ("undecodable",)),
         ("a/deep/er/1.png", "a", ()),
     ]
@@ -161,11 +148,10 @@ def test_a_class_is_the_first_folder(tmp_path: Path) -> None:
 def test_a_class_folder_may_be_a_link_for_survey_and_pack_alike(tmp_path: Path) -> None:
     """And what leads back to where it came from is followed by neither."""
     data = [encode(noise(90, 80, seed)) for seed in range(3)]
-    folder(tmp_path / "elsewhere", {"x/1.png": data[0], "x/deeper/2.png": data[1]})
+    linked = folder(tmp_path / "elsewhere" / "x", {"1.png": data[0], "deeper/2.png": data[1]})
     root = folder(tmp_path / "images", {"b/3.png": data[2]})
-    (root / "a").symlink_to(tmp_path / "elsewhere" / "x")
-    (tmp_path / "elsewhere" / "x" / "back").symlink_to(root)
-    (root / "itself").symlink_to(root)
+    for link, to in ((root / "a", linked), (linked / "back", root), (root / "itself", root)):
+        link.symlink_to(to)
     (root / "above").symlink_to(tmp_path)
     assert [row.path for row in inspected(root)] == ["a/1.png", "a/deeper/2.png", "b/3.png"]
     header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0))
@@ -179,13 +165,11 @@ def test_line_ends_in_a_name_are_read_back(end: str, tmp_path: Path) -> None:
     folder(tmp_path / "images", {f"a/one{end}two.png": data, f"b/x{end}": b"", f"b/3{end}.png": data})
     rows = inspected(tmp_path / "images")
     write(rows, tmp_path)
-    assert [(row.path, row.of) for row in read_rows(tmp_path / "survey.csv")] == [
-        (row.path, row.of) for row in rows
-    ]
-    assert read_exclusions(tmp_path / "excluded.csv") == {
-        row.path: Exclusion(row.reason, row.causes) for row in rows
-    }
-    assert (tmp_path / "excluded.csv").read_bytes().startswith(b"path,reason,causes\n")
+    read = read_rows(tmp_path / "survey.csv")
+    assert [(row.path, row.of) for row in read] == [(row.path, row.of) for row in rows]
+    excluded = tmp_path / "excluded.csv"
+    assert read_exclusions(excluded) == {row.path: Exclusion(row.reason, row.causes) for row in rows}
+    assert excluded.read_bytes().startswith(b"path,reason,causes\n")
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:
@@ -210,34 +194,22 @@ def test_a_place_to_write_to(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a row cannot be written, or the second table cannot be flushed: both are of one survey."""
     write([Row("a/1.png", "a", causes=("grayscale",), reason="grayscale: colourfulness 0.0")], tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before, full = contents(tmp_path), OSError(28, "No space left on device")
+    said = r"survey\.csv cannot be written: No space left on device; nothing was changed$"
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def rows() -> Iterator[Row]:
+        yield Row("a/1.png", "a")
+        raise full
 
-    monkeypatch.setattr("greyhound.cache.survey.table._cells", full)
-    with pytest.raises(
-        WriteError, match=r"survey\.csv cannot be written: No space left on device; nothing was"
-    ):
-        write([Row("a/1.png", "a")], tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_tables_are_of_one_survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write([Row("a/1.png", "a", causes=("grayscale",), reason="grayscale: colourfulness 0.0")], tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    flushed: list[int] = []
-
-    def flush(descriptor: int) -> None:
-        flushed.append(descriptor)
-        if len(flushed) == 2:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", flush)
-    with pytest.raises(WriteError, match=r"No space left on device; nothing was changed$"):
+    with pytest.raises(WriteError, match=said):
+        write(rows(), tmp_path)
+    assert contents(tmp_path) == before
+    monkeypatch.setattr("os.fsync", Mock(side_effect=[None, full]))
+    with pytest.raises(WriteError, match=said):
         write([], tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,9 +218,8 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
     out = tmp_path / "found"
 
     def peak(count: int) -> int:
-        monkeypatch.setattr(
-            module, "find_images", lambda _: (f"class {place % 20}/{place:06}.jpg" for place in range(count))
-        )
+        paths = (f"class {place % 20}/{place:06}.jpg" for place in range(count))
+        monkeypatch.setattr(module, "find_images", lambda _: paths)
         tracemalloc.start()
         try:
             survey(tmp_path / "images", out)
@@ -265,17 +236,10 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
 
 def imagine(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
     """A look for every path, each at another picture."""
+    sound = ImageInfo("JPEG", 500, 375, luma_high=200, sharpness=99)
     for place, path in enumerate(paths):
         pixels = np.random.default_rng(place).bytes(768)
-        yield ImageInfo(
-            sha256=hashlib.sha256(path.name.encode()).hexdigest(),
-            width=500,
-            height=375,
-            luma_high=200,
-            sharpness=99,
-            thumbnail=pixels,
-            format="JPEG",
-        )
+        yield replace(sound, sha256=hashlib.sha256(path.name.encode()).hexdigest(), thumbnail=pixels)
 
 
 ROWS = [
@@ -288,11 +252,14 @@ def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
     write(ROWS, tmp_path)
     assert [*read_rows(tmp_path / "survey.csv")] == ROWS
     first = (tmp_path / "survey.csv").read_text().splitlines()[0]
-    assert first == (
-        "path,class,format,width,height,bytes,orientation,colourfulness,mean_luma,sharpness,sha256,"
-        "perceptual_hash,findings,of,verdict,causes,reason"
+    assert (
+        first
+        == ",".join(COLUMNS)
+        == (
+            "path,class,format,width,height,bytes,orientation,colourfulness,mean_luma,sharpness,sha256,"
+            "perceptual_hash,findings,of,verdict,causes,reason"
+        )
     )
-    assert first == ",".join(COLUMNS)
 
 
 @pytest.mark.parametrize("content", [b"path,class\na,b\n", b"\xff\xfe\x00", b"path,class,width\na,b,wide\n"])

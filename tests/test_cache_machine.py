@@ -17,10 +17,8 @@ def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: pytes
     names = ("torch", "torchvision", "nvidia-dali-cuda130", "numpy")
     there = [SimpleNamespace(name=name, version=str(place)) for place, name in enumerate(names)]
     monkeypatch.setattr(metadata, "distributions", lambda: there)
-    assert machine.installed("torch", "nvidia-dali-cuda*", "ffcv") == {
-        "nvidia-dali-cuda130": "2",
-        "torch": "0",
-    }
+    found = machine.installed("torch", "nvidia-dali-cuda*", "ffcv")
+    assert found == {"nvidia-dali-cuda130": "2", "torch": "0"}
 
 
 @pytest.fixture
@@ -45,19 +43,20 @@ QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("quota", "cores"),
     [
-        ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "250000 100000"}, 3),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu.max": "max 100000"}, 64),
-        ({"cpu.max": "rubbish"}, 64),
-        ({QUOTA: "150000", PERIOD: "100000"}, 2),  # of an old control group
-        ({QUOTA: "-1", PERIOD: "100000"}, 64),
-        ({QUOTA: "10000", PERIOD: "100000"}, 1),
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("50000 100000", 1),
+        ("max 100000", 64),
+        ("rubbish", 64),
+        (("150000", "100000"), 2),  # of an old control group
+        (("-1", "100000"), 64),
+        (("10000", "100000"), 1),
     ],
 )
-def test_a_containers_quota_counts(group: Path, files: dict[str, str], cores: int) -> None:
+def test_a_containers_quota_counts(group: Path, quota: str | tuple[str, str], cores: int) -> None:
+    files = {"cpu.max": quota} if isinstance(quota, str) else dict(zip((QUOTA, PERIOD), quota, strict=True))
     folder(group, {path: f"{text}\n".encode() for path, text in files.items()})
     assert machine.available_cores() == cores
 
@@ -81,16 +80,15 @@ def test_memory_is_what_is_free_and_what_the_container_allows(
         assert machine.available_memory() == left
 
 
-def test_the_machine_has_a_name() -> None:
+def test_machines_have_names_and_those_of_one_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kinds of machine here are both called AMD EPYC, and one is twice as fast."""
     assert machine.describe_machine().endswith(f", {machine.available_cores()} cores")
     assert len(machine.describe_machine()) > len(", 2 cores")
-
-
-def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two kinds of machine here are both called AMD EPYC, and one is twice as fast."""
     found = tmp_path / "cpuinfo"
-    found.write_text("processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\n")
     monkeypatch.setattr(machine, "_PROCESSOR", found)
+    found.write_text("processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\n")
     assert machine.describe_machine().startswith("AMD EPYC (family 26, model 2), ")
     found.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
     assert "family" not in machine.describe_machine()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from pictures import encode, noise
+from pictures import encode, noise, scan_here
+from pictures import folder as write_folder
 from runs import Here
 
 from greyhound.cache import store
@@ -19,16 +22,28 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
 
+SHARDS = [f"three-0000{index}-of-00003.arrow" for index in range(3)]
+IN_THREE = Options(keep_grayscale=True, shards=3)
+
+
+def seven_images(root: Path, first: int = 0) -> Path:
+    """Seven images in two classes."""
+    names = [f"{'cat' if number < 3 else 'dog'}/{number}.jpg" for number in range(7)]
+    data = [encode(noise(30 + number, 40, first + number), "JPEG") for number in range(7)]
+    return write_folder(root, dict(zip(names, data, strict=True)))
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven images in two classes."""
-    root = tmp_path_factory.mktemp("images")
-    for number in range(7):
-        file = root / ("cat" if number < 3 else "dog") / f"{number}.jpg"
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(encode(noise(30 + number, 40, number), "JPEG"))
-    return root
+    return seven_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Look at files in this process: the children have a test file of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("greyhound.cache.pack.scan", scan_here)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +51,7 @@ def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same pack in one file and in three."""
     folder = tmp_path_factory.mktemp("packs")
     pack(images, folder / "one.arrow", Options(keep_grayscale=True))
-    pack(images, folder / "three.arrow", Options(keep_grayscale=True, shards=3))
+    pack(images, folder / "three.arrow", IN_THREE)
     return folder
 
 
@@ -47,12 +62,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 def test_a_pack_in_three_files_is_the_pack_in_one(made: Path) -> None:
     one, three = Pack(made / "one.arrow"), Pack(made / "three.arrow")
-    assert {file.name for file in made.iterdir()} == {
-        "one.arrow",
-        "three-00000-of-00003.arrow",
-        "three-00001-of-00003.arrow",
-        "three-00002-of-00003.arrow",
-    }
+    assert {file.name for file in made.iterdir()} == {"one.arrow", *SHARDS}
     for name in ("labels", "sizes", "orientations", "stored_sizes", "mean_lumas", "crc32s"):
         assert np.array_equal(getattr(one, name), getattr(three, name)), name
     for row in range(7):
@@ -62,15 +72,15 @@ def test_a_pack_in_three_files_is_the_pack_in_one(made: Path) -> None:
     assert (one.header.shards, three.header.shards) == (1, 3)
     assert three.summary() | {"path": None} == one.summary() | {"path": None}
     assert three.corrupt() == []
+    assert len(Pack(made / SHARDS[1])) == 7, "any shard opens the pack"
 
 
 @pytest.mark.parametrize("originals", ["mmap", "ram"])
-def test_a_loader_reads_all_shards(made: Path, originals: str) -> None:
-    opened = [Pack(made / name, originals) for name in ("one.arrow", "three.arrow")]  # type: ignore[arg-type]
-    resources = Resources(device="cpu", threads=1)
+def test_a_loader_reads_all_shards(made: Path, originals: Any) -> None:
     batches = []
-    for each in opened:
-        with Loader(each, Augment(size=16), np.arange(7), resources, shuffle=True, epochs=1) as loader:
+    for name in ("one.arrow", "three.arrow"):
+        pack, resources = Pack(made / name, originals), Resources(device="cpu", threads=1)
+        with Loader(pack, Augment(size=16), np.arange(7), resources, shuffle=True, epochs=1) as loader:
             batches.append(next(iter(loader)))
     assert batches[0].ids.tolist() == batches[1].ids.tolist()
     assert np.array_equal(batches[0].images.numpy(), batches[1].images.numpy())
@@ -89,14 +99,9 @@ def test_what_memory_cannot_hold_is_read_when_it_is_needed(
     assert opened._resident
 
 
-def test_any_shard_opens_the_pack(made: Path) -> None:
-    assert len(Pack(made / "three-00001-of-00003.arrow")) == 7
-
-
 def test_a_damaged_image_is_found_in_its_file(folder: Path) -> None:
-    file = folder / "three-00001-of-00003.arrow"
-    opened = Pack(folder / "three.arrow")
-    data, image = bytearray(file.read_bytes()), opened.encoded(3).tobytes()
+    file = folder / SHARDS[1]
+    data, image = bytearray(file.read_bytes()), Pack(folder / "three.arrow").encoded(3).tobytes()
     data[data.index(image) + 30] ^= 1
     file.write_bytes(data)
     again = Pack(folder / "three.arrow")
@@ -105,59 +110,46 @@ def test_a_damaged_image_is_found_in_its_file(folder: Path) -> None:
         again.encoded(3)
 
 
-def lose(folder: Path) -> None:
-    (folder / "three-00001-of-00003.arrow").unlink()
-
-
-def swap(folder: Path) -> None:
-    one, other = folder / "three-00001-of-00003.arrow", folder / "three-00002-of-00003.arrow"
-    one.rename(folder / "spare")
+def swap(first: Path, one: Path, other: Path) -> None:
+    one.rename(first.with_name("spare"))
     other.rename(one)
-    (folder / "spare").rename(other)
+    first.with_name("spare").rename(other)
 
 
-def double(folder: Path) -> None:
-    shutil.copy(folder / "one.arrow", folder / "three-00000-of-00002.arrow")
+def mix(first: Path, one: Path, other: Path) -> None:
+    pack(seven_images(first.with_name("images"), 70), first.with_name("other.arrow"), IN_THREE)
+    first.with_name("other-00002-of-00003.arrow").replace(other)
 
 
-def rename(folder: Path) -> None:
-    (folder / "three-00001-of-00003.arrow").rename(folder / "three.arrow")
+SPOILT: dict[str, tuple[Callable[[Path, Path, Path], object], str]] = {
+    "lost": (
+        lambda first, one, other: one.unlink(),
+        r"three\.arrow has 1 of its 3 shards missing, the first three-00001-of-00003\.arrow; copy the pack again",
+    ),
+    "swapped": (swap, r"three-00001-of-00003\.arrow is shard 2 of 3, and its name says 1 of 3"),
+    "doubled": (
+        lambda first, one, other: shutil.copy(one, first.with_name("three-00000-of-00002.arrow")),
+        r"three\.arrow is there in 2 shards and in 3; expected one pack of the name",
+    ),
+    "renamed": (
+        lambda first, one, other: one.rename(first.with_name("three.arrow")),
+        r"three\.arrow is shard 1 of 3, and its name says 0 of 1",
+    ),
+    "mixed": (
+        mix,
+        r"three-00002-of-00003\.arrow is of another pack than three-00000-of-00003\.arrow beside it",
+    ),
+    "cut": (
+        lambda first, one, other: os.truncate(one, one.stat().st_size - 9),
+        r"three-00001-of-00003\.arrow is no readable pack",
+    ),
+}
 
 
-def mix(folder: Path) -> None:
-    other = folder / "other.arrow"
-    images = folder / "images"
-    for number in range(7):
-        file = images / ("cat" if number < 3 else "dog") / f"{number}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encode(noise(30, 40, 70 + number), "JPEG"))
-    pack(images, other, Options(keep_grayscale=True, shards=3))
-    (folder / "other-00002-of-00003.arrow").replace(folder / "three-00002-of-00003.arrow")
-
-
-def cut(folder: Path) -> None:
-    file = folder / "three-00001-of-00003.arrow"
-    file.write_bytes(file.read_bytes()[:-9])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (
-            lose,
-            r"three\.arrow has 1 of its 3 shards missing, the first three-00001-of-00003\.arrow; copy the pack again",
-        ),
-        (swap, r"three-00001-of-00003\.arrow is shard 2 of 3, and its name says 1 of 3"),
-        (double, r"three\.arrow is there in 2 shards and in 3; expected one pack of the name"),
-        (rename, r"three\.arrow is shard 1 of 3, and its name says 0 of 1"),
-        (mix, r"three-00002-of-00003\.arrow is of another pack than three-00000-of-00003\.arrow beside it"),
-        (cut, r"three-00001-of-00003\.arrow is no readable pack"),
-    ],
-)
-def test_what_does_not_belong_together_is_refused(
-    folder: Path, spoil: Callable[[Path], None], says: str
-) -> None:
-    spoil(folder)
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_does_not_belong_together_is_refused(folder: Path, how: str) -> None:
+    spoil, says = SPOILT[how]
+    spoil(*(folder / name for name in SHARDS))
     with pytest.raises(PackError, match=says):
         Pack(folder / "three.arrow")
 
@@ -170,25 +162,21 @@ def test_shards_of_two_packings_are_never_opened_as_one(
 
     The seed alone differs, which moves images between the splits: every shard has the digest of the whole pack.
     """
-    replace, count = Path.replace, 0
+    replace, left = Path.replace, iter(range(renamed))
 
     def killed(self: Path, target: Path) -> Path:
-        nonlocal count
-        count += 1
-        if count > renamed:
+        if next(left, None) is None:
             raise SystemExit("killed")
         return replace(self, target)
 
     options = Options(0.2, 0.4, seed=5, keep_grayscale=True, shards=3)
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(Path, "replace", killed)
-        with pytest.raises(SystemExit):
-            pack(images, folder / "three.arrow", options)
+        pack(images, folder / "three.arrow", options)
     headers = [Shard(file).header for file in shard_paths(folder / "three.arrow", 3)]
     assert [header.seed for header in headers] == [5] * renamed + [0] * (3 - renamed)
-    with pytest.raises(
-        PackError, match=r"is of another pack than three-00000-of-00003\.arrow beside it; copy"
-    ):
+    said = r"is of another pack than three-00000-of-00003\.arrow beside it; copy"
+    with pytest.raises(PackError, match=said):
         Pack(folder / "three.arrow")
     pack(images, folder / "three.arrow", options)
     assert len(Pack(folder / "three.arrow")) == 7
@@ -215,13 +203,12 @@ def test_names_and_bounds() -> None:
 
 
 def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here: Here) -> None:
-    answer = here(
-        "cache/__main__.py", "pack", str(images), "--out", "p.arrow", "--shards", "2", "--keep-grayscale"
-    )
+    packing = ("cache/__main__.py", "pack", str(images), "--keep-grayscale", "--out")
+    answer = here(*packing, "p.arrow", "--shards", "2")
     assert answer.code == 0
     assert "in 2 shards" in answer.out
     answer = here("cache/__main__.py", "verify", "p.arrow")
     assert (answer.code, answer.out) == (0, "p.arrow: 7 of 7 images are as they were packed\n")
-    answer = here("cache/__main__.py", "pack", str(images), "--out", "q.arrow", "--shards", "99")
+    answer = here(*packing, "q.arrow", "--shards", "99")
     assert answer.code == 2
     assert answer.err == "error: shards is 99; expected 1 to 7, at least an image in each\n"

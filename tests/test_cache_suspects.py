@@ -7,35 +7,19 @@ from dataclasses import replace
 from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
 from greyhound.cache.survey.table import Row
 
-FIRST = Ranked(
-    path="a/1.jpg",
-    label="a",
-    likelier="b",
-    probability=0.01,
-    likelier_probability=0.97,
-    is_issue=True,
-    of_label=(Neighbour("a/2.jpg", 0.5),),
-    of_likelier=(Neighbour("b/1.jpg", 0.75),),
-    saliency="/9j/",
-)
+NEAR = (Neighbour("a/2.jpg", 0.5),), (Neighbour("b/1.jpg", 0.75),)
+FIRST = Ranked("a/1.jpg", "a", "b", 0.01, 0.97, True, *NEAR, saliency="/9j/")
 LAST = Ranked("b/1.jpg", "b", "a", 0.9, 0.1, is_issue=False)
 REVIEW = Review("a test", 0.5, 3, (FIRST, LAST))
 
 
 def test_label_issues_are_marked_and_a_twin_stays_the_twin() -> None:
     assert REVIEW.label_issues == [FIRST]
-    rows = [
-        Row("a/1.jpg", "a"),
-        Row("b/1.jpg", "b"),
-        Row("a/0.jpg", "a", findings=("truncated",), causes=("truncated",)),
-    ]
-    twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
+    truncated = Row("a/0.jpg", "a", findings=("truncated",), causes=("truncated",))
+    rows = [Row("a/1.jpg", "a"), Row("b/1.jpg", "b"), truncated]
     why = "labelled a (probability 0.010), looks like b (0.970)"
-    assert [*mark(rows, REVIEW)] == [
-        Row("a/1.jpg", "a", findings=("label-issue",), reason=why),
-        rows[1],
-        rows[2],
-    ]
+    assert [*mark(rows, REVIEW)] == [replace(rows[0], findings=("label-issue",), reason=why), *rows[1:]]
+    twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
     (marked,) = mark([twin], REVIEW)
     assert (marked.findings, marked.of) == (("near-duplicate", "label-issue"), "b/9.jpg")
     assert marked.reason == f"is b/9.jpg again; {why}"

@@ -18,12 +18,11 @@ from greyhound.model.run import VERSIONS
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target_reads_its_examples(name: str, tmp_path: Path) -> None:
-    target = TARGETS[name]
-    for folder in ("seeds", "place"):
-        (tmp_path / folder).mkdir()
-    seeds = target.seeds(tmp_path / "seeds")
+    target, place = TARGETS[name], tmp_path / "place"
+    place.mkdir()
+    seeds = target.seeds(tmp_path)
     assert seeds
-    assert [target.attempt(tmp_path / "place", seed) for seed in seeds] == [None] * len(seeds)
+    assert [target.attempt(place, seed) for seed in seeds] == [None] * len(seeds)
 
 
 def cut_short(data: bytes) -> bytes:
