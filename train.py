@@ -92,10 +92,14 @@ def probe(context: TrainContext) -> None:
         state.optimizer = open_optimizer(recipe, state.network)
     linear_probe.set_head(state.network, head)
     result = context.validate(state.network, "validating the linear probe")
-    result |= {"images": len(rows[0]), "elapsed": state.tick(), "grid": found.grid}
-    print(f"linear probe: {found}; {say(result)}, {result['elapsed']:.0f} s after the start", flush=True)
+    images = len(rows[0])
+    result |= {"images": images, "elapsed": state.tick(), "grid": found.grid}
+    found_line = f"linear probe: {images} images, {found}; {say(result)}"
+    print(f"{found_line}, {result['elapsed']:.0f} s after the start", flush=True)
     context.run.write(PROBE, result)
-    context.saver.save_best(state, scored(state.network, result, recipe.select, "the linear probe"))
+    context.saver.save_best(
+        state, scored(state.network, result, recipe.select, f"a linear probe of {images} images")
+    )
     context.saver.save_last(state)
 
 

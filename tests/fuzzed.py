@@ -34,10 +34,9 @@ from greyhound.cache.pack import Options
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
 from greyhound.cache.survey import table as survey
 from greyhound.cache.validate import validate_image
-from greyhound.model import checkpoint, linear_probe
+from greyhound.model import checkpoint
 from greyhound.model import run as files
 from greyhound.model.checkpoint import CheckpointError
-from greyhound.model.linear_probe import SoftTargets
 from greyhound.model.report import report
 from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import BEST, LAST, RECIPE, SCHEMAS, VERSIONS, Run, RunError, load_network
@@ -210,8 +209,7 @@ def run_seeds(_: Path) -> list[bytes]:
         files.METRICS: result
         | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
         files.TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
-        files.PROBE: result | {"images": 9, "first": None},
-        files.INTERPOLATION: [result | {"share": 0.25}],
+        files.PROBE: result | {"images": 9},
         files.SWA: {"before": result, "after": result},
     }
     texts = [json.dumps(contents.get(name, evaluated)) for name in RUN_FILES]
@@ -228,7 +226,7 @@ def read_run(folder: Path, data: bytes) -> None:
     report.build(folder)
     from_json(Recipe, run.read(RECIPE), RECIPE)
     run.rows(files.METRICS), run.rows(files.TIMES)
-    for other in (files.PACK, files.PROBE, files.INTERPOLATION, files.SWA):
+    for other in (files.PACK, files.PROBE, files.SWA):
         if (folder / other).exists():
             run.read(other)
     if (folder / VERSIONS).exists():
@@ -272,19 +270,6 @@ def read_checkpoint(folder: Path, data: bytes) -> None:
         drop_later_rows(Run(folder), state)
     else:
         load_network(_training().network, content, folder / BEST)
-
-
-def targets_seeds(folder: Path) -> list[bytes]:
-    found = SoftTargets(torch.arange(3), torch.full((3, 2), 0.5), 0.3)
-    linear_probe.write_targets(folder / files.TARGETS, found, "digest")
-    return [(folder / files.TARGETS).read_bytes()]
-
-
-def read_targets(folder: Path, data: bytes) -> None:
-    (folder / files.TARGETS).write_bytes(data)
-    found = linear_probe.read_targets(folder / files.TARGETS, 0.3, "digest", classes=2)
-    if found:
-        found.of(torch.tensor([1, 2]), torch.tensor([0, 1]))
 
 
 def pickle_seeds(folder: Path) -> list[bytes]:
@@ -360,7 +345,6 @@ TARGETS: Final = {
     "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
     "recipe": Target(recipe_seeds, read_recipe, (RunError,)),
     "checkpoint": Target(checkpoint_seeds, read_checkpoint, (CheckpointError, RunError)),
-    "targets": Target(targets_seeds, read_targets, (RunError,)),
     "pickle": Target(pickle_seeds, read_pickle, (CheckpointError, RunError)),
     "command": Target(command_seeds, read_command, (RunError, ValueError)),
 }

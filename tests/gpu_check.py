@@ -46,7 +46,7 @@ from greyhound.cache.store import Pack
 from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled, forward
 from greyhound.model.run import METRICS, Run
-from greyhound.model.step import clip_gradient, smoothed_cross_entropy
+from greyhound.model.step import smoothed_cross_entropy
 from greyhound.pipelines import dali, doctor, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
@@ -314,10 +314,7 @@ def steps(recipe: Recipe, state: TrainState, called: nn.Module, classes: int) ->
     while True:
         state.optimizer.zero_grad(set_to_none=True)
         loss(forward(called, images, recipe.bf16), labels).backward()
-        clip_gradient(called, recipe.clip_norm)
         state.optimizer.step()
-        if state.ema:
-            state.ema.update(state.network)
         yield recipe.batch_size
 
 

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from greyhound import train
 from greyhound.cache.store import Pack
-from greyhound.model.linear_probe import SoftTargets
 from greyhound.pipelines.engine import Device, EngineName, Resources
 from greyhound.pipelines.loader import Batch
 from greyhound.recipe import FAST
@@ -121,11 +120,8 @@ def walk(
 
     The network is a small one, the images are too, and the epoch is cut short.
     """
-    ids = torch.from_numpy(pack.ids("train"))
-    likely = torch.full((len(ids), len(pack.classes)), 1 / len(pack.classes))
     found: list[Any] = []
     with tiny_context(pack, RECIPE, Resources(engine, device, threads=1)) as context:
-        context.state.targets = SoftTargets(ids, likely, RECIPE.distillation).to(context.state.device)
         following = context.with_progress
 
         def follow(*values: Any) -> Iterator[Batch]:

@@ -28,15 +28,12 @@ from greyhound.model.run import (
     BEST,
     CORRUPT,
     DIVERGED,
-    INTERPOLATION,
     LAST,
     METRICS,
     PACK,
     PROBE,
-    PROBE_WEIGHTS,
     RECIPE,
     SWA,
-    TARGETS,
     THREADS,
     VERSIONS,
     Run,
@@ -44,13 +41,10 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.state import scored
-from greyhound.pipelines.loader import Batch
 from greyhound.recipe import FAST, Averaging, Recipe, TrainOptions, read_options
 from greyhound.session import TrainContext, open_state
 
-SOFT = replace(
-    TINY, linear_probe=True, distillation=0.5, ema=0.5, layer_decay=0.9, averaging=Averaging(steps=0)
-)
+PROBED = replace(TINY, linear_probe=True, probe_grids=(0, 1), averaging=Averaging(steps=0))
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +55,11 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def half(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with soft targets that a signal stopped in its first epoch, before its fourth step."""
+    """A run with a linear probe that a signal stopped in its first epoch, before its fourth step."""
     out = tmp_path_factory.mktemp("half") / "run"
     asked = iter([None] * 5 + [signal.SIGTERM] * 9)  # two batches for the head, three steps
     with pytest.raises(Stopped, match="while training epoch 0"):
-        train.train(tiny_job(colour_pack.path, out, recipe=SOFT), lambda: next(asked))
+        train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: next(asked))
     return out
 
 
@@ -96,66 +90,40 @@ def flip(path: Path) -> None:
 # --- what is forced is obeyed -------------------------------------------------------------------------------
 
 
-def groups(optimizer: torch.optim.Optimizer) -> list[tuple[float, float, float]]:
-    return [(each["momentum"], each["weight_decay"], each["lr_scale"]) for each in optimizer.param_groups]
+def groups(optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
+    return [(each["momentum"], each["weight_decay"]) for each in optimizer.param_groups]
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"momentum": 0.1},
-        {"weight_decay": 0.5},
-        {"layer_decay": 0.8},
-        {"layer_decay": 1.0},
-        {"distillation": 0.9},
-        {"distillation": 0.0},
-        {"ema": 0.0},
-        {"ema": 0.9},
-    ],
-)
+@pytest.mark.parametrize("changed", [{"momentum": 0.1}, {"weight_decay": 0.5}])
 def test_a_forced_recipe_is_obeyed(
     half: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
 ) -> None:
-    out, recipe = copied(half, tmp_path), replace(SOFT, **changed)  # type: ignore[arg-type]
-    examples, seen = TrainContext.examples, list[TrainContext]()
+    out, recipe = copied(half, tmp_path), replace(PROBED, **changed)  # type: ignore[arg-type]
+    train_epoch, seen = train.train_epoch, list[TrainContext]()
 
-    def look(self: TrainContext, batch: Batch) -> Any:
-        seen.append(self)
+    def look(context: TrainContext, *rest: Any) -> Any:
+        seen.append(context)
         if len(seen) == 1:
-            remembered = {
-                weight: state["momentum_buffer"] for weight, state in self.state.optimizer.state.items()
-            }
-            for name, weight in self.state.network.named_parameters():
+            state = context.state
+            remembered = {weight: found["momentum_buffer"] for weight, found in state.optimizer.state.items()}
+            for name, weight in state.network.named_parameters():
                 assert torch.equal(remembered[weight], before[name]), name
-        return examples(self, batch)
+        return train_epoch(context, *rest)
 
     before = checkpoint.load(out / LAST)["momentum"]
-    monkeypatch.setattr(TrainContext, "examples", look)
+    monkeypatch.setattr(train, "train_epoch", look)
     train.train(forced(colour_pack, out, recipe), never)
     state = seen[0].state
     assert groups(state.optimizer) == groups(open_state(recipe, 3, state.device, 0.0).optimizer)
-    assert (state.targets.share if state.targets else 0.0) == recipe.distillation
-    assert (state.ema is not None) == (recipe.ema > 0)
     written = Run(out).read(RECIPE)
     assert {name: written[name] for name in changed} == changed
-
-
-def test_an_average_that_is_forced_on_begins_at_the_weights(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path
-) -> None:
-    """Of a finished run there is no further step for it to begin with."""
-    out = copied(tiny_run, tmp_path)
-    (out / AVERAGED).unlink()
-    (out / SWA).unlink()
-    train.train(forced(colour_pack, out, replace(TINY, ema=0.9)), never)
-    assert Run(out).read(SWA)["before"]["valid_loss"] == Run(tiny_run).read(SWA)["before"]["valid_loss"]
 
 
 def test_what_the_start_settled_is_refused_by_name_even_if_forced(
     half: Path, colour_pack: Pack, tmp_path: Path
 ) -> None:
     out = copied(half, tmp_path)
-    other = replace(SOFT, network="resnet10t", linear_probe=False, momentum=0.5)
+    other = replace(PROBED, network="resnet10t", linear_probe=False, momentum=0.5)
     with pytest.raises(
         RunError,
         match=r"has network = test_efficientnet, not resnet10t; linear_probe = True, not False, which was settled before",
@@ -164,67 +132,14 @@ def test_what_the_start_settled_is_refused_by_name_even_if_forced(
     assert (out / RECIPE).read_bytes() == (half / RECIPE).read_bytes()
 
 
-@pytest.mark.parametrize("corrupt", [False, True])
-def test_targets_that_cannot_be_read_are_refused_and_can_be_left_out(
-    half: Path, colour_pack: Pack, tmp_path: Path, corrupt: bool
-) -> None:
-    out = copied(half, tmp_path)
-    flip(out / TARGETS) if corrupt else (out / TARGETS).unlink()
-    says = r"distillation is 0\.5, and only a run's start makes its targets: .*targets\.ckpt is .*--distillation 0"
-    with pytest.raises(RunError, match=says):
-        train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
-    train.train(forced(colour_pack, out, replace(SOFT, distillation=0.0)), never)
-
-
-def test_without_a_solved_head_there_are_no_targets_to_read(colour_pack: Pack, tmp_path: Path) -> None:
-    """As of `fast --no-linear-probe`."""
-    out, recipe = tmp_path / "run", replace(SOFT, linear_probe=False)
-    train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
-    assert not (out / TARGETS).exists()
-
-
-def test_soft_targets_are_written_once_and_in_no_checkpoint_beside(half: Path) -> None:
-    written = checkpoint.load(half / TARGETS)
-    assert written["probabilities"].shape == (42, 3)
-    assert "targets" not in checkpoint.load(half / LAST)
-
-
-def test_interpolation_that_is_forced_on_finds_no_head_and_goes_on(
-    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, plain = tmp_path / "run", replace(FULL, interpolation=0)
-    train.train(tiny_job(colour_pack.path, out, recipe=plain), never)
-    train.train(forced(colour_pack, out, FULL), never)
-    assert "probe.ckpt is not there" in capsys.readouterr().err
-    assert (out / AVERAGED).exists()
-    assert not (out / INTERPOLATION).exists()
-
-
-def test_a_damaged_head_costs_what_lies_between_and_no_more(
-    full_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = copied(full_run, tmp_path)
-    for name in (INTERPOLATION, SWA, AVERAGED):
-        (out / name).unlink()
-    flip(out / PROBE_WEIGHTS)
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
-    said = capsys.readouterr().err
-    assert (
-        "probe.ckpt is corrupt" in said
-        and "nothing between the linear probe and the end is validated" in said
-    )
-    assert (out / AVERAGED).exists()
-
-
-def test_another_pack_that_is_forced_is_written_down_and_has_no_targets(
+def test_another_pack_that_is_forced_is_written_down(
     half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("blue <b>", "green", "red")
     images = {name: [tinted(2 - k, 9000 + 100 * k + n) for n in range(12)] for k, name in enumerate(names)}
     other = packed(tmp_path / "images", images, Options(val=0.2, test=0.2))
     out = copied(half, tmp_path)
-    job = tiny_job(other.path, out, resume=True, recipe=SOFT)
+    job = tiny_job(other.path, out, resume=True, recipe=PROBED)
     digests = Run(out).read(PACK)["digest"][:16], other.header.digest[:16]
     with pytest.raises(
         RunError, match=rf"of digest {digests[0]} and not {digests[1]}; give it the same one, or"
@@ -235,11 +150,9 @@ def test_another_pack_that_is_forced_is_written_down_and_has_no_targets(
         train.train(replace(job, force=("pack",)), lambda: next(asked))
     said = capsys.readouterr()
     assert f"the pack was {digests[0]}, and is {digests[1]} from here" in said.err
-    assert "targets.ckpt is of another pack: the labels alone are the targets" in said.err
     assert "resumed in epoch 0, after 0 of 24 images" in said.out
     assert Run(out).read(VERSIONS)["pack until epoch 0"].startswith(digests[0])
     train.train(job, never)
-    assert "targets.ckpt is of another pack" in capsys.readouterr().err, "and stays so"
     assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1]
 
 
@@ -247,7 +160,7 @@ def test_a_pack_of_other_classes_is_refused_even_if_forced(
     half: Path, coded_pack: Pack, tmp_path: Path
 ) -> None:
     out = copied(half, tmp_path)
-    job = replace(tiny_job(coded_pack.path, out, resume=True, recipe=SOFT), force=("pack",))
+    job = replace(tiny_job(coded_pack.path, out, resume=True, recipe=PROBED), force=("pack",))
     with pytest.raises(PackError, match="class"):
         begin.open_run(job, coded_pack, torch.device("cpu"), Run(out).read(VERSIONS))
 
@@ -361,9 +274,9 @@ def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stopped):
-        train.train(tiny_job(colour_pack.path, out, recipe=SOFT), lambda: signal.SIGTERM)
+        train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: signal.SIGTERM)
     (out / DIVERGED).write_text("{}")
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=PROBED), never)
     assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
     assert not (out / DIVERGED).exists()
 
@@ -376,7 +289,7 @@ def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
     for path in checkpoint.kept(out / LAST):
         path.unlink()
     assert (out / BEST).exists() and report.build(out).exists()
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=SOFT), never)
+    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=PROBED), never)
     assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
 
 
@@ -393,23 +306,22 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 def test_an_older_checkpoint_loses_no_better_network(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last epoch beats what the checkpoint before it knows, and less than what was found after it."""
+    """The last epoch is the best, and the checkpoint before it does not know of it."""
 
     def ranked(network: Any, result: dict[str, Any], by: Any, after: str) -> dict[str, Any]:
-        lower = 0 if "of the way" in after else 100 if "a linear probe" in after else 50
         content = scored(network, result, by, after)
-        return content | {"score": content["score"] - lower}
+        return content | {"score": content["score"] - (50 if after != "epoch 1" else 0)}
 
     monkeypatch.setattr(train, "scored", ranked)
     out = tmp_path / "run"
     train.train(tiny_job(colour_pack.path, out, recipe=FULL), never)
-    best, ended = checkpoint.load(out / BEST), (out / INTERPOLATION).stat().st_mtime_ns
-    assert "of the way" in best["after"]
+    best, ended = checkpoint.load(out / BEST), (out / SWA).stat().st_mtime_ns
+    assert best["after"] == "epoch 1"
     flip(out / LAST)
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
     again = checkpoint.load(out / BEST)
     assert (again["after"], again["score"]) == (best["after"], best["score"])
-    assert (out / INTERPOLATION).stat().st_mtime_ns > ended, "what came after the end came after it again"
+    assert (out / SWA).stat().st_mtime_ns > ended, "what came after the end came after it again"
 
 
 def test_a_forced_recipe_makes_the_best_no_worse(colour_pack: Pack, tmp_path: Path) -> None:
@@ -418,10 +330,9 @@ def test_a_forced_recipe_makes_the_best_no_worse(colour_pack: Pack, tmp_path: Pa
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     best = checkpoint.load(out / BEST)
     assert best["after"] == "a linear probe of 42 images"
-    train.train(forced(colour_pack, out, replace(recipe, interpolation=2)), never)
+    train.train(forced(colour_pack, out, replace(recipe, momentum=0.5)), never)
     again = checkpoint.load(out / BEST)
     assert (again["after"], again["valid_loss"]) == (best["after"], pytest.approx(best["valid_loss"]))
-    assert len(Run(out).read(INTERPOLATION)) == 2
 
 
 def test_a_best_network_that_is_to_be_scored_again_is_also_after_a_kill(

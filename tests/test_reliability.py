@@ -169,7 +169,9 @@ def test_a_checkpoint_of_a_newer_version_is_not_passed_over(run: Path, colour_pa
     content = torch.load(run / LAST, weights_only=True)
     torch.save(content | {"greyhound_checkpoint": 99}, run / LAST)
     before = (run / LAST).read_bytes()
-    with pytest.raises(CheckpointError, match=f"has checkpoint format 99; expected {FORMAT}; update Greyhound"):
+    with pytest.raises(
+        CheckpointError, match=f"has checkpoint format 99; expected {FORMAT}; update Greyhound"
+    ):
         resume(colour_pack, run)
     assert (run / LAST).read_bytes() == before
 

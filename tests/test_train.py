@@ -21,7 +21,7 @@ import timm
 import torch
 from PIL import Image
 from reads import host_reads
-from runs import ONE_THREAD, SMALL, TINY, Here, never, tiny_context, tiny_job, tiny_pack
+from runs import ONE_THREAD, SMALL, TINY, Here, batches_seen, never, tiny_context, tiny_job, tiny_pack
 
 from greyhound import begin, session, train
 from greyhound.cache.cli import Stop, Stopped, ValueFormatError
@@ -32,12 +32,10 @@ from greyhound.model.network import WeightsError, build
 from greyhound.model.run import (
     AVERAGED,
     BEST,
-    INTERPOLATION,
     LAST,
     LOCK,
     METRICS,
     PROBE,
-    PROBE_WEIGHTS,
     RECIPE,
     SWA,
     TIMES,
@@ -46,12 +44,11 @@ from greyhound.model.run import (
     RunError,
 )
 from greyhound.model.schedule import Phase
-from greyhound.model.step import validate
 from greyhound.pipelines.engine import Resources, ResourcesError
 from greyhound.pipelines.loader import Batch
 from greyhound.pipelines.order import epoch_order
-from greyhound.recipe import DEMO, FAST, PAPER, RECIPES, Averaging, Checkpoints, Recipe, TrainOptions
-from greyhound.session import TrainContext, open_evaluation, open_pack
+from greyhound.recipe import DEMO, FAST, PAPER, RECIPES, Averaging, Checkpoints, TrainOptions
+from greyhound.session import open_evaluation, open_pack
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(
@@ -156,49 +153,6 @@ def test_nothing_is_written_after_a_write_that_failed(
     assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0]
 
 
-AVERAGING = replace(TINY, ema=0.7)
-
-
-@pytest.fixture(scope="module")
-def averaging_run(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose recipe averages the weights as it trains."""
-    out = tmp_path_factory.mktemp("averaging") / "run"
-    train.train(tiny_job(colour_pack.path, out, recipe=AVERAGING), never)
-    return out
-
-
-@pytest.mark.parametrize("steps", [1, 4, 6, 7, 10, 14, 17])
-def test_a_resumed_run_goes_on_with_its_average(
-    averaging_run: Path, colour_pack: Pack, tmp_path: Path, steps: int
-) -> None:
-    out = tmp_path / "run"
-    with pytest.raises(Stopped):
-        train.train(tiny_job(colour_pack.path, out, recipe=AVERAGING), stop_after(steps))
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=AVERAGING), never)
-    for name in (LAST, BEST):
-        resumed, whole = (checkpoint.load(folder / name) for folder in (out, averaging_run))
-        parts = [(resumed["network"], whole["network"])]
-        if name == LAST:
-            parts.append((resumed["average"]["network"], whole["average"]["network"]))
-        assert all(torch.equal(one[key], other[key]) for one, other in parts for key in other), name
-    shares = [
-        [row["weights_changed"] for row in Run(folder).rows(METRICS)] for folder in (out, averaging_run)
-    ]
-    assert shares[0] == shares[1]
-
-
-def test_what_is_validated_and_kept_is_the_average(averaging_run: Path, tiny_run: Path) -> None:
-    last, best = (checkpoint.load(averaging_run / name) for name in (LAST, BEST))
-    assert last["average"]["updates"] == 12, "one update a step"
-    learns = checkpoint.load(tiny_run / LAST)["network"]
-    assert all(torch.equal(last["network"][key], learns[key]) for key in learns), (
-        "the average changes no step"
-    )
-    assert best["after"] == "epoch 1"
-    assert all(torch.equal(last["average"]["network"][key], value) for key, value in best["network"].items())
-    assert not torch.equal(best["network"]["classifier.weight"], last["network"]["classifier.weight"])
-
-
 def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_path: Path) -> None:
     phases = (Phase(epochs=1, high=0.01, low=0.01), Phase(epochs=1, high=1e-12, low=1e-12))
     recipe = replace(TINY, phases=phases, momentum=0.0, averaging=Averaging(steps=0))
@@ -212,20 +166,16 @@ def test_a_phase_that_changes_nothing_is_shown_as_such(colour_pack: Pack, tmp_pa
     assert "Not averaged yet" not in page
 
 
-def test_views_of_an_image_train_and_average_in_one_batch(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_views_of_an_image_train_and_average_in_one_batch(colour_pack: Pack, tmp_path: Path) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def examples(context: TrainContext, batch: Batch) -> Any:
-        found = asked(context, batch)
-        seen.append(found)
-        return found
+    def look(title: str, _: Any, batch: Batch) -> None:
+        if "validating" not in title:
+            seen.append(batch.flat())
 
-    asked = TrainContext.examples
-    monkeypatch.setattr(TrainContext, "examples", examples)
     recipe = replace(TINY, views=2, phases=(Phase(epochs=1, high=0.01, low=0.002),))
-    train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    with batches_seen(look):
+        train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     counts = [len(images) for images, _ in seen[:11]]
     assert len(seen) == 11 * (1 + 2 + 1), "the epoch, two steps of averaging, and BatchNorm's pass"
     assert (sum(counts), len(counts), max(counts)) == (84, 11, 8), (
@@ -272,63 +222,54 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     assert all(torch.equal(resumed[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("steps", [5, 12, 17])
-def test_soft_targets_go_on_where_they_stopped(colour_pack: Pack, tmp_path: Path, steps: int) -> None:
-    """The signal comes in the first epoch, after the probe's two batches, in the second, and in averaging."""
-    recipe = replace(
-        TINY, linear_probe=True, distillation=0.5, clip_norm=0.1, ema=0.9, averaging=Averaging(steps=1)
-    )
-    hard, whole, out = (tmp_path / name for name in ("hard", "whole", "run"))
-    train.train(tiny_job(colour_pack.path, hard, recipe=replace(recipe, distillation=0.0)), never)
+def test_micro_batches_are_the_step(colour_pack: Pack) -> None:
+    """Three views of 8 images in parts of at most 5: the same losses and weights, but for rounding."""
+    found = []
+    for size in (0, 5):
+        recipe = replace(TINY, batch_size=24, views=3, freeze_bn=True, micro_batch=size)
+        with tiny_context(colour_pack, recipe) as context:
+            counts: list[int] = []
+            context.state.network.register_forward_pre_hook(
+                lambda _, given, to=counts: to.append(len(given[0]))
+            )
+            train.train_epoch(context, context.state.network)
+            found.append((context.state.loss_sum, context.state.network.state_dict(), counts))
+    (whole, weights, counts), (parts, others, smaller) = found
+    assert (max(counts), max(smaller), sum(smaller)) == (21, 5, sum(counts))
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert all(torch.allclose(others[name], value, atol=1e-5) for name, value in weights.items())
+
+
+def test_a_probe_may_choose_a_grid_and_all_that_follows_takes_it(colour_pack: Pack, tmp_path: Path) -> None:
+    """Where it is the only choice: the wider head is fine-tuned, resumed, averaged and loaded."""
+    recipe = replace(TINY, linear_probe=True, probe_grids=(2,), freeze_bn=True, micro_batch=4)
+    whole, out = tmp_path / "whole", tmp_path / "run"
     train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
-    with pytest.raises(Stopped):
-        train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(steps))
+    with pytest.raises(Stopped, match="while training epoch 0"):
+        train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(5))
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
     for name in (LAST, AVERAGED, BEST):
-        resumed, expected = (checkpoint.load(folder / name)["network"] for folder in (out, whole))
-        assert all(torch.equal(resumed[key], expected[key]) for key in expected), name
-    assert (out / METRICS).read_bytes() == (whole / METRICS).read_bytes()
-    losses = [[row["train_loss"] for row in Run(folder).rows(METRICS)] for folder in (hard, whole)]
-    assert losses[0] != losses[1]  # else the targets were the labels
-
-
-def test_what_lies_between_head_and_end_is_validated_and_the_best_is_kept(
-    colour_pack: Pack, tmp_path: Path
-) -> None:
-    recipe = replace(
-        TINY,
-        linear_probe=True,
-        freeze_bn=True,
-        interpolation=3,
-        select="loss",
-        ema=0.5,
-        averaging=Averaging(steps=0),
-        phases=(Phase(epochs=1, high=2.0, low=1.0, cycles=0.5),),
-        clip_norm=1.0,
+        resumed, expected = (checkpoint.load(folder / name) for folder in (out, whole))
+        assert resumed["grid"] == expected["grid"] == 2
+        assert all(torch.equal(resumed["network"][key], value) for key, value in expected["network"].items())
+    _, network = Run(out).network("swa", torch.device("cpu"))
+    assert (
+        network.get_parameter("classifier.weight").shape[1]
+        > timm.create_model("test_efficientnet").num_features
     )
+    assert Run(out).read(PROBE)["grid"] == 2
+
+
+def test_a_recipe_without_epochs_ends_with_its_probe(colour_pack: Pack, tmp_path: Path) -> None:
+    recipe = replace(TINY, linear_probe=True, phases=(), averaging=Averaging(steps=0))
     out = tmp_path / "run"
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
-    rows = Run(out).read(INTERPOLATION)
-    assert [row["share"] for row in rows] == [0.25, 0.5, 0.75]
-    first, last = (
-        checkpoint.load(out / PROBE_WEIGHTS)["network"],
-        checkpoint.load(out / LAST)["average"]["network"],
-    )
-    network = timm.create_model("test_efficientnet", num_classes=3)
-    pixels = list(open_evaluation(TINY, colour_pack, ONE_THREAD, colour_pack.ids("val"), epochs=1))
-    losses = []
-    for row in rows:
-        network.load_state_dict(
-            {key: first[key] + row["share"] * (value - first[key]) for key, value in last.items()}
-        )
-        losses.append(validate(network, (batch.flat() for batch in pixels), bf16=False)["valid_loss"])
-        assert losses[-1] == pytest.approx(row["valid_loss"], rel=1e-3)
-    ends = [Run(out).read(PROBE)["valid_loss"], Run(out).rows(METRICS)[0]["valid_loss"]]
-    kept = checkpoint.load(out / BEST)
-    assert kept["score"] == -min([row["valid_loss"] for row in rows] + ends)
-    assert len(set(losses + ends)) == 5
+    best = (out / BEST).read_bytes()
+    assert checkpoint.load(out / BEST)["after"] == "a linear probe of 42 images"
+    assert "the linear probe alone" in (out / "report.html").read_text()
+    assert Run(out).rows(METRICS) == []
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
-    assert Run(out).read(INTERPOLATION) == rows  # elapsed and all: it was not done again
+    assert (out / BEST).read_bytes() == best, "it was not done again"
 
 
 def test_random_numbers_of_the_network_go_on_where_they_stopped(
@@ -542,7 +483,7 @@ def test_a_network_that_does_not_exist_leaves_no_folder(colour_pack: Pack, tmp_p
 
 
 def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack) -> None:
-    with tiny_context(colour_pack, replace(TINY, ema=0.9)) as context:
+    with tiny_context(colour_pack, TINY) as context:
         with host_reads() as found:
             clock = train.train_epoch(context, context.state.network)
         assert [read for read in found if read != "numpy"] == ["tolist"], (
@@ -572,49 +513,6 @@ def test_a_linear_probe_starts_where_a_random_one_does_not(
     assert written["accuracy"] == best["accuracy"]
     assert "the linear probe alone" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / AVERAGED).exists()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "dropped"),
-    [
-        (
-            replace(PAPER, distillation=0.3, interpolation=3),
-            ["distillation is 0.3", "interpolation is 3"],
-        ),
-        (replace(FAST, linear_probe=False), []),
-        (replace(FAST, linear_probe=False, probe_shots=5), ["probe_shots is 5"]),
-    ],
-)
-def test_a_recipe_without_a_linear_probe_does_not_claim_what_comes_of_one(
-    recipe: Recipe, dropped: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = begin.resolve(recipe, torch.device("cpu"))
-    assert (found.probe_shots, found.distillation, found.interpolation) == (0, 0.0, 0)
-    said = capsys.readouterr().err
-    assert said == "".join(
-        f"note: {each} without a linear probe, so it is taken as 0; or add --linear-probe\n"
-        for each in dropped
-    )
-    assert begin.resolve(found, torch.device("cpu")) == found
-
-
-def test_a_first_look_has_a_result_before_all_images_are_seen(
-    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = replace(TINY, linear_probe=True, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),))
-    recipe = replace(recipe, averaging=Averaging(steps=0))
-    found = []
-    for probe_shots in (0, 5):
-        out = tmp_path / str(probe_shots)
-        train.train(tiny_job(colour_pack.path, out, recipe=replace(recipe, probe_shots=probe_shots)), never)
-        found.append(Run(out).read(PROBE))
-    plain, looked = found
-    assert re.findall(r"linear probe: (\d+) images, ", capsys.readouterr().out) == ["42", "15", "42"]
-    assert plain["first"] is None
-    assert (looked["first"]["images"], looked["images"]) == (15, 42)
-    assert looked["first"]["elapsed"] < looked["elapsed"]
-    assert looked["valid_loss"] == pytest.approx(plain["valid_loss"], rel=1e-4), "all images in the end"
-    assert "a linear probe of 15 images" in (tmp_path / "5" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
