@@ -399,12 +399,12 @@ def certify(setup: Setup, outcomes: dict[str, Outcome], folder: Path) -> bool:
 def as_markdown(content: dict[str, Any]) -> list[str]:
     """The certificate for a reader, line by line."""
     facts, rehearsed = content["facts"], content["device"] == "cpu"
-    gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "none"
+    gpus = ", ".join(facts["gpus"]) or "none"
     lines = [
         "# GPU check" + (", rehearsed on the CPU: nothing here was measured on a GPU" if rehearsed else ""),
         "",
         f"{'All checks passed' if content['passed'] else 'NOT all checks passed'}, {content['date']}. {facts['machine']}; "
-        f"GPU: {gpus}; driver {facts['driver'] or 'not known: ' + facts['driver_unknown']}. {content['data']}.",
+        f"GPU: {gpus}; driver {facts['driver'] or 'not known'}. {content['data']}.",
         "",
         "; ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
         "",
