@@ -147,10 +147,9 @@ Engine = Callable[["Pack", Iterator[BatchSpec], EngineConfig], Stream]
 
 
 class WithTimeout:
-    """A stream that is given up where its next item does not come.
+    """A stream that is given up where its next item does not come; DALI may hang (NVIDIA/DALI#3897).
 
-    Engines wait for disks, drivers and threads in C++; DALI is known to hang now and then (NVIDIA/DALI#3897).
-    What hangs cannot be interrupted, only left behind, so the engine works in a thread that can be.
+    What hangs in C++ cannot be interrupted, only left behind, so the engine works in a thread that can be.
     """
 
     def __init__(self, stream: Any, seconds: float, cuda: torch.cuda.Stream | None = None) -> None:
