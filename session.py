@@ -30,7 +30,7 @@ from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
-from greyhound.pipelines.order import few_shot_split
+from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import Recipe
 
 START: Final = Position()
@@ -258,7 +258,7 @@ def open_evaluation(
 
 
 def open_probe_loaders(recipe: Recipe, pack: Pack, resources: Resources) -> Iterator[Loader]:
-    """The training images as a linear probe sees them: first `probe_shots` of each class, then the rest."""
-    for ids in few_shot_split(pack.ids("train"), pack.labels, recipe.seed, recipe.probe_shots):
-        with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:
-            yield loader
+    """The training images as a linear probe sees them."""
+    ids = epoch_order(pack.ids("train"), recipe.seed, 0)
+    with open_evaluation(recipe, pack, resources, ids, epochs=1) as loader:
+        yield loader

@@ -1,8 +1,7 @@
-"""The order of an epoch, its batches, a rank's share, and the few-shot split: pure functions.
+"""The order of an epoch, its batches, and a rank's share: pure functions.
 
-Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. Nothing
-here knows the batch size when it shuffles, so the order of the images survives a change of batch size or of
-ranks.
+Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. The
+order of the images survives a change of batch size or of ranks.
 """
 
 from __future__ import annotations
@@ -42,28 +41,6 @@ def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, 
 def full_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
     """Cut the positions `start..count` into full batches and a short last one, as evaluation does."""
     return [(low, min(low + batch_size, count)) for low in range(start, count, batch_size)]
-
-
-def few_shot_split(
-    ids: NDArray[np.int64], labels: NDArray[np.int32], seed: int, count: int
-) -> list[NDArray[np.int64]]:
-    """Divide `ids` into the first `count` of each class, in the order of epoch 0, and the rest.
-
-    ids: int64 `[n]`. labels: int32 `[rows]`, of the whole pack. All are in one part where the first one would
-    be more than half of them, or none.
-    """
-    order = epoch_order(ids, seed, 0)
-    first = first_of_each(labels[order], count)
-    return [order] if not 0 < 2 * first.sum() <= len(order) else [order[first], order[~first]]
-
-
-def first_of_each(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    """Which of `labels`, int32 `[n]`, are among the first `count` of their class: bool `[n]`."""
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    first = np.empty(len(labels), dtype=bool)
-    first[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered) < count
-    return first
 
 
 def rank_share(ids: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:

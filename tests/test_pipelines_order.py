@@ -13,8 +13,6 @@ from greyhound.pipelines.augment import Augment, draw
 from greyhound.pipelines.order import (
     epoch_order,
     even_bounds,
-    few_shot_split,
-    first_of_each,
     full_bounds,
     rank_share,
 )
@@ -132,17 +130,3 @@ def test_imagenet_is_ordered_and_drawn_in_seconds() -> None:
     for low, high in even_bounds(count, batch):
         draw(Augment(), 0, 0, order[low:high], sizes[: high - low])
     assert time.perf_counter() - start < 15
-
-
-def test_the_first_look_has_as_many_of_each_class_and_nothing_is_seen_twice() -> None:
-    labels, ids = np.arange(60, dtype=np.int32) % 3, np.arange(18, 60)
-    first, rest = few_shot_split(ids, labels, seed=0, count=4)
-    assert np.bincount(labels[first]).tolist() == [4, 4, 4]
-    assert sorted([*first, *rest]) == ids.tolist()
-    assert len(few_shot_split(ids, labels, seed=0, count=8)) == 1, "more than half of 42 is no first look"
-
-
-def test_the_first_of_each_class() -> None:
-    labels = np.array([2, 0, 2, 2, 0, 1], dtype=np.int32)
-    assert first_of_each(labels, 2).tolist() == [True, True, True, False, True, True]
-    assert not first_of_each(labels, 0).any()
