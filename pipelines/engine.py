@@ -225,7 +225,7 @@ class ToDevice:
     def __init__(self, device: torch.device) -> None:
         """device: where all go."""
         self._device = device
-        self._copying: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+        self._copying: deque[tuple[Any, torch.Tensor]] = deque()
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the device; itself where it is there."""
@@ -233,7 +233,8 @@ class ToDevice:
 
         if tensor.device.type == self._device.type:
             return tensor
-        found, copied = tensor.to(self._device, non_blocking=True), torch.cuda.Event()
+        found = tensor.to(self._device, non_blocking=True)
+        copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         self._copying.append((copied, tensor))
         while self._copying and self._copying[0][0].query():
