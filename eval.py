@@ -66,10 +66,9 @@ class Job:
 
     def __post_init__(self) -> None:
         """Refuse contradictions. Raises ValueError."""
-        if self.crops < 1:
-            raise ValueError(f"crops is {self.crops}; expected at least 1")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
+        for name in ("crops", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.images and (self.pack or self.split != "test"):

@@ -24,7 +24,7 @@ from greyhound.cache.files import replacing
 
 P = ParamSpec("P")
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the layout; another one is refused."""
 _KEY: Final = "greyhound_checkpoint"
 _ZIP: Final = b"PK\x03\x04"

@@ -57,9 +57,8 @@ def local_world_size() -> int:
 def process_group(device: torch.device) -> Iterator[bool]:
     """Be one of the processes that torchrun started, for as long as the block runs; rank 0 alone prints.
 
-    Gives whether they were started again after one of them died (`--max-restarts`). Each process takes
-    the GPU of its number on the machine. Raises DistributedError where there is none, and where another
-    process died.
+    Gives whether they were started again after one of them died (`--max-restarts`). Each takes the GPU of its
+    number on the machine. Raises DistributedError where there is none, and where another process died.
     """
     if not dist.is_torchelastic_launched():
         yield False

@@ -3,13 +3,9 @@
 Before it: sizes and mean lumas from the pack. After it: an engine warps by the geometry and multiplies by the
 colour. Nothing else draws random numbers for images: what one looked like in any epoch can be computed again.
 
-Random numbers are a function too: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011) has no state.
-
 Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in
 HSV); contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the
-steps; crop, rotation and shear are one interpolation, so what rotates into the window is the photograph
-around it, not fill.
+steps; crop, rotation and shear are one interpolation: the photograph rotates into the window, not fill.
 """
 
 from __future__ import annotations
@@ -159,8 +155,9 @@ def to_stored(
 
 
 def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], seed: int) -> NDArray[np.uint32]:
-    """Four random 32-bit words for every counter.
+    """Four random 32-bit words for every counter: Philox4x32-10, which has no state.
 
+    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     counter: four arrays of unsigned 32-bit integers that broadcast to one shape `[...]`.
     seed: the key, 0 <= seed < 2**64.
     Returns uint32 `[..., 4]`, equal to the reference implementation's words.

@@ -105,7 +105,9 @@ def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stre
     def source() -> Any:
         for spec in specs:
             with pack.naming_corrupt(spec.ids):
-                asked.append((spec, _arrays(pack, spec)))
+                encoded = [pack.encoded(index) for index in spec.ids]
+            sizes = pack.stored_sizes[spec.ids][:, ::-1].astype(np.float32)
+            asked.append((spec, (encoded, sizes, spec.log2_reduction, spec.geometry, spec.colour)))
             if len(spec.ids):
                 return asked[-1][1]
         raise StopIteration
@@ -149,13 +151,6 @@ def hand_over(pipeline: Any, device: Device) -> torch.Tensor:
     (output,) = pipeline.run(torch.cuda.current_stream() if device == "gpu" else None)
     tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(output.as_tensor())
     return tensor
-
-
-def _arrays(pack: Pack, spec: BatchSpec) -> tuple[Any, ...]:
-    """What `graph` asks its source for."""
-    encoded = [pack.encoded(index) for index in spec.ids]
-    sizes = pack.stored_sizes[spec.ids][:, ::-1].astype(np.float32)
-    return encoded, sizes, spec.log2_reduction, spec.geometry, spec.colour
 
 
 def _explain(

@@ -147,10 +147,9 @@ Engine = Callable[["Pack", Iterator[BatchSpec], EngineConfig], Stream]
 
 
 class WithTimeout:
-    """A stream that is given up where its next item does not come.
+    """A stream that is given up where its next item does not come; DALI may hang (NVIDIA/DALI#3897).
 
-    Engines wait for disks, drivers and threads in C++; DALI is known to hang now and then (NVIDIA/DALI#3897).
-    What hangs cannot be interrupted, only left behind, so the engine works in a thread that can be.
+    What hangs in C++ cannot be interrupted, only left behind, so the engine works in a thread that can be.
     """
 
     def __init__(self, stream: Any, seconds: float, cuda: torch.cuda.Stream | None = None) -> None:
@@ -226,7 +225,7 @@ class ToDevice:
     def __init__(self, device: torch.device) -> None:
         """device: where all go."""
         self._device = device
-        self._copying: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+        self._copying: deque[tuple[Any, torch.Tensor]] = deque()
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the device; itself where it is there."""
@@ -234,7 +233,8 @@ class ToDevice:
 
         if tensor.device.type == self._device.type:
             return tensor
-        found, copied = tensor.to(self._device, non_blocking=True), torch.cuda.Event()
+        found = tensor.to(self._device, non_blocking=True)
+        copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         self._copying.append((copied, tensor))
         while self._copying and self._copying[0][0].query():

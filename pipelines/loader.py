@@ -251,14 +251,11 @@ class Loader:
         return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in pairs]
 
     def _batch(self, spec: BatchSpec, images: torch.Tensor, global_batch_size: int) -> Batch:
-        images = images.permute(0, 1, 4, 2, 3)
+        views = images.permute(0, 1, 4, 2, 3)
         labels = torch.from_numpy(self.pack.labels[spec.ids].astype(np.int64))
-        return Batch(
-            images=self._to_device(images[:, 0] if self.views == 1 else images),
-            labels=self._to_device(labels.pin_memory() if self.device == "gpu" else labels),
-            ids=torch.from_numpy(spec.ids),
-            global_batch_size=global_batch_size,
-        )
+        images = self._to_device(views[:, 0] if self.views == 1 else views)
+        labels = self._to_device(labels.pin_memory() if self.device == "gpu" else labels)
+        return Batch(images, labels, torch.from_numpy(spec.ids), global_batch_size)
 
 
 class Clock:

@@ -1,8 +1,7 @@
 """The order of an epoch, its batches, and a rank's share: pure functions.
 
-Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. Nothing
-here knows the batch size when it shuffles, so the order of the images survives a change of batch size or of
-ranks.
+Before them: the ids of a split, from the pack. After them: `loader` asks for one batch after another. The
+order of the images survives a change of batch size or of ranks.
 """
 
 from __future__ import annotations

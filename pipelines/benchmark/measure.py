@@ -163,5 +163,5 @@ def _family(process: Any) -> list[Any]:
 def summarise(name: str, samples: list[Sample]) -> Result:
     """Medians, and the spread of what is to be trusted."""
     speeds, costs, peaks = zip(*map(astuple, samples), strict=True)
-    medians = map(statistics.median, (speeds, costs, peaks))
-    return Result(name, *medians, (min(costs), max(costs)))
+    speed, cost, peak = map(statistics.median, (speeds, costs, peaks))
+    return Result(name, speed, cost, peak, (min(costs), max(costs)))

@@ -100,10 +100,7 @@ def open_loader(pack: Pack, resources: Resources, batch_size: int, views: int = 
 
 
 def train_step(with_loader: bool, pack: Pack, workers: int) -> Iterator[int]:
-    """The paper's network trained in float32 on batches of 8 images.
-
-    Without the loader: one batch again and again, the ceiling of what any loader could reach.
-    """
+    """The paper's network trained on batches of 8; without the loader, on one batch again and again."""
     with open_loader(pack, Resources("threads", "cpu", workers), batch_size=8) as loader:
         yield from steps(loader, with_loader)
 
