@@ -58,6 +58,8 @@ class Job:
     """A pack with the same classes; default: the pack of the training."""
     checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
     """auto: swa or best, whichever did better on the validation split."""
+    worst_first: bool = False
+    """List the classes by accuracy instead of by name."""
     batch_size: int = 64
     """Crops in one forward pass; the crops of one image stay together."""
     seed: int = 0
@@ -233,7 +235,8 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
         [row["name"] for row in rows],
         [row["n"] for row in rows],
     )
-    print("\n".join(map(plain, metrics.table(result))))
+    listed = result | {"classes": report.worst_first(result["classes"])} if job.worst_first else result
+    print("\n".join(map(plain, metrics.table(listed))))
     crops = result["crops"]
     kinds = {f"one crop, on average over {crops}": "", f"mean of {crops} probabilities": "ensemble_"}
     for label, kind in (kinds if crops > 1 else {"the centre window": ""}).items():

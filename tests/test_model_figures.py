@@ -145,24 +145,6 @@ def test_saliency_sheet_frames_what_was_wrong(draw: Draw) -> None:
         assert has(picture[:40], (0xFF, 0x9E, 0x7D)) is not correct, "the upper edge"
 
 
-TWO = photographs(2)
-REFUSED: dict[str, tuple[Any, ...]] = {
-    "1 captions": (figures.saliency_sheet, TWO, TWO[..., 0], ["a"], [True, True]),
-    "1 verdicts": (figures.saliency_sheet, TWO, TWO[..., 0], ["a", "b"], [True]),
-    "at least one": (figures.saliency_sheet, TWO[:0], TWO[:0, ..., 0], [], []),
-    "0 rows": (figures.image_sheet, TWO[:0, None], ["a"]),
-    "3 columns, 2 captions": (figures.image_sheet, photographs(6).reshape(2, 3, 24, 24, 3), ["a", "b"]),
-    r"is \(2, 2\); expected \(3, 3\)": (figures.confusion, np.eye(2), ["a", "b", "c"]),
-}
-
-
-@pytest.mark.parametrize("says", REFUSED)
-def test_what_does_not_fit_together_is_refused(draw: Draw, tmp_path: Path, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        draw(*REFUSED[says])
-    assert not list(tmp_path.iterdir())
-
-
 def test_overlay_is_grey_where_the_map_is_dark_and_glows_where_it_is_bright() -> None:
     image = np.full((1, 2, 3), (200, 100, 0), np.uint8)
     dark, bright = figures.overlay(image, np.array([[0, 255]], np.uint8))[0]
