@@ -188,7 +188,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     if recipe.normalise:
         mean, std = normalisation(recipe.network)
         recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
-    return recipe if recipe.linear_probe else replace(recipe, probe_grids=(0,))
+    return recipe
 
 
 def unresolved(recipe: Recipe) -> Recipe:
@@ -263,12 +263,13 @@ def draw_pictures(context: TrainContext) -> None:
     """lr.png, the learning rate over the epochs, and augmented.png, what the network will see."""
     recipe, pack, folder = context.recipe, context.pack, context.run.folder
     augment, epochs = recipe.augment, recipe.epochs
-    places = np.linspace(0, epochs, 1000).tolist()
-    figures.learning_rate(folder / "lr.png", places, [recipe.lr_at(place) for place in places])
+    if epochs:
+        places = np.linspace(0, epochs, 1000).tolist()
+        figures.learning_rate(folder / "lr.png", places, [recipe.lr_at(place) for place in places])
     ids = pack.ids("train")
     ids = ids[:: max(1, len(ids) // 6)][:6]
     columns, shown = [], min(5, epochs)
-    for view, count in ((augment.centre(), 1), (augment, shown)):
+    for view, count in ((augment.centre(), 1), (augment, shown))[: 1 + (shown > 0)]:
         with Loader(
             pack, view, ids, context.resources, batch_size=len(ids), seed=recipe.seed, epochs=count
         ) as loader:
@@ -279,6 +280,17 @@ def draw_pictures(context: TrainContext) -> None:
 
 def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
     """A dry run's lines; or the same steps twice, and 1 if they came to other weights, else 0."""
+    recipe, network = context.recipe, context.state.network
+    if not (dry or recipe.phases):
+        raise RunError("--verify-determinism repeats steps, and this recipe has no epochs; add --epochs 1")
+    if not recipe.phases:
+        counts = [len(context.pack.ids(split)) for split in ("train", "val")]
+        print(
+            "\n".join(
+                dry_run.estimate_probe(network, recipe.network, recipe.augment.size, recipe.bf16, counts)
+            )
+        )
+        return 0
     if not dry:
         again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
         hashes = []
@@ -292,8 +304,8 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         same, line = dry_run.compare(hashes)
         print(line)
         return 0 if same else 1
-    recipe, training, steps = context.recipe, context.training, context.recipe.averaging.steps
-    memory = dry_run.measure_memory(context.state.network, recipe.augment.size, recipe.bf16, recipe.freeze_bn)
+    training, steps = context.training, recipe.averaging.steps
+    memory = dry_run.measure_memory(network, recipe.augment.size, recipe.bf16, recipe.freeze_bn)
     extent = dry_run.Extent(
         network=recipe.network,
         precision=recipe.precision,

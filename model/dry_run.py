@@ -7,6 +7,7 @@ print what came of it, and every program says what to lower when memory runs out
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def _saved_bytes(network: nn.Module, count: int, size: int, bf16: bool) -> int:
 
 TIMED_STEPS: Final = 4
 """Steps that a dry run times. The first is slower and does not count."""
+_TIMED_IMAGES: Final = 8
 REPEATED_STEPS: Final = 20
 """Steps that are taken twice and compared."""
 _CARD: Final = 8e9
@@ -141,6 +143,25 @@ def estimate(extent: Extent, memory: Memory, seconds: Sequence[float]) -> list[s
         f"averaging passes {passes} times more over the training set",
         f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {duration(epoch)} an epoch, "
         f"{duration(epoch * (extent.epochs + passes))} in all, validation not counted",
+    ]
+
+
+@torch.no_grad()
+def estimate_probe(network: nn.Module, name: str, size: int, bf16: bool, counts: Sequence[int]) -> list[str]:
+    """What a linear probe without epochs would take, in lines. counts: training and validation images."""
+    device = next(network.parameters()).device
+    images, seconds = torch.zeros(_TIMED_IMAGES, 3, size, size, device=device), []
+    with eval_mode(network):
+        for _ in range(TIMED_STEPS):
+            started = time.perf_counter()
+            forward(network, images, bf16).sum().item()
+            seconds.append((time.perf_counter() - started) / len(images))
+    each, parameters = statistics.median(seconds[1:]), sum(weight.numel() for weight in network.parameters())
+    return [
+        f"network: {name}, {parameters:,} parameters, {'bf16' if bf16 else 'fp32'}; all stay as they are",
+        f"linear probe: one pass over {counts[0]:,} training and {counts[1]:,} validation images",
+        f"time: {each:.3f} s an image, the median of {len(seconds) - 1} batches here; "
+        f"{duration(each * sum(counts))} in all; decoding, and fitting the head, come on top",
     ]
 
 

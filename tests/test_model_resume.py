@@ -211,12 +211,12 @@ def test_another_number_of_threads_is_said(tiny_run: Path, colour_pack: Pack, tm
 
 @pytest.fixture
 def plain_run(colour_pack: Pack, tmp_path: Path) -> Iterator[list[str]]:
-    """The command line of a run of `fast` at another batch size, ended after its head was solved."""
-    begin = ["fast", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *SMALL]
+    """The command line of a run of `fine` at another batch size, ended after its head was solved."""
+    begin = ["fine", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *SMALL]
     asked = iter([None] * 3 + [signal.SIGTERM] * 9)
     with pytest.raises(Stopped, match="while training"):
         train.train(read_options([*begin, "--batch-size", "16"]), lambda: next(asked))
-    yield ["fast", "--out", str(tmp_path / "run"), "--device", "cpu", "--resume"]
+    yield ["fine", "--out", str(tmp_path / "run"), "--device", "cpu", "--resume"]
 
 
 def test_a_field_that_is_named_is_compared_also_where_the_plain_recipe_has_it_so(

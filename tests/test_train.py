@@ -21,7 +21,7 @@ import timm
 import torch
 from PIL import Image
 from reads import host_reads
-from runs import ONE_THREAD, SMALL, TINY, Here, batches_seen, never, tiny_context, tiny_job, tiny_pack
+from runs import FULL, ONE_THREAD, SMALL, TINY, Here, batches_seen, never, tiny_context, tiny_job, tiny_pack
 
 from greyhound import begin, session, train
 from greyhound.cache.cli import Stop, Stopped, ValueFormatError
@@ -242,7 +242,7 @@ def test_micro_batches_are_the_step(colour_pack: Pack) -> None:
 
 def test_a_probe_may_choose_a_grid_and_all_that_follows_takes_it(colour_pack: Pack, tmp_path: Path) -> None:
     """Where it is the only choice: the wider head is fine-tuned, resumed, averaged and loaded."""
-    recipe = replace(TINY, linear_probe=True, probe_grids=(2,), freeze_bn=True, micro_batch=4)
+    recipe = replace(FULL, probe_grids=(2,), micro_batch=4)
     whole, out = tmp_path / "whole", tmp_path / "run"
     train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
     with pytest.raises(Stopped, match="while training epoch 0"):
@@ -268,6 +268,7 @@ def test_a_recipe_without_epochs_ends_with_its_probe(colour_pack: Pack, tmp_path
     assert checkpoint.load(out / BEST)["after"] == "a linear probe of 42 images"
     assert "the linear probe alone" in (out / "report.html").read_text()
     assert Run(out).rows(METRICS) == []
+    assert "trains no epochs" in (out / "report.html").read_text()
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
     assert (out / BEST).read_bytes() == best, "it was not done again"
 
@@ -347,6 +348,20 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     )
     assert "steps: 6 an epoch, 12 in 2 epochs; averaging passes 3 times more" in said
     assert re.search(r"time: 0\.\d{3} s a step, the median of 3 here", said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_without_epochs_is_tried_out(
+    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(TINY, linear_probe=True, phases=(), averaging=Averaging(steps=0))
+    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe)
+    assert train.train(replace(job, dry_run=True), never) == 0
+    said = capsys.readouterr().out
+    assert "linear probe: one pass over 42 training and 6 validation images" in said
+    assert re.search(r"time: 0\.\d{3} s an image", said)
+    with pytest.raises(RunError, match="this recipe has no epochs; add --epochs 1"):
+        train.train(replace(job, verify_determinism=True), never)
     assert not (tmp_path / "run").exists()
 
 
