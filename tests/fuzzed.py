@@ -312,7 +312,7 @@ COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
 def command_seeds(_: Path) -> list[bytes]:
     """A command line of each program, its words apart by a zero byte."""
     lines = (
-        "fast --pack p --out o --batch-size 8 --augment.hue 0.1 --phases.0.high 1e-2 --checkpoints.steps 2",
+        "fine --pack p --out o --batch-size 8 --augment.hue 0.1 --phases.0.high 1e-2 --checkpoints.steps 2",
         "--run r --crops 10 --split val --cache-bytes 4GB",
         "--run r --count 3 --engine threads --on-corrupt skip",
         "--out o --images i --folds 3",

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 
 from greyhound import begin
 from greyhound.model.state import TrainState
-from greyhound.recipe import FAST, Recipe, TrainOptions
+from greyhound.recipe import FINE, Recipe, TrainOptions
 from greyhound.session import open_state
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
@@ -442,7 +442,7 @@ def main() -> int:
         folder = Path(temporary)
         pack = Pack(job.pack or draw(folder))
         resources = Resources(device=job.device)
-        fast = TrainOptions(pack=pack.path, out=folder / "run", recipe=FAST, resources=resources)
+        fast = TrainOptions(pack=pack.path, out=folder / "run", recipe=FINE, resources=resources)
         setup = Setup(pack, job.device, folder, fast)
         passed = certify(setup, examine(setup), job.out)
     print(f"certificate: {job.out / 'gpu-report.md'}")

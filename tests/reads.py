@@ -21,17 +21,17 @@ from greyhound import train
 from greyhound.cache.store import Pack
 from greyhound.pipelines.engine import Device, EngineName, Resources
 from greyhound.pipelines.loader import Batch
-from greyhound.recipe import FAST
+from greyhound.recipe import FINE
 
 aten = torch.ops.aten
 WARM = 6
 """Steps before the watch begins: a ring is filled by then, and cuDNN has tried its algorithms."""
 WATCHED = 6
 RECIPE = replace(
-    FAST,
+    FINE,
     network="test_efficientnet",
     weights="none",
-    augment=replace(FAST.augment, size=32),
+    augment=replace(FINE.augment, size=32),
     batch_size=6,
     views=2,
 )

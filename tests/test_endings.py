@@ -83,7 +83,7 @@ def test_packing_that_is_ended_while_it_writes(
 @pytest.mark.parametrize(
     ("number", "place", "doing"),
     [
-        (signal.SIGTERM, "linear_probe.solve", "training epoch 0"),
+        (signal.SIGTERM, "linear_probe.solve", "validating the linear probe"),
         (signal.SIGHUP, "step.mean_loss", "training epoch 0"),
         (signal.SIGINT, "step.check_averaging", "validating after averaging"),
         (signal.SIGTERM, "averaging.average", "averaging"),
@@ -98,7 +98,7 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     place: str,
     doing: str,
 ) -> None:
-    words = ["train.py", "fast", "--pack", str(colour_pack.path), "--out", "run", *SMALL]
+    words = ["train.py", "fine", "--pack", str(colour_pack.path), "--out", "run", *SMALL]
     words += ["--batch-size", "8", "--averaging.steps", "1"]
     answer = interrupted(number, f"model.{place}", *words)
     assert answer.code == 128 + number, answer.err

@@ -127,7 +127,7 @@ def test_a_report_that_finds_no_room_ends_no_training(
 
     monkeypatch.setattr(Path, "write_bytes", write)
     arguments = ["--pack", str(colour_pack.path), "--out", "run", "--batch-size", "8", *SMALL]
-    answer = here("train.py", "fast", *arguments, "--no-linear-probe")
+    answer = here("train.py", "fine", *arguments, "--no-linear-probe")
     assert answer.code == 2
     *notes, error = answer.err.splitlines()
     said = "run/report.html cannot be written (No space left on device)"

@@ -307,7 +307,7 @@ def test_what_is_not_deterministic_is_said(
     assert "which differ" in capsys.readouterr().out
 
 
-TRAIN = f"fast --pack PACK --out new {' '.join(SMALL)} --no-linear-probe"
+TRAIN = f"fine --pack PACK --out new {' '.join(SMALL)} --no-linear-probe"
 OUT_OF_MEMORY = {
     f"train.py {TRAIN}": "at batch size 32; lower --batch-size, or add --activation-checkpointing;",
     "eval.py --run run --device cpu": "at 64 crops at once; lower --batch-size and --crops, or use --device cpu",

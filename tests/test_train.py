@@ -660,6 +660,6 @@ def test_a_dry_run_writes_nothing_however_often_checkpoints_are_due(
 ) -> None:
     words = f"--pack {colour_pack.path} --out run --dry-run --checkpoints.steps 1 --device cpu".split()
     words += ["--network", "test_efficientnet", "--weights", "none", "--size", "32", "--batch-size", "8"]
-    answer = here("train.py", "fast", *words)
+    answer = here("train.py", "fine", *words)
     assert (answer.code, answer.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
