@@ -115,7 +115,7 @@ def test_every_flag_of_train_is_documented() -> None:
     assert not {flag for flag in flags_of("train") if not flag.startswith("--no-")} - said
 
 
-@pytest.mark.parametrize(("name", "column"), [("paper", 2), ("fast", 3)])
+@pytest.mark.parametrize(("name", "column"), [("paper", 2), ("fine", 3)])
 def test_the_tables_of_training_have_the_defaults(name: str, column: int) -> None:
     """Where a cell of the recipe's column is one number or one word, it is the recipe's."""
     checked, preset = 0, recipe.RECIPES[name][0]
