@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -50,3 +51,8 @@ def believed(pack: Pack) -> Pack:
     images = [pack._raw(row) for row in range(len(pack))]
     pack.crc32s = np.array([zlib.crc32(image.data) for image in images], dtype=np.uint32)
     return pack
+
+
+def engine_threads() -> list[threading.Thread]:
+    """Those of engines that run now."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("greyhound")]

@@ -353,15 +353,16 @@ def as_markdown(content: dict[str, Any]) -> list[str]:
     """The certificate for a reader, line by line."""
     facts, rehearsed = content["facts"], content["device"] == "cpu"
     gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "none"
-    lines = [
-        "# GPU check" + (", rehearsed on the CPU: nothing here was measured on a GPU" if rehearsed else ""),
-        "",
-        f"{'All checks passed' if content['passed'] else 'NOT all checks passed'}, {content['date']}. {facts['machine']}; "
-        f"GPU: {gpus}; driver {facts['driver'] or 'not known: ' + facts['driver_unknown']}. {content['data']}.",
-        "",
-        "; ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
-        *("", "| check | | found |", "|---|---|---|"),
-    ]
+    title = "# GPU check" + (
+        ", rehearsed on the CPU: nothing here was measured on a GPU" if rehearsed else ""
+    )
+    verdict = "All checks passed" if content["passed"] else "NOT all checks passed"
+    driver = facts["driver"] or f"not known: {facts['driver_unknown']}"
+    summary = (
+        f"{verdict}, {content['date']}. {facts['machine']}; GPU: {gpus}; driver {driver}. {content['data']}."
+    )
+    versions = "; ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines = [title, "", summary, "", f"{versions}.", "", "| check | | found |", "|---|---|---|"]
     figures = ["", "| check | figure | |", "|---|---|---|"]
     for name, outcome in content["checks"].items():
         lines.append(f"| {name} | {'passed' if outcome['passed'] else '**failed**'} | {outcome['found']} |")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -68,25 +69,13 @@ def test_dali_keeps_no_pixels_and_says_why(pack: Pack) -> None:
 
 
 def test_each_image_that_is_kept_is_decoded_once(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Any = vars(module)["decode"]
-    calls = Counter[int]()
-
-    def counted(encoded: Any, *more: Any) -> Any:
-        calls[len(encoded)] += 1
-        return real(encoded, *more)
-
-    monkeypatch.setattr(module, "decode", counted)
-    for cache, kind, times in (
-        ("decoded", "threads", [1] * 6),
-        ("encoded", "threads", [3] * 6),
-        ("encoded", "dali", []),
-    ):
-        calls.clear()
-        if kind == "threads" or has_dali():
-            images(
-                pack, cache, epochs=3, threads=1, kind=kind
-            )  # two threads may ask for one image at one moment
-            assert sorted(calls.values()) == times
+    decode = mock.Mock(side_effect=vars(module)["decode"])
+    monkeypatch.setattr(module, "decode", decode)
+    every = [("decoded", "threads", [1] * 6), ("encoded", "threads", [3] * 6), ("encoded", "dali", [])]
+    for cache, kind, times in every[: 2 + has_dali()]:
+        decode.reset_mock()
+        images(pack, cache, epochs=3, threads=1, kind=kind)  # two threads may ask for one image at one moment
+        assert sorted(Counter(len(call.args[0]) for call in decode.call_args_list).values()) == times
 
 
 def test_the_plan_counts_the_bytes_that_the_decoder_returns(pack: Pack, nbytes: list[int]) -> None:
@@ -131,9 +120,12 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
         images(believed(rotten_pack(tmp_path)), "decoded")
 
 
-def test_sizes_are_read() -> None:
+def test_sizes_are_read_and_impossible_ones_and_timeouts_refused() -> None:
     texts = {"4GB": 4 * 10**9, "512 MiB": 2**29, "1000": 1000, "1.5kb": 1500}
     assert {text: parse_bytes(text) for text in texts} == texts
     for text in ("much", "4 parsecs", "-1GB"):
         with pytest.raises(ValueError, match="expected a size such as 4GB"):
             Resources(cache_bytes=text)
+    for timeout in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"timeout is .*; expected 0 or more"):
+            Resources(timeout=timeout)

@@ -124,9 +124,9 @@ def test_the_driver_is_asked_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask_driver() == (None, (), "no NVIDIA driver answers (Not Supported)")
     # where GPU and host share their memory NVML does not know it; torch does
     monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetMemoryInfo=refuse))
-    for known, memory in (((Gpu("A100", 24, 20),), (24, 20)), ((), (None, None))):
+    for known, total, free in (((Gpu("A100", 24, 20),), 24, 20), ((), None, None)):
         monkeypatch.setattr(doctor, "_torch_gpus", lambda known=known: known)
-        assert ask_driver()[1] == (Gpu("A100", *memory, mig=False, jpeg_engines=5),)
+        assert ask_driver()[1] == (Gpu("A100", total, free, mig=False, jpeg_engines=5),)
     assert found(replace(SOUND, gpus=ask_driver()[1]))["GPU 0"].found == "A100, ? free of ?"
 
 

@@ -29,18 +29,11 @@ Pixels = NDArray[np.uint8]
 
 
 def produce(
-    pack: Pack,
-    augment: Augment,
-    engine: Any,
-    epoch: int = 0,
-    ids: Any = None,
-    threads: int | None = None,
-    prefetch: int = 2,
-    **options: Any,
+    pack: Pack, augment: Augment, engine: Any, epoch: int = 0, ids: Any = None, **options: Any
 ) -> Floats:
     """What the engine makes of the images `ids` (default: all) in one epoch: float32 `[n, S, S, 3]`, or views between."""
     ids = np.arange(len(pack)) if ids is None else np.asarray(ids)
-    resources = Resources(engine, "cpu", threads, prefetch)
+    resources = Resources(engine, "cpu", options.pop("threads", None), options.pop("prefetch", 2))
     with Loader(pack, augment, ids, resources, epochs=1, start=Position(epoch), **options) as loader:
         batches = list(loader)
     seen = np.concatenate([batch.ids.numpy() for batch in batches])
@@ -59,7 +52,7 @@ def expect(pack: Pack, augment: Augment, view: int = 0) -> Floats:
     geometry, colours = draw(augment, 0, 0, ids, pack.sizes, view, pack.mean_lumas)
     matrices = to_stored(geometry, pack.sizes, pack.orientations, halved)
     images = []
-    for row, times, matrix, colour in zip(ids, halved.tolist(), matrices, colours, strict=True):
+    for row, times, matrix, colour in zip(ids.tolist(), halved.tolist(), matrices, colours, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(pack.encoded(row).tobytes())).convert("RGB"))
         images.append(
             oracle.render(oracle.downsample(pixels, times), matrix, colour, augment.size, augment.fill)

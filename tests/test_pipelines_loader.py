@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from engines import believed, both, rotten_pack
+from engines import believed, both, engine_threads, rotten_pack
 from pictures import identities
 
 from greyhound.cache import machine
@@ -31,18 +31,9 @@ from greyhound.pipelines.threads import BufferPool
 SMALL = Augment(size=32)
 
 
-def open_loader(
-    pack: Pack,
-    engine: Any,
-    augment: Augment = SMALL,
-    count: int = 20,
-    threads: int | None = None,
-    prefetch: int = 2,
-    batch_size: int = 6,
-    **options: Any,
-) -> Loader:
-    resources = Resources(engine, "cpu", threads, prefetch)
-    return Loader(pack, augment, np.arange(count), resources, batch_size=batch_size, **options)
+def open_loader(pack: Pack, engine: Any, augment: Augment = SMALL, count: int = 20, **options: Any) -> Loader:
+    resources = Resources(engine, "cpu", options.pop("threads", None), options.pop("prefetch", 2))
+    return Loader(pack, augment, np.arange(count), resources, **{"batch_size": 6} | options)
 
 
 def taken(pack: Pack, engine: Any, batches: int | None = None, **options: Any) -> list[Batch]:
@@ -185,9 +176,7 @@ def test_the_ranks_together_are_the_epoch(coded_pack: Pack, engine: str, shuffle
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(("batch_size", "world_size"), [(4, 1), (7, 1), (7, 2), (1, 2), (100, 3)])
-def test_batch_sizes_are_known_ahead(
-    coded_pack: Pack, shuffle: bool, batch_size: int, world_size: int
-) -> None:
+def test_batch_sizes_are_known(coded_pack: Pack, shuffle: bool, batch_size: int, world_size: int) -> None:
     options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "world_size": world_size}
     for rank in range(world_size):
         with open_loader(coded_pack, "auto", Augment(size=8), 19, rank=rank, epochs=1, **options) as loader:
@@ -198,7 +187,12 @@ def test_batch_sizes_are_known_ahead(
 def test_batches_that_are_held_are_never_overwritten(coded_pack: Pack, engine: str) -> None:
     """300 batches, each held for a random time, some as views: as they were when fresh, and blue said which images."""
     dice, held = random.Random(0), list[tuple[torch.Tensor, torch.Tensor]]()
-    options = {"augment": Augment(size=16).centre(), "shuffle": True, "batch_size": 3, "prefetch": 4}
+    options: dict[str, Any] = {
+        "augment": Augment(size=16).centre(),
+        "shuffle": True,
+        "batch_size": 3,
+        "prefetch": 4,
+    }
     with open_loader(coded_pack, engine, **options) as stream:
         for batch in itertools.islice(stream, 300):
             assert identities(batch.images.permute(0, 2, 3, 1).numpy() * 255).tolist() == batch.ids.tolist()
@@ -233,10 +227,6 @@ def test_the_pool_reuses_what_nobody_reads(coded_pack: Pack, monkeypatch: pytest
         assert all(len(batch.ids) == 5 for batch in itertools.islice(stream, 50))
     assert len(pools) == 1
     assert 4 <= pools[0].allocated <= 5  # prefetch + 2
-
-
-def engine_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("greyhound")]
 
 
 def running() -> int:
@@ -313,12 +303,9 @@ def test_a_gpu_or_a_dali_that_is_not_there(coded_pack: Pack, monkeypatch: pytest
         open_loader(coded_pack, "dali")
     with open_loader(coded_pack, "auto") as stream:
         assert stream.engine == "threads"
-
-
-def test_dali_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for found in (mock.Mock(side_effect=ModuleNotFoundError("No module named 'nvidia'")), lambda _: None):
-        monkeypatch.setattr(importlib.util, "find_spec", found)
-        assert machine.has_dali() is False
+    for spec in (mock.Mock(side_effect=ModuleNotFoundError("No module named 'nvidia'")), lambda _: None):
+        monkeypatch.setattr(importlib.util, "find_spec", spec)
+        assert machine.has_dali() is False, "it is looked for without importing it"
 
 
 @pytest.mark.parametrize(
