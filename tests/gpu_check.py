@@ -17,17 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from greyhound import begin
-from greyhound.model.state import TrainState
-from greyhound.recipe import FINE, Recipe, TrainOptions
-from greyhound.session import open_state
+from typing import Any, Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
@@ -38,7 +34,7 @@ from reads import host_reads, syncs_raise, walk
 from torch import nn
 from watermark import overwritten
 
-from greyhound import train
+from greyhound import begin, train
 from greyhound.cache.cli import run
 from greyhound.cache.machine import available_cores, has_dali
 from greyhound.cache.options import read_options
@@ -46,12 +42,15 @@ from greyhound.cache.store import Pack
 from greyhound.model.network import set_train_mode
 from greyhound.model.precision import compiled, forward
 from greyhound.model.run import METRICS, Run
+from greyhound.model.state import TrainState
 from greyhound.model.step import smoothed_cross_entropy
 from greyhound.pipelines import dali, doctor, threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.benchmark.measure import sample
 from greyhound.pipelines.engine import Device, Resources, ResourcesError
 from greyhound.pipelines.loader import Loader, torch_device
+from greyhound.recipe import FINE, Recipe, TrainOptions
+from greyhound.session import open_state
 
 ROOT: Final = Path(__file__).parents[1]
 APART: Final = 1.0
@@ -108,28 +107,24 @@ def driver(setup: Setup) -> Outcome:
 def decoder(setup: Setup) -> Outcome:
     """Pictures of the pack, decoded whole, have the mean luma that they were packed with."""
     rows = doctor.spread(setup.pack, doctor.SAMPLES)
-    errors = np.abs(doctor.luma_errors(setup.pack, rows, dali.stream, setup.device))
-    passed = bool((errors <= doctor.TOLERANCE).all())
-    found = f"{len(rows)} pictures, at most {errors.max():.2f} levels off what was packed"
-    return Outcome(passed, found, {"levels": float(errors.max())})
+    worst = float(np.abs(doctor.luma_errors(setup.pack, rows, dali.stream, setup.device)).max())
+    found = f"{len(rows)} pictures, at most {worst:.2f} levels off what was packed"
+    return Outcome(worst <= doctor.TOLERANCE, found, {"levels": worst})
 
 
 def operators(setup: Setup) -> Outcome:
     """Operator by operator: DALI on the device against libjpeg-turbo and OpenCV, on the same draws."""
-    apart = {name: levels_apart(setup, augment) for name, augment in CHANGES.items()}
-    return _parity(apart)
+    return _parity({name: levels_apart(setup, augment) for name, augment in CHANGES.items()})
 
 
 def batches(setup: Setup) -> Outcome:
     """Whole batches of every role, as training and evaluation ask for them."""
     recipe = Augment()
-    apart = {
-        "training": levels_apart(setup, recipe),
-        "four views": levels_apart(setup, recipe, views=4),
-        "evaluation": levels_apart(setup, recipe.centre()),
-        "crops": levels_apart(setup, recipe.crops(), views=4),
-    }
-    return _parity(apart)
+    roles = {"training": recipe, "four views": recipe, "evaluation": recipe.centre(), "crops": recipe.crops()}
+    views = {"four views": 4, "crops": 4}
+    return _parity(
+        {name: levels_apart(setup, augment, views.get(name, 1)) for name, augment in roles.items()}
+    )
 
 
 def _parity(apart: dict[str, float]) -> Outcome:
@@ -141,10 +136,9 @@ def _parity(apart: dict[str, float]) -> Outcome:
 def levels_apart(setup: Setup, augment: Augment, views: int = 1) -> float:
     """Mean levels of 255 between DALI on the device and the threads engine, over the second epoch of some rows."""
     rows, sides = doctor.spread(setup.pack, setup.images), []
+    options: dict[str, Any] = {"batch_size": 16, "views": views, "epochs": 2, "shuffle": True}
     for resources in (Resources("dali", setup.device), Resources("threads", "cpu")):
-        with Loader(
-            setup.pack, augment, rows, resources, batch_size=16, views=views, epochs=2, shuffle=True
-        ) as loader:
+        with Loader(setup.pack, augment, rows, resources, **options) as loader:
             sides.append(torch.cat([batch.images.cpu() for batch in loader]))
     return float(255 * (sides[0] - sides[1]).abs().mean())
 
@@ -157,29 +151,23 @@ def hand_over(setup: Setup) -> Outcome:
         if setup.device == "gpu":
             found &= overwritten(setup.pack, engine, "gpu", setup.batches // 10, careless=True) > 0
     said = f"{setup.batches} batches by each engine, {wrong} values overwritten"
-    return Outcome(
-        wrong == 0 and found,
-        said + ("" if found else "; but a careless consumer is not found"),
-        {"values": wrong},
-    )
+    said += "" if found else "; but a careless consumer is not found"
+    return Outcome(wrong == 0 and found, said, {"values": wrong})
 
 
 def memory(setup: Setup) -> Outcome:
     """Memory at the end of many epochs is what it was after the first tenth of them."""
     rows, taken = doctor.spread(setup.pack, setup.images), []
-    with Loader(
-        setup.pack, Augment(), rows, Resources("dali", setup.device), shuffle=True, epochs=setup.epochs
-    ) as loader:
-        for _ in range(setup.epochs):
-            for _ in loader.epoch():
-                pass
+    resources, epochs = Resources("dali", setup.device), setup.epochs
+    with Loader(setup.pack, Augment(), rows, resources, shuffle=True, epochs=epochs) as loader:
+        for _ in range(epochs):
+            deque(loader.epoch(), maxlen=0)
             taken.append(memory_in_use(setup.device))
-    warm = setup.epochs // 10
-    grown = {f"{place}, MiB": (taken[-1][place] - taken[warm][place]) / 2**20 for place in taken[-1]}
+    early, last = taken[epochs // 10], taken[-1]
+    grown = {f"{place}, MiB": (last[place] - early[place]) / 2**20 for place in last}
     found = ", ".join(f"{place} {mib:+.1f}" for place, mib in grown.items())
-    return Outcome(
-        max(grown.values()) <= GROWTH / 2**20, f"{found} from epoch {warm} to {setup.epochs - 1}", grown
-    )
+    passed = max(grown.values()) <= GROWTH / 2**20
+    return Outcome(passed, f"{found} from epoch {epochs // 10} to {epochs - 1}", grown)
 
 
 def memory_in_use(device: Device) -> dict[str, int]:
@@ -203,16 +191,12 @@ def waiting(setup: Setup) -> Outcome:
 
 def throughput(setup: Setup) -> Outcome:
     """Images a second of every tier on the device, its copies included, and of what no loader can pass: the ceilings."""
-    tiers: tuple[Literal["encoded"], Literal["decoded"]] = ("encoded", "decoded")
-    engines: tuple[Literal["threads"], Literal["dali"]] = ("threads", "dali")
-    rates = {
-        f"{engine}, {tier}": loader_rate(setup, Resources(engine, setup.device, image_cache=tier))
-        for engine in engines
-        for tier in tiers
-    }
-    rates["ceiling: libjpeg-turbo on all cores"] = sample(
-        "decode-only", setup.pack.path, setup.seconds
-    ).images_per_second
+    rates = {}
+    for engine, tier in itertools.product(("threads", "dali"), ("encoded", "decoded")):
+        resources = Resources(engine, setup.device, image_cache=tier)  # type: ignore[arg-type]
+        rates[f"{engine}, {tier}"] = loader_rate(setup, resources)
+    turbo = sample("decode-only", setup.pack.path, setup.seconds)
+    rates["ceiling: libjpeg-turbo on all cores"] = turbo.images_per_second
     rates["ceiling: DALI's decoder alone"] = decoder_rate(setup)
     if setup.device == "gpu":
         size = 4 * 3 * setup.job.recipe.augment.size**2
@@ -242,8 +226,7 @@ def loader_rate(setup: Setup, resources: Resources) -> float:
     """Of training batches on the device, once a tier that keeps pixels has them."""
     rows, augment = doctor.spread(setup.pack, MEASURED), setup.job.recipe.augment
     with Loader(setup.pack, augment, rows, resources, batch_size=BATCH, shuffle=True) as loader:
-        for _ in loader.epoch():
-            pass
+        deque(loader.epoch(), maxlen=0)
         return per_second(setup, (len(batch.ids) for batch in loader))
 
 
@@ -252,13 +235,9 @@ def decoder_rate(setup: Setup) -> float:
     from nvidia.dali import fn, pipeline_def
 
     order = itertools.cycle(doctor.spread(setup.pack, MEASURED).tolist())
+    place = torch.cuda.current_device() if setup.device == "gpu" else None
 
-    @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=BATCH,
-        num_threads=available_cores(),
-        device_id=torch.cuda.current_device() if setup.device == "gpu" else None,
-        exec_dynamic=True,
-    )
+    @pipeline_def(batch_size=BATCH, num_threads=available_cores(), device_id=place, exec_dynamic=True)  # type: ignore[untyped-decorator]
     def decoding() -> Any:
         encoded = fn.external_source(
             lambda: [setup.pack.encoded(next(order)) for _ in range(BATCH)], batch=True
@@ -266,13 +245,7 @@ def decoder_rate(setup: Setup) -> float:
         return dali.decode(setup.device == "gpu", encoded)
 
     pipeline = decoding()
-
-    def batches() -> Iterator[int]:
-        while True:
-            pipeline.run()
-            yield BATCH
-
-    return per_second(setup, batches())
+    return per_second(setup, (BATCH for _ in iter(pipeline.run, None)))
 
 
 def link_rate() -> float:
@@ -281,10 +254,10 @@ def link_rate() -> float:
     there = torch.empty_like(source, device="cuda")
     seconds = []
     for _ in range(5):
-        torch.cuda.synchronize()
+        settle("gpu")
         started = time.perf_counter()
         there.copy_(source, non_blocking=True)
-        torch.cuda.synchronize()
+        settle("gpu")
         seconds.append(time.perf_counter() - started)
     return LINKED / min(seconds)
 
@@ -306,16 +279,15 @@ def step(setup: Setup) -> Outcome:
 
 def steps(recipe: Recipe, state: TrainState, called: nn.Module, classes: int) -> Iterator[int]:
     """Steps at a rate that changes nothing, each with its images."""
-    where = next(called.parameters()).device
-    shape = recipe.batch_size, 3, recipe.augment.size, recipe.augment.size
-    images = torch.rand(shape, device=where).to(memory_format=torch.channels_last)
-    labels = torch.arange(recipe.batch_size, device=where) % classes
+    count, size, where = recipe.batch_size, recipe.augment.size, state.device
+    images = torch.rand(count, 3, size, size, device=where).to(memory_format=torch.channels_last)
+    labels = torch.arange(count, device=where) % classes
     loss = smoothed_cross_entropy(recipe.label_smoothing, classes)
     while True:
         state.optimizer.zero_grad(set_to_none=True)
         loss(forward(called, images, recipe.bf16), labels).backward()
         state.optimizer.step()
-        yield recipe.batch_size
+        yield count
 
 
 def training(setup: Setup) -> Outcome:
@@ -331,34 +303,15 @@ def training(setup: Setup) -> Outcome:
 
 def tests(_: Setup) -> Outcome:
     """The tests that are marked for the GPU; a skipped one has failed."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"],
-        cwd=ROOT,
-        env=os.environ | {"REQUIRE_GPU": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    environment = os.environ | {"REQUIRE_GPU": "1"}
+    answer = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return Outcome(answer.returncode == 0, (answer.stdout.strip().splitlines() or ["nothing"])[-1])
 
 
 Check = Callable[[Setup], Outcome]
-CHECKS: Final[dict[str, Check]] = {
-    check.__name__: check
-    for check in (
-        driver,
-        decoder,
-        operators,
-        batches,
-        hand_over,
-        memory,
-        waiting,
-        throughput,
-        step,
-        training,
-        tests,
-    )
-}
+ALL = (driver, decoder, operators, batches, hand_over, memory, waiting, throughput, step, training, tests)
+CHECKS: Final[dict[str, Check]] = {check.__name__: check for check in ALL}
 
 
 def examine(setup: Setup, checks: dict[str, Check] = CHECKS) -> dict[str, Outcome]:
@@ -370,9 +323,8 @@ def examine(setup: Setup, checks: dict[str, Check] = CHECKS) -> dict[str, Outcom
                 outcomes[name] = check(setup)
         except Exception as error:  # whatever a device comes up with belongs into the certificate
             outcomes[name] = Outcome(False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        print(
-            f"{'passed' if outcomes[name].passed else 'FAILED'}: {name}: {outcomes[name].found}", flush=True
-        )
+        verdict = "passed" if outcomes[name].passed else "FAILED"
+        print(f"{verdict}: {name}: {outcomes[name].found}", flush=True)
     return outcomes
 
 
@@ -397,23 +349,21 @@ def as_markdown(content: dict[str, Any]) -> list[str]:
     """The certificate for a reader, line by line."""
     facts, rehearsed = content["facts"], content["device"] == "cpu"
     gpus = ", ".join(facts["gpus"]) or "none"
-    lines = [
-        "# GPU check" + (", rehearsed on the CPU: nothing here was measured on a GPU" if rehearsed else ""),
-        "",
-        f"{'All checks passed' if content['passed'] else 'NOT all checks passed'}, {content['date']}. {facts['machine']}; "
-        f"GPU: {gpus}; driver {facts['driver'] or 'not known'}. {content['data']}.",
-        "",
-        "; ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
-        "",
-        "| check | | found |",
-        "|---|---|---|",
-    ]
+    title = "# GPU check" + (
+        ", rehearsed on the CPU: nothing here was measured on a GPU" if rehearsed else ""
+    )
+    verdict = "All checks passed" if content["passed"] else "NOT all checks passed"
+    driver = facts["driver"] or "not known"
+    summary = (
+        f"{verdict}, {content['date']}. {facts['machine']}; GPU: {gpus}; driver {driver}. {content['data']}."
+    )
+    versions = "; ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines = [title, "", summary, "", f"{versions}.", "", "| check | | found |", "|---|---|---|"]
+    figures = ["", "| check | figure | |", "|---|---|---|"]
     for name, outcome in content["checks"].items():
         lines.append(f"| {name} | {'passed' if outcome['passed'] else '**failed**'} | {outcome['found']} |")
-    lines += ["", "| check | figure | |", "|---|---|---|"]
-    for name, outcome in content["checks"].items():
-        lines += [f"| {name} | {figure} | {value:.4g} |" for figure, value in outcome["figures"].items()]
-    return lines
+        figures += [f"| {name} | {figure} | {value:.4g} |" for figure, value in outcome["figures"].items()]
+    return lines + figures
 
 
 @dataclass(frozen=True)

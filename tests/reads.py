@@ -6,7 +6,7 @@ Before it: a loop that should read nothing. After it: tests/test_sync.py and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -27,14 +27,8 @@ aten = torch.ops.aten
 WARM = 6
 """Steps before the watch begins: a ring is filled by then, and cuDNN has tried its algorithms."""
 WATCHED = 6
-RECIPE = replace(
-    FINE,
-    network="test_efficientnet",
-    weights="none",
-    augment=replace(FINE.augment, size=32),
-    batch_size=6,
-    views=2,
-)
+SMALL = replace(FINE.augment, size=32)
+RECIPE = replace(FINE, network="test_efficientnet", weights="none", augment=SMALL, batch_size=6, views=2)
 _OPERATORS = {
     aten._local_scalar_dense.default,  # item, float, int, bool, if, and indexing by a tensor of the host
     aten.is_nonzero.default,
@@ -55,34 +49,18 @@ def _indexes_by_mask(func: Any, args: tuple[Any, ...]) -> bool:
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, found: list[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found = found
+    found: list[str]
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _OPERATORS or _indexes_by_mask(func, args):
             self.found.append(str(func))
         return func(*args, **kwargs or {})
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, found: list[str]) -> None:
-        super().__init__()
-        self.found = found
+    found: list[str]
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _METHODS:
             self.found.append(func.__name__)
         return func(*args, **kwargs or {})
@@ -91,11 +69,10 @@ class _Methods(TorchFunctionMode):
 @contextmanager
 def host_reads() -> Iterator[list[str]]:
     """For as long as the block runs, the names of what this thread reads from tensors, in order."""
-    found: list[str] = []
-    with ExitStack() as stack:
-        stack.enter_context(_Operators(found))
-        stack.enter_context(_Methods(found))
-        yield found
+    operators, methods = _Operators(), _Methods()  # type: ignore[no-untyped-call]
+    operators.found = methods.found = []
+    with operators, methods:
+        yield operators.found
 
 
 @contextmanager
@@ -110,15 +87,11 @@ def syncs_raise() -> Iterator[list[str]]:
 
 
 def walk(
-    pack: Pack,
-    device: Device,
-    watch: Callable[[], AbstractContextManager[Any]],
-    engine: EngineName = "auto",
+    pack: Pack, device: Device, watch: Callable[[], AbstractContextManager[Any]], engine: EngineName = "auto"
 ) -> Any:
-    """Take steps of an epoch as train takes them, with all that the recipe `fast` asks for, the last of them
-    under `watch`.
+    """Take steps of an epoch with all that the recipe `fast` asks for, as train does, the last under `watch`.
 
-    The network is a small one, the images are too, and the epoch is cut short.
+    Network, images and epoch are small.
     """
     found: list[Any] = []
     with tiny_context(pack, RECIPE, Resources(engine, device, threads=1)) as context:

@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import gpu_check
 import pytest
 import torch
+from engines import needs_dali
 from gpu_check import CHECKS, Outcome, Setup, certify, examine
 from runs import TINY, Here, tiny_job
 
-from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack
 from greyhound.model.report import figures, report
 from greyhound.model.schedule import Phase
-from greyhound.pipelines import doctor
+from greyhound.pipelines import dali, doctor
 from greyhound.pipelines.augment import Augment
 from greyhound.recipe import Averaging
 
 ROOT = Path(__file__).parents[1]
-needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 
 
-def setup(pack: Pack, folder: Path) -> Setup:
+@pytest.fixture
+def given(colour_pack: Pack, tmp_path: Path) -> Setup:
     recipe = replace(TINY, phases=(Phase(epochs=1, high=0.01, low=0.002),), averaging=Averaging(steps=0))
-    job = tiny_job(pack.path, folder / "run", recipe=recipe)
-    return Setup(pack, "cpu", folder, job, images=6, batches=50, epochs=10, seconds=0.5)
+    job = tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe)
+    return Setup(colour_pack, "cpu", tmp_path, job, images=6, batches=50, epochs=10, seconds=0.1)
 
 
 @needs_dali
-def test_the_rehearsal_passes_and_its_certificate_says_that_it_is_one(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_rehearsal_passes_and_says_so(
+    given: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
         monkeypatch.setattr(module, name, lambda *_: None)
-    given = setup(colour_pack, tmp_path)
     outcomes = examine(given, {name: check for name, check in CHECKS.items() if name != "tests"})
     assert {name: outcome.found for name, outcome in outcomes.items() if not outcome.passed} == {}
     assert certify(given, outcomes, tmp_path / "out")
@@ -65,24 +61,16 @@ def test_every_check_that_is_written_is_made() -> None:
 
 @needs_dali
 @pytest.mark.parametrize("check", ["decoder", "operators"])
-def test_pixels_that_are_wrong_fail(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str
-) -> None:
-    from greyhound.pipelines import dali
-
+def test_pixels_that_are_wrong_fail(given: Setup, monkeypatch: pytest.MonkeyPatch, check: str) -> None:
     real = dali.hand_over
     monkeypatch.setattr(dali, "hand_over", lambda *arguments: real(*arguments).flip(-1))
-    outcome = CHECKS[check](setup(colour_pack, tmp_path))
-    assert not outcome.passed
+    assert not CHECKS[check](given).passed
 
 
-def test_a_check_that_raises_has_failed_and_the_next_one_runs(
-    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_check_that_raises_has_failed(
+    given: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(_: Setup) -> Outcome:
-        raise RuntimeError("CUDA error:\n an illegal memory access")
-
-    given = setup(colour_pack, tmp_path)
+    broken = mock.Mock(side_effect=RuntimeError("CUDA error:\n an illegal memory access"))
     outcomes = examine(given, {"broken": broken, "sound": lambda _: Outcome(True, "well", {"MiB": 1.5})})
     assert outcomes["broken"] == Outcome(False, "RuntimeError: CUDA error: an illegal memory access")
     assert capsys.readouterr().out.splitlines()[1] == "passed: sound: well"
@@ -93,25 +81,21 @@ def test_a_check_that_raises_has_failed_and_the_next_one_runs(
     assert "| sound | MiB | 1.5 |" in text
 
 
-def test_a_driver_that_is_not_known_fails(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, given = doctor.learn(), replace(setup(colour_pack, tmp_path), device="gpu")
+def test_a_driver_that_is_not_known_fails(given: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = doctor.learn()
     for known, passed in ((None, False), ("580.95.05", True)):
         monkeypatch.setattr(doctor, "learn", lambda known=known: replace(here, driver=known))
-        assert gpu_check.driver(given).passed is passed
+        assert gpu_check.driver(replace(given, device="gpu")).passed is passed
 
 
-def test_memory_that_grows_fails(colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the host, as of the GPU."""
+@pytest.mark.parametrize("grows", ["host", "GPU"])
+def test_memory_that_grows_fails(given: Setup, monkeypatch: pytest.MonkeyPatch, grows: str) -> None:
     monkeypatch.setattr(gpu_check, "Augment", lambda: Augment(size=32))
-    for grows in ("host", "GPU"):
-        taken = iter(range(0, 10 * gpu_check.GROWTH, gpu_check.GROWTH))
-        flat = {"host": 0, "GPU": 0}
-        monkeypatch.setattr(gpu_check, "memory_in_use", lambda _: flat | {grows: next(taken)})  # noqa: B023
-        outcome = gpu_check.memory(setup(colour_pack, tmp_path))
-        assert not outcome.passed
-        assert outcome.figures == {"host, MiB": 0, "GPU, MiB": 0} | {f"{grows}, MiB": 8 * 64}
+    flat, taken = {"host": 0, "GPU": 0}, iter(range(0, 10 * gpu_check.GROWTH, gpu_check.GROWTH))
+    monkeypatch.setattr(gpu_check, "memory_in_use", lambda _: flat | {grows: next(taken)})
+    outcome = gpu_check.memory(given)
+    assert not outcome.passed
+    assert outcome.figures == {"host, MiB": 0, "GPU, MiB": 0} | {f"{grows}, MiB": 8 * 64}
 
 
 @no_gpu
@@ -124,18 +108,12 @@ def test_without_a_gpu_it_says_so(here: Here, tmp_path: Path) -> None:
 
 
 @no_gpu
-def test_a_skipped_gpu_test_is_a_failed_one_where_a_gpu_is_required() -> None:
-    arguments: list[Any] = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "tests/test_pipelines_handover.py",
-    ]
-    environment = os.environ | {"REQUIRE_GPU": "1"}
-    answer = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert answer.returncode == 1
-    assert "4 errors" in answer.stdout  # skipped while they were set up
-    assert "REQUIRE_GPU=1, and this was skipped" in answer.stdout
+def test_a_skipped_gpu_test_is_a_failed_one_where_a_gpu_is_required(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REQUIRE_GPU", "1")
+    monkeypatch.chdir(ROOT)
+    assert pytest.main(["-q", "-m", "gpu", "tests/test_pipelines_handover.py"]) == 1
+    said = capsys.readouterr().out
+    assert "2 errors" in said  # skipped while they were set up
+    assert "REQUIRE_GPU=1, and this was skipped" in said

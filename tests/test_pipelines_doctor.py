@@ -19,17 +19,14 @@ from runs import Here
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import decoded, doctor, threads
-from greyhound.pipelines.doctor import (
-    Facts,
-    Finding,
-    faults,
-    judge,
-    luma_errors,
-    spread,
-)
+from greyhound.pipelines.doctor import Facts, Finding, judge
 from greyhound.pipelines.engine import Engine
 
 H100 = "NVIDIA H100 80GB HBM3, 84.0 GB free of 85.0 GB"
+CODEC = "nvidia-nvimgcodec-cu13"
+PACKAGES = {"nvidia-dali-cuda130": "2.3.0", CODEC: "0.8.0.10", "torch": "2.14.1"}
+VERSIONS = PACKAGES | {"torch's CUDA": "13.0", "DALI's CUDA": "13"}
+NEW_CODEC = VERSIONS | {CODEC: "0.9.0.20"}
 SOUND = Facts(
     machine="AMD EPYC, 16 cores",
     cores=16,
@@ -37,13 +34,7 @@ SOUND = Facts(
     memory=128_000_000_000,
     shared_memory=64_000_000_000,
     open_files=1_048_576,
-    versions={
-        "nvidia-dali-cuda130": "2.3.0",
-        "nvidia-nvimgcodec-cu13": "0.8.0.10",
-        "torch": "2.14.1",
-        "torch's CUDA": "13.0",
-        "DALI's CUDA": "13",
-    },
+    versions=VERSIONS,
     gpus=(H100,),
     driver="580.95.05",
 )
@@ -69,25 +60,13 @@ def test_of_a_sound_machine_nothing_is_said_but_what_it_has() -> None:
         ({"shared_memory": 67_108_864}, "shared memory", "note", "--shm-size"),
         ({"shared_memory": None}, "shared memory", "unknown", "there is no"),
         ({"open_files": 256}, "open files", "note", "ulimit -n 1024"),
-        (
-            {"versions": SOUND.versions | {"nvidia-nvimgcodec-cu13": "0.9.0.20"}},
-            "nvidia-nvimgcodec-cu13 and regions",
-            "note",
-            "nvImageCodec#55",
-        ),
-        (
-            {"gpus": ("NVIDIA A100-SXM4-40GB MIG 1g.5gb, 5.0 GB free of 5.1 GB",)},
-            "GPU 0",
-            "note",
-            "an instance of MIG",
-        ),
+        ({"gpus": ("A100 MIG 1g.5gb, 5.0 GB free of 5.1 GB",)}, "GPU 0", "note", "an instance of MIG"),
         ({"gpus": ()}, "GPU", "note", "on the CPU"),
         ({"versions": {"torch": "2.14.1"}}, "DALI", "note", "pip install nvidia-dali-cuda120"),
+        ({"versions": NEW_CODEC}, f"{CODEC} and regions", "note", "nvImageCodec#55"),
     ],
 )
-def test_what_is_wrong_or_not_known_is_named_with_what_to_do(
-    change: dict[str, Any], about: str, verdict: str, advice: str
-) -> None:
+def test_every_fault_has_its_advice(change: dict[str, Any], about: str, verdict: str, advice: str) -> None:
     answers = found(replace(SOUND, **change))
     assert answers[about].verdict == verdict
     assert advice in answers[about].advice
@@ -104,31 +83,14 @@ def test_a_torchvision_of_another_torch_is_a_problem(monkeypatch: pytest.MonkeyP
     assert "--force-reinstall torch torchvision" in answer.advice
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n",
-            "535.183.01",
-        ),
-        (
-            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC 13.3.0\n",
-            "580.95.05",
-        ),
-        ("something else\n", None),
-        (None, None),
-    ],
-)
-def test_the_kernel_knows_its_driver(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, expected: str | None
-) -> None:
+def test_kernel_and_torch_name_driver_and_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "_KERNEL_MODULE", tmp_path / "version")
-    if text:
+    closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n"
+    open_ = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC 13.3.0\n"
+    assert doctor.learn().driver is None
+    for text, expected in {"something else\n": None, closed: "535.183.01", open_: "580.95.05"}.items():
         (tmp_path / "version").write_text(text)
-    assert doctor.learn().driver == expected
-
-
-def test_torch_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+        assert doctor.learn().driver == expected
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "L4")
@@ -136,9 +98,7 @@ def test_torch_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.learn().gpus == ("L4, 20.0 GB free of 24.0 GB",)
 
 
-def test_the_command_on_this_machine_and_a_problem_is_exit_code_1(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_and_exit_code_1_of_a_problem(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = here("pipelines/doctor.py", "--json")
     assert answer.code == 0
     content = json.loads(answer.out)
@@ -153,71 +113,66 @@ def test_the_command_on_this_machine_and_a_problem_is_exit_code_1(
     assert here("pipelines/doctor.py").code == 1
 
 
-# --- the decoder -----------------------------------------------------------------------------------------------------
-
 Pixels = NDArray[np.uint8]
 
 BROKEN: dict[str, Callable[[Pixels], Pixels]] = {
     "black": np.zeros_like,
     "blue and red swapped": lambda pixels: np.ascontiguousarray(pixels[..., ::-1]),
-    "too bright": lambda pixels: np.asarray(np.minimum(pixels.astype(int) + 8, 255), dtype=np.uint8),
+    "too bright": lambda pixels: np.minimum(pixels, 247) + np.uint8(8),
     "half of it grey": lambda pixels: np.concatenate(
         [pixels[: len(pixels) // 2], np.full_like(pixels[len(pixels) // 2 :], 128)]
     ),
 }
 
 
+def broken_decoder(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    real: Any = vars(decoded)["decode"]
+    monkeypatch.setattr(decoded, "decode", lambda *arguments: BROKEN[how](real(*arguments)))
+
+
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """20 busy pictures with a tint, JPEG and PNG, some turned by EXIF."""
-    tint = np.array([70, 30, 0])
-    pictures = [
-        np.asarray(noise(90 + 5 * row, 130 - 4 * row, row) // 2 + tint, dtype=np.uint8) for row in range(20)
-    ]
     files = [
-        encode(pixels, "PNG" if row % 3 == 0 else "JPEG", orientation=6 if row % 4 == 1 else 1)
-        for row, pixels in enumerate(pictures)
+        encode(
+            noise(90 + 5 * row, 130 - 4 * row, row) // 2 + np.array([70, 30, 0], dtype=np.uint8),
+            "PNG" if row % 3 == 0 else "JPEG",
+            orientation=6 if row % 4 == 1 else 1,
+        )
+        for row in range(20)
     ]
     return packed(tmp_path_factory.mktemp("doctor"), {"a": files[:10], "b": files[10:]})
 
 
 @pytest.mark.parametrize("engine", STREAMS)
 def test_a_sound_decoder_is_not_blamed(pack: Pack, engine: Engine) -> None:
-    assert faults(pack, np.arange(20), engine, "cpu") == []
-    assert np.abs(luma_errors(pack, np.arange(20), engine, "cpu")).max() < 1
+    assert doctor.faults(pack, np.arange(20), engine, "cpu") == []
+    assert np.abs(doctor.luma_errors(pack, np.arange(20), engine, "cpu")).max() < 1
 
 
-@pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_decoder_is_found(pack: Pack, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    real: Any = vars(decoded)["decode"]
-    monkeypatch.setattr(decoded, "decode", lambda *arguments: BROKEN[broken](real(*arguments)))
-    found = faults(pack, np.arange(20), threads.stream, "cpu")
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_decoder_is_found(pack: Pack, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    broken_decoder(monkeypatch, how)
+    found = doctor.faults(pack, np.arange(20), threads.stream, "cpu")
     assert len(found) > 10
     assert "levels off" in found[0]
     assert found[0].startswith("row ")
 
 
 def test_some_rows_stand_for_all(pack: Pack) -> None:
-    assert spread(pack, 64).tolist() == list(range(20))
-    assert spread(pack, 7).tolist() == [0, 3, 6, 9, 12, 15, 18]
+    assert doctor.spread(pack, 64).tolist() == list(range(20))
+    assert doctor.spread(pack, 7).tolist() == [0, 3, 6, 9, 12, 15, 18]
 
 
-def test_the_doctor_tries_a_pack(
-    pack: Pack, here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def last(answer: Any) -> Any:
-        return json.loads(answer.out)["findings"][-1]
-
-    sound = here("pipelines/doctor.py", "--json", "--pack", str(pack.path))
-    assert (sound.code, last(sound)["verdict"], last(sound)["found"]) == (
-        0,
-        "ok",
-        "20 pictures as they were packed",
-    )
-    real: Any = vars(decoded)["decode"]
-    monkeypatch.setattr(decoded, "decode", lambda *arguments: np.zeros_like(real(*arguments)))
-    broken = here("pipelines/doctor.py", "--json", "--pack", str(pack.path))
-    assert (broken.code, last(broken)["verdict"]) == (1, "problem")
-    assert last(broken)["found"] == "20 of 20 pictures are others"
-    missing = here("pipelines/doctor.py", "--pack", str(tmp_path / "none.arrow"))
+def test_doctor_tries_a_pack(pack: Pack, here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ["pipelines/doctor.py", "--json", "--pack", str(pack.path)]
+    sound = here(*arguments)
+    broken_decoder(monkeypatch, "black")
+    broken = here(*arguments)
+    findings = [json.loads(answer.out)["findings"][-1] for answer in (sound, broken)]
+    assert [answer.code for answer in (sound, broken)] == [0, 1]
+    assert [finding["verdict"] for finding in findings] == ["ok", "problem"]
+    assert findings[0]["found"] == "20 pictures as they were packed"
+    assert findings[1]["found"] == "20 of 20 pictures are others"
+    missing = here(*arguments[:-1], str(tmp_path / "none.arrow"))
     assert (missing.code, missing.err.count("\n")) == (2, 1)

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from inspect import GEN_CLOSED, getgeneratorstate
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from engines import both, needs_gpu
+from engines import both, engine_threads, needs_gpu
 from filelock import FileLock
-from runs import Here
+from runs import SMALL, Here
 
 from greyhound.cache.store import Pack
 from greyhound.model.run import LOCK
@@ -28,30 +30,16 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import EngineName, HangError, Resources, StreamError, ToDevice, WithTimeout
 from greyhound.pipelines.loader import Loader
 
-ITEMS: list[Any] = [1, 2, 3]
 
-
-class Source:
-    """A generator that says what became of it."""
-
-    def __init__(self, *items: Any) -> None:
-        """items: to yield; an event is waited for, an exception raised."""
-        self.items, self.closed = items, False
-
-    def __call__(self) -> Any:
-        return self._generate()
-
-    def _generate(self) -> Iterator[Any]:
-        try:
-            for item in self.items:
-                if isinstance(item, threading.Event):
-                    item.wait()
-                elif isinstance(item, BaseException):
-                    raise item
-                else:
-                    yield item
-        finally:
-            self.closed = True
+def source(*items: Any) -> Generator[Any, None, None]:
+    """Yields the items, but waits for an event and raises an exception."""
+    for item in items:
+        if isinstance(item, threading.Event):
+            item.wait()
+        elif isinstance(item, BaseException):
+            raise item
+        else:
+            yield item
 
 
 def at_row(monkeypatch: pytest.MonkeyPatch, row: int, act: Callable[[], object]) -> None:
@@ -66,95 +54,79 @@ def at_row(monkeypatch: pytest.MonkeyPatch, row: int, act: Callable[[], object])
     monkeypatch.setattr(Pack, "encoded", read)
 
 
-def open_loader(pack: Pack, resources: Resources) -> Loader:
+def open_loader(pack: Pack, engine: EngineName = "threads", timeout: float = 600.0) -> Loader:
+    resources = Resources(engine, "cpu", threads=2, timeout=timeout, image_cache="encoded")
     return Loader(pack, Augment(size=32), np.arange(20), resources, batch_size=5, epochs=1)
 
 
-def end_threads() -> None:
-    """Wait until what hung, and no longer does, has ended."""
-    for thread in threading.enumerate():
-        if thread.name.startswith("greyhound"):
-            thread.join(10)
-            assert not thread.is_alive()
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What hangs waits for this; what hung, and no longer does, has ended after the test."""
+    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
+    event = threading.Event()
+    yield event
+    event.set()
+    for thread in engine_threads():
+        thread.join(10)
+        assert not thread.is_alive()
 
 
-def test_what_comes_in_time_is_yielded_in_its_order_to_the_end() -> None:
-    source = Source(*ITEMS)
-    stream = WithTimeout(source(), 10.0)
-    assert [stream.next() for _ in ITEMS] == ITEMS
+def test_what_comes_in_time_is_yielded_in_its_order_to_the_end_and_closing_closes_the_source() -> None:
+    items = source(1, 2, 3)
+    stream = WithTimeout(items, 10.0)
+    assert [stream.next() for _ in range(3)] == [1, 2, 3]
     for _ in range(2):
         with pytest.raises(StopIteration):
             stream.next()
-    assert source.closed
+    assert getgeneratorstate(items) == GEN_CLOSED
+    items = source(1, 2)
+    stream = WithTimeout(items, 10.0)
+    stream.next()
+    stream.close()
+    assert getgeneratorstate(items) == GEN_CLOSED
 
 
-def test_an_error_is_raised_where_the_batch_is_waited_for_and_closing_closes_the_source() -> None:
-    source = Source(1, OSError("the disk is gone"))
-    stream: Any = WithTimeout(source(), 0.0)
+def test_an_error_is_raised_where_the_batch_is_waited_for() -> None:
+    items = source(1, OSError("the disk is gone"))
+    stream = WithTimeout(items, 0.0)
     assert stream.next() == 1
     with pytest.raises(OSError, match="the disk is gone"):
         stream.next()
-    assert source.closed
-    source = Source(1, 2)
-    stream = WithTimeout(source(), 10.0)
-    stream.next()
-    stream.close()
-    assert source.closed
+    assert getgeneratorstate(items) == GEN_CLOSED
 
 
-def test_a_batch_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
-    released = threading.Event()
-    stream: Any = WithTimeout(Source(1, released, 2)(), 0.2)
+def test_a_batch_that_does_not_come_is_given_up_where_there_is_a_limit(released: threading.Event) -> None:
+    stream = WithTimeout(source(1, released, 2), 0.2)
     assert stream.next() == 1
     with pytest.raises(HangError, match=r"^no batch came for 0\.2 s: a loader thread hangs, .* --timeout"):
         stream.next()
-    released.set()
-    end_threads()
-
-
-def test_without_a_limit_it_waits() -> None:
-    released = threading.Event()
-    stream: Any = WithTimeout(Source(released, 2)(), 0.0)
     threading.Timer(0.3, released.set).start()
-    assert stream.next() == 2
-    stream.close()
+    patient = WithTimeout(source(released, 2), 0.0)
+    assert patient.next() == 2
+    patient.close()
 
 
 @both
 def test_an_engine_that_hangs_is_given_up(
-    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, engine: EngineName
+    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, released: threading.Event, engine: EngineName
 ) -> None:
     """As where the disk of a mapped pack does not answer: in the threads' decoding, in what DALI is fed by."""
-    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
-    released = threading.Event()
     at_row(monkeypatch, 13, released.wait)
-    resources = Resources(engine, "cpu", threads=2, timeout=2.0, image_cache="encoded")
-    with open_loader(coded_pack, resources) as loader:
-        try:
-            with pytest.raises(HangError, match="no batch came for 2 s"):
-                for _ in loader:
-                    pass
-        finally:
-            released.set()
-            end_threads()
+    with (
+        open_loader(coded_pack, engine, timeout=0.5) as loader,
+        pytest.raises(HangError, match=r"no batch came for 0\.5 s"),
+    ):
+        list(loader)
 
 
 @both
 def test_what_a_thread_raises_ends_the_stream(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, engine: EngineName
 ) -> None:
-    def fail() -> None:
-        raise OSError(5, "Input/output error")
-
-    at_row(monkeypatch, 13, fail)
-    resources = Resources(engine, "cpu", threads=2, image_cache="encoded")
-    with (
-        open_loader(coded_pack, resources) as loader,
-        pytest.raises(OSError, match="Input/output error"),
-    ):
+    at_row(monkeypatch, 13, mock.Mock(side_effect=OSError(5, "Input/output error")))
+    with open_loader(coded_pack, engine) as loader, pytest.raises(OSError, match="Input/output error"):
         list(loader)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("greyhound")]
+    assert not engine_threads()
 
 
 @pytest.mark.parametrize(
@@ -167,56 +139,25 @@ def test_what_a_thread_raises_ends_the_stream(
 def test_what_opencv_raises_in_a_thread_is_said(
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception], says: str
 ) -> None:
-    def fail(*_: object) -> None:
-        error = cv2.error("OpenCV(5.0.0)\n alloc.cpp:73: error: Failed to allocate 9 bytes")
-        error.code, error.err = code, "Failed to allocate 9 bytes"
-        raise error
-
-    monkeypatch.setattr(threads, "warp", fail)
-    resources = Resources("threads", "cpu", threads=2)
-    with (
-        open_loader(coded_pack, resources) as loader,
-        pytest.raises(kind, match=says),
-    ):
+    error = cv2.error("OpenCV(5.0.0)\n alloc.cpp:73: error: Failed to allocate 9 bytes")
+    error.code, error.err = code, "Failed to allocate 9 bytes"
+    monkeypatch.setattr(threads, "warp", mock.Mock(side_effect=error))
+    with open_loader(coded_pack) as loader, pytest.raises(kind, match=says):
         list(loader)
 
 
-@pytest.mark.parametrize("timeout", [-1.0, float("nan"), float("inf")])
-def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
-    with pytest.raises(ValueError, match=r"timeout is .*; expected 0 or more"):
-        Resources(timeout=timeout)
-
-
 def test_a_training_whose_loader_hangs_ends_with_one_line(
-    colour_pack: Pack, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+    colour_pack: Pack, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch, released: threading.Event
 ) -> None:
     """And at once: Python would wait for the thread that hangs."""
-
-    def leave(code: int) -> None:
-        raise SystemExit(code + 40)  # to be told from an orderly end
-
+    leave = mock.Mock(side_effect=SystemExit(42))  # to be told from an orderly end
     monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(module, "_AT_THE_END", 0.01)
-    released = threading.Event()
     at_row(monkeypatch, int(colour_pack.ids("train")[7]), released.wait)
-    arguments = ["paper", "--pack", str(colour_pack.path), "--out", "run", "--device", "cpu"]
-    arguments += [
-        "--timeout",
-        "2",
-        "--network",
-        "test_efficientnet",
-        "--weights",
-        "none",
-        "--augment.size",
-        "32",
-    ]
-    try:
-        answer = here("train.py", *arguments)
-    finally:
-        released.set()
-        end_threads()
+    arguments = ["paper", "--pack", str(colour_pack.path), "--out", "run", "--timeout", "1", *SMALL]
+    answer = here("train.py", *arguments)
     assert answer.code == 42, answer.err
-    assert answer.err.startswith("error: no batch came for 2 s")
+    leave.assert_called_once_with(2)
+    assert answer.err.startswith("error: no batch came for 1 s")
     assert len(answer.err.splitlines()) == 1
     with FileLock(tmp_path / "run" / LOCK).acquire(timeout=0):
         assert (tmp_path / "run" / "recipe.json").exists(), "the folder is let go of"
@@ -225,51 +166,28 @@ def test_a_training_whose_loader_hangs_ends_with_one_line(
 def test_the_options_of_a_loader_are_known_without_torch() -> None:
     """`greyhound train --help` answers at once."""
     absent = ("torch", "pyarrow", "pydantic", "numpy", "greyhound.cache.store")
-    code = (
-        f"import sys, greyhound.pipelines.engine; print([name for name in {absent!r} if name in sys.modules])"
-    )
+    code = f"import sys, greyhound.pipelines.engine; print(sorted(set(sys.modules).intersection({absent})))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
 
 
-# --- copies to the device -------------------------------------------------------------------------------------------
-
-
-class Event:
-    """As torch.cuda.Event, of a stream that comes by when the test says so."""
-
-    made: list[Event]
-
-    def __init__(self) -> None:
-        self.recorded = self.passed = False
-        self.made.append(self)
-
-    def record(self) -> None:
-        self.recorded = True
-
-    def query(self) -> bool:
-        return self.passed
-
-
 def test_the_source_of_a_copy_is_held_until_the_copy_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    Event.made = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    to_device, sources = ToDevice(torch.device("meta")), []  # any device that is not the host's
+    events = [mock.Mock(**{"query.return_value": False}) for _ in range(3)]
+    sources = []
+    monkeypatch.setattr(torch.cuda, "Event", iter(events).__next__)
+    to_device = ToDevice(torch.device("meta"))  # any device that is not the host's
     for turn in range(3):
         tensor = torch.full((2,), float(turn))
         sources.append(weakref.ref(tensor))
         assert to_device(tensor).device.type == "meta"
         del tensor
         if turn == 1:
-            Event.made[0].passed = True
+            events[0].query.return_value = True
     gc.collect()
-    assert [event.recorded for event in Event.made] == [True] * 3
+    assert [event.record.called for event in events] == [True] * 3
     assert [source() is None for source in sources] == [True, False, False]
-
-
-def test_what_is_there_already_is_handed_back() -> None:
-    tensor = torch.ones(2)
-    assert ToDevice(torch.device("cpu"))(tensor) is tensor
+    there = torch.ones(2)
+    assert ToDevice(torch.device("cpu"))(there) is there
 
 
 @needs_gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,24 +20,17 @@ BATCHES = 10_000
 
 @pytest.mark.parametrize("engine", STREAMS)
 def test_no_batch_is_overwritten_while_it_is_held(coded_pack: Pack, engine: Engine) -> None:
-    assert overwritten(coded_pack, engine, "cpu", BATCHES) == 0
+    assert overwritten(coded_pack, engine, "cpu", BATCHES // 5) == 0
 
 
 @needs_gpu
 @pytest.mark.parametrize("engine", STREAMS)
-def test_no_batch_is_overwritten_on_a_gpu_while_it_is_held(coded_pack: Pack, engine: Engine) -> None:
+def test_no_batch_is_overwritten_on_a_gpu_unless_nobody_waits(coded_pack: Pack, engine: Engine) -> None:
     assert overwritten(coded_pack, engine, "gpu", BATCHES) == 0
+    assert overwritten(coded_pack, engine, "gpu", 1000, careless=True) > 0, "a careless consumer is found"
 
 
-@needs_gpu
-@pytest.mark.parametrize("engine", STREAMS)
-def test_a_consumer_for_which_nobody_waits_is_found_on_a_gpu(coded_pack: Pack, engine: Engine) -> None:
-    assert overwritten(coded_pack, engine, "gpu", 1000, careless=True) > 0
-
-
-def test_a_pool_that_takes_its_memory_back_too_early_is_found(
-    coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pool_that_overwrites_is_found(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrap(pool: threads.BufferPool, batch: NDArray[Any], count: int) -> torch.Tensor:
         pool._free.append(batch)
         return torch.from_numpy(batch[:count])
@@ -48,22 +42,13 @@ def test_a_pool_that_takes_its_memory_back_too_early_is_found(
 @needs_dali
 def test_an_output_shares_its_memory_with_dali(coded_pack: Pack) -> None:
     """No copy: the tensor begins where DALI's output begins."""
-
-    class Recording:
-        def __init__(self, pipeline: Any) -> None:
-            self.pipeline, self.output = pipeline, None
-
-        def run(self, stream: Any) -> Any:
-            (self.output,) = self.pipeline.run(stream)
-            return (self.output,)
-
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=2, num_threads=1, device_id=None, exec_dynamic=True)  # type: ignore[untyped-decorator]
     def constant() -> Any:
         return types.Constant(1.5, shape=[4], dtype=types.FLOAT) + fn.random.uniform(range=[0.0, 1.0])
 
-    recording = Recording(constant())
-    tensor = dali.hand_over(recording, "cpu")
-    assert recording.output is not None
-    assert tensor.data_ptr() == recording.output.as_tensor().data_ptr()
+    pipeline = constant()
+    outputs = pipeline.run()
+    tensor = dali.hand_over(SimpleNamespace(run=lambda _: outputs), "cpu")
+    assert tensor.data_ptr() == outputs[0].as_tensor().data_ptr()
