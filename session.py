@@ -126,10 +126,8 @@ def open_pack(path: Path, resources: Resources) -> Pack:
     pack = Pack(path, resources.originals)
     digest = distributed.broadcast_from_main(lambda: pack.header.digest)
     if digest != pack.header.digest:
-        raise PackError(
-            f"{pack.path} is another pack here, on rank {distributed.rank()}, than on rank 0; copy it to "
-            "every machine"
-        )
+        found = f"{pack.path} is another pack here, on rank {distributed.rank()}, than on rank 0"
+        raise PackError(f"{found}; copy it to every machine")
     for split in ("train", "val"):
         if not len(pack.ids(split)):
             raise PackError(

@@ -176,10 +176,8 @@ def classifier(network: Any) -> nn.Linear:
     """The head of a timm network. Raises ValueError if it cannot be solved, because it is not linear."""
     head = network.get_classifier()
     if not isinstance(head, nn.Linear) or head.bias is None:
-        raise ValueError(
-            f"the head is {type(head).__name__}; expected a linear layer with a bias: train without "
-            "linear_probe"
-        )
+        found = f"the head is {type(head).__name__}; expected a linear layer with a bias"
+        raise ValueError(f"{found}: train without linear_probe")
     return head
 
 

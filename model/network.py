@@ -1,9 +1,7 @@
-"""Build a network: any timm name, a head for the classes at hand, pretrained weights from a file, a package
-or the hub.
+"""Build a network: any timm name, a head for the classes at hand, and pretrained weights.
 
 Before it: a recipe names both. After it: train, average, evaluate and explain take the network as a plain
-module. timm is imported where it is asked: it brings torchvision and half of torch's compiler, most of what
-starting a program takes.
+module. timm is imported where it is asked: it takes most of the time of starting a program.
 """
 
 from __future__ import annotations
@@ -35,6 +33,7 @@ _STAGES: Final = 2
 """How many of the last stages a grid is taken of."""
 _HUB_SECONDS: Final = 5.0
 """How long the hub may take to answer at all."""
+_NAME_IT: Final = "name the network that these weights are from"
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -122,7 +121,7 @@ def head_grid(network: nn.Module) -> int:
 
 
 def features_of(network: nn.Module) -> nn.Module:
-    """The part of a network that computes what its head sees, `[B, D]`, for images."""
+    """The part of a network that computes what its head sees, `[B, D]`."""
     return network.features if isinstance(network, GridNetwork) else GridFeatures(network)
 
 
@@ -182,11 +181,7 @@ def set_train_mode(network: nn.Module, freeze_bn: bool) -> None:
 
 
 def convert_sync_batchnorm(network: nn.Module) -> nn.Module:
-    """The network with every BatchNorm as torch's SyncBatchNorm, which takes its statistics from the batches
-    of all ranks.
-
-    Its weights keep their names, so that checkpoints fit both.
-    """
+    """The network with torch's SyncBatchNorm, whose statistics are of all ranks. Weights keep their names."""
     from timm.layers import convert_sync_batchnorm
 
     converted: nn.Module = convert_sync_batchnorm(network)
@@ -231,8 +226,7 @@ def check_name(name: str) -> None:
 
 
 def load_state(network: nn.Module, state: StateDict, source: str) -> None:
-    """Copy the tensors of `state` into the network, by name; only the head may be missing or have another
-    shape.
+    """Copy the tensors of `state` into the network, by name; only the head may be missing or differ.
 
     source: where the tensors are from, for the message. Raises WeightsError; then the network is as it was.
     """
@@ -241,17 +235,12 @@ def load_state(network: nn.Module, state: StateDict, source: str) -> None:
     fitting = {key: value for key, value in state.items() if key in mine and value.shape == mine[key].shape}
     wrong = [_say_wrong(key, mine[key], state) for key in mine if key not in fitting and key not in head]
     if wrong:
-        raise WeightsError(
-            f"{source} does not fit the network: {len(wrong)} of its {len(mine)} tensors are missing or "
-            "have another "
-            f"shape: {_first(wrong)}; name the network that these weights are from"
-        )
+        count = f"{len(wrong)} of its {len(mine)} tensors are missing or have another shape"
+        raise WeightsError(f"{source} does not fit the network: {count}: {_first(wrong)}; {_NAME_IT}")
     strange = [key for key in state if key not in mine and key not in head]
     if strange:
-        raise WeightsError(
-            f"{source} has {len(strange)} tensors that the network has not: {_first(strange)}; "
-            "name the network that these weights are from"
-        )
+        found = f"{source} has {len(strange)} tensors that the network has not: {_first(strange)}"
+        raise WeightsError(f"{found}; {_NAME_IT}")
     network.load_state_dict(fitting, strict=False)
 
 

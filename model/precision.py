@@ -94,11 +94,10 @@ _TOLERANCE: Final = 1e-3
 
 @torch.no_grad()
 def fuse_conv_bn(network: nn.Module, size: int) -> nn.Module:
-    """The network in evaluation mode, folded, for images `[B, 3, size, size]`: the same logits but for
-    rounding.
+    """A copy in evaluation mode, BatchNorm fused, for images `[B, 3, size, size]`; equal but for rounding.
 
-    Which convolution a BatchNorm follows is found by watching one image pass. Where the copy's logits are not
-    the network's, because a convolution's output is also used elsewhere, the copy stays unfolded.
+    Which convolution a BatchNorm follows is found by watching one image pass. Where the copy's results are
+    not the network's, because a convolution's output is also used elsewhere, nothing is fused.
     """
     device = next(network.parameters()).device
     plain = deepcopy(network).eval().cpu()  # where the comparison is not blurred by TF32

@@ -82,10 +82,7 @@ def other_recipe(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> st
     found = "; ".join(f"{name} = {was}, not {now}" for name, was, now in differences(then, asked))
     if not found:
         return ""
-    return (
-        f"{folder.folder / RECIPE} has {found}; resume with the same recipe, or take this one all the same: "
-        "--force recipe"
-    )
+    return f"{folder.folder / RECIPE} has {found}; resume with the same recipe, or --force recipe"
 
 
 def other_pack(folder: Run, pack: Path, digest: str) -> str:
@@ -93,11 +90,9 @@ def other_pack(folder: Run, pack: Path, digest: str) -> str:
     was = folder.read(PACK)["digest"]
     if was == digest:
         return ""
-    return (
-        f"{folder.folder} was trained on another pack than {pack}, of digest {was[:16]} and not "
-        f"{digest[:16]}; give it "
-        "the same one, or go on all the same: --force pack"
-    )
+    digests = f"of digest {was[:16]} and not {digest[:16]}"
+    found = f"{folder.folder} was trained on another pack than {pack}, {digests}"
+    return f"{found}; give it the same one, or --force pack"
 
 
 def say_other_versions(folder: Run, used: dict[str, str]) -> str:
@@ -106,11 +101,8 @@ def say_other_versions(folder: Run, used: dict[str, str]) -> str:
     if not found:
         return ""
     listed = "; ".join(f"{name} {was}, and here is {now}" for name, was, now in found)
-    return (
-        f"{folder.folder} was trained with {listed}; use {'that one' if len(found) == 1 else 'those'}, or "
-        "go on all the "
-        "same: --force versions"
-    )
+    those = "that one" if len(found) == 1 else "those"
+    return f"{folder.folder} was trained with {listed}; use {those}, or --force versions"
 
 
 def other_versions(folder: Run, used: dict[str, str]) -> list[tuple[str, str, str]]:
@@ -128,16 +120,12 @@ def refuse_settled(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> 
     """Refuse a recipe that no run under way can follow, forced or not. Raises RunError."""
     found = [f"{name} = {was}, not {now}" for name, was, now in differences(then, asked) if name in _SETTLED]
     if found:
-        raise RunError(
-            f"{folder.folder / RECIPE} has {'; '.join(found)}, which was settled before the first step; "
-            "leave it as it "
-            "is, or train into another folder"
-        )
+        settled = f"{'; '.join(found)}, which was settled before the first step"
+        raise RunError(f"{folder.folder / RECIPE} has {settled}; leave it, or train into another folder")
 
 
 def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | None:
-    """The latest checkpoint that is not corrupt, or None where there is none and the training
-    starts anew.
+    """The latest checkpoint that is not corrupt; None where there is none: the training starts anew.
 
     repair: give it the name last.ckpt, so that it is kept as the one before the next; a corrupt one is not
     worth its place. Raises CheckpointError where every one is corrupt, RunError where there was one.
@@ -174,11 +162,8 @@ def refuse_lost(folder: Run) -> None:
     if len(folder.rows(METRICS)) > 1:
         found.append(METRICS)
     if found:
-        raise RunError(
-            f"{folder.folder} has results ({', '.join(found)}) and no {LAST} to go on from; put it back, "
-            "or train into "
-            "another folder: --out"
-        )
+        results = f"{folder.folder} has results ({', '.join(found)}) and no {LAST} to go on from"
+        raise RunError(f"{results}; put it back, or train into another folder: --out")
 
 
 def record_forced(
@@ -211,11 +196,9 @@ def clear_end(folder: Run) -> None:
 
 
 def invalidate_best(folder: Run, say: Say) -> None:
-    """What was best, and what came after the last step, was so by another recipe or pack: the first is scored
-    again.
+    """After a change of recipe or pack: the best is scored again, and averaged again.
 
-    That stands in best.ckpt itself, so that it is not forgotten where the process is killed before it is
-    done.
+    best.ckpt itself says so, in case the process is killed before that is done.
     """
     clear_end(folder)
     content = find_best(folder, say)

@@ -203,10 +203,8 @@ class Run:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             reason = error.strerror or error
-            raise RunError(
-                f"{self.folder / name} cannot be written ({reason}); name another place, or make room in "
-                "this one"
-            ) from None
+            found = f"{self.folder / name} cannot be written ({reason})"
+            raise RunError(f"{found}; name another place, or make room in this one") from None
 
     def rows(self, name: Literal["metrics.jsonl", "times.jsonl"]) -> list[dict[str, Any]]:
         """One row an epoch, in their order: what it came to, or how long it took. Raises RunError."""
@@ -291,11 +289,9 @@ def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> Non
     try:
         network.load_state_dict(content["network"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
-        raise RunError(
-            f"{path} is of another network than {RECIPE} and {PACK} beside it say; put the three back that "
-            "belong "
-            "together, or train again into another folder"
-        ) from None
+        found = f"{path} is of another network than {RECIPE} and {PACK} beside it say"
+        todo = "put the three back that belong together, or train again into another folder"
+        raise RunError(f"{found}; {todo}") from None
 
 
 def versions(**more: str) -> dict[str, str]:

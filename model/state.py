@@ -181,10 +181,8 @@ def restore(run: Run, content: dict[str, Any], state: TrainState) -> None:
             setattr(state, name, value)
         state.before = [weights.to(state.device) for weights in content["before"]]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        raise RunError(
-            f"{run.folder / LAST} is no checkpoint that a training goes on from; put back the one that "
-            "train wrote"
-        ) from None
+        found = f"{run.folder / LAST} is no checkpoint that a training goes on from"
+        raise RunError(f"{found}; put back the one that train wrote") from None
 
 
 def restore_momentum(found: dict[str, torch.Tensor], state: TrainState) -> None:

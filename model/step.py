@@ -34,8 +34,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def ddp_loss_weight(local: int, total: int) -> float:
-    """The weight of a rank's mean loss over `local` of the global batch's `total` images in the ranks'
-    average.
+    """The weight, in the ranks' average, of a rank's mean loss over `local` of the batch's `total` images.
 
     DDP averages: (1 / N) * sum of w_r * mean_r over N ranks is the mean over all images where w_r = N *
     local_r / total.
@@ -61,8 +60,7 @@ def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
-    """Plain cross entropy and accuracy over one pass of all ranks, and its n; read from the device once, at
-    the end.
+    """Plain cross entropy, accuracy and n over one pass of all ranks; read from the device once.
 
     Leaves the network in evaluation mode. Raises ValueError if there is no batch.
     """
@@ -83,8 +81,7 @@ def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
 
 
 def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
-    """Mean cross entropy of logits `[B, K]` against 1 - e on the true class and e / (K - 1) on each other
-    one.
+    """Mean cross entropy of logits `[B, K]` against 1 - e on the true class, e / (K - 1) on every other.
 
     Torch spreads its smoothing over all K classes, the true one among them, so it must be given e * K / (K -
     1) (Szegedy et al. 2016, section 7, is torch's form). Raises ValueError unless 0 <= e <= (K - 1) / K,
@@ -118,21 +115,16 @@ class Divergence:
 def check_finite(row: dict[str, Any], highest_rate: float) -> None:
     """Refuse a network whose validation loss is not finite; earlier checkpoints stay. Raises RunError."""
     if not math.isfinite(row["valid_loss"]):
-        raise RunError(
-            f"epoch {row['epoch']} has valid_loss = {row['valid_loss']}, so the network diverged, at rates "
-            "up to "
-            f"{highest_rate:g}; the checkpoints before it are kept: {LOWER_RATES}"
-        )
+        found = f"epoch {row['epoch']} has valid_loss = {row['valid_loss']} at rates up to {highest_rate:g}"
+        raise RunError(f"{found}: the network diverged; earlier checkpoints are kept: {LOWER_RATES}")
 
 
 def check_averaging(loss: float, rate: float) -> None:
     """Refuse a network whose loss averaging made infinite or nan; nothing of it is kept. Raises RunError."""
     if not math.isfinite(loss):
-        raise RunError(
-            f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged; the "
-            "checkpoints before "
-            "it are kept: go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
-        )
+        found = f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged"
+        todo = "go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
+        raise RunError(f"{found}; earlier checkpoints are kept: {todo}")
 
 
 def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: int) -> NoReturn:
@@ -143,12 +135,11 @@ def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: in
     folder.write(DIVERGED, asdict(found))
     picture = folder.folder / DIVERGED_PICTURE
     figures.image_sheet(picture, _sheet(pixels), [""] * SHEET_COLUMNS)
+    place = f"in epoch {found.epoch}, after {found.images} of {images} images"
+    batch = f"the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them"
     raise RunError(
-        f"the loss is not finite in epoch {found.epoch}, after {found.images} of {images} images, at a "
-        "learning rate of "
-        f"{found.learning_rate:g}; the batch's rows of the pack are {_brief(found.rows)}, {picture} shows "
-        "them; the "
-        f"checkpoints before it are kept: {LOWER_RATES}"
+        f"the loss is not finite {place}, at a learning rate of {found.learning_rate:g}; {batch}; "
+        f"earlier checkpoints are kept: {LOWER_RATES}"
     )
 
 
