@@ -35,13 +35,7 @@ from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, PROBE, SWA, Run
 from greyhound.model.state import NEVER, scored
-from greyhound.model.step import (
-    ddp_loss_weight,
-    mean_loss,
-    micro_batches,
-    set_lr,
-    smoothed_cross_entropy,
-)
+from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr, smoothed_cross_entropy
 from greyhound.pipelines.loader import Clock
 from greyhound.session import TrainContext, open_evaluation, open_optimizer
 

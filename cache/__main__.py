@@ -105,11 +105,7 @@ def pack(
     return 0
 
 
-def info(
-    pack: Path,
-    files: bool = False,
-    json_: bool = False,
-) -> int:
+def info(pack: Path, files: bool = False, json_: bool = False) -> int:
     """Say what is in a pack.
 
     Args:

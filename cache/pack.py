@@ -258,9 +258,7 @@ def _relabel(
 
 
 def _drop_empty_classes(
-    classes: tuple[str, ...],
-    kept: list[Kept],
-    excluded: Sequence[tuple[Source, Excluded]],
+    classes: tuple[str, ...], kept: list[Kept], excluded: Sequence[tuple[Source, Excluded]]
 ) -> tuple[tuple[str, ...], list[Kept]]:
     """Labels without a gap: a class none of whose files can be used is no class."""
     used = sorted({source.label for source, _ in kept})

@@ -167,12 +167,7 @@ def refuse_lost(folder: Run) -> None:
 
 
 def record_forced(
-    folder: Run,
-    recipe: dict[str, Any],
-    pack: Mapping[str, Any],
-    used: dict[str, str],
-    epoch: int,
-    say: Say,
+    folder: Run, recipe: dict[str, Any], pack: Mapping[str, Any], used: dict[str, str], epoch: int, say: Say
 ) -> None:
     """What the run depends on from here, beside what it depended on until now."""
     until = {f"{name}{_UNTIL}{epoch}": was for name, was, _ in other_versions(folder, used)}

@@ -112,9 +112,7 @@ def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
         return tuple(phases)
     return tuple(
         replace(
-            each,
-            high=lr if each.high == highest else each.high * lr / highest,
-            low=each.low * lr / highest,
+            each, high=lr if each.high == highest else each.high * lr / highest, low=each.low * lr / highest
         )
         for each in phases
     )

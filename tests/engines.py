@@ -22,10 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 both = pytest.mark.parametrize("engine", ["threads", pytest.param("dali", marks=needs_dali)])
 """The engines' names."""
-STREAMS = [
-    pytest.param(dali.stream, marks=needs_dali, id="dali"),
-    pytest.param(threads.stream, id="threads"),
-]
+STREAMS = [pytest.param(dali.stream, marks=needs_dali, id="dali"), pytest.param(threads.stream, id="threads")]
 
 
 def needs_gpu(test: F) -> F:

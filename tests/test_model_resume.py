@@ -262,8 +262,7 @@ def test_results_without_a_checkpoint_are_not_dropped(
         numbered(out / LAST, age).unlink()
     before = sorted(path.name for path in out.iterdir())
     with pytest.raises(
-        RunError,
-        match=r"has results \(swa\.ckpt, metrics\.jsonl\) and no last\.ckpt to go on from",
+        RunError, match=r"has results \(swa\.ckpt, metrics\.jsonl\) and no last\.ckpt to go on from"
     ):
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert sorted(path.name for path in out.iterdir()) == before

@@ -533,10 +533,7 @@ def test_a_linear_probe_starts_where_a_random_one_does_not(
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        (
-            {"network": "vit_tiny_patch16_224"},
-            r"does not take an image of 32 px .*choose another --size",
-        ),
+        ({"network": "vit_tiny_patch16_224"}, r"does not take an image of 32 px .*choose another --size"),
         ({"label_smoothing": 0.9}, r"label smoothing of 0\.9; expected 0 to 0\.667"),
         ({"network": "levit_128s", "linear_probe": True}, "train without linear_probe"),
     ],
