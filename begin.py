@@ -1,5 +1,4 @@
-"""Before the first step: everything is opened, a new run is described, or one that goes on is brought to
-where it stood.
+"""Before the first step: open everything, and describe a new run or restore one that is resumed.
 
 Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end
 here.
@@ -121,8 +120,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
 
 
 def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -> TrainOptions:
-    """The options with this rank's share of the machine. restarted: torchrun starts a run again that had
-    begun.
+    """This rank's share of the options. restarted: torchrun starts a run again that had begun.
 
     Raises RunError where several processes cannot do what is asked.
     """
@@ -150,8 +148,7 @@ def pack_path(options: TrainOptions) -> Path:
 def open_run(
     options: TrainOptions, pack: Pack, device: torch.device, used: dict[str, str]
 ) -> tuple[Recipe, Run, dict[str, Any] | None]:
-    """The resolved recipe, the run folder, and the checkpoint to go on from. Nothing is written, but for a
-    repair.
+    """The resolved recipe, the run folder, and the checkpoint to go on from. Only a repair is written.
 
     used: `open_versions`. With --resume a preset under the run's own name stands for the run's recipe. Raises
     RunError, CheckpointError.

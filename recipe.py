@@ -1,5 +1,4 @@
-"""A recipe: everything that decides what a training computes, as a value. And the three that come with
-Greyhound.
+"""A recipe: all that decides what a training computes, as a value; and those that come with Greyhound.
 
 Before it: nothing. After it: train follows it, `session` opens what it names, eval and explain read its
 augmentation. Another recipe is derived from one of these with `replace`, or on the command line by naming any

@@ -40,8 +40,7 @@ def average(
     freeze_bn: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
-    """A copy of the network whose parameters are the mean of those after each of `steps` full-batch steps at
-    `rate`.
+    """A copy whose parameters are the mean of those after each of `steps` full-batch steps at `rate`.
 
     passes: called for one pass over the training set's `images`, once a step and once more for BatchNorm,
     whose statistics are refreshed for the mean unless they are frozen (`network.set_train_mode`). on_step:
@@ -72,8 +71,7 @@ def full_batch_step(
     forward: Forward = call,
     freeze_bn: bool = False,
 ) -> float:
-    """One step along the gradient of the mean loss over all `images`, added up batch by batch and rank by
-    rank.
+    """One step along the gradient of the mean loss over all `images`, of all ranks.
 
     Returns that loss.
 
@@ -102,8 +100,7 @@ def full_batch_step(
 
 @torch.no_grad()
 def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = call) -> None:
-    """Set BatchNorm's running statistics to the mean of the batches' own over all ranks, each weighted by its
-    images.
+    """Set BatchNorm's running statistics to the mean of the batches' own, weighted by their images.
 
     Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation.
     A network without BatchNorm takes nothing from `batches`.

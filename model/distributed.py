@@ -1,5 +1,4 @@
-"""One training on several processes, as torchrun starts them; of one process, every function hands back what
-it was given.
+"""One training on several processes, as torchrun starts them; with one, nothing here does anything.
 
 Before it: torchrun, or nothing. After it: train and eval read their share of each batch, `step` and
 `averaging` add up over the ranks, and rank 0 alone writes. Tensors on a GPU go by NCCL, all else by gloo.

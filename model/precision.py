@@ -1,5 +1,4 @@
-"""How numbers are computed: bfloat16 or float32, BatchNorm fused or not, compiled or not; the backends'
-switches.
+"""How numbers are computed: bfloat16 or float32, fused, compiled; and the backends' switches.
 
 Before it: a network from `network`. After it: train, average and evaluate all call `forward`.
 
@@ -50,8 +49,7 @@ def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tenso
 
 
 def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -> tuple[nn.Module, str]:
-    """The network as a step calls it, sharing its parameters: compiled, on a GPU into CUDA graphs; and "", or
-    why it is not.
+    """The network compiled, on a GPU into CUDA graphs, sharing its parameters; and "", or why it is not.
 
     It is tried forward and backward, in the mode that it is in, on black images `[count, 3, size, size]` of
     each of an epoch's batch sizes, which get graphs of their own (`dynamic=False`): a compiler fails at the

@@ -153,8 +153,7 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
 
 
 def refuse_lost(folder: Run) -> None:
-    """Refuse to start anew beside results that there are only after a checkpoint: starting would drop them.
-    Raises RunError.
+    """Refuse to start anew where results are lost by it. Raises RunError.
 
     best.ckpt is none of them, nor what eval and explain make of it: it is there once a probe is fitted.
     """

@@ -99,8 +99,7 @@ def first_error(name: str, content: Any) -> str | None:
 
 
 def violations(content: Any, shape: Any, place: str) -> Iterator[str]:
-    """Where `content` is not of `shape`: an object's known keys ("*": any key), a list of one shape, or a
-    type.
+    """Where `content` is not of `shape`: known keys ("*": any key), a list of one shape, or a type.
 
     A key may be missing, and a value may be null where nothing is nested in it.
     """

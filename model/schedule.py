@@ -13,8 +13,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Phase:
-    """A triangular cyclic rate (Smith 2017, "Cyclical Learning Rates"): from `high` down to `low` and up
-    again, linearly.
+    """A triangular cyclic rate (Smith 2017, "Cyclical Learning Rates"): linear from `high` to `low` and up.
 
     cycles: full periods over the phase; 2.5 starts high and ends low after three descents, 0.5 is one
     straight decay. warm_up: epochs at the start over which the rate is also multiplied by a ramp from 0 to 1.
