@@ -120,7 +120,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
 
 
 def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -> TrainOptions:
-    """This rank's share of the options. restarted: torchrun starts a run again that had begun.
+    """The options with this rank's share. restarted: torchrun starts a run again that had begun.
 
     Raises RunError where several processes cannot do what is asked.
     """

@@ -64,7 +64,7 @@ class TrainContext:
     def with_progress(
         self, title: str, loader: Loader, clock: Clock | None = None, done: int = 0
     ) -> Iterator[Batch]:
-        """The rest of the loader's epoch, under a progress bar. Raises Stopped between two batches on a signal.
+        """The rest of the loader's epoch, under a progress bar. Raises Stopped on a signal.
 
         clock: measures it. done: images of the epoch that came before, for the bar.
         """
