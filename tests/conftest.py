@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
 
 import pytest
-from pictures import Drawn, coded, draw, encode, packed
+from pictures import Drawn, coded, draw, encode, packed, scan_here
 from runs import Answer, Here, never, tiny_job, tiny_pack
 
 from greyhound import train
@@ -96,6 +96,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, colour_pack: Pack) -> Pat
 def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of the tiny run, to write into."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def scan_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are scanned in this process: the children have a test file of their own."""
+    for module in ("pack", "survey.findings"):
+        monkeypatch.setattr(f"greyhound.cache.{module}.scan", scan_here)
 
 
 @pytest.fixture

