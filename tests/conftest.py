@@ -80,8 +80,8 @@ def colour_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    """100 drawn dogs of four breeds: the smallest set that promises every fault."""
-    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", 4, 25)
+    """150 drawn dogs of six breeds, with every fault."""
+    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", 6, 25)
 
 
 @pytest.fixture(scope="session")

@@ -96,17 +96,15 @@ def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pyt
     assert happened == ["file", "file", "a", "b", "folder", "file", "a", "folder"]
 
 
-def test_no_file_is_renamed_before_all_are_written(tmp_path: Path) -> None:
-    outs = [tmp_path / name for name in ("a", "b")]
+def test_no_file_is_renamed_before_all_are_written_and_what_is_renamed_in_part_is_said(
+    tmp_path: Path,
+) -> None:
+    outs = [tmp_path / name for name in ("a", "b", "c")]
     refused = pytest.raises(WriteError, match=r"a cannot be written: No space left.*; nothing was changed")
     with refused, replacing_all(outs) as temporaries:
         temporaries[0].write_bytes(b"new")
         raise OSError(28, os.strerror(28))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_files_that_are_renamed_in_part_are_said_to_be(tmp_path: Path) -> None:
-    outs = [tmp_path / name for name in ("a", "b", "c")]
     outs[1].mkdir()
     with pytest.raises(WriteError) as refusal, replacing_all(outs):
         pass

@@ -47,7 +47,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_what_the_demo_planted_is_found_and_nothing_else(drawn: Drawn, rows: list[Row]) -> None:
-    assert len(rows) == 100
+    assert len(rows) == 150
     assert [row.path for row in rows] == sorted(row.path for row in rows)
     assert all((drawn.folder / row.path).is_file() and row.label == row.path.split("/")[0] for row in rows)
     renamed = {"empty": "undecodable", "not-an-image": "undecodable", "gif": "transcoded"}
@@ -68,7 +68,7 @@ def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_p
     assert exclusions == {row.path: Exclusion(row.reason, row.causes) for row in rows if row.causes}
     pack(drawn.folder, tmp_path / "p.arrow", Options(exclude=exclusions))
     summary = Pack(tmp_path / "p.arrow").summary()
-    assert summary["images"] == 100 - len(exclusions)
+    assert summary["images"] == 150 - len(exclusions)
     listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
     assert listed == {path: exclusion.reason for path, exclusion in exclusions.items()}
     assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}

@@ -63,17 +63,34 @@ def table(text: str) -> list[list[str]]:
     return [line.replace("│", " ").split() for line in text.splitlines()]
 
 
-def test_pack(packed: tuple[Path, Answer]) -> None:
+def test_pack_info_and_verify(packed: tuple[Path, Answer], tmp_path: Path, call: Call) -> None:
     out, answer = packed
+    left_out = "left out: 2 (1 undecodable, 1 truncated)"
     assert (answer.code, answer.err) == (0, "")
     for row in ("Akita 8 1 2 11", "[b]eagle 7 1 2 10", "all 15 2 4 21"):
         assert row.split() in table(answer.out)
-    assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
+    assert left_out in answer.out
     assert "  Akita/cut.jpg: truncated, " in answer.out
     assert "  [b]eagle/two\ufffdlines.jpg: undecodable, not an image" in answer.out
     pack = Pack(out)
     assert (len(pack), pack.header.seed) == (21, 4)
     assert {path.name for path in out.parent.iterdir() if path.suffix != ".csv"} == {"images", "images.arrow"}
+    answer = call("info", out)
+    assert (answer.code, answer.err) == (0, "")
+    assert left_out in answer.out
+    assert "Akita/cut.jpg" not in answer.out  # `pack` lists them, and --json
+    answer = call("info", out, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    content = json.loads(answer.out)
+    assert content == json.loads(json.dumps(pack.summary(thumbnails=False)))
+    assert content["classes"] == ["[b]eagle", "Akita"]
+    assert content["splits"] == {"train": 15, "val": 2, "test": 4}
+    corrupt, said = tmp_path / "p.arrow", "of 21 images are as they were packed\n"
+    assert call("verify", out) == (0, f"{out}: 21 {said}", "")
+    data = bytearray(out.read_bytes())
+    data[data.find(pack.encoded(13).tobytes()) + 300] ^= 8
+    corrupt.write_bytes(data)
+    assert call("verify", corrupt) == (1, f"corrupt: {pack.describe(13)}\n{corrupt}: 20 {said}", "")
 
 
 def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path, call: Call) -> None:
@@ -83,29 +100,6 @@ def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path, ca
         assert (answer.code, answer.err) == (0, "")
         assert "[b]" in answer.out
     assert [entry.name for entry in tmp_path.iterdir()] == [out.name]
-
-
-def test_info(packed: tuple[Path, Answer], call: Call) -> None:
-    answer = call("info", packed[0])
-    assert (answer.code, answer.err) == (0, "")
-    assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
-    assert "Akita/cut.jpg" not in answer.out  # `pack` lists them, and --json
-    answer = call("info", packed[0], "--json")
-    assert (answer.code, answer.err) == (0, "")
-    content = json.loads(answer.out)
-    assert content == json.loads(json.dumps(Pack(packed[0]).summary(thumbnails=False)))
-    assert content["classes"] == ["[b]eagle", "Akita"]
-    assert content["splits"] == {"train": 15, "val": 2, "test": 4}
-
-
-def test_verify(packed: tuple[Path, Answer], tmp_path: Path, call: Call) -> None:
-    sound, corrupt = packed[0], tmp_path / "p.arrow"
-    said = "of 21 images are as they were packed\n"
-    assert call("verify", sound) == (0, f"{sound}: 21 {said}", "")
-    data = bytearray(sound.read_bytes())
-    data[data.find(Pack(sound).encoded(13).tobytes()) + 300] ^= 8
-    corrupt.write_bytes(data)
-    assert call("verify", corrupt) == (1, f"corrupt: {Pack(sound).describe(13)}\n{corrupt}: 20 {said}", "")
 
 
 def test_survey(images: Path, tmp_path: Path, call: Call) -> None:

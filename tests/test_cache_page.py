@@ -30,7 +30,6 @@ from PIL import Image
 from runs import Here
 
 from greyhound.cache.files import WriteError
-from greyhound.cache.folder import find_file
 from greyhound.cache.machine import available_cores
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.selection import CHOICES, FINDINGS, Decision, Finding, Photograph, match, read_decisions
@@ -247,12 +246,6 @@ def test_few_suspects_among_many_images_are_quick(tmp_path: Path) -> None:
     assert write(rows, tmp_path, out).suspects == 10
     assert time.process_time() - start < 5
     assert out.stat().st_size < 100_000
-
-
-def test_a_name_that_is_no_text_is_found_again(tmp_path: Path) -> None:
-    names = {"a/\\xff\\xe9.jpg": os.fsdecode(b"a/\xff\xe9.jpg"), "a/\\xe9.jpg": "a/\\xe9.jpg", "a/b": "a/b"}
-    folder(tmp_path, {name: path.encode() for path, name in names.items()})
-    assert all(find_file(tmp_path, path).read_bytes() == path.encode() for path in names)
 
 
 GREY = ("Akita/grey.png", "Beagle/grey.png")
@@ -483,14 +476,8 @@ def test_filters_by_class_and_state_and_relabelling_with_the_mouse(work: Work) -
 def test_the_keyboard_goes_everywhere(work: Work) -> None:
     page = work.page
     assert (page.ask("layout.columns"), work.current()) == (3, LOST)
-    steps = {"ArrowRight": GREY[0], "ArrowDown": WRONG, "ArrowUp": GREY[0], "ArrowLeft": LOST}
-    for key, path in [
-        *steps.items(),
-        ("ArrowLeft", LOST),
-        ("End", WRONG),
-        ("ArrowRight", WRONG),
-        ("Home", LOST),
-    ]:
+    keys = ["ArrowRight", "ArrowDown", "ArrowUp", "ArrowLeft", "ArrowLeft", "End", "ArrowRight", "Home"]
+    for key, path in zip(keys, (GREY[0], WRONG, GREY[0], LOST, LOST, WRONG, WRONG, LOST), strict=True):
         page.press(key)
         assert work.current() == path, key
     page.press("k", "e")  # a decision goes on to the next
@@ -504,13 +491,12 @@ def test_the_keyboard_goes_everywhere(work: Work) -> None:
 
 @pytest.mark.browser
 def test_label_suspects_come_by_their_rank_whatever_else_was_found(work: Work) -> None:
-    findings: Mapping[str, tuple[Finding, ...]] = {
-        "a/1": ("grayscale", "label-issue"),
-        "a/2": ("label-issue",),
-        "a/3": ("label-issue", "dark"),
-    }
-    rows = [row(path, *found) for path, found in findings.items()]
     file = work.folder / "ranked.html"
+    rows = [
+        row("a/1", "grayscale", "label-issue"),
+        row("a/2", "label-issue"),
+        row("a/3", "label-issue", "dark"),
+    ]
     write(rows, work.folder, file, {path: Note() for path in ("a/3", "a/1", "a/2")})
     work.page.open(file.as_uri())
     work.page.click(work.chip("label-issue"))

@@ -133,21 +133,17 @@ def verdicts(rows: Mapping[str, Row]) -> dict[str, tuple[str, str]]:
     return {path: (row.verdict, row.of) for path, row in rows.items()}
 
 
-def test_of_copies_in_one_class_the_first_is_kept(tmp_path: Path) -> None:
-    files = {f"a/{n}.png": encode(SHARP) for n in (1, 2, 3)} | {"b/4.png": encode(OTHER)}
-    rows = inspected(tmp_path, files)
+def test_of_copies_in_two_classes_none_is_kept_and_in_one_the_first(tmp_path: Path) -> None:
+    rows = inspected(tmp_path, dict.fromkeys(("a/1.png", "a/2.png", "b/3.png"), encode(SHARP)))
+    other = ("exclude", "b/3.png")
+    assert verdicts(rows) == {"a/1.png": other, "a/2.png": other, "b/3.png": ("exclude", "a/1.png")}
+    assert rows["b/3.png"].reason == f"exact-duplicate: the same file as a/1.png, {WRONG}"
+    rows = inspected(tmp_path, {f"a/{n}.png": encode(SHARP) for n in (1, 2, 3)} | {"b/4.png": encode(OTHER)})
     copy = ("exclude", "a/1.png")
     kept = {"a/1.png": ("keep", "a/2.png"), "b/4.png": ("keep", "")}
     assert verdicts(rows) == kept | {"a/2.png": copy, "a/3.png": copy}
     assert [row.findings for row in rows.values()] == [("exact-duplicate",)] * 3 + [()]
     assert rows["a/3.png"].reason == "exact-duplicate: the same file as a/1.png"
-
-
-def test_of_copies_in_two_classes_none_is_kept(tmp_path: Path) -> None:
-    rows = inspected(tmp_path, dict.fromkeys(("a/1.png", "a/2.png", "b/3.png"), encode(SHARP)))
-    other = ("exclude", "b/3.png")
-    assert verdicts(rows) == {"a/1.png": other, "a/2.png": other, "b/3.png": ("exclude", "a/1.png")}
-    assert rows["b/3.png"].reason == f"exact-duplicate: the same file as a/1.png, {WRONG}"
 
 
 def test_near_twins_are_kept_in_one_class_and_not_in_two(tmp_path: Path) -> None:
@@ -232,10 +228,7 @@ def test_findings_come_in_the_order_in_which_to_look_at_them(tmp_path: Path) -> 
     assert [*row.findings] == [name for name in FINDINGS if name in row.findings]
     assert row.verdict == "exclude"
     assert row.reason.startswith("grayscale: colourfulness 0.0; exact-duplicate: the same file as a/1.png; ")
-
-
-def test_without_labels_copies_are_copies(tmp_path: Path) -> None:
     looks = [ImageInfo(sha256="a", luma_high=200, sharpness=99, width=90, height=90)] * 2
     rows = list(judge(["1", "2"], ["", ""], looks))
-    assert [(row.verdict, row.of) for row in rows] == [("keep", "2"), ("exclude", "1")]
+    assert [(row.verdict, row.of) for row in rows] == [("keep", "2"), ("exclude", "1")], "without labels"
     assert list(judge([], [], [])) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scale
 from pictures import encode, noise, scan_here
 from pictures import folder as write_folder
 from runs import Here
@@ -210,3 +212,17 @@ def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here
     answer = here(*packing, "q.arrow", "--shards", "99")
     assert answer.code == 2
     assert answer.err == "error: shards is 99; expected 1 to 7, at least an image in each\n"
+
+
+def test_scale_measures_a_small_index_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "scale.arrow"
+    scale.write(path, 1000, 3)
+    scale.measure(str(path))
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["shards"]) == (1000, 3)
+    assert found["peak_bytes"] > found["index_bytes"] > 0
+    assert min(found[name] for name in ("open_s", "order_s", "draw_s_a_million")) >= 0
+    pack = Pack(path)
+    assert len(pack.ids("train")) == 900
+    assert pack.labels.tolist() == (np.arange(1000) % len(scale.CLASSES)).tolist()
+    assert pack.image_path(7) == "7/photograph_of_it_number_7"

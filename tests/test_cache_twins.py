@@ -23,17 +23,7 @@ from greyhound.cache.overlay import aligned_rmse
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.stats import luma, measure
 from greyhound.cache.thumbnail import SIDE
-from greyhound.cache.twins import (
-    ALIKE,
-    APART,
-    BRIGHTNESS,
-    Pair,
-    Twins,
-    find_originals,
-    find_pairs,
-    find_twins,
-    low_waves,
-)
+from greyhound.cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins
 
 Thumbnail = NDArray[np.uint8]
 
@@ -123,8 +113,8 @@ def look_alikes() -> tuple[NDArray[np.uint8], Callable[[int], NDArray[np.uint8]]
 def test_among_look_alikes_the_twins_are_found_and_no_stranger(
     look_alikes: tuple[NDArray[np.uint8], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waves, told = low_waves(luma(look_alikes[0])), list[int]()
-    assert ((waves @ waves.T > ALIKE).sum(axis=1) > 30).all()
+    waves, told = module.low_waves(luma(look_alikes[0])), list[int]()
+    assert ((waves @ waves.T > module.ALIKE).sum(axis=1) > 30).all()
     for rows, columns in ((512, 1024), (7, 30)):
         monkeypatch.setattr(module, "_ROWS", rows)
         monkeypatch.setattr(module, "_COLUMNS", columns)
@@ -168,8 +158,8 @@ def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
     """The rule, for two pictures as they lie: as bright, alike from afar, near when laid on one another."""
     both = np.stack([one, other]).astype(np.float32)
     shades = luma(np.stack([one, other]))
-    bright, waves = shades.mean(axis=(1, 2)), low_waves(shades).astype(np.float16).astype(np.float32)
-    if abs(bright[0] - bright[1]) > BRIGHTNESS or waves[0] @ waves[1] <= ALIKE:
+    bright, waves = shades.mean(axis=(1, 2)), module.low_waves(shades).astype(np.float16).astype(np.float32)
+    if abs(bright[0] - bright[1]) > module.BRIGHTNESS or waves[0] @ waves[1] <= module.ALIKE:
         return False
     grey = aligned_rmse(shades[:1, ..., None], shades[1:, ..., None])[0]
     return bool(grey <= 1.2 * APART and aligned_rmse(both[:1], both[1:])[0] <= APART)

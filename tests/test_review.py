@@ -28,8 +28,8 @@ from greyhound.cache.pack import Options
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
-from greyhound.cache.survey.labels import Ranked, Review
-from greyhound.cache.survey.table import read_rows
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
+from greyhound.cache.survey.table import Row, read_rows
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
 from greyhound.model.run import Run
@@ -81,6 +81,7 @@ def test_the_neighbours_are_the_nearest_of_both_classes(colour_pack: Pack) -> No
 
 
 def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None:
+    """Also a class that hangs together is dealt out."""
     files = {name: [tinted(level, 100 * level + n) for n in range(9)] for level, name in enumerate("abc")}
     for name in "ac":
         files[name].append(tinted(0, 999))
@@ -92,6 +93,10 @@ def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None
         counts = np.bincount(folds[pack.labels == label], minlength=5)
         assert counts.min() >= 1 and counts.max() <= 3
     assert (review.assign_folds(pack.labels, contents, 5) == folds).all()
+    labels, contents = np.repeat(np.arange(2, dtype=np.int32), 6), [str(n) for n in range(12)]
+    burst = [Pair(n, n + 1, 0.1, mirrored=False) for n in range(5)]
+    assert len({*review.assign_folds(labels, contents, 3, burst)[:6]}) == 3
+    assert len({*review.assign_folds(labels, contents, 3, burst[:2])[:3]}) == 1
 
 
 def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> None:
@@ -113,13 +118,6 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
     folds = review.assign_folds(pack.labels, review.hash_contents(pack, ids), 5, alike)
     assert folds[9] == folds[10] == folds[29]
     assert len({*folds[:9]}) == 5
-
-
-def test_a_class_that_hangs_together_is_dealt_out_all_the_same() -> None:
-    labels, contents = np.repeat(np.arange(2, dtype=np.int32), 6), [str(n) for n in range(12)]
-    burst = [Pair(n, n + 1, 0.1, mirrored=False) for n in range(5)]
-    assert len({*review.assign_folds(labels, contents, 3, burst)[:6]}) == 3
-    assert len({*review.assign_folds(labels, contents, 3, burst[:2])[:3]}) == 1
 
 
 @needs_cleanlab
@@ -287,7 +285,7 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> dict[str, dict[str, Any]
 @needs_weights
 def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scanned: list[Path]) -> None:
     items = surveyed(drawn.folder, tmp_path)
-    assert len(scanned) == len(set(scanned)) == 100  # truth.csv is no image
+    assert len(scanned) == len(set(scanned)) == 150  # truth.csv is no image
     rows = {row.path: row for row in read_rows(tmp_path / "survey.csv")}
     suspects = {path for path, row in rows.items() if "label-issue" in row.findings}
     wrong = {row["path"] for row, _ in drawn.rows("mislabelled")}
@@ -357,3 +355,43 @@ def test_labels_of_a_folder_without_classes(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="has 1 class folders with images; expected at least 2"):
         surveyed(images, tmp_path / "out")
     assert (tmp_path / "out" / "survey.html").is_file()
+
+
+NEAR = (Neighbour("a/2.jpg", 0.5),), (Neighbour("b/1.jpg", 0.75),)
+FIRST = Ranked("a/1.jpg", "a", "b", 0.01, 0.97, True, *NEAR, saliency="/9j/")
+LAST = Ranked("b/1.jpg", "b", "a", 0.9, 0.1, is_issue=False)
+REVIEW = Review("a test", 0.5, 3, (FIRST, LAST))
+
+
+def test_label_issues_are_marked_and_a_twin_stays_the_twin() -> None:
+    assert REVIEW.label_issues == [FIRST]
+    truncated = Row("a/0.jpg", "a", findings=("truncated",), causes=("truncated",))
+    rows = [Row("a/1.jpg", "a"), Row("b/1.jpg", "b"), truncated]
+    why = "labelled a (probability 0.010), looks like b (0.970)"
+    assert [*mark(rows, REVIEW)] == [replace(rows[0], findings=("label-issue",), reason=why), *rows[1:]]
+    twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
+    (marked,) = mark([twin], REVIEW)
+    assert (marked.findings, marked.of) == (("near-duplicate", "label-issue"), "b/9.jpg")
+    assert marked.reason == f"is b/9.jpg again; {why}"
+
+
+def test_label_issues_are_found_by_their_content_wherever_they_lie() -> None:
+    one, other, near = "1" * 64, "2" * 64, "3" * 64
+    ranking = (
+        replace(FIRST, path="train/a/1.jpg", sha256=one, of_label=(Neighbour("train/a/2.jpg", 0.5),)),
+        replace(FIRST, path="gone.jpg", sha256="4" * 64),
+        replace(FIRST, path="a/same.gif", sha256="5" * 64),
+        replace(FIRST, path="b/3.jpg", sha256=other),
+        Ranked("train/a/2.jpg", "a", "b", 0.9, 0.1, is_issue=False, sha256=near),
+    )
+    rows = [
+        Row("a/same.gif", "a", sha256="6" * 64, findings=("transcoded",)),
+        Row("b/0.jpg", "b", sha256=one),
+        Row("b/3.jpg", "b", sha256=near),  # of that path, and another picture
+        Row("x/1.jpg", "a", sha256=one),
+        Row("z/9.jpg", "z", sha256=other),
+    ]
+    found = bring_home(replace(REVIEW, ranking=ranking), rows)
+    assert [image.path for image in found.ranking] == ["x/1.jpg", "a/same.gif", "z/9.jpg"]
+    assert found.ranking[0].of_label == (Neighbour("b/3.jpg", 0.5),)
+    assert found.ranking[0].of_likelier == ()  # no such picture there
