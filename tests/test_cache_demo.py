@@ -99,8 +99,8 @@ def test_other_formats_are_what_they_say(drawn: Drawn) -> None:
             assert (image.format, image.mode, path.suffix) == kinds[row["fault"]]
     images = [load(path) for _, path in drawn.rows("grayscale")]
     assert {image.mode for image in images} == {"L", "RGB"}
-    for image in images:
-        pixels = np.asarray(image.convert("RGB"))
+    for grey in images:
+        pixels = np.asarray(grey.convert("RGB"))
         assert (pixels == pixels[..., :1]).all()
 
 

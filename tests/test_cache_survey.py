@@ -274,10 +274,10 @@ def as_jpeg(pixels: NDArray[Any], **options: Any) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def photograph(*tint: float) -> NDArray[np.float64]:
+def photograph(*tint: float) -> NDArray[Any]:
     """Grey blobs with grain, 300 x 200, under a tinted light."""
-    grey = Image.fromarray(noise(300, 200, 5)).convert("L")
-    return np.asarray(grey)[..., None] * np.array(tint or (1.0, 1.0, 1.0))
+    grey = np.asarray(Image.fromarray(noise(300, 200, 5)).convert("L"))
+    return np.asarray(grey[..., None] * np.array(tint or (1.0, 1.0, 1.0)))
 
 
 def is_grayscale(pixels: NDArray[Any], **options: Any) -> bool:
