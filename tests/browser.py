@@ -135,9 +135,7 @@ class _Pipe:
             while b"\0" in self.read:
                 message, _, self.read = self.read.partition(b"\0")
                 yield json.loads(message)
-            assert select.select([self.out], [], [], PATIENCE)[0], (
-                f"the browser said nothing for {PATIENCE:.0f} s"
-            )
+            assert select.select([self.out], [], [], PATIENCE)[0], "the browser said nothing for a minute"
             part = os.read(self.out, 1 << 20)
             if not part:
                 return

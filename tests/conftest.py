@@ -24,6 +24,12 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What works in a browser is marked so."""
+    if "chromium" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.browser)
+
+
 def pytest_runtest_setup() -> None:
     """Heed every signal, whatever a shell, nohup or an earlier test had ignored: tests send them."""
     for number in ENDINGS:
@@ -80,8 +86,8 @@ def colour_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    """100 drawn dogs of four breeds: the smallest set that promises every fault."""
-    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", 4, 25)
+    """150 drawn dogs of six breeds, with every fault."""
+    return draw(tmp_path_factory.mktemp("demo") / "new" / "dogs", 6, 25)
 
 
 @pytest.fixture(scope="session")
@@ -99,10 +105,15 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scan_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are scanned in this process: the children have a test file of their own."""
+    for module in ("pack", "survey.findings"):
+        monkeypatch.setattr(f"greyhound.cache.{module}.scan", scan_here)
+
+
+@pytest.fixture
+def images(tmp_path: Path, scan_in_process: None) -> Path:
     """Six pictures in the classes of the tiny run, in `images`, looked at in the test's own process."""
-    for module in ("greyhound.cache.pack", "greyhound.cache.survey.findings"):
-        monkeypatch.setattr(f"{module}.scan", scan_here)
     names = [(f"{name}/{n}.jpg", k, n) for k, name in enumerate(NAMES) for n in (0, 1)]
     return folder(tmp_path / "images", {name: tinted(2 - k, 9 * k + n) for name, k, n in names})
 

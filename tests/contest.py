@@ -116,7 +116,6 @@ def find_clean(source: Path) -> list[str]:
 
 
 def change(images: Path, chosen: Iterator[str], each: int) -> Iterator[Planted]:
-    """Spoil images in their place."""
     for fault, kinds in CHANGED.items():
         for number in range(each):
             kind = list(kinds)[number % len(kinds)]
@@ -165,12 +164,10 @@ THEIR_NAMES: Final = {
 
 
 def cost() -> Cost:
-    """What this process and its children have taken so far."""
     return time.perf_counter(), sum(os.times()[:4])
 
 
 def since(start: Cost) -> Cost:
-    """What was taken from `start` to now."""
     wall, processor = cost()
     return wall - start[0], processor - start[1]
 
@@ -257,7 +254,6 @@ def tabulate(truth: list[Planted], columns: Mapping[str, Contestant]) -> list[st
 
 
 def main() -> int:
-    """Plant and compare what the command line names."""
 
     def command(source: Path, out: Path, each: int = 12, seed: int = 0) -> int:
         """Compare our survey with cleanvision's, of copies of the images of SOURCE, below OUT, with planted faults.

@@ -117,9 +117,8 @@ def read_index(folder: Path, data: bytes) -> None:
     if not len(rows):
         return
     count, file = len(rows), folder / "p.arrow"
-    arrays = {
-        name: pa.array(rows[name], SCHEMA.field(name).type) for name in rows.dtype.names if name != "split"
-    }
+    names = [name for name in ROW.names or () if name != "split"]
+    arrays = {name: pa.array(rows[name], SCHEMA.field(name).type) for name in names}
     arrays["split"] = pa.DictionaryArray.from_arrays(pa.array(rows["split"]), pa.array(SPLITS), safe=False)
     arrays["path"] = pa.array([f"{row}.jpg" for row in range(count)])
     arrays["image"] = pa.array([IMAGE] * count, pa.large_binary())
@@ -157,14 +156,6 @@ def read_decisions(folder: Path, data: bytes) -> None:
     found = selection.read_decisions(written(folder / "decisions.csv", data))
     selection.check_classes(found, ("a", "b"))
     selection.match(found, [selection.Photograph("a/1.jpg", "a", SHA)])
-
-
-def excluded_seeds(_: Path) -> list[bytes]:
-    return [b'path,reason\na/1.jpg,grayscale: 2.1\n"a/2.jpg",not a dog\na/3.jpg,\n']
-
-
-def read_excluded(folder: Path, data: bytes) -> None:
-    selection.read_exclusions(written(folder / "excluded.csv", data))
 
 
 def survey_seeds(folder: Path) -> list[bytes]:
@@ -231,16 +222,6 @@ def read_run(folder: Path, data: bytes) -> None:
             run.read(other)
     if (folder / VERSIONS).exists():
         other_versions(run, {"torch": "2", "date": "now"})
-
-
-def recipe_seeds(_: Path) -> list[bytes]:
-    return [json.dumps(asdict(TINY)).encode()]
-
-
-def read_recipe(folder: Path, data: bytes) -> None:
-    """A recipe that a run is forced on from, and what became of it."""
-    (folder / RECIPE).write_bytes(data)
-    list(differences(Run(folder).read(RECIPE), json.loads(json.dumps(asdict(TINY)))))
 
 
 @cache
@@ -333,17 +314,31 @@ def read_command(_: Path, data: bytes) -> None:
         assert len(said.getvalue().splitlines()) == (1 if leaving.code else 0), said.getvalue()
 
 
+EXCLUDED: Final = b'path,reason\na/1.jpg,grayscale: 2.1\n"a/2.jpg",not a dog\na/3.jpg,\n'
+TINY_RECIPE: Final = json.dumps(asdict(TINY)).encode()
+
+
+def read_recipe(folder: Path, data: bytes) -> None:
+    """A recipe that a run is forced on from, and what became of it."""
+    run = Run(written(folder / RECIPE, data).parent)
+    list(differences(run.read(RECIPE), json.loads(TINY_RECIPE)))
+
+
 TARGETS: Final = {
     "pack": Target(pack_seeds, read_pack, (PackError,)),
     "header": Target(header_seeds, read_header, (PackError,)),
     "index": Target(index_seeds, read_index, (PackError, BadImageError)),
     "image": Target(image_seeds, read_image, ()),
     "decisions": Target(decisions_seeds, read_decisions, (PackError,)),
-    "excluded": Target(excluded_seeds, read_excluded, (PackError,)),
+    "excluded": Target(
+        lambda _: [EXCLUDED],
+        lambda folder, data: selection.read_exclusions(written(folder / "excluded.csv", data)),
+        (PackError,),
+    ),
     "survey": Target(survey_seeds, read_survey, (PackError,)),
     "benchmark": Target(benchmark_seeds, read_benchmark, (BenchmarkError,)),
     "run": Target(run_seeds, read_run, (RunError, ValueFormatError)),
-    "recipe": Target(recipe_seeds, read_recipe, (RunError,)),
+    "recipe": Target(lambda _: [TINY_RECIPE], read_recipe, (RunError,)),
     "checkpoint": Target(checkpoint_seeds, read_checkpoint, (CheckpointError, RunError)),
     "pickle": Target(pickle_seeds, read_pickle, (CheckpointError, RunError)),
     "command": Target(command_seeds, read_command, (RunError, ValueError)),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
+import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +27,7 @@ from greyhound.cache.store import Pack
 from greyhound.cache.validate import DaliDecoder, _answer
 
 Pixels = NDArray[np.uint8]
+BICUBIC = Image.Resampling.BICUBIC
 ALL_TRAIN = Options(val=0, test=0)
 BLUE_STEP = 8
 """Levels of blue from one identity to the next: more than JPEG or interpolation can blur."""
@@ -49,9 +52,7 @@ def noise(width: int, height: int, seed: int = 0) -> Pixels:
     """A busy, coloured picture: smooth blobs with grain, which compresses about as a photograph does."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    smooth = np.asarray(
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16
-    )
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), BICUBIC), dtype=np.int16)
     grain = generator.integers(-6, 7, (height, width, 3))
     return np.asarray(np.clip(smooth + grain, 0, 255), dtype=np.uint8)
 
@@ -63,12 +64,9 @@ def portrait(seed: int) -> Image.Image:
     middle, radius = 100 + generator.normal(0, 3, 2), np.array([60, 80]) + generator.normal(0, 4, 2)
     inside = ((across - middle[0]) / radius[0]) ** 2 + ((down - middle[1]) / radius[1]) ** 2 < 1
     texture = generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)
-    shades = (
-        np.asarray(Image.fromarray(texture).resize((200, 200), Image.Resampling.BICUBIC)).astype(float) - 128
-    )
-    return Image.fromarray(
-        np.where(inside[..., None], 150 + 0.35 * shades, 30 + 0.08 * shades).astype(np.uint8)
-    )
+    shades = np.asarray(Image.fromarray(texture).resize((200, 200), BICUBIC)).astype(float) - 128
+    lit = np.where(inside[..., None], 150 + 0.35 * shades, 30 + 0.08 * shades)
+    return Image.fromarray(lit.astype(np.uint8))
 
 
 def encode(pixels: Pixels | Image.Image, format: str = "PNG", orientation: int = 1, **options: Any) -> bytes:
@@ -85,19 +83,27 @@ def encode(pixels: Pixels | Image.Image, format: str = "PNG", orientation: int =
     return stream.getvalue()
 
 
+def png_bomb(side: int) -> bytes:
+    """A PNG of a few hundred bytes whose header claims to be side x side pixels."""
+    data = encode(coded(9, 9))
+    header = b"IHDR" + struct.pack(">II", side, side) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 def store_as(upright: Pixels, orientation: int) -> Pixels:
     """The stored pixels that a viewer shows as `upright` when the file carries this EXIF orientation."""
+    turned = upright.transpose(1, 0, 2)
     undo = {
-        1: lambda image: image,
-        2: lambda image: image[:, ::-1],
-        3: lambda image: image[::-1, ::-1],
-        4: lambda image: image[::-1],
-        5: lambda image: image.transpose(1, 0, 2),
-        6: lambda image: np.rot90(image, 1),
-        7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda image: np.rot90(image, -1),
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: turned,
+        6: turned[::-1],
+        7: turned[::-1, ::-1],
+        8: turned[:, ::-1],
     }
-    return np.ascontiguousarray(undo[orientation](upright))
+    return np.ascontiguousarray(undo[orientation])
 
 
 def folder(root: Path, files: Mapping[str, bytes]) -> Path:
@@ -116,10 +122,8 @@ def scan_here(paths: Iterable[Path], workers: int | None = None) -> Generator[Im
 
 def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options = ALL_TRAIN) -> Pack:
     """Pack encoded images, class -> files in order; the rows keep that order, all in train unless told otherwise."""
-    names = {
-        f"{name}/{index:04}.img": data for name, files in classes.items() for index, data in enumerate(files)
-    }
-    folder(root / "images", names)
+    for name, files in classes.items():
+        folder(root / "images" / name, {f"{index:04}.img": data for index, data in enumerate(files)})
     with mock.patch("greyhound.cache.pack.scan", scan_here):
         pack(root / "images", root / "images.arrow", options)
     return Pack(root / "images.arrow")

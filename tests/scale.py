@@ -53,7 +53,6 @@ class Scale:
 
 
 def main(scale: Scale) -> None:
-    """Write the pack, then measure in a process of its own."""
     with tempfile.TemporaryDirectory(dir=scale.folder) as temporary:
         pack = Path(temporary) / "scale.arrow"
         write(pack, scale.images, scale.shards)
@@ -61,7 +60,6 @@ def main(scale: Scale) -> None:
 
 
 def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_RECORD_BATCH) -> None:
-    """All shards of the pack."""
     for index, path in enumerate(shard_paths(pack, shards)):
         columns = index_of(np.arange(*divide(images, shards)[index]))
         header = Header(CLASSES, "0" * 64, 0, index_crc32=index_checksum(columns), shard=index, shards=shards)
@@ -72,7 +70,6 @@ def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_R
 
 
 def index_of(rows: NDArray[np.int64]) -> dict[str, pa.Array]:
-    """The columns of these rows."""
     count = len(rows)
     splits = np.where(rows % 20 == 0, 1, np.where(rows % 20 == 1, 2, 0)).astype(np.int8)
     offsets = pa.py_buffer(np.arange(0, len(IMAGE) * count + 1, len(IMAGE), dtype=np.int64))
@@ -89,7 +86,6 @@ def index_of(rows: NDArray[np.int64]) -> dict[str, pa.Array]:
 
 
 def measure(path: str) -> None:
-    """Open, order, draw; a line of JSON."""
     before = peak()
     pack, opened = timed(lambda: Pack(path))
     ids = pack.ids("train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from greyhound.cache.demo import brushes, dogs
 from greyhound.cache.demo import faults as demo
 
-CLASSES, PER_CLASS = 4, 25
+CLASSES, PER_CLASS = 6, 25
 UNREADABLE = {"truncated", "empty", "not-an-image"}
 
 
@@ -42,7 +43,7 @@ def test_truth_has_one_line_for_every_file_and_the_summary_agrees(drawn: Drawn) 
     assert Counter(path.parent.name for path in files) == dict.fromkeys(names, PER_CLASS)
     assert drawn.summary.images == CLASSES * PER_CLASS and drawn.summary.classes == CLASSES
     assert drawn.summary.faults == Counter(row["fault"] for row in drawn.truth if row["fault"])
-    assert drawn.progress == [(done + 1, 100) for done in range(100)]
+    assert drawn.progress == [(done + 1, 150) for done in range(150)]
 
 
 def test_every_fault_is_planted_in_every_breed_equally(drawn: Drawn) -> None:
@@ -64,15 +65,12 @@ def test_sound_files_decode_and_clean_ones_are_jpegs_as_heavy_as_photographs(dra
     assert 30_000 < np.mean([path.stat().st_size for _, path in drawn.rows("")]) < 110_000
 
 
-def test_truncated_files_open_but_do_not_load(drawn: Drawn) -> None:
+def test_files_that_are_cut_empty_or_foreign_do_not_load(drawn: Drawn) -> None:
     for row, path in drawn.rows("truncated"):
         with Image.open(path) as image, pytest.raises(OSError, match="truncated"):
             image.load()
         whole, rest = demo.encode(drawing(row)), path.read_bytes()
         assert whole.startswith(rest) and 0.39 < len(rest) / len(whole) <= 0.7
-
-
-def test_empty_and_foreign_files_are_no_images(drawn: Drawn) -> None:
     for row, path in drawn.rows("empty", "not-an-image"):
         with pytest.raises(UnidentifiedImageError):
             load(path)
@@ -80,48 +78,42 @@ def test_empty_and_foreign_files_are_no_images(drawn: Drawn) -> None:
         assert (path.stat().st_size == 0) == (row["fault"] == "empty")
 
 
-def test_grayscale_comes_in_one_channel_and_in_three_equal_ones(drawn: Drawn) -> None:
-    images = [load(path) for _, path in drawn.rows("grayscale")]
-    assert {image.mode for image in images} == {"L", "RGB"}
-    for image in images:
-        pixels = np.asarray(image.convert("RGB"))
-        assert (pixels == pixels[..., :1]).all()
-
-
 def test_exif_rotated_files_are_upright_for_a_viewer(drawn: Drawn) -> None:
     for row, path in drawn.rows("exif-rotated"):
         with Image.open(path) as stored:
             assert stored.getexif()[ExifTags.Base.Orientation] == int(row["detail"])
-            upright = ImageOps.exif_transpose(stored)
-        assert difference(upright, drawing(row)) < 6
-
-
-@pytest.mark.parametrize("orientation", ["3", "6", "8"])
-def test_lay_down_is_undone_by_the_orientation(orientation: str) -> None:
+            assert difference(ImageOps.exif_transpose(stored), drawing(row)) < 6
     image = Image.linear_gradient("L").resize((64, 32)).convert("RGB")
-    stored = Image.open(io.BytesIO(demo._lay_down(image, orientation)))
-    upright = ImageOps.exif_transpose(stored)
-    assert difference(stored.resize(image.size), image) > 50
-    assert upright.size == image.size and difference(upright, image) < 3
+    for orientation in "368":
+        stored = Image.open(io.BytesIO(demo._lay_down(image, orientation)))
+        upright = ImageOps.exif_transpose(stored)
+        assert difference(stored.resize(image.size), image) > 50
+        assert upright.size == image.size and difference(upright, image) < 3
 
 
-@pytest.mark.parametrize(
-    ("fault", "form", "mode"), [("cmyk", "JPEG", "CMYK"), ("gif", "GIF", "P"), ("png", "PNG", "RGB")]
-)
-def test_other_formats_are_what_they_say(drawn: Drawn, fault: str, form: str, mode: str) -> None:
-    for _, path in drawn.rows(fault):
+def test_other_formats_are_what_they_say(drawn: Drawn) -> None:
+    """Grayscale comes in one channel, and in three equal ones."""
+    kinds = {"cmyk": ("JPEG", "CMYK", ".jpg"), "gif": ("GIF", "P", ".gif"), "png": ("PNG", "RGB", ".png")}
+    for row, path in drawn.rows(*kinds):
         with Image.open(path) as image:
-            assert (image.format, image.mode) == (form, mode)
-        assert path.suffix == (".jpg" if fault == "cmyk" else f".{fault}")
+            assert (image.format, image.mode, path.suffix) == kinds[row["fault"]]
+    images = [load(path) for _, path in drawn.rows("grayscale")]
+    assert {image.mode for image in images} == {"L", "RGB"}
+    for grey in images:
+        pixels = np.asarray(grey.convert("RGB"))
+        assert (pixels == pixels[..., :1]).all()
 
 
 def test_duplicates_name_a_clean_original_beside_them(drawn: Drawn) -> None:
+    """And mislabelled files show the true breed, and are nowhere else."""
     clean = {path: path.read_bytes() for _, path in drawn.rows("")}
     assert len({*clean.values()}) == len(clean)
     for row, path in drawn.rows("exact-duplicate", "near-duplicate"):
         original = drawn.folder / row["of"]
         assert original in clean and original.parent == path.parent
         assert (clean[original] == path.read_bytes()) == (row["fault"] == "exact-duplicate")
+    for row, path in drawn.rows("mislabelled"):
+        assert path.read_bytes() == demo.encode(drawing(row, demo.STRAYS))
 
 
 @pytest.mark.parametrize("kind", demo.KINDS["near-duplicate"])
@@ -134,20 +126,12 @@ def test_a_twin_is_nearly_the_same_picture(kind: str) -> None:
     assert difference(image, dogs.draw_dog(brushes.BREEDS[3], 8, 0).resize(image.size)) > 25
 
 
-def test_mislabelled_files_show_the_true_breed_and_are_nowhere_else(drawn: Drawn) -> None:
-    for row, path in drawn.rows("mislabelled"):
-        assert path.read_bytes() == demo.encode(drawing(row, demo.STRAYS))
-
-
-def test_a_clean_file_never_depends_on_how_many_there_are(drawn: Drawn, tmp_path: Path) -> None:
+def test_only_the_seed_the_breed_and_the_number_change_the_picture(drawn: Drawn, tmp_path: Path) -> None:
     fewer = draw(tmp_path / "fewer", 3, 4)
     clean = {row["path"] for row, _ in drawn.rows("")} & {row["path"] for row, _ in fewer.rows("")}
     assert len(clean) >= 8
     for path in clean:
         assert (drawn.folder / path).read_bytes() == (fewer.folder / path).read_bytes()
-
-
-def test_the_seed_the_breed_and_the_number_each_change_the_picture() -> None:
     one, other = brushes.BREEDS[:2]
     keys = ((one, 0, 0), (other, 0, 0), (one, 1, 0), (one, 0, 1))
     drawings = [dogs.draw_dog(*key).tobytes() for key in keys]
@@ -182,40 +166,25 @@ def test_every_breed_is_distinct_and_its_words_are_known() -> None:
         assert patterned == (breed.pattern != "solid")
 
 
-def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(demo.DemoError, match="a folder with 1 entries in it; expected a new or empty folder"):
-        demo.draw_demo(tmp_path, 2, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    with pytest.raises(demo.DemoError, match="is a file; expected"):
-        demo.draw_demo(tmp_path / "note.txt", 2, 1)
-    assert (tmp_path / "note.txt").read_text() == "mine"
-
-
-def test_an_empty_folder_is_filled_and_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        demo.draw_demo(tmp_path / "dogs", 2, 1, progress=stop)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "dogs").mkdir()
-    assert draw(tmp_path / "dogs", 2, 1).summary == demo.DemoSummary(2, 2, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["dogs"]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
+def test_an_empty_folder_is_filled_and_what_cannot_be_leaves_nothing_behind(tmp_path: Path) -> None:
+    root, note = tmp_path / "dogs", tmp_path / "note.txt"
+    for numbers, message in (
         ((1, 60, 0), "classes is 1, expected 2 to 26"),
         ((27, 60, 0), "classes is 27, expected 2 to 26"),
         ((12, 0, 0), "per_class is 0, expected 1 to"),
         ((12, 60, -1), "seed is -1, expected 0 to"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(
-    numbers: tuple[int, int, int], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(demo.DemoError, match=message):
-        demo.draw_demo(tmp_path / "dogs", *numbers)
+    ):
+        with pytest.raises(demo.DemoError, match=message):
+            demo.draw_demo(root, *numbers)
+    with pytest.raises(KeyboardInterrupt):
+        demo.draw_demo(root, 2, 1, progress=Mock(side_effect=KeyboardInterrupt))
     assert list(tmp_path.iterdir()) == []
+    root.mkdir()
+    assert draw(root, 2, 1).summary == demo.DemoSummary(2, 2, {})
+    assert list(tmp_path.iterdir()) == [root]
+    with pytest.raises(demo.DemoError, match="a folder with 1 entries in it; expected a new or empty folder"):
+        demo.draw_demo(tmp_path, 2, 1)
+    note.write_text("mine")
+    with pytest.raises(demo.DemoError, match="is a file; expected"):
+        demo.draw_demo(note, 2, 1)
+    assert {*tmp_path.iterdir()} == {root, note} and note.read_text() == "mine"

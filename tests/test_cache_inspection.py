@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tracemalloc
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ import pytest
 from pictures import Drawn, encode, folder, noise, portrait, scan_here
 from PIL import Image
 
-from greyhound.cache import pack as pack_module
 from greyhound.cache.__main__ import survey
 from greyhound.cache.files import WriteError
+from greyhound.cache.folder import find_labelled
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import Exclusion, read_exclusions
@@ -26,12 +27,7 @@ from greyhound.cache.survey import findings as module
 from greyhound.cache.survey.findings import inspect
 from greyhound.cache.survey.table import COLUMNS, Row, check_place, read_rows, write
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at files in this process: the children have a test file of their own."""
-    monkeypatch.setattr(module, "scan", scan_here)
-    monkeypatch.setattr(pack_module, "scan", scan_here)
+pytestmark = pytest.mark.usefixtures("scan_in_process")
 
 
 @pytest.fixture(scope="module")
@@ -50,42 +46,19 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
-def planted(drawn: Drawn, *faults: str) -> dict[str, str]:
-    """Path of every image with one of these faults, and of its twin."""
-    return {row["path"]: row["of"] for row, _ in drawn.rows(*faults)}
-
-
-def test_every_image_of_the_demo_has_a_row(drawn: Drawn, rows: list[Row]) -> None:
-    assert len(rows) == 100
+def test_what_the_demo_planted_is_found_and_nothing_else(drawn: Drawn, rows: list[Row]) -> None:
+    assert len(rows) == 150
     assert [row.path for row in rows] == sorted(row.path for row in rows)
     assert all((drawn.folder / row.path).is_file() and row.label == row.path.split("/")[0] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("finding", "faults"),
-    [
-        ("undecodable", ("empty", "not-an-image")),
-        ("truncated", ("truncated",)),
-        ("grayscale", ("grayscale",)),
-        ("transcoded", ("gif",)),
-        ("cmyk", ("cmyk",)),
-    ],
-)
-def test_what_the_demo_planted_is_found_and_nothing_else(
-    finding: str, faults: tuple[str, ...], drawn: Drawn, rows: list[Row]
-) -> None:
-    truth = planted(drawn, *faults)
-    assert truth
-    assert {row.path for row in rows if finding in row.findings} == truth.keys()
-
-
-@pytest.mark.parametrize("finding", ["exact-duplicate", "near-duplicate"])
-def test_the_twins_that_the_demo_planted_are_found_and_no_other(
-    finding: str, drawn: Drawn, rows: list[Row]
-) -> None:
-    truth = {frozenset(pair) for pair in planted(drawn, finding).items()}
-    assert truth
-    assert {frozenset((row.path, row.of)) for row in rows if finding in row.findings} == truth
+    renamed = {"empty": "undecodable", "not-an-image": "undecodable", "gif": "transcoded"}
+    planted: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in drawn.truth:
+        planted[renamed.get(row["fault"], row["fault"])][row["path"]] = row["of"]
+    for finding in ("undecodable", "truncated", "grayscale", "transcoded", "cmyk"):
+        assert {row.path for row in rows if finding in row.findings} == planted[finding].keys() != set()
+    for finding in ("exact-duplicate", "near-duplicate"):
+        truth = {frozenset(pair) for pair in planted[finding].items()}
+        assert {frozenset((row.path, row.of)) for row in rows if finding in row.findings} == truth != set()
 
 
 def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_path: Path) -> None:
@@ -95,7 +68,7 @@ def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_p
     assert exclusions == {row.path: Exclusion(row.reason, row.causes) for row in rows if row.causes}
     pack(drawn.folder, tmp_path / "p.arrow", Options(exclude=exclusions))
     summary = Pack(tmp_path / "p.arrow").summary()
-    assert summary["images"] == 100 - len(exclusions)
+    assert summary["images"] == 150 - len(exclusions)
     listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
     assert listed == {path: exclusion.reason for path, exclusion in exclusions.items()}
     assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
@@ -147,16 +120,21 @@ def test_a_class_is_the_first_folder_and_without_folders_there_is_none(tmp_path:
 
 def test_a_class_folder_may_be_a_link_for_survey_and_pack_alike(tmp_path: Path) -> None:
     """And what leads back to where it came from is followed by neither."""
-    data = [encode(noise(90, 80, seed)) for seed in range(3)]
-    linked = folder(tmp_path / "elsewhere" / "x", {"1.png": data[0], "deeper/2.png": data[1]})
+    data = [encode(noise(90, 80, seed)) for seed in range(4)]
+    linked = tmp_path / "elsewhere" / "x"
+    folder(linked, {"1.png": data[0], "deeper/2.png": data[1], "4.png": data[3]})
     root = folder(tmp_path / "images", {"b/3.png": data[2]})
-    for link, to in ((root / "a", linked), (linked / "back", root), (root / "itself", root)):
-        link.symlink_to(to)
-    (root / "above").symlink_to(tmp_path)
-    assert [row.path for row in inspected(root)] == ["a/1.png", "a/deeper/2.png", "b/3.png"]
+    links = {"a": linked, "a/back": root, "itself": root, "above": tmp_path, "loop": root / "loop"}
+    links |= {"b/self.png": root / "b/self.png", "b/twin.png": linked / "4.png"}
+    for link, to in links.items():
+        (root / link).symlink_to(to)
+    paths = ["a/1.png", "a/4.png", "a/deeper/2.png", "b/3.png", "b/self.png", "b/twin.png"]
+    assert [row.path for row in inspected(root)] == paths
+    assert [source.path for source in find_labelled(root)[1]] == paths
     header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0))
     assert header.classes == ("a", "b")
-    assert len(Pack(tmp_path / "p.arrow")) == 3
+    assert [row.path for row in header.excluded] == ["b/self.png"]
+    assert len(Pack(tmp_path / "p.arrow")) == 5
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
@@ -172,25 +150,21 @@ def test_line_ends_in_a_name_are_read_back(end: str, tmp_path: Path) -> None:
     assert excluded.read_bytes().startswith(b"path,reason,causes\n")
 
 
-def test_nothing_to_inspect(tmp_path: Path) -> None:
+def test_nothing_to_inspect_and_a_place_to_write_to(tmp_path: Path) -> None:
     with pytest.raises(PackError, match=r"x is not there; expected a folder of images$"):
         inspected(tmp_path / "x")
     for _ in ("empty", "nothing that is named as an image"):
         with pytest.raises(PackError, match=r"holds no images; expected some, or one subfolder a class"):
             inspected(tmp_path)
         folder(tmp_path, {"notes.txt": b"?"})
-
-
-def test_a_place_to_write_to(tmp_path: Path) -> None:
     images = folder(tmp_path / "images", {"a.png": b""})
     check_place(images, tmp_path / "new" / "out")
     with pytest.raises(PackError, match=r"out lies inside .*images, where it would be taken for an image"):
         check_place(images, images / "out")
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(PackError, match=r"file is no folder that can be written to \(.*\); name another$"):
-        check_place(images, tmp_path / "file")
+    with pytest.raises(PackError, match=r"txt is no folder that can be written to \(.*\); name another$"):
+        check_place(images, tmp_path / "notes.txt")
     check_place(tmp_path / "nowhere", tmp_path / "other")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "notes.txt"]
 
 
 def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,13 +234,10 @@ def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
             "perceptual_hash,findings,of,verdict,causes,reason"
         )
     )
-
-
-@pytest.mark.parametrize("content", [b"path,class\na,b\n", b"\xff\xfe\x00", b"path,class,width\na,b,wide\n"])
-def test_another_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other.csv"
-    file.write_bytes(content)
-    with pytest.raises(PackError, match=r"other\.csv is no survey\.csv"):
-        list(read_rows(file))
+    for content in (b"path,class\na,b\n", b"\xff\xfe\x00", b"path,class,width\na,b,wide\n"):
+        file.write_bytes(content)
+        with pytest.raises(PackError, match=r"other\.csv is no survey\.csv"):
+            list(read_rows(file))
     with pytest.raises(PackError, match=r"cannot be read"):
         list(read_rows(tmp_path / "nothing.csv"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pictures import encode, folder, noise, scan_here
+from pictures import encode, folder, noise
 from runs import Answer, Here
 
 from greyhound.cache.store import Pack
@@ -34,13 +34,11 @@ def command(*arguments: str | Path) -> Answer:
 
 
 @pytest.fixture
-def call(here: Here, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(here: Here, scan_in_process: None, monkeypatch: pytest.MonkeyPatch) -> Call:
     """The same without a new process."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="strict")  # type: ignore[union-attr]
     monkeypatch.setenv("COLUMNS", "200")
-    for module in ("pack", "survey.findings"):
-        monkeypatch.setattr(f"greyhound.cache.{module}.scan", scan_here)
     return lambda *arguments: here("cache/__main__.py", *map(str, arguments))
 
 
@@ -65,17 +63,34 @@ def table(text: str) -> list[list[str]]:
     return [line.replace("│", " ").split() for line in text.splitlines()]
 
 
-def test_pack(packed: tuple[Path, Answer]) -> None:
+def test_pack_info_and_verify(packed: tuple[Path, Answer], tmp_path: Path, call: Call) -> None:
     out, answer = packed
+    left_out = "left out: 2 (1 undecodable, 1 truncated)"
     assert (answer.code, answer.err) == (0, "")
     for row in ("Akita 8 1 2 11", "[b]eagle 7 1 2 10", "all 15 2 4 21"):
         assert row.split() in table(answer.out)
-    assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
+    assert left_out in answer.out
     assert "  Akita/cut.jpg: truncated, " in answer.out
     assert "  [b]eagle/two\ufffdlines.jpg: undecodable, not an image" in answer.out
     pack = Pack(out)
     assert (len(pack), pack.header.seed) == (21, 4)
     assert {path.name for path in out.parent.iterdir() if path.suffix != ".csv"} == {"images", "images.arrow"}
+    answer = call("info", out)
+    assert (answer.code, answer.err) == (0, "")
+    assert left_out in answer.out
+    assert "Akita/cut.jpg" not in answer.out  # `pack` lists them, and --json
+    answer = call("info", out, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    content = json.loads(answer.out)
+    assert content == json.loads(json.dumps(pack.summary(thumbnails=False)))
+    assert content["classes"] == ["[b]eagle", "Akita"]
+    assert content["splits"] == {"train": 15, "val": 2, "test": 4}
+    corrupt, said = tmp_path / "p.arrow", "of 21 images are as they were packed\n"
+    assert call("verify", out) == (0, f"{out}: 21 {said}", "")
+    data = bytearray(out.read_bytes())
+    data[data.find(pack.encoded(13).tobytes()) + 300] ^= 8
+    corrupt.write_bytes(data)
+    assert call("verify", corrupt) == (1, f"corrupt: {pack.describe(13)}\n{corrupt}: 20 {said}", "")
 
 
 def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path, call: Call) -> None:
@@ -85,29 +100,6 @@ def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path, ca
         assert (answer.code, answer.err) == (0, "")
         assert "[b]" in answer.out
     assert [entry.name for entry in tmp_path.iterdir()] == [out.name]
-
-
-def test_info(packed: tuple[Path, Answer], call: Call) -> None:
-    answer = call("info", packed[0])
-    assert (answer.code, answer.err) == (0, "")
-    assert "left out: 2 (1 undecodable, 1 truncated)" in answer.out
-    assert "Akita/cut.jpg" not in answer.out  # `pack` lists them, and --json
-    answer = call("info", packed[0], "--json")
-    assert (answer.code, answer.err) == (0, "")
-    content = json.loads(answer.out)
-    assert content == json.loads(json.dumps(Pack(packed[0]).summary(thumbnails=False)))
-    assert content["classes"] == ["[b]eagle", "Akita"]
-    assert content["splits"] == {"train": 15, "val": 2, "test": 4}
-
-
-def test_verify(packed: tuple[Path, Answer], tmp_path: Path, call: Call) -> None:
-    sound, corrupt = packed[0], tmp_path / "p.arrow"
-    said = "of 21 images are as they were packed\n"
-    assert call("verify", sound) == (0, f"{sound}: 21 {said}", "")
-    data = bytearray(sound.read_bytes())
-    data[data.find(Pack(sound).encoded(13).tobytes()) + 300] ^= 8
-    corrupt.write_bytes(data)
-    assert call("verify", corrupt) == (1, f"corrupt: {Pack(sound).describe(13)}\n{corrupt}: 20 {said}", "")
 
 
 def test_survey(images: Path, tmp_path: Path, call: Call) -> None:
@@ -189,11 +181,6 @@ def test_one_line_and_exit_code_2(name: str, images: Path, tmp_path: Path, call:
     assert not images.with_name("images2").exists()
 
 
-def test_one_line_as_a_user_sees_it(tmp_path: Path) -> None:
-    answer = command("pack", tmp_path, "--out", tmp_path / "p.arrow")
-    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
-
-
 def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Call
 ) -> None:
@@ -209,7 +196,11 @@ def test_an_error_of_ours_is_one_line_that_says_where_the_traceback_is(
     assert "Traceback (most recent call last)" in log.read_text()
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(packed: tuple[Path, Answer]) -> None:
+def test_a_mistake_is_one_line_and_a_reader_that_has_seen_enough_is_none(
+    packed: tuple[Path, Answer], tmp_path: Path
+) -> None:
+    answer = command("pack", tmp_path, "--out", tmp_path / "p.arrow")
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
     line = f"{sys.executable} -m cache info {packed[0]} --json | head -c 10"
     done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True)
     assert done.stderr == b""

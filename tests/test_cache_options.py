@@ -1,16 +1,18 @@
-"""cache/options.py: a dataclass as a command line, its help, and one line for whatever is wrong with the words."""
+"""cache/options.py and cli.py: a dataclass as a command line and as JSON, and one line for whatever is wrong with either."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from greyhound.cache.cli import read_or_exit
+from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
 from greyhound.cache.options import WIDTH, OptionError, Parser, apply, field_docs, options
+from greyhound.recipe import FAST, RECIPES, Recipe
 
 
 @dataclass(frozen=True)
@@ -132,3 +134,30 @@ def test_an_error_leaves_with_code_2(capsys: pytest.CaptureFixture[str]) -> None
         read_or_exit(fail)
     assert leaving.value.code == 2
     assert capsys.readouterr().err == "error: two lines\n"
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe, _ in RECIPES.values()], ids=[*RECIPES])
+def test_every_recipe_survives_its_file(recipe: Recipe) -> None:
+    assert from_json(Recipe, json.loads(json.dumps(asdict(recipe))), "r") == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(batch_size="32"), r"r: batch_size: .* integer, not '32'"),
+        (lambda c: c["augment"].update(size=None), r"r: augment\.size: .*, not None"),
+        (lambda c: c.update(batch_size=0), "r: batch_size is 0; expected 1 or more"),
+        (lambda c: c.pop("linear_probe"), "r: no linear_probe; expected one"),
+        (lambda c: c.update(sovle_head=True), "r: unknown sovle_head; expected none"),
+        (lambda c: c["phases"][0].pop("warm_up"), r"r: no phases\.0\.warm_up; expected one"),
+        (lambda c: c.update(phases={}), "r: phases: .*not {}"),
+    ],
+)
+def test_an_edit_that_changes_the_meaning_is_one_line(change: Any, says: str) -> None:
+    content = json.loads(json.dumps(asdict(FAST)))
+    change(content)
+    with pytest.raises(ValueFormatError, match=says) as refusal:
+        from_json(Recipe, content, "r")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueFormatError, match=r"^r: .*not 7$"):
+        from_json(Recipe, 7, "r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scale
 from pictures import encode, noise, scan_here
 from pictures import folder as write_folder
 from runs import Here
@@ -86,9 +88,7 @@ def test_a_loader_reads_all_shards(made: Path, originals: Any) -> None:
     assert np.array_equal(batches[0].images.numpy(), batches[1].images.numpy())
 
 
-def test_what_memory_cannot_hold_is_read_when_it_is_needed(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_memory_cannot_hold_is_read_when_needed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "available_memory", lambda: 100)
     opened = Pack(made / "three.arrow")
     opened.make_resident()
@@ -190,9 +190,6 @@ def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: 
     with pytest.raises(PackError, match="is named as a shard is"):
         check_name_free(folder / "new-00000-of-00002.arrow", 1)
     check_name_free(folder / "three.arrow", 3)
-
-
-def test_names_and_bounds() -> None:
     assert shard_paths(Path("a/dogs.arrow"), 1) == [Path("a/dogs.arrow")]
     assert shard_paths(Path("a/dogs.arrow"), 2)[1] == Path("a/dogs-00001-of-00002.arrow")
     assert find(Path("nowhere/dogs.arrow")) == [Path("nowhere/dogs.arrow")]
@@ -212,3 +209,17 @@ def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here
     answer = here(*packing, "q.arrow", "--shards", "99")
     assert answer.code == 2
     assert answer.err == "error: shards is 99; expected 1 to 7, at least an image in each\n"
+
+
+def test_scale_measures_a_small_index_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "scale.arrow"
+    scale.write(path, 1000, 3)
+    scale.measure(str(path))
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["shards"]) == (1000, 3)
+    assert found["peak_bytes"] > found["index_bytes"] > 0
+    assert min(found[name] for name in ("open_s", "order_s", "draw_s_a_million")) >= 0
+    pack = Pack(path)
+    assert len(pack.ids("train")) == 900
+    assert pack.labels.tolist() == (np.arange(1000) % len(scale.CLASSES)).tolist()
+    assert pack.image_path(7) == "7/photograph_of_it_number_7"

@@ -89,10 +89,11 @@ def gone(children: list[subprocess.Popen[bytes]]) -> bool:
 def test_the_real_child_looks_at_real_files(tmp_path: Path) -> None:
     images = {"a.png": encode(coded(20, 10)), "b.jpg": b"\xff\xd8 no", "c.gif": encode(coded(9, 9), "GIF")}
     folder(tmp_path, images)
-    good, bad, other = scan([tmp_path / name for name in images], workers=1)
+    good, bad, other, *none = scan([tmp_path / name for name in (*images, "missing.png", "")], workers=1)
     assert (good.format, good.width, good.height, good.problem, good.transcode) == ("PNG", 20, 10, "", "")
-    assert bad.problem == "undecodable"
+    assert (bad.width, bad.height, bad.problem, bad.detail) == (0, 0, "undecodable", "not an image")
     assert other.transcode == "GIF is not a format that both engines decode"
+    assert none == [ImageInfo(problem="undecodable", detail="not a regular file")] * 2
 
 
 def test_the_answers_come_in_the_order_of_the_files(tmp_path: Path, children: list[Any]) -> None:
@@ -187,8 +188,13 @@ def test_a_file_that_may_not_be_read(ordinary: None, tmp_path: Path, children: l
 
 
 def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
+    """And what the child measures is what is measured here."""
     names = ["a b.png", "a'\".png", "two\nlines.png", "\U0001f415.png", "\udcff\udcfe.png", "-x.png"]
-    assert widths(scan(files(tmp_path, *names), workers=1)) == [10, 11, 12, 13, 14, 15]
+    looks = list(scan(files(tmp_path, *names), workers=1))
+    assert widths(looks) == [10, 11, 12, 13, 14, 15]
+    measured = measure(coded(10, 9))
+    assert {name: getattr(looks[0], name) for name in measured} == measured
+    assert (looks[0].mode, looks[0].animated) == ("RGB", False)
 
 
 def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,21 +241,22 @@ def test_measure(pixels: NDArray[np.uint8], luma: float, colourfulness: float, g
     }  # they go into JSON
 
 
-def test_large_images_are_measured_on_a_grid() -> None:
+def test_large_images_are_measured_on_a_grid_and_strips_in_parts() -> None:
     picture = noise(1600, 1200, 3)
     assert measure(picture)["mean_luma"] == pytest.approx((picture @ [0.299, 0.587, 0.114]).mean(), abs=0.5)
     assert measure(flat(9, 9, 9, width=5000, height=3))["mean_luma"] == pytest.approx(9)
-
-
-@pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1)])
-def test_a_strip_is_measured_in_parts(shape: tuple[int, int]) -> None:
-    strip = np.tile(np.arange(250, dtype=np.uint8), 8_000).reshape(*shape, 1).repeat(3, axis=2)
-    tracemalloc.start()
-    found = measure(strip)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4 << 20
-    assert found["mean_luma"] == pytest.approx(124.5, abs=2)
+    levels = np.repeat([10, 100, 255], [30, 50, 20]).astype(np.uint8)
+    found = measure(np.broadcast_to(levels[:, None, None], (100, 8, 3)))
+    assert (found["luma_low"], found["luma_high"]) == pytest.approx((10, 255))
+    assert found["blown"] == pytest.approx(0.2)
+    for shape in ((1, 2_000_000), (2_000_000, 1)):
+        strip = np.tile(np.arange(250, dtype=np.uint8), 8_000).reshape(*shape, 1).repeat(3, axis=2)
+        tracemalloc.start()
+        luma = measure(strip)["mean_luma"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 << 20
+        assert luma == pytest.approx(124.5, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -267,19 +274,23 @@ def as_jpeg(pixels: NDArray[Any], **options: Any) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def photograph(*tint: float) -> NDArray[np.float64]:
+def photograph(*tint: float) -> NDArray[Any]:
     """Grey blobs with grain, 300 x 200, under a tinted light."""
-    return np.asarray(Image.fromarray(noise(300, 200, 5)).convert("L"))[..., None] * np.array(
-        tint or (1.0,) * 3
-    )
+    grey = np.asarray(Image.fromarray(noise(300, 200, 5)).convert("L"))
+    return np.asarray(grey[..., None] * np.array(tint or (1.0, 1.0, 1.0)))
+
+
+def is_grayscale(pixels: NDArray[Any], **options: Any) -> bool:
+    """Whether it is, as a JPEG."""
+    return bool(measure(as_jpeg(pixels, **options))["grayscale"])
 
 
 def test_grayscale_photographs_are_found() -> None:
     """Of one channel, of three equal ones, of a JPEG that was one before, and with a tint of three levels."""
     grey = photograph()
-    assert measure(as_jpeg(grey[..., 0]))["grayscale"] is True
-    assert measure(as_jpeg(grey))["grayscale"] is True
-    assert measure(as_jpeg(as_jpeg(grey, quality=90), quality=40))["grayscale"] is True
+    assert is_grayscale(grey[..., 0])
+    assert is_grayscale(grey)
+    assert is_grayscale(as_jpeg(grey, quality=90), quality=40)
     assert measure(np.clip(grey - [0, 0, 3], 0, 255).astype(np.uint8))["grayscale"] is True
 
 
@@ -295,21 +306,22 @@ def test_a_tinted_print_is_grayscale(tint: tuple[float, float, float], quality: 
 
 
 def test_light_may_have_a_tint_of_its_own_and_a_spot_of_another_colour_makes_a_coloured_picture() -> None:
-    """Toned twice: bluish shadows, warm lights. The spot is a fortieth of the picture."""
+    """Toned twice: bluish shadows, warm lights. The spot is a fortieth of the picture. One colour all over is no tint."""
     share = photograph(1.0) / 255
     toned = 255 * share * ((1 - share) * np.array([0.85, 0.95, 1.0]) + share * np.array([1.0, 0.97, 0.88]))
-    assert measure(as_jpeg(toned))["grayscale"] is True
+    assert is_grayscale(toned)
     tinted = photograph(*TINTS["sepia"])
     tinted[80:120, 100:150] = (90, 100, 140)
-    assert measure(as_jpeg(tinted))["grayscale"] is False
+    assert not is_grayscale(tinted)
+    assert measure(flat(120, 125, 120, width=64, height=64))["grayscale"] is False
+    assert measure(photograph(1.0, 0.1, 0.1).astype(np.uint8))["grayscale"] is False
 
 
 def test_a_white_dog_in_snow_is_a_coloured_photograph() -> None:
     """Pale all over: snow with a breath of blue, fur with a breath of yellow, and a dark nose."""
-    parts = (((243, 246, 250), 60), ((250, 247, 238), 38), ((30, 28, 30), 2))
-    found = measure(
-        as_jpeg(np.hstack([flat(*colour, width=width, height=90) for colour, width in parts]), quality=90)
-    )
+    parts = {(243, 246, 250): 60, (250, 247, 238): 38, (30, 28, 30): 2}
+    picture = np.hstack([flat(*colour, width=width, height=90) for colour, width in parts.items()])
+    found = measure(as_jpeg(picture, quality=90))
     assert found["colourfulness"] < 12
     assert found["grayscale"] is False
 
@@ -318,8 +330,7 @@ def test_a_white_dog_in_snow_is_a_coloured_photograph() -> None:
 @pytest.mark.parametrize("snow", [(243, 246, 250), (228, 235, 243), (205, 214, 226)])
 def test_pale_dogs_in_snow_are_coloured(fur: tuple[int, int, int], snow: tuple[int, int, int]) -> None:
     """With the light and shade of a photograph over both, and a nose."""
-    pale = np.where(np.arange(300)[:, None] % 300 < 140, np.array(fur), np.array(snow))
-    scene = pale * (0.75 + 0.25 * photograph(1.0) / 255)
+    scene = np.where(np.arange(300)[:, None] < 140, fur, snow) * (0.75 + 0.25 * photograph(1.0) / 255)
     scene[90:110, 60:80] = 30
     found = measure(as_jpeg(scene, quality=90))
     assert found["colourfulness"] < 20
@@ -331,16 +342,24 @@ def test_a_picture_taken_in_the_dark_keeps_its_colours(light: float) -> None:
     """A tenth of the light leaves a tenth of the difference between the channels, which is less than noise adds to grey."""
     grey, coloured = photograph(), photograph(1.0, 0.9, 0.8)
     coloured[40:140, 60:200] = grey[40:140, 60:200] * np.array([0.7, 0.9, 1.0])
-    assert measure(as_jpeg(light * coloured, quality=90))["grayscale"] is False
-    assert measure(as_jpeg(light * grey, quality=90))["grayscale"] is True
+    assert not is_grayscale(light * coloured, quality=90)
+    assert is_grayscale(light * grey, quality=90)
 
 
-def test_one_colour_all_over_is_not_a_tint() -> None:
-    assert measure(flat(120, 125, 120, width=64, height=64))["grayscale"] is False
-    assert measure(photograph(1.0, 0.1, 0.1).astype(np.uint8))["grayscale"] is False
+def test_stripes_have_no_detail_along_them() -> None:
+    stripes = np.tile(np.array([0, 0, 9, 9], np.float32), (12, 5))
+    for turned in (stripes, np.ascontiguousarray(stripes.T)):
+        along, across = least_and_most_detail(turned)
+        assert along == pytest.approx(0, abs=1e-6)
+        assert across > 1
+    assert least_and_most_detail(np.zeros((4, 9), np.float32)) == (0.0, 0.0)
 
 
-def test_a_blurred_picture_is_less_sharp_at_any_size() -> None:
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    """A blurred picture is less sharp at any size."""
+    board = 10.0 * (np.indices((6, 8)).sum(axis=0) % 2).astype(np.float32)
+    assert sharpness(board) == 1600.0  # 4 x 10 against 4 x 0 above and below: +-40
+    assert sharpness(np.zeros((2, 9), np.float32)) == 0.0
     for scale in (1, 3):
         sharp = Image.fromarray(noise(300 * scale, 260 * scale, 2))
         blurred = sharp.filter(ImageFilter.GaussianBlur(4 * scale))
@@ -364,29 +383,6 @@ def test_motion_leaves_no_detail_along_its_way(across: int, down: int) -> None:
     assert moved["sharpness"] > 20  # which is why it does not tell
 
 
-def test_stripes_have_no_detail_along_them() -> None:
-    stripes = np.tile(np.array([0, 0, 9, 9], np.float32), (12, 5))
-    for turned in (stripes, np.ascontiguousarray(stripes.T)):
-        along, across = least_and_most_detail(turned)
-        assert along == pytest.approx(0, abs=1e-6)
-        assert across > 1
-    assert least_and_most_detail(np.zeros((4, 9), np.float32)) == (0.0, 0.0)
-
-
-def test_sharpness_is_the_variance_of_the_laplacian() -> None:
-    board = 10.0 * (np.indices((6, 8)).sum(axis=0) % 2).astype(np.float32)
-    assert sharpness(board) == 1600.0  # 4 x 10 against 4 x 0 above and below: +-40
-    assert sharpness(np.zeros((2, 9), np.float32)) == 0.0
-
-
-def test_the_percentiles_and_the_white_of_luma() -> None:
-    found = measure(
-        np.vstack([flat(*[level] * 3, height=high) for level, high in ((10, 30), (100, 50), (255, 20))])
-    )
-    assert (found["luma_low"], found["luma_high"]) == pytest.approx((10, 255))
-    assert found["blown"] == pytest.approx(0.2)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_thumbnail_is_upright(orientation: int) -> None:
     picture = coded(320, 208, 5)
@@ -404,11 +400,3 @@ def test_the_perceptual_hash_survives_compression_and_size_and_tells_pictures_ap
     small = np.asarray(Image.fromarray(as_jpeg(picture, quality=40)).resize((120, 100)))
     assert (bits(picture) ^ bits(small)).bit_count() <= 4
     assert (bits(picture) ^ bits(noise(300, 260, 2))).bit_count() >= 16
-
-
-def test_what_the_child_measures_is_what_is_measured_here(tmp_path: Path, children: list[Any]) -> None:
-    (path,) = files(tmp_path, "a.png")
-    (look,) = scan([path])
-    measured = measure(coded(10, 9))
-    assert {name: getattr(look, name) for name in measured} == measured
-    assert (look.mode, look.animated) == ("RGB", False)

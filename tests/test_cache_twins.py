@@ -23,17 +23,7 @@ from greyhound.cache.overlay import aligned_rmse
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.stats import luma, measure
 from greyhound.cache.thumbnail import SIDE
-from greyhound.cache.twins import (
-    ALIKE,
-    APART,
-    BRIGHTNESS,
-    Pair,
-    Twins,
-    find_originals,
-    find_pairs,
-    find_twins,
-    low_waves,
-)
+from greyhound.cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins
 
 Thumbnail = NDArray[np.uint8]
 
@@ -88,9 +78,7 @@ def dogs() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_changed_picture_is_the_twin_of_its_original_and_of_no_other(
-    name: str, dogs: list[Image.Image]
-) -> None:
+def test_a_changed_picture_is_the_twin_of_its_original_alone(name: str, dogs: list[Image.Image]) -> None:
     pictures = dogs + [VARIANTS[name](dog) for dog in dogs]
     thumbnails = thumbnails_of(pictures)
     found = find_pairs(thumbnails)
@@ -101,9 +89,7 @@ def test_a_changed_picture_is_the_twin_of_its_original_and_of_no_other(
     assert found_in(find_pairs(thumbnails, [closeup(each) for each in pictures].__getitem__)) == twins
 
 
-def test_half_a_picture_another_drawing_another_colour_and_nothing_are_no_twins(
-    dogs: list[Image.Image],
-) -> None:
+def test_halves_other_drawings_other_colours_and_nothing_are_no_twins(dogs: list[Image.Image]) -> None:
     assert find_pairs(thumbnails_of(dogs)) == []
     assert find_pairs(thumbnails_of(dogs + [crop(dog, 0.25, 0.25, 0.25, 0.25) for dog in dogs])) == []
     first, second = (Image.fromarray(coded(200, 150, identity)) for identity in (3, 4))
@@ -127,8 +113,8 @@ def look_alikes() -> tuple[NDArray[np.uint8], Callable[[int], NDArray[np.uint8]]
 def test_among_look_alikes_the_twins_are_found_and_no_stranger(
     look_alikes: tuple[NDArray[np.uint8], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waves, told = low_waves(luma(look_alikes[0])), list[int]()
-    assert ((waves @ waves.T > ALIKE).sum(axis=1) > 30).all()
+    waves, told = module.low_waves(luma(look_alikes[0])), list[int]()
+    assert ((waves @ waves.T > module.ALIKE).sum(axis=1) > 30).all()
     for rows, columns in ((512, 1024), (7, 30)):
         monkeypatch.setattr(module, "_ROWS", rows)
         monkeypatch.setattr(module, "_COLUMNS", columns)
@@ -156,9 +142,7 @@ def test_how_far_apart_two_pictures_are() -> None:
     assert aligned_rmse(one[:3], one[7:10]) == pytest.approx(aligned_rmse(one[7:10], one[:3]))
 
 
-def test_pairs_are_the_same_in_any_order_and_block(
-    dogs: list[Image.Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pairs_are_the_same_in_any_order_and_block(dogs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = thumbnails_of(dogs + [VARIANTS["mirrored"](dog) for dog in dogs])
     whole = find_pairs(pictures)
     order = np.random.default_rng(0).permutation(24)
@@ -174,8 +158,8 @@ def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
     """The rule, for two pictures as they lie: as bright, alike from afar, near when laid on one another."""
     both = np.stack([one, other]).astype(np.float32)
     shades = luma(np.stack([one, other]))
-    bright, waves = shades.mean(axis=(1, 2)), low_waves(shades).astype(np.float16).astype(np.float32)
-    if abs(bright[0] - bright[1]) > BRIGHTNESS or waves[0] @ waves[1] <= ALIKE:
+    bright, waves = shades.mean(axis=(1, 2)), module.low_waves(shades).astype(np.float16).astype(np.float32)
+    if abs(bright[0] - bright[1]) > module.BRIGHTNESS or waves[0] @ waves[1] <= module.ALIKE:
         return False
     grey = aligned_rmse(shades[:1, ..., None], shades[1:, ..., None])[0]
     return bool(grey <= 1.2 * APART and aligned_rmse(both[:1], both[1:])[0] <= APART)
@@ -207,11 +191,6 @@ def test_the_search_finds_what_comparing_all_with_all_finds(changes: list[Any]) 
         assert found_in(find_pairs(pictures)) == expected
 
 
-def test_originals_are_the_first_with_the_same_hash() -> None:
-    assert find_originals(["b", "a", "", "b", "", "a", "b"]).tolist() == [0, 1, 2, 0, 4, 1, 0]
-    assert find_originals([]).tolist() == []
-
-
 def test_twins_of_looks(dogs: list[Image.Image]) -> None:
     """Near twins are sought among originals; what has a problem has no twin, though its bytes are those of another."""
     same, mirrored = look(dogs[0], "a"), look(VARIANTS["mirrored"](dogs[0]), "m")
@@ -221,10 +200,7 @@ def test_twins_of_looks(dogs: list[Image.Image]) -> None:
     assert found.originals.tolist() == [0, 1, 1, 3, 3, 5, 6, 7]
     assert [(pair.one, pair.other, pair.mirrored) for pair in found.pairs] == [(1, 3, True)]
     assert found.groups().tolist() == [0, 1, 1, 1, 1, 5, 6, 7]
-
-
-def test_small_pictures_and_those_without_thumbnails_have_no_near_twins() -> None:
-    for side, pairs in ((48, 1), (47, 0)):
+    for side, pairs in ((48, 1), (47, 0)):  # small pictures have no near twins, nor those without thumbnails
         picture = Image.fromarray(noise(60, side, 2))
         assert len(find_twins([look(picture, "a"), look(VARIANTS["mirrored"](picture), "b")]).pairs) == pairs
     found = find_twins([ImageInfo(sha256=name) for name in "aba"])
@@ -233,9 +209,16 @@ def test_small_pictures_and_those_without_thumbnails_have_no_near_twins() -> Non
 
 
 def test_groups_hang_together_through_others() -> None:
+    assert find_originals(["b", "a", "", "b", "", "a", "b"]).tolist() == [0, 1, 2, 0, 4, 1, 0]
+    assert find_originals([]).tolist() == []
     pairs = (Pair(5, 6, 0.1, False), Pair(2, 5, 0.1, False), Pair(1, 6, 0.1, False))
     assert Twins(np.arange(8), pairs).groups().tolist() == [0, 1, 1, 3, 4, 1, 1, 7]
     assert Twins(np.array([0, 1, 0, 3]), (Pair(1, 3, 0.2, True),)).groups().tolist() == [0, 1, 0, 1]
+    start, picture = time.monotonic(), look(Image.fromarray(noise(60, 50, 1)), "a")
+    found = find_twins([picture] * 100_000)
+    assert set(found.groups().tolist()) == {0}
+    assert time.monotonic() - start < 10, "copies are grouped at once"
+    assert found.pairs == ()
 
 
 def test_a_long_burst_costs_no_square() -> None:
@@ -246,13 +229,3 @@ def test_a_long_burst_costs_no_square() -> None:
     found = find_pairs(frames)
     assert len(found) <= 1000 * module.CLOSEST
     assert set(Twins(np.arange(1000), tuple(found)).groups()) == {0}
-
-
-def test_a_hundred_thousand_copies_are_grouped_at_once() -> None:
-    picture = look(Image.fromarray(noise(60, 50, 1)), "a")
-    start = time.monotonic()
-    found = find_twins([picture] * 100_000)
-    groups = found.groups()
-    assert time.monotonic() - start < 10
-    assert set(groups.tolist()) == {0}
-    assert found.pairs == ()

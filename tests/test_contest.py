@@ -28,9 +28,7 @@ TRUTH = [
         ("dark", set(), (1, 0, 0, 0)),
     ],
 )
-def test_a_pair_is_found_by_either_and_both_are_right(
-    fault: str, flagged: set[str], counts: tuple[int, ...]
-) -> None:
+def test_a_pair_is_found_by_either_of_the_two(fault: str, flagged: set[str], counts: tuple[int, ...]) -> None:
     found = score(TRUTH, fault, flagged)
     assert (found.planted, found.found, found.flagged, found.right) == counts
 

