@@ -1,7 +1,6 @@
 """What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
 
-Before it: nothing. After it: every script. To import it costs little: numpy, rich and pydantic are not
-loaded.
+Before it: nothing. After it: every script. Its import is cheap: rich and pydantic are loaded when needed.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from greyhound.cache.errors import UserError
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
-ENDINGS: Final = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+_NAMES: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+ENDINGS: Final = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 """Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
 SIGHUP: Final = getattr(signal, "SIGHUP", None)
 """Which Windows has not."""
@@ -80,9 +78,8 @@ def read_or_exit(read: Callable[[], Result]) -> Result:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Signals that ask for an end interrupt the block; after it they change nothing."""
-    ours = [
-        each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
-    ]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    ours = [each for each in ENDINGS if signal.getsignal(each) in usual]
     for number in ours:
         signal.signal(number, _interrupt)
     try:
@@ -112,11 +109,6 @@ def _leave_terminal() -> None:
     os.close(nowhere)
 
 
-def _unheard(number: int) -> bool:
-    """Whether the program was started so that it outlives its terminal, with nohup."""
-    return number == SIGHUP and signal.getsignal(number) is signal.SIG_IGN
-
-
 Stop = Callable[[], int | None]
 """The signal that asked for an end, if any did."""
 
@@ -137,7 +129,10 @@ def stop_signals() -> Iterator[Stop]:
         if number == SIGHUP:
             _leave_terminal()
 
-    before = {number: signal.signal(number, receive) for number in ENDINGS if not _unheard(number)}
+    nohup = SIGHUP is not None and signal.getsignal(SIGHUP) is signal.SIG_IGN
+    before = {
+        number: signal.signal(number, receive) for number in ENDINGS if not (nohup and number == SIGHUP)
+    }
     try:
         yield lambda: received[0] if received else None
     finally:
@@ -158,18 +153,12 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    title_column, note_column = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note_column)
     console = Console(stderr=True)
-    # into a file or a pipe not even a transient bar writes nothing: it ends in an empty line
-    with Progress(
-        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
+    # into a file or a pipe even a transient bar would write an empty line
+    silent = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:
@@ -198,12 +187,18 @@ def from_json(kind: type[Value], content: Any, source: str, partly: bool = False
 
     partly: unknown fields are ignored, and defaults stand in for missing ones. Raises ValueFormatError.
     """
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
-    value = _validated(kind, content, source)
-    if not partly:
-        for place in _other_keys(content, TypeAdapter(kind).dump_python(value, mode="json")):
-            raise ValueFormatError(f"{source}: {place}, as this version of Greyhound writes it")
+    adapter = TypeAdapter(kind)
+    try:
+        value = adapter.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None
+    if not partly and (other := next(_other_keys(content, adapter.dump_python(value, mode="json")), "")):
+        raise ValueFormatError(f"{source}: {other}, as this version of Greyhound writes it")
     return value
 
 
@@ -217,15 +212,3 @@ def _other_keys(found: Any, expected: Any, place: str = "") -> Iterator[str]:
     if isinstance(expected, list) and isinstance(found, list):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
             yield from _other_keys(one, other, f"{place}{index}.")
-
-
-def _validated(kind: type[Value], content: Any, source: str) -> Value:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
-        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None

@@ -45,13 +45,13 @@ TAILS: Final = {
     "sabre": _places(".05,0,.09 -.2,.14,.08 -.42,.22,.07 -.64,.14,.04"),
     "stub": _places(".05,.05,.09 -.08,-.06,.09 -.14,-.12,.06"),
 }
-HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 
 def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     """Picture `number` of a breed, RGB, sides of 330 to 500 pixels: a pure function of its arguments."""
     rng = np.random.default_rng([seed, zlib.crc32(breed.name.encode()), number])
-    dog = individual(breed, rng)
+    sizes = [field.name for field in fields(breed) if field.type == "float"]
+    dog = replace(breed, **{name: getattr(breed, name) * rng.normal(1, 0.035) for name in sizes})
     width, height = (int(side) for side in rng.integers(330, 501, 2))
     pose, head = POSES[rng.integers(len(POSES))]
     frame = compose(dog, rng, (width, height), *head(dog))
@@ -61,14 +61,8 @@ def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     light = float(np.cos(angle)), float(np.sin(angle))
     easel = Easel(pixels, np.zeros_like(pixels[0]), dog, coat, mark, light, frame.scale, rng)
     pose(easel, frame)
-    _draw_head(easel, frame.inside(*head(dog), HEAD))
+    _draw_head(easel, frame.inside(*head(dog), 0.36))  # half the width of an average head
     return develop(rng, easel.pixels)
-
-
-def individual(breed: Breed, rng: Generator) -> Breed:
-    """One dog of a breed: every proportion a few per cent off the standard."""
-    numbers = [field.name for field in fields(breed) if field.type == "float"]
-    return replace(breed, **{name: getattr(breed, name) * rng.normal(1, 0.035) for name in numbers})
 
 
 def compose(dog: Breed, rng: Generator, size: tuple[int, int], x: float, y: float) -> Frame:
@@ -83,9 +77,6 @@ def compose(dog: Breed, rng: Generator, size: tuple[int, int], x: float, y: floa
     scale = min(0.96 * width / (nose - tail), -0.92 * height / crown) * rng.uniform(0.85, 1)
     left = width / 2 - flip * scale * (tail + nose) / 2
     return Frame(left, height * rng.uniform(0.9, 0.96), scale, rng.normal(0, 0.035), flip)
-
-
-# ---------------------------------------------------------------- the dog
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +128,8 @@ def _draw_skull(easel: Easel, face: Face) -> None:
     right = np.array(half) * np.array([wide, 1])
     skull = face.frame(smooth(np.concatenate([right, right[-2:0:-1] * np.array([-1, 1])])))
     easel.fur("skull", skull)
-    easel.marking("cheek", face.oval(-0.62 * wide, 0.5, 0.5, 0.42, 0.5), skull)
-    easel.marking("cheek", face.oval(0.62 * wide, 0.5, 0.5, 0.42, 0.5), skull)
+    for side in (-1, 1):
+        easel.marking("cheek", face.oval(0.62 * side * wide, 0.5, 0.5, 0.42, 0.5), skull)
     easel.marking("patch", face.oval(0.42 * eyes, easel.near(-0.05, 0.05), 0.75, 0.38, 0.48), skull)
     crown, brow, nose = face.at(0, -1.0, 0.3), face.at(0, -0.3, 0.8), face.at(0, 0.4, 0.9)
     easel.marking("blaze", face.frame.limb((*crown, 0.16), (*brow, 0.12), (*nose, 0.34)), skull)
