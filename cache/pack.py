@@ -1,9 +1,8 @@
 """Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
-Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. The file is written
-in record batches, in constant memory, under a temporary name, and renamed when all are complete: an
-interrupted packing leaves an older pack untouched. One that was killed leaves its temporary files, which the
-next one sweeps; between the renamings of several shards, some of either pack, which `store` refuses.
+Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. Files are written
+in constant memory under temporary names, and renamed when all are complete: an interrupted packing leaves an
+older pack untouched. Killed between two renamings, it leaves shards of either pack, which `store` refuses.
 """
 
 from __future__ import annotations
@@ -37,9 +36,6 @@ THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _ARROW: Final = b"ARROW1"
 """How an Arrow IPC file begins."""
-_THUMBNAIL_SIDE: Final = 128
-_OF_INFO: Final = ("width", "height", "orientation", "mean_luma")
-"""Columns of the index that are fields of an ImageInfo."""
 _UNSAFE: Final = ("bomb", "undecodable")
 """Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
 
@@ -144,7 +140,8 @@ def _write_shards(
     with replacing_all(shard_paths(out, shards)) as temporaries:
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
-            headers.append(header.of_shard(index, shards, index_checksum(_index_arrays(rows, places))))
+            checksum = index_checksum(_index_arrays(rows, places))
+            headers.append(replace(header, index_crc32=checksum, shard=index, shards=shards))
             schema = headers[-1].schema()
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
                 for batch in _record_batches(rows, places):
@@ -155,10 +152,9 @@ def _write_shards(
 def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
-    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part.
-    Twins, exact and near, stay together: at the place of the first of them by that order, in the first split
-    with room for them all. A picture that two classes claim is for training: the other splits measure, and a
-    wrong label measures wrongly.
+    Each class is sorted by sha256(seed, content) and cut at the shares; file names play no part. Twins, exact
+    and near, stay together: at the place of the first of them, in the first split with room for them all. A
+    picture that two classes claim is for training, because a wrong label would measure wrongly.
     """
     if not (options.val or options.test):
         return ["train"] * len(kept)
@@ -220,8 +216,7 @@ def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
 
 def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
     """An exclusion that names no image is a mistake, perhaps in its path."""
-    unknown = (options.exclude or {}).keys() - {source.path for source in sources}
-    if unknown:
+    if unknown := (options.exclude or {}).keys() - {source.path for source in sources}:
         more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
         what = f"names {sorted(unknown)[0]!r}{more} not among the images"
         raise PackError(f"the exclusion list {what}; expected paths relative to the packed folder")
@@ -233,12 +228,9 @@ def _match(
     """The decision for each path that has one, and those of a person that found no image."""
     if not options.decisions:
         return {}, []
-    names = dict(enumerate(classes))
-    images = [
-        Photograph(source.path, names.get(source.label, ""), info.sha256)
-        for source, info in zip(sources, infos, strict=True)
-    ]
-    found, lost = match(options.decisions, images)
+    labels = [classes[source.label] if source.label != NO_LABEL else "" for source in sources]
+    paths, contents = (source.path for source in sources), (info.sha256 for info in infos)
+    found, lost = match(options.decisions, [*map(Photograph, paths, labels, contents)])
     return found, [decision for decision in lost if decision.by == "person"]
 
 
@@ -258,9 +250,7 @@ def _relabel(
 
 
 def _drop_empty_classes(
-    classes: tuple[str, ...],
-    kept: list[Kept],
-    excluded: Sequence[tuple[Source, Excluded]],
+    classes: tuple[str, ...], kept: list[Kept], excluded: Sequence[tuple[Source, Excluded]]
 ) -> tuple[tuple[str, ...], list[Kept]]:
     """Labels without a gap: a class none of whose files can be used is no class."""
     used = sorted({source.label for source, _ in kept})
@@ -292,21 +282,22 @@ def _with_thumbnails(
     shown: Counter[str] = Counter()
     for source, row in excluded:
         shown[row.reason] += 1
-        opened = shown[row.reason] <= THUMBNAILS and source.path not in closed
-        yield replace(row, thumbnail=make_thumbnail(source.file, _THUMBNAIL_SIDE) or None if opened else None)
+        if shown[row.reason] <= THUMBNAILS and source.path not in closed:
+            row = replace(row, thumbnail=make_thumbnail(source.file, 128) or None)
+        yield row
 
 
 def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[bytes, Source, ImageInfo, str]] = []
-    size = 0
-    for (source, info), split in zip(kept, splits, strict=True):
-        rows.append((_read(source, info), source, info, split))
-        size += len(rows[-1][0])
-        if size >= BATCH_BYTES:
-            yield _record_batch(rows)
-            rows, size = [], 0
-    if rows:
-        yield _record_batch(rows)
+    start, size, images = 0, 0, list[bytes]()
+    for stop, (source, info) in enumerate(kept, start=1):
+        images.append(_read(source, info))
+        size += len(images[-1])
+        if stop == len(kept) or size >= BATCH_BYTES:
+            arrays = _index_arrays(kept[start:stop], splits[start:stop])
+            arrays["image"] = pa.array(images, SCHEMA.field("image").type)
+            arrays["crc32"] = pa.array(map(zlib.crc32, images), SCHEMA.field("crc32").type)
+            yield pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
+            start, size, images = stop, 0, []
 
 
 def _read(source: Source, info: ImageInfo) -> bytes:
@@ -322,18 +313,11 @@ def _read(source: Source, info: ImageInfo) -> bytes:
     return transcode(data) if info.transcode else data
 
 
-def _record_batch(rows: Sequence[tuple[bytes, Source, ImageInfo, str]]) -> pa.RecordBatch:
-    images, sources, infos, splits = zip(*rows, strict=True)
-    arrays = _index_arrays(list(zip(sources, infos, strict=True)), splits)
-    arrays["image"] = pa.array(images, SCHEMA.field("image").type)
-    arrays["crc32"] = pa.array([zlib.crc32(image) for image in images], SCHEMA.field("crc32").type)
-    return pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
 def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
+    of_info = ("width", "height", "orientation", "mean_luma")
     columns = {name: [getattr(source, name) for source, _ in kept] for name in ("label", "path")}
-    columns |= {name: [getattr(info, name) for _, info in kept] for name in _OF_INFO}
+    columns |= {name: [getattr(info, name) for _, info in kept] for name in of_info}
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
     return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}
