@@ -1,7 +1,6 @@
 """Lay one picture on another: how far apart two thumbnails are, and how alike two close-ups in detail.
 
-Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides. Up to 8 % is
-cut off each side of either picture, of a close-up 12 %, whatever suits best.
+Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ Indices = NDArray[np.int64]
 COLOUR_SHIFT: Final = 6.0
 """Levels by which any channel's mean of twins may differ once they lie on one another."""
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
+"""What may be cut off each side of either picture, as shares of it; of a close-up, up to 12 %."""
 _CLOSE_CUTS: Final = (*_CUTS, 0.1, 0.12)
-"""A close-up needs them: if a twin lost 10 %, it says little until it is aligned."""
 _AROUND: Final = 2
 """Pixels each way over which a close-up's light and contrast are evened out."""
 _GRAIN: Final = 4.0
@@ -46,8 +45,8 @@ def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
 def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
     """Normalised cross-correlation of each pair at the crop that fits best: float32 `[n]`, at most 1.
 
-    one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out
-    all over: of two portraits before one wall the wall and the outlines are alike, and little else.
+    one, other: luma `[n, side, side]`, whose light and contrast are evened out first: of two portraits before
+    one wall the wall and the outlines are alike, and little else.
     """
     one, other = (_soften(np.asarray(each, np.float32)[..., None]) for each in (one, other))
     found = [
@@ -78,8 +77,7 @@ def _contrast(pictures: Pictures) -> NDArray[np.float32]:
 def _soften(pictures: Pictures) -> Pictures:
     """Blur by (1, 2, 1) both ways: what is left does not depend on where a crop's pixels began."""
     side = pictures.shape[1]
-    near = np.abs(np.arange(side)[:, None] - np.arange(side))
-    kernel = np.where(near == 0, 2.0, np.where(near == 1, 1.0, 0.0)).astype(np.float32)
+    kernel = np.maximum(0, 2 - np.abs(np.arange(side)[:, None] - np.arange(side))).astype(np.float32)
     kernel /= kernel.sum(axis=1, keepdims=True)
     return _across(kernel, _down(kernel, pictures))
 
@@ -101,15 +99,13 @@ def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -
 def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> Indices:
     """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
 
-    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of side x side a
-    picture instead of one for each window.
+    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products a picture.
     """
     count, height, width, channels = pictures.shape
     flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
     turned = flat.transpose(0, 2, 1)
     squares = (windows.transpose(0, 2, 1) @ windows).reshape(len(windows), height**2)
-    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait
-    # for each other
+    # matrix by vector: BLAS would share a product of two matrices among threads that wait for each other
     errors = squares @ (flat @ turned).reshape(count, height**2, 1)
     errors -= 2 * windows.reshape(len(windows), height**2) @ (aim @ turned).reshape(count, height**2, 1)
     return np.asarray(np.argmin(errors[..., 0], axis=1), np.int64)

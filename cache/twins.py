@@ -4,16 +4,13 @@ Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.fin
 twins, and `pack` never lets a split separate them.
 
 Near twins are searched in three steps:
-- Pictures of about the same brightness are compared by the low waves of their thumbnails. That is a product
-  of two matrices; it compares all with all, in 57 seconds of a processor for 300,000 pictures. No index would
-  spare a comparison without missing a twin, because a crop moves so much in about twenty dimensions
-  (docs/log.md).
-- The few pairs that agree are aligned, with up to 8 % cut off each side, and must differ by little. That
-  tells a twin from another dog of the same breed in the same pose.
+- Pictures of about the same brightness are compared by the low waves of their thumbnails, all with all: a
+  product of two matrices, 57 seconds of a processor for 300,000 pictures. No index would be faster without
+  missing a twin (docs/log.md).
+- The few pairs that agree are aligned, and must differ by little. That tells a twin from another dog of the
+  same breed in the same pose.
 - Close-ups of those that remain must be alike in detail. That tells a twin from another portrait before the
   same wall.
-
-Thumbnails are read where they are needed. Where hundreds are alike, the work for each is limited.
 """
 
 from __future__ import annotations
@@ -40,23 +37,20 @@ drawn and photographed, with 5 % of both sides cropped: the lowest 0.915 (docs/l
 BRIGHTNESS: Final = 14.0
 """Levels of mean luma by which a crop may differ; with 5 % cropped the farthest of 522 was 13.2."""
 APART: Final = 0.25
-"""Root mean square difference of two thumbnails laid on one another, as a share of the contrast, up to which
-they are twins. Of 522 crops 99 % measured at most 0.22; the nearest two of the demo's dogs that are none
-0.41."""
+"""Aligned RMSE of two thumbnails up to which they are twins. Of 522 crops 99 % measured at most 0.22; the
+nearest two of the demo's dogs that are none 0.41."""
 LIKENESS: Final = 0.82
-"""Likeness of two close-ups from which such a pair are twins. The least of the 25 pairs in dogs25 measures
+"""Correlation of two close-ups from which such a pair are twins. The least of the 25 pairs in dogs25 measures
 0.862, the most of 3,000 pairs of portraits drawn to one composition 0.776 (docs/log.md)."""
 FLAT: Final = 4.0
 """Standard deviation of luma, in levels, below which a thumbnail shows nothing to compare."""
 DETAILED: Final = 48
-"""Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing are all alike:
-1,421 of the 1,797 digits of scikit-learn, 8 pixels large, would have a twin."""
+"""Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing look alike."""
 CLOSEST: Final = 8
-"""Pairs of one picture that are verified first, the most alike. In a burst of equal pictures that is enough
-to hold them together; the others are looked at only as far as they are not yet."""
+"""Pairs of one picture that are verified first, the most alike: enough to hold a burst together."""
 LOOKED_AT: Final = 256
-"""Pairs that are laid on one another of one picture, at most, the most alike from afar. Of 460 portraits
-drawn to one composition 60 are twins of another; for each there were at most 150 that looked more alike."""
+"""Pairs of one picture that are aligned, at most, the most alike from afar. Of 460 portraits drawn to one
+composition 60 are twins of another; for each there were at most 150 that looked more alike."""
 FINALISTS: Final = 16
 """Of these pairs so many are verified, at most, the nearest."""
 _WAVES: Final = 7
@@ -77,10 +71,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Twins:
-    """Who is whose twin. originals: int64 `[n]`, the first image with the same bytes, or oneself.
-
-    pairs: near twins among the originals.
-    """
+    """originals: int64 `[n]`, the first image with the same bytes, or oneself. pairs: near twins of them."""
 
     originals: Indices
     pairs: tuple[Pair, ...]
@@ -89,8 +80,7 @@ class Twins:
         """int64 `[n]`: the smallest index among all that hang together, directly or through others."""
         parents = self.originals.copy()
         for pair in self.pairs:
-            one, other = _root(parents, pair.one), _root(parents, pair.other)
-            parents[max(one, other)] = min(one, other)
+            _join(parents, pair.one, pair.other)
         return _roots(parents)
 
 
@@ -132,14 +122,8 @@ def find_twins(
     afar, if there are any: twins of theirs may be missed.
     """
     originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
-    chosen = np.fromiter(
-        (
-            index
-            for index, info in enumerate(infos)
-            if originals[index] == index and info.thumbnail and min(info.width, info.height) >= DETAILED
-        ),
-        np.int64,
-    )
+    detailed = (bool(info.thumbnail) and min(info.width, info.height) >= DETAILED for info in infos)
+    chosen = np.flatnonzero(np.fromiter(detailed, bool) & (originals == np.arange(len(originals))))
     pairs = find_pairs(_Shown(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
@@ -210,8 +194,7 @@ class _Found:
                 key, distance = (min(one, other), max(one, other)), round(exact, 3)
                 if key not in self.pairs or distance < self.pairs[key].apart:
                     self.pairs[key] = Pair(*key, distance, bool(mirrored))
-                low, high = sorted((_root(self._parents, one), _root(self._parents, other)))
-                self._parents[high] = low
+                _join(self._parents, one, other)
 
     def nearest(self, likely: Indices) -> Indices:
         """The FINALISTS of each picture that are nearest when aligned, one a group of known twins."""
@@ -291,8 +274,8 @@ def _alike(
 ) -> NDArray[np.float64]:
     """Pairs above ALIKE `[k, 4]`: the places of both, and the cosine's two parts.
 
-    A mirror turns the sign of the odd waves and no other, so that the sum of the parts is the cosine, and
-    their difference that with the mirrored picture.
+    A mirror turns the sign of the odd waves: the cosine is the sum of the parts, and their difference is the
+    cosine with the mirrored picture.
     """
     one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
     even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T
@@ -335,8 +318,12 @@ def _roots(parents: Indices) -> Indices:
     return parents
 
 
-def _root(parents: Indices, index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = int(parents[index])
-    return index
+def _join(parents: Indices, *indices: int) -> None:
+    """Give both trees one root, the lower one."""
+    roots = []
+    for index in indices:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = int(parents[index])
+        roots.append(index)
+    parents[max(roots)] = min(roots)

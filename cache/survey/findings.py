@@ -4,15 +4,12 @@ Before it: a folder of images, with one subfolder a class or without. After it: 
 and excluded.csv.
 
 What becomes of an image:
-- What does not decode cannot be trained on: excluded. So is what has no colour, because it teaches a network
-  that the breed does not depend on colour.
+- What does not decode is excluded. So is what has no colour: it teaches that the class does not depend on it.
 - Of several copies of a file in one class the first is kept.
 - A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a
-  person decides. The same holds for the same picture in another file, and for all that are twins through
-  others.
-- An image beside the class folders claims no label.
+  person decides. So are near twins with two labels, also those that are twins through others.
 - Near twins in one class are kept: they do no harm in one split, and `pack` sees to that.
-- All else is kept, for a person to look at.
+- All else is kept, for a person to look at. An image beside the class folders claims no label.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -39,8 +35,7 @@ from greyhound.cache.survey.table import Row
 from greyhound.cache.thumbnail import Reader, closeup_reader
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
-# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo
-# beside them.
+# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md).
 DARK: Final = 65.0
 """Levels: 95 % of a dark image's pixels are no brighter. The darkest photograph measured 71."""
 BRIGHT: Final = 190.0
@@ -72,10 +67,7 @@ PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding of one image. why: in words. of: the twin's path. excludes: the image is left out.
-
-    conflict: whether a twin has another label.
-    """
+    """One finding of one image. of: the twin's path. conflict: whether the twin has another label."""
 
     finding: Finding
     why: str
@@ -95,8 +87,7 @@ def inspect(
     """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
 
     What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress:
-    called with (files scanned, files in all). crowded: as in `twins.find_twins`. Raises PackError and
-    ScanError.
+    called with (files scanned, files in all). crowded: as in `find_twins`. Raises PackError, ScanError.
     """
     with DiskList(find_images(images)) as paths:
         if not len(paths):
@@ -119,10 +110,7 @@ def judge(
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
-    """A row for every image, in order. paths: relative. labels: class folders, "" for none.
-
-    closeup, crowded: as in `find_twins`.
-    """
+    """A row for every image, in order. labels: class folders, "" for none. The rest: as in `find_twins`."""
     twins, usual = find_twins(infos, closeup, crowded), _usual_size(infos)
     copies = _find_copies(twins.originals, labels)
     near: dict[int, list[Pair]] = defaultdict(list)
@@ -132,8 +120,8 @@ def judge(
     strangers = _find_strangers(twins, labels)
     for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
         remarks = [*_own_remarks(path, info), *_size_remarks(info, usual)]
-        if copies.twins[index] >= 0:
-            remarks.append(_copy_remark(index, copies, paths, labels))
+        if index in copies:
+            remarks.append(_copy_remark(index, *copies[index], paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
         if index in strangers and not any(remark.conflict for remark in remarks):
             there = paths[strangers[index]]
@@ -217,40 +205,25 @@ def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
         yield Remark("odd-size", f"{pixels}, {size / usual:.2g} times the usual size")
 
 
-@dataclass(frozen=True)
-class _Copies:
-    """Equal files, by their index: int64 `[n]` each.
+def _find_copies(originals: Indices, labels: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """For each file that has equal ones, the copy to compare it with, and their number if it is the first.
 
-    twins: the copy to compare with, -1 for none. firsts: the one that is kept. sizes: how many there are.
+    The first is one that has a label, where there is any. The others are compared with it, and it with one of
+    another label, or else with the second.
     """
-
-    twins: Indices
-    firsts: Indices
-    sizes: Indices
-
-
-def _find_copies(originals: Indices, labels: Sequence[str]) -> _Copies:
-    """The copy each file is compared with: one of another label, else the first, else the second.
-
-    The first is one that has a label, where there is any.
-    """
-    order = np.argsort(originals, kind="stable")
-    starts = np.flatnonzero(np.diff(originals[order], prepend=-1, append=-1))
-    twins, firsts = np.full(len(originals), -1, np.int64), np.arange(len(originals))
-    for start, stop in pairwise(starts.tolist()):
-        if stop - start > 1:
-            members = sorted(order[start:stop].tolist(), key=lambda index: not labels[index])
-            twins[members], firsts[members] = _twins_of(members, labels), members[0]
-    sizes = np.bincount(originals, minlength=len(originals))
-    return _Copies(twins, firsts, np.asarray(sizes[originals], np.int64))
-
-
-def _twins_of(members: Sequence[int], labels: Sequence[str]) -> list[int]:
-    first = members[0]
-    stranger = next((index for index in members if _differ(labels[index], labels[first])), None)
-    if stranger is None:
-        return [members[1], *[first] * (len(members) - 1)]
-    return [stranger if labels[index] == labels[first] else first for index in members]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(np.bincount(originals)[originals] > 1).tolist():
+        groups[int(originals[index])].append(index)
+    found = {}
+    for members in groups.values():
+        members.sort(key=lambda index: not labels[index])
+        first = members[0]
+        stranger = next((index for index in members if _differ(labels[index], labels[first])), None)
+        found |= dict.fromkeys(members, (first, 0))
+        found[first] = (members[1], len(members))
+        if stranger is not None:
+            found |= {index: (stranger, 0) for index in members if labels[index] == labels[first]}
+    return found
 
 
 def _differ(one: str, other: str) -> bool:
@@ -278,13 +251,12 @@ def _conflict(finding: Finding, why: str, of: str) -> Remark:
     return Remark(finding, why, of, excludes=True, conflict=True)
 
 
-def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:
-    twin = int(copies.twins[index])
+def _copy_remark(index: int, twin: int, copies: int, paths: Series[str], labels: Sequence[str]) -> Remark:
     path = paths[twin]
     if _differ(labels[index], labels[twin]):
         return _conflict("exact-duplicate", f"the same file as {path}", path)
-    if index == copies.firsts[index]:
-        return Remark("exact-duplicate", f"the first of {copies.sizes[index]} copies, which is kept", path)
+    if copies:
+        return Remark("exact-duplicate", f"the first of {copies} copies, which is kept", path)
     return Remark("exact-duplicate", f"the same file as {path}", path, excludes=True)
 
 
