@@ -33,10 +33,9 @@ class Neighbour:
 class Ranked:
     """One image, as a network sees it that was not fitted to it.
 
-    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label; the
-    ranking is by this, ascending. is_issue: whether it is above the cut; only then it has neighbours, the
-    nearest first, of its own label and of the likelier class, and, from a trained run, a saliency map, JPEG
-    in base64. sha256: of the pack's bytes.
+    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label, by which
+    images are ranked. is_issue: whether it is above the cut; only then it has neighbours of either class, the
+    nearest first, and, from a trained run, a saliency map, JPEG in base64. sha256: of the pack's bytes.
     """
 
     path: str
@@ -53,10 +52,8 @@ class Ranked:
     @property
     def reason(self) -> str:
         """In words for a person."""
-        return (
-            f"labelled {self.label} (probability {self.probability:.3f}), "
-            f"looks like {self.likelier} ({self.likelier_probability:.3f})"
-        )
+        looks = f"looks like {self.likelier} ({self.likelier_probability:.3f})"
+        return f"labelled {self.label} (probability {self.probability:.3f}), {looks}"
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,8 @@ class Review:
 def bring_home(review: Review, rows: Iterable[Row]) -> Review:
     """Of the review the label issues that a survey has, under their paths there, told by content.
 
-    A run's pack may have been made of another folder than the one that was surveyed. A picture that was
-    packed as PNG has no content in common with its file, and is known by its path. Neighbours that the survey
-    does not have are left out.
+    A run's pack may have been made of another folder. A picture that was packed as PNG has not the content of
+    its file, and is known by its path. Neighbours that the survey does not have are left out.
     """
     near = {other.path for image in review.label_issues for other in (*image.of_label, *image.of_likelier)}
     homes = _find_homes([image for image in review.ranking if image.is_issue or image.path in near], rows)
@@ -91,10 +87,10 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
     def move(others: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
         return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
 
+    at_home = [image for image in review.label_issues if image.path in homes]
+    moved = (replace(image, path=homes[image.path]) for image in at_home)
     moved = (
-        replace(each, path=homes[each.path], of_label=move(each.of_label), of_likelier=move(each.of_likelier))
-        for each in review.label_issues
-        if each.path in homes
+        replace(each, of_label=move(each.of_label), of_likelier=move(each.of_likelier)) for each in moved
     )
     return replace(review, ranking=tuple(moved))
 
@@ -149,12 +145,8 @@ def _reread(source: Source, row: Row) -> ImageInfo:
         raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
     if hashlib.sha256(data).hexdigest() != row.sha256:
         raise PackError(f"{source.file} changed since the survey; survey the folder again")
-    return ImageInfo(
-        width=row.width,
-        height=row.height,
-        orientation=row.orientation,
-        mean_luma=row.mean_luma,
-        crc32=zlib.crc32(data),
-        sha256=row.sha256,
-        transcode=row.reason if "transcoded" in row.findings else "",
-    )
+    measured = {
+        name: getattr(row, name) for name in ("width", "height", "orientation", "mean_luma", "sha256")
+    }
+    transcode = row.reason if "transcoded" in row.findings else ""
+    return ImageInfo(**measured, crc32=zlib.crc32(data), transcode=transcode)

@@ -2,8 +2,7 @@
 
 Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one
 file that needs nothing but itself. It holds a small picture of every suspect and of what a suspect
-duplicates, never of the other images, and is written as a stream: its size sets the time that it takes, and
-not the memory.
+duplicates, and is written as a stream, in constant memory.
 """
 
 from __future__ import annotations
@@ -77,10 +76,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image on the page: a suspect, or what a suspect duplicates.
-
-    twin: the place of what it duplicates. rank: the place of its note among the notes.
-    """
+    """An image on the page. twin: the place of what it duplicates. rank: of its note among the notes."""
 
     row: Row
     note: Note
@@ -92,7 +88,7 @@ class Item:
 class Shown:
     """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
 
-    more: suspects beyond MOST, which it does not show. images: of the whole survey, as are the classes.
+    more: suspects beyond MOST, which it does not show. images, classes: of the whole survey.
     """
 
     items: Sequence[Item]
@@ -124,10 +120,8 @@ def complete(survey: Path, images: Path, found: Review) -> None:
     here = bring_home(found, rows)
     strangers = len(found.label_issues) - len(here.label_issues)
     if strangers:
-        note(
-            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack "
-            "was made of other pictures; the ranking lists them"
-        )
+        what = f"{strangers} of {len(found.label_issues)} label issues are no image of {images}"
+        note(f"{what}: the run's pack was made of other pictures; the ranking lists them")
     table.write(mark(rows, here), survey)
     draw(rows, images, survey, {image.path: _note_on(image, images) for image in here.label_issues})
 
@@ -152,12 +146,9 @@ def write(
     made = counted(thumbnails(files, side), len(items), progress)
     added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
+    loader = FileSystemLoader(_HERE)
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     parts = environment.get_template("survey.html.jinja").generate(
         name=images.resolve().name,
@@ -211,22 +202,11 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     wanted = {row.of for row in suspects} - {row.path for row in suspects}
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
-    items = [
-        Item(
-            row,
-            notes.get(row.path, Note()),
-            places.get(row.of) if row.of != row.path else None,
-            rank.get(row.path),
-        )
-        for row in known
-    ]
-    return Shown(
-        items=items,
-        suspects=len(suspects),
-        more=counts[True] - len(suspects),
-        images=counts.total(),
-        classes=sorted(classes - {""}, key=lambda name: (name.casefold(), name)),
-    )
+    twins = (places.get(row.of) if row.of != row.path else None for row in known)
+    found = ((notes.get(row.path, Note()), rank.get(row.path)) for row in known)
+    items = [Item(row, note, twin, at) for row, twin, (note, at) in zip(known, twins, found, strict=True)]
+    names = sorted(classes - {""}, key=lambda name: (name.casefold(), name))
+    return Shown(items, len(suspects), counts[True] - len(suspects), counts.total(), names)
 
 
 def describe(shown: Shown, images: Path) -> dict[str, Any]:
@@ -254,9 +234,8 @@ def embed(values: object) -> str:
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
 
-    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size:
-    of any other format a core holds the whole picture for a moment, which for a PNG at the limit is half a
-    gigabyte.
+    Made in parallel, a few ahead of the reader. A core may hold half a gigabyte for a moment, the pixels of a
+    PNG at the limit; only a JPEG is decoded at a fraction of its size.
     """
     workers = available_cores()
     yield from in_order(lambda file: _thumbnail(file, side), files, workers, 8 * workers)
