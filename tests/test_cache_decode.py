@@ -319,7 +319,7 @@ def test_a_libjpeg_without_cmyk_leaves_it_to_pillow(monkeypatch: pytest.MonkeyPa
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Unsupported color conversion request")
 
-    monkeypatch.setattr("greyhound.cache.decode.simplejpeg.decode_jpeg", refuse)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", refuse)
     data = encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG")
     assert decode(array(data), strict=True).shape == (72, 96, 3)
 

@@ -742,13 +742,13 @@ def test_an_interrupted_packing_leaves_the_old_pack_or_none(
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     calls = []
 
-    def fail(rows: Any, real: Any = module._record_batch) -> Any:
+    def fail(*rows: Any, real: Any = module._read) -> Any:
         calls.append(rows)
         if len(calls) == 3:
             raise accident
-        return real(rows)
+        return real(*rows)
 
-    monkeypatch.setattr(module, "_record_batch", fail)
+    monkeypatch.setattr(module, "_read", fail)
     expected = WriteError if isinstance(accident, OSError) else accident
     with pytest.raises(expected) as error:
         pack(root, out)

@@ -185,7 +185,7 @@ def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
     ids = np.concatenate([colour_pack.ids("val"), colour_pack.ids("test")])
     assert {image.path for image in run_review.ranking} == {colour_pack.image_path(index) for index in ids}
     assert run_review.not_ranked == 42
-    assert "42 training images are not ranked" in "\n".join(review.describe(run_review))
+    assert "42 training images are not ranked" in "\n".join(run_review.describe())
     _, network = Run(tiny_run).network("swa", torch.device("cpu"))
     augment = review.recipe_augment(tiny_run).centre()
     with (

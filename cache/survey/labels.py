@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from greyhound.cache.cli import plain
 from greyhound.cache.folder import Source, find_file
 from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import ImageInfo, Progress
@@ -73,6 +74,17 @@ class Review:
     def label_issues(self) -> list[Ranked]:
         """Those above the cut, the most suspicious first."""
         return [image for image in self.ranking if image.is_issue]
+
+    def describe(self, most: int = 10) -> list[str]:
+        """What was found, in lines for the terminal, with at most so many label issues."""
+        issues, images = self.label_issues, len(self.ranking)
+        agreed = f"of which the judge takes {self.accuracy:.3f} for what their label says"
+        lines = [f"judge: {self.judge}", f"{len(issues)} label issues among {images} images, {agreed}"]
+        if self.not_ranked:
+            seen = "the run has seen them and their labels"
+            lines.append(f"{self.not_ranked} training images are not ranked: {seen}")
+        lines += [plain(f"  {image.path}: {image.reason}") for image in issues[:most]]
+        return lines + ([f"  ... and {len(issues) - most} more"] if len(issues) > most else [])
 
 
 def bring_home(review: Review, rows: Iterable[Row]) -> Review:
