@@ -1,10 +1,7 @@
 """Draw cartoon dogs whose breeds differ in small things. Nobody needs to read this to use Greyhound.
 
-Before it: the breeds and `brushes`. After it: `faults` writes the drawings to files, some of them with a
-planted fault.
-
-Every drawing is a pure function of (seed, breed, number): files without a fault have the same bytes however
-many breeds or images are asked for.
+Before it: the breeds and `brushes`. After it: `faults` writes the drawings to files. Every drawing is a pure
+function of (seed, breed, number), however many breeds or images are asked for.
 """
 
 from __future__ import annotations
@@ -26,8 +23,7 @@ def _places(text: str) -> Points:
     return np.array([place.split(",") for place in text.split()], np.float64)
 
 
-# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper
-# corner.
+# Outlines of a right ear about its root, in half heads.
 EARS: Final = {
     "prick": _places("-.3,.25 -.26,-.25 -.02,-.95 .02,-.98 .3,-.35 .4,.3"),
     "bat": _places("-.34,.25 -.42,-.5 -.15,-1.2 .22,-1.25 .5,-.6 .42,.3"),
