@@ -296,9 +296,8 @@ def assign_folds(
 ) -> Ids:
     """A fold for every image, int64 `[n]`: dealt out class by class; twins, exact and near, are in one fold.
 
-    Otherwise an image would be judged by its twin under another class, and two that are filed wrongly would
-    vouch for each other. Where more than half of a class are twins, only exact copies stay together: with all
-    of the class in one fold, nothing would be left to know it by.
+    Otherwise twins would judge each other. Where more than half of a class are twins, only exact copies stay
+    together: with all of the class in one fold, nothing would be left to know it by.
     """
     _, first, content = np.unique(contents, return_index=True, return_inverse=True)
     copies = first[content]
@@ -317,10 +316,7 @@ def hash_contents(opened: Pack, ids: Ids) -> list[str]:
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
-    """Every image, the least likely label first; confident learning counts how many are issues.
-
-    One of those whose label is the likeliest class all the same is no label issue.
-    """
+    """Every image, the least likely label first. Confident learning counts how many are issues."""
     from cleanlab.count import num_label_issues
     from cleanlab.rank import get_label_quality_scores
 

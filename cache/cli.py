@@ -183,9 +183,9 @@ def _complain(message: str) -> None:
 
 
 def from_json(kind: type[Value], content: Any, source: str, partly: bool = False) -> Value:
-    """`content`, parsed JSON, as a `kind`, a dataclass with annotated fields. source: named in the message.
+    """`content`, parsed JSON, as the dataclass `kind`. source: named in the message. Raises ValueFormatError.
 
-    partly: unknown fields are ignored, and defaults stand in for missing ones. Raises ValueFormatError.
+    partly: unknown fields are ignored, and defaults stand in for missing ones.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -50,10 +50,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
-    """A locked temporary file beside each of `outs`; all are renamed when the block ends well.
+    """A locked temporary file beside each of `outs`; all are renamed, together, when the block ends well.
 
-    No file is renamed before all are on the disk. What a killed process left for the same names is removed
-    first. Raises WriteError.
+    What a killed process left for the same names is removed first. Raises WriteError.
     """
     temporaries = [_temporary(out) for out in outs]
     with ExitStack() as held:
@@ -152,10 +151,7 @@ def _lock(stream: IO[bytes]) -> None:
 
 
 class DiskList(Generic[Item]):
-    """Items in a nameless file in TMPDIR's folder; eight bytes of memory an item. For one thread.
-
-    Close it with `with`. Raises WriteError where that folder is full or cannot be written to.
-    """
+    """Items in a nameless file in TMPDIR's folder. For one thread; close it after use. Raises WriteError."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         """Write all items."""

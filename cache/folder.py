@@ -63,10 +63,7 @@ def find_unlabelled(images: Path) -> list[Source]:
 
 
 def find_images(images: Path) -> Iterator[str]:
-    """The path of every file below a folder, sorted; beside the class folders only images by name.
-
-    Links as in `find_labelled`. Raises PackError.
-    """
+    """The path of every file below a folder, sorted, as in `find_labelled`. Raises PackError."""
     for file in _all_files(images):
         if file.parent != images or named_as_image(file):
             yield _relative(file, images)
@@ -142,9 +139,6 @@ def _relative(file: Path, images: Path) -> str:
 
 
 def _text(name: str) -> str:
-    r"""A file name as valid Unicode, so that two names never become one.
-
-    A byte that is no text is written as \xff, and the backslash before such a text in a name as \x5c.
-    """
+    r"""A name as valid Unicode: a byte that is no text as \xff, a backslash before such text as \x5c"""
     escaped = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(name))
     return escaped.decode("utf-8", "backslashreplace")

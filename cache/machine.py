@@ -53,8 +53,7 @@ def installed(*names: str) -> dict[str, str]:
 def _quota_in_cores() -> int:
     """Cores that the control group's quota of time pays for, rounded up; the machine's where there is none.
 
-    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1,
-    sched-bwc.rst, `cpu.cfs_quota_us`, -1: no quota.
+    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD"; sched-bwc.rst, `cpu.cfs_quota_us`.
     """
     try:
         quota, period = _first_text("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us").split()
@@ -73,9 +72,8 @@ def _first_text(new: str, *old: str) -> str:
 def available_memory() -> int:
     """Bytes this process could still take: what is free, within what its container allows.
 
-    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst,
-    `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1, where the page cache counts as used
-    though it can be given back, so that the answer errs towards too little.
+    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst. In version 1 the
+    page cache counts as used, so that the answer errs towards too little.
     """
     free = 2 * 2**30  # where the system does not say, as on macOS and Windows
     if _MEMORY.exists():

@@ -28,10 +28,9 @@ _GRAIN: Final = 4.0
 
 
 def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
-    """RMSE of each pair at the crop that fits best, as a share of the contrast: aligned RMSE.
+    """RMSE of each pair at the crop that fits best, as a share of the contrast: float32 `[n]`.
 
-    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour
-    is another.
+    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Infinite where a colour is another.
     """
     one, other = _soften(one), _soften(other)
     contrast = np.minimum(_contrast(one), _contrast(other))
@@ -97,10 +96,7 @@ def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -
 
 
 def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> Indices:
-    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
-
-    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products a picture.
-    """
+    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`."""
     count, height, width, channels = pictures.shape
     flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
     turned = flat.transpose(0, 2, 1)

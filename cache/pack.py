@@ -86,8 +86,8 @@ def write(
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
-    split: put every image into this one, and keep all `classes` even if one has no image. infos: of the
-    sources, in their order, if they were scanned before; then `split` is needed.
+    split: put every image into this one, and keep all `classes`. infos: of the sources, if they were scanned
+    before; then `split` is needed.
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
@@ -131,10 +131,7 @@ def write(
 def _write_shards(
     kept: Sequence[Kept], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:
-    """All files of the pack under temporary names, which they keep until the last one is complete.
-
-    Returns the first file's header, which is the pack's. Raises PackError.
-    """
+    """All files of the pack, or none: the header of the first, which is the pack's. Raises PackError."""
     bounds = divide(len(kept), shards)
     headers = []
     with replacing_all(shard_paths(out, shards)) as temporaries:

@@ -82,10 +82,7 @@ class ScanError(UserError):
 
 
 def scan(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
-    """Look at every file, `workers` at a time (default: one a core): what was found, in the order of `paths`.
-
-    Close it to end early. Raises ScanError when the child processes do not start.
-    """
+    """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError."""
     with _children() as info:
         yield from in_order(info, paths, workers or available_cores(), AHEAD)
 

@@ -188,10 +188,9 @@ def match(
 ) -> tuple[dict[str, Decision], list[Decision]]:
     """The decision for each path of `images` that has one, and the decisions that are for none of them.
 
-    A decision is for the file at its path if that has its content. Otherwise it is for the first file of that
-    content, and that no other decision is for, in its class; or else of its path below another class folder;
-    or else anywhere, if there is but one such file and one such decision. That a file is excluded for its
-    copy is no word about the copy: such an exclusion is not for the last file of its content.
+    A decision is for the file at its path if that has its content. Otherwise it is for the first free file of
+    that content in its class; or else of its path below another class folder; or else anywhere, if there is
+    one such file and one such decision. A file excluded for its copy is not the last file of its content.
     """
     there = {image.path: image.sha256 for image in images}
     copies = Counter(image.sha256 for image in images)

@@ -118,10 +118,7 @@ def shard_paths(pack: Path, count: int) -> list[Path]:
 
 
 def find(pack: Path) -> list[Path]:
-    """The files of a pack: itself, or its shards in order, by the pack's name or a shard's.
-
-    Raises PackError where some are missing, or two packs have the name.
-    """
+    """The files of a pack: itself, or its shards in order, by its name or a shard's. Raises PackError."""
     named = _SHARD.fullmatch(pack.stem)
     if pack.exists() and not named:
         return [pack]
@@ -200,7 +197,7 @@ class MappedFile:
             raise _no_pack(path, error.strerror) from None
 
     def version(self) -> int:
-        """Another number whenever somebody wrote to the file, or gave it another name, since the last time.
+        """Another number whenever somebody wrote to the file, or renamed it, since the last time.
 
         Raises PackError where it was cut short: to read what is mapped and gone ends the process.
         """

@@ -77,8 +77,7 @@ def colourfulness(planes: NDArray[np.float32]) -> float:
 def is_monochrome(planes: NDArray[np.float32], pixels: NDArray[np.uint8], gain: float) -> bool:
     """Whether an image is black and white, tinted or not. planes: `[3, H, W]`. pixels: `[H, W, 3]`.
 
-    gain: what would light a dark image as any other. In the dark all colours are near to grey. Light is given
-    back to the small picture only, where no noise is left.
+    gain: what would light a dark image as any other. It is given to the small picture only, free of noise.
     """
     small = shrink(pixels, 32).astype(np.float32)
     if gain > 1:
@@ -113,8 +112,7 @@ def is_tinted(small: NDArray[np.float32]) -> bool:
 def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
     """Distance of colours `[n, 2]` (blue, red) from a smooth curve over luma `[n]`: 99th percentile.
 
-    The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply
-    as it takes to pass through the fur and the snow.
+    The curve is a cubic by ridge regression; a free one would pass through the fur and the snow.
     """
     powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])

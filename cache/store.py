@@ -117,8 +117,7 @@ class Pack:
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """The original bytes of image `index`, a read-only view into the file: nothing is copied.
 
-        Their checksum is compared the first time that they are asked for, and again where somebody wrote to
-        the file since. Raises PackError.
+        Their checksum is compared the first time, and again where the file was written to. Raises PackError.
         """
         if not (self._is_checked(index) or self.is_valid(index)):
             raise self._damage([index])

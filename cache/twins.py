@@ -116,10 +116,9 @@ def no_closeup(index: int) -> None:
 def find_twins(
     infos: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
-    """Exact and near twins among images; what does not decode has none.
+    """Exact and near twins among images; what does not decode has none. closeup: of an image, by its index.
 
-    closeup: of an image, by its index. crowded: told how many images are like LOOKED_AT others or more from
-    afar, if there are any: twins of theirs may be missed.
+    crowded: told how many images are like LOOKED_AT others or more from afar: twins of theirs may be missed.
     """
     originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
     detailed = (bool(info.thumbnail) and min(info.width, info.height) >= DETAILED for info in infos)
@@ -164,8 +163,7 @@ def find_pairs(
 class _Found:
     """The pairs that are found so far, and what hangs together through them.
 
-    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, and its rank among those of the
-    first.
+    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, its rank for the first.
     """
 
     def __init__(self, thumbnails: Pictures, closeup: Reader) -> None:
@@ -242,10 +240,7 @@ def _blocks(count: int, size: int) -> Iterator[Indices]:
 
 
 def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> Iterator[NDArray[np.float64]]:
-    """Pairs of places worth a closer look, as `_alike` gives them, by block; brightness `[n]` ascends.
-
-    Of each picture at most LOOKED_AT with those that are brighter: one burst must not cost a square.
-    """
+    """Pairs of places worth a closer look, by block, LOOKED_AT of each at most. brightness ascends."""
     for start in range(0, len(waves), _ROWS):
         stop = min(start + _ROWS, len(waves))
         end = int(np.searchsorted(brightness, brightness[stop - 1] + BRIGHTNESS, side="right"))
@@ -272,11 +267,7 @@ def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
 def _alike(
     brightness: NDArray[np.float32], waves: NDArray[np.float16], rows: slice, columns: slice
 ) -> NDArray[np.float64]:
-    """Pairs above ALIKE `[k, 4]`: the places of both, and the cosine's two parts.
-
-    A mirror turns the sign of the odd waves: the cosine is the sum of the parts, and their difference is the
-    cosine with the mirrored picture.
-    """
+    """Pairs above ALIKE `[k, 4]`: both places, and the cosine in two parts, whose difference is a mirror's."""
     one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
     even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T
     found = np.flatnonzero(even + np.abs(odd) > ALIKE)
@@ -300,10 +291,7 @@ def _rank(rows: NDArray[Any], keys: NDArray[Any]) -> Indices:
 
 
 def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What pictures `[n, 16, 16]` are like from afar: vectors `[n, 48]` of length 1, brightness left out.
-
-    First those that are the same in a mirror, then those whose sign turns there.
-    """
+    """Luma `[n, 16, 16]` from afar: vectors `[n, 48]` of length 1; first the waves that no mirror changes."""
     waves = cosines(_WAVES, shades.shape[1])
     grid = waves @ shades @ waves.T
     even, odd = grid[:, :, ::2].reshape(len(shades), -1)[:, 1:], grid[:, :, 1::2].reshape(len(shades), -1)

@@ -148,8 +148,7 @@ def _faulty(known: dict[str, Any], message: str) -> ImageInfo:
 def count_unwritten(data: bytes, format: str) -> int:
     """How many zeros end the coded picture of a lossy WebP or an AVIF; 0 of any other.
 
-    Half a download whose space was reserved ends so. These formats have no checksum, and their decoders take
-    zeros for more of the picture. A lossless WebP may end in megabytes of zeros and be whole.
+    Half a download whose space was reserved ends so, and the decoders take zeros for more of the picture.
     """
     coded = b""
     if format == "WEBP" and (start := data.find(b"VP8 ")) >= 0:

@@ -84,8 +84,7 @@ def draw_demo(
 ) -> DemoSummary:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
-    All is drawn beside `out` and renamed at the end, so a failure leaves nothing behind. progress: called
-    with (images done, images in all). Raises DemoError.
+    A failure leaves nothing behind. progress: called with (images done, images in all). Raises DemoError.
     """
     out = Path(out).absolute()
     for name, value, low, high in (

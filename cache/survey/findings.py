@@ -86,8 +86,8 @@ def inspect(
 ) -> Iterator[Iterator[Row]]:
     """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
 
-    What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress:
-    called with (files scanned, files in all). crowded: as in `find_twins`. Raises PackError, ScanError.
+    What was scanned lies on disk: an image costs a few bytes of memory. progress: called with (files scanned,
+    files in all). crowded: as in `find_twins`. Raises PackError, ScanError.
     """
     with DiskList(find_images(images)) as paths:
         if not len(paths):
@@ -174,11 +174,7 @@ def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
 
 
 def is_misnamed(path: str, format: str) -> bool:
-    """Whether a file's name ends as that of another format (Pillow's names).
-
-    No ending promises nothing, and neither does what is none: the number of n02085620.10074, the v2 of
-    dog.v2.
-    """
+    """Whether a file's name ends as that of another format. The v2 of dog.v2 promises nothing."""
     suffix = PurePosixPath(path).suffix.lower()
     promised = Image.registered_extensions().get(suffix, "")
     same = {"MPO": "JPEG", "JPEG2000": "JPEG 2000"}
@@ -206,11 +202,7 @@ def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
 
 
 def _find_copies(originals: Indices, labels: Sequence[str]) -> dict[int, tuple[int, int]]:
-    """For each file that has equal ones, the copy to compare it with, and their number if it is the first.
-
-    The first is one that has a label, where there is any. The others are compared with it, and it with one of
-    another label, or else with the second.
-    """
+    """For each file that has equal ones, the copy to compare it with, and their number if it is the first."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index in np.flatnonzero(np.bincount(originals)[originals] > 1).tolist():
         groups[int(originals[index])].append(index)

@@ -62,7 +62,7 @@ class Review:
     """Every image that could be ranked, the most suspicious first.
 
     judge: what ranked them, in words. accuracy: of that judge, on these images. not_ranked: how many images
-    it was fitted to, about which it can therefore say nothing.
+    it was fitted to.
     """
 
     judge: str
@@ -88,10 +88,10 @@ class Review:
 
 
 def bring_home(review: Review, rows: Iterable[Row]) -> Review:
-    """Of the review the label issues that a survey has, under their paths there, told by content.
+    """Of the review the label issues and neighbours that a survey has, under their paths there.
 
-    A run's pack may have been made of another folder. A picture that was packed as PNG has not the content of
-    its file, and is known by its path. Neighbours that the survey does not have are left out.
+    A run's pack may have been made of another folder: images are told by content. One that was packed as PNG
+    has not the content of its file, and is told by its path.
     """
     near = {other.path for image in review.label_issues for other in (*image.of_label, *image.of_likelier)}
     homes = _find_homes([image for image in review.ranking if image.is_issue or image.path in near], rows)

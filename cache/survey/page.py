@@ -135,9 +135,8 @@ def write(
 ) -> Shown:
     """Write the page to `out`, whole or not at all, and return what it shows.
 
-    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it;
-    suspects are shown in the order of FINDINGS, then in that of `notes`. progress: called with (pictures
-    made, pictures in all). Raises WriteError.
+    rows: of the whole survey, gone through twice. notes: path -> more about it, by whose order label issues
+    are shown. progress: called with (pictures made, pictures in all). Raises WriteError.
     """
     shown = gather(rows, notes or {})
     items = shown.items
@@ -234,8 +233,7 @@ def embed(values: object) -> str:
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
 
-    Made in parallel, a few ahead of the reader. A core may hold half a gigabyte for a moment, the pixels of a
-    PNG at the limit; only a JPEG is decoded at a fraction of its size.
+    Made in parallel, a few ahead of the reader: a core may hold a PNG's pixels, half a gigabyte at the limit.
     """
     workers = available_cores()
     yield from in_order(lambda file: _thumbnail(file, side), files, workers, 8 * workers)
