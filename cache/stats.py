@@ -96,8 +96,8 @@ def is_grey(planes: NDArray[np.float32]) -> bool:
 def is_tinted(small: NDArray[np.float32]) -> bool:
     """Whether `[H, W, 3]`, with a short side of 32 pixels, is a tinted black-and-white photograph.
 
-    In a tinted print colour is a smooth curve over luma. A white dog in snow is as pale, but its fur and the
-    snow differ in colour where they hardly do in luma.
+    In a tinted print colour is a smooth curve over luma, here a cubic by ridge regression. A white dog in
+    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma.
     """
     small = small.reshape(-1, 3)
     shades = luma(small)
@@ -106,18 +106,10 @@ def is_tinted(small: NDArray[np.float32]) -> bool:
     colours = small[:, ::2] - shades[:, None]
     if np.percentile(np.linalg.norm(colours, axis=1), 99) > TINT_STRENGTH:
         return False
-    return tint_residue(shades, colours) <= TINT_RESIDUE
-
-
-def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
-    """Distance of colours `[n, 2]` (blue, red) from a smooth curve over luma `[n]`: 99th percentile.
-
-    The curve is a cubic by ridge regression; a free one would pass through the fur and the snow.
-    """
     powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
     curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
-    return float(np.percentile(np.linalg.norm(colours - curve, axis=1), 99))
+    return bool(np.percentile(np.linalg.norm(colours - curve, axis=1), 99) <= TINT_RESIDUE)
 
 
 def sharpness(shades: NDArray[np.float32]) -> float:

@@ -267,7 +267,7 @@ def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
 def _alike(
     brightness: NDArray[np.float32], waves: NDArray[np.float16], rows: slice, columns: slice
 ) -> NDArray[np.float64]:
-    """Pairs above ALIKE `[k, 4]`: both places, and the cosine in two parts, whose difference is a mirror's."""
+    """Pairs above ALIKE `[k, 4]`: the places of both, and the two parts of the cosine."""
     one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
     even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T
     found = np.flatnonzero(even + np.abs(odd) > ALIKE)

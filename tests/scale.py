@@ -64,7 +64,7 @@ def main(scale: Scale) -> None:
 def write(path: Path, low: int, high: int, index: int, shards: int) -> None:
     """One shard, of the rows low to high."""
     columns = index_of(low, high)
-    header = Header(CLASSES, "0" * 64, 0).of_shard(index, shards, index_checksum(columns))
+    header = Header(CLASSES, "0" * 64, 0, index_crc32=index_checksum(columns), shard=index, shards=shards)
     table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
         for batch in table.to_batches(max_chunksize=ROWS_A_RECORD_BATCH):

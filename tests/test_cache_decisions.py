@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from pictures import ALL_TRAIN, encode, folder, noise, scan_here
 from PIL import Image
@@ -30,7 +29,7 @@ from greyhound.cache.selection import (
     match,
     read_decisions,
 )
-from greyhound.cache.store import SCHEMA, Header, Pack, PackError
+from greyhound.cache.store import Pack, PackError
 
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 HEADER = ",".join(COLUMNS)
@@ -400,22 +399,6 @@ def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
         PackError, match=r"line 2 of the decisions relabels 'a/1\.png' to 'd', which is no class"
     ):
         replayed(root, decided(root, "a/1.png", "relabel", "d"))
-
-
-def test_a_pack_from_before_there_were_decisions_opens(tmp_path: Path, root: Path) -> None:
-    opened = replayed(root)
-    table = pa.ipc.open_file(pa.memory_map(str(opened.path))).read_all()
-    text = table.schema.metadata[b"greyhound"]
-    for field in (b', "relabelled": []', b', "unmatched": 0', b', "lost": []'):
-        assert field in text
-        text = text.replace(field, b"")
-    with (
-        pa.OSFile(str(tmp_path / "old.arrow"), "wb") as file,
-        pa.ipc.new_file(file, SCHEMA.with_metadata({b"greyhound": text})) as writer,
-    ):
-        writer.write_table(table.cast(SCHEMA.with_metadata({b"greyhound": text})))
-    header: Header = Pack(tmp_path / "old.arrow").header
-    assert header == opened.header
 
 
 def test_the_command_says_what_was_relabelled_and_what_was_not_found(root: Path) -> None:

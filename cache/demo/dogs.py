@@ -52,7 +52,10 @@ def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     pose, head = POSES[rng.integers(len(POSES))]
     frame = compose(dog, rng, (width, height), *head(dog))
     horizon = int(np.clip(frame.y * rng.uniform(0.62, 0.85), 0.4 * height, 0.85 * height))
-    pixels, coat, mark = backdrop(rng, (height, width), horizon), *dye(dog, rng, (height, width), frame.scale)
+    pixels, (coat, mark) = (
+        backdrop(rng, (height, width), horizon),
+        dye(dog, rng, (height, width), frame.scale),
+    )
     angle = rng.uniform(-2.6, -0.5)
     light = float(np.cos(angle)), float(np.sin(angle))
     easel = Easel(pixels, np.zeros_like(pixels[0]), dog, coat, mark, light, frame.scale, rng)

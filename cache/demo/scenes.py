@@ -48,7 +48,9 @@ def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
     (_furnish if scene.indoors else _plant)(rng, image, horizon, far)
     if scene.lights:
         _twinkle(rng, image, horizon, scene.lights)
-    soft, place = _defocus(image, rng.uniform(2, 7)), (height - horizon, width)
+    small = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(2, 7) / 2))
+    planes = small.resize(image.size, Image.Resampling.BILINEAR).split()
+    soft, place = np.stack([levels(plane) for plane in planes]), (height - horizon, width)
     blades = window(grain("long"), rng, place) + 0.8 * cloud(rng, place, 25)
     soft[:, horizon:] *= 1 + scene.rough * (
         blades * np.linspace(0.1, 0.9, place[0], dtype=np.float32)[:, None]
@@ -58,11 +60,6 @@ def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
 
 def _ramp(top: Array, bottom: Array, height: int) -> Array:
     return top + np.linspace(0, 1, height, dtype=np.float32)[:, None] * (bottom - top)
-
-
-def _defocus(image: Image.Image, radius: float) -> Array:
-    small = image.reduce(2).filter(ImageFilter.GaussianBlur(radius / 2))
-    return np.stack([levels(plane) for plane in small.resize(image.size, Image.Resampling.BILINEAR).split()])
 
 
 def vary(rng: Generator, colour: str, hue: float = 0.03, shade: float = 0.07) -> Array:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -111,7 +111,9 @@ def judge(
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
     """A row for every image, in order. labels: class folders, "" for none. The rest: as in `find_twins`."""
-    twins, usual = find_twins(infos, closeup, crowded), _usual_size(infos)
+    twins = find_twins(infos, closeup, crowded)
+    sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
+    usual = float(np.median(sizes)) if len(sizes) else 0.0
     copies = _find_copies(twins.originals, labels)
     near: dict[int, list[Pair]] = defaultdict(list)
     for pair in sorted(twins.pairs, key=lambda pair: pair.apart):
@@ -119,7 +121,7 @@ def judge(
         near[pair.other].append(pair)
     strangers = _find_strangers(twins, labels)
     for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
-        remarks = [*_own_remarks(path, info), *_size_remarks(info, usual)]
+        remarks = list(_own_remarks(path, info, usual))
         if index in copies:
             remarks.append(_copy_remark(index, *copies[index], paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
@@ -144,8 +146,8 @@ def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
     )
 
 
-def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
-    """What can be said of an image without knowing any other."""
+def _own_remarks(path: str, info: ImageInfo, usual: float) -> Iterator[Remark]:
+    """What can be said of an image without its twins. usual: the median size, the root of an area."""
     if info.problem:
         yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, excludes=True)
         return
@@ -157,12 +159,12 @@ def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
         yield Remark("bright", f"95 % of its pixels are at least {info.luma_low:.0f} of 255")
     elif info.blown >= BLOWN:
         yield Remark("bright", f"{info.blown:.0%} of its pixels are white")
-    usual = min(1.0, (info.luma_high - info.luma_low) / CONTRAST) ** 2
-    if info.sharpness < BLURRED * usual:
-        yield Remark("blurred", f"sharpness {info.sharpness:.1f}, expected at least {BLURRED * usual:.1f}")
-    elif info.blown < BLOWN and info.detail_along < min(SMEARED * usual, ONE_WAY * info.detail_across):
+    contrast = min(1.0, (info.luma_high - info.luma_low) / CONTRAST) ** 2
+    if info.sharpness < BLURRED * contrast:
+        yield Remark("blurred", f"sharpness {info.sharpness:.1f}, expected at least {BLURRED * contrast:.1f}")
+    elif info.blown < BLOWN and info.detail_along < min(SMEARED * contrast, ONE_WAY * info.detail_across):
         found = f"detail {info.detail_along:.1f} along one direction and {info.detail_across:.1f} across"
-        yield Remark("blurred", f"as by motion: {found}, expected at least {SMEARED * usual:.1f}")
+        yield Remark("blurred", f"as by motion: {found}, expected at least {SMEARED * contrast:.1f}")
     if is_misnamed(path, info.format):
         yield Remark("wrong-extension", f"the file is {info.format}")
     if info.transcode:
@@ -171,6 +173,14 @@ def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
         yield Remark("animated", "only its first frame is used")
     if info.mode == "CMYK":
         yield Remark("cmyk", "its colours are those of print")
+    size, (short, long) = (info.width * info.height) ** 0.5, sorted((info.width, info.height))
+    pixels = f"{info.width} x {info.height} pixels"
+    if short < SMALL:
+        yield Remark("odd-size", f"{pixels}, hardly any")
+    elif long > ODD_ASPECT * short:
+        yield Remark("odd-size", f"{pixels}, {long / short:.1f} to 1")
+    elif not usual / ODD_SCALE <= size <= usual * ODD_SCALE:
+        yield Remark("odd-size", f"{pixels}, {size / usual:.2g} times the usual size")
 
 
 def is_misnamed(path: str, format: str) -> bool:
@@ -180,25 +190,6 @@ def is_misnamed(path: str, format: str) -> bool:
     same = {"MPO": "JPEG", "JPEG2000": "JPEG 2000"}
     known = promised or re.fullmatch(r"\.[a-z]{2,4}", suffix)
     return bool(known) and same.get(promised, promised) != same.get(format, format)
-
-
-def _usual_size(infos: Iterable[ImageInfo]) -> float:
-    """The median over all that decode of the square root of the area, in pixels; 0 where nothing does."""
-    sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
-    return float(np.median(sizes)) if len(sizes) else 0.0
-
-
-def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
-    if info.problem:
-        return
-    size, (short, long) = (info.width * info.height) ** 0.5, sorted((info.width, info.height))
-    pixels = f"{info.width} x {info.height} pixels"
-    if short < SMALL:
-        yield Remark("odd-size", f"{pixels}, hardly any")
-    elif long > ODD_ASPECT * short:
-        yield Remark("odd-size", f"{pixels}, {long / short:.1f} to 1")
-    elif not usual / ODD_SCALE <= size <= usual * ODD_SCALE:
-        yield Remark("odd-size", f"{pixels}, {size / usual:.2g} times the usual size")
 
 
 def _find_copies(originals: Indices, labels: Sequence[str]) -> dict[int, tuple[int, int]]:

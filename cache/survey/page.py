@@ -13,7 +13,6 @@ import heapq
 import itertools
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,7 +142,7 @@ def write(
     side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
     files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
     made = counted(thumbnails(files, side), len(items), progress)
-    added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
+    added = (picture for item in items for _, picture in item.note.pictures)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
     loader = FileSystemLoader(_HERE)
     environment = Environment(
@@ -268,8 +267,3 @@ def _blocks(pictures: Iterator[str]) -> Iterator[str]:
     """Pictures, one a line, BLOCK in a block."""
     while block := list(itertools.islice(pictures, BLOCK)):
         yield "\n".join(block)
-
-
-def _only_base64(picture: str) -> str:
-    """What can stand in the page as it is; anything else is no picture."""
-    return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""
