@@ -156,12 +156,9 @@ class Parser(argparse.ArgumentParser):
             more["nargs"] = "*" if get_args(kind)[1:] == (Ellipsis,) else len(get_args(kind))
             kind = get_args(kind)[0]
         if kind is not bool:
-            more |= {"type": partial(_read_word, kind, flags[0]), "metavar": _metavar(kind)}
+            words = "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
+            more |= {"type": partial(_read_word, kind, flags[0]), "metavar": words}
         group.add_argument(*flags, dest=".".join(option.place), default=argparse.SUPPRESS, **more)
-
-
-def _metavar(kind: Any) -> str:
-    return "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
 
 
 def _read_word(kind: Any, flag: str, word: str) -> Any:

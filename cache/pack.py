@@ -13,7 +13,7 @@ import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -52,7 +52,7 @@ class Options:
     test: float = 0.2
     seed: int = 0
     keep_grayscale: bool = False
-    exclude: Mapping[str, Exclusion] | None = None
+    exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
 
@@ -91,7 +91,9 @@ def write(
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
-    loose = [] if split else _find_loose(sources, options)
+    decided_loose = any(each.by == "person" and not each.image.label for each in options.decisions)
+    scan_all = split is not None or decided_loose  # also what lies beside the class folders
+    loose = [] if scan_all else [source for source in sources if source.label == NO_LABEL]
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
@@ -101,7 +103,7 @@ def write(
     decided, lost = _match(sources, infos, classes, options)
     kept, excluded = [], []
     for source, info in zip(sources, infos, strict=True):
-        listed, decision = (options.exclude or {}).get(source.path), decided.get(source.path)
+        listed, decision = options.exclude.get(source.path), decided.get(source.path)
         if row := judge(source.path, info, listed, decision, options.keep_grayscale):
             excluded.append((source, row))
         else:
@@ -204,16 +206,9 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
-def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
-    """Images beside the class folders, not to be scanned; none if a person decided about any."""
-    if any(decision.by == "person" and not decision.image.label for decision in options.decisions):
-        return []
-    return [source for source in sources if source.label == NO_LABEL]
-
-
 def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
     """An exclusion that names no image is a mistake, perhaps in its path."""
-    if unknown := (options.exclude or {}).keys() - {source.path for source in sources}:
+    if unknown := options.exclude.keys() - {source.path for source in sources}:
         more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
         what = f"names {sorted(unknown)[0]!r}{more} not among the images"
         raise PackError(f"the exclusion list {what}; expected paths relative to the packed folder")

@@ -164,13 +164,18 @@ def divide(images: int, shards: int) -> list[tuple[int, int]]:
 
 
 class Shard:
-    """One file of a pack, or all of it. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
+    """One file of a pack, mapped. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
 
     def __init__(self, path: Path) -> None:
         """Map the file, and check all that it says of its rows. Raises PackError."""
-        self.path = path
-        self.mapping = MappedFile(path)
-        buffer = pa.py_buffer(self.mapping.memory)
+        self.path, self._descriptor = path, _open(path)
+        weakref.finalize(self, os.close, self._descriptor)
+        try:
+            buffer = pa.py_buffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))
+        except ValueError:
+            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
+        except OSError as error:
+            raise _no_pack(path, error.strerror) from None
         self.table = _read_table(path, buffer)
         self.header = Header.read(self.table.schema, path)
         self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
@@ -180,29 +185,13 @@ class Shard:
             what = "labels, splits, sizes or paths are not those that were packed"
             raise PackError(f"{path} is corrupt: {what}; copy it again, or pack the images again")
 
-
-class MappedFile:
-    """Owns the mapping of a file, and asks the system what became of the file since."""
-
-    def __init__(self, path: Path) -> None:
-        """Map all of it. Raises PackError."""
-        self.path = path
-        self._descriptor = _open(path)
-        weakref.finalize(self, os.close, self._descriptor)
-        try:
-            self.memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
-        except OSError as error:
-            raise _no_pack(path, error.strerror) from None
-
     def version(self) -> int:
         """Another number whenever somebody wrote to the file, or renamed it, since the last time.
 
         Raises PackError where it was cut short: to read what is mapped and gone ends the process.
         """
         found = os.fstat(self._descriptor)
-        if found.st_size < len(self.memory):
+        if found.st_size < len(self.bytes):
             todo = "copy the pack again, or pack the images again; --originals ram reads it once and for all"
             raise PackError(f"{self.path} was cut short while it was in use; {todo}")
         return hash((found.st_mtime_ns, found.st_ctime_ns))

@@ -48,13 +48,11 @@ class Pack:
         self.header = shards[0].header
         self._files = [shard.path for shard in shards]
         self._bytes = [shard.bytes for shard in shards]
-        self._mappings = [shard.mapping for shard in shards]
-        self._resident = False
-        self._starts = np.concatenate([shard.starts for shard in shards])
-        self._stops = np.concatenate([shard.stops for shard in shards])
+        self._places = [(shard.starts, shard.stops) for shard in shards]
         self._firsts = [0, *np.cumsum([len(shard.starts) for shard in shards])[:-1].tolist()]
+        self._mapped, self._resident = shards, False
         table = pa.concat_tables([shard.table for shard in shards])
-        self._checked = np.full(len(self._starts), _NEVER)
+        self._checked = np.full(len(table), _NEVER)
         memory = pa.default_cpu_memory_manager()  # of our own, whatever becomes of the file
         paths = table.column("path").chunks
         self._paths = pa.chunked_array([chunk.copy_to(memory) for chunk in paths])
@@ -90,11 +88,11 @@ class Pack:
         fits = self.nbytes <= available_memory()
         if self._resident or not (fits or self.originals == "ram"):
             return
-        for mapping in self._mappings:
-            mapping.version()  # refuses what was cut short
+        for shard in self._mapped:
+            shard.version()  # refuses what was cut short
         if self.originals == "ram":
             self._bytes = [data.copy() for data in self._bytes]
-            self._mappings = []
+            self._mapped = []
         for data in self._bytes:
             data.flags.writeable = False
             data[::4096].max(initial=0)  # a byte of every page
@@ -102,7 +100,7 @@ class Pack:
 
     def __len__(self) -> int:
         """Images."""
-        return len(self._starts)
+        return len(self.labels)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -112,7 +110,7 @@ class Pack:
     @property
     def nbytes(self) -> int:
         """Bytes of all the images."""
-        return int((self._stops - self._starts).sum())
+        return sum(int((stops - starts).sum()) for starts, stops in self._places)
 
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """The original bytes of image `index`, a read-only view into the file: nothing is copied.
@@ -152,10 +150,12 @@ class Pack:
         return bool(self._checked[index] == self._version(index))
 
     def _version(self, index: int) -> int:
-        return self._mappings[self._shard(index)].version() if self._mappings else _COPIED
+        return self._mapped[self._shard(index)].version() if self._mapped else _COPIED
 
     def _raw(self, index: int) -> NDArray[np.uint8]:
-        return self._bytes[self._shard(index)][self._starts[index] : self._stops[index]]
+        shard = self._shard(index)
+        (starts, stops), row = self._places[shard], index - self._firsts[shard]
+        return self._bytes[shard][starts[row] : stops[row]]
 
     def _shard(self, index: int) -> int:
         return bisect_right(self._firsts, index) - 1

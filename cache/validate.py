@@ -108,7 +108,13 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
     try:
         pixels = decode(encoded, strict=True)
     except DecodeError as error:
-        return _look_at_refused(data, known, _one_line(error))
+        why = _one_line(error)
+        if known["format"] in ("JPEG", "MPO"):
+            return _faulty(known, why)
+        info = _look_with_pillow(data, known, why)  # which reads on over damage
+        if info.transcode and known["format"] in WHOLE:
+            return ImageInfo(**known, problem="undecodable", detail=why)
+        return info
     try:
         upright = (known["width"], known["height"])
         stored = upright if known["orientation"] < 5 else upright[::-1]
@@ -118,16 +124,6 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
     except DecodeError as error:
         return _look_with_pillow(data, known, _one_line(error))
     return ImageInfo(**known, **measure(pixels, known["orientation"]))
-
-
-def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> ImageInfo:
-    """A file that our decoder refuses though we store its format; Pillow reads on over damage."""
-    if known["format"] in ("JPEG", "MPO"):
-        return _faulty(known, why)
-    info = _look_with_pillow(data, known, why)
-    if info.transcode and known["format"] in WHOLE:
-        return ImageInfo(**known, problem="undecodable", detail=why)
-    return info
 
 
 def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> ImageInfo:
@@ -254,8 +250,8 @@ def _skim(path: Path) -> ImageInfo:
         while block := file.read(1 << 20):
             size, crc32 = size + len(block), zlib.crc32(block, crc32)
             sha256.update(block)
-    known = {"bytes": size, "crc32": crc32}
-    return ImageInfo(**known, sha256=sha256.hexdigest(), problem="undecodable", detail=NO_IMAGE)
+    known: dict[str, Any] = {"bytes": size, "crc32": crc32, "sha256": sha256.hexdigest()}
+    return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
 
 
 def main() -> None:

@@ -52,10 +52,11 @@ def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     pose, head = POSES[rng.integers(len(POSES))]
     frame = compose(dog, rng, (width, height), *head(dog))
     horizon = int(np.clip(frame.y * rng.uniform(0.62, 0.85), 0.4 * height, 0.85 * height))
-    pixels, (coat, mark) = (
-        backdrop(rng, (height, width), horizon),
-        dye(dog, rng, (height, width), frame.scale),
-    )
+    shape = height, width
+    pixels = backdrop(rng, shape, horizon)
+    cloth, mark = (vary(rng, colour, 0.02, 0.05) for colour in (dog.coat, dog.mark))
+    cloth = cloth * (1 + 0.04 * cloud(rng, shape, 0.25 * frame.scale))
+    coat = cloth + np.clip(pattern(dog.pattern, rng, shape, frame.scale), 0, 1) * (mark - cloth)
     angle = rng.uniform(-2.6, -0.5)
     light = float(np.cos(angle)), float(np.sin(angle))
     easel = Easel(pixels, np.zeros_like(pixels[0]), dog, coat, mark, light, frame.scale, rng)
@@ -279,13 +280,6 @@ POSES: Final[tuple[tuple[Callable[[Easel, Frame], None], Callable[[Breed], tuple
     (sit, lambda breed: (0.06, -0.96 - 0.3 * breed.legs)),
     (lie, lambda breed: (0.4 * breed.body + 0.05, -0.26 * breed.girth - 0.66)),
 )
-
-
-def dye(breed: Breed, rng: Generator, shape: tuple[int, int], unit: float) -> tuple[Array, Array]:
-    """One dog's own colours: its coat `[3, H, W]` and its second colour `[3, 1, 1]`."""
-    coat, mark = (vary(rng, colour, 0.02, 0.05) for colour in (breed.coat, breed.mark))
-    cloth = coat * (1 + 0.04 * cloud(rng, shape, 0.25 * unit))
-    return cloth + np.clip(pattern(breed.pattern, rng, shape, unit), 0, 1) * (mark - cloth), mark
 
 
 def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> Array:

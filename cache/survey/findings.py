@@ -19,7 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -129,21 +129,17 @@ def judge(
             there = paths[strangers[index]]
             why = f"by way of others the same picture as {there}"
             remarks.append(_conflict("near-duplicate", why, there))
-        measured = {name: getattr(info, name) for name in _MEASURED}
-        yield _summarise(Row(path, label, **measured), remarks)
-
-
-def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
-    """The row with what was found; what excludes comes first in its reason, and its twin too."""
-    found = sorted(remarks, key=lambda remark: not remark.excludes)
-    named = {remark.finding for remark in found}
-    return replace(
-        row,
-        findings=tuple(name for name in FINDINGS if name in named),
-        of=next((remark.of for remark in found if remark.of), ""),
-        causes=tuple(dict.fromkeys(remark.finding for remark in found if remark.excludes)),
-        reason="; ".join(map(str, found)),
-    )
+        remarks.sort(key=lambda remark: not remark.excludes)
+        named = {remark.finding for remark in remarks}
+        yield Row(
+            path,
+            label,
+            **{name: getattr(info, name) for name in _MEASURED},
+            findings=tuple(name for name in FINDINGS if name in named),
+            of=next((remark.of for remark in remarks if remark.of), ""),
+            causes=tuple(dict.fromkeys(remark.finding for remark in remarks if remark.excludes)),
+            reason="; ".join(map(str, remarks)),
+        )
 
 
 def _own_remarks(path: str, info: ImageInfo, usual: float) -> Iterator[Remark]:
@@ -197,7 +193,7 @@ def _find_copies(originals: Indices, labels: Sequence[str]) -> dict[int, tuple[i
     groups: dict[int, list[int]] = defaultdict(list)
     for index in np.flatnonzero(np.bincount(originals)[originals] > 1).tolist():
         groups[int(originals[index])].append(index)
-    found = {}
+    found: dict[int, tuple[int, int]] = {}
     for members in groups.values():
         members.sort(key=lambda index: not labels[index])
         first = members[0]

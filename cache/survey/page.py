@@ -244,9 +244,12 @@ def _thumbnail(file: Path | None, side: int) -> str:
 
 def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
     row, note = item.row, item.note
+    size = f"{row.width} × {row.height}" if row.width and row.height else ""
+    weight = f"{row.bytes / 1000:,.0f} kB" if row.bytes >= 1000 else f"{row.bytes} bytes"
+    figures = f"brightness {row.mean_luma:.0f}, colourfulness {row.colourfulness:.0f}" if size else ""
     names = ("path", "label", "sha256", "findings", "verdict", "reason", "causes")
     known = {name: getattr(row, name) for name in names} | {
-        "facts": _facts(row),
+        "facts": " · ".join(filter(None, [size, row.format, weight, figures])),
         "twin": item.twin,
         "rank": item.rank,
         "likelier": note.likelier,
@@ -254,13 +257,6 @@ def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
     }
     return {name: value for name, value in known.items() if value not in ("", None, [], ())}
-
-
-def _facts(row: Row) -> str:
-    size = f"{row.width} × {row.height}" if row.width and row.height else ""
-    weight = f"{row.bytes / 1000:,.0f} kB" if row.bytes >= 1000 else f"{row.bytes} bytes"
-    figures = f"brightness {row.mean_luma:.0f}, colourfulness {row.colourfulness:.0f}" if size else ""
-    return " · ".join(filter(None, [size, row.format, weight, figures]))
 
 
 def _blocks(pictures: Iterator[str]) -> Iterator[str]:
