@@ -17,7 +17,7 @@ Pictures = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 COLOUR_SHIFT: Final = 6.0
-"""Levels by which any channel's mean of twins may differ once they lie on one another."""
+"""Levels by which any channel's mean of twins may differ once they are aligned."""
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
 """What may be cut off each side of either picture, as shares of it; of a close-up, up to 12 %."""
 _CLOSE_CUTS: Final = (*_CUTS, 0.1, 0.12)
@@ -48,16 +48,12 @@ def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDAr
     one wall the wall and the outlines are alike, and little else.
     """
     one, other = (_soften(np.asarray(each, np.float32)[..., None]) for each in (one, other))
-    found = [
-        _correlate(_even_out(target + _lay_upon(moved, target, _CLOSE_CUTS)), _even_out(target))
-        for moved, target in ((one, other), (other, one))
-    ]
+    found = []
+    for moved, target in ((one, other), (other, one)):
+        left, right = _even_out(target + _lay_upon(moved, target, _CLOSE_CUTS)), _even_out(target)
+        length = np.sqrt((left**2).sum(axis=(1, 2, 3)) * (right**2).sum(axis=(1, 2, 3)))
+        found.append((left * right).sum(axis=(1, 2, 3)) / np.maximum(length, 1e-6))
     return np.asarray(np.maximum(*found), np.float32)
-
-
-def _correlate(one: Pictures, other: Pictures) -> NDArray[np.float32]:
-    length = np.sqrt((one**2).sum(axis=(1, 2, 3)) * (other**2).sum(axis=(1, 2, 3)))
-    return np.asarray((one * other).sum(axis=(1, 2, 3)) / np.maximum(length, 1e-6), np.float32)
 
 
 def _even_out(pictures: Pictures) -> Pictures:

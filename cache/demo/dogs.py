@@ -137,34 +137,29 @@ def _draw_skull(easel: Easel, face: Face) -> None:
 
 def _draw_muzzle(easel: Easel, face: Face, low: float, deep: float) -> None:
     """Mouth, bridge, jowls, beard, nose. The tip is `low` below the head's middle, `deep` before it."""
-    jowl = easel.breed.jowl
-    _draw_mouth(easel, face.frame.inside(*face.at(0, low + 0.34, deep - 0.22)))
+    jowl, drop = easel.breed.jowl, float(easel.rng.choice([0.0, 0.0, 0.14, 0.2]))
+    mouth = face.frame.inside(*face.at(0, low + 0.34, deep - 0.22))
+    easel.fur("muzzle", mouth.oval(0, drop, 0.26 * jowl, 0.2 + drop / 2))
+    if drop:
+        easel.enamel(mouth.oval(0, drop / 2, 0.2 * jowl, 0.12 + drop / 2), "#4a1c1e", 0.75)
+        easel.enamel(mouth.oval(0.03, drop + 0.1, 0.12 * jowl, 0.16 + drop / 2), "#e2818a", 0.75)
     root, middle = face.at(0, 0.12, 0.7), face.at(0, low - 0.02, deep / 2 + 0.35)
     tip = face.at(0, low + 0.08, deep - 0.1)
     easel.fur("muzzle", face.frame.limb((*root, 0.3 * jowl), (*middle, 0.33 * jowl), (*tip, 0.3 * jowl)))
     for side in (-jowl, jowl):
         size = 0.26 * jowl, 0.2 * jowl**0.5
         easel.fur("muzzle", face.oval(0.19 * side, low + 0.2, deep - 0.12, *size, 0.3 * side))
-    _draw_nose(easel, face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl))
+    nose, half = (
+        face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl),
+        ((1, -0.6), (1.15, 0.0), (0.25, 0.9)),
+    )
+    easel.enamel(nose.limb((0, 0.4, 0.07), (0, 1.6, 0.07)), "#2b1d1b")
+    easel.enamel(nose(smooth([*half, *((-x, y) for x, y in half[::-1])])), "#241d1f", 0.75)
+    easel.enamel(nose.oval(easel.light[0] * 0.3, -0.32, 0.4, 0.14), "#a79fa6")
     if easel.breed.texture == "wiry":
         for side in (-1, 1):
             easel.fur("beard", face.oval(0.24 * side, low + 0.42, deep - 0.15, 0.24, 0.4, -0.25 * side))
             easel.fur("brow", face.oval(0.4 * side * easel.breed.eyes, -0.3, 0.85, 0.27, 0.13, 0.35 * side))
-
-
-def _draw_mouth(easel: Easel, frame: Frame) -> None:
-    jowl, drop = easel.breed.jowl, float(easel.rng.choice([0.0, 0.0, 0.14, 0.2]))
-    easel.fur("muzzle", frame.oval(0, drop, 0.26 * jowl, 0.2 + drop / 2))
-    if drop:
-        easel.enamel(frame.oval(0, drop / 2, 0.2 * jowl, 0.12 + drop / 2), "#4a1c1e", 0.75)
-        easel.enamel(frame.oval(0.03, drop + 0.1, 0.12 * jowl, 0.16 + drop / 2), "#e2818a", 0.75)
-
-
-def _draw_nose(easel: Easel, frame: Frame) -> None:
-    half = ((1, -0.6), (1.15, 0.0), (0.25, 0.9))
-    easel.enamel(frame.limb((0, 0.4, 0.07), (0, 1.6, 0.07)), "#2b1d1b")
-    easel.enamel(frame(smooth([*half, *((-x, y) for x, y in half[::-1])])), "#241d1f", 0.75)
-    easel.enamel(frame.oval(easel.light[0] * 0.3, -0.32, 0.4, 0.14), "#a79fa6")
 
 
 def _draw_eye(easel: Easel, frame: Frame, side: int) -> None:
@@ -192,7 +187,6 @@ def _draw_foreleg(easel: Easel, frame: Frame, x: float, top: float, foot: float,
 
 
 def _draw_hindleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
-    """A hind leg: a strong thigh, the knee forwards, the hock backwards."""
     thick = 0.06 + 0.03 * easel.breed.girth
     thigh, knee = (x, top, thick * 2.3), (x + 0.1, top * 0.62, thick * 1.5)
     leg = frame.limb(thigh, knee, (foot - 0.09, top * 0.33, thick * 0.75), (foot, -0.05, thick * 0.75))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,7 +94,20 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
     has not the content of its file, and is told by its path.
     """
     near = {other.path for image in review.label_issues for other in (*image.of_label, *image.of_likelier)}
-    homes = _find_homes([image for image in review.ranking if image.is_issue or image.path in near], rows)
+    images = {image.path: image for image in review.ranking if image.is_issue or image.path in near}
+    contents = {image.sha256 for image in images.values()} - {""}
+    homes: dict[str, str] = {}
+    copies: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        image = images.get(row.path)
+        if image and (image.sha256 in ("", row.sha256) or "transcoded" in row.findings):
+            homes[row.path] = row.path
+        if row.sha256 in contents:
+            copies[row.sha256].append(row)
+    for path, image in images.items():
+        found = sorted(copies[image.sha256], key=lambda row: row.label != image.label)
+        if path not in homes and found:
+            homes[path] = found[0].path
 
     def move(others: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
         return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
@@ -105,25 +118,6 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
         replace(each, of_label=move(each.of_label), of_likelier=move(each.of_likelier)) for each in moved
     )
     return replace(review, ranking=tuple(moved))
-
-
-def _find_homes(images: Sequence[Ranked], rows: Iterable[Row]) -> dict[str, str]:
-    """The survey's path of each image: its own, or a file of its content, best one of its class."""
-    by_path = {image.path: image for image in images}
-    contents = {image.sha256 for image in images} - {""}
-    homes: dict[str, str] = {}
-    copies: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        image = by_path.get(row.path)
-        if image and (image.sha256 in ("", row.sha256) or "transcoded" in row.findings):
-            homes[row.path] = row.path
-        if row.sha256 in contents:
-            copies[row.sha256].append(row)
-    for image in images:
-        found = sorted(copies[image.sha256], key=lambda row: row.label != image.label)
-        if image.path not in homes and found:
-            homes[image.path] = found[0].path
-    return homes
 
 
 def mark(rows: Iterable[Row], review: Review) -> Iterator[Row]:
