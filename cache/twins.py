@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,19 +84,9 @@ class Twins:
         return _roots(parents)
 
 
-class Pictures(Protocol):
-    """Thumbnails: an array, or what reads them from elsewhere."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
-        """Those at `places` `[k]`: RGB `[k, 16, 16, 3]`."""
-
-
 @dataclass(frozen=True)
-class _Shown:
-    """The thumbnails of some images, by their index."""
+class _Stored:
+    """The thumbnails of some images, read from where they are stored as from an array `[n, 16, 16, 3]`."""
 
     infos: Series[ImageInfo]
     chosen: Indices
@@ -107,6 +97,9 @@ class _Shown:
     def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
         stored = b"".join(self.infos[index].thumbnail for index in self.chosen[places].tolist())
         return np.frombuffer(stored, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+
+
+Pictures: TypeAlias = NDArray[np.uint8] | _Stored
 
 
 def no_closeup(index: int) -> None:
@@ -123,7 +116,7 @@ def find_twins(
     originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
     detailed = (bool(info.thumbnail) and min(info.width, info.height) >= DETAILED for info in infos)
     chosen = np.flatnonzero(np.fromiter(detailed, bool) & (originals == np.arange(len(originals))))
-    pairs = find_pairs(_Shown(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
+    pairs = find_pairs(_Stored(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
 
@@ -186,9 +179,8 @@ class _Found:
             apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(some)))
             near = np.flatnonzero(apart <= APART)
             near = near[self._are_alike(some[near])]
-            for (one, other, mirrored, _), exact in zip(
-                some[near].tolist(), apart[near].tolist(), strict=True
-            ):
+            some, apart = some[near], apart[near]
+            for (one, other, mirrored, _), exact in zip(some.tolist(), apart.tolist(), strict=True):
                 key, distance = (min(one, other), max(one, other)), round(exact, 3)
                 if key not in self.pairs or distance < self.pairs[key].apart:
                     self.pairs[key] = Pair(*key, distance, bool(mirrored))
@@ -220,10 +212,8 @@ class _Found:
         known = np.array([one is not None and other is not None for one, other in pictures], bool)
         alike = ~known
         if known.any():
-            left, right = (
-                np.stack([each for each in side if each is not None])
-                for side in zip(*itertools.compress(pictures, known), strict=True)
-            )
+            pairs = zip(*itertools.compress(pictures, known), strict=True)
+            left, right = (np.stack([each for each in side if each is not None]) for side in pairs)
             alike[known] = normalised_cross_correlation(left, _turned(right, likely[known, 2])) >= LIKENESS
         return alike
 

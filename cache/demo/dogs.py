@@ -149,10 +149,8 @@ def _draw_muzzle(easel: Easel, face: Face, low: float, deep: float) -> None:
     for side in (-jowl, jowl):
         size = 0.26 * jowl, 0.2 * jowl**0.5
         easel.fur("muzzle", face.oval(0.19 * side, low + 0.2, deep - 0.12, *size, 0.3 * side))
-    nose, half = (
-        face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl),
-        ((1, -0.6), (1.15, 0.0), (0.25, 0.9)),
-    )
+    nose = face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl)
+    half = ((1, -0.6), (1.15, 0.0), (0.25, 0.9))
     easel.enamel(nose.limb((0, 0.4, 0.07), (0, 1.6, 0.07)), "#2b1d1b")
     easel.enamel(nose(smooth([*half, *((-x, y) for x, y in half[::-1])])), "#241d1f", 0.75)
     easel.enamel(nose.oval(easel.light[0] * 0.3, -0.32, 0.4, 0.14), "#a79fa6")

@@ -52,9 +52,8 @@ def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
     planes = small.resize(image.size, Image.Resampling.BILINEAR).split()
     soft, place = np.stack([levels(plane) for plane in planes]), (height - horizon, width)
     blades = window(grain("long"), rng, place) + 0.8 * cloud(rng, place, 25)
-    soft[:, horizon:] *= 1 + scene.rough * (
-        blades * np.linspace(0.1, 0.9, place[0], dtype=np.float32)[:, None]
-    )
+    blades *= np.linspace(0.1, 0.9, place[0], dtype=np.float32)[:, None]
+    soft[:, horizon:] *= 1 + scene.rough * blades
     return soft
 
 

@@ -213,16 +213,16 @@ def _differ(one: str, other: str) -> bool:
 def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
     """For every image in a group of twins with several labels, the first one of another label."""
     groups = twins.groups()
-    first: dict[int, dict[str, int]] = {}
-    for index in np.flatnonzero(np.bincount(groups, minlength=len(groups))[groups] > 1).tolist():
-        if labels[index]:
-            first.setdefault(int(groups[index]), {}).setdefault(labels[index], index)
-    contested = {group: found for group, found in first.items() if len(found) > 1}
-    return {
-        index: next(there for label, there in contested[group].items() if label != labels[index])
-        for index, group in enumerate(groups.tolist())
-        if group in contested and labels[index]
-    }
+    first: dict[int, dict[str, int]] = defaultdict(dict)
+    members = [index for index in np.flatnonzero(np.bincount(groups)[groups] > 1).tolist() if labels[index]]
+    for index in members:
+        first[groups[index]].setdefault(labels[index], index)
+    strangers = {}
+    for index in members:
+        others = (there for label, there in first[groups[index]].items() if label != labels[index])
+        if (stranger := next(others, None)) is not None:
+            strangers[index] = stranger
+    return strangers
 
 
 def _conflict(finding: Finding, why: str, of: str) -> Remark:

@@ -112,11 +112,8 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
     def move(others: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
         return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
 
-    at_home = [image for image in review.label_issues if image.path in homes]
-    moved = (replace(image, path=homes[image.path]) for image in at_home)
-    moved = (
-        replace(each, of_label=move(each.of_label), of_likelier=move(each.of_likelier)) for each in moved
-    )
+    moved = [replace(one, path=homes[one.path]) for one in review.label_issues if one.path in homes]
+    moved = [replace(one, of_label=move(one.of_label), of_likelier=move(one.of_likelier)) for one in moved]
     return replace(review, ranking=tuple(moved))
 
 

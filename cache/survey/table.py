@@ -120,10 +120,8 @@ def read_rows(file: Path) -> Iterator[Row]:
 
 def _cells(row: Row) -> list[object]:
     values = [getattr(row, "label" if name == "class" else name) for name in COLUMNS]
-    return [
-        ";".join(value) if isinstance(value, tuple) else f"{value:.3f}" if isinstance(value, float) else value
-        for value in values
-    ]
+    values = [";".join(value) if isinstance(value, tuple) else value for value in values]
+    return [f"{value:.3f}" if isinstance(value, float) else value for value in values]
 
 
 def _row(cells: dict[str, str]) -> Row:
