@@ -129,10 +129,9 @@ def stop_signals() -> Iterator[Stop]:
         if number == SIGHUP:
             _leave_terminal()
 
-    nohup = SIGHUP is not None and signal.getsignal(SIGHUP) is signal.SIG_IGN
-    before = {
-        number: signal.signal(number, receive) for number in ENDINGS if not (nohup and number == SIGHUP)
-    }
+    # with nohup a terminal may close
+    heard = [each for each in ENDINGS if not (each == SIGHUP and signal.getsignal(each) is signal.SIG_IGN)]
+    before = {number: signal.signal(number, receive) for number in heard}
     try:
         yield lambda: received[0] if received else None
     finally:

@@ -117,7 +117,7 @@ def test_suspects_come_in_the_order_to_look_at_them_and_their_twins_after() -> N
     assert (shown.suspects, shown.more, shown.images, shown.classes) == (7, 0, 8, ["a"])
     assert [item.row.path[2:] for item in items] == ["6", "3", "7", "8", "5", "4", "1", "2"]
     assert [item.twin for item in items] == [None, 7, 6, None, None, None, None, None]
-    assert items[4].note.text == "surer"
+    assert items[4].note.likelier == "surer"
 
 
 def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
@@ -146,14 +146,14 @@ def test_a_page_holds_small_pictures_of_suspects_and_twins_only(tmp_path: Path) 
         row("a/gone.jpg"),  # of no finding: it is not even looked for
         row("a/turned.jpg", "dark"),
     ]
-    notes = {"a/turned.jpg": Note("why", "b", [("nearest", "AAAA")])}
+    notes = {"a/turned.jpg": Note("b", [("nearest", "AAAA")])}
     told: list[tuple[int, int]] = []
     source = written(rows, folder(tmp_path, files), notes, lambda *done: told.append(done))
     bad, large, turned, twin, noted = source.pictures()
     assert [opened(picture).size for picture in (large, turned, twin)] == [(256, 171), (60, 90), (60, 40)]
     assert (bad, noted) == ("", "AAAA")
     assert source.items()[2]["pictures"] == [["nearest", 4]]
-    assert (source.items()[2]["note"], source.items()[2]["likelier"]) == ("why", "b")
+    assert source.items()[2]["likelier"] == "b"
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert gather(rows, notes).suspects == 3
 
@@ -230,7 +230,7 @@ def test_names_are_text_whatever_they_say_and_only_the_page_s_own_script_may_run
         row(f"{one}/{other}.jpg", "near-duplicate", of=other, reason=one) for one in names for other in names
     ]
     root = tmp_path / NASTY.replace("/", "")
-    write(rows, root, tmp_path / "survey.html", {rows[0].path: Note(CLOSING, NASTY)})
+    write(rows, root, tmp_path / "survey.html", {rows[0].path: Note(NASTY)})
     source = Source(tmp_path / "survey.html")
     assert "img" not in source.tags
     assert list(source.scripts) == ["data", "code", "pictures-0"]
@@ -752,7 +752,7 @@ def test_hostile_names_do_nothing_in_a_browser(chromium: tuple[Page, Path]) -> N
     rows = [
         row(f"{name}/{name}.jpg", "near-duplicate", of=f"{NASTY}/{NASTY}.jpg", reason=name) for name in names
     ]
-    notes = {each.path: Note(CLOSING, NASTY, [(CLOSING, CLOSING)]) for each in rows}
+    notes = {each.path: Note(NASTY, [(CLOSING, CLOSING)]) for each in rows}
     write(rows, root, root / "hostile.html", notes)
     page.errors.clear()
     page.open((root / "hostile.html").as_uri())

@@ -28,7 +28,6 @@ const grid = find("grid");
 const plain = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
 const count = (number) => number.toLocaleString("en");
 const many = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
-const fileName = (path) => path.slice(path.lastIndexOf("/") + 1);
 
 function element(name, text = "", className = "") {
   const made = document.createElement(name);

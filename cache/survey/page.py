@@ -13,6 +13,7 @@ import heapq
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,6 @@ MEANINGS: Final[Mapping[Finding, str]] = {
 class Note:
     """More about one suspect. likelier: the class offered first. pictures: caption, JPEG in base64."""
 
-    text: str = ""
     likelier: str = ""
     pictures: Sequence[tuple[str, str]] = ()
 
@@ -142,7 +142,8 @@ def write(
     side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
     files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
     made = counted(thumbnails(files, side), len(items), progress)
-    added = (picture for item in items for _, picture in item.note.pictures)
+    noted = (picture for item in items for _, picture in item.note.pictures)
+    added = (picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else "" for picture in noted)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
     loader = FileSystemLoader(_HERE)
     environment = Environment(
@@ -177,7 +178,7 @@ def _note_on(image: Ranked, images: Path) -> Note:
     small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
     alike = [(caption, picture) for (caption, _), picture in zip(near, small, strict=True) if picture]
     saliency = [("where the network looked", image.saliency)] if image.saliency else []
-    return Note(likelier=image.likelier, pictures=[*saliency, *alike])  # the reason is in the row
+    return Note(image.likelier, [*saliency, *alike])
 
 
 def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
@@ -253,7 +254,6 @@ def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
         "twin": item.twin,
         "rank": item.rank,
         "likelier": note.likelier,
-        "note": note.text,
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
     }
     return {name: value for name, value in known.items() if value not in ("", None, [], ())}

@@ -106,7 +106,7 @@ function makeCard(place) {
   const part = (name) => card.querySelector(`.${name}`);
   card.dataset.place = place;
   part("pictures").append(...figures(place));
-  part("name").textContent = plain(fileName(item.path));
+  part("name").textContent = plain(item.path.split("/").at(-1));
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
   const hint = doubt(item);
@@ -195,7 +195,6 @@ function showDetail() {
   pictures.append(...figures(place));
   const parts = [pictures, badge(place), path("h2", item.path), pairs(item)];
   if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
-  if (item.note) parts.push(element("p", plain(item.note), "note"));
   if (item.pictures) {
     const noted = element("div", "", "noted");
     noted.append(...item.pictures.map(([caption, number]) => figure(number, plain(caption), plain(caption))));
