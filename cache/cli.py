@@ -23,11 +23,8 @@ from greyhound.cache.errors import UserError
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
-_NAMES: Final = ("SIGINT", "SIGTERM", "SIGHUP")
-ENDINGS: Final = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
-SIGHUP: Final = getattr(signal, "SIGHUP", None)
-"""Which Windows has not."""
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
 
@@ -93,7 +90,7 @@ def _interrupt(number: int, _: object) -> NoReturn:
     """End as Ctrl-C does; from here on only Ctrl-C interrupts the clearing up."""
     for each in ENDINGS[1:]:
         signal.signal(each, signal.SIG_IGN)
-    if number == SIGHUP:
+    if number == signal.SIGHUP:
         _leave_terminal()
     raise KeyboardInterrupt(number)
 
@@ -126,12 +123,11 @@ def stop_signals() -> Iterator[Stop]:
         received.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
-        if number == SIGHUP:
+        if number == signal.SIGHUP:
             _leave_terminal()
 
-    # with nohup a terminal may close
-    heard = [each for each in ENDINGS if not (each == SIGHUP and signal.getsignal(each) is signal.SIG_IGN)]
-    before = {number: signal.signal(number, receive) for number in heard}
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # then the terminal may close
+    before = {number: signal.signal(number, receive) for number in (ENDINGS[:2] if nohup else ENDINGS)}
     try:
         yield lambda: received[0] if received else None
     finally:

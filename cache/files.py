@@ -5,6 +5,7 @@ Before it: whoever has something to write. After it: packs, tables, pages and ch
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import re
@@ -17,11 +18,6 @@ from pathlib import Path
 from typing import IO, Final, Generic, TypeAlias, TypeVar
 
 from greyhound.cache.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing is locked or swept
-    fcntl = None  # type: ignore[assignment]
 
 Item = TypeVar("Item")
 _FOLDER: Final = ".review-"
@@ -100,7 +96,7 @@ def _rename(temporaries: Sequence[Path], outs: Sequence[Path]) -> None:
             os.fsync(file.fileno())
     for temporary, out in zip(temporaries, outs, strict=True):
         temporary.replace(out)
-    for folder in {out.parent for out in outs} if os.name == "posix" else ():
+    for folder in {out.parent for out in outs}:
         with suppress(OSError):  # a file system that does not let a folder be flushed
             descriptor = os.open(folder, os.O_RDONLY)
             try:
@@ -126,7 +122,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
 
 def _sweep_left(entries: Iterable[Path]) -> None:
     """Remove what no living process holds, on this machine or another; a folder without a lock is new."""
-    for entry in entries if fcntl else ():
+    for entry in entries:
         folder = entry.is_dir()
         with suppress(OSError), (entry / _LOCK if folder else entry).open("rb") as stream:
             _lock(stream)
@@ -136,9 +132,6 @@ def _sweep_left(entries: Iterable[Path]) -> None:
 @contextmanager
 def _held(file: Path) -> Iterator[None]:
     """Make the file, and lock it for as long as the block runs and the process lives. Raises OSError."""
-    if fcntl is None:
-        yield
-        return
     with file.open("wb") as stream:
         with suppress(OSError):  # a file system without locks
             _lock(stream)

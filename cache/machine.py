@@ -75,7 +75,7 @@ def available_memory() -> int:
     Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst. In version 1 the
     page cache counts as used, so that the answer errs towards too little.
     """
-    free = 2 * 2**30  # where the system does not say, as on macOS and Windows
+    free = 2 * 2**30  # where the system does not say, as on macOS
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024

@@ -25,7 +25,7 @@ from greyhound.cache.demo.brushes import BREEDS
 from greyhound.cache.demo.dogs import draw_dog
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
-from greyhound.cache.scan import Progress
+from greyhound.cache.scan import Progress, counted
 
 # What is planted, and its share of all images; every fault at least once from 100 images on.
 # The last four are valid.
@@ -110,16 +110,13 @@ def draw_demo(
         draft = Path(scratch) / out.name
         for folder in {Path(plan.path).parent for plan in plans}:
             (draft / folder).mkdir(parents=True)
-        for done, _ in enumerate(_write_all(draft, plans, seed), start=1):
-            if progress:
-                progress(done, len(plans))
+        for _ in counted(_write_all(draft, plans, seed), len(plans), progress):
+            pass
         with (draft / "truth.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(("path", "label", "fault", "of", "detail"))
             table.writerows((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
-        if out.exists():  # empty, as was checked; only POSIX renames onto an empty folder
-            out.rmdir()
-        draft.rename(out)
+        draft.rename(out)  # which may be an empty folder
     return DemoSummary(len(plans), classes, dict(Counter(plan.fault for plan in plans if plan.fault)))
 
 
