@@ -124,8 +124,7 @@ def write(
         excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
         transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
-        unmatched=len(lost),
-        lost=tuple(decision.image.path for decision in lost),
+        lost=tuple(lost),
     )
     return _write_shards(kept, splits, header, out, options.shards)
 
@@ -216,14 +215,14 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 def _match(
     sources: Sequence[Source], infos: Sequence[ImageInfo], classes: Sequence[str], options: Options
-) -> tuple[dict[str, Decision], list[Decision]]:
-    """The decision for each path that has one, and those of a person that found no image."""
+) -> tuple[dict[str, Decision], list[str]]:
+    """The decision for each path that has one, and the paths of a person's that found no image."""
     if not options.decisions:
         return {}, []
     labels = [classes[source.label] if source.label != NO_LABEL else "" for source in sources]
     paths, contents = (source.path for source in sources), (info.sha256 for info in infos)
     found, lost = match(options.decisions, [*map(Photograph, paths, labels, contents)])
-    return found, [decision for decision in lost if decision.by == "person"]
+    return found, [decision.image.path for decision in lost if decision.by == "person"]
 
 
 def _relabel(

@@ -66,10 +66,10 @@ class Header:
     """What a pack says of itself, in its schema's metadata.
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what
-    was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how
-    many decisions of a person were for no file of the folder; lost: their paths. digest: sha256 over every
-    row's path, label, split and content: two packs with one digest hold the same data. shard: which of the
-    `shards` files this is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack.
+    was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. lost: paths
+    of a person's decisions that were for no file of the folder. digest: sha256 over every row's path, label,
+    split and content: two packs with one digest hold the same data. shard: which of the `shards` files this
+    is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack.
     """
 
     classes: tuple[str, ...]
@@ -78,7 +78,6 @@ class Header:
     excluded: tuple[Excluded, ...] = ()
     transcoded: tuple[tuple[str, str], ...] = ()
     relabelled: tuple[tuple[str, str, str], ...] = ()
-    unmatched: int = 0
     lost: tuple[str, ...] = ()
     format: int = FORMAT
     index_crc32: int = 0

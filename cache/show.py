@@ -63,11 +63,11 @@ def describe(opened: Pack, most: int | None) -> None:
     if header.relabelled:
         _say(f"relabelled by hand: {len(header.relabelled)}")
     _list(opened, [f"{path}: {old} -> {new}" for path, old, new in header.relabelled], most)
-    if header.unmatched:
+    if header.lost:
         forms = ("decisions have", "they were", "them"), ("decision has", "it was", "it")
-        verb, they, them = forms[header.unmatched == 1]
-        where = f"; --files names {them}" if most == 0 and header.lost else ""
-        what = f"{header.unmatched} {verb} no image any more: no file here is the one that {they} about"
+        verb, they, them = forms[len(header.lost) == 1]
+        where = f"; --files names {them}" if most == 0 else ""
+        what = f"{len(header.lost)} {verb} no image any more: no file here is the one that {they} about"
         _say(f"note: {what}{where}")
     _list(opened, header.lost, most)
 

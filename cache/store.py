@@ -212,7 +212,7 @@ class Pack:
             },
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
             "relabelled": [{"path": path, "from": a, "to": b} for path, a, b in self.header.relabelled],
-            "unmatched": self.header.unmatched,
+            "unmatched": len(self.header.lost),
             "lost": list(self.header.lost),
         }
 

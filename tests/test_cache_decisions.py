@@ -224,7 +224,7 @@ def decided(root: Path, path: str, choice: Choice, to: str = "") -> Decision:
 
 
 def replayed(root: Path, *decisions: Decision, exclude: dict[str, Exclusion] | None = None) -> Pack:
-    options = Options(0, 0, exclude=exclude, decisions=decisions)
+    options = Options(0, 0, exclude=exclude or {}, decisions=decisions)
     pack(root, root.with_suffix(".arrow"), options)
     return Pack(root.with_suffix(".arrow"))
 
@@ -308,7 +308,7 @@ def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> Non
     )
     assert labels(opened)["0.png"] == "b"
     assert opened.header.relabelled == (("0.png", "no class", "b"),)
-    assert opened.header.unmatched == 0
+    assert opened.header.lost == ()
     found = left_out(opened)
     assert found["1.png"] == ("excluded by hand", "")
     assert found["2.png"] == found["3.png"] == ("no class", "beside the class folders")
@@ -353,7 +353,7 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     opened = replayed(root, *decisions)
     assert labels(opened)["a/renamed.png"] == "c"
     assert opened.header.relabelled == (("a/renamed.png", "a", "c"),)
-    assert opened.header.unmatched == opened.summary()["unmatched"] == 1
+    assert len(opened.header.lost) == opened.summary()["unmatched"] == 1
     assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
 
 
@@ -377,7 +377,7 @@ def test_what_the_machine_said_is_no_decision_of_a_person(
     )
     assert root / "loose.png" not in looked
     assert left_out(opened)["loose.png"] == ("no class", "beside the class folders")
-    assert (opened.header.unmatched, opened.header.lost) == (0, ())
+    assert opened.header.lost == ()
 
 
 def test_a_renamed_class_folder_does_not_bring_an_excluded_image_back(root: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_renamed_class_folder_does_not_bring_an_excluded_image_back(root: Path
     (root / "c").rename(root / "C")
     opened = replayed(root, decision)
     assert left_out(opened)["C/1.png"] == ("excluded by hand", "")
-    assert opened.header.unmatched == 0
+    assert opened.header.lost == ()
 
 
 def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(

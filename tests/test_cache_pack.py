@@ -619,7 +619,7 @@ def test_grayscale_that_is_kept_is_no_reason_of_the_machines(
     photograph = Photograph("a/grey.png", "a", hashlib.sha256(grey).hexdigest())
     decision = Decision(photograph, "exclude", reason="grayscale, I say", by="machine", causes=causes)
     decisions = [decision] if by == "decisions" else []
-    exclude = {"a/grey.png": Exclusion("grayscale, I say", causes)} if by == "exclude" else None
+    exclude = {"a/grey.png": Exclusion("grayscale, I say", causes)} if by == "exclude" else {}
     options = Options(val=0, test=0, keep_grayscale=True, exclude=exclude, decisions=decisions)
     assert ("a/grey.png" in paths_of(pack_of(root, options))) is kept
 
