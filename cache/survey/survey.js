@@ -32,8 +32,9 @@ function tally() {
   const totals = new Map([["", [0, 0]]]); // finding -> how many are decided, of how many
   for (let place = 0; place < suspects; place++) {
     for (const name of ["", ...items[place].findings]) {
-      const [decided, all] = totals.get(name) || [0, 0];
-      totals.set(name, [decided + decisions.has(place), all + 1]);
+      const counts = totals.get(name) || totals.set(name, [0, 0]).get(name);
+      counts[0] += decisions.has(place);
+      counts[1] += 1;
     }
   }
   return totals;
