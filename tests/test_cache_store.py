@@ -325,7 +325,9 @@ def arrow(path: Path, schema: pa.Schema | Header, rows: int = 1, image: bytes = 
 
 
 EXCLUDED = (Excluded("p", "r", "d", "dGh1bWI="),)
-HEADER = Header(("a", "b"), "0" * 64, 7, EXCLUDED, (("x.gif", "a GIF"),), (("a/y.png", "a", "b"),), ("a/z.png",))
+HEADER = Header(
+    ("a", "b"), "0" * 64, 7, EXCLUDED, (("x.gif", "a GIF"),), (("a/y.png", "a", "b"),), ("a/z.png",)
+)
 
 
 NO_PACK = "{file} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
