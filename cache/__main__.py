@@ -140,7 +140,10 @@ COMMANDS: Final = {command.__name__: command for command in (demo, survey, pack,
 
 def main() -> int:
     """Run the command that the command line names. The exit code."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    name = next(iter(sys.argv[1:]), "--help")
+    if name in ("-h", "--help"):
+        print(f"usage: greyhound {{{','.join(COMMANDS)}}} ...; greyhound --help says what each is for")
+        return 0
     check_command(name, list(COMMANDS))
     return read_call(COMMANDS[name], sys.argv[2:], f"greyhound {name}")()
 
