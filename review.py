@@ -7,11 +7,10 @@
 Before it: a folder with one subfolder a class, its survey, a pack, or a training. After it: a ranking of all
 labels; with a survey, its tables and its page show the label issues.
 
-Nothing judges an image that it was fitted to. Without a run, the head of a pretrained network is solved on
-the frozen features of all folds but the image's own; with one, the run judges the images of its validation
-and test splits. The ranking is by the probability of the given label, which orders images as their loss does;
-how many of the first are issues is what confident learning estimates (Northcutt et al. 2021, "Confident
-Learning: Estimating Uncertainty in Dataset Labels"), as cleanlab counts them.
+Nothing judges an image that it was fitted to. Without a run, a linear probe is fitted to a pretrained
+network's features of all folds but the image's own; a run judges the images of its splits val and test. The
+ranking is by the probability of the given label. How many of the first are issues is estimated by confident
+learning (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels"; cleanlab).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from greyhound.cache.cli import read_or_exit
 from greyhound.cache.options import read_options
@@ -66,9 +65,8 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if not (self.images or self.pack or self.run):
-            raise ValueError(
-                "there is nothing to review; name a folder, a pack or a run: --images, --pack or --run"
-            )
+            wanted = "name a folder, a pack or a run: --images, --pack or --run"
+            raise ValueError(f"there is nothing to review; {wanted}")
         if self.images and (self.pack or (self.run and not self.survey)):
             raise ValueError("--images is a folder of its own; expected neither --pack nor --run beside it")
         if self.survey and not self.images:
@@ -100,7 +98,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from greyhound.cache.cli import from_json, note, plain, progress_bar, run
+from greyhound.cache.cli import from_json, note, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import folder_beside
 from greyhound.cache.pack import Options, pack
@@ -109,7 +107,7 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
 from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
-from greyhound.model import linear_probe as head
+from greyhound.model import linear_probe
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.network import build, normalisation, pretrained_head
 from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
@@ -119,12 +117,7 @@ from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader, choose, torch_device
 
-SHOWN: Final = 10
-"""Label issues that the terminal lists."""
-_MAPS_AT_ONCE: Final = 16
-
 Ids = NDArray[np.int64]
-Labels = NDArray[np.int32]
 
 
 class ReviewError(UserError):
@@ -136,8 +129,7 @@ class Evidence:
     """What a judge says of n images of a pack, none of which it was fitted to.
 
     ids: rows of the pack, int64 `[n]`. labels: int64 `[n]`. probabilities: float64 `[n, K]`, rows sum to 1.
-    features: float32 `[n, D]`, by whose angle images are near or far. contents: `n` sha256 of the images'
-    bytes.
+    features: float32 `[n, D]`, by whose angle images are near or far. contents: sha256 of the images' bytes.
     """
 
     judge: str
@@ -147,6 +139,11 @@ class Evidence:
     probabilities: NDArray[np.float64]
     features: NDArray[np.float32]
     contents: Sequence[str]
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the images came from, relative to the packed folder."""
+        return [self.pack.image_path(index) for index in self.ids.tolist()]
 
 
 def main(job: Job) -> int:
@@ -172,7 +169,7 @@ def review(job: Job) -> Review:
         accuracy = float((evidence.probabilities.argmax(axis=1) == evidence.labels).mean())
         found = Review(evidence.judge, accuracy, len(opened) - len(evidence.ids), tuple(ranking))
     Run(job.ranking.parent).write_text(job.ranking.name, json.dumps(asdict(found), indent=1) + "\n")
-    print("\n".join(describe(found)))
+    print("\n".join(found.describe()))
     print(f"ranking: {job.ranking}")
     if job.survey and job.images:
         page.complete(job.survey, job.images, found)
@@ -183,26 +180,25 @@ def review(job: Job) -> Review:
 @contextmanager
 def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs."""
-    if job.images is None or job.run:
-        trained = Run(job.run).read(PACK) if job.run else None
-        opened = Pack(job.pack or (trained["path"] if trained else ""), job.resources.originals)
-        if trained:
-            opened.require_classes(trained["classes"], str(job.run))
-        if trained and opened.header.digest != trained["digest"]:
-            note(
-                f"{opened.path} is not the pack that {job.run} was trained on; images that it was trained on "
-                "may be among those ranked"
-            )
+    if job.run:
+        trained = Run(job.run).read(PACK)
+        opened = Pack(job.pack or trained["path"], job.resources.originals)
+        opened.require_classes(trained["classes"], str(job.run))
+        if opened.header.digest != trained["digest"]:
+            other = f"{opened.path} is not the pack that {job.run} was trained on"
+            note(f"{other}; images that it was trained on may be among those ranked")
         yield opened
-        return
-    with folder_beside(job.ranking) as temporary:
-        out = temporary / "images.arrow"
-        with progress_bar("looking at every image") as update:
-            if job.survey:
-                pack_surveyed(job.images, job.survey, out, update)
-            else:
-                pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
-        yield Pack(out, job.resources.originals)
+    elif job.pack:
+        yield Pack(job.pack, job.resources.originals)
+    elif job.images:
+        with folder_beside(job.ranking) as temporary:
+            out = temporary / "images.arrow"
+            with progress_bar("looking at every image") as update:
+                if job.survey:
+                    pack_surveyed(job.images, job.survey, out, update)
+                else:
+                    pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
+            yield Pack(out, job.resources.originals)
 
 
 def open_device(job: Job) -> torch.device:
@@ -213,31 +209,25 @@ def open_device(job: Job) -> torch.device:
 
 
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
-    """A pretrained network's features, and a head on them that never saw the fold of the image it judges."""
+    """A linear probe of a pretrained network that never saw the fold of the image it judges."""
     device = open_device(job)
     mean, std = normalisation(job.network)
     network = build(job.network, len(opened.classes), job.weights).to(device)
     pretrained = pretrained_head(network, job.network, job.weights)
-    ids = np.arange(len(opened))
-    augment = Augment(size=job.size, mean=mean, std=std)
-    ids, rows, labels, small = extract_features(job, opened, ids, augment, network, has_bf16(device))
+    augment, everything = Augment(size=job.size, mean=mean, std=std), np.arange(len(opened))
+    ids, rows, labels, small = extract_features(job, opened, everything, augment, network, has_bf16(device))
     present, targets = torch.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise PackError(f"{opened.path} has images of 1 class; expected at least 2 to tell apart")
     contents = hash_contents(opened, ids)
     folds = assign_folds(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
-    found = head.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
-    probabilities = np.zeros((len(ids), len(opened.classes)))
-    probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
-    return Evidence(
-        judge=f"a head on {job.network}'s features at {job.size} pixels, {job.folds} folds, {found}",
-        pack=opened,
-        ids=ids,
-        labels=labels.numpy(force=True),
-        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
-        features=rows.numpy(force=True),
-        contents=contents,
-    )
+    found = linear_probe.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
+    likely = np.zeros((len(ids), len(opened.classes)))
+    likely[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
+    likely /= likely.sum(axis=1, keepdims=True)
+    judge = f"a linear probe of {job.network} at {job.size} pixels, {job.folds} folds, {found}"
+    known = labels.numpy(force=True), likely, rows.numpy(force=True)
+    return Evidence(judge, opened, ids, *known, contents)
 
 
 def judge_by_run(job: Job, opened: Pack) -> Evidence:
@@ -246,28 +236,21 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     device = open_device(job)
     ids = np.sort(np.concatenate([opened.ids("val"), opened.ids("test")]))
     if not len(ids):
-        raise PackError(
-            f"{opened.path} has no images in its splits val and test, and a run cannot judge what it was "
-            "trained on; review without --run"
-        )
+        why = "a run cannot judge what it was trained on; review without --run"
+        raise PackError(f"{opened.path} has no images in its splits val and test, and {why}")
     origin, network = Run(job.run).network(job.checkpoint, device)
     bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
     ids, rows, labels, _ = extract_features(job, opened, ids, recipe_augment(job.run), network, bf16)
     try:
-        logits = head.classifier(network)(rows)
+        logits = linear_probe.classifier(network)(rows)
     except ValueError as error:
         raise RunError(f"{job.run}: {error}; review without --run") from None
     if not torch.isfinite(logits).all():
         raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: the network's logits are not finite")
-    return Evidence(
-        judge=f"{job.run}, checkpoint {origin['checkpoint']}, on its splits val and test",
-        pack=opened,
-        ids=ids,
-        labels=labels.numpy(force=True),
-        probabilities=logits.double().softmax(1).numpy(force=True),
-        features=rows.numpy(force=True),
-        contents=hash_contents(opened, ids),
-    )
+    judge = f"{job.run}, checkpoint {origin['checkpoint']}, on its splits val and test"
+    likely = logits.double().softmax(1).numpy(force=True)
+    known = labels.numpy(force=True), likely, rows.numpy(force=True)
+    return Evidence(judge, opened, ids, *known, hash_contents(opened, ids))
 
 
 def recipe_augment(folder: Path) -> Augment:
@@ -279,9 +262,8 @@ def recipe_augment(folder: Path) -> Augment:
 def extract_features(
     job: Job, opened: Pack, ids: Ids, augment: Augment, network: nn.Module, bf16: bool
 ) -> tuple[Ids, torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
-    """What the head sees of the centre windows of the rows `ids`: which of them are valid, int64 `[n]`,
-    float32 `[n, D]`, their labels, int64 `[n]`, and the windows themselves, averaged down to thumbnails, `[n,
-    16, 16, 3]`.
+    """Of the rows `ids` those that are valid, int64 `[n]`; what the last layer sees of their centre windows,
+    float32 `[n, D]`; their labels, int64 `[n]`; and the windows as thumbnails, `[n, 16, 16, 3]`.
     """
     small = [np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)]
     with (
@@ -297,7 +279,7 @@ def extract_features(
                 yield batch.flat()
                 update(loader.position.images, len(ids))
 
-        rows, labels = head.features(fuse_conv_bn(network, augment.size), batches(), bf16)
+        rows, labels = linear_probe.features(fuse_conv_bn(network, augment.size), batches(), bf16)
         valid = loader.ids
     return valid, rows.clone(), labels, np.concatenate(small)
 
@@ -309,13 +291,13 @@ def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:
     return [replace(pair, one=int(chosen[pair.one]), other=int(chosen[pair.other])) for pair in pairs]
 
 
-def assign_folds(labels: Labels, contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()) -> Ids:
-    """A fold for every image, int64 `[n]`, by its label and the hash of its content: they are dealt out class
-    by class, and twins, exact and near, get one card.
+def assign_folds(
+    labels: NDArray[np.int32], contents: Sequence[str], folds: int, alike: Sequence[Pair] = ()
+) -> Ids:
+    """A fold for every image, int64 `[n]`: dealt out class by class; twins, exact and near, are in one fold.
 
-    An image whose twin is filed under another class would otherwise be judged by that twin, and two that are
-    filed wrongly together would vouch for each other. Where more than half of a class hangs together, only
-    its exact copies do: with all of it in one fold, nothing would be left to know the class by.
+    Otherwise twins would judge each other. Where more than half of a class are twins, only exact copies stay
+    together: with all of the class in one fold, nothing would be left to know it by.
     """
     _, first, content = np.unique(contents, return_index=True, return_inverse=True)
     copies = first[content]
@@ -334,10 +316,7 @@ def hash_contents(opened: Pack, ids: Ids) -> list[str]:
 
 
 def rank(evidence: Evidence) -> list[Ranked]:
-    """Every image, the least likely label first; confident learning counts how many are issues.
-
-    One of those whose label is the likeliest class all the same is no label issue.
-    """
+    """Every image, the least likely label first. Confident learning counts how many are issues."""
     from cleanlab.count import num_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -346,13 +325,12 @@ def rank(evidence: Evidence) -> list[Ranked]:
     count = int(num_label_issues(labels, probabilities))
     others = probabilities.copy()
     others[np.arange(len(labels)), labels] = -1
-    likelier = others.argmax(axis=1)
-    classes = evidence.pack.classes
+    classes, paths = evidence.pack.classes, evidence.paths
     return [
         Ranked(
-            path=evidence.pack.image_path(int(evidence.ids[row])),
+            path=paths[row],
             label=classes[labels[row]],
-            likelier=classes[likelier[row]],
+            likelier=classes[others[row].argmax()],
             probability=float(scores[row]),
             likelier_probability=float(others[row].max()),
             is_issue=place < count and bool(others[row].max() > scores[row]),
@@ -364,7 +342,7 @@ def rank(evidence: Evidence) -> list[Ranked]:
 
 def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -> list[Ranked]:
     """The ranking, with the `count` nearest images of both classes beside every label issue."""
-    paths = [evidence.pack.image_path(index) for index in evidence.ids.tolist()]
+    paths = evidence.paths
     rows = {path: row for row, path in enumerate(paths)}
     lengths = np.linalg.norm(evidence.features, axis=1, keepdims=True)
     directions = evidence.features / np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -386,15 +364,14 @@ def with_neighbours(ranking: Sequence[Ranked], evidence: Evidence, count: int) -
 def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> list[Ranked]:
     """The ranking, with a picture beside every label issue of where the run looks."""
     assert job.run
-    rows = {evidence.pack.image_path(index): index for index in evidence.ids.tolist()}
+    rows = dict(zip(evidence.paths, evidence.ids.tolist(), strict=True))
     issues = [rows[image.path] for image in ranking if image.is_issue]
     if not issues:
         return list(ranking)
     _, network = Run(job.run).network(job.checkpoint, open_device(job))
     augment = recipe_augment(job.run).centre()
     maps: dict[str, str] = {}
-    ids, resources = np.array(issues), job.resources
-    with Loader(evidence.pack, augment, ids, resources, batch_size=_MAPS_AT_ONCE, epochs=1) as loader:
+    with Loader(evidence.pack, augment, np.array(issues), job.resources, batch_size=16, epochs=1) as loader:
         for batch in loader:
             heats = normalise(saliency(network, batch.images, batch.labels).gradient)
             pixels = augment.to_pixels(batch.images.numpy(force=True))
@@ -408,23 +385,6 @@ def jpeg(pixels: NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=80)
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def describe(found: Review) -> list[str]:
-    """What was found, in lines for the terminal."""
-    issues = found.label_issues
-    lines = [
-        f"judge: {found.judge}",
-        f"{len(issues)} label issues among {len(found.ranking)} images, of which the judge takes "
-        f"{found.accuracy:.3f} for what their label says",
-    ]
-    if found.not_ranked:
-        why = "the run has seen them and their labels"
-        lines.append(f"{found.not_ranked} training images are not ranked: {why}")
-    lines += [plain(f"  {image.path}: {image.reason}") for image in issues[:SHOWN]]
-    if len(issues) > SHOWN:
-        lines.append(f"  ... and {len(issues) - SHOWN} more")
-    return lines
 
 
 if __name__ == "__main__":

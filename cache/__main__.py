@@ -13,9 +13,6 @@ from typing import Final
 from greyhound.cache.cli import note, progress_bar, run
 from greyhound.cache.options import check_command, read_call
 
-LISTED: Final = 50
-"""Files that `pack` lists by name."""
-
 
 def demo(out: Path, classes: int = 12, per_class: int = 60, seed: int = 0) -> int:
     """Draw a synthetic fine-grained data set: cartoon dogs, with planted faults and their ground truth.
@@ -54,10 +51,8 @@ def survey(images: Path, out: Path) -> int:
     table.check_place(images, out)
 
     def crowded(count: int) -> None:
-        note(
-            f"{count:,} images look like {LOOKED_AT} others or more from afar: near twins were sought among "
-            f"the {LOOKED_AT} most alike"
-        )
+        where = f"near twins were sought among the {LOOKED_AT} most alike"
+        note(f"{count:,} images look like {LOOKED_AT} others or more from afar: {where}")
 
     with progress_bar("looking at every image") as update, inspect(images, update, crowded) as rows:
         table.write(rows, out)
@@ -101,7 +96,7 @@ def pack(
     options = packing.Options(val, test, seed, keep_grayscale, chosen, decided, shards)
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
-    show.describe(Pack(out), LISTED)
+    show.describe(Pack(out), most=50)
     return 0
 
 

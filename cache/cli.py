@@ -1,7 +1,6 @@
 """What every command line shares: exit codes, signals, progress bar, JSON back into dataclasses.
 
-Before it: nothing. After it: every script. To import it costs little: numpy, rich and pydantic are not
-loaded.
+Before it: nothing. After it: every script. Its import is cheap: rich and pydantic are loaded when needed.
 """
 
 from __future__ import annotations
@@ -24,12 +23,8 @@ from greyhound.cache.errors import UserError
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
-ENDINGS: Final = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
-SIGHUP: Final = getattr(signal, "SIGHUP", None)
-"""Which Windows has not."""
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
 
@@ -80,9 +75,8 @@ def read_or_exit(read: Callable[[], Result]) -> Result:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Signals that ask for an end interrupt the block; after it they change nothing."""
-    ours = [
-        each for each in ENDINGS if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
-    ]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    ours = [each for each in ENDINGS if signal.getsignal(each) in usual]
     for number in ours:
         signal.signal(number, _interrupt)
     try:
@@ -96,7 +90,7 @@ def _interrupt(number: int, _: object) -> NoReturn:
     """End as Ctrl-C does; from here on only Ctrl-C interrupts the clearing up."""
     for each in ENDINGS[1:]:
         signal.signal(each, signal.SIG_IGN)
-    if number == SIGHUP:
+    if number == signal.SIGHUP:
         _leave_terminal()
     raise KeyboardInterrupt(number)
 
@@ -110,11 +104,6 @@ def _leave_terminal() -> None:
             if stat.S_ISCHR(os.fstat(stream).st_mode):
                 os.dup2(nowhere, stream)
     os.close(nowhere)
-
-
-def _unheard(number: int) -> bool:
-    """Whether the program was started so that it outlives its terminal, with nohup."""
-    return number == SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 Stop = Callable[[], int | None]
@@ -134,10 +123,11 @@ def stop_signals() -> Iterator[Stop]:
         received.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
-        if number == SIGHUP:
+        if number == signal.SIGHUP:
             _leave_terminal()
 
-    before = {number: signal.signal(number, receive) for number in ENDINGS if not _unheard(number)}
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # then the terminal may close
+    before = {number: signal.signal(number, receive) for number in (ENDINGS[:2] if nohup else ENDINGS)}
     try:
         yield lambda: received[0] if received else None
     finally:
@@ -158,18 +148,12 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    title_column, note_column = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note_column)
     console = Console(stderr=True)
-    # into a file or a pipe not even a transient bar writes nothing: it ends in an empty line
-    with Progress(
-        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
+    # into a file or a pipe even a transient bar would write an empty line
+    silent = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:
@@ -194,16 +178,22 @@ def _complain(message: str) -> None:
 
 
 def from_json(kind: type[Value], content: Any, source: str, partly: bool = False) -> Value:
-    """`content`, parsed JSON, as a `kind`, a dataclass with annotated fields. source: named in the message.
+    """`content`, parsed JSON, as the dataclass `kind`. source: named in the message. Raises ValueFormatError.
 
-    partly: unknown fields are ignored, and defaults stand in for missing ones. Raises ValueFormatError.
+    partly: unknown fields are ignored, and defaults stand in for missing ones.
     """
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
-    value = _validated(kind, content, source)
-    if not partly:
-        for place in _other_keys(content, TypeAdapter(kind).dump_python(value, mode="json")):
-            raise ValueFormatError(f"{source}: {place}, as this version of Greyhound writes it")
+    adapter = TypeAdapter(kind)
+    try:
+        value = adapter.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None
+    if not partly and (other := next(_other_keys(content, adapter.dump_python(value, mode="json")), "")):
+        raise ValueFormatError(f"{source}: {other}, as this version of Greyhound writes it")
     return value
 
 
@@ -217,15 +207,3 @@ def _other_keys(found: Any, expected: Any, place: str = "") -> Iterator[str]:
     if isinstance(expected, list) and isinstance(found, list):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
             yield from _other_keys(one, other, f"{place}{index}.")
-
-
-def _validated(kind: type[Value], content: Any, source: str) -> Value:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
-        raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None

@@ -1,20 +1,21 @@
-"""Decode one image: the first of the three steps.
+"""Decode one image, whole or at 1/2, 1/4 or 1/8 of its size.
 
-Before it: an image's original bytes. After it: the warp. The `threads` engine decodes every image with it,
-and `validate` every file once, before packing.
+Before it: an image's original bytes. After it: the `threads` engine warps the pixels, and `validate` measures
+them. OpenCV and the like are imported where they are used, because a recipe needs LUMA alone.
 """
 
 from __future__ import annotations
 
 import io
+from typing import Final
 
-import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 Pixels = NDArray[np.uint8]
+
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Rec. 601 weights of red, green and blue."""
 
 
 class DecodeError(ValueError):
@@ -26,11 +27,13 @@ def decode(
 ) -> Pixels:
     """Decode to RGB, halved `log2_reduction` times, antialiased; EXIF orientation is left to the matrix.
 
-    encoded: uint8 `[bytes]`. size: stored width and height, needed for the log2_reduction of a JPEG, which
-    libjpeg-turbo then decodes straight at 1/2, 1/4 or 1/8. strict: refuse a JPEG of which libjpeg-turbo says
-    anything at all, instead of grey rows or other colours from there on. Returns uint8 `[ceil(H / 2**h),
+    encoded: uint8 `[bytes]`. size: stored width and height, needed to reduce a JPEG, which libjpeg-turbo
+    decodes straight at the smaller size. strict: refuse a JPEG of which libjpeg-turbo says anything at all;
+    otherwise its rows may be grey, or of other colours, from there on. Returns uint8 `[ceil(H / 2**h),
     ceil(W / 2**h), 3]`. Raises DecodeError.
     """
+    import cv2
+
     if encoded[:2].tobytes() == b"\xff\xd8":
         return _decode_jpeg(encoded, log2_reduction, size, strict)
     try:
@@ -44,6 +47,8 @@ def decode(
 
 def downsample(pixels: Pixels, times: int) -> Pixels:
     """Average blocks of 2**times pixels a side; the last row and column repeat to fill a block."""
+    import cv2
+
     if times == 0:
         return pixels
     block = 2**times
@@ -56,6 +61,8 @@ def downsample(pixels: Pixels, times: int) -> Pixels:
 def _decode_jpeg(
     encoded: NDArray[np.uint8], log2_reduction: int, size: tuple[int, int], strict: bool
 ) -> Pixels:
+    import simplejpeg
+
     wide, high = (-(-side // 2**log2_reduction) if log2_reduction else 0 for side in size)
     try:
         pixels = simplejpeg.decode_jpeg(encoded, "RGB", min_width=wide, min_height=high, strict=strict)
@@ -67,6 +74,8 @@ def _decode_jpeg(
 
 
 def _decode_with_pillow(encoded: NDArray[np.uint8]) -> Pixels:
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(encoded.tobytes())) as image:
             return np.asarray(image.convert("RGB"))

@@ -1,11 +1,11 @@
 """Files that are replaced whole or not at all, locks on them, and a list that lies on disk.
 
 Before it: whoever has something to write. After it: packs, tables, pages and checkpoints under their names.
-It knows no other module than `errors`, so that every room may use it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import re
@@ -15,17 +15,11 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final, Generic, Protocol, TypeVar
+from typing import IO, Final, Generic, TypeAlias, TypeVar
 
 from greyhound.cache.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing is locked or swept
-    fcntl = None  # type: ignore[assignment]
-
 Item = TypeVar("Item")
-Item_co = TypeVar("Item_co", covariant=True)
 _FOLDER: Final = ".review-"
 _LOCK: Final = "lock"
 
@@ -52,17 +46,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
-    """A locked temporary file beside each of `outs`; all are renamed when the block ends well.
+    """A locked temporary file beside each of `outs`; all are renamed, together, when the block ends well.
 
-    No file is renamed before all are on the disk. What a killed process left for the same names is removed
-    first. Raises WriteError.
+    What a killed process left for the same names is removed first. Raises WriteError.
     """
     temporaries = [_temporary(out) for out in outs]
     with ExitStack() as held:
         try:
             for out, temporary in zip(outs, temporaries, strict=True):
                 out.parent.mkdir(parents=True, exist_ok=True)
-                _sweep_unlocked(out)
+                _sweep_left([entry for entry in out.parent.iterdir() if intended(entry) == out.name])
                 held.enter_context(_held(temporary))
             yield temporaries
             _rename(temporaries, outs)
@@ -103,7 +96,7 @@ def _rename(temporaries: Sequence[Path], outs: Sequence[Path]) -> None:
             os.fsync(file.fileno())
     for temporary, out in zip(temporaries, outs, strict=True):
         temporary.replace(out)
-    for folder in {out.parent for out in outs} if os.name == "posix" else ():
+    for folder in {out.parent for out in outs}:
         with suppress(OSError):  # a file system that does not let a folder be flushed
             descriptor = os.open(folder, os.O_RDONLY)
             try:
@@ -117,7 +110,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
     """A temporary folder on the disk that `out` is for: TMPDIR may be in memory. Raises WriteError."""
     with ExitStack() as held:
         try:
-            _sweep_folders(out.absolute().parent)
+            _sweep_left([each for each in out.absolute().parent.iterdir() if each.name.startswith(_FOLDER)])
             made = tempfile.TemporaryDirectory(prefix=_FOLDER, dir=out.absolute().parent)
             folder = Path(held.enter_context(made))
             held.enter_context(_held(folder / _LOCK))
@@ -127,28 +120,18 @@ def folder_beside(out: Path) -> Iterator[Path]:
         yield folder
 
 
-def _sweep_folders(place: Path) -> None:
-    """Remove folders of `folder_beside` that no living process holds; one without a lock is new."""
-    for folder in [entry for entry in place.iterdir() if entry.name.startswith(_FOLDER)] if fcntl else ():
-        with suppress(OSError), (folder / _LOCK).open("rb") as stream:
+def _sweep_left(entries: Iterable[Path]) -> None:
+    """Remove what no living process holds, on this machine or another; a folder without a lock is new."""
+    for entry in entries:
+        folder = entry.is_dir()
+        with suppress(OSError), (entry / _LOCK if folder else entry).open("rb") as stream:
             _lock(stream)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep_unlocked(out: Path) -> None:
-    """Remove the temporary files for `out` that no living process holds, on this machine or another."""
-    for file in [entry for entry in out.parent.iterdir() if intended(entry) == out.name] if fcntl else ():
-        with suppress(OSError), file.open("rb") as stream:
-            _lock(stream)
-            file.unlink()
+            shutil.rmtree(entry, ignore_errors=True) if folder else entry.unlink()
 
 
 @contextmanager
 def _held(file: Path) -> Iterator[None]:
     """Make the file, and lock it for as long as the block runs and the process lives. Raises OSError."""
-    if fcntl is None:
-        yield
-        return
     with file.open("wb") as stream:
         with suppress(OSError):  # a file system without locks
             _lock(stream)
@@ -160,24 +143,8 @@ def _lock(stream: IO[bytes]) -> None:
     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class Series(Protocol[Item_co]):
-    """What can be iterated again and again, and read at any place: a list, or a DiskList."""
-
-    def __len__(self) -> int:
-        """How many items there are."""
-
-    def __iter__(self) -> Iterator[Item_co]:
-        """All of them, in order."""
-
-    def __getitem__(self, place: int, /) -> Item_co:
-        """The one at `place`, from 0."""
-
-
 class DiskList(Generic[Item]):
-    """Items in a nameless file in TMPDIR's folder; eight bytes of memory an item. For one thread.
-
-    Close it with `with`. Raises WriteError where that folder is full or cannot be written to.
-    """
+    """Items in a nameless file in TMPDIR's folder. For one thread; close it after use. Raises WriteError."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         """Write all items."""
@@ -219,12 +186,15 @@ class DiskList(Generic[Item]):
         return item
 
 
+Series: TypeAlias = Sequence[Item] | DiskList[Item]
+"""What can be iterated again and again, and read at any place."""
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(
-            f"the list of images cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}), some "
-            "2 kB an image; free space there, or name another folder: TMPDIR=FOLDER"
-        ) from None
+        what = f"cannot be kept in {tempfile.gettempdir()} ({error.strerror or error}), some 2 kB an image"
+        todo = "free space there, or name another folder: TMPDIR=FOLDER"
+        raise WriteError(f"the list of images {what}; {todo}") from None

@@ -1,7 +1,6 @@
 """Class folders and files below an image folder.
 
-Before it: a folder of images, with one subfolder a class or without. After it: `pack` and the survey scan the
-files.
+Before it: a folder of images, with or without a subfolder a class. After it: `pack` and the survey scan them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from PIL import Image
 
@@ -36,8 +35,8 @@ class Source:
 def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
     """Class names, sorted without regard to case, and every file below each, then unlabelled images.
 
-    What begins with a dot is hidden, and left alone. A class folder may be a link; links to folders below are
-    not followed, nor is one that leads back to `images`. Raises PackError.
+    What begins with a dot is hidden, and left alone. A class folder may be a link, but none that leads
+    back to `images`; links to folders below are not followed. Raises PackError.
     """
     entries = _list_folder(images)
     folders = sorted(_folders(images, entries), key=lambda folder: (folder.name.casefold(), folder.name))
@@ -64,10 +63,7 @@ def find_unlabelled(images: Path) -> list[Source]:
 
 
 def find_images(images: Path) -> Iterator[str]:
-    """The path of every file below a folder, sorted; beside the class folders only images by name.
-
-    Links as in `find_labelled`. Raises PackError.
-    """
+    """The path of every file below a folder, sorted, as in `find_labelled`. Raises PackError."""
     for file in _all_files(images):
         if file.parent != images or named_as_image(file):
             yield _relative(file, images)
@@ -102,11 +98,12 @@ def _list_folder(images: Path) -> list[Path]:
     try:
         return [entry for entry in images.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
-        raise _unreadable(error) from None
+        _complain(error)
 
 
-def _unreadable(error: OSError) -> PackError:
-    return PackError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or move it away")
+def _complain(error: OSError) -> NoReturn:
+    todo = "make it readable, or move it away"
+    raise PackError(f"{error.filename} cannot be read ({error.strerror}); {todo}") from None
 
 
 def _folders(images: Path, entries: Iterable[Path]) -> list[Path]:
@@ -125,11 +122,7 @@ def _all_files(images: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below, sorted by name, hidden ones and links to folders left alone."""
-
-    def complain(error: OSError) -> None:
-        raise _unreadable(error)
-
-    for parent, folders, names in os.walk(folder, onerror=complain):
+    for parent, folders, names in os.walk(folder, onerror=_complain):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
@@ -146,10 +139,6 @@ def _relative(file: Path, images: Path) -> str:
 
 
 def _text(name: str) -> str:
-    r"""A file name as valid Unicode, so that two names never become one.
-
-    A byte that is no text is written as \xff, and the backslash of a name in which that stands as text as
-    \x5c.
-    """
+    r"""A name as valid Unicode: a byte that is no text as \xff, a backslash before such text as \x5c"""
     escaped = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(name))
     return escaped.decode("utf-8", "backslashreplace")

@@ -9,13 +9,12 @@ import importlib.util
 import math
 import os
 import platform
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 _GROUP: Final = Path("/sys/fs/cgroup")
 _MEMORY: Final = Path("/proc/meminfo")
-_UNKNOWN: Final = 2 * 2**30
-"""Bytes taken to be free where the system does not say, as on macOS and Windows."""
 _PROCESSOR: Final = Path("/proc/cpuinfo")
 
 
@@ -47,19 +46,14 @@ def installed(*names: str) -> dict[str, str]:
     """Versions of the packages that are installed; a name that ends in * is a prefix."""
     from importlib import metadata  # not for --help, which this module is imported for too
 
-    found = {}
-    for distribution in metadata.distributions():
-        name = distribution.name
-        if any(name == wanted or (wanted[-1] == "*" and name.startswith(wanted[:-1])) for wanted in names):
-            found[name] = distribution.version
-    return {name: found[name] for name in sorted(found)}
+    found = {each.name: each.version for each in metadata.distributions()}
+    return {name: found[name] for name in sorted(found) if any(fnmatchcase(name, each) for each in names)}
 
 
 def _quota_in_cores() -> int:
     """Cores that the control group's quota of time pays for, rounded up; the machine's where there is none.
 
-    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" in microseconds; of version 1,
-    sched-bwc.rst, `cpu.cfs_quota_us`, -1: no quota.
+    Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD"; sched-bwc.rst, `cpu.cfs_quota_us`.
     """
     try:
         quota, period = _first_text("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us").split()
@@ -78,11 +72,10 @@ def _first_text(new: str, *old: str) -> str:
 def available_memory() -> int:
     """Bytes this process could still take: what is free, within what its container allows.
 
-    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst,
-    `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1, where the page cache counts as used
-    though it can be given back, so that the answer errs towards too little.
+    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst. In version 1 the
+    page cache counts as used, so that the answer errs towards too little.
     """
-    free = _UNKNOWN
+    free = 2 * 2**30  # where the system does not say, as on macOS
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024

@@ -11,8 +11,10 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -27,8 +29,6 @@ _KINDS: Final = {
     str: ("TEXT", "text"),
     Path: ("PATH", "a path"),
 }
-
-
 SYNONYMS: Final = {
     "learning-rate": "lr",
     "image-size": "size",
@@ -84,13 +84,10 @@ def field_docs(kind: type) -> dict[str, str]:
     (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     found: dict[str, str] = {}
-    for field, after in zip(tree.body, tree.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(after, ast.Expr)
-        ):
-            found[field.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    for pair in itertools.pairwise(tree.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=text):
+                found[name] = " ".join(str(ast.literal_eval(text)).split())
     return found
 
 
@@ -99,12 +96,12 @@ def apply(value: T, given: Mapping[tuple[str, ...], Any], inline: Sequence[str] 
     changes: dict[str, Any] = {}
     for each in dataclasses.fields(value):  # type: ignore[arg-type]
         held = getattr(value, each.name)
-        below = {path[1:]: new for path, new in given.items() if path[0] == each.name and len(path) > 1}
+        below = {path[1:]: new for path, new in given.items() if path[0] == each.name}
         if each.name in inline:
             own = {field.name for field in dataclasses.fields(held)}
-            below |= {path: new for path, new in given.items() if path[0] in own}
-        if (each.name,) in given:
-            changes[each.name] = given[each.name,]
+            below = {path: new for path, new in given.items() if path[0] in own}
+        if () in below:
+            changes[each.name] = below[()]
         elif below and isinstance(held, tuple):
             parts = [{p[1:]: new for p, new in below.items() if p[0] == str(i)} for i in range(len(held))]
             changes[each.name] = tuple(apply(item, part) for item, part in zip(held, parts, strict=True))
@@ -118,7 +115,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         """No abbreviations: a flag that is added later must not change what an old command means."""
-        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=_Help)
+        shape = partial(argparse.HelpFormatter, max_help_position=36, width=WIDTH)
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=shape)
 
     def error(self, message: str) -> NoReturn:
         """Raises OptionError."""
@@ -146,57 +144,33 @@ class Parser(argparse.ArgumentParser):
 
     def add(self, option: Option, group: argparse._ActionsContainer, aliases: Sequence[str] = ()) -> None:
         """Add one option. The default is shown and not filled in, so that `read` tells what was named."""
-        flags = [*aliases, f"--{option.name}"]
-        where = ".".join(option.place)
-        more: dict[str, Any] = {"dest": where, "default": argparse.SUPPRESS, "help": _help(option)}
-        kind, args = _without_none(option.kind), get_args(_without_none(option.kind))
+        flags, kind, default = [*aliases, f"--{option.name}"], option.kind, option.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        said = "" if default in (None, "", (), Path()) else f" [{shown}]"
+        more: dict[str, Any] = {"help": f"{option.help}{said}".replace("%", "%%")}
+        if get_origin(kind) in (Union, types.UnionType):  # with None
+            kind = next(each for each in get_args(kind) if each is not type(None))
         if kind is bool:
             more["action"] = argparse.BooleanOptionalAction
         elif get_origin(kind) is tuple:
-            repeated = len(args) == 2 and args[1] is Ellipsis
-            more |= {"nargs": "*" if repeated else len(args), "type": _reader(args[0], flags[0])}
-            more["metavar"] = _metavar(args[0])
-        else:
-            more |= {"type": _reader(kind, flags[0]), "metavar": _metavar(kind)}
-        group.add_argument(*flags, **more)
+            more["nargs"] = "*" if get_args(kind)[1:] == (Ellipsis,) else len(get_args(kind))
+            kind = get_args(kind)[0]
+        if kind is not bool:
+            words = "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
+            more |= {"type": partial(_read_word, kind, flags[0]), "metavar": words}
+        group.add_argument(*flags, dest=".".join(option.place), default=argparse.SUPPRESS, **more)
 
 
-class _Help(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=36, width=WIDTH)
-
-
-def _help(option: Option) -> str:
-    default = option.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    said = "" if default in (None, "", (), Path()) else f" [{shown}]"
-    return f"{option.help}{said}".replace("%", "%%")
-
-
-def _without_none(kind: Any) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        return next(each for each in get_args(kind) if each is not type(None))
-    return kind
-
-
-def _metavar(kind: Any) -> str:
-    return "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
-
-
-def _reader(kind: Any, flag: str) -> Callable[[str], Any]:
-    """Reads one word. Raises OptionError, with what was found and what was expected."""
-
-    def read(word: str) -> Any:
-        if get_origin(kind) is Literal:
-            if word in get_args(kind):
-                return word
-            raise OptionError(f"{flag} is {word!r}; expected {' or '.join(get_args(kind))}")
-        try:
-            return kind(word)
-        except ValueError:
-            raise OptionError(f"{flag} is {word!r}; expected {_KINDS[kind][1]}") from None
-
-    return read
+def _read_word(kind: Any, flag: str, word: str) -> Any:
+    """One word as a `kind`. Raises OptionError, with what was found and what was expected."""
+    if get_origin(kind) is Literal:
+        if word in get_args(kind):
+            return word
+        raise OptionError(f"{flag} is {word!r}; expected {' or '.join(get_args(kind))}")
+    try:
+        return kind(word)
+    except ValueError:
+        raise OptionError(f"{flag} is {word!r}; expected {_KINDS[kind][1]}") from None
 
 
 def read_options(kind: type[T], arguments: Sequence[str], prog: str) -> T:
@@ -225,9 +199,7 @@ def apply_named(
     base: T, named: Mapping[str, Any], inline: Sequence[str], required: Sequence[str], prog: str
 ) -> T:
     """`apply`, to fields by their dotted names. Raises OptionError, also where a number is refused."""
-    if missing := [name for name in required if name not in named]:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
+    _check_named(required, named, prog)
     try:
         found = apply(base, {tuple(place.split(".")): value for place, value in named.items()}, inline)
         return dataclasses.replace(found)  # type: ignore[type-var]  # checked, also where nothing is named
@@ -242,27 +214,27 @@ def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -
     underscore, where its flag is a word of Python's. Raises OptionError.
     """
     about, _, args = inspect.cleandoc(function.__doc__ or "").partition("Args:\n")
-    docs = {
-        name.strip(): text.strip() for name, _, text in (line.partition(":") for line in args.splitlines())
-    }
+    lines = (line.partition(":") for line in args.splitlines())
+    docs = {name.strip(): text.strip() for name, _, text in lines}
     hints, parser = get_type_hints(function), Parser(prog, " ".join(about.split()))
     first, *others = inspect.signature(function).parameters.values()
-    parser.add_argument(
-        first.name,
-        metavar=first.name.upper(),
-        type=_reader(hints[first.name], first.name),
-        help=docs[first.name],
-    )
-    empty = inspect.Parameter.empty
+    read = partial(_read_word, hints[first.name], first.name)
+    parser.add_argument(first.name, metavar=first.name.upper(), type=read, help=docs[first.name])
+    required = [each.name for each in others if each.default is each.empty]
     for each in others:
-        default = None if each.default is empty else each.default
-        said = f"{docs[each.name]} Required." if each.default is empty else docs[each.name]
-        parser.add(Option((each.name.rstrip("_"),), hints[each.name], default, said), parser)
+        default, said = (None, " Required.") if each.name in required else (each.default, "")
+        option = Option((each.name.rstrip("_"),), hints[each.name], default, docs[each.name] + said)
+        parser.add(option, parser)
     named = vars(parser.read(arguments))
-    if missing := [each.name for each in others if each.default is empty and each.name not in named]:
-        raise OptionError(f"--{missing[0]} is missing; see {prog} --help")
+    _check_named(required, named, prog)
     names = {each.name.rstrip("_"): each.name for each in (first, *others)}
     return lambda: function(**{names[name]: value for name, value in named.items()})
+
+
+def _check_named(required: Sequence[str], named: Mapping[str, Any], prog: str) -> None:
+    if missing := [name for name in required if name not in named]:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
 
 
 def check_command(name: str, known: Sequence[str]) -> None:

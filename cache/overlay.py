@@ -1,7 +1,6 @@
 """Lay one picture on another: how far apart two thumbnails are, and how alike two close-ups in detail.
 
-Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides. Up to 8 % is
-cut off each side of either picture, of a close-up 12 %, whatever suits best.
+Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ Pictures = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 COLOUR_SHIFT: Final = 6.0
-"""Levels by which any channel's mean of twins may differ once they lie on one another."""
+"""Levels by which any channel's mean of twins may differ once they are aligned."""
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
+"""What may be cut off each side of either picture, as shares of it; of a close-up, up to 12 %."""
 _CLOSE_CUTS: Final = (*_CUTS, 0.1, 0.12)
-"""A close-up needs them: if a twin lost 10 %, it says little until it is aligned."""
 _AROUND: Final = 2
 """Pixels each way over which a close-up's light and contrast are evened out."""
 _GRAIN: Final = 4.0
@@ -29,10 +28,9 @@ _GRAIN: Final = 4.0
 
 
 def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
-    """RMSE of each pair at the crop that fits best, as a share of the contrast: aligned RMSE.
+    """RMSE of each pair at the crop that fits best, as a share of the contrast: float32 `[n]`.
 
-    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Returns float32 `[n]`; infinite where a colour
-    is another.
+    one, other: RGB `[n, 16, 16, 3]` or luma `[n, 16, 16, 1]`. Infinite where a colour is another.
     """
     one, other = _soften(one), _soften(other)
     contrast = np.minimum(_contrast(one), _contrast(other))
@@ -46,20 +44,16 @@ def aligned_rmse(one: Pictures, other: Pictures) -> NDArray[np.float32]:
 def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
     """Normalised cross-correlation of each pair at the crop that fits best: float32 `[n]`, at most 1.
 
-    one, other: luma `[n, side, side]`. The correlation of what is left when light and contrast are evened out
-    all over: of two portraits before one wall the wall and the outlines are alike, and little else.
+    one, other: luma `[n, side, side]`, whose light and contrast are evened out first: of two portraits before
+    one wall the wall and the outlines are alike, and little else.
     """
     one, other = (_soften(np.asarray(each, np.float32)[..., None]) for each in (one, other))
-    found = [
-        _correlate(_even_out(target + _lay_upon(moved, target, _CLOSE_CUTS)), _even_out(target))
-        for moved, target in ((one, other), (other, one))
-    ]
+    found = []
+    for moved, target in ((one, other), (other, one)):
+        left, right = _even_out(target + _lay_upon(moved, target, _CLOSE_CUTS)), _even_out(target)
+        length = np.sqrt((left**2).sum(axis=(1, 2, 3)) * (right**2).sum(axis=(1, 2, 3)))
+        found.append((left * right).sum(axis=(1, 2, 3)) / np.maximum(length, 1e-6))
     return np.asarray(np.maximum(*found), np.float32)
-
-
-def _correlate(one: Pictures, other: Pictures) -> NDArray[np.float32]:
-    length = np.sqrt((one**2).sum(axis=(1, 2, 3)) * (other**2).sum(axis=(1, 2, 3)))
-    return np.asarray((one * other).sum(axis=(1, 2, 3)) / np.maximum(length, 1e-6), np.float32)
 
 
 def _even_out(pictures: Pictures) -> Pictures:
@@ -78,8 +72,7 @@ def _contrast(pictures: Pictures) -> NDArray[np.float32]:
 def _soften(pictures: Pictures) -> Pictures:
     """Blur by (1, 2, 1) both ways: what is left does not depend on where a crop's pixels began."""
     side = pictures.shape[1]
-    near = np.abs(np.arange(side)[:, None] - np.arange(side))
-    kernel = np.where(near == 0, 2.0, np.where(near == 1, 1.0, 0.0)).astype(np.float32)
+    kernel = np.maximum(0, 2 - np.abs(np.arange(side)[:, None] - np.arange(side))).astype(np.float32)
     kernel /= kernel.sum(axis=1, keepdims=True)
     return _across(kernel, _down(kernel, pictures))
 
@@ -99,17 +92,12 @@ def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -
 
 
 def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> Indices:
-    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`.
-
-    The square of W x - y is x'W'Wx - 2 y'Wx and what does not depend on W: two products of side x side a
-    picture instead of one for each window.
-    """
+    """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`."""
     count, height, width, channels = pictures.shape
     flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))
     turned = flat.transpose(0, 2, 1)
     squares = (windows.transpose(0, 2, 1) @ windows).reshape(len(windows), height**2)
-    # matrix by vector, for each picture: BLAS would share one product of two matrices among threads that wait
-    # for each other
+    # matrix by vector: BLAS would share a product of two matrices among threads that wait for each other
     errors = squares @ (flat @ turned).reshape(count, height**2, 1)
     errors -= 2 * windows.reshape(len(windows), height**2) @ (aim @ turned).reshape(count, height**2, 1)
     return np.asarray(np.argmin(errors[..., 0], axis=1), np.int64)

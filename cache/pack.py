@@ -1,9 +1,8 @@
 """Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
-Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. The file is written
-in record batches, in constant memory, under a temporary name, and renamed when all are complete: an
-interrupted packing leaves an older pack untouched. One that was killed leaves its temporary files, which the
-next one sweeps; between the renamings of several shards, some of either pack, which `store` refuses.
+Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. Files are written
+in constant memory under temporary names, and renamed when all are complete: an interrupted packing leaves an
+older pack untouched. Killed between two renamings, it leaves shards of either pack, which `store` refuses.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -37,9 +36,6 @@ THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _ARROW: Final = b"ARROW1"
 """How an Arrow IPC file begins."""
-_THUMBNAIL_SIDE: Final = 128
-_OF_INFO: Final = ("width", "height", "orientation", "mean_luma")
-"""Columns of the index that are fields of an ImageInfo."""
 _UNSAFE: Final = ("bomb", "undecodable")
 """Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
 
@@ -56,7 +52,7 @@ class Options:
     test: float = 0.2
     seed: int = 0
     keep_grayscale: bool = False
-    exclude: Mapping[str, Exclusion] | None = None
+    exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
 
@@ -90,12 +86,14 @@ def write(
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
-    split: put every image into this one, and keep all `classes` even if one has no image. infos: of the
-    sources, in their order, if they were scanned before; then `split` is needed.
+    split: put every image into this one, and keep all `classes`. infos: of the sources, if they were scanned
+    before; then `split` is needed.
     """
     _check_out(out, options.shards)
     _check_exclusions(options, sources)
-    loose = [] if split else _find_loose(sources, options)
+    decided_loose = any(each.by == "person" and not each.image.label for each in options.decisions)
+    scan_all = split is not None or decided_loose  # also what lies beside the class folders
+    loose = [] if scan_all else [source for source in sources if source.label == NO_LABEL]
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
@@ -105,7 +103,7 @@ def write(
     decided, lost = _match(sources, infos, classes, options)
     kept, excluded = [], []
     for source, info in zip(sources, infos, strict=True):
-        listed, decision = (options.exclude or {}).get(source.path), decided.get(source.path)
+        listed, decision = options.exclude.get(source.path), decided.get(source.path)
         if row := judge(source.path, info, listed, decision, options.keep_grayscale):
             excluded.append((source, row))
         else:
@@ -126,8 +124,7 @@ def write(
         excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
         transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
-        unmatched=len(lost),
-        lost=tuple(decision.image.path for decision in lost),
+        lost=tuple(lost),
     )
     return _write_shards(kept, splits, header, out, options.shards)
 
@@ -135,16 +132,14 @@ def write(
 def _write_shards(
     kept: Sequence[Kept], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:
-    """All files of the pack under temporary names, which they keep until the last one is complete.
-
-    Returns the first file's header, which is the pack's. Raises PackError.
-    """
+    """All files of the pack, or none: the header of the first, which is the pack's. Raises PackError."""
     bounds = divide(len(kept), shards)
     headers = []
     with replacing_all(shard_paths(out, shards)) as temporaries:
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
-            headers.append(header.of_shard(index, shards, index_checksum(_index_arrays(rows, places))))
+            checksum = index_checksum(_index_arrays(rows, places))
+            headers.append(replace(header, index_crc32=checksum, shard=index, shards=shards))
             schema = headers[-1].schema()
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
                 for batch in _record_batches(rows, places):
@@ -155,10 +150,9 @@ def _write_shards(
 def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
     """train, val or test for every image: stratified by class, a pure function of seed and content.
 
-    Each class is sorted by sha256(seed, content) and cut at the shares. File names and order play no part.
-    Twins, exact and near, stay together: at the place of the first of them by that order, in the first split
-    with room for them all. A picture that two classes claim is for training: the other splits measure, and a
-    wrong label measures wrongly.
+    Each class is sorted by sha256(seed, content) and cut at the shares; file names play no part. Twins, exact
+    and near, stay together: at the place of the first of them, in the first split with room for them all. A
+    picture that two classes claim is for training, because a wrong label would measure wrongly.
     """
     if not (options.val or options.test):
         return ["train"] * len(kept)
@@ -211,17 +205,9 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
-def _find_loose(sources: Iterable[Source], options: Options) -> list[Source]:
-    """Images beside the class folders, not to be scanned; none if a person decided about any."""
-    if any(decision.by == "person" and not decision.image.label for decision in options.decisions):
-        return []
-    return [source for source in sources if source.label == NO_LABEL]
-
-
 def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
     """An exclusion that names no image is a mistake, perhaps in its path."""
-    unknown = (options.exclude or {}).keys() - {source.path for source in sources}
-    if unknown:
+    if unknown := options.exclude.keys() - {source.path for source in sources}:
         more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
         what = f"names {sorted(unknown)[0]!r}{more} not among the images"
         raise PackError(f"the exclusion list {what}; expected paths relative to the packed folder")
@@ -229,17 +215,14 @@ def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
 
 def _match(
     sources: Sequence[Source], infos: Sequence[ImageInfo], classes: Sequence[str], options: Options
-) -> tuple[dict[str, Decision], list[Decision]]:
-    """The decision for each path that has one, and those of a person that found no image."""
+) -> tuple[dict[str, Decision], list[str]]:
+    """The decision for each path that has one, and the paths of a person's that found no image."""
     if not options.decisions:
         return {}, []
-    names = dict(enumerate(classes))
-    images = [
-        Photograph(source.path, names.get(source.label, ""), info.sha256)
-        for source, info in zip(sources, infos, strict=True)
-    ]
-    found, lost = match(options.decisions, images)
-    return found, [decision for decision in lost if decision.by == "person"]
+    labels = [classes[source.label] if source.label != NO_LABEL else "" for source in sources]
+    paths, contents = (source.path for source in sources), (info.sha256 for info in infos)
+    found, lost = match(options.decisions, [*map(Photograph, paths, labels, contents)])
+    return found, [decision.image.path for decision in lost if decision.by == "person"]
 
 
 def _relabel(
@@ -290,21 +273,22 @@ def _with_thumbnails(
     shown: Counter[str] = Counter()
     for source, row in excluded:
         shown[row.reason] += 1
-        opened = shown[row.reason] <= THUMBNAILS and source.path not in closed
-        yield replace(row, thumbnail=make_thumbnail(source.file, _THUMBNAIL_SIDE) or None if opened else None)
+        if shown[row.reason] <= THUMBNAILS and source.path not in closed:
+            row = replace(row, thumbnail=make_thumbnail(source.file, 128) or None)
+        yield row
 
 
 def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[bytes, Source, ImageInfo, str]] = []
-    size = 0
-    for (source, info), split in zip(kept, splits, strict=True):
-        rows.append((_read(source, info), source, info, split))
-        size += len(rows[-1][0])
-        if size >= BATCH_BYTES:
-            yield _record_batch(rows)
-            rows, size = [], 0
-    if rows:
-        yield _record_batch(rows)
+    start, size, images = 0, 0, list[bytes]()
+    for stop, (source, info) in enumerate(kept, start=1):
+        images.append(_read(source, info))
+        size += len(images[-1])
+        if stop == len(kept) or size >= BATCH_BYTES:
+            arrays = _index_arrays(kept[start:stop], splits[start:stop])
+            arrays["image"] = pa.array(images, SCHEMA.field("image").type)
+            arrays["crc32"] = pa.array(map(zlib.crc32, images), SCHEMA.field("crc32").type)
+            yield pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
+            start, size, images = stop, 0, []
 
 
 def _read(source: Source, info: ImageInfo) -> bytes:
@@ -320,18 +304,11 @@ def _read(source: Source, info: ImageInfo) -> bytes:
     return transcode(data) if info.transcode else data
 
 
-def _record_batch(rows: Sequence[tuple[bytes, Source, ImageInfo, str]]) -> pa.RecordBatch:
-    images, sources, infos, splits = zip(*rows, strict=True)
-    arrays = _index_arrays(list(zip(sources, infos, strict=True)), splits)
-    arrays["image"] = pa.array(images, SCHEMA.field("image").type)
-    arrays["crc32"] = pa.array([zlib.crc32(image) for image in images], SCHEMA.field("crc32").type)
-    return pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
 def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
+    of_info = ("width", "height", "orientation", "mean_luma")
     columns = {name: [getattr(source, name) for source, _ in kept] for name in ("label", "path")}
-    columns |= {name: [getattr(info, name) for _, info in kept] for name in _OF_INFO}
+    columns |= {name: [getattr(info, name) for _, info in kept] for name in of_info}
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
     return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}

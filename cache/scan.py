@@ -1,11 +1,8 @@
 """Scan every file once, in child processes, through every decoder -> `ImageInfo`.
 
 Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey
-decide.
-
-A child process (`python -m greyhound.cache.validate`) decodes, because a file that crashes a decoder must
-cost one child and not the scan. It reads one JSON line a file on its standard input, and answers one JSON
-line.
+decide. A child process (`cache.validate`) decodes, because a file that crashes a decoder must cost one child
+and not the scan. It reads one JSON line a file on its standard input, and answers one JSON line.
 """
 
 from __future__ import annotations
@@ -36,7 +33,6 @@ FORMATS: Final = (
 is before a pixel is decoded, which an icon does not, and that need no other program, as EPS does."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
-
 AHEAD: Final = 512
 """Files scanned ahead of the reader: so long one slow file holds up no other."""
 
@@ -49,12 +45,11 @@ Result = TypeVar("Result")
 class ImageInfo:
     """What one look at a file found. `problem` is empty when the file can be trained on as it is.
 
-    width, height: pixels, after EXIF rotation. mean_luma: 0..255. colourfulness: Hasler & Suesstrunk 2003.
-    luma_low, luma_high: the 5th and 95th percentile; blown: share of the pixels that are white. sharpness:
-    variance of the Laplacian at a short side of at most 256 pixels; detail_along, detail_across: see
-    `least_and_most_detail`. mode: Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal. thumbnail: RGB
-    `[16, 16, 3]`, the upright picture without regard to its aspect ratio, b"" where nothing decodes. crc32,
-    sha256: of the file's bytes. transcode: why training cannot decode it as it is though Pillow can, else "".
+    width, height: pixels, after EXIF rotation. From mean_luma to detail_across: see `stats.measure`; luma is
+    0..255, luma_low and luma_high are the 5th and 95th percentile, blown is the share of white pixels. mode:
+    Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal. thumbnail: RGB `[16, 16, 3]`, the upright
+    picture without regard to its aspect ratio, b"" where nothing decodes. crc32, sha256: of the file's bytes.
+    transcode: why training cannot decode it as it is though Pillow can, else "".
     """
 
     format: str = ""
@@ -87,11 +82,7 @@ class ScanError(UserError):
 
 
 def scan(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
-    """Look at every file, `workers` at a time (default: one a core): what was found, in the order of `paths`.
-
-    Files are looked at a few ahead of the reader and no more; close it to end early. Raises ScanError when
-    the child processes do not start.
-    """
+    """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError."""
     with _children() as info:
         yield from in_order(info, paths, workers or available_cores(), AHEAD)
 
@@ -151,7 +142,7 @@ class _Child:
     def __init__(self) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
         try:
-            self.process = self._start()
+            self._start()
         except BaseException:
             self.errors.close()
             raise
@@ -159,52 +150,49 @@ class _Child:
     def info(self, path: Path) -> ImageInfo:
         if answer := self._ask(path):
             return ImageInfo(**answer | {"thumbnail": bytes.fromhex(answer["thumbnail"])})
-        code = self.process.wait()
-        self._close()
-        self.process = self._start()
+        code = self._close()
+        self._start()
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
         return ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")
 
     def end(self) -> None:
         self._close()
-        self.process.wait()
         self.errors.close()
 
     def _ask(self, path: Path) -> dict[str, Any] | None:
-        assert self.process.stdin and self.process.stdout
         timer = threading.Timer(TIMEOUT, self.process.kill)
         timer.start()
         try:
-            self.process.stdin.write(json.dumps(os.fsencode(path).hex()).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self.questions.write(json.dumps(os.fsencode(path).hex()).encode() + b"\n")
+            self.questions.flush()
+            line = self.answers.readline()
         except BrokenPipeError:
             line = b""
         finally:
             timer.cancel()
         return json.loads(line) if line.endswith(b"\n") else None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-        process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "greyhound.cache.validate"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
-        assert process.stdout
-        if process.stdout.readline() != b"ready\n":
-            with process:
-                pass  # leaving closes its pipes and waits for its end
+        assert self.process.stdin and self.process.stdout
+        self.questions, self.answers = self.process.stdin, self.process.stdout
+        if self.answers.readline() != b"ready\n":
+            self._close()
             self.errors.seek(0)
             said = self.errors.read().decode(errors="replace").strip() or "it said nothing"
             raise ScanError(f"the decoder process does not start: {said.splitlines()[-1]}")
-        return process
 
-    def _close(self) -> None:
-        assert self.process.stdin and self.process.stdout
-        for pipe in (self.process.stdin, self.process.stdout):
+    def _close(self) -> int:
+        """Close the pipes, at which the process ends: its exit status."""
+        for pipe in (self.questions, self.answers):
             with suppress(BrokenPipeError):
                 pipe.close()
+        return self.process.wait()

@@ -1,10 +1,8 @@
 """Which images are left out, and why, as values: findings, exclusions, decisions.
 
 Before it: the survey's excluded.csv, and the decisions.csv that its page saves. After it: `pack` replays
-them. Reasons are values; the sentences beside them are for people, and no code reads them.
-
-Decisions are keyed by content, so that a renamed file keeps its decision, and one whose class folder was
-renamed; the path tells equal copies apart.
+them. Sentences are for people: no code reads them. Decisions are keyed by content, so that a renamed file
+keeps its decision; the path tells equal copies apart.
 """
 
 from __future__ import annotations
@@ -124,11 +122,10 @@ def read_exclusions(file: Path) -> dict[str, Exclusion]:
         raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
     if not {"path", "reason"} <= set(header):
         raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
+    found = {}
     for line, row in enumerate(rows, start=2):
         if not row["path"]:
             raise PackError(f"{file} names no path in row {line}; expected path and reason in every row")
-    found = {}
-    for row in rows:
         causes = read_findings(row.get("causes"))
         found[row["path"].replace(os.sep, "/")] = Exclusion(row["reason"] or "excluded by hand", causes)
     return found
@@ -145,7 +142,12 @@ def read_decisions(file: Path) -> list[Decision]:
     command = "greyhound survey IMAGES --out DIR makes the page that saves them"
     with _reading(file, f"decisions.csv; {command}") as stream:
         table = csv.DictReader(stream, strict=True)
-        _check_columns(table.fieldnames, file)
+        names = table.fieldnames or ()
+        if missing := [name for name in COLUMNS if name not in names]:
+            what = f"has {', '.join(names)[:100] or 'no columns'!r} in its first line"
+            hint = "; an exclusion list is given as --exclude" if {"path", "reason"} <= set(names) else ""
+            wanted = f"expected decisions.csv with the columns {', '.join(COLUMNS)}{hint}"
+            raise PackError(f"{file} {what} and lacks {', '.join(missing)}; {wanted}")
         found = [_decision(row, table.line_num, file) for row in table]
     return _once_each(found, file)
 
@@ -186,22 +188,18 @@ def match(
 ) -> tuple[dict[str, Decision], list[Decision]]:
     """The decision for each path of `images` that has one, and the decisions that are for none of them.
 
-    A decision is for the file at its path if that has its content. Otherwise it is for the first file of that
-    content, and that no other decision is for, in its class; or else of its path below another class folder;
-    or else anywhere, if there is but one such file and one such decision. That a file is excluded for its
-    copy is no word about the copy: such an exclusion is not for the last file of its content.
+    A decision is for the file at its path if that has its content. Otherwise it is for the first free file of
+    that content in its class; or else of its path below another class folder; or else anywhere, if there is
+    one such file and one such decision. A file excluded for its copy is not the last file of its content.
     """
     there = {image.path: image.sha256 for image in images}
     copies = Counter(image.sha256 for image in images)
-    found = {
-        decision.image.path: decision
-        for decision in decisions
-        if there.get(decision.image.path) == decision.image.sha256
-    }
+    at_home = [each for each in decisions if there.get(each.image.path) == each.image.sha256]
+    found = {decision.image.path: decision for decision in at_home}
     missing = [decision for decision in decisions if found.get(decision.image.path) is not decision]
     missing = [each for each in missing if copies[each.image.sha256] > 1 or not _is_for_a_copy(each)]
     for key in _KEYS:
-        missing = _place(missing, images, found, key, lone=key is _KEYS[-1])
+        missing = _place(missing, images, found, key)
     placed = {id(decision) for decision in found.values()}
     return found, [decision for decision in decisions if id(decision) not in placed]
 
@@ -211,13 +209,10 @@ def _is_for_a_copy(decision: Decision) -> bool:
 
 
 def _place(
-    decisions: Sequence[Decision],
-    images: Sequence[Photograph],
-    found: dict[str, Decision],
-    key: Key,
-    lone: bool,
+    decisions: Sequence[Decision], images: Sequence[Photograph], found: dict[str, Decision], key: Key
 ) -> list[Decision]:
-    """Give each decision the first free file with its key; return the others. lone: only if unique."""
+    """Give each decision the first free file with its key; return the others."""
+    lone = key is _KEYS[-1]
     free: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.path, reverse=True):  # the first one last, for `pop`
         if image.sha256 and image.path not in found:
@@ -233,22 +228,12 @@ def _place(
     return missing
 
 
-def _check_columns(header: Sequence[str] | None, file: Path) -> None:
-    names = header or ()
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        found = ", ".join(names)[:100] or "no columns"
-        hint = "; an exclusion list is given as --exclude" if {"path", "reason"} <= set(names) else ""
-        raise PackError(
-            f"{file} has {found!r} in its first line and lacks {', '.join(missing)}; expected decisions.csv "
-            f"with the columns {', '.join(COLUMNS)}{hint}"
-        )
-
-
 def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
     sha256, path, label, choice, to = (row[name] or "" for name in COLUMNS)
-    known: dict[str, Choice] = {name: name for name in CHOICES}
-    if choice not in known:
+    choices: dict[str, Choice] = {name: name for name in CHOICES}
+    deciders: dict[str, By] = {name: name for name in get_args(By)}
+    by = row.get("by") or "person"
+    if choice not in choices:
         what = f"says {choice!r} in line {line}"
         raise PackError(f"{file} {what}; expected the decision keep, exclude or relabel")
     if choice == "relabel" and not to:
@@ -256,14 +241,10 @@ def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
     if not path or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
         what = f"the sha256 {sha256[:80]!r}" if path else "no path"
         raise PackError(f"{file} has {what} in line {line}; expected a path and 64 hexadecimal digits")
-    reason = row.get("reason") or ""
-    by = row.get("by") or "person"
-    deciders: dict[str, By] = {name: name for name in get_args(By)}
     if by not in deciders:
         raise PackError(f"{file} has {by[:80]!r} in the column by in line {line}; expected person or machine")
-    photograph = Photograph(path.replace(os.sep, "/"), label, sha256)
-    causes = read_findings(row.get("causes"))
-    return Decision(photograph, known[choice], to, line, reason, deciders[by], causes)
+    image, causes = Photograph(path.replace(os.sep, "/"), label, sha256), read_findings(row.get("causes"))
+    return Decision(image, choices[choice], to, line, row.get("reason") or "", deciders[by], causes)
 
 
 def _once_each(decisions: Iterable[Decision], file: Path) -> list[Decision]:

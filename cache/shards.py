@@ -1,8 +1,7 @@
 """One file of a pack: its name, its layout, and the checks that it passes before it is read.
 
 Before it: the name of a pack, dogs.arrow; its shards are dogs-00000-of-00004.arrow and so on. After it:
-`pack` writes them and `store` opens them as one. The whole layout is here: the schema, the metadata, the
-format's version.
+`pack` writes them and `store` opens them as one.
 """
 
 from __future__ import annotations
@@ -16,32 +15,32 @@ import stat
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from greyhound.cache.errors import UserError
 
 FORMAT: Final = 2
-"""Version of the layout; a newer one is refused. 1: a pack in one file. 2: a shard."""
+"""Version of the layout; a newer one is refused."""
 SPLITS: Final = ("train", "val", "test")
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("image", pa.large_binary(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("orientation", pa.uint8(), nullable=False),
-        pa.field("mean_luma", pa.float32(), nullable=False),
-        pa.field("crc32", pa.uint32(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-    ]
-)
+_COLUMNS: Final = {
+    "image": pa.large_binary(),
+    "label": pa.int32(),
+    "split": pa.dictionary(pa.int8(), pa.string()),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "orientation": pa.uint8(),
+    "mean_luma": pa.float32(),
+    "crc32": pa.uint32(),
+    "path": pa.string(),
+}
+SCHEMA: Final = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 _METADATA: Final = b"greyhound"
 _CHECKSUM: Final = b"greyhound_crc32"
 _SHARD: Final = re.compile(r"(?P<pack>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
@@ -54,13 +53,12 @@ class PackError(UserError):
 
 @dataclass(frozen=True)
 class Excluded:
-    """A file that was left out, and why. thumbnail: a small JPEG, or None where nothing could be shown."""
+    """A file that was left out, and why. thumbnail: a small JPEG in base64, if anything could be shown."""
 
     path: str
     reason: str
     detail: str = ""
     thumbnail: str | None = None
-    """Base64."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,10 @@ class Header:
     """What a pack says of itself, in its schema's metadata.
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what
-    was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. unmatched: how
-    many decisions of a person were for no file of the folder; lost: their paths, as far as the pack knows
-    them. shard: which of the `shards` files this is; all but index_crc32 is said of the whole pack. digest:
-    sha256 over every row's path, label, split and content: two packs with one digest hold the same data.
+    was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. lost: paths
+    of a person's decisions that were for no file of the folder. digest: sha256 over every row's path, label,
+    split and content: two packs with one digest hold the same data. shard: which of the `shards` files this
+    is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack.
     """
 
     classes: tuple[str, ...]
@@ -80,52 +78,35 @@ class Header:
     excluded: tuple[Excluded, ...] = ()
     transcoded: tuple[tuple[str, str], ...] = ()
     relabelled: tuple[tuple[str, str, str], ...] = ()
-    unmatched: int = 0
     lost: tuple[str, ...] = ()
-    format: int = 1
-    index_crc32: int | None = None
-    """`index_checksum` of the file's rows; None in a pack from before there was one."""
+    format: int = FORMAT
+    index_crc32: int = 0
     shard: int = 0
     shards: int = 1
 
-    def of_shard(self, shard: int, shards: int, index_crc32: int) -> Header:
-        """The header of one file of the pack."""
-        version = FORMAT if shards > 1 else self.format
-        return replace(self, format=version, index_crc32=index_crc32, shard=shard, shards=shards)
-
     def schema(self) -> pa.Schema:
         """The file's schema with this header in its metadata, and the header's own checksum."""
-        text = json.dumps(self, default=lambda value: vars(value)).encode()
+        text = json.dumps(self, default=vars).encode()
         return SCHEMA.with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
 
     @staticmethod
     def read(schema: pa.Schema, path: Path) -> Header:
         """The header in `schema`. Raises PackError."""
-        text = (schema.metadata or {}).get(_METADATA)
-        if text is None:
+        metadata = schema.metadata or {}
+        if _METADATA not in metadata:
             raise _no_arrow_pack(path)
+        text = metadata[_METADATA]
         try:
-            if int(schema.metadata.get(_CHECKSUM, zlib.crc32(text))) != zlib.crc32(text):
+            if int(metadata[_CHECKSUM]) != zlib.crc32(text):
                 raise ValueError("its checksum is another")
-            return Header._parse(json.loads(text), path)
-        except PackError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            version = json.loads(text)["format"]
+            if version <= FORMAT:
+                return TypeAdapter(Header).validate_json(text, strict=True)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"has a corrupt header ({type(error).__name__})"
             raise PackError(f"{path} {what}; pack the images again") from None
-
-    @staticmethod
-    def _parse(content: dict[str, Any], path: Path) -> Header:
-        if content["format"] > FORMAT:
-            newer = f"pack format {content['format']}, newer than {FORMAT}, the newest known here"
-            raise PackError(f"{path} has {newer}; update Greyhound")
-        names = [field.name for field in fields(Header)]
-        known = {name: content[name] for name in names if name in content}
-        known |= {name: tuple(known[name]) for name in ("classes", "lost") if name in known}
-        known["excluded"] = tuple(Excluded(**row) for row in content["excluded"])
-        known["transcoded"] = tuple((path, reason) for path, reason in content["transcoded"])
-        known["relabelled"] = tuple((path, old, new) for path, old, new in content.get("relabelled", ()))
-        return Header(**known)
+        newer = f"pack format {version}, newer than {FORMAT}, the newest known here"
+        raise PackError(f"{path} has {newer}; update Greyhound")
 
 
 def shard_paths(pack: Path, count: int) -> list[Path]:
@@ -136,10 +117,7 @@ def shard_paths(pack: Path, count: int) -> list[Path]:
 
 
 def find(pack: Path) -> list[Path]:
-    """The files of a pack: itself, or its shards in order, by the pack's name or a shard's.
-
-    Raises PackError where some are missing, or two packs have the name.
-    """
+    """The files of a pack: itself, or its shards in order, by its name or a shard's. Raises PackError."""
     named = _SHARD.fullmatch(pack.stem)
     if pack.exists() and not named:
         return [pack]
@@ -160,9 +138,8 @@ def find(pack: Path) -> list[Path]:
 
 def counts_beside(pack: Path) -> list[int]:
     """Of how many shards those are that have the pack's name, ascending."""
-    if not pack.parent.is_dir():
-        return []
-    matches = (_SHARD.fullmatch(file.stem) for file in pack.parent.iterdir() if file.suffix == pack.suffix)
+    files = pack.parent.iterdir() if pack.parent.is_dir() else ()
+    matches = (_SHARD.fullmatch(file.stem) for file in files if file.suffix == pack.suffix)
     return sorted({int(found["count"]) for found in matches if found and found["pack"] == pack.stem})
 
 
@@ -186,45 +163,34 @@ def divide(images: int, shards: int) -> list[tuple[int, int]]:
 
 
 class Shard:
-    """One file of a pack, or all of it. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
+    """One file of a pack, mapped. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
 
     def __init__(self, path: Path) -> None:
         """Map the file, and check all that it says of its rows. Raises PackError."""
-        self.path = path
-        self.mapping = MappedFile(path)
-        buffer = pa.py_buffer(self.mapping.memory)
+        self.path, self._descriptor = path, _open(path)
+        weakref.finalize(self, os.close, self._descriptor)
+        try:
+            buffer = pa.py_buffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))
+        except ValueError:
+            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
+        except OSError as error:
+            raise _no_pack(path, error.strerror) from None
         self.table = _read_table(path, buffer)
         self.header = Header.read(self.table.schema, path)
         self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
         self.starts, self.stops = _locate(path, buffer, self.table.column("image"))
         columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
-        if self.header.index_crc32 not in (None, index_checksum(columns)):
+        if self.header.index_crc32 != index_checksum(columns):
             what = "labels, splits, sizes or paths are not those that were packed"
             raise PackError(f"{path} is corrupt: {what}; copy it again, or pack the images again")
 
-
-class MappedFile:
-    """Owns the mapping of a file, and asks the system what became of the file since."""
-
-    def __init__(self, path: Path) -> None:
-        """Map all of it. Raises PackError."""
-        self.path = path
-        self._descriptor = _open(path)
-        weakref.finalize(self, os.close, self._descriptor)
-        try:
-            self.memory = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
-        except OSError as error:
-            raise _no_pack(path, error.strerror) from None
-
     def version(self) -> int:
-        """Another number whenever somebody wrote to the file, or gave it another name, since the last time.
+        """Another number whenever somebody wrote to the file, or renamed it, since the last time.
 
         Raises PackError where it was cut short: to read what is mapped and gone ends the process.
         """
         found = os.fstat(self._descriptor)
-        if found.st_size < len(self.memory):
+        if found.st_size < len(self.bytes):
             todo = "copy the pack again, or pack the images again; --originals ram reads it once and for all"
             raise PackError(f"{self.path} was cut short while it was in use; {todo}")
         return hash((found.st_mtime_ns, found.st_ctime_ns))
@@ -272,11 +238,7 @@ def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
 def _locate(
     path: Path, buffer: pa.Buffer, column: pa.ChunkedArray
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where in the file each image starts and stops.
-
-    Absolute offsets make reading an image a single slice of one array, whatever record batch it lies in.
-    Raises PackError where one would reach out of the file.
-    """
+    """Where in the file each image starts and stops, whatever record batch it lies in. Raises PackError."""
     bounds = []
     for chunk in column.chunks:
         _, offsets, data = chunk.buffers()
@@ -296,12 +258,10 @@ def index_checksum(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> int:
     """
     checksum = 0
     for name in SCHEMA.names:
-        if name in ("image", "crc32"):
-            continue
-        column = columns[name]
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        for part in zip(*map(_parts, chunks), strict=True):
-            for piece in part:
+        if name not in ("image", "crc32"):
+            column = columns[name]
+            chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+            for piece in itertools.chain(*zip(*map(_parts, chunks), strict=True)):
                 checksum = zlib.crc32(piece, checksum)
     return checksum
 
@@ -312,9 +272,7 @@ def _parts(chunk: pa.Array) -> Iterator[memoryview | bytes]:
         count = chunk.offset + len(chunk) + 1  # the buffer may be longer, and of any length
         offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32, count=count)[chunk.offset :]
         yield np.diff(offsets).tobytes()
-        letters = chunk.buffers()[2]
-        yield memoryview(letters or b"")[offsets[0] : offsets[-1]]
-    elif pa.types.is_dictionary(chunk.type):
-        yield chunk.indices.to_numpy().tobytes()
+        yield memoryview(chunk.buffers()[2] or b"")[offsets[0] : offsets[-1]]
     else:
-        yield chunk.to_numpy().tobytes()
+        numbers = chunk.indices if pa.types.is_dictionary(chunk.type) else chunk
+        yield numbers.to_numpy().tobytes()

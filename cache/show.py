@@ -17,108 +17,81 @@ from rich.table import Table
 from greyhound.cache.cli import plain
 from greyhound.cache.selection import FINDINGS
 from greyhound.cache.store import SPLITS, Pack
-from greyhound.cache.survey import table
+from greyhound.cache.survey.table import Row
 
 _ANY: Final = "any of them"
 
 
-def summarise(rows: Iterable[table.Row], out: Path) -> None:
+def summarise(rows: Iterable[Row], out: Path) -> None:
     """Counts by finding, and what to do next."""
     found, excluded, images = Counter[str](), Counter[str](), 0
     for images, row in enumerate(rows, start=1):  # noqa: B007  their number is wanted after the last
         names = (*row.findings, _ANY) if row.findings else ()
         found.update(names)
         excluded.update(names if row.verdict == "exclude" else ())
-    shown = Table("finding", "images", "to exclude", title=f"{images} images", title_justify="left")
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for name in FINDINGS:
-        if found[name]:
-            shown.add_row(name, str(found[name]), str(excluded[name]))
-    shown.add_section()
-    shown.add_row(_ANY, str(found[_ANY]), str(excluded[_ANY]))
-    console = Console()
-    console.print(shown)
+    lines = [(name, found[name], excluded[name]) for name in (*FINDINGS, _ANY) if found[name] or name == _ANY]
+    _print_table(f"{images} images", ("finding", "images", "to exclude"), lines)
     pack_it = "greyhound pack IMAGES --out PACK"
-    lines = (
-        f"look and decide: open {out / 'survey.html'}, save decisions.csv, then {pack_it} --decisions "
-        "decisions.csv",
-        f"or take the machine's word: {pack_it} --exclude {out / 'excluded.csv'}",
-        f"or look for wrong labels first: greyhound review --images IMAGES --survey {out}",
-    )
-    for line in lines:
-        console.print(_plain(line), highlight=False, soft_wrap=True)
+    page, saved = out / "survey.html", "save decisions.csv"
+    _say(f"look and decide: open {page}, {saved}, then {pack_it} --decisions decisions.csv")
+    _say(f"or take the machine's word: {pack_it} --exclude {out / 'excluded.csv'}")
+    _say(f"or look for wrong labels first: greyhound review --images IMAGES --survey {out}")
 
 
 def describe(opened: Pack, most: int | None) -> None:
     """What is in a pack; of every list of files at most so many by name, None for all."""
-    console, summary = Console(), opened.summary()
-    table = Table("class", *SPLITS, "all", title=_plain(str(opened.path)), title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    counts = np.stack(
-        [np.bincount(opened.labels[opened.ids(name)], minlength=len(opened.classes)) for name in SPLITS]
-    )
-    for label, name in enumerate(opened.classes):
-        table.add_row(_plain(name), *(str(count) for count in counts[:, label]), str(counts[:, label].sum()))
-    table.add_section()
-    table.add_row("all", *(str(count) for count in counts.sum(axis=1)), str(len(opened)))
-    console.print(table)
-    parts = f" in {opened.header.shards} shards" if opened.header.shards > 1 else ""
-    console.print(
-        f"{summary['bytes'] / 2**20:,.1f} MiB of original images{parts}; digest {summary['digest'][:16]}"
-    )
-    _describe_excluded(console, opened, most)
-    _describe_relabelled(console, opened, most)
-
-
-def _describe_excluded(console: Console, opened: Pack, most: int | None) -> None:
-    excluded, transcoded = opened.header.excluded, opened.header.transcoded
-    reasons = Counter(row.reason for row in excluded)
+    header, classes = opened.header, opened.classes
+    labels = [opened.labels[opened.ids(split)] for split in SPLITS]
+    counts = np.stack([np.bincount(each, minlength=len(classes)) for each in labels], axis=1)
+    rows = [(name, *row, sum(row)) for name, row in zip(classes, counts.tolist(), strict=True)]
+    rows.append(("all", *counts.sum(axis=0).tolist(), len(opened)))
+    _print_table(str(opened.path), ("class", *SPLITS, "all"), rows)
+    parts = f" in {header.shards} shards" if header.shards > 1 else ""
+    size = f"{opened.nbytes / 2**20:,.1f} MiB of original images{parts}"
+    Console().print(f"{size}; digest {header.digest[:16]}")
+    reasons = Counter(row.reason for row in header.excluded)
     total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    console.print(_plain(f"left out: {len(excluded)}" + (f" ({total})" if total else "")), highlight=False)
-    whys = (f"{row.reason}, {row.detail}" if row.detail else row.reason for row in excluded)
-    _list(console, opened, [f"{row.path}: {why}" for row, why in zip(excluded, whys, strict=True)], most)
-    for name in sorted(
-        {row.path.partition("/")[0] for row in excluded if "/" in row.path} - set(opened.classes)
-    ):
-        console.print(
-            _plain(f"class {name} has no usable image, and is no class of the pack"), highlight=False
-        )
-    if transcoded:
-        console.print(f"stored as PNG, because not every engine decodes their own format: {len(transcoded)}")
-        _list(console, opened, [f"{path}: {reason}" for path, reason in transcoded], most)
+    _say(f"left out: {len(header.excluded)}" + (f" ({total})" if total else ""))
+    whys = (f"{row.reason}, {row.detail}" if row.detail else row.reason for row in header.excluded)
+    _list(opened, [f"{row.path}: {why}" for row, why in zip(header.excluded, whys, strict=True)], most)
+    folders = {row.path.partition("/")[0] for row in header.excluded if "/" in row.path}
+    for name in sorted(folders - set(classes)):
+        _say(f"class {name} has no usable image, and is no class of the pack")
+    if header.transcoded:
+        _say(f"stored as PNG, because not every engine decodes their own format: {len(header.transcoded)}")
+    _list(opened, [f"{path}: {reason}" for path, reason in header.transcoded], most)
+    if header.relabelled:
+        _say(f"relabelled by hand: {len(header.relabelled)}")
+    _list(opened, [f"{path}: {old} -> {new}" for path, old, new in header.relabelled], most)
+    if header.lost:
+        forms = ("decisions have", "they were", "them"), ("decision has", "it was", "it")
+        verb, they, them = forms[len(header.lost) == 1]
+        where = f"; --files names {them}" if most == 0 else ""
+        what = f"{len(header.lost)} {verb} no image any more: no file here is the one that {they} about"
+        _say(f"note: {what}{where}")
+    _list(opened, header.lost, most)
 
 
-def _describe_relabelled(console: Console, opened: Pack, most: int | None) -> None:
-    relabelled, unmatched = opened.header.relabelled, opened.header.unmatched
-    if relabelled:
-        console.print(f"relabelled by hand: {len(relabelled)}", highlight=False)
-    _list(console, opened, [f"{path}: {old} -> {new}" for path, old, new in relabelled], most)
-    if unmatched:
-        one = unmatched == 1
-        verb, they, them = (
-            ("decision has", "it was", "it") if one else ("decisions have", "they were", "them")
-        )
-        where = f"; --files names {them}" if most == 0 and opened.header.lost else ""
-        console.print(
-            f"note: {unmatched} {verb} no image any more: no file here is the one that {they} about{where}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    _list(console, opened, opened.header.lost, most)
+def _print_table(title: str, names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
+    """A table of names and counts, whose last row sums up the others."""
+    shown = Table(*names, title=_plain(title), title_justify="left")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for place, row in enumerate(rows):
+        shown.add_row(*(_plain(str(cell)) for cell in row), end_section=place == len(rows) - 2)
+    Console().print(shown)
 
 
-def _list(console: Console, opened: Pack, lines: Sequence[str], most: int | None) -> None:
+def _list(opened: Pack, lines: Sequence[str], most: int | None) -> None:
     """The first `most` lines, and how to see the others. None: all of them. 0: none, and no hint."""
     for line in lines[:most]:
-        console.print(_plain(f"  {line}"), highlight=False, soft_wrap=True)
+        _say(f"  {line}")
     if most and len(lines) > most:
-        console.print(
-            _plain(f"  ... and {len(lines) - most} more: greyhound info {opened.path} --files"),
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say(f"  ... and {len(lines) - most} more: greyhound info {opened.path} --files")
+
+
+def _say(line: str) -> None:
+    Console().print(_plain(line), highlight=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

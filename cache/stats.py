@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from greyhound.cache.decode import LUMA
 
 GREY_SPREAD: Final = 4.0
 """Levels: an image is grayscale when 99 % of its pixels have no larger difference between their channels. On
@@ -21,8 +24,8 @@ TINT_RESIDUE: Final = 4.8
 over luma. On the same photographs the six tinted ones that it finds measured 2.1 to 4.5, the nearest coloured
 one 5.1."""
 TINT_STIFFNESS: Final = 3e-4
-"""What it costs a coefficient of that curve to be large: 60 levels, which a strong tint takes, next to
-nothing, and the 1,000 that would separate two shades a level apart more than any fit is worth."""
+"""What it costs a coefficient of that curve to be large. The 60 levels of a strong tint cost next to nothing;
+the 1,000 that would separate two shades a level apart cost more than any fit is worth."""
 TINT_DETAIL: Final = 10.0
 """Standard deviation of luma below which a picture is too flat to tell a tint from a colour."""
 TINT_STRENGTH: Final = 64.0
@@ -31,17 +34,14 @@ THUMBNAIL: Final = 16
 """Side of the thumbnail that near-duplicates are told by."""
 LONGEST: Final = 16_384
 """Rows and columns, about, that are measured."""
-LUMA: Final = (0.299, 0.587, 0.114)
-"""Rec. 601 weights of red, green and blue."""
 
 
 def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` from pixels.
 
-    Means are of a grid of at least 256 pixels a side of a large image, which moves them by well under one
-    level; what depends on neighbours is measured on the whole image, averaged down to a short side of at most
-    256 pixels. Of a strip, one pixel wide and a million high, that would be all of it: of a side that is
-    longer than LONGEST some rows are left out.
+    Means are of a grid of at least 256 pixels a side, which moves them by well under one level. What depends
+    on neighbours is measured on the image averaged down to a short side of at most 256 pixels; of a side that
+    is longer than LONGEST some rows are left out, because a strip would not shrink.
     """
     pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
     step = max(1, min(pixels.shape[:2]) // 256)
@@ -77,9 +77,7 @@ def colourfulness(planes: NDArray[np.float32]) -> float:
 def is_monochrome(planes: NDArray[np.float32], pixels: NDArray[np.uint8], gain: float) -> bool:
     """Whether an image is black and white, tinted or not. planes: `[3, H, W]`. pixels: `[H, W, 3]`.
 
-    gain: what would light a dark image as any other. In the dark all colours are near to grey, and only the
-    light that is missing tells them apart; it is given back where nothing but the picture is left, not to the
-    noise.
+    gain: what would light a dark image as any other. It is given to the small picture only, free of noise.
     """
     small = shrink(pixels, 32).astype(np.float32)
     if gain > 1:
@@ -98,9 +96,8 @@ def is_grey(planes: NDArray[np.float32]) -> bool:
 def is_tinted(small: NDArray[np.float32]) -> bool:
     """Whether `[H, W, 3]`, with a short side of 32 pixels, is a tinted black-and-white photograph.
 
-    In a tinted print, how dark a place is says what colour it has: colour is a smooth curve over luma. A
-    white dog in snow is as pale, but its fur and the snow differ in colour where they hardly do in luma. The
-    average leaves nothing of the noise that JPEG adds to colours.
+    In a tinted print colour is a smooth curve over luma, here a cubic by ridge regression. A white dog in
+    snow is as pale, but its fur and the snow differ in colour where they hardly do in luma.
     """
     small = small.reshape(-1, 3)
     shades = luma(small)
@@ -109,19 +106,10 @@ def is_tinted(small: NDArray[np.float32]) -> bool:
     colours = small[:, ::2] - shades[:, None]
     if np.percentile(np.linalg.norm(colours, axis=1), 99) > TINT_STRENGTH:
         return False
-    return tint_residue(shades, colours) <= TINT_RESIDUE
-
-
-def tint_residue(shades: NDArray[np.float32], colours: NDArray[np.float32]) -> float:
-    """Distance of colours `[n, 2]` (blue, red) from a smooth curve over luma `[n]`: 99th percentile.
-
-    The curve is a cubic whose coefficients cost something (ridge regression): free ones would turn as sharply
-    as it takes to pass through the fur and the snow.
-    """
     powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
     curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
-    return float(np.percentile(np.linalg.norm(colours - curve, axis=1), 99))
+    return bool(np.percentile(np.linalg.norm(colours - curve, axis=1), 99) <= TINT_RESIDUE)
 
 
 def sharpness(shades: NDArray[np.float32]) -> float:
@@ -136,9 +124,8 @@ def sharpness(shades: NDArray[np.float32]) -> float:
 def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
     """Variance of luma's second derivative along the direction of the least, and of the most; or 0.
 
-    Motion leaves no detail along its way, and all that lies across it, which is what the Laplacian sees.
-    Three derivatives give that of every direction (Freeman & Adelson 1991). They are taken of softened luma:
-    of grain and of what JPEG adds, which came after the motion, little is left.
+    Motion leaves no detail along its way, and all that lies across it. Three derivatives give that of every
+    direction (Freeman & Adelson 1991). Luma is softened, because grain and JPEG came after the motion.
     """
     if min(shades.shape) < 5:
         return 0.0, 0.0
@@ -187,8 +174,6 @@ def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 def _box_resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """An image `[H, W, 3]` averaged over boxes; size: width and height."""
-    from PIL import Image  # not at the top: a recipe needs LUMA alone
-
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 

@@ -25,13 +25,10 @@ from greyhound.cache.shards import SCHEMA, SPLITS, Excluded, Header, PackError, 
 
 __all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Originals", "Pack", "PackError", "index_checksum"]
 
-_PAGE: Final = 4096
 NAMED: Final = 100
 """Corrupt images that a message names."""
-_NEVER: Final = -1
-"""The version of its file at which an image was checked, as long as it was not."""
-_COPIED: Final = 0
-"""The version of what lies in memory of our own."""
+# The version of its file at which an image was checked: not yet; of a copy in memory of our own.
+_NEVER, _COPIED = -1, 0
 
 Originals = Literal["mmap", "ram"]
 
@@ -51,14 +48,14 @@ class Pack:
         self.header = shards[0].header
         self._files = [shard.path for shard in shards]
         self._bytes = [shard.bytes for shard in shards]
-        self._mappings = [shard.mapping for shard in shards]
-        self._resident = False
-        self._starts = np.concatenate([shard.starts for shard in shards])
-        self._stops = np.concatenate([shard.stops for shard in shards])
+        self._places = [(shard.starts, shard.stops) for shard in shards]
         self._firsts = [0, *np.cumsum([len(shard.starts) for shard in shards])[:-1].tolist()]
+        self._mapped, self._resident = shards, False
         table = pa.concat_tables([shard.table for shard in shards])
-        self._checked = np.full(len(self._starts), _NEVER)
-        self._paths = _own_texts(table.column("path"))
+        self._checked = np.full(len(table), _NEVER)
+        memory = pa.default_cpu_memory_manager()  # of our own, whatever becomes of the file
+        paths = table.column("path").chunks
+        self._paths = pa.chunked_array([chunk.copy_to(memory) for chunk in paths])
         self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
         self.labels: NDArray[np.int32] = _own(table.column("label"))
         sides = [table.column(side).to_numpy() for side in ("width", "height")]
@@ -71,16 +68,15 @@ class Pack:
 
     def _check_ranges(self) -> None:
         """A checksum proves no sense: refuse what no photograph has. Raises PackError."""
-        for name, values, least, most, expected in (
-            ("labels", self.labels, -1, len(self.classes) - 1, f"and there are {len(self.classes)} classes"),
-            ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max, ""),
-            ("orientations", self.orientations, 1, 8, ""),
-            ("mean lumas", self.mean_lumas, 0, 256, ""),
+        for name, values, least, most in (
+            ("labels", self.labels, -1, len(self.classes) - 1),
+            ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max),
+            ("orientations", self.orientations, 1, 8),
+            ("mean lumas", self.mean_lumas, 0, 256),
         ):
             low, high = values.min(), values.max()
             if not (least <= low and high <= most):
-                found = f"{name} go from {low} to {high}"
-                found += f", {expected}" if expected else f"; expected {least} to {most}"
+                found = f"{name} go from {low} to {high}; expected {least} to {most}"
                 raise PackError(f"{self.path} is corrupt: {found}; pack the images again")
 
     def make_resident(self) -> None:
@@ -92,19 +88,19 @@ class Pack:
         fits = self.nbytes <= available_memory()
         if self._resident or not (fits or self.originals == "ram"):
             return
-        for mapping in self._mappings:
-            mapping.version()  # refuses what was cut short
+        for shard in self._mapped:
+            shard.version()  # refuses what was cut short
         if self.originals == "ram":
             self._bytes = [data.copy() for data in self._bytes]
-            self._mappings = []
+            self._mapped = []
         for data in self._bytes:
             data.flags.writeable = False
-            data[::_PAGE].max(initial=0)
+            data[::4096].max(initial=0)  # a byte of every page
         self._resident = True
 
     def __len__(self) -> int:
         """Images."""
-        return len(self._starts)
+        return len(self.labels)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,13 +110,12 @@ class Pack:
     @property
     def nbytes(self) -> int:
         """Bytes of all the images."""
-        return int((self._stops - self._starts).sum())
+        return sum(int((stops - starts).sum()) for starts, stops in self._places)
 
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """The original bytes of image `index`, a read-only view into the file: nothing is copied.
 
-        Their checksum is compared the first time that they are asked for, and again where somebody wrote to
-        the file since. Raises PackError.
+        Their checksum is compared the first time, and again where the file was written to. Raises PackError.
         """
         if not (self._is_checked(index) or self.is_valid(index)):
             raise self._damage([index])
@@ -136,14 +131,12 @@ class Pack:
             raise self._damage(found) if found else error from None
 
     def _damage(self, rows: Sequence[int]) -> PackError:
-        files = dict.fromkeys(str(self._files[self._shard(row)]) for row in rows)
+        files = ", ".join(dict.fromkeys(str(self._files[self._shard(row)]) for row in rows))
         named = ", ".join(map(self.describe, rows[:NAMED]))
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        verb = "has" if len(rows) == 1 else "have"
-        return PackError(
-            f"{', '.join(files)} is corrupt: {named}{more} {verb} not the bytes that were packed; copy the "
-            "pack again, or pack the images again; --on-corrupt skip goes on without such images"
-        )
+        named += f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        what = f"{named} {'has' if len(rows) == 1 else 'have'} not the bytes that were packed"
+        todo = "copy the pack again, or pack the images again; --on-corrupt skip goes on without such images"
+        return PackError(f"{files} is corrupt: {what}; {todo}")
 
     def is_valid(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""
@@ -157,10 +150,12 @@ class Pack:
         return bool(self._checked[index] == self._version(index))
 
     def _version(self, index: int) -> int:
-        return self._mappings[self._shard(index)].version() if self._mappings else _COPIED
+        return self._mapped[self._shard(index)].version() if self._mapped else _COPIED
 
     def _raw(self, index: int) -> NDArray[np.uint8]:
-        return self._bytes[self._shard(index)][self._starts[index] : self._stops[index]]
+        shard = self._shard(index)
+        (starts, stops), row = self._places[shard], index - self._firsts[shard]
+        return self._bytes[shard][starts[row] : stops[row]]
 
     def _shard(self, index: int) -> int:
         return bisect_right(self._firsts, index) - 1
@@ -184,10 +179,9 @@ class Pack:
         if list(self.classes) != list(classes):
             missing = sorted(set(classes) - set(self.classes))
             why = f"{missing[0]!r} is missing, for one" if missing else f"it has {len(self.classes)} classes"
-            raise PackError(
-                f"{self.path} has other classes than {whose} was trained on ({why}); expected those "
-                f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
-            )
+            known = f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+            found = f"has other classes than {whose} was trained on ({why})"
+            raise PackError(f"{self.path} {found}; expected those {known}")
 
     def corrupt(self, ids: NDArray[np.int64] | None = None) -> list[int]:
         """The corrupt rows of `ids`; what was found valid before is not read again. Without `ids`: of all."""
@@ -218,7 +212,7 @@ class Pack:
             },
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
             "relabelled": [{"path": path, "from": a, "to": b} for path, a, b in self.header.relabelled],
-            "unmatched": self.header.unmatched,
+            "unmatched": len(self.header.lost),
             "lost": list(self.header.lost),
         }
 
@@ -229,24 +223,16 @@ def _check_together(shards: Sequence[Shard]) -> None:
     for index, shard in enumerate(shards):
         header = shard.header
         if (header.shard, header.shards) != (index, len(shards)):
-            raise PackError(
-                f"{shard.path} is shard {header.shard} of {header.shards}, and its name says {index} of "
-                f"{len(shards)}; expected every shard beside the others, under the name that it was packed "
-                "with"
-            )
+            what = f"is shard {header.shard} of {header.shards}, and its name says {index} of {len(shards)}"
+            wanted = "expected every shard beside the others, under the name that it was packed with"
+            raise PackError(f"{shard.path} {what}; {wanted}")
         if (header.digest, header.classes) != (first.digest, first.classes):
             what = f"is of another pack than {shards[0].path.name} beside it"
             raise PackError(f"{shard.path} {what}; copy all shards again, or pack the images again")
 
 
 def _own(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column's numbers in memory of their own, which stays whatever becomes of the file; read-only."""
+    """A column's numbers in memory of our own, whatever becomes of the file; read-only."""
     values: NDArray[Any] = column.to_numpy().copy()
     values.flags.writeable = False
     return values
-
-
-def _own_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts in memory of its own, likewise."""
-    memory = pa.default_cpu_memory_manager()
-    return pa.chunked_array([chunk.copy_to(memory) for chunk in column.chunks])

@@ -1,8 +1,7 @@
 """Small pictures of a file: a thumbnail of whatever can still be seen of it, and a close-up for comparing.
 
 Before it: files that were scanned, and may be opened. After it: the page of a survey, a pack's list of what
-was left out; `twins` compares close-ups of the few that seem to be twins, because a thumbnail tells
-compositions only.
+was left out, and `twins`, which compares close-ups of the few that seem to be twins.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from greyhound.cache.scan import FORMATS
 MOST_OF_JPEG: Final = 64 << 20
 """Bytes of a cut JPEG that are read for its small picture."""
 SIDE: Final = 32
-"""Pixels of a close-up's side. At 64 the cut of a twin would have to be known twice as well: there are true
-pairs in dogs25 that are less alike then than strangers, and none at 32 (docs/log.md)."""
+"""Pixels of a close-up's side. At 64 some true pairs in dogs25 are less alike than strangers, at 32 none
+(docs/log.md)."""
 HELD: Final = 16_384
 """Close-ups that are kept, 1 kB each: in a set of look-alikes each is compared with many."""
 

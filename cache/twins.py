@@ -4,16 +4,13 @@ Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.fin
 twins, and `pack` never lets a split separate them.
 
 Near twins are searched in three steps:
-- Pictures of about the same brightness are compared by the low waves of their thumbnails. That is a product
-  of two matrices; it compares all with all, in 57 seconds of a processor for 300,000 pictures. No index would
-  spare a comparison without missing a twin, because a crop moves so much in about twenty dimensions
-  (docs/log.md).
-- The few pairs that agree are aligned, with up to 8 % cut off each side, and must differ by little. That
-  tells a twin from another dog of the same breed in the same pose.
+- Pictures of about the same brightness are compared by the low waves of their thumbnails, all with all: a
+  product of two matrices, 57 seconds of a processor for 300,000 pictures. No index would be faster without
+  missing a twin (docs/log.md).
+- The few pairs that agree are aligned, and must differ by little. That tells a twin from another dog of the
+  same breed in the same pose.
 - Close-ups of those that remain must be alike in detail. That tells a twin from another portrait before the
   same wall.
-
-Thumbnails are read where they are needed. Where hundreds are alike, the work for each is limited.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,23 +37,20 @@ drawn and photographed, with 5 % of both sides cropped: the lowest 0.915 (docs/l
 BRIGHTNESS: Final = 14.0
 """Levels of mean luma by which a crop may differ; with 5 % cropped the farthest of 522 was 13.2."""
 APART: Final = 0.25
-"""Root mean square difference of two thumbnails laid on one another, as a share of the contrast, up to which
-they are twins. Of 522 crops 99 % measured at most 0.22; the nearest two of the demo's dogs that are none
-0.41."""
+"""Aligned RMSE of two thumbnails up to which they are twins. Of 522 crops 99 % measured at most 0.22; the
+nearest two of the demo's dogs that are none 0.41."""
 LIKENESS: Final = 0.82
-"""Likeness of two close-ups from which such a pair are twins. The least of the 25 pairs in dogs25 measures
+"""Correlation of two close-ups from which such a pair are twins. The least of the 25 pairs in dogs25 measures
 0.862, the most of 3,000 pairs of portraits drawn to one composition 0.776 (docs/log.md)."""
 FLAT: Final = 4.0
 """Standard deviation of luma, in levels, below which a thumbnail shows nothing to compare."""
 DETAILED: Final = 48
-"""Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing are all alike:
-1,421 of the 1,797 digits of scikit-learn, 8 pixels large, would have a twin."""
+"""Pixels of the shorter side from which near twins are sought. Smaller pictures of one thing look alike."""
 CLOSEST: Final = 8
-"""Pairs of one picture that are verified first, the most alike. In a burst of equal pictures that is enough
-to hold them together; the others are looked at only as far as they are not yet."""
+"""Pairs of one picture that are verified first, the most alike: enough to hold a burst together."""
 LOOKED_AT: Final = 256
-"""Pairs that are laid on one another of one picture, at most, the most alike from afar. Of 460 portraits
-drawn to one composition 60 are twins of another; for each there were at most 150 that looked more alike."""
+"""Pairs of one picture that are aligned, at most, the most alike from afar. Of 460 portraits drawn to one
+composition 60 are twins of another; for each there were at most 150 that looked more alike."""
 FINALISTS: Final = 16
 """Of these pairs so many are verified, at most, the nearest."""
 _WAVES: Final = 7
@@ -77,10 +71,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Twins:
-    """Who is whose twin. originals: int64 `[n]`, the first image with the same bytes, or oneself.
-
-    pairs: near twins among the originals.
-    """
+    """originals: int64 `[n]`, the first image with the same bytes, or oneself. pairs: near twins of them."""
 
     originals: Indices
     pairs: tuple[Pair, ...]
@@ -89,24 +80,13 @@ class Twins:
         """int64 `[n]`: the smallest index among all that hang together, directly or through others."""
         parents = self.originals.copy()
         for pair in self.pairs:
-            one, other = _root(parents, pair.one), _root(parents, pair.other)
-            parents[max(one, other)] = min(one, other)
+            _join(parents, pair.one, pair.other)
         return _roots(parents)
 
 
-class Pictures(Protocol):
-    """Thumbnails: an array, or what reads them from elsewhere."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def __getitem__(self, places: Indices, /) -> NDArray[np.uint8]:
-        """Those at `places` `[k]`: RGB `[k, 16, 16, 3]`."""
-
-
 @dataclass(frozen=True)
-class _Shown:
-    """The thumbnails of some images, by their index."""
+class _Stored:
+    """The thumbnails of some images, read from where they are stored as from an array `[n, 16, 16, 3]`."""
 
     infos: Series[ImageInfo]
     chosen: Indices
@@ -119,6 +99,9 @@ class _Shown:
         return np.frombuffer(stored, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
 
 
+Pictures: TypeAlias = NDArray[np.uint8] | _Stored
+
+
 def no_closeup(index: int) -> None:
     """For where there are no files: thumbnails alone decide."""
 
@@ -126,21 +109,14 @@ def no_closeup(index: int) -> None:
 def find_twins(
     infos: Series[ImageInfo], closeup: Reader = no_closeup, crowded: Callable[[int], None] | None = None
 ) -> Twins:
-    """Exact and near twins among images; what does not decode has none.
+    """Exact and near twins among images; what does not decode has none. closeup: of an image, by its index.
 
-    closeup: of an image, by its index. crowded: told how many images are like LOOKED_AT others or more from
-    afar, if there are any: twins of theirs may be missed.
+    crowded: told how many images are like LOOKED_AT others or more from afar: twins of theirs may be missed.
     """
     originals = find_originals(info.sha256 if not info.problem else "" for info in infos)
-    chosen = np.fromiter(
-        (
-            index
-            for index, info in enumerate(infos)
-            if originals[index] == index and info.thumbnail and min(info.width, info.height) >= DETAILED
-        ),
-        np.int64,
-    )
-    pairs = find_pairs(_Shown(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
+    detailed = (bool(info.thumbnail) and min(info.width, info.height) >= DETAILED for info in infos)
+    chosen = np.flatnonzero(np.fromiter(detailed, bool) & (originals == np.arange(len(originals))))
+    pairs = find_pairs(_Stored(infos, chosen), lambda place: closeup(int(chosen[place])), crowded)
     named = (Pair(int(chosen[p.one]), int(chosen[p.other]), p.apart, p.mirrored) for p in pairs)
     return Twins(originals, tuple(named))
 
@@ -180,8 +156,7 @@ def find_pairs(
 class _Found:
     """The pairs that are found so far, and what hangs together through them.
 
-    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, and its rank among those of the
-    first.
+    A likely pair is int64 `[4]`: both indices, whether the other is mirrored, its rank for the first.
     """
 
     def __init__(self, thumbnails: Pictures, closeup: Reader) -> None:
@@ -204,14 +179,12 @@ class _Found:
             apart = aligned_rmse(*(each.astype(np.float32) for each in self._laid_out(some)))
             near = np.flatnonzero(apart <= APART)
             near = near[self._are_alike(some[near])]
-            for (one, other, mirrored, _), exact in zip(
-                some[near].tolist(), apart[near].tolist(), strict=True
-            ):
+            some, apart = some[near], apart[near]
+            for (one, other, mirrored, _), exact in zip(some.tolist(), apart.tolist(), strict=True):
                 key, distance = (min(one, other), max(one, other)), round(exact, 3)
                 if key not in self.pairs or distance < self.pairs[key].apart:
                     self.pairs[key] = Pair(*key, distance, bool(mirrored))
-                low, high = sorted((_root(self._parents, one), _root(self._parents, other)))
-                self._parents[high] = low
+                _join(self._parents, one, other)
 
     def nearest(self, likely: Indices) -> Indices:
         """The FINALISTS of each picture that are nearest when aligned, one a group of known twins."""
@@ -239,10 +212,8 @@ class _Found:
         known = np.array([one is not None and other is not None for one, other in pictures], bool)
         alike = ~known
         if known.any():
-            left, right = (
-                np.stack([each for each in side if each is not None])
-                for side in zip(*itertools.compress(pictures, known), strict=True)
-            )
+            pairs = zip(*itertools.compress(pictures, known), strict=True)
+            left, right = (np.stack([each for each in side if each is not None]) for side in pairs)
             alike[known] = normalised_cross_correlation(left, _turned(right, likely[known, 2])) >= LIKENESS
         return alike
 
@@ -259,10 +230,7 @@ def _blocks(count: int, size: int) -> Iterator[Indices]:
 
 
 def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> Iterator[NDArray[np.float64]]:
-    """Pairs of places worth a closer look, as `_alike` gives them, by block; brightness `[n]` ascends.
-
-    Of each picture at most LOOKED_AT with those that are brighter: one burst must not cost a square.
-    """
+    """Pairs of places worth a closer look, by block, LOOKED_AT of each at most. brightness ascends."""
     for start in range(0, len(waves), _ROWS):
         stop = min(start + _ROWS, len(waves))
         end = int(np.searchsorted(brightness, brightness[stop - 1] + BRIGHTNESS, side="right"))
@@ -289,11 +257,7 @@ def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
 def _alike(
     brightness: NDArray[np.float32], waves: NDArray[np.float16], rows: slice, columns: slice
 ) -> NDArray[np.float64]:
-    """Pairs above ALIKE `[k, 4]`: the places of both, and the cosine's two parts.
-
-    A mirror turns the sign of the odd waves and no other, so that the sum of the parts is the cosine, and
-    their difference that with the mirrored picture.
-    """
+    """Pairs above ALIKE `[k, 4]`: the places of both, and the two parts of the cosine."""
     one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
     even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T
     found = np.flatnonzero(even + np.abs(odd) > ALIKE)
@@ -317,10 +281,7 @@ def _rank(rows: NDArray[Any], keys: NDArray[Any]) -> Indices:
 
 
 def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What pictures `[n, 16, 16]` are like from afar: vectors `[n, 48]` of length 1, brightness left out.
-
-    First those that are the same in a mirror, then those whose sign turns there.
-    """
+    """Luma `[n, 16, 16]` from afar: vectors `[n, 48]` of length 1; first the waves that no mirror changes."""
     waves = cosines(_WAVES, shades.shape[1])
     grid = waves @ shades @ waves.T
     even, odd = grid[:, :, ::2].reshape(len(shades), -1)[:, 1:], grid[:, :, 1::2].reshape(len(shades), -1)
@@ -335,8 +296,12 @@ def _roots(parents: Indices) -> Indices:
     return parents
 
 
-def _root(parents: Indices, index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = int(parents[index])
-    return index
+def _join(parents: Indices, *indices: int) -> None:
+    """Give both trees one root, the lower one."""
+    roots = []
+    for index in indices:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = int(parents[index])
+        roots.append(index)
+    parents[max(roots)] = min(roots)

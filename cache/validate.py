@@ -14,7 +14,6 @@ import signal
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +21,9 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from greyhound.cache.cli import ENDINGS
 from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.machine import has_dali
 from greyhound.cache.scan import FORMATS, ImageInfo
@@ -39,14 +39,15 @@ MAX_PIXELS: Final = 178_956_970
 """Pillow's own limit: a header that claims more is taken for a decompression bomb and never decoded."""
 LONG: Final = 16 << 20
 """Bytes of a file from which it is asked whether it is a picture before it is read."""
+TOLERANCE: Final = 3.0
+"""Mean levels by which DALI's pixels may differ from ours before the file is called corrupt."""
 NO_IMAGE: Final = "not an image"
-_EXIF_ORIENTATION: Final = 0x0112
 
 
 def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
     """Look at one file's bytes with every decoder that training may use."""
-    known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data)}
-    known["sha256"] = hashlib.sha256(data).hexdigest()
+    sha256 = hashlib.sha256(data).hexdigest()
+    known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data), "sha256": sha256}
     if not data:
         return ImageInfo(**known, problem="undecodable", detail="the file is empty")
     try:
@@ -88,7 +89,7 @@ def _animated(image: Image.Image) -> bool:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; broken EXIF, which many a good photograph carries, means 1."""
     try:
-        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1) or 1)
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1) or 1)
     except OSError:
         raise  # the pixels are at fault
     except Exception:
@@ -107,7 +108,13 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
     try:
         pixels = decode(encoded, strict=True)
     except DecodeError as error:
-        return _look_at_refused(data, known, _one_line(error))
+        why = _one_line(error)
+        if known["format"] in ("JPEG", "MPO"):
+            return _faulty(known, why)
+        info = _look_with_pillow(data, known, why)  # which reads on over damage
+        if info.transcode and known["format"] in WHOLE:
+            return ImageInfo(**known, problem="undecodable", detail=why)
+        return info
     try:
         upright = (known["width"], known["height"])
         stored = upright if known["orientation"] < 5 else upright[::-1]
@@ -119,25 +126,14 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
     return ImageInfo(**known, **measure(pixels, known["orientation"]))
 
 
-def _look_at_refused(data: bytes, known: dict[str, Any], why: str) -> ImageInfo:
-    """A file that our decoder refuses though we store its format; Pillow reads on over damage."""
-    if known["format"] in ("JPEG", "MPO"):
-        return _faulty(known, why)
-    info = _look_with_pillow(data, dict(known), why)
-    if info.transcode and known["format"] in WHOLE:
-        return ImageInfo(**known, problem="undecodable", detail=why)
-    return info
-
-
 def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> ImageInfo:
-    """A look at what will be packed as PNG. transcode: why not as it is."""
+    """A look at what will be packed as PNG, upright. transcode: why not as it is."""
     try:
         pixels = pillow_pixels(data)
     except Exception as unreadable:
         return _faulty(known, _one_line(unreadable))
-    # Pillow turns the picture upright before it is packed as PNG.
-    known |= {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
-    return ImageInfo(**known, **measure(pixels), transcode=transcode)
+    turned = known | {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
+    return ImageInfo(**turned, **measure(pixels), transcode=transcode)
 
 
 def _faulty(known: dict[str, Any], message: str) -> ImageInfo:
@@ -148,17 +144,14 @@ def _faulty(known: dict[str, Any], message: str) -> ImageInfo:
 def count_unwritten(data: bytes, format: str) -> int:
     """How many zeros end the coded picture of a lossy WebP or an AVIF; 0 of any other.
 
-    Half a download whose space was reserved ends so. A lossless WebP may end in megabytes of zeros and be
-    whole.
+    Half a download whose space was reserved ends so, and the decoders take zeros for more of the picture.
     """
-    coded = CODED[format](data) if format in CODED else b""
+    coded = b""
+    if format == "WEBP" and (start := data.find(b"VP8 ")) >= 0:
+        coded = data[start + 8 : start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")]
+    if format == "AVIF":
+        coded = _coded_avif(data)
     return len(coded) - len(coded.rstrip(b"\0"))
-
-
-def _coded_webp(data: bytes) -> bytes:
-    start = data.find(b"VP8 ")
-    size = int.from_bytes(data[start + 4 : start + 8], "little")
-    return data[start + 8 : start + 8 + size] if start >= 0 else b""
 
 
 def _coded_avif(data: bytes) -> bytes:
@@ -175,10 +168,6 @@ def _coded_avif(data: bytes) -> bytes:
     return b""
 
 
-CODED: Final[Mapping[str, Callable[[bytes], bytes]]] = {"WEBP": _coded_webp, "AVIF": _coded_avif}
-"""The coded picture, of formats without a checksum whose decoders take zeros for more of it."""
-
-
 def pillow_pixels(data: bytes) -> Pixels:
     """Decode with Pillow, upright, the first frame of an animation; raises what Pillow raises."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -187,9 +176,6 @@ def pillow_pixels(data: bytes) -> Pixels:
 
 class DaliDecoder:
     """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
-
-    TOLERANCE: Final = 3.0
-    """Mean levels by which DALI's pixels may differ from ours before the file is called corrupt."""
 
     def __init__(self) -> None:
         """Without DALI on this machine, every check passes: its engine cannot be chosen here either."""
@@ -208,22 +194,19 @@ class DaliDecoder:
         if pixels.shape != expected.shape:
             raise DecodeError(f"DALI decodes to {pixels.shape}, OpenCV and libjpeg-turbo to {expected.shape}")
         apart = float(np.abs(pixels[::4, ::4].astype(np.int16) - expected[::4, ::4]).mean())
-        if apart > self.TOLERANCE:
+        if apart > TOLERANCE:
             raise DecodeError(f"two decoders disagree by {apart:.1f} levels on average")
 
 
 def _decoder() -> Any:
     """A pipeline that decodes one image as `dali.graph` does: `run(encoded=[bytes])`."""
-    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali import Pipeline, fn, types
 
-    @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1
-    )
-    def one_image() -> Any:
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(encoded, device="cpu", adjust_orientation=False)
-
-    return one_image()
+        pipeline.set_outputs(fn.decoders.image(encoded, device="cpu", adjust_orientation=False))
+    return pipeline
 
 
 def _dali_reason(error: RuntimeError) -> str:
@@ -262,28 +245,24 @@ def _is_picture(path: Path) -> bool:
 
 def _skim(path: Path) -> ImageInfo:
     """A look at a long file that is no picture, a video perhaps, which is not held in memory."""
-    crc32, sha256 = 0, hashlib.sha256()
+    size, crc32, sha256 = 0, 0, hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            crc32 = zlib.crc32(block, crc32)
+            size, crc32 = size + len(block), zlib.crc32(block, crc32)
             sha256.update(block)
-        size = file.tell()
     known: dict[str, Any] = {"bytes": size, "crc32": crc32, "sha256": sha256.hexdigest()}
     return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
 
 
 def main() -> None:
     """Answer a JSON line for every path on standard input, until it closes."""
-    # these are the parent's to handle; it closes our input
-    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
-        signal.signal(signal.Signals[name], signal.SIG_IGN)
+    for ending in ENDINGS:  # these are the parent's to handle; it closes our input
+        signal.signal(ending, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
-    Image.MAX_IMAGE_PIXELS = (
-        None  # `validate_image` refuses bombs itself, by a size that nothing was decoded for
-    )
+    Image.MAX_IMAGE_PIXELS = None  # `validate_image` refuses bombs itself, by what the header claims
     probe = DaliDecoder()
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from greyhound.cache.stats import LUMA
+from greyhound.cache.decode import LUMA
 
 Matrices = NDArray[np.float64]
 Draws = dict[str, NDArray[np.float64]]

@@ -48,8 +48,8 @@ from rich.console import Console
 from rich.table import Table
 
 from greyhound.cache.cli import run
+from greyhound.cache.decode import LUMA
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
-from greyhound.cache.stats import LUMA
 from greyhound.cache.store import Pack
 from greyhound.pipelines.decoded import ImageCache
 from greyhound.pipelines.engine import BatchSpec, Device, Engine, EngineConfig, StreamError

@@ -1,7 +1,6 @@
 """The breeds, and the brushes that paint a dog: one part after another with a soft mask of its outline.
 
-Before it: nothing. After it: `dogs` composes a picture. A part is lit from its outline's own bulge, and torn
-at the rim along the grain of the coat.
+Before it: nothing. After it: `dogs` composes a picture. A part is lit from its outline's own bulge.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ MARKINGS: Final = {
 # How far parts of the dog take over the raggedness of its coat; the others do so wholly.
 RAGGED: Final = {"muzzle": 0.4, "paw": 0.5, "ear": 0.6, "leg": 0.7, "skull": 0.8}
 
-# How far the rim of a coat is torn, how strongly its grain shows; and the grain: wave lengths across and
-# along, degrees.
+# How far the rim of a coat is torn, how strongly its grain shows; wave lengths across and along, degrees.
 COATS: Final = {
     "smooth": (0.10, 0.030, ((1.6, 6.0, 12.0),)),
     "long": (0.75, 0.075, ((2.2, 16.0, 10.0), (2.2, 14.0, -14.0))),
@@ -177,8 +175,7 @@ class Easel:
 
     def shadow(self, outline: Points) -> None:
         """Darken the ground."""
-        box = bounds((outline,), self.dog.shape, 0.2 * self.unit)
-        if box is not None:
+        if box := bounds((outline,), self.dog.shape, 0.2 * self.unit):
             self.pixels[:, *box] *= 1 - 0.6 * levels(stencil((outline,), box), 0.09 * self.unit)
 
     def _paint(
@@ -191,15 +188,10 @@ class Easel:
         hair: float = 0.0,
         within: Points | None = None,
     ) -> None:
-        """Paint what the outlines enclose, and only on `within`.
-
-        relief: the bulge; without one, there is no rim and no shadow, and paint stays on the dog. tear: of
-        the rim. hair: its strength.
-        """
+        """Paint what the outlines enclose, and only on `within`; without `relief` only on the dog, unlit."""
         extent = float(np.ptp(np.concatenate(outlines), axis=0).min())
         reach, soft = tear * 0.062 * self.unit, min(0.06 * self.unit, 0.25 * extent)
-        box = bounds(outlines, self.dog.shape, 2 + max(reach, soft))
-        if box is None:
+        if not (box := bounds(outlines, self.dog.shape, 2 + max(reach, soft))):
             return
         mask, view, below = stencil(outlines, box), self.pixels[:, *box], self.dog[box]
         grown = window(grain(self.breed.texture), self.rng, below.shape)
@@ -265,9 +257,8 @@ def bounds(outlines: Sequence[Points], shape: tuple[int, ...], margin: float) ->
     points = np.concatenate(outlines)
     low = np.maximum(np.floor(points.min(axis=0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(points.max(axis=0) + margin), shape[1::-1]).astype(int)
-    if (high - low < 2).any():
-        return None
-    return slice(low[1], high[1]), slice(low[0], high[0])
+    seen = (high - low >= 2).all()
+    return (slice(low[1], high[1]), slice(low[0], high[0])) if seen else None
 
 
 def stencil(outlines: Sequence[Points], box: Box) -> Image.Image:

@@ -1,10 +1,7 @@
 """Draw cartoon dogs whose breeds differ in small things. Nobody needs to read this to use Greyhound.
 
-Before it: the breeds and `brushes`. After it: `faults` writes the drawings to files, some of them with a
-planted fault.
-
-Every drawing is a pure function of (seed, breed, number): files without a fault have the same bytes however
-many breeds or images are asked for.
+Before it: the breeds and `brushes`. After it: `faults` writes the drawings to files. Every drawing is a pure
+function of (seed, breed, number), however many breeds or images are asked for.
 """
 
 from __future__ import annotations
@@ -26,8 +23,7 @@ def _places(text: str) -> Points:
     return np.array([place.split(",") for place in text.split()], np.float64)
 
 
-# Outlines of a right ear about its root, in half heads: control points, a point given twice makes a sharper
-# corner.
+# Outlines of a right ear about its root, in half heads.
 EARS: Final = {
     "prick": _places("-.3,.25 -.26,-.25 -.02,-.95 .02,-.98 .3,-.35 .4,.3"),
     "bat": _places("-.34,.25 -.42,-.5 -.15,-1.2 .22,-1.25 .5,-.6 .42,.3"),
@@ -45,30 +41,28 @@ TAILS: Final = {
     "sabre": _places(".05,0,.09 -.2,.14,.08 -.42,.22,.07 -.64,.14,.04"),
     "stub": _places(".05,.05,.09 -.08,-.06,.09 -.14,-.12,.06"),
 }
-HEAD: Final = 0.36  # half the width of an average head, in units of the body
 
 
 def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     """Picture `number` of a breed, RGB, sides of 330 to 500 pixels: a pure function of its arguments."""
     rng = np.random.default_rng([seed, zlib.crc32(breed.name.encode()), number])
-    dog = individual(breed, rng)
+    sizes = [field.name for field in fields(breed) if field.type == "float"]
+    dog = replace(breed, **{name: getattr(breed, name) * rng.normal(1, 0.035) for name in sizes})
     width, height = (int(side) for side in rng.integers(330, 501, 2))
     pose, head = POSES[rng.integers(len(POSES))]
     frame = compose(dog, rng, (width, height), *head(dog))
     horizon = int(np.clip(frame.y * rng.uniform(0.62, 0.85), 0.4 * height, 0.85 * height))
-    pixels, coat, mark = backdrop(rng, (height, width), horizon), *dye(dog, rng, (height, width), frame.scale)
+    shape = height, width
+    pixels = backdrop(rng, shape, horizon)
+    cloth, mark = (vary(rng, colour, 0.02, 0.05) for colour in (dog.coat, dog.mark))
+    cloth = cloth * (1 + 0.04 * cloud(rng, shape, 0.25 * frame.scale))
+    coat = cloth + np.clip(pattern(dog.pattern, rng, shape, frame.scale), 0, 1) * (mark - cloth)
     angle = rng.uniform(-2.6, -0.5)
     light = float(np.cos(angle)), float(np.sin(angle))
     easel = Easel(pixels, np.zeros_like(pixels[0]), dog, coat, mark, light, frame.scale, rng)
     pose(easel, frame)
-    _draw_head(easel, frame.inside(*head(dog), HEAD))
+    _draw_head(easel, frame.inside(*head(dog), 0.36))  # half the width of an average head
     return develop(rng, easel.pixels)
-
-
-def individual(breed: Breed, rng: Generator) -> Breed:
-    """One dog of a breed: every proportion a few per cent off the standard."""
-    numbers = [field.name for field in fields(breed) if field.type == "float"]
-    return replace(breed, **{name: getattr(breed, name) * rng.normal(1, 0.035) for name in numbers})
 
 
 def compose(dog: Breed, rng: Generator, size: tuple[int, int], x: float, y: float) -> Frame:
@@ -83,9 +77,6 @@ def compose(dog: Breed, rng: Generator, size: tuple[int, int], x: float, y: floa
     scale = min(0.96 * width / (nose - tail), -0.92 * height / crown) * rng.uniform(0.85, 1)
     left = width / 2 - flip * scale * (tail + nose) / 2
     return Frame(left, height * rng.uniform(0.9, 0.96), scale, rng.normal(0, 0.035), flip)
-
-
-# ---------------------------------------------------------------- the dog
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +128,8 @@ def _draw_skull(easel: Easel, face: Face) -> None:
     right = np.array(half) * np.array([wide, 1])
     skull = face.frame(smooth(np.concatenate([right, right[-2:0:-1] * np.array([-1, 1])])))
     easel.fur("skull", skull)
-    easel.marking("cheek", face.oval(-0.62 * wide, 0.5, 0.5, 0.42, 0.5), skull)
-    easel.marking("cheek", face.oval(0.62 * wide, 0.5, 0.5, 0.42, 0.5), skull)
+    for side in (-1, 1):
+        easel.marking("cheek", face.oval(0.62 * side * wide, 0.5, 0.5, 0.42, 0.5), skull)
     easel.marking("patch", face.oval(0.42 * eyes, easel.near(-0.05, 0.05), 0.75, 0.38, 0.48), skull)
     crown, brow, nose = face.at(0, -1.0, 0.3), face.at(0, -0.3, 0.8), face.at(0, 0.4, 0.9)
     easel.marking("blaze", face.frame.limb((*crown, 0.16), (*brow, 0.12), (*nose, 0.34)), skull)
@@ -146,34 +137,27 @@ def _draw_skull(easel: Easel, face: Face) -> None:
 
 def _draw_muzzle(easel: Easel, face: Face, low: float, deep: float) -> None:
     """Mouth, bridge, jowls, beard, nose. The tip is `low` below the head's middle, `deep` before it."""
-    jowl = easel.breed.jowl
-    _draw_mouth(easel, face.frame.inside(*face.at(0, low + 0.34, deep - 0.22)))
+    jowl, drop = easel.breed.jowl, float(easel.rng.choice([0.0, 0.0, 0.14, 0.2]))
+    mouth = face.frame.inside(*face.at(0, low + 0.34, deep - 0.22))
+    easel.fur("muzzle", mouth.oval(0, drop, 0.26 * jowl, 0.2 + drop / 2))
+    if drop:
+        easel.enamel(mouth.oval(0, drop / 2, 0.2 * jowl, 0.12 + drop / 2), "#4a1c1e", 0.75)
+        easel.enamel(mouth.oval(0.03, drop + 0.1, 0.12 * jowl, 0.16 + drop / 2), "#e2818a", 0.75)
     root, middle = face.at(0, 0.12, 0.7), face.at(0, low - 0.02, deep / 2 + 0.35)
     tip = face.at(0, low + 0.08, deep - 0.1)
     easel.fur("muzzle", face.frame.limb((*root, 0.3 * jowl), (*middle, 0.33 * jowl), (*tip, 0.3 * jowl)))
     for side in (-jowl, jowl):
         size = 0.26 * jowl, 0.2 * jowl**0.5
         easel.fur("muzzle", face.oval(0.19 * side, low + 0.2, deep - 0.12, *size, 0.3 * side))
-    _draw_nose(easel, face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl))
+    nose = face.frame.inside(*face.at(0, low, deep), 0.17 + 0.05 * jowl)
+    half = ((1, -0.6), (1.15, 0.0), (0.25, 0.9))
+    easel.enamel(nose.limb((0, 0.4, 0.07), (0, 1.6, 0.07)), "#2b1d1b")
+    easel.enamel(nose(smooth([*half, *((-x, y) for x, y in half[::-1])])), "#241d1f", 0.75)
+    easel.enamel(nose.oval(easel.light[0] * 0.3, -0.32, 0.4, 0.14), "#a79fa6")
     if easel.breed.texture == "wiry":
         for side in (-1, 1):
             easel.fur("beard", face.oval(0.24 * side, low + 0.42, deep - 0.15, 0.24, 0.4, -0.25 * side))
             easel.fur("brow", face.oval(0.4 * side * easel.breed.eyes, -0.3, 0.85, 0.27, 0.13, 0.35 * side))
-
-
-def _draw_mouth(easel: Easel, frame: Frame) -> None:
-    jowl, drop = easel.breed.jowl, float(easel.rng.choice([0.0, 0.0, 0.14, 0.2]))
-    easel.fur("muzzle", frame.oval(0, drop, 0.26 * jowl, 0.2 + drop / 2))
-    if drop:
-        easel.enamel(frame.oval(0, drop / 2, 0.2 * jowl, 0.12 + drop / 2), "#4a1c1e", 0.75)
-        easel.enamel(frame.oval(0.03, drop + 0.1, 0.12 * jowl, 0.16 + drop / 2), "#e2818a", 0.75)
-
-
-def _draw_nose(easel: Easel, frame: Frame) -> None:
-    half = ((1, -0.6), (1.15, 0.0), (0.25, 0.9))
-    easel.enamel(frame.limb((0, 0.4, 0.07), (0, 1.6, 0.07)), "#2b1d1b")
-    easel.enamel(frame(smooth([*half, *((-x, y) for x, y in half[::-1])])), "#241d1f", 0.75)
-    easel.enamel(frame.oval(easel.light[0] * 0.3, -0.32, 0.4, 0.14), "#a79fa6")
 
 
 def _draw_eye(easel: Easel, frame: Frame, side: int) -> None:
@@ -201,7 +185,6 @@ def _draw_foreleg(easel: Easel, frame: Frame, x: float, top: float, foot: float,
 
 
 def _draw_hindleg(easel: Easel, frame: Frame, x: float, top: float, foot: float, dim: float = 1.0) -> None:
-    """A hind leg: a strong thigh, the knee forwards, the hock backwards."""
     thick = 0.06 + 0.03 * easel.breed.girth
     thigh, knee = (x, top, thick * 2.3), (x + 0.1, top * 0.62, thick * 1.5)
     leg = frame.limb(thigh, knee, (foot - 0.09, top * 0.33, thick * 0.75), (foot, -0.05, thick * 0.75))
@@ -289,13 +272,6 @@ POSES: Final[tuple[tuple[Callable[[Easel, Frame], None], Callable[[Breed], tuple
     (sit, lambda breed: (0.06, -0.96 - 0.3 * breed.legs)),
     (lie, lambda breed: (0.4 * breed.body + 0.05, -0.26 * breed.girth - 0.66)),
 )
-
-
-def dye(breed: Breed, rng: Generator, shape: tuple[int, int], unit: float) -> tuple[Array, Array]:
-    """One dog's own colours: its coat `[3, H, W]` and its second colour `[3, 1, 1]`."""
-    coat, mark = (vary(rng, colour, 0.02, 0.05) for colour in (breed.coat, breed.mark))
-    cloth = coat * (1 + 0.04 * cloud(rng, shape, 0.25 * unit))
-    return cloth + np.clip(pattern(breed.pattern, rng, shape, unit), 0, 1) * (mark - cloth), mark
 
 
 def pattern(name: str, rng: Generator, shape: tuple[int, int], unit: float) -> Array:

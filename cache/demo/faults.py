@@ -25,11 +25,10 @@ from greyhound.cache.demo.brushes import BREEDS
 from greyhound.cache.demo.dogs import draw_dog
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
+from greyhound.cache.scan import Progress, counted
 
-Progress = Callable[[int, int], None]
-
-# What is planted, and its share of all images; every fault at least once from 100 images on. The last four
-# are valid.
+# What is planted, and its share of all images; every fault at least once from 100 images on.
+# The last four are valid.
 FAULTS: Final = {
     "mislabelled": 0.010,
     "grayscale": 0.006,
@@ -85,9 +84,7 @@ def draw_demo(
 ) -> DemoSummary:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
-    All is drawn beside `out` and renamed at the end, so a failure leaves nothing behind. progress: called
-    with (images done, images in all). Raises DemoError for numbers out of range, and when `out` is in use or
-    cannot be made.
+    A failure leaves nothing behind. progress: called with (images done, images in all). Raises DemoError.
     """
     out = Path(out).absolute()
     for name, value, low, high in (
@@ -97,7 +94,12 @@ def draw_demo(
     ):
         if not low <= value <= high:
             raise DemoError(f"{name} is {value}, expected {low} to {high}: choose a number in that range")
-    _check_vacant(out)
+    if out.is_symlink() or out.exists():
+        entries = len(list(out.iterdir())) if out.is_dir() else None
+        if entries != 0:
+            found = "a file" if entries is None else f"a folder with {entries} entries in it"
+            todo = "expected a new or empty folder: name another, or remove it"
+            raise DemoError(f"{out} is {found}; {todo}")
     plans = plan_demo(classes, per_class, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,26 +110,14 @@ def draw_demo(
         draft = Path(scratch) / out.name
         for folder in {Path(plan.path).parent for plan in plans}:
             (draft / folder).mkdir(parents=True)
-        for done, _ in enumerate(_write_all(draft, plans, seed), start=1):
-            if progress:
-                progress(done, len(plans))
+        for _ in counted(_write_all(draft, plans, seed), len(plans), progress):
+            pass
         with (draft / "truth.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(("path", "label", "fault", "of", "detail"))
             table.writerows((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
-        if out.exists():  # empty, as was checked; only POSIX renames onto an empty folder
-            out.rmdir()
-        draft.rename(out)
+        draft.rename(out)  # which may be an empty folder
     return DemoSummary(len(plans), classes, dict(Counter(plan.fault for plan in plans if plan.fault)))
-
-
-def _check_vacant(out: Path) -> None:
-    if not out.exists() and not out.is_symlink():
-        return
-    entries = len(list(out.iterdir())) if out.is_dir() else None
-    if entries != 0:
-        found = "a file" if entries is None else f"a folder with {entries} entries in it"
-        raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
 
 
 def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:
@@ -160,13 +150,12 @@ def _faults(images: int) -> Iterator[tuple[str, str]]:
             yield fault, kinds[index % len(kinds)]
 
 
-def _path(breed: int, number: int, suffix: str = "jpg") -> str:
-    folder = _folder(breed)
-    return f"{folder}/{folder.lower()}_{number:03d}.{suffix}"
-
-
 def _folder(breed: int) -> str:
     return BREEDS[breed].name.replace(" ", "_")
+
+
+def _path(breed: int, number: int, suffix: str = "jpg") -> str:
+    return f"{_folder(breed)}/{_folder(breed).lower()}_{number:03d}.{suffix}"
 
 
 def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]:
@@ -180,13 +169,9 @@ def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]
 
 
 def _write(folder: Path, seed: int, plan: Plan) -> None:
-    (folder / plan.path).write_bytes(render(plan, seed))
-
-
-def render(plan: Plan, seed: int) -> bytes:
-    """The bytes of one file: the drawing, and what its fault makes of it."""
-    image = draw_dog(BREEDS[plan.breed], plan.number, seed)
-    return SPOILERS[plan.fault](image, plan.detail) if plan.fault in SPOILERS else encode(image)
+    """One file: the drawing, and what its fault makes of it."""
+    image, spoil = draw_dog(BREEDS[plan.breed], plan.number, seed), SPOILERS.get(plan.fault)
+    (folder / plan.path).write_bytes(spoil(image, plan.detail) if spoil else encode(image))
 
 
 def encode(image: Image.Image, form: str = "JPEG", quality: int = 90, orientation: int = 1) -> bytes:
@@ -220,16 +205,14 @@ def _lay_down(image: Image.Image, orientation: str) -> bytes:
     return encode(image.transpose(turns[orientation]), orientation=int(orientation))
 
 
+NOT_FOUND: Final = b"<html><body><h1>404 Not Found</h1><p>This dog has moved.</p></body></html>\n"
+MODES: Final = {"one channel": "L", "three equal channels": "RGB"}
 SPOILERS: Final[dict[str, Callable[[Image.Image, str], bytes]]] = {
-    "grayscale": lambda image, kind: encode(
-        image.convert("L").convert("L" if kind == "one channel" else "RGB")
-    ),
+    "grayscale": lambda image, kind: encode(image.convert("L").convert(MODES[kind])),
     "near-duplicate": _twin,
     "truncated": _cut,
     "empty": lambda image, _: b"",
-    "not-an-image": lambda image, _: (
-        b"<html><body><h1>404 Not Found</h1><p>This dog has moved.</p></body></html>\n"
-    ),
+    "not-an-image": lambda image, _: NOT_FOUND,
     "exif-rotated": _lay_down,
     "cmyk": lambda image, _: encode(image.convert("CMYK")),
     "gif": lambda image, _: encode(image.quantize(), "GIF"),

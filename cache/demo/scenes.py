@@ -48,8 +48,12 @@ def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
     (_furnish if scene.indoors else _plant)(rng, image, horizon, far)
     if scene.lights:
         _twinkle(rng, image, horizon, scene.lights)
-    soft = _defocus(image, rng.uniform(2, 7))
-    soft[:, horizon:] *= 1 + scene.rough * _litter(rng, (height - horizon, width))
+    small = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(2, 7) / 2))
+    planes = small.resize(image.size, Image.Resampling.BILINEAR).split()
+    soft, place = np.stack([levels(plane) for plane in planes]), (height - horizon, width)
+    blades = window(grain("long"), rng, place) + 0.8 * cloud(rng, place, 25)
+    blades *= np.linspace(0.1, 0.9, place[0], dtype=np.float32)[:, None]
+    soft[:, horizon:] *= 1 + scene.rough * blades
     return soft
 
 
@@ -57,20 +61,10 @@ def _ramp(top: Array, bottom: Array, height: int) -> Array:
     return top + np.linspace(0, 1, height, dtype=np.float32)[:, None] * (bottom - top)
 
 
-def _defocus(image: Image.Image, radius: float) -> Array:
-    small = image.reduce(2).filter(ImageFilter.GaussianBlur(radius / 2))
-    return _to_array(small.resize(image.size, Image.Resampling.BILINEAR))
-
-
 def vary(rng: Generator, colour: str, hue: float = 0.03, shade: float = 0.07) -> Array:
     """A colour `[3, 1, 1]` near the one named."""
     factor = rng.normal(1, hue, (3, 1, 1)) + rng.normal(0, shade)
     return np.clip(shade_of(colour) * factor, 0, 1).astype(np.float32)
-
-
-def _litter(rng: Generator, shape: tuple[int, int]) -> Array:
-    blades = window(grain("long"), rng, shape) + 0.8 * cloud(rng, shape, 25)
-    return blades * np.linspace(0.1, 0.9, shape[0], dtype=np.float32)[:, None]
 
 
 def _ink(colour: Array, alpha: float = 1.0) -> tuple[int, ...]:
@@ -103,10 +97,6 @@ def _twinkle(rng: Generator, image: Image.Image, horizon: int, colour: str) -> N
         x, y, radius = rng.uniform(0, image.width), rng.uniform(0, horizon), rng.uniform(4, 22)
         tint = _ink(vary(rng, colour), float(rng.uniform(0.15, 0.5)))
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), tint, outline=tint, width=2)
-
-
-def _to_array(image: Image.Image) -> Array:
-    return np.stack([levels(plane) for plane in image.split()])
 
 
 def _to_image(pixels: Array) -> Image.Image:

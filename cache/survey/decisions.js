@@ -28,7 +28,6 @@ const grid = find("grid");
 const plain = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
 const count = (number) => number.toLocaleString("en");
 const many = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
-const fileName = (path) => path.slice(path.lastIndexOf("/") + 1);
 
 function element(name, text = "", className = "") {
   const made = document.createElement(name);
@@ -59,18 +58,15 @@ function block(number) {
   return pictures;
 }
 
-function picture(number, description) {
-  const tile = element("div", "", "tile");
+function figure(number, description, caption) {
+  const made = element("figure"), tile = element("div", "", "tile");
   const pictures = block(Math.floor(number / data.block));
   const encoded = pictures && pictures[number % data.block];
-  if (encoded) {
-    const image = new Image();
-    image.decoding = "async";
-    image.alt = description;
-    image.src = `data:image/jpeg;base64,${encoded}`;
-    tile.append(image);
-  } else tile.append(element("span", pictures ? "no picture" : ""));
-  return tile;
+  const src = `data:image/jpeg;base64,${encoded}`;
+  if (encoded) tile.append(Object.assign(new Image(), { decoding: "async", alt: description, src }));
+  else tile.append(element("span", pictures ? "no picture" : ""));
+  made.append(tile, ...(caption ? [element("figcaption", caption)] : []));
+  return made;
 }
 
 // --- decisions ------------------------------------------------------------------------------------------------------
@@ -112,8 +108,7 @@ function swap(place) {
   if (twin === undefined) return;
   const cause = items[place].findings.find((name) => name.endsWith("-duplicate"));
   const instead = { choice: "exclude", to: "", why: `${cause}: ${items[place].path} is kept instead`, causes: cause };
-  const choices = [[place, { choice: "keep", to: "" }], [twin, instead]];
-  decide(choices, `${plain(items[twin].path)} is excluded instead.`);
+  decide([[place, { choice: "keep", to: "" }], [twin, instead]], `${plain(items[twin].path)} is excluded instead.`);
 }
 
 function acceptShown() {
@@ -160,9 +155,7 @@ const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"
 // Items that the machine excludes and nobody decided: they are saved with its reason, so that pack leaves out what is shown so.
 const left = () => items.flatMap((item, place) => (item.verdict === "exclude" && !decisions.has(place) ? [place] : []));
 
-const causesOf = (place) => (items[place].causes || []).join(";");
-
-function rowOf(place, choice = "", to = "", reason = "", by = "", causes = causesOf(place)) {
+function rowOf(place, choice = "", to = "", reason = "", by = "", causes = (items[place].causes || []).join(";")) {
   return [items[place].sha256 || "", items[place].path, items[place].label || "", choice, to, reason, by, causes];
 }
 
@@ -215,11 +208,10 @@ function readDecisions(text) {
   });
 }
 
-const below = (path) => path.slice(path.indexOf("/") + 1);
 const KEYS_OF_CONTENT = [
-  (sha256, path, label) => `${sha256}\n${label}`,
-  (sha256, path) => `${sha256}\n${below(path)}`,
-  (sha256) => sha256,
+  (row) => `${row[SHA256]}\n${row[CLASS]}`,
+  (row) => `${row[SHA256]}\n${row[PATH].slice(row[PATH].indexOf("/") + 1)}`,
+  (row) => row[SHA256],
 ];
 
 // The rule of selection.py: the file at the path if it has the content; else the first of that content that is free, in its
@@ -240,11 +232,11 @@ function match(rows) {
   for (const key of KEYS_OF_CONTENT) {
     if (!moved.length) break;
     const lone = key === KEYS_OF_CONTENT.at(-1);
-    const free = groups(sorted.filter((place) => items[place].sha256 && !found.has(place)), (place) => keyOf(key, rowOf(place)));
-    const claims = groups(moved, (row) => keyOf(key, row));
+    const free = groups(sorted.filter((place) => items[place].sha256 && !found.has(place)), (place) => key(rowOf(place)));
+    const claims = groups(moved, key);
     moved = moved.filter((row) => {
-      const open = free.get(keyOf(key, row)) || [];
-      if (!open.length || (lone && (open.length > 1 || claims.get(keyOf(key, row)).length > 1))) return true;
+      const open = free.get(key(row)) || [];
+      if (!open.length || (lone && (open.length > 1 || claims.get(key(row)).length > 1))) return true;
       found.set(open.shift(), row);
       return false;
     });
@@ -252,8 +244,6 @@ function match(rows) {
   const placed = new Set(found.values());
   return { found, missing: missing.filter((row) => !placed.has(row)) };
 }
-
-const keyOf = (key, row) => key(row[SHA256], row[PATH], row[CLASS]);
 
 function groups(values, key) {
   const found = new Map();

@@ -4,15 +4,12 @@ Before it: a folder of images, with one subfolder a class or without. After it: 
 and excluded.csv.
 
 What becomes of an image:
-- What does not decode cannot be trained on: excluded. So is what has no colour, because it teaches a network
-  that the breed does not depend on colour.
+- What does not decode is excluded. So is what has no colour: it teaches that the class does not depend on it.
 - Of several copies of a file in one class the first is kept.
 - A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a
-  person decides. The same holds for the same picture in another file, and for all that are twins through
-  others.
-- An image beside the class folders claims no label.
+  person decides. So are near twins with two labels, also those that are twins through others.
 - Near twins in one class are kept: they do no harm in one split, and `pack` sees to that.
-- All else is kept, for a person to look at.
+- All else is kept, for a person to look at. An image beside the class folders claims no label.
 """
 
 from __future__ import annotations
@@ -20,10 +17,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -39,8 +35,7 @@ from greyhound.cache.survey.table import Row
 from greyhound.cache.thumbnail import Reader, closeup_reader
 from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
 
-# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md), the drawn demo
-# beside them.
+# Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md).
 DARK: Final = 65.0
 """Levels: 95 % of a dark image's pixels are no brighter. The darkest photograph measured 71."""
 BRIGHT: Final = 190.0
@@ -72,10 +67,7 @@ PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding of one image. why: in words. of: the twin's path. excludes: the image is left out.
-
-    conflict: whether a twin has another label.
-    """
+    """One finding of one image. of: the twin's path. conflict: whether the twin has another label."""
 
     finding: Finding
     why: str
@@ -94,9 +86,8 @@ def inspect(
 ) -> Iterator[Iterator[Row]]:
     """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
 
-    What was scanned lies on disk, and rows come one by one: an image costs a few bytes of memory. progress:
-    called with (files scanned, files in all). crowded: as in `twins.find_twins`. Raises PackError and
-    ScanError.
+    What was scanned lies on disk: an image costs a few bytes of memory. progress: called with (files scanned,
+    files in all). crowded: as in `find_twins`. Raises PackError, ScanError.
     """
     with DiskList(find_images(images)) as paths:
         if not len(paths):
@@ -119,11 +110,10 @@ def judge(
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
-    """A row for every image, in order. paths: relative. labels: class folders, "" for none.
-
-    closeup, crowded: as in `find_twins`.
-    """
-    twins, usual = find_twins(infos, closeup, crowded), _usual_size(infos)
+    """A row for every image, in order. labels: class folders, "" for none. The rest: as in `find_twins`."""
+    twins = find_twins(infos, closeup, crowded)
+    sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
+    usual = float(np.median(sizes)) if len(sizes) else 0.0
     copies = _find_copies(twins.originals, labels)
     near: dict[int, list[Pair]] = defaultdict(list)
     for pair in sorted(twins.pairs, key=lambda pair: pair.apart):
@@ -131,33 +121,29 @@ def judge(
         near[pair.other].append(pair)
     strangers = _find_strangers(twins, labels)
     for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
-        remarks = [*_own_remarks(path, info), *_size_remarks(info, usual)]
-        if copies.twins[index] >= 0:
-            remarks.append(_copy_remark(index, copies, paths, labels))
+        remarks = list(_own_remarks(path, info, usual))
+        if index in copies:
+            remarks.append(_copy_remark(index, *copies[index], paths, labels))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
         if index in strangers and not any(remark.conflict for remark in remarks):
             there = paths[strangers[index]]
             why = f"by way of others the same picture as {there}"
             remarks.append(_conflict("near-duplicate", why, there))
-        measured = {name: getattr(info, name) for name in _MEASURED}
-        yield _summarise(Row(path, label, **measured), remarks)
+        remarks.sort(key=lambda remark: not remark.excludes)
+        named = {remark.finding for remark in remarks}
+        yield Row(
+            path,
+            label,
+            **{name: getattr(info, name) for name in _MEASURED},
+            findings=tuple(name for name in FINDINGS if name in named),
+            of=next((remark.of for remark in remarks if remark.of), ""),
+            causes=tuple(dict.fromkeys(remark.finding for remark in remarks if remark.excludes)),
+            reason="; ".join(map(str, remarks)),
+        )
 
 
-def _summarise(row: Row, remarks: Sequence[Remark]) -> Row:
-    """The row with what was found; what excludes comes first in its reason, and its twin too."""
-    found = sorted(remarks, key=lambda remark: not remark.excludes)
-    named = {remark.finding for remark in found}
-    return replace(
-        row,
-        findings=tuple(name for name in FINDINGS if name in named),
-        of=next((remark.of for remark in found if remark.of), ""),
-        causes=tuple(dict.fromkeys(remark.finding for remark in found if remark.excludes)),
-        reason="; ".join(map(str, found)),
-    )
-
-
-def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
-    """What can be said of an image without knowing any other."""
+def _own_remarks(path: str, info: ImageInfo, usual: float) -> Iterator[Remark]:
+    """What can be said of an image without its twins. usual: the median size, the root of an area."""
     if info.problem:
         yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, excludes=True)
         return
@@ -169,12 +155,12 @@ def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
         yield Remark("bright", f"95 % of its pixels are at least {info.luma_low:.0f} of 255")
     elif info.blown >= BLOWN:
         yield Remark("bright", f"{info.blown:.0%} of its pixels are white")
-    usual = min(1.0, (info.luma_high - info.luma_low) / CONTRAST) ** 2
-    if info.sharpness < BLURRED * usual:
-        yield Remark("blurred", f"sharpness {info.sharpness:.1f}, expected at least {BLURRED * usual:.1f}")
-    elif info.blown < BLOWN and info.detail_along < min(SMEARED * usual, ONE_WAY * info.detail_across):
+    contrast = min(1.0, (info.luma_high - info.luma_low) / CONTRAST) ** 2
+    if info.sharpness < BLURRED * contrast:
+        yield Remark("blurred", f"sharpness {info.sharpness:.1f}, expected at least {BLURRED * contrast:.1f}")
+    elif info.blown < BLOWN and info.detail_along < min(SMEARED * contrast, ONE_WAY * info.detail_across):
         found = f"detail {info.detail_along:.1f} along one direction and {info.detail_across:.1f} across"
-        yield Remark("blurred", f"as by motion: {found}, expected at least {SMEARED * usual:.1f}")
+        yield Remark("blurred", f"as by motion: {found}, expected at least {SMEARED * contrast:.1f}")
     if is_misnamed(path, info.format):
         yield Remark("wrong-extension", f"the file is {info.format}")
     if info.transcode:
@@ -183,30 +169,6 @@ def _own_remarks(path: str, info: ImageInfo) -> Iterator[Remark]:
         yield Remark("animated", "only its first frame is used")
     if info.mode == "CMYK":
         yield Remark("cmyk", "its colours are those of print")
-
-
-def is_misnamed(path: str, format: str) -> bool:
-    """Whether a file's name ends as that of another format (Pillow's names).
-
-    No ending promises nothing, and neither does what is none: the number of n02085620.10074, the v2 of
-    dog.v2.
-    """
-    suffix = PurePosixPath(path).suffix.lower()
-    promised = Image.registered_extensions().get(suffix, "")
-    same = {"MPO": "JPEG", "JPEG2000": "JPEG 2000"}
-    known = promised or re.fullmatch(r"\.[a-z]{2,4}", suffix)
-    return bool(known) and same.get(promised, promised) != same.get(format, format)
-
-
-def _usual_size(infos: Iterable[ImageInfo]) -> float:
-    """The median over all that decode of the square root of the area, in pixels; 0 where nothing does."""
-    sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
-    return float(np.median(sizes)) if len(sizes) else 0.0
-
-
-def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
-    if info.problem:
-        return
     size, (short, long) = (info.width * info.height) ** 0.5, sorted((info.width, info.height))
     pixels = f"{info.width} x {info.height} pixels"
     if short < SMALL:
@@ -217,40 +179,30 @@ def _size_remarks(info: ImageInfo, usual: float) -> Iterator[Remark]:
         yield Remark("odd-size", f"{pixels}, {size / usual:.2g} times the usual size")
 
 
-@dataclass(frozen=True)
-class _Copies:
-    """Equal files, by their index: int64 `[n]` each.
-
-    twins: the copy to compare with, -1 for none. firsts: the one that is kept. sizes: how many there are.
-    """
-
-    twins: Indices
-    firsts: Indices
-    sizes: Indices
+def is_misnamed(path: str, format: str) -> bool:
+    """Whether a file's name ends as that of another format. The v2 of dog.v2 promises nothing."""
+    suffix = PurePosixPath(path).suffix.lower()
+    promised = Image.registered_extensions().get(suffix, "")
+    same = {"MPO": "JPEG", "JPEG2000": "JPEG 2000"}
+    known = promised or re.fullmatch(r"\.[a-z]{2,4}", suffix)
+    return bool(known) and same.get(promised, promised) != same.get(format, format)
 
 
-def _find_copies(originals: Indices, labels: Sequence[str]) -> _Copies:
-    """The copy each file is compared with: one of another label, else the first, else the second.
-
-    The first is one that has a label, where there is any.
-    """
-    order = np.argsort(originals, kind="stable")
-    starts = np.flatnonzero(np.diff(originals[order], prepend=-1, append=-1))
-    twins, firsts = np.full(len(originals), -1, np.int64), np.arange(len(originals))
-    for start, stop in pairwise(starts.tolist()):
-        if stop - start > 1:
-            members = sorted(order[start:stop].tolist(), key=lambda index: not labels[index])
-            twins[members], firsts[members] = _twins_of(members, labels), members[0]
-    sizes = np.bincount(originals, minlength=len(originals))
-    return _Copies(twins, firsts, np.asarray(sizes[originals], np.int64))
-
-
-def _twins_of(members: Sequence[int], labels: Sequence[str]) -> list[int]:
-    first = members[0]
-    stranger = next((index for index in members if _differ(labels[index], labels[first])), None)
-    if stranger is None:
-        return [members[1], *[first] * (len(members) - 1)]
-    return [stranger if labels[index] == labels[first] else first for index in members]
+def _find_copies(originals: Indices, labels: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """For each file that has equal ones, the copy to compare it with, and their number if it is the first."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(np.bincount(originals)[originals] > 1).tolist():
+        groups[int(originals[index])].append(index)
+    found: dict[int, tuple[int, int]] = {}
+    for members in groups.values():
+        members.sort(key=lambda index: not labels[index])
+        first = members[0]
+        stranger = next((index for index in members if _differ(labels[index], labels[first])), None)
+        found |= dict.fromkeys(members, (first, 0))
+        found[first] = (members[1], len(members))
+        if stranger is not None:
+            found |= {index: (stranger, 0) for index in members if labels[index] == labels[first]}
+    return found
 
 
 def _differ(one: str, other: str) -> bool:
@@ -261,16 +213,16 @@ def _differ(one: str, other: str) -> bool:
 def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
     """For every image in a group of twins with several labels, the first one of another label."""
     groups = twins.groups()
-    first: dict[int, dict[str, int]] = {}
-    for index in np.flatnonzero(np.bincount(groups, minlength=len(groups))[groups] > 1).tolist():
-        if labels[index]:
-            first.setdefault(int(groups[index]), {}).setdefault(labels[index], index)
-    contested = {group: found for group, found in first.items() if len(found) > 1}
-    return {
-        index: next(there for label, there in contested[group].items() if label != labels[index])
-        for index, group in enumerate(groups.tolist())
-        if group in contested and labels[index]
-    }
+    first: dict[int, dict[str, int]] = defaultdict(dict)
+    members = [index for index in np.flatnonzero(np.bincount(groups)[groups] > 1).tolist() if labels[index]]
+    for index in members:
+        first[groups[index]].setdefault(labels[index], index)
+    strangers = {}
+    for index in members:
+        others = (there for label, there in first[groups[index]].items() if label != labels[index])
+        if (stranger := next(others, None)) is not None:
+            strangers[index] = stranger
+    return strangers
 
 
 def _conflict(finding: Finding, why: str, of: str) -> Remark:
@@ -278,13 +230,12 @@ def _conflict(finding: Finding, why: str, of: str) -> Remark:
     return Remark(finding, why, of, excludes=True, conflict=True)
 
 
-def _copy_remark(index: int, copies: _Copies, paths: Series[str], labels: Sequence[str]) -> Remark:
-    twin = int(copies.twins[index])
+def _copy_remark(index: int, twin: int, copies: int, paths: Series[str], labels: Sequence[str]) -> Remark:
     path = paths[twin]
     if _differ(labels[index], labels[twin]):
         return _conflict("exact-duplicate", f"the same file as {path}", path)
-    if index == copies.firsts[index]:
-        return Remark("exact-duplicate", f"the first of {copies.sizes[index]} copies, which is kept", path)
+    if copies:
+        return Remark("exact-duplicate", f"the first of {copies} copies, which is kept", path)
     return Remark("exact-duplicate", f"the same file as {path}", path, excludes=True)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from greyhound.cache.cli import plain
 from greyhound.cache.folder import Source, find_file
 from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import ImageInfo, Progress
@@ -33,10 +34,9 @@ class Neighbour:
 class Ranked:
     """One image, as a network sees it that was not fitted to it.
 
-    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label; the
-    ranking is by this, ascending. is_issue: whether it is above the cut; only then it has neighbours, the
-    nearest first, of its own label and of the likelier class, and, from a trained run, a saliency map, JPEG
-    in base64. sha256: of the pack's bytes.
+    path: as in the pack. likelier: the likeliest class beside the label. probability: of the label, by which
+    images are ranked. is_issue: whether it is above the cut; only then it has neighbours of either class, the
+    nearest first, and, from a trained run, a saliency map, JPEG in base64. sha256: of the pack's bytes.
     """
 
     path: str
@@ -53,10 +53,8 @@ class Ranked:
     @property
     def reason(self) -> str:
         """In words for a person."""
-        return (
-            f"labelled {self.label} (probability {self.probability:.3f}), "
-            f"looks like {self.likelier} ({self.likelier_probability:.3f})"
-        )
+        looks = f"looks like {self.likelier} ({self.likelier_probability:.3f})"
+        return f"labelled {self.label} (probability {self.probability:.3f}), {looks}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Review:
     """Every image that could be ranked, the most suspicious first.
 
     judge: what ranked them, in words. accuracy: of that judge, on these images. not_ranked: how many images
-    it was fitted to, about which it can therefore say nothing.
+    it was fitted to.
     """
 
     judge: str
@@ -77,45 +75,46 @@ class Review:
         """Those above the cut, the most suspicious first."""
         return [image for image in self.ranking if image.is_issue]
 
+    def describe(self, most: int = 10) -> list[str]:
+        """What was found, in lines for the terminal, with at most so many label issues."""
+        issues, images = self.label_issues, len(self.ranking)
+        agreed = f"of which the judge takes {self.accuracy:.3f} for what their label says"
+        lines = [f"judge: {self.judge}", f"{len(issues)} label issues among {images} images, {agreed}"]
+        if self.not_ranked:
+            seen = "the run has seen them and their labels"
+            lines.append(f"{self.not_ranked} training images are not ranked: {seen}")
+        lines += [plain(f"  {image.path}: {image.reason}") for image in issues[:most]]
+        return lines + ([f"  ... and {len(issues) - most} more"] if len(issues) > most else [])
+
 
 def bring_home(review: Review, rows: Iterable[Row]) -> Review:
-    """Of the review the label issues that a survey has, under their paths there, told by content.
+    """Of the review the label issues and neighbours that a survey has, under their paths there.
 
-    A run's pack may have been made of another folder than the one that was surveyed. A picture that was
-    packed as PNG has no content in common with its file, and is known by its path. Neighbours that the survey
-    does not have are left out.
+    A run's pack may have been made of another folder: images are told by content. One that was packed as PNG
+    has not the content of its file, and is told by its path.
     """
     near = {other.path for image in review.label_issues for other in (*image.of_label, *image.of_likelier)}
-    homes = _find_homes([image for image in review.ranking if image.is_issue or image.path in near], rows)
-
-    def move(others: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
-        return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
-
-    moved = (
-        replace(each, path=homes[each.path], of_label=move(each.of_label), of_likelier=move(each.of_likelier))
-        for each in review.label_issues
-        if each.path in homes
-    )
-    return replace(review, ranking=tuple(moved))
-
-
-def _find_homes(images: Sequence[Ranked], rows: Iterable[Row]) -> dict[str, str]:
-    """The survey's path of each image: its own, or a file of its content, best one of its class."""
-    by_path = {image.path: image for image in images}
-    contents = {image.sha256 for image in images} - {""}
+    images = {image.path: image for image in review.ranking if image.is_issue or image.path in near}
+    contents = {image.sha256 for image in images.values()} - {""}
     homes: dict[str, str] = {}
     copies: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        image = by_path.get(row.path)
+        image = images.get(row.path)
         if image and (image.sha256 in ("", row.sha256) or "transcoded" in row.findings):
             homes[row.path] = row.path
         if row.sha256 in contents:
             copies[row.sha256].append(row)
-    for image in images:
+    for path, image in images.items():
         found = sorted(copies[image.sha256], key=lambda row: row.label != image.label)
-        if image.path not in homes and found:
-            homes[image.path] = found[0].path
-    return homes
+        if path not in homes and found:
+            homes[path] = found[0].path
+
+    def move(others: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
+        return tuple(replace(other, path=homes[other.path]) for other in others if other.path in homes)
+
+    moved = [replace(one, path=homes[one.path]) for one in review.label_issues if one.path in homes]
+    moved = [replace(one, of_label=move(one.of_label), of_likelier=move(one.of_likelier)) for one in moved]
+    return replace(review, ranking=tuple(moved))
 
 
 def mark(rows: Iterable[Row], review: Review) -> Iterator[Row]:
@@ -149,12 +148,8 @@ def _reread(source: Source, row: Row) -> ImageInfo:
         raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
     if hashlib.sha256(data).hexdigest() != row.sha256:
         raise PackError(f"{source.file} changed since the survey; survey the folder again")
-    return ImageInfo(
-        width=row.width,
-        height=row.height,
-        orientation=row.orientation,
-        mean_luma=row.mean_luma,
-        crc32=zlib.crc32(data),
-        sha256=row.sha256,
-        transcode=row.reason if "transcoded" in row.findings else "",
-    )
+    measured = {
+        name: getattr(row, name) for name in ("width", "height", "orientation", "mean_luma", "sha256")
+    }
+    transcode = row.reason if "transcoded" in row.findings else ""
+    return ImageInfo(**measured, crc32=zlib.crc32(data), transcode=transcode)

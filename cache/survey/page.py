@@ -2,8 +2,7 @@
 
 Before it: the rows of a survey. After it: a browser, which saves decisions.csv for `pack`. The page is one
 file that needs nothing but itself. It holds a small picture of every suspect and of what a suspect
-duplicates, never of the other images, and is written as a stream: its size sets the time that it takes, and
-not the memory.
+duplicates, and is written as a stream, in constant memory.
 """
 
 from __future__ import annotations
@@ -70,17 +69,13 @@ MEANINGS: Final[Mapping[Finding, str]] = {
 class Note:
     """More about one suspect. likelier: the class offered first. pictures: caption, JPEG in base64."""
 
-    text: str = ""
     likelier: str = ""
     pictures: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image on the page: a suspect, or what a suspect duplicates.
-
-    twin: the place of what it duplicates. rank: the place of its note among the notes.
-    """
+    """An image on the page. twin: the place of what it duplicates. rank: of its note among the notes."""
 
     row: Row
     note: Note
@@ -92,7 +87,7 @@ class Item:
 class Shown:
     """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
 
-    more: suspects beyond MOST, which it does not show. images: of the whole survey, as are the classes.
+    more: suspects beyond MOST, which it does not show. images, classes: of the whole survey.
     """
 
     items: Sequence[Item]
@@ -124,10 +119,8 @@ def complete(survey: Path, images: Path, found: Review) -> None:
     here = bring_home(found, rows)
     strangers = len(found.label_issues) - len(here.label_issues)
     if strangers:
-        note(
-            f"{strangers} of {len(found.label_issues)} label issues are no image of {images}: the run's pack "
-            "was made of other pictures; the ranking lists them"
-        )
+        what = f"{strangers} of {len(found.label_issues)} label issues are no image of {images}"
+        note(f"{what}: the run's pack was made of other pictures; the ranking lists them")
     table.write(mark(rows, here), survey)
     draw(rows, images, survey, {image.path: _note_on(image, images) for image in here.label_issues})
 
@@ -141,23 +134,20 @@ def write(
 ) -> Shown:
     """Write the page to `out`, whole or not at all, and return what it shows.
 
-    rows: of the whole survey of the folder `images`, gone through twice. notes: path -> more about it;
-    suspects are shown in the order of FINDINGS, then in that of `notes`. progress: called with (pictures
-    made, pictures in all). Raises WriteError.
+    rows: of the whole survey, gone through twice. notes: path -> more about it, by whose order label issues
+    are shown. progress: called with (pictures made, pictures in all). Raises WriteError.
     """
     shown = gather(rows, notes or {})
     items = shown.items
     side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
     files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
     made = counted(thumbnails(files, side), len(items), progress)
-    added = (_only_base64(picture) for item in items for _, picture in item.note.pictures)
+    noted = (picture for item in items for _, picture in item.note.pictures)
+    added = (picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else "" for picture in noted)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
+    loader = FileSystemLoader(_HERE)
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     parts = environment.get_template("survey.html.jinja").generate(
         name=images.resolve().name,
@@ -188,7 +178,7 @@ def _note_on(image: Ranked, images: Path) -> Note:
     small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
     alike = [(caption, picture) for (caption, _), picture in zip(near, small, strict=True) if picture]
     saliency = [("where the network looked", image.saliency)] if image.saliency else []
-    return Note(likelier=image.likelier, pictures=[*saliency, *alike])  # the reason is in the row
+    return Note(image.likelier, [*saliency, *alike])
 
 
 def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
@@ -211,22 +201,11 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     wanted = {row.of for row in suspects} - {row.path for row in suspects}
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
-    items = [
-        Item(
-            row,
-            notes.get(row.path, Note()),
-            places.get(row.of) if row.of != row.path else None,
-            rank.get(row.path),
-        )
-        for row in known
-    ]
-    return Shown(
-        items=items,
-        suspects=len(suspects),
-        more=counts[True] - len(suspects),
-        images=counts.total(),
-        classes=sorted(classes - {""}, key=lambda name: (name.casefold(), name)),
-    )
+    twins = (places.get(row.of) if row.of != row.path else None for row in known)
+    found = ((notes.get(row.path, Note()), rank.get(row.path)) for row in known)
+    items = [Item(row, note, twin, at) for row, twin, (note, at) in zip(known, twins, found, strict=True)]
+    names = sorted(classes - {""}, key=lambda name: (name.casefold(), name))
+    return Shown(items, len(suspects), counts[True] - len(suspects), counts.total(), names)
 
 
 def describe(shown: Shown, images: Path) -> dict[str, Any]:
@@ -254,9 +233,7 @@ def embed(values: object) -> str:
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     """A small JPEG of each file in base64, in order; "" for None and where nothing can be shown.
 
-    Made in parallel, a few ahead of the reader and no more. Only a JPEG is decoded at a fraction of its size:
-    of any other format a core holds the whole picture for a moment, which for a PNG at the limit is half a
-    gigabyte.
+    Made in parallel, a few ahead of the reader: a core may hold a PNG's pixels, half a gigabyte at the limit.
     """
     workers = available_cores()
     yield from in_order(lambda file: _thumbnail(file, side), files, workers, 8 * workers)
@@ -268,31 +245,21 @@ def _thumbnail(file: Path | None, side: int) -> str:
 
 def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
     row, note = item.row, item.note
-    names = ("path", "label", "sha256", "findings", "verdict", "reason", "causes")
-    known = {name: getattr(row, name) for name in names} | {
-        "facts": _facts(row),
-        "twin": item.twin,
-        "rank": item.rank,
-        "likelier": note.likelier,
-        "note": note.text,
-        "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
-    }
-    return {name: value for name, value in known.items() if value not in ("", None, [], ())}
-
-
-def _facts(row: Row) -> str:
     size = f"{row.width} × {row.height}" if row.width and row.height else ""
     weight = f"{row.bytes / 1000:,.0f} kB" if row.bytes >= 1000 else f"{row.bytes} bytes"
     figures = f"brightness {row.mean_luma:.0f}, colourfulness {row.colourfulness:.0f}" if size else ""
-    return " · ".join(filter(None, [size, row.format, weight, figures]))
+    names = ("path", "label", "sha256", "findings", "verdict", "reason", "causes")
+    known = {name: getattr(row, name) for name in names} | {
+        "facts": " · ".join(filter(None, [size, row.format, weight, figures])),
+        "twin": item.twin,
+        "rank": item.rank,
+        "likelier": note.likelier,
+        "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
+    }
+    return {name: value for name, value in known.items() if value not in ("", None, [], ())}
 
 
 def _blocks(pictures: Iterator[str]) -> Iterator[str]:
     """Pictures, one a line, BLOCK in a block."""
     while block := list(itertools.islice(pictures, BLOCK)):
         yield "\n".join(block)
-
-
-def _only_base64(picture: str) -> str:
-    """What can stand in the page as it is; anything else is no picture."""
-    return picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else ""

@@ -20,8 +20,7 @@ function filter() {
   find("empty").textContent = suspects ? "No suspect passes these filters." : "Nothing suspicious was found. There is nothing to decide.";
   find("meaning").textContent = finding ? data.findings[finding] : "";
   for (const chip of find("findings").children) chip.setAttribute("aria-pressed", chip.dataset.finding === finding);
-  for (const card of cards.values()) card.remove();
-  cards.clear();
+  dropCards(() => true);
   current = 0;
   measure();
   if (scrollY > grid.offsetTop) scrollTo(0, start() - bar());
@@ -30,16 +29,13 @@ function filter() {
 }
 
 function tally() {
-  const totals = new Map([["", [0, suspects]]]);
-  const add = (name, decided) => {
-    const row = totals.get(name) || totals.set(name, [0, 0]).get(name);
-    row[0] += decided;
-    row[1] += 1;
-  };
+  const totals = new Map([["", [0, 0]]]); // finding -> how many are decided, of how many
   for (let place = 0; place < suspects; place++) {
-    const decided = decisions.has(place) ? 1 : 0;
-    totals.get("")[0] += decided;
-    for (const name of items[place].findings) add(name, decided);
+    for (const name of ["", ...items[place].findings]) {
+      const counts = totals.get(name) || totals.set(name, [0, 0]).get(name);
+      counts[0] += decisions.has(place);
+      counts[1] += 1;
+    }
   }
   return totals;
 }
@@ -54,10 +50,9 @@ function makeFilters() {
     chip.append(element("span"));
     find("findings").append(chip);
   }
-  const counts = new Map();
-  for (let place = 0; place < suspects; place++) counts.set(items[place].label || "", (counts.get(items[place].label || "") || 0) + 1);
-  const names = [...counts.keys()].sort((one, other) => one.localeCompare(other, "en"));
-  for (const name of names) find("class").append(new Option(`${plain(name) || "no class"} (${count(counts.get(name))})`, `=${name}`));
+  const labelled = groups(items.slice(0, suspects), (item) => item.label || "");
+  const names = [...labelled.keys()].sort((one, other) => one.localeCompare(other, "en"));
+  for (const name of names) find("class").append(new Option(`${plain(name) || "no class"} (${count(labelled.get(name).length)})`, `=${name}`));
 }
 
 // --- the grid: only what is near the window exists ------------------------------------------------------------------
@@ -67,8 +62,7 @@ const start = () => grid.getBoundingClientRect().top + scrollY;
 const bar = () => find("bar").offsetHeight;
 
 function measure() {
-  const style = getComputedStyle(grid);
-  const size = (name) => parseFloat(style.getPropertyValue(name));
+  const size = (name) => parseFloat(getComputedStyle(grid).getPropertyValue(name));
   const gap = size("--gap"), least = size("--least");
   const columns = Math.max(1, Math.floor((grid.clientWidth + gap) / (least + gap)));
   layout = { columns, gap, height: size("--height"), width: (grid.clientWidth - gap * (columns - 1)) / columns };
@@ -81,12 +75,14 @@ function render() {
   const first = Math.max(0, Math.floor((from - OVERSCAN) / step)) * layout.columns;
   const end = Math.min(shown.length, Math.ceil((from + innerHeight + OVERSCAN) / step) * layout.columns);
   const wanted = new Set(shown.slice(first, end));
-  for (const [place, card] of cards) {
-    if (wanted.has(place)) continue;
-    card.remove();
-    cards.delete(place);
-  }
+  dropCards((place) => !wanted.has(place));
   for (let at = first; at < end; at++) setCard(at);
+}
+
+function dropCards(unwanted) {
+  for (const [place, card] of cards) {
+    if (unwanted(place, card)) { card.remove(); cards.delete(place); }
+  }
 }
 
 function setCard(at) {
@@ -111,7 +107,7 @@ function makeCard(place) {
   const part = (name) => card.querySelector(`.${name}`);
   card.dataset.place = place;
   part("pictures").append(...figures(place));
-  part("name").textContent = plain(fileName(item.path));
+  part("name").textContent = plain(item.path.split("/").at(-1));
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
   const hint = doubt(item);
@@ -127,13 +123,6 @@ function doubt(item) {
   const twin = items[item.twin];
   if (twin && twin.label !== item.label) return `also in ${plain(twin.label || "no class")}`;
   return item.likelier ? `rather ${plain(item.likelier)}` : "";
-}
-
-function figure(number, description, caption) {
-  const made = element("figure");
-  made.append(picture(number, description));
-  if (caption) made.append(element("figcaption", caption));
-  return made;
 }
 
 // An item, and beside it what it duplicates.
@@ -154,12 +143,17 @@ function refreshCard(place, card) {
   const { by, choice, text } = standing(place);
   Object.assign(card.dataset, { by, choice });
   Object.assign(card.querySelector(".badge"), { textContent: text, title: text });
-  for (const button of card.querySelectorAll("button")) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
+  press(card.querySelectorAll("button"), place);
   const here = shown[current] === place;
-  card.toggleAttribute("aria-current", here);
   if (here) card.setAttribute("aria-current", "true");
+  else card.removeAttribute("aria-current");
   card.tabIndex = here ? 0 : -1;
   card.setAttribute("aria-label", `${plain(items[place].path)}, ${text}`);
+}
+
+function press(buttons, place) {
+  const chosen = decisions.get(place)?.choice;
+  for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.choice === chosen);
 }
 
 function refresh() {
@@ -172,7 +166,7 @@ function refresh() {
     const [done, total] = totals.get(chip.dataset.finding);
     chip.lastElementChild.textContent = done === total && total ? `✓ ${count(total)}` : count(total);
   }
-  const open = shown.reduce((sum, place) => sum + !decisions.has(place), 0);
+  const open = shown.filter((place) => !decisions.has(place)).length;
   find("accept").textContent = `Accept ${count(open)} shown`;
   find("accept").disabled = !open;
   find("save").disabled = !(decisions.size + elsewhere.length + left().length);
@@ -197,26 +191,24 @@ function showDetail() {
   const place = shown[current], detail = find("detail");
   detail.hidden = place === undefined;
   if (place === undefined) return;
-  const item = items[place], { by, choice } = standing(place);
+  const item = items[place];
   const pictures = element("div", "", "pictures");
   pictures.append(...figures(place));
   const parts = [pictures, badge(place), path("h2", item.path), pairs(item)];
   if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
-  if (item.note) parts.push(element("p", plain(item.note), "note"));
   if (item.pictures) {
     const noted = element("div", "", "noted");
     noted.append(...item.pictures.map(([caption, number]) => figure(number, plain(caption), plain(caption))));
     parts.push(noted);
   }
   find("about").replaceChildren(...parts);
-  for (const button of find("choices").children) button.setAttribute("aria-pressed", by === "person" && button.dataset.choice === choice);
+  press(find("choices").children, place);
 }
 
 function pairs(item) {
   const list = element("dl");
   const rows = [["class", item.label || "no class"], ["likelier", item.likelier], ["found", (item.findings || []).join(", ")], ["why", item.reason], ["file", item.facts]];
-  for (const [name, value] of rows) {
-    if (!value) continue;
+  for (const [name, value] of rows.filter(([, value]) => value)) {
     const row = element("div");
     row.append(element("dt", name), path("dd", value));
     list.append(row);
@@ -237,8 +229,7 @@ function twinPart(place, twin) {
 
 // --- choosing a class -----------------------------------------------------------------------------------------------
 
-let relabelled = 0; // the item whose class is being chosen
-let offered = [], aimed = 0; // the classes on offer, and which of them Enter takes
+let relabelled = 0, offered = [], aimed = 0; // the item, the classes on offer, and which of them Enter takes
 
 function askClass(place) {
   relabelled = place;
@@ -296,10 +287,7 @@ find("cancel").addEventListener("click", () => find("relabel").close());
 
 // --- mouse and keyboard ---------------------------------------------------------------------------------------------
 
-function act(place, choice) {
-  if (choice === "relabel") askClass(place);
-  else choose(place, choice);
-}
+const act = (place, choice) => (choice === "relabel" ? askClass(place) : choose(place, choice));
 
 grid.addEventListener("click", (event) => {
   const card = event.target.closest(".card");
@@ -314,16 +302,8 @@ find("choices").addEventListener("click", (event) => {
   if (choice) act(shown[current], choice);
 });
 
-const STEPS = {
-  ArrowLeft: () => -1,
-  ArrowRight: () => 1,
-  ArrowUp: () => -layout.columns,
-  ArrowDown: () => layout.columns,
-  PageUp: () => -3 * layout.columns,
-  PageDown: () => 3 * layout.columns,
-  Home: () => -shown.length,
-  End: () => shown.length,
-};
+const STEPS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+const ROWS = { ArrowUp: -1, ArrowDown: 1, PageUp: -3, PageDown: 3 };
 const KEYS = {
   k: (place) => { choose(place, "keep"); select(current + 1); },
   e: (place) => { choose(place, "exclude"); select(current + 1); },
@@ -336,8 +316,8 @@ addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, select, textarea, dialog");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !shown.length) return;
   if (event.key === "Escape") document.body.classList.remove("opened");
-  const meant = KEYS[event.key.toLowerCase()];
-  if (STEPS[event.key]) select(current + STEPS[event.key]());
+  const meant = KEYS[event.key.toLowerCase()], step = STEPS[event.key] || ROWS[event.key] * layout.columns;
+  if (step) select(current + step);
   else if (meant) meant(shown[current]);
   else return;
   event.preventDefault();
@@ -377,12 +357,11 @@ find("file").addEventListener("change", async () => {
 });
 find("close").addEventListener("click", () => document.body.classList.remove("opened"));
 
-let drawing = false;
+let drawing = 0;
 
 function soon() {
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => { drawing = false; render(); });
+  cancelAnimationFrame(drawing);
+  drawing = requestAnimationFrame(render);
 }
 
 addEventListener("scroll", soon, { passive: true });
@@ -392,9 +371,7 @@ addEventListener("beforeunload", (event) => { if (!remembers && unsaved) event.p
 
 // Pictures stand at the end of the page: what was drawn before they had arrived is drawn again.
 function arrive() {
-  for (const [place, card] of cards) {
-    if (card.querySelector("span:empty")) { card.remove(); cards.delete(place); }
-  }
+  dropCards((place, card) => card.querySelector("span:empty"));
   render();
   refresh();
 }

@@ -24,11 +24,9 @@ Verdict = Literal["keep", "exclude"]
 class Row:
     """One image in survey.csv; the columns are these fields, `label` under the name `class`.
 
-    path: relative to the surveyed folder, forward slashes. label: the class folder's name. width, height:
-    pixels, after EXIF rotation. orientation: EXIF, 1..8. colourfulness: Hasler & Suesstrunk 2003. mean_luma:
-    0..255. perceptual_hash: hexadecimal, empty where nothing decodes. of: the path of the twin, for the two
-    kinds of duplicate. causes: the findings that exclude it, the first one first. reason: what was found, in
-    words for a person.
+    path: relative to the surveyed folder, forward slashes. label: the class folder's name. What was measured
+    is as in `ImageInfo`. of: the path of the twin, for the two kinds of duplicate. causes: the findings that
+    exclude it, the first one first. reason: what was found, in words for a person.
     """
 
     path: str
@@ -71,11 +69,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Lines:
-    r"""What a csv.writer writes to, for lines that end in \n.
-
-    It is not told so: of \r and \n it quotes those that end its lines, and a file may have either in its
-    name.
-    """
+    r"""What a csv.writer writes to, for lines that end in \n; told so, it would not quote a \r."""
 
     stream: IO[str]
 
@@ -126,10 +120,8 @@ def read_rows(file: Path) -> Iterator[Row]:
 
 def _cells(row: Row) -> list[object]:
     values = [getattr(row, "label" if name == "class" else name) for name in COLUMNS]
-    return [
-        ";".join(value) if isinstance(value, tuple) else f"{value:.3f}" if isinstance(value, float) else value
-        for value in values
-    ]
+    values = [";".join(value) if isinstance(value, tuple) else value for value in values]
+    return [f"{value:.3f}" if isinstance(value, float) else value for value in values]
 
 
 def _row(cells: dict[str, str]) -> Row:
