@@ -166,13 +166,12 @@ def test_more_classes_than_can_be_told_apart_are_refused_at_once(
         pack(tmp_path / "images", tmp_path / "p.arrow")
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_empty_class_folders_are_answered_in_seconds(tmp_path: Path) -> None:
+def test_twenty_thousand_empty_class_folders_are_answered_in_seconds(tmp_path: Path) -> None:
     memory = Path("/dev/shm")  # a disk takes a minute to make them and to remove them
     images = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
-    for label in range(100_000):
+    for label in range(20_000):
         os.mkdir(f"{images}/{label:06}")  # noqa: PTH102 - a third faster than pathlib
-    said = r"has 100,000 subfolders; expected one a class, at most [\d,]+: put"
+    said = r"has 20,000 subfolders; expected one a class, at most [\d,]+: put"
     started = time.process_time()
     try:
         with pytest.raises(PackError, match=said):
@@ -181,8 +180,7 @@ def test_a_hundred_thousand_empty_class_folders_are_answered_in_seconds(tmp_path
             list(rows)
         with pytest.raises(PackError, match="holds no files"):
             find_unlabelled(images)
-        # The square of it would take hours; 22 on two busy cores of 2026-11-28.
-        assert time.process_time() - started < 60
+        assert time.process_time() - started < 20, "the square of it would take minutes"
     finally:
         shutil.rmtree(images)
 

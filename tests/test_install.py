@@ -33,6 +33,9 @@ for words in {commands!r}:
 """
 """Several commands in one process, since each import of torch takes seconds; here the folder itself is on sys.path."""
 COMMANDS = (
+    "pack images --out dogs.arrow",
+    "info dogs.arrow",
+    "verify dogs.arrow",
     "train demo --pack dogs.arrow --out run --size 32 --network test_efficientnet --weights none --epochs 1"
     " --batch-size 8 --no-linear-probe --averaging.steps 0 --device cpu --threads 1",
     "eval --run run --crops 1 --device cpu --threads 1",
@@ -116,15 +119,13 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
 
 
 def test_the_whole_flow_beside_modules_of_the_same_names(installed: Installed) -> None:
-    images = "demo images --classes 4 --per-class 12"
-    for command in (images, "pack images --out dogs.arrow", "info dogs.arrow", "verify dogs.arrow"):
-        answer = installed.start("greyhound", *command.split())
-        assert answer.returncode == 0, f"{command}: {answer.stderr}"
-    trained = installed.start("python", "-c", TRAINING.format(commands=COMMANDS))
-    where, *lines = trained.stdout.splitlines()
-    assert Path(where).is_relative_to(installed.environment), trained.stderr
+    answer = installed.start("greyhound", *["demo", "images", "--classes", "4", "--per-class", "12"])
+    assert answer.returncode == 0, answer.stderr
+    answer = installed.start("python", "-c", TRAINING.format(commands=COMMANDS))
+    where, *lines = answer.stdout.splitlines()
+    assert Path(where).is_relative_to(installed.environment), answer.stderr
     exits = [line for line in lines if line.startswith("exit ")]
-    assert exits == ["exit train 0", "exit eval 0", "exit explain 0"], trained.stdout + trained.stderr
+    assert exits == [f"exit {line.split()[0]} 0" for line in COMMANDS], answer.stdout + answer.stderr
     answer = installed.start("python", "-m", "greyhound", "survey", "images", "--out", "survey")
     assert answer.returncode == 0, answer.stderr
     for made in ("run/report.html", "run/eval.json", "run/saliency.png", "survey/survey.html"):

@@ -105,7 +105,8 @@ def test_a_run_killed_at_any_write_is_the_run(
                     shutil.copy(file, moments[-1])
         return replacing(self, target)
 
-    job = replace(tiny_job(colour_pack.path, out, recipe=FULL), checkpoints=Checkpoints(steps=3))
+    recipe = replace(FULL, averaging=Averaging(steps=1, rate=1e-5))
+    job = replace(tiny_job(colour_pack.path, out, recipe=recipe), checkpoints=Checkpoints(steps=3))
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", keep)
         train.train(job, never)
