@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from pictures import encode, noise, packed
 from torch import nn
@@ -74,6 +75,8 @@ class Answer(NamedTuple):
         return self.err.removeprefix("error: ")
 
 
+Patch: TypeAlias = pytest.MonkeyPatch
+Capture: TypeAlias = pytest.CaptureFixture[str]
 Here: TypeAlias = Callable[..., Answer]
 """Starts a program by its file's name and its arguments; see the fixture `here`."""
 

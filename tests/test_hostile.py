@@ -18,7 +18,7 @@ import pytest
 from limits import files_up_to
 from pictures import encode, folder
 from PIL import Image
-from runs import SMALL, Here, tinted
+from runs import SMALL, Here, Patch, tinted
 
 from greyhound.cache import folder as folders
 from greyhound.cache import pack as packing
@@ -153,9 +153,7 @@ def test_a_survey_looks_at_them_all_and_draws_its_page(hostile: Path, tmp_path: 
     assert SCRIPT not in page
 
 
-def test_more_classes_than_can_be_told_apart_are_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_classes_than_can_be_told_apart_are_refused_at_once(tmp_path: Path, monkeypatch: Patch) -> None:
     """Said before any image is looked at; with a lower limit, for the sake of the disk."""
     assert folders.MAX_CLASSES == 10_000
     monkeypatch.setattr(folders, "MAX_CLASSES", 1500)

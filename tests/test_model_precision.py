@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import train_on
+from runs import Patch, train_on
 from torch import nn
 from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,7 +27,7 @@ from greyhound.model.network import build
     ],
 )
 def test_a_cpu_has_bf16_if_it_has_instructions_for_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], expected: bool
+    monkeypatch: Patch, capabilities: dict[str, object], expected: bool
 ) -> None:
     named = torch.cpu.get_capabilities()
     assert {"avx512_bf16", "amx_bf16"} <= named.keys() or named["architecture"] != "x86_64"
@@ -61,9 +61,7 @@ def same(network: nn.Module, before: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_compiled_network_shares_its_parameters_and_the_trial_leaves_no_trace(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_compiled_network_shares_its_parameters_and_the_trial_leaves_no_trace(monkeypatch: Patch) -> None:
     network, asked, seen = small(), [], []
     before, random = deepcopy(network.state_dict()), torch.get_rng_state()
     network.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].shape, out.requires_grad)))
@@ -110,9 +108,7 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("when", ["forward", "backward"])
-def test_where_compiling_fails_the_network_is_called_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
+def test_where_compiling_fails_the_network_is_called_as_it_is(monkeypatch: Patch, when: str) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **options: Failing(network, when))
     network = small()
     before = deepcopy(network.state_dict())
@@ -149,7 +145,7 @@ def apart(device: str, bf16: bool) -> float:
     return float((one - other).norm() / way.norm())
 
 
-def test_compiled_steps_are_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_steps_are_the_steps(monkeypatch: Patch) -> None:
     """The graphs of torch.compile, run without generated code."""
     real = torch.compile
 
