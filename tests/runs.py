@@ -48,7 +48,7 @@ FULL = replace(
     linear_probe=True,
     freeze_bn=True,
     select="loss",
-    phases=(Phase(epochs=2, high=2e-4, low=7e-5, cycles=0.5),),
+    phases=(Phase(epochs=2, high=1e-5, low=3e-6, cycles=0.5),),
     averaging=Averaging(steps=2, rate=1e-5),
 )
 """Everything that `fast` does, and averaging after it."""

@@ -171,13 +171,13 @@ def live(out: Path, epochs: int, lifetime: float | None = None) -> bool:
     process.join()
     if process.exitcode not in (0, -signal.SIGKILL):
         raise SystemExit(f"{out.name} failed with code {process.exitcode}")
-    return process.exitcode == 0
+    return bool(process.exitcode == 0)
 
 
 def work(_: object, out: Path, epochs: int) -> None:
     """A process: train, or go on training, and evaluate; a signal ends it."""
     torch.set_num_threads(1)
-    recipe = replace(RECIPE, phases=(Phase(epochs=epochs, high=0.01, low=0.002, cycles=2.5),))
+    recipe = replace(RECIPE, phases=(Phase(epochs=epochs, high=1e-5, low=2e-6, cycles=2.5),))
     job = tiny_job(out.parent / "images.arrow", out, (out / "recipe.json").exists(), recipe)
     with out.with_suffix(".log").open("a") as log, redirect_stdout(log), stop_signals() as stop:
         try:

@@ -100,7 +100,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_hostile(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The pack of that folder as the command line makes it, and what was said."""
     out = tmp_path_factory.mktemp("packed") / "p.arrow"
-    command = [sys.executable, "-m", "cache", "pack", hostile, "--out", out, "--keep-grayscale"]
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out), "--keep-grayscale"]
     result = subprocess.run(command, capture_output=True, text=True, errors="backslashreplace", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -184,7 +184,7 @@ def test_twenty_thousand_empty_class_folders_are_answered_in_seconds(tmp_path: P
 
 
 def test_two_that_pack_to_one_path_leave_one_whole_pack(hostile: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cache", "pack", hostile, "--out", tmp_path / "p.arrow", "--seed"]
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), f"--out={tmp_path / 'p.arrow'}", "--seed"]
     both = [subprocess.Popen([*command, seed], cwd=ROOT, stdout=subprocess.DEVNULL) for seed in "12"]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     opened = Pack(tmp_path / "p.arrow")

@@ -55,7 +55,7 @@ class Installed:
     def start(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in the folder, with nothing but its own path to find modules by."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        command = [self.environment / "bin" / program, *arguments]
+        command = [str(self.environment / "bin" / program), *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=300
         )
@@ -79,7 +79,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / stray).mkdir(parents=True, exist_ok=True)
         (source / stray / "__init__.py").write_text("")
     isolation = ["--no-build-isolation"] if has_setuptools() else []
-    command = [*PIP, "wheel", "--quiet", "--no-deps", *isolation, "--wheel-dir", folder, source]
+    command = [*PIP, "wheel", "--quiet", "--no-deps", *isolation, f"--wheel-dir={folder}", str(source)]
     subprocess.run(command, check=True, timeout=300)
     (found,) = folder.glob("*.whl")
     return found
@@ -91,7 +91,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     environment, here, log = folder / "environment", folder / "project", folder / "imported"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=100)
     into = [f"--python={environment / 'bin' / 'python'}", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*PIP, *into, "--no-compile", wheel], check=True, timeout=100)
+    subprocess.run([*PIP, *into, "--no-compile", str(wheel)], check=True, timeout=100)
     (packages,) = environment.glob("lib/python*/site-packages")
     # the dependencies: a .pth file in a folder that a .pth file names is not read, so no editable install is found
     dependencies = [path for path in sys.path if path.endswith("-packages")]

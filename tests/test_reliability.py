@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest import mock
 
 import kills
 import numpy as np
@@ -49,12 +50,12 @@ from greyhound.model.run import (
     Run,
     RunError,
 )
-from greyhound.pipelines.engine import EngineName, Resources
+from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
 
-ENGINES: list[EngineName] = ["threads", *(["dali"] if has_dali() else [])]
+ENGINES = ["threads", "dali"] if has_dali() else ["threads"]
 KILLS = {"probe": 2, "step": 4, "checkpoint": 3, "validation": 1, "averaging": 14, "evaluation": 3}
 """The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are
 drawn from. The steps are the first four of the first epoch; an epoch's validation is one batch."""
@@ -409,10 +410,9 @@ def test_skipped_images_are_replaced_and_named(
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
     written, paths = Run(tmp_path / "run").read(CORRUPT), [colour_pack.image_path(row) for row in bad]
-    rows, names, replacement = (
-        [row[key] for row in written["replaced"]] for key in ("row", "path", "replacement")
-    )
-    assert (rows, names) == (bad[:2], paths[:2])
+    assert [row["row"] for row in written["replaced"]] == bad[:2]
+    assert [row["path"] for row in written["replaced"]] == paths[:2]
+    replacement = [row["replacement"] for row in written["replaced"]]
     assert np.array_equal(colour_pack.labels[replacement], colour_pack.labels[bad[:2]])
     assert written["left_out"] == [{"row": bad[2], "path": paths[2], "replacement": None}]
 
@@ -432,16 +432,13 @@ def test_a_replacement_is_of_the_same_class_at_any_batch_size(colour_pack: Pack,
     assert not np.isin(orders[0], bad).any()
 
 
-def test_no_image_is_read_twice_to_be_found_valid(
-    colour_pack: Pack, damage: Damage, monkeypatch: Patch
-) -> None:
+def test_no_image_is_read_twice_to_be_found_valid(colour_pack: Pack, damage: Damage) -> None:
     trained = colour_pack.ids("train")
     pack = damage(trained[3])
-    looked, looking = list[int](), Pack.is_valid
-    monkeypatch.setattr(Pack, "is_valid", lambda self, row: looked.append(row) or looking(self, row))
-    for _ in range(3):
-        assert pack.corrupt(trained) == [trained[3]]
-    assert len(looked) == 42 + 2, "the corrupt one three times"
+    with mock.patch.object(Pack, "is_valid", autospec=True, side_effect=Pack.is_valid) as look:
+        for _ in range(3):
+            assert pack.corrupt(trained) == [trained[3]]
+    assert look.call_count == 42 + 2, "the corrupt one three times"
 
 
 def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, damage: Damage, tmp_path: Path) -> None:
