@@ -21,7 +21,6 @@ from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -51,30 +50,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _folder(name: str) -> Path:
-    if not (DATA / name).is_dir():
-        pytest.skip(f"needs {DATA / name}, which is no part of the product")
-    return DATA / name
-
-
-@pytest.fixture(scope="session")
-def dogs() -> Path:
-    """3,629 crops of dogs, one folder a breed, 224 x 224."""
-    return _folder("dogs25")
-
-
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """200 photographs at their own size, about 500 x 375."""
-    return _folder("photos")
+    found = ROOT.parent / "shared" / "data" / "photos"
+    if not found.is_dir():
+        pytest.skip(f"needs {found}, which is no part of the product")
+    return found
 
 
 @pytest.fixture(scope="session")
 def coded_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """20 coordinate-coded images in two classes, all sizes differ; blue is the row, label is row >= 9."""
-    images = [
-        encode(coded(70 + 3 * row, 91 - 2 * row, row), "PNG" if row % 2 else "JPEG") for row in range(20)
-    ]
+    sizes = [(70 + 3 * row, 91 - 2 * row) for row in range(20)]
+    images = [encode(coded(*size, row), "PNG" if row % 2 else "JPEG") for row, size in enumerate(sizes)]
     return packed(tmp_path_factory.mktemp("coded"), {"first": images[:9], "second": images[9:]})
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from pictures import encode, noise, packed
 from torch import nn
@@ -47,7 +48,7 @@ FULL = replace(
     linear_probe=True,
     freeze_bn=True,
     select="loss",
-    phases=(Phase(epochs=2, high=2e-4, low=7e-5, cycles=0.5),),
+    phases=(Phase(epochs=2, high=1e-5, low=3e-6, cycles=0.5),),
     averaging=Averaging(steps=2, rate=1e-5),
 )
 """Everything that `fast` does, and averaging after it."""
@@ -74,6 +75,8 @@ class Answer(NamedTuple):
         return self.err.removeprefix("error: ")
 
 
+Patch: TypeAlias = pytest.MonkeyPatch
+Capture: TypeAlias = pytest.CaptureFixture[str]
 Here: TypeAlias = Callable[..., Answer]
 """Starts a program by its file's name and its arguments; see the fixture `here`."""
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from runs import Capture, Patch
 
 from greyhound import __main__ as command
 
@@ -27,9 +28,7 @@ for words in {lines!r}:
 """
 
 
-def answer(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
-) -> tuple[int, str, str]:
+def answer(monkeypatch: Patch, capsys: Capture, *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["greyhound", *words])
     with pytest.raises(SystemExit) as leaving:
         command.main()
@@ -37,16 +36,14 @@ def answer(
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_help_has_a_line_for_each_command(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_has_a_line_for_each_command(words: list[str], monkeypatch: Patch, capsys: Capture) -> None:
     code, out, err = answer(monkeypatch, capsys, *words)
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == list(command.PROGRAMS)
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version(monkeypatch: Patch, capsys: Capture) -> None:
     assert answer(monkeypatch, capsys, "--version") == (0, "greyhound 0.1.0\n", "")
 
 
@@ -60,9 +57,7 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         ("--out", f"error: there is no command '--out'; expected one of {', '.join(command.PROGRAMS)}\n"),
     ],
 )
-def test_an_unknown_command_is_one_line(
-    word: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_command_is_one_line(word: str, says: str, monkeypatch: Patch, capsys: Capture) -> None:
     assert answer(monkeypatch, capsys, word) == (2, "", says)
 
 

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 from pictures import encode, folder, noise, scan_here
+from runs import Patch
 
 from greyhound import __main__ as command
 from greyhound import recipe
@@ -137,7 +138,7 @@ def test_prose_fits_the_page(page: Path) -> None:
     assert not [line for line in prose if len(line) > WIDTH and not line.startswith("|")]
 
 
-def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: Patch) -> None:
     page = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 5

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import psutil
 import pytest
-from runs import SMALL, Answer, Here
+from runs import SMALL, Answer, Here, Patch
 
 from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
@@ -28,7 +28,7 @@ FEATURES = f"--out labels.json {' '.join(SMALL)}"
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scratch(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Where temporary files of no name of ours go."""
     place = tmp_path / "scratch"
     place.mkdir()
@@ -48,11 +48,11 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
         assert list((tmp_path / "scratch").iterdir()) == []
 
 
-Interrupted: TypeAlias = Callable[..., Answer]
+Ended: TypeAlias = Callable[..., Answer]
 
 
 @pytest.fixture
-def interrupted(here: Here, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+def ended(here: Here, monkeypatch: Patch) -> Ended:
     """Starts a program; when it calls the function at `place` for the time `after`, from 1, the signal comes first."""
 
     def start(number: int, place: str, *words: str, after: int = 1) -> Answer:
@@ -71,12 +71,10 @@ def interrupted(here: Here, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
 
 
 @pytest.mark.parametrize("number", ENDINGS)
-def test_packing_that_is_ended_while_it_writes(
-    images: Path, tmp_path: Path, interrupted: Interrupted, number: int
-) -> None:
+def test_packing_that_is_ended(images: Path, tmp_path: Path, ended: Ended, number: int) -> None:
     (tmp_path / "p.arrow").write_bytes(b"ARROW1, older")
     words = ("cache/__main__.py", "pack", str(images), "--out", "p.arrow")
-    assert interrupted(number, "cache.pack._read", *words, after=3) == (128 + number, "", "")
+    assert ended(number, "cache.pack._read", *words, after=3) == (128 + number, "", "")
     assert (tmp_path / "p.arrow").read_bytes() == b"ARROW1, older"
 
 
@@ -90,17 +88,11 @@ def test_packing_that_is_ended_while_it_writes(
     ],
 )
 def test_a_training_that_is_ended_anywhere_goes_on(
-    colour_pack: Pack,
-    tmp_path: Path,
-    here: Here,
-    interrupted: Interrupted,
-    number: int,
-    place: str,
-    doing: str,
+    colour_pack: Pack, tmp_path: Path, here: Here, ended: Ended, number: int, place: str, doing: str
 ) -> None:
     words = ["train.py", "fine", "--pack", str(colour_pack.path), "--out", "run", *SMALL]
     words += ["--batch-size", "8", "--averaging.steps", "1"]
-    answer = interrupted(number, f"model.{place}", *words)
+    answer = ended(number, f"model.{place}", *words)
     assert answer.code == 128 + number, answer.err
     assert answer.err == f"stopped while {doing}; the same command with --resume goes on\n"
     assert here(*words, "--resume").code == 0
@@ -120,10 +112,10 @@ def test_a_training_that_is_ended_anywhere_goes_on(
     ],
 )
 def test_a_look_that_is_ended_leaves_the_run_as_it_was(
-    run: Path, images: Path, scratch: Path, interrupted: Interrupted, number: int, program: str, place: str
+    run: Path, images: Path, scratch: Path, ended: Ended, number: int, program: str, place: str
 ) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
-    assert interrupted(number, place, *program.split()) == (128 + number, "", "")
+    assert ended(number, place, *program.split()) == (128 + number, "", "")
     after = {file.name: file.stat().st_mtime_ns for file in run.iterdir() if file.name in before}
     assert after == before
 
@@ -184,7 +176,7 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ENDINGS[1:])
-def test_a_program_that_is_leaving_is_not_interrupted(number: signal.Signals) -> None:
+def test_a_program_that_is_leaving_is_not_ended(number: signal.Signals) -> None:
     """Torchrun ends those that are left when one of them has failed, and they may just be saying why."""
     code = (
         "import atexit, os; from cache.cli import run; "

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pictures import folder
 from PIL import Image
-from runs import NAMES, ONE_THREAD, Here, tinted
+from runs import NAMES, ONE_THREAD, Capture, Here, tinted
 
 from greyhound import eval as evaluation
 from greyhound import explain
@@ -30,25 +29,15 @@ from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
 
 
-@pytest.fixture
-def evaluate(run: Path) -> Callable[..., dict[str, Any]]:
-    """Evaluates the run; what it wrote into its file of that name."""
-
-    def evaluated(name: str = "eval.json", **options: Any) -> dict[str, Any]:
-        evaluation.evaluate(evaluation.Job(run=run, resources=ONE_THREAD, **options))
-        content: dict[str, Any] = Run(run).read(name)
-        return content
-
-    return evaluated
+def evaluate(run: Path, name: str = "eval.json", **options: Any) -> dict[str, Any]:
+    """Evaluate the run; what that wrote into its file of that name."""
+    evaluation.evaluate(evaluation.Job(run=run, resources=ONE_THREAD, **options))
+    content: dict[str, Any] = Run(run).read(name)
+    return content
 
 
-Evaluate: TypeAlias = Callable[..., dict[str, Any]]
-
-
-def test_the_tables_are_the_seeds_and_ours(
-    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = evaluate(crops=4)
+def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: Capture) -> None:
+    result = evaluate(run, crops=4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("(")[0] for line in lines[:3]] == [f"Accuracy of {name}" for name in NAMES]
     assert lines[3] == f"Total Accuracy: {result['accuracy']:.3f}"
@@ -64,14 +53,12 @@ def test_the_tables_are_the_seeds_and_ours(
     assert "Not evaluated yet" not in page
 
 
-def test_the_name_of_a_class_is_no_command_and_one_crop_is_the_centre_window(
-    run: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = evaluate(crops=1)
+def test_the_name_of_a_class_is_no_command_and_one_crop_is_central(run: Path, capsys: Capture) -> None:
+    result = evaluate(run, crops=1)
     assert result["accuracy"] == result["ensemble_accuracy"]
     how = ("precision", "engine", "device", "checkpoint", "after")
     assert [result[name] for name in how] == ["fp32", "threads", "cpu", "swa", "averaging"]
-    assert evaluate(crops=1, seed=5)["cross_entropy"] == pytest.approx(result["cross_entropy"])
+    assert evaluate(run, crops=1, seed=5)["cross_entropy"] == pytest.approx(result["cross_entropy"])
     result["classes"][0]["name"], result["after"] = "\x1b[31mred\nalert", "\x1b[2Jthe end"
     capsys.readouterr()
     evaluation.conclude(evaluation.Job(run=run), Run(run), "eval.json", result)
@@ -80,7 +67,7 @@ def test_the_name_of_a_class_is_no_command_and_one_crop_is_the_centre_window(
     assert "\x1b" not in said
 
 
-def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: Capture) -> None:
     """Not a gigabyte for a picture that nobody can read, nor a million lines of zeros."""
     classes = [f"class {index}" for index in range(1000)]
     labels = np.arange(2000) % 1000
@@ -102,10 +89,8 @@ def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: pytest.Cap
     assert "Total Accuracy: 0.975" in capsys.readouterr().out
 
 
-def test_accuracy_is_the_mean_over_single_crops_of_the_network(
-    run: Path, evaluate: Evaluate, colour_pack: Pack
-) -> None:
-    result = evaluate(crops=3, checkpoint="last")
+def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour_pack: Pack) -> None:
+    result = evaluate(run, crops=3, checkpoint="last")
     _, network = Run(run).network("last", torch.device("cpu"))
     augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").crops()
     ids, on = colour_pack.ids("test"), Resources(device="cpu")
@@ -118,49 +103,47 @@ def test_accuracy_is_the_mean_over_single_crops_of_the_network(
     assert result["cross_entropy"] == pytest.approx(-mean.log().mean().item(), rel=1e-4)
 
 
-def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path, evaluate: Evaluate) -> None:
-    evaluate(crops=2)
+def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> None:
+    evaluate(run, crops=2)
     test = (run / "eval.json").read_bytes()
-    assert evaluate("eval-val.json", crops=2, split="val")["n"] == 6
+    assert evaluate(run, "eval-val.json", crops=2, split="val")["n"] == 6
     assert (run / "eval.json").read_bytes() == test
     page = (run / "report.html").read_text()
     assert "of test images correctly" in page
     assert "Evaluated beside it" in page
 
 
-def test_an_edited_recipe_is_one_line(run: Path, evaluate: Evaluate) -> None:
+def test_an_edited_recipe_is_one_line(run: Path) -> None:
     recipe = Run(run).read("recipe.json")
     recipe["augment"]["size"] = "large"
     Run(run).write("recipe.json", recipe)
     with pytest.raises(ValueFormatError, match=r"recipe.json, augment: size: .* not 'large'"):
-        evaluate()
+        evaluate(run)
     del recipe["augment"]
     Run(run).write("recipe.json", recipe)
     with pytest.raises(RunError, match=r"recipe.json: no augment; train again into another folder"):
-        evaluate()
+        evaluate(run)
 
 
-def test_worst_classes_come_first_on_request(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(crops=2, worst_first=True, checkpoint="last")
+def test_worst_classes_come_first_on_request(run: Path, capsys: Capture) -> None:
+    evaluate(run, crops=2, worst_first=True, checkpoint="last")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Accuracy of")]
     accuracies = [float(line.rsplit(" ", 1)[1]) for line in lines]
     assert accuracies == sorted(accuracies)
 
 
-def test_a_labelled_folder_is_evaluated(run: Path, evaluate: Evaluate, images: Path) -> None:
-    result = evaluate("eval-images.json", images=images, crops=2)
+def test_a_labelled_folder_is_evaluated(run: Path, images: Path) -> None:
+    result = evaluate(run, "eval-images.json", images=images, crops=2)
     assert not (run / "eval.json").exists(), "the run's own test is another result"
     assert (run / "confusion-images.png").exists()
     assert (result["n"], result["split"]) == (6, "images")
     assert [row["n"] for row in result["classes"]] == [2, 2, 2]
 
 
-def test_a_folder_without_labels_gets_predictions(
-    run: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, capsys: Capture) -> None:
     files = {'odd, "na\rme".jpg': tinted(0, 1), "b.jpg": tinted(1, 2), "broken.jpg": b"not an image"}
     before = (run / "report.html").read_bytes()
-    evaluate("pack.json", images=folder(tmp_path / "new", files), crops=2)
+    evaluate(run, "pack.json", images=folder(tmp_path / "new", files), crops=2)
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["b.jpg", 'odd, "na\rme".jpg']
@@ -175,9 +158,7 @@ def test_a_folder_without_labels_gets_predictions(
     assert "left out: broken.jpg: undecodable (not an image)" in capsys.readouterr().err
 
 
-def test_find_images_reads_labels_from_class_folders(
-    images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Capture) -> None:
     sources = evaluation.find_images(images, NAMES)
     assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
     assert [source.label for source in sources] == [0, 0, 1, 1, 2, 2]
@@ -197,18 +178,16 @@ def test_a_folder_that_is_labelled_in_part_is_refused(images: Path, more: str, m
         evaluation.find_images(folder(images, {more: b""}), NAMES)
 
 
-def test_what_does_not_fit_the_run_is_refused(
-    run: Path, evaluate: Evaluate, coded_pack: Pack, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--predictions is for a folder without labels"):
-        evaluate(predictions=tmp_path / "p.csv")
+        evaluate(run, predictions=tmp_path / "p.csv")
     with pytest.raises(PackError, match="other classes"):
-        evaluate(pack=coded_pack.path)
+        evaluate(run, pack=coded_pack.path)
     content = checkpoint.load(run / "last.ckpt")
     content["network"]["classifier.bias"].fill_(float("nan"))
     checkpoint.save(run / "last.ckpt", content)
     with pytest.raises(UserError, match=r"checkpoint last: .*not finite"):
-        evaluate(checkpoint="last", crops=1)
+        evaluate(run, checkpoint="last", crops=1)
     (run / "swa.ckpt").write_bytes((run / "swa.ckpt").read_bytes()[:5000])
     with pytest.raises(checkpoint.CheckpointError, match="truncated"):
         explain.explain(explain.Job(run=run, checkpoint="swa"))
@@ -233,25 +212,17 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_pa
 # --- explain.py ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def explained(run: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Explains images of the run; a row of each."""
-
-    def rows(**options: Any) -> list[dict[str, Any]]:
-        explain.explain(explain.Job(run=run, resources=ONE_THREAD, **options))
-        content: list[dict[str, Any]] = Run(run).read("saliency.json")
-        return content
-
-    return rows
+def explained(run: Path, **options: Any) -> list[dict[str, Any]]:
+    """Explain images of the run; a row of each."""
+    explain.explain(explain.Job(run=run, resources=ONE_THREAD, **options))
+    content: list[dict[str, Any]] = Run(run).read("saliency.json")
+    return content
 
 
-Explained: TypeAlias = Callable[..., list[dict[str, Any]]]
-
-
-def test_the_sheet_and_its_rows(run: Path, explained: Explained, colour_pack: Pack) -> None:
+def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:
     before = {path.name: path.read_bytes() for path in run.glob("*.ckpt")}
     assert "Not explained yet" in (run / "report.html").read_text()
-    rows, ids = explained(count=5), colour_pack.ids("test")
+    rows, ids = explained(run, count=5), colour_pack.ids("test")
     test = {colour_pack.image_path(row): colour_pack.classes[colour_pack.labels[row]] for row in ids}
     assert len({row["path"] for row in rows}) == 5
     assert all(test[row["path"]] == row["true"] for row in rows)
@@ -262,11 +233,11 @@ def test_the_sheet_and_its_rows(run: Path, explained: Explained, colour_pack: Pa
     assert {path.name: path.read_bytes() for path in run.glob("*.ckpt")} == before
 
 
-def test_another_seed_shows_other_images_and_the_same_seed_the_same(explained: Explained) -> None:
-    first, same, other = ([row["path"] for row in explained(count=4, seed=seed)] for seed in (0, 0, 1))
+def test_another_seed_shows_other_images_and_the_same_seed_the_same(run: Path) -> None:
+    first, same, other = ([row["path"] for row in explained(run, count=4, seed=seed)] for seed in (0, 0, 1))
     assert first == same
     assert first != other
-    assert len(explained(count=500)) == 12, "more than there are is all there are"
+    assert len(explained(run, count=500)) == 12, "more than there are is all there are"
 
 
 def test_the_loss_is_that_of_the_evaluation_pipeline(run: Path, colour_pack: Pack) -> None:

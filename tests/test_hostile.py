@@ -18,7 +18,7 @@ import pytest
 from limits import files_up_to
 from pictures import encode, folder
 from PIL import Image
-from runs import SMALL, Here, tinted
+from runs import SMALL, Here, Patch, tinted
 
 from greyhound.cache import folder as folders
 from greyhound.cache import pack as packing
@@ -100,7 +100,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_hostile(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The pack of that folder as the command line makes it, and what was said."""
     out = tmp_path_factory.mktemp("packed") / "p.arrow"
-    command = [sys.executable, "-m", "cache", "pack", hostile, "--out", out, "--keep-grayscale"]
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out), "--keep-grayscale"]
     result = subprocess.run(command, capture_output=True, text=True, errors="backslashreplace", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -153,9 +153,7 @@ def test_a_survey_looks_at_them_all_and_draws_its_page(hostile: Path, tmp_path: 
     assert SCRIPT not in page
 
 
-def test_more_classes_than_can_be_told_apart_are_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_classes_than_can_be_told_apart_are_refused_at_once(tmp_path: Path, monkeypatch: Patch) -> None:
     """Said before any image is looked at; with a lower limit, for the sake of the disk."""
     assert folders.MAX_CLASSES == 10_000
     monkeypatch.setattr(folders, "MAX_CLASSES", 1500)
@@ -166,13 +164,12 @@ def test_more_classes_than_can_be_told_apart_are_refused_at_once(
         pack(tmp_path / "images", tmp_path / "p.arrow")
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_empty_class_folders_are_answered_in_seconds(tmp_path: Path) -> None:
+def test_twenty_thousand_empty_class_folders_are_answered_in_seconds(tmp_path: Path) -> None:
     memory = Path("/dev/shm")  # a disk takes a minute to make them and to remove them
     images = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
-    for label in range(100_000):
+    for label in range(20_000):
         os.mkdir(f"{images}/{label:06}")  # noqa: PTH102 - a third faster than pathlib
-    said = r"has 100,000 subfolders; expected one a class, at most [\d,]+: put"
+    said = r"has 20,000 subfolders; expected one a class, at most [\d,]+: put"
     started = time.process_time()
     try:
         with pytest.raises(PackError, match=said):
@@ -181,14 +178,13 @@ def test_a_hundred_thousand_empty_class_folders_are_answered_in_seconds(tmp_path
             list(rows)
         with pytest.raises(PackError, match="holds no files"):
             find_unlabelled(images)
-        # The square of it would take hours; 22 on two busy cores of 2026-11-28.
-        assert time.process_time() - started < 60
+        assert time.process_time() - started < 20, "the square of it would take minutes"
     finally:
         shutil.rmtree(images)
 
 
 def test_two_that_pack_to_one_path_leave_one_whole_pack(hostile: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cache", "pack", hostile, "--out", tmp_path / "p.arrow", "--seed"]
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), f"--out={tmp_path / 'p.arrow'}", "--seed"]
     both = [subprocess.Popen([*command, seed], cwd=ROOT, stdout=subprocess.DEVNULL) for seed in "12"]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     opened = Pack(tmp_path / "p.arrow")

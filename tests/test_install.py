@@ -33,6 +33,9 @@ for words in {commands!r}:
 """
 """Several commands in one process, since each import of torch takes seconds; here the folder itself is on sys.path."""
 COMMANDS = (
+    "pack images --out dogs.arrow",
+    "info dogs.arrow",
+    "verify dogs.arrow",
     "train demo --pack dogs.arrow --out run --size 32 --network test_efficientnet --weights none --epochs 1"
     " --batch-size 8 --no-linear-probe --averaging.steps 0 --device cpu --threads 1",
     "eval --run run --crops 1 --device cpu --threads 1",
@@ -52,7 +55,7 @@ class Installed:
     def start(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in the folder, with nothing but its own path to find modules by."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        command = [self.environment / "bin" / program, *arguments]
+        command = [str(self.environment / "bin" / program), *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=300
         )
@@ -76,7 +79,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / stray).mkdir(parents=True, exist_ok=True)
         (source / stray / "__init__.py").write_text("")
     isolation = ["--no-build-isolation"] if has_setuptools() else []
-    command = [*PIP, "wheel", "--quiet", "--no-deps", *isolation, "--wheel-dir", folder, source]
+    command = [*PIP, "wheel", "--quiet", "--no-deps", *isolation, f"--wheel-dir={folder}", str(source)]
     subprocess.run(command, check=True, timeout=300)
     (found,) = folder.glob("*.whl")
     return found
@@ -88,7 +91,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     environment, here, log = folder / "environment", folder / "project", folder / "imported"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=100)
     into = [f"--python={environment / 'bin' / 'python'}", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*PIP, *into, "--no-compile", wheel], check=True, timeout=100)
+    subprocess.run([*PIP, *into, "--no-compile", str(wheel)], check=True, timeout=100)
     (packages,) = environment.glob("lib/python*/site-packages")
     # the dependencies: a .pth file in a folder that a .pth file names is not read, so no editable install is found
     dependencies = [path for path in sys.path if path.endswith("-packages")]
@@ -116,15 +119,13 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
 
 
 def test_the_whole_flow_beside_modules_of_the_same_names(installed: Installed) -> None:
-    images = "demo images --classes 4 --per-class 12"
-    for command in (images, "pack images --out dogs.arrow", "info dogs.arrow", "verify dogs.arrow"):
-        answer = installed.start("greyhound", *command.split())
-        assert answer.returncode == 0, f"{command}: {answer.stderr}"
-    trained = installed.start("python", "-c", TRAINING.format(commands=COMMANDS))
-    where, *lines = trained.stdout.splitlines()
-    assert Path(where).is_relative_to(installed.environment), trained.stderr
+    answer = installed.start("greyhound", *["demo", "images", "--classes", "4", "--per-class", "12"])
+    assert answer.returncode == 0, answer.stderr
+    answer = installed.start("python", "-c", TRAINING.format(commands=COMMANDS))
+    where, *lines = answer.stdout.splitlines()
+    assert Path(where).is_relative_to(installed.environment), answer.stderr
     exits = [line for line in lines if line.startswith("exit ")]
-    assert exits == ["exit train 0", "exit eval 0", "exit explain 0"], trained.stdout + trained.stderr
+    assert exits == [f"exit {line.split()[0]} 0" for line in COMMANDS], answer.stdout + answer.stderr
     answer = installed.start("python", "-m", "greyhound", "survey", "images", "--out", "survey")
     assert answer.returncode == 0, answer.stderr
     for made in ("run/report.html", "run/eval.json", "run/saliency.png", "survey/survey.html"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from limits import files_up_to
+from runs import Patch
 
 from greyhound.model.checkpoint import FORMAT, CheckpointError, Writer, load, save
 
@@ -127,7 +128,7 @@ NO_ROOM = OSError(28, "No space left on device")
     [(NO_ROOM, "No space left on device"), (KeyboardInterrupt(), ""), (None, "File too large")],
 )
 def test_a_failed_save_leaves_the_checkpoint_before_it(
-    path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, says: str
+    path: Path, monkeypatch: Patch, error: BaseException | None, says: str
 ) -> None:
     """Where there is no error of ours, the system writes a part and refuses the rest, as on a full disk."""
     save(path, {"epoch": 1})

@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import answers, on_ranks
-from runs import ONE_THREAD, TINY, batches_seen, tiny_context, tiny_job, train_on
+from runs import ONE_THREAD, TINY, Patch, batches_seen, tiny_context, tiny_job, train_on
 from torch import nn
 
 from greyhound import begin, eval, session, train
@@ -56,6 +56,10 @@ def share(*whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def joined(work: Callable[..., Any], *arguments: Any, device: torch.device = CPU) -> Any:
     with distributed.process_group(device):
         return work(*arguments)
+
+
+def each(work: Callable[..., Any], arguments: list[Any]) -> list[Any]:
+    return [work(*values) for values in arguments]
 
 
 Pair: TypeAlias = list[dict[str, Any]]
@@ -116,7 +120,7 @@ def test_ranks_meet_again_where_the_dead_have_left_words(late: int) -> None:
         assert on_ranks(2, met, store.port, restarts, late) == [(restarts > 0, 3)] * 2
 
 
-def test_more_processes_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_is_one_line(monkeypatch: Patch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in (("TORCHELASTIC_RUN_ID", "test"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "3")):
         monkeypatch.setenv(name, value)
@@ -135,7 +139,6 @@ def words() -> dict[str, Any]:
     total, low = torch.tensor([rank, 1.0]), torch.tensor([float(rank), 9.0 - rank])
     distributed.all_reduce_sum([total])
     distributed.all_reduce_min(low)
-    before = torch.rand(1)
     torch.manual_seed(3)
     distributed.seed_per_rank()
     return {
@@ -145,23 +148,19 @@ def words() -> dict[str, Any]:
         "total": total.tolist(),
         "least": low.tolist(),
         "weight": layer.weight.tolist(),
-        "draw": float(torch.rand(1) + 0 * before),
+        "draw": float(torch.rand(1)),
     }
 
 
 def test_what_the_ranks_tell_each_other() -> None:
-    first, second, third = on_ranks(3, joined, words)
-    assert first["gathered"] == [[1, 1], [2, 2], [2, 2]]
-    assert second["gathered"] == third["gathered"] == []
-    for said in (first, second, third):
-        assert said["from_first"] == "said by 0"
-        assert said["stop"] == 15
-        assert said["total"] == [3, 3]
-        assert said["least"] == [0, 7]
-        assert said["weight"] == [[0, 0]]
+    said = on_ranks(3, joined, words)
+    assert [words.pop("gathered") for words in said] == [[[1, 1], [2, 2], [2, 2]], [], []]
+    draws = [words.pop("draw") for words in said]
+    expected = {"from_first": "said by 0", "stop": 15, "total": [3, 3], "least": [0, 7], "weight": [[0, 0]]}
+    assert said == [expected] * 3
     torch.manual_seed(3)
-    assert first["draw"] == float(torch.rand(1))
-    assert len({said["draw"] for said in (first, second, third)}) == 3
+    assert draws[0] == float(torch.rand(1))
+    assert len(set(draws)) == 3
 
 
 # --- a step -------------------------------------------------------------------------------------------------
@@ -264,6 +263,7 @@ RECIPE = replace(
 )
 """All that `fast` asks for, and more. Seven images in two views on two ranks: no share is even."""
 
+Alone: TypeAlias = tuple[Path, list[Any]]
 Step: TypeAlias = tuple[int, list[tuple[int, int]]]
 """The epoch; and of each image its row of the pack, and a checksum of its pixels in all views."""
 
@@ -321,9 +321,7 @@ def check_same(out: Path, whole: Path) -> None:
     assert found["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-2)
 
 
-def test_two_ranks_train_as_one_does(
-    colour_pack: Pack, tmp_path: Path, alone: tuple[Path, list[Any]]
-) -> None:
+def test_two_ranks_train_as_one_does(colour_pack: Pack, tmp_path: Path, alone: Alone) -> None:
     whole, expected = alone
     shares = on_ranks(2, trained, colour_pack.path, tmp_path / "run")
     assert woven(shares) == expected, "the same images and pixels, step by step"
@@ -331,9 +329,7 @@ def test_two_ranks_train_as_one_does(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_one_rank_goes_on_as_two_and_these_as_one(
-    colour_pack: Pack, tmp_path: Path, alone: tuple[Path, list[Any]]
-) -> None:
+def test_one_rank_goes_on_as_two_and_these_as_one(colour_pack: Pack, tmp_path: Path, alone: Alone) -> None:
     """A signal to one of the ranks ends all before the same batch."""
     whole, expected = alone
     out = tmp_path / "run"
@@ -394,9 +390,7 @@ def test_what_rank_0_refuses_is_said_once() -> None:
     assert second == "SystemExit: 2"
 
 
-def test_what_several_ranks_cannot_do_is_said(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_several_ranks_cannot_do_is_said(colour_pack: Pack, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     job = tiny_job(colour_pack.path, tmp_path / "run")
     with pytest.raises(RunError, match="are for one process; start them without torchrun"):
@@ -435,8 +429,8 @@ run(main)
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_training_again_where_it_was(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_torchrun_starts_a_training_again_there(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Rank 1 fails in the second epoch: all end, are started again, and go on from the end of the first."""
     script = tmp_path / "script.py"
@@ -454,7 +448,7 @@ def test_torchrun_starts_a_training_again_where_it_was(
     assert "averaging: step 1" in done.stdout
 
 
-def compiling(pack: Path, able: int) -> tuple[list[str], bool]:
+def compiling(pack: Path, able: int) -> tuple[str, bool]:
     """What this rank says where so many ranks can compile; and whether the network was compiled."""
     notes: list[str] = []
     vars(session)["note"] = notes.append
@@ -467,15 +461,13 @@ def compiling(pack: Path, able: int) -> tuple[list[str], bool]:
     vars(torch)["compile"] = compile
     with tiny_context(Pack(pack), replace(TINY, compile=True)) as context:
         called = context.compiled()
-    return [note for note in notes if note], called is not context.state.network
+    return "".join(notes), called is not context.state.network
 
 
-@pytest.mark.parametrize(("able", "said"), [(2, []), (1, ["another process cannot"]), (0, ["(no compiler)"])])
-def test_where_one_rank_cannot_compile_none_does_and_the_first_says_so(
-    colour_pack: Pack, able: int, said: list[str]
-) -> None:
-    first, second = on_ranks(2, joined, compiling, colour_pack.path, able)
-    assert first[1] is second[1] is (able == 2)
-    assert len(first[0]) == len(said)
-    assert all(part in note for part, note in zip(said, first[0], strict=True))
-    assert second[0] == []
+def test_where_one_rank_cannot_compile_none_does_and_the_first_says_so(colour_pack: Pack) -> None:
+    arguments = [(colour_pack.path, able) for able in (2, 1, 0)]
+    first, second = on_ranks(2, joined, each, compiling, arguments)
+    assert [compiled for _, compiled in first] == [compiled for _, compiled in second] == [True, False, False]
+    (both, one, neither), silent = ([note for note, _ in notes] for notes in (first, second))
+    assert both == "" and "another process cannot" in one and "(no compiler)" in neither
+    assert silent == ["", "", ""]

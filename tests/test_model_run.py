@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pictures import folder
-from runs import never, tiny_job
+from runs import Patch, never, tiny_job
 
 from greyhound import train
 from greyhound.cache.store import Pack
@@ -98,7 +98,7 @@ def test_versions_name_what_a_result_depends_on() -> None:
     assert found["machine"] == "4 cores"
 
 
-def test_versions_name_the_build_of_dali_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_name_the_build_of_dali_that_is_there(monkeypatch: Patch) -> None:
     real, build = metadata.version, SimpleNamespace(name="nvidia-dali-cuda130")
     monkeypatch.setattr(metadata, "distributions", lambda: [build])
     monkeypatch.setattr(metadata, "version", lambda name: "2.3.0" if name == build.name else real(name))

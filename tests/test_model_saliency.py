@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -79,20 +80,16 @@ def test_nothing_is_changed(grad_enabled: bool) -> None:
     network[1].eval()
     network[0].bias.requires_grad_(False)
     network[5].bias.grad = torch.ones(5, dtype=torch.float64)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    modes = [module.training for module in network.modules()]
-    wishes = [parameter.requires_grad for parameter in network.parameters()]
-    kept = pixels.clone()
+    before, kept = deepcopy(network), pixels.clone()
     with torch.set_grad_enabled(grad_enabled):
         result = saliency(network, pixels, torch.tensor([0, 4, 2]))
     assert result.gradient.max() > 0
-    assert all(value.equal(before[key]) for key, value in network.state_dict().items())
-    assert [module.training for module in network.modules()] == modes
-    assert modes == [True, True, False, True, True, True, True]
-    assert [parameter.requires_grad for parameter in network.parameters()] == wishes
+    assert all(value.equal(before.state_dict()[key]) for key, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == [True, True, False, True, True, True, True]
+    for parameter, same in zip(network.parameters(), before.parameters(), strict=True):
+        assert parameter.requires_grad == same.requires_grad
+        assert (parameter.grad is None) == (parameter is not network[5].bias)
     assert network[5].bias.grad.tolist() == [1, 1, 1, 1, 1]
-    others = [parameter for parameter in network.parameters() if parameter is not network[5].bias]
-    assert all(parameter.grad is None for parameter in others)
     assert pixels.equal(kept)
     assert pixels.requires_grad is False
     assert pixels.grad is None

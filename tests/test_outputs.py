@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from limits import files_up_to
-from runs import SMALL, Here, never, tiny_job
+from runs import SMALL, Here, Patch, never, tiny_job
 
 from greyhound import train
 from greyhound.cache.store import Pack
@@ -79,9 +79,7 @@ def test_a_folder_that_may_not_be_written_to_is_one_line(
     assert contents(run) == before
 
 
-def test_a_run_that_may_not_be_written_to_is_not_resumed(
-    ordinary: None, run: Path, colour_pack: Pack
-) -> None:
+def test_a_run_that_may_not_be_written_is_not_resumed(ordinary: None, run: Path, colour_pack: Pack) -> None:
     before = contents(run)
     with read_only(run), pytest.raises(RunError, match=r"run.* cannot be .*\(Permission denied\)"):
         train.train(tiny_job(colour_pack.path, run, resume=True), never)
@@ -115,7 +113,7 @@ def test_a_full_disk_costs_the_file_that_was_written(
 
 
 def test_a_report_that_finds_no_room_ends_no_training(
-    colour_pack: Pack, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colour_pack: Pack, here: Here, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The report is a by-product: the run is whole without it, and at the end the lack is said."""
     writing = Path.write_bytes

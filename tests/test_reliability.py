@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest import mock
 
 import kills
 import numpy as np
@@ -23,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import files_up_to
 from pictures import folder
-from runs import FULL, SMALL, TINY, Here, batches_seen, never, tinted, tiny_job
+from runs import FULL, SMALL, TINY, Capture, Here, Patch, batches_seen, never, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
@@ -48,12 +50,12 @@ from greyhound.model.run import (
     Run,
     RunError,
 )
-from greyhound.pipelines.engine import EngineName, Resources
+from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
 
-ENGINES: list[EngineName] = ["threads", *(["dali"] if has_dali() else [])]
+ENGINES = ["threads", "dali"] if has_dali() else ["threads"]
 KILLS = {"probe": 2, "step": 4, "checkpoint": 3, "validation": 1, "averaging": 14, "evaluation": 3}
 """The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are
 drawn from. The steps are the first four of the first epoch; an epoch's validation is one batch."""
@@ -87,9 +89,7 @@ def test_a_run_that_was_killed_again_and_again_is_the_run(
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_write_is_the_run(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_at_any_write_is_the_run(colour_pack: Pack, tmp_path: Path, monkeypatch: Patch) -> None:
     """As if power failed when a file had its data and not yet its name: at every file of the full recipe."""
     monkeypatch.setattr(report, "build", lambda run: run)
     monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
@@ -105,7 +105,8 @@ def test_a_run_killed_at_any_write_is_the_run(
                     shutil.copy(file, moments[-1])
         return replacing(self, target)
 
-    job = replace(tiny_job(colour_pack.path, out, recipe=FULL), checkpoints=Checkpoints(steps=3))
+    recipe = replace(FULL, averaging=Averaging(steps=1, rate=1e-5))
+    job = replace(tiny_job(colour_pack.path, out, recipe=recipe), checkpoints=Checkpoints(steps=3))
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", keep)
         train.train(job, never)
@@ -149,7 +150,7 @@ def test_the_newest_checkpoints_are_kept_and_the_file_itself_never_misses(tmp_pa
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
-    run: Path, tiny_run: Path, colour_pack: Pack, capsys: pytest.CaptureFixture[str]
+    run: Path, tiny_run: Path, colour_pack: Pack, capsys: Capture
 ) -> None:
     data = bytearray((run / LAST).read_bytes())
     data[len(data) // 2] ^= 1
@@ -205,17 +206,13 @@ def test_a_start_that_was_ended_at_once_can_be_made_again(
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="--verify-determinism starts from the beginning; leave out --resume"
-    ):
+    with pytest.raises(ValueError, match="starts from the beginning; leave out --resume"):
         TrainOptions(out=tmp_path, resume=True, verify_determinism=True)
     with pytest.raises(ValueError, match="--force is for a run that is resumed"):
         TrainOptions(out=tmp_path, force=("recipe",))
 
 
-def test_a_finished_run_that_is_forced_on_is_averaged_again(
-    run: Path, tiny_run: Path, colour_pack: Pack
-) -> None:
+def test_a_finished_run_forced_on_is_averaged_again(run: Path, tiny_run: Path, colour_pack: Pack) -> None:
     longer = replace(TINY, phases=(replace(TINY.phases[0], epochs=3),), select="loss")
     resume(colour_pack, run, longer, force=("recipe",))
     assert [row["epoch"] for row in Run(run).rows(METRICS)] == [0, 1, 2]
@@ -228,7 +225,8 @@ def test_a_finished_run_that_is_forced_on_is_averaged_again(
 
 HOLD = """
 import filelock, sys, time
-filelock.FileLock(sys.argv[1]).acquire()
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
 print(1, flush=True)
 time.sleep(600)
 """
@@ -254,9 +252,7 @@ def test_a_folder_in_use_is_refused_and_a_dead_owners_is_not(run: Path, colour_p
 def test_another_library_version_is_refused_unless_forced(run: Path, colour_pack: Pack) -> None:
     here = Run(run).read(VERSIONS)
     Run(run).write(VERSIONS, here | {"torch": "1.0.0", "machine": "another", "date": "2020-01-01"})
-    said = (
-        rf"was trained with torch 1\.0\.0, and here is {here['torch']}; use that one, or .*--force versions"
-    )
+    said = rf"was trained with torch 1\.0\.0, and here is {here['torch']}; use that .*--force versions"
     with pytest.raises(RunError, match=said):
         resume(colour_pack, run)
     resume(colour_pack, run, force=("versions",))
@@ -285,9 +281,7 @@ def test_another_batch_size_keeps_the_order_of_the_images(colour_pack: Pack, tmp
     assert Run(out).read("recipe.json")["batch_size"] == 5
 
 
-def test_determinism_is_verified(
-    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_determinism_is_verified(colour_pack: Pack, tmp_path: Path, capsys: Capture) -> None:
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), verify_determinism=True)
     assert train.train(job, never) == 0
     said = capsys.readouterr().out
@@ -296,7 +290,7 @@ def test_determinism_is_verified(
 
 
 def test_what_is_not_deterministic_is_said(
-    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    colour_pack: Pack, tmp_path: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
     def shaky(optimizer: torch.optim.Optimizer, _: float) -> None:
         optimizer.param_groups[0]["params"][0].data.mul_(1 + time.perf_counter_ns() % 1000 * 1e-6)
@@ -318,7 +312,7 @@ OUT_OF_MEMORY = {
 
 @pytest.mark.parametrize("program", OUT_OF_MEMORY)
 def test_out_of_memory_says_what_to_lower(
-    run: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch, here: Here, program: str
+    run: Path, colour_pack: Pack, monkeypatch: Patch, here: Here, program: str
 ) -> None:
     """As torch says it of a GPU; every other way: `test_model_dry_run.py`."""
 
@@ -331,9 +325,7 @@ def test_out_of_memory_says_what_to_lower(
     assert answer.error.startswith(f"out of memory {OUT_OF_MEMORY[program]}")
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
-    colour_pack: Pack, tmp_path: Path, here: Here
-) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(colour_pack: Pack, tmp_path: Path, here: Here) -> None:
     """RLIMIT_FSIZE stands for it: a file that grows beyond it fails as on a full disk."""
     out, words = tmp_path / "new", TRAIN.replace("PACK", str(colour_pack.path)).split()
     words = ["train.py", *words, "--batch-size", "8", "--averaging.steps", "2"]
@@ -353,10 +345,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
 # --- images whose bytes changed after they were packed --------------------------------------------------------
 
 
-@pytest.fixture(
-    params=[(engine, tier) for engine in ENGINES for tier in ("encoded", "decoded")], ids="-".join
-)
-def resources(request: pytest.FixtureRequest) -> Resources:
+@pytest.fixture(params=itertools.product(ENGINES, ("encoded", "decoded")), ids="-".join)
+def on(request: pytest.FixtureRequest) -> Resources:
     """Both engines, with and without the image cache."""
     engine, tier = request.param
     return Resources(engine, "cpu", threads=1, image_cache=tier)
@@ -379,21 +369,19 @@ def damage(colour_pack: Pack, tmp_path: Path) -> Damage:
     return flip
 
 
-def test_a_damaged_image_stops_a_training_by_its_name(
-    colour_pack: Pack, damage: Damage, tmp_path: Path, resources: Resources
+def test_a_damaged_image_stops_a_training(
+    colour_pack: Pack, damage: Damage, tmp_path: Path, on: Resources
 ) -> None:
     row = colour_pack.ids("train")[7]
-    job = replace(tiny_job(damage(row).path, tmp_path / "run"), resources=resources)
+    job = replace(tiny_job(damage(row).path, tmp_path / "run"), resources=on)
     with pytest.raises(PackError, match=rf"p\.arrow is corrupt: row {row} \(.*--on-corrupt skip goes on"):
         train.train(job, never)
 
 
-def test_every_damaged_image_of_a_batch_is_named(
-    colour_pack: Pack, damage: Damage, resources: Resources
-) -> None:
+def test_every_damaged_image_of_a_batch_is_named(colour_pack: Pack, damage: Damage, on: Resources) -> None:
     first, *_, second, third = epoch_order(colour_pack.ids("train"), 0, 0)[:7].tolist()
     pack = damage(first, second, third)
-    loader = Loader(pack, TINY.augment, pack.ids("train"), resources, batch_size=8, shuffle=True)
+    loader = Loader(pack, TINY.augment, pack.ids("train"), on, batch_size=8, shuffle=True)
     with loader, pytest.raises(PackError) as refusal:
         next(iter(loader))
     said = str(refusal.value)
@@ -401,9 +389,7 @@ def test_every_damaged_image_of_a_batch_is_named(
     assert said.count(".img')") == 3 and " have not the bytes that were packed; copy the pack again" in said
 
 
-def test_a_start_that_meets_a_damaged_image_names_all_of_them(
-    colour_pack: Pack, damage: Damage, tmp_path: Path
-) -> None:
+def test_a_start_names_all_damaged_images(colour_pack: Pack, damage: Damage, tmp_path: Path) -> None:
     """The pictures at the start are of a few images only."""
     trained = colour_pack.ids("train").tolist()
     bad = [trained[0], *trained[3:6], trained[-1]]
@@ -412,17 +398,13 @@ def test_a_start_that_meets_a_damaged_image_names_all_of_them(
     assert all(colour_pack.describe(row) in str(refusal.value) for row in bad)
 
 
-def test_skipped_images_are_replaced_counted_and_named(
-    colour_pack: Pack,
-    damage: Damage,
-    tmp_path: Path,
-    resources: Resources,
-    capsys: pytest.CaptureFixture[str],
+def test_skipped_images_are_replaced_and_named(
+    colour_pack: Pack, damage: Damage, tmp_path: Path, on: Resources, capsys: Capture
 ) -> None:
     trained, held_out = colour_pack.ids("train"), colour_pack.ids("val")
     bad = [int(trained[7]), int(trained[30]), int(held_out[0])]
     job = tiny_job(damage(*bad).path, tmp_path / "run", recipe=replace(TINY, averaging=Averaging(steps=0)))
-    train.train(replace(job, resources=replace(resources, on_corrupt="skip")), never)
+    train.train(replace(job, resources=replace(on, on_corrupt="skip")), never)
     said = capsys.readouterr().err
     replaced = "and 1 more are corrupt; replaced by others, of the same class where it has one"
     assert f"row {bad[0]} (" in said and replaced in said
@@ -430,17 +412,14 @@ def test_skipped_images_are_replaced_counted_and_named(
     rows = Run(tmp_path / "run").rows(METRICS)
     assert [(row["replaced"], row["n"]) for row in rows] == [(2, 5), (2, 5)]
     written, paths = Run(tmp_path / "run").read(CORRUPT), [colour_pack.image_path(row) for row in bad]
-    assert [(row["row"], row["path"]) for row in written["replaced"]] == [
-        *zip(bad[:2], paths[:2], strict=True)
-    ]
+    assert [row["row"] for row in written["replaced"]] == bad[:2]
+    assert [row["path"] for row in written["replaced"]] == paths[:2]
     replacement = [row["replacement"] for row in written["replaced"]]
     assert np.array_equal(colour_pack.labels[replacement], colour_pack.labels[bad[:2]])
     assert written["left_out"] == [{"row": bad[2], "path": paths[2], "replacement": None}]
 
 
-def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
-    colour_pack: Pack, damage: Damage
-) -> None:
+def test_a_replacement_is_of_the_same_class_at_any_batch_size(colour_pack: Pack, damage: Damage) -> None:
     trained = colour_pack.ids("train")
     bad = [int(trained[3]), int(trained[-1])]
     pack, skip = damage(*bad), Resources(device="cpu", on_corrupt="skip")
@@ -455,16 +434,13 @@ def test_the_image_that_stands_in_is_of_the_same_class_whatever_the_batch_size(
     assert not np.isin(orders[0], bad).any()
 
 
-def test_no_image_is_read_again_to_be_found_sound(
-    colour_pack: Pack, damage: Damage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_image_is_read_twice_to_be_found_valid(colour_pack: Pack, damage: Damage) -> None:
     trained = colour_pack.ids("train")
     pack = damage(trained[3])
-    looked, looking = list[int](), Pack.is_valid
-    monkeypatch.setattr(Pack, "is_valid", lambda self, row: looked.append(row) or looking(self, row))
-    for _ in range(3):
-        assert pack.corrupt(trained) == [trained[3]]
-    assert len(looked) == 42 + 2, "the corrupt one three times"
+    with mock.patch.object(Pack, "is_valid", autospec=True, side_effect=Pack.is_valid) as look:
+        for _ in range(3):
+            assert pack.corrupt(trained) == [trained[3]]
+    assert look.call_count == 42 + 2, "the corrupt one three times"
 
 
 def test_a_head_is_solved_on_the_sound_images(colour_pack: Pack, damage: Damage, tmp_path: Path) -> None:
@@ -486,7 +462,7 @@ def test_stand_ins_by_hand() -> None:
 
 
 def test_evaluation_leaves_damaged_images_out_and_says_so(
-    run: Path, colour_pack: Pack, damage: Damage, capsys: pytest.CaptureFixture[str]
+    run: Path, colour_pack: Pack, damage: Damage, capsys: Capture
 ) -> None:
     row = int(colour_pack.ids("test")[2])
     job = evaluation.Job(run=run, pack=damage(row).path, crops=2, resources=Resources(device="cpu"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from reads import WATCHED, host_reads, syncs_raise, walk
-from runs import TINY, never, tiny_job
+from runs import TINY, Patch, never, tiny_job
 
 from greyhound import train
 from greyhound.cache.machine import has_dali
@@ -49,7 +49,7 @@ def test_a_step_reads_nothing(colour_pack: Pack) -> None:
     assert walk(colour_pack, "cpu", host_reads) == []
 
 
-def test_a_step_that_reads_is_seen(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_reads_is_seen(colour_pack: Pack, monkeypatch: Patch) -> None:
     record = TrainState.record
 
     def record_and_look(state: TrainState, loss: torch.Tensor, *rest: int) -> None:
@@ -60,9 +60,7 @@ def test_a_step_that_reads_is_seen(colour_pack: Pack, monkeypatch: pytest.Monkey
     assert walk(colour_pack, "cpu", host_reads) == ["aten._local_scalar_dense.default"] * WATCHED
 
 
-def test_what_a_training_reads_does_not_grow_with_its_steps(
-    tmp_path: Path, colour_pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_training_reads_does_not_grow(tmp_path: Path, colour_pack: Pack, monkeypatch: Patch) -> None:
     """A whole training of one epoch in 2 steps, and in 11, without its pictures: as much is read in both."""
     for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
         monkeypatch.setattr(module, name, lambda *_: None)
