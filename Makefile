@@ -6,6 +6,9 @@ STAMP := $(VENV)/.ready
 override DEMO := demo
 IMAGES ?= $(wildcard ../shared/data/photos)
 MINUTES ?= 13
+# Tests run on two workers, each with one thread for torch and OpenCV; make test WORKERS=0 runs them in one process.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test check bench gpu-check soak fuzz clean
 .DELETE_ON_ERROR:
@@ -26,13 +29,13 @@ demo: $(STAMP)
 	@echo "Open $(DEMO)/run/report.html"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(STAMP)
 	@test -n "$(IMAGES)" || { echo "name a folder of photographs: make bench IMAGES=FOLDER" >&2; exit 2; }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import runpy
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch starts OpenMP
@@ -21,6 +24,43 @@ from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
+ALONE = (
+    "tests/test_speed.py::",
+    "::test_opening_a_large_pack_",
+    "::test_an_index_of_imagenets_size_",
+    "::test_few_suspects_among_many_images_",
+    "::test_twenty_thousand_suspects_",
+    "::test_a_hundred_thousand_copies_",
+    "::test_an_interrupted_survey_",
+    "::test_core_time_",
+    "::test_the_share_of_waiting_",
+    "::test_the_clock_",
+)
+"""Tests that time something: while one runs, no other does."""
+
+
+@contextmanager
+def _in_turn(alone: bool) -> Iterator[None]:
+    """Among pytest-xdist's workers: let a test that times something have the machine for itself.
+
+    Byte 1 of a file is the machine, shared or not; byte 0 is the door, at which nobody overtakes. Children do not
+    inherit locks of this kind.
+    """
+    name = f"greyhound-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
+    with (Path(tempfile.gettempdir()) / name).open("a+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+        fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, 1)
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test takes its turn, where there are others."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with _in_turn(any(name in item.nodeid for name in ALONE)):
+        return (yield)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

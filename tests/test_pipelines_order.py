@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import Any
 
 import numpy as np
@@ -88,14 +87,3 @@ def test_shares_partition_a_batch() -> None:
     assert rank_share(batch, 0, 1).tolist() == [5, 3, 8, 1, 9, 2, 7]
     assert [rank_share(batch, rank, 3).tolist() for rank in range(3)] == [[5, 1, 7], [3, 9], [8, 2]]
     assert rank_share(batch[:1], 2, 3).tolist() == []
-
-
-def test_imagenet_is_ordered_and_drawn_in_seconds() -> None:
-    """Ordered as a whole, and a twentieth of it drawn."""
-    count, batch = 1_281_167, 4096
-    start = time.perf_counter()
-    order = epoch_order(np.arange(count), 0, 0)
-    sizes = np.full((batch, 2), 400, dtype=np.int32)
-    for low, high in even_bounds(count, batch)[::20]:
-        draw(Augment(), 0, 0, order[low:high], sizes[: high - low])
-    assert time.perf_counter() - start < 5
