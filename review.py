@@ -109,7 +109,7 @@ from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_survey
 from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.model import linear_probe
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.network import build, normalisation, pretrained_head
+from greyhound.model.network import build, features_of, normalisation, pretrained_head
 from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
 from greyhound.model.report import figures
 from greyhound.model.run import PACK, RECIPE, Run, RunError
@@ -272,16 +272,16 @@ def extract_features(
     ):
         note(loader.describe_corrupt())
 
-        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
             for batch in loader:
                 shrunk = nn.functional.adaptive_avg_pool2d(batch.images.float(), THUMBNAIL)
                 small.append(augment.to_pixels(shrunk.numpy(force=True)))
-                yield batch.flat()
+                yield *batch.flat(), batch.ids
                 update(loader.position.images, len(ids))
 
-        rows, labels = linear_probe.features(fuse_conv_bn(network, augment.size), batches(), bf16)
-        valid = loader.ids
-    return valid, rows.clone(), labels, np.concatenate(small)
+        inference = fuse_conv_bn(features_of(network), augment.size)
+        rows, labels, valid = linear_probe.features(inference, batches(), bf16)
+    return valid.numpy(), rows.clone(), labels, np.concatenate(small)
 
 
 def find_alike(opened: Pack, ids: Ids, small: NDArray[np.uint8]) -> list[Pair]:

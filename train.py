@@ -76,17 +76,18 @@ def probe(context: TrainContext) -> None:
     with open_evaluation(recipe, pack, context.resources, pack.ids("train"), epochs=1) as loader:
         batches = context.with_progress("computing features of the training images", loader)
         examples = ((*batch.flat(), batch.ids) for batch in batches)
-        rows = list(map(distributed.gather, linear_probe.features(inference, examples, recipe.bf16)))
+        found_here = linear_probe.features(inference, examples, recipe.bf16)
+    rows, labels, ids = map(distributed.gather, found_here)
     pretrained = pretrained_head(network, recipe.network, recipe.weights)
     found, head = distributed.broadcast_from_main(
-        lambda: linear_probe.solve(*rows, len(pack.classes), seen.columns(), pretrained)
+        lambda: linear_probe.solve(rows, labels, ids, len(pack.classes), seen.columns(), pretrained)
     )
     if found.grid:
         state.network = GridNetwork(network, found.grid, len(pack.classes)).to(state.device)
         state.optimizer = open_optimizer(recipe, state.network)
     linear_probe.set_head(state.network, head)
     result = context.validate(state.network, "validating the linear probe")
-    images = len(rows[0])
+    images = len(ids)
     result |= {"images": images, "elapsed": state.tick(), "grid": found.grid}
     found_line = f"linear probe: {images} images, {found}; {say(result)}"
     print(f"{found_line}, {result['elapsed']:.0f} s after the start", flush=True)

@@ -267,7 +267,9 @@ def _logits_out_of_fold(
     logits, fitted = torch.empty_like(offset), []
     for index, fold in enumerate(torch.unique(folds).tolist()):
         kept, left = folds != fold, folds == fold
-        found = fit(rows[kept], targets[kept], offset[kept], penalty, begin and begin[index], _ROUGHLY)
+        found = fit(
+            rows[kept], targets[kept], offset[kept], penalty, begin[index] if begin else None, _ROUGHLY
+        )
         logits[left] = offset[left] + rows[left] @ found[:-1] + found[-1]
         fitted.append(found)
     return logits, fitted

@@ -264,7 +264,7 @@ def test_features_are_what_the_head_sees(training: bool) -> None:
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     labels, ids = torch.tensor([2, 0, 1, 1, 0, 2, 2]), torch.arange(7) + 40
-    batches = zip(images.split(3), labels.split(3), ids.split(3), strict=True)
+    batches = zip(*(torch.tensor_split(part, 3) for part in (images, labels, ids)), strict=True)
     rows, found, seen = features(features_of(network), batches, bf16=False)
     np.testing.assert_allclose(
         rows.numpy(), (2 * images.flatten(1).numpy() - 1) / np.sqrt(1 + 1e-5), rtol=1e-5
