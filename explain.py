@@ -93,8 +93,8 @@ def explain(job: Job) -> None:
 
 def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
     """`count` random images of the split, as evaluation sees them."""
+    from greyhound.pipelines.augment import epoch_order
     from greyhound.pipelines.loader import Loader
-    from greyhound.pipelines.order import epoch_order
 
     ids = pack.ids(job.split)
     if not len(ids):

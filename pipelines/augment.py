@@ -1,7 +1,8 @@
-"""Augmentation as data: a geometry and a colour matrix for each image, drawn from (seed, epoch, id, view).
+"""All that is drawn: the order of an epoch, and each image's augmentation, from (seed, epoch, id, view).
 
-Before it: sizes and mean lumas from the pack. After it: an engine warps by the geometry and multiplies by the
-colour. Nothing else draws random numbers for images: what one looked like in any epoch can be computed again.
+Before it: ids, sizes and mean lumas from the pack. After it: `loader` asks for one batch after another; an
+engine warps by the geometry and multiplies by the colour. Nothing else draws random numbers for images: what
+one looked like in any epoch can be computed again. The order survives a change of batch size or of ranks.
 
 Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in
 HSV); contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the
@@ -35,6 +36,7 @@ _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS: Final = 10
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _SHIFT: Final = np.uint64(32)
+_ORDER: Final = 0xFFFFFFFF  # the counter's last word; the blocks of an image's numbers count up from 0
 
 
 @dataclass(frozen=True)
@@ -257,3 +259,37 @@ def _orientation_tables() -> tuple[Matrices, Matrices]:
 
 
 _ORIENT, _CORNERS = _orientation_tables()
+
+
+def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Shuffle `ids` for one epoch.
+
+    ids: int64 `[n]`, each at most once. Returns a permutation. Every id is sorted by 64 random bits of
+    its own, drawn from (seed, epoch, id): adding or removing an image never reorders the others.
+    """
+    ids = np.sort(ids)
+    words = philox((ids, epoch, 0, _ORDER), seed).astype(np.uint64)
+    return ids[np.argsort(words[:, 0] << _SHIFT | words[:, 1], kind="stable")]
+
+
+def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
+    """Cut the positions `start..count` into the fewest batches of at most `batch_size`, as equal as can be.
+
+    Training uses this: no epoch ends in a batch of one image, whose statistics would be the last that
+    BatchNorm sees. Cutting again from any of its own bounds gives the same remaining bounds.
+    """
+    left = count - start
+    batches = -(-left // batch_size)
+    sizes = [(left + k) // batches for k in range(batches)]
+    stops = np.cumsum(sizes, dtype=np.int64) + start
+    return [(int(stop) - size, int(stop)) for stop, size in zip(stops, sizes, strict=True)]
+
+
+def full_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
+    """Cut the positions `start..count` into full batches and a short last one, as evaluation does."""
+    return [(low, min(low + batch_size, count)) for low in range(start, count, batch_size)]
+
+
+def rank_share(ids: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
+    """The part of one global batch that `rank` of `world_size` reads; all of them together are the batch."""
+    return ids[rank::world_size]

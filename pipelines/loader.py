@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from greyhound.cache.machine import available_cores, has_dali
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
+from greyhound.pipelines.augment import (
+    Augment,
+    draw,
+    epoch_order,
+    even_bounds,
+    full_bounds,
+    log2_reduction,
+    rank_share,
+    to_stored,
+)
 from greyhound.pipelines.decoded import ImageCache, plan
 from greyhound.pipelines.engine import (
     BatchSpec,
@@ -35,7 +44,6 @@ from greyhound.pipelines.engine import (
     WithTimeout,
     parse_bytes,
 )
-from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, rank_share
 
 DEFAULT: Final = Resources()
 ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}

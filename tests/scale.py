@@ -28,8 +28,7 @@ from greyhound.cache.cli import read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.cache.shards import divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
-from greyhound.pipelines.augment import Augment, draw
-from greyhound.pipelines.order import epoch_order, rank_share
+from greyhound.pipelines.augment import Augment, draw, epoch_order, rank_share
 
 T = TypeVar("T")
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from greyhound.pipelines.augment import Augment, draw
-from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, rank_share
+from greyhound.pipelines.augment import Augment, draw, epoch_order, even_bounds, full_bounds, rank_share
 
 
 def test_an_epoch_is_a_permutation_whatever_the_order_and_the_number_of_the_ids_given() -> None:
@@ -27,7 +26,9 @@ def test_an_epoch_is_a_permutation_whatever_the_order_and_the_number_of_the_ids_
 
 
 def test_equal_keys_fall_back_to_the_order_of_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greyhound.pipelines.order.philox", lambda counter, _: np.zeros((len(counter[0]), 4)))
+    monkeypatch.setattr(
+        "greyhound.pipelines.augment.philox", lambda counter, _: np.zeros((len(counter[0]), 4))
+    )
     assert epoch_order(np.array([5, 2, 9, 1]), 0, 0).tolist() == [1, 2, 5, 9]
 
 

@@ -12,10 +12,9 @@ import psutil
 import pytest
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import Augment, draw
+from greyhound.pipelines.augment import Augment, draw, epoch_order
 from greyhound.pipelines.engine import ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
-from greyhound.pipelines.order import epoch_order
 
 IMAGENET = 1_280_000
 
