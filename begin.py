@@ -278,15 +278,13 @@ def draw_pictures(context: TrainContext) -> None:
 def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
     """A dry run's lines; or the same steps twice, and 1 if they came to other weights, else 0."""
     recipe, network = context.recipe, context.state.network
+    described = f"{recipe.network}, {recipe.precision}"
     if not (dry or recipe.phases):
         raise RunError("--verify-determinism repeats steps, and this recipe has no epochs; add --epochs 1")
     if not recipe.phases:
         counts = [len(context.pack.ids(split)) for split in ("train", "val")]
-        print(
-            "\n".join(
-                dry_run.estimate_probe(network, recipe.network, recipe.augment.size, recipe.bf16, counts)
-            )
-        )
+        lines = dry_run.estimate_probe(network, described, recipe.augment.size, recipe.bf16, counts)
+        print("\n".join(lines))
         return 0
     if not dry:
         again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
@@ -303,16 +301,10 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         return 0 if same else 1
     training, steps = context.training, recipe.averaging.steps
     memory = dry_run.measure_memory(network, recipe.augment.size, recipe.bf16, recipe.freeze_bn)
-    extent = dry_run.Extent(
-        network=recipe.network,
-        precision=recipe.precision,
-        batch_size=recipe.batch_size,
-        steps=len(training),
-        epochs=recipe.epochs,
-        passes=steps + (not recipe.freeze_bn) if steps else 0,
-    )
     seconds = take_steps(train_epoch, context, dry_run.TIMED_STEPS)
-    print("\n".join([*dry_run.estimate(extent, memory, seconds), training.plan.why]))
+    passes = steps + (not recipe.freeze_bn) if steps else 0
+    extent = recipe.batch_size, len(training), recipe.epochs, passes
+    print("\n".join([*dry_run.estimate(described, memory, seconds, *extent), training.plan.why]))
     return 0
 
 

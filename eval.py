@@ -4,8 +4,7 @@
     greyhound eval --run runs/dogs --images FOLDER
 
 Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder; for a
-folder without labels, a table of predictions. Functions import what they need, for `--help` is answered
-without torch.
+folder without labels, a table of predictions.
 """
 
 from __future__ import annotations
@@ -13,28 +12,18 @@ from __future__ import annotations
 import csv
 import io
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from greyhound.cache.cli import note, plain, progress_bar, run
-from greyhound.cache.errors import UserError
+from greyhound.cache.cli import read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from greyhound.cache.folder import Source
-    from greyhound.cache.store import Pack
-    from greyhound.model.run import Run
-    from greyhound.pipelines.augment import Augment
 
 GUESSES: Final = 3
 """Classes in a row of the table of predictions, the most probable first."""
@@ -77,23 +66,34 @@ class Job:
             raise ValueError("--images is a folder of its own; expected neither --pack nor --split beside it")
 
 
-def main() -> int:
-    """Evaluate what the command line names."""
-    job = read_options(Job, sys.argv[1:], "greyhound eval")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
-    return evaluate(job)
+if __name__ == "__main__":
+    # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound eval"))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from greyhound.cache.cli import from_json, note, plain, progress_bar, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.folder import Source, find_unlabelled, named_as_image
+from greyhound.cache.pack import Options, write
+from greyhound.cache.store import Pack
+from greyhound.cache.survey.table import Lines
+from greyhound.model import distributed, metrics, precision
+from greyhound.model.dry_run import refusing_out_of_memory
+from greyhound.model.report import figures, report
+from greyhound.model.run import EVALUATION, PACK, RECIPE, Run
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.loader import Loader
+from greyhound.session import open_device, open_trained_pack
 
 
 def evaluate(job: Job) -> int:
     """Predict every crop, and write what came of it. The exit code."""
-    from greyhound.cache.cli import from_json
-    from greyhound.model import distributed, metrics
-    from greyhound.model.dry_run import refusing_out_of_memory
-    from greyhound.model.precision import fuse_conv_bn, has_bf16
-    from greyhound.model.run import RECIPE, Run
-    from greyhound.pipelines.augment import Augment
-    from greyhound.session import open_device
-
     size = f"{max(job.batch_size, job.crops)} crops at once"
     remedy = "lower --batch-size and --crops, or use --device cpu"
     engine, where, device = open_device(job.resources)
@@ -104,12 +104,14 @@ def evaluate(job: Job) -> int:
         folder = Run(job.run)
         recipe = folder.read(RECIPE)
         trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
-        bf16 = recipe["precision"] == "bf16" and has_bf16(device)
+        bf16 = recipe["precision"] == "bf16" and precision.has_bf16(device)
         origin, network = folder.network(job.checkpoint, device)
         with open_images(job, folder) as (pack, asked, name):
             if job.predictions and (pack.labels[asked] >= 0).any():
                 raise UserError("--predictions is for a folder without labels; these images have labels")
-            ids, probabilities = predict(job, trained, fuse_conv_bn(network, trained.size), pack, asked, bf16)
+            ids, probabilities = predict(
+                job, trained, precision.fuse_conv_bn(network, trained.size), pack, asked, bf16
+            )
             if not distributed.is_main():
                 return 0
             if (pack.labels[ids] < 0).all():
@@ -133,11 +135,6 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
 
     A folder of images is packed for the time of the block.
     """
-    from greyhound.cache.pack import Options, write
-    from greyhound.cache.store import Pack
-    from greyhound.model.run import EVALUATION, PACK
-    from greyhound.session import open_trained_pack
-
     if job.images is None:
         pack = open_trained_pack(folder, job.pack, job.resources)
         split: str = job.split
@@ -163,8 +160,6 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
 
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     """The files of a folder, labelled if its subfolders have the names of the classes. Raises UserError."""
-    from greyhound.cache.folder import find_unlabelled, named_as_image
-
     sources = find_unlabelled(images)
     inside = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
     names = set(inside.values())
@@ -189,12 +184,6 @@ def predict(
 
     Each rank predicts its share; the first one gets all.
     """
-    import torch
-
-    from greyhound.model import distributed
-    from greyhound.model.precision import forward
-    from greyhound.pipelines.loader import Loader
-
     parts, rows = [], []
     loader = Loader(
         pack,
@@ -211,7 +200,7 @@ def predict(
     with torch.no_grad(), loader, progress_bar("evaluating", distributed.is_main()) as update:
         distributed.on_main(note, loader.describe_corrupt())
         for batch in loader:
-            logits = forward(network, batch.flat()[0], bf16)
+            logits = precision.forward(network, batch.flat()[0], bf16)
             parts.append(logits.softmax(1).view(len(batch.ids), job.crops, logits.shape[1]))
             rows.append(batch.ids)
             update(loader.position.images, len(loader.ids))
@@ -222,10 +211,6 @@ def predict(
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     """Write the result's JSON, its confusion matrix and the report; print the tables."""
-    from greyhound.model import metrics
-    from greyhound.model.report import figures, report
-    from greyhound.model.run import EVALUATION
-
     folder.write(name, result)
     shown = metrics.most_confused(result, figures.DRAWN)
     rows = [result["classes"][index] for index in shown]
@@ -253,9 +238,6 @@ def write_predictions(
     path: Path, pack: Pack, ids: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> None:
     """A CSV with one row for each image: its path and its most probable classes, over all crops."""
-    from greyhound.cache.survey.table import Lines
-    from greyhound.model.run import Run
-
     guesses = min(GUESSES, len(pack.classes))
     text = io.StringIO()
     table = csv.writer(Lines(text))
@@ -270,4 +252,4 @@ def write_predictions(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: evaluate(JOB))

@@ -103,18 +103,6 @@ _CARD: Final = 8e9
 """Bytes of the GPU that the author's recipe was made on."""
 
 
-@dataclass(frozen=True)
-class Extent:
-    """How much there is to train. steps: an epoch. passes: of the training set more, for the averaging."""
-
-    network: str
-    precision: str
-    batch_size: int
-    steps: int
-    epochs: int
-    passes: int
-
-
 @torch.no_grad()
 def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> None:
     """Refuse a size that the network does not take: pass one image `[1, 3, size, size]`. Raises RunError."""
@@ -128,26 +116,34 @@ def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> No
         raise RunError(f"{found}; choose another --size or --network") from None
 
 
-def estimate(extent: Extent, memory: Memory, seconds: Sequence[float]) -> list[str]:
-    """What the training would take, in lines. seconds: of each of the timed steps, on its own batches."""
-    step, batch, passes = statistics.median(seconds[1:]), extent.batch_size, extent.passes
-    epochs = f"{extent.epochs} epoch{'s' if extent.epochs != 1 else ''}"
+def estimate(
+    network: str, memory: Memory, seconds: Sequence[float], batch: int, steps: int, epochs: int, passes: int
+) -> list[str]:
+    """What the training would take, in lines.
+
+    network: its name and precision. seconds: of each of the timed steps, on its own batches. batch:
+    its images. steps: an epoch. passes: of the training set more, for the averaging.
+    """
+    step = statistics.median(seconds[1:])
+    count = f"{epochs} epoch{'s' if epochs != 1 else ''}"
     each, fixed = f"{memory.per_image / 2**20:.1f} MiB", f"{memory.fixed / 2**20:.1f} MiB"
     gigabytes, fitting = memory.batch(batch) / 1e9, memory.fitting(_CARD)
-    epoch = step * extent.steps
+    epoch = step * steps
     return [
-        f"network: {extent.network}, {memory.parameters:,} parameters, {extent.precision}",
+        f"network: {network}; {memory.parameters:,} parameters",
         f"memory: {each} an image and {fixed} besides: a batch of {batch} takes {gigabytes:.2f} GB; "
         f"{_CARD / 1e9:.0f} GB hold {fitting} images (counted; what libraries need comes on top)",
-        f"steps: {extent.steps:,} an epoch, {extent.steps * extent.epochs:,} in {epochs}; "
+        f"steps: {steps:,} an epoch, {steps * epochs:,} in {count}; "
         f"averaging passes {passes} times more over the training set",
         f"time: {step:.3f} s a step, the median of {len(seconds) - 1} here; {duration(epoch)} an epoch, "
-        f"{duration(epoch * (extent.epochs + passes))} in all, validation not counted",
+        f"{duration(epoch * (epochs + passes))} in all, validation not counted",
     ]
 
 
 @torch.no_grad()
-def estimate_probe(network: nn.Module, name: str, size: int, bf16: bool, counts: Sequence[int]) -> list[str]:
+def estimate_probe(
+    network: nn.Module, network_name: str, size: int, bf16: bool, counts: Sequence[int]
+) -> list[str]:
     """What a linear probe without epochs would take, in lines. counts: training and validation images."""
     device = next(network.parameters()).device
     images, seconds = torch.zeros(_TIMED_IMAGES, 3, size, size, device=device), []
@@ -158,7 +154,7 @@ def estimate_probe(network: nn.Module, name: str, size: int, bf16: bool, counts:
             seconds.append((time.perf_counter() - started) / len(images))
     each, parameters = statistics.median(seconds[1:]), sum(weight.numel() for weight in network.parameters())
     return [
-        f"network: {name}, {parameters:,} parameters, {'bf16' if bf16 else 'fp32'}; all stay as they are",
+        f"network: {network_name}; {parameters:,} parameters, which stay as they are",
         f"linear probe: one pass over {counts[0]:,} training and {counts[1]:,} validation images",
         f"time: {each:.3f} s an image, the median of {len(seconds) - 1} batches here; "
         f"{duration(each * sum(counts))} in all; decoding, and fitting the head, come on top",

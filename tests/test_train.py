@@ -342,7 +342,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     train.train(replace(job, dry_run=True), never)
     said = capsys.readouterr().out
     count = sum(parameter.numel() for parameter in build("test_efficientnet", 3, "none").parameters())
-    assert f"network: test_efficientnet, {count:,} parameters, fp32" in said
+    assert f"network: test_efficientnet, fp32; {count:,} parameters" in said
     assert re.search(
         r"memory: \d+\.\d MiB an image .* a batch of 8 takes 0\.\d\d GB; 8 GB hold \d+ images", said
     )
