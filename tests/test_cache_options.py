@@ -12,7 +12,7 @@ import pytest
 
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
 from greyhound.cache.options import WIDTH, OptionError, Parser, apply, field_docs, options
-from greyhound.recipe import FAST, RECIPES, Recipe
+from greyhound.recipe import FINE, RECIPES, Recipe
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def test_every_recipe_survives_its_file(recipe: Recipe) -> None:
     ],
 )
 def test_an_edit_that_changes_the_meaning_is_one_line(change: Any, says: str) -> None:
-    content = json.loads(json.dumps(asdict(FAST)))
+    content = json.loads(json.dumps(asdict(FINE)))
     change(content)
     with pytest.raises(ValueFormatError, match=says) as refusal:
         from_json(Recipe, content, "r")

@@ -127,6 +127,7 @@ def test_the_tables_of_training_have_the_defaults(name: str, column: int) -> Non
         said, value = cells[column].strip("`"), getattr(preset, flag[1].replace("-", "_"), None)
         if said and value is not None:
             expected = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+            expected = " ".join(map(str, value)) if isinstance(value, tuple) else expected
             assert said == str(expected) or float(said) == expected, (flag[1], said, expected)
             checked += 1
     assert checked > 12
