@@ -33,6 +33,8 @@ _STAGES: Final = 2
 """How many of the last stages a grid is taken of."""
 _HUB_SECONDS: Final = 5.0
 """How long the hub may take to answer at all."""
+_INSIDE: Final = "features.network."
+"""Where a `GridNetwork` has the tensors of its timm network."""
 _NAME_IT: Final = "name the network that these weights are from"
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 
@@ -330,6 +332,7 @@ def _read_state(path: Path) -> StateDict:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path)
         if isinstance(content, dict) and "network" in content:
             content = checkpoint.check_format(path, content)["network"]
+            content = {key.removeprefix(_INSIDE): value for key, value in content.items()}
     except checkpoint.CheckpointError as error:
         raise WeightsError(f"weights: {error}") from None
     if not _is_state(content):

@@ -99,6 +99,15 @@ def test_a_checkpoint_of_ours(tmp_path: Path) -> None:
     assert same(build(TINY, 4, str(tmp_path / "best.ckpt")), before)
 
 
+def test_a_checkpoint_of_ours_with_a_wider_head_gives_all_but_its_head(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = build(TINY, 4, "none", grid=2)
+    save(tmp_path / "best.ckpt", {"network": before.state_dict(), "grid": 2})
+    state = before.state_dict()
+    for key, value in build(TINY, 4, str(tmp_path / "best.ckpt")).state_dict().items():
+        assert key.startswith("classifier.") or value.equal(state[f"features.network.{key}"]), key
+
+
 def test_a_torch_file_and_a_safetensors_file(tmp_path: Path) -> None:
     before = tiny(seed=1)
     torch.save(before.state_dict(), tmp_path / "a.pth")
