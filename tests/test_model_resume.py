@@ -57,7 +57,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def half(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a linear probe that a signal stopped in its first epoch, before its fourth step."""
     out = tmp_path_factory.mktemp("half") / "run"
-    asked = iter([None] * 5 + [signal.SIGTERM] * 9)  # two batches for the head, three steps
+    asked = iter([None] * 7 + [signal.SIGTERM] * 9)  # four batches for the probe, three steps
     with pytest.raises(Stopped, match="while training epoch 0"):
         train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: next(asked))
     return out
@@ -213,7 +213,7 @@ def test_another_number_of_threads_is_said(tiny_run: Path, colour_pack: Pack, tm
 def plain_run(colour_pack: Pack, tmp_path: Path) -> Iterator[list[str]]:
     """The command line of a run of `fine` at another batch size, ended after its head was solved."""
     begin = ["fine", "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), *SMALL]
-    asked = iter([None] * 3 + [signal.SIGTERM] * 9)
+    asked = iter([None] * 5 + [signal.SIGTERM] * 9)
     with pytest.raises(Stopped, match="while training"):
         train.train(read_options([*begin, "--batch-size", "16"]), lambda: next(asked))
     yield ["fine", "--out", str(tmp_path / "run"), "--device", "cpu", "--resume"]

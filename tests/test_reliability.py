@@ -56,7 +56,7 @@ from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
 
 ENGINES = ["threads", "dali"] if has_dali() else ["threads"]
-KILLS = {"probe": 1, "step": 4, "checkpoint": 3, "validation": 1, "averaging": 14, "evaluation": 3}
+KILLS = {"probe": 3, "step": 4, "checkpoint": 3, "validation": 1, "averaging": 14, "evaluation": 3}
 """The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are
 drawn from. The steps are the first four of the first epoch; an epoch's validation is one batch."""
 
