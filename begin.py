@@ -77,7 +77,9 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
     started = time.perf_counter()
     engine, name, device = open_device(options.resources)
     size = "the run's batch size" if options.resume else f"batch size {options.recipe.batch_size}"
-    remedy = "lower --batch-size, or add --activation-checkpointing; --dry-run says what fits"
+    remedy = (
+        "lower --batch-size or --micro-batch, or add --activation-checkpointing; --dry-run says what fits"
+    )
     with (
         dry_run.refusing_out_of_memory(size, remedy),
         distributed.process_group(device) as restarted,
@@ -281,11 +283,6 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
     described = f"{recipe.network}, {recipe.precision}"
     if not (dry or recipe.phases):
         raise RunError("--verify-determinism repeats steps, and this recipe has no epochs; add --epochs 1")
-    if not recipe.phases:
-        counts = [len(context.pack.ids(split)) for split in ("train", "val")]
-        lines = dry_run.estimate_probe(network, described, recipe.augment.size, recipe.bf16, counts)
-        print("\n".join(lines))
-        return 0
     if not dry:
         again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
         hashes = []
@@ -299,11 +296,16 @@ def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
         same, line = dry_run.compare(hashes)
         print(line)
         return 0 if same else 1
+    if recipe.linear_probe:
+        counts = [len(context.pack.ids(split)) for split in ("train", "val")]
+        print(dry_run.estimate_probe(network, recipe.augment.size, recipe.bf16, counts))
+    if not recipe.phases:
+        return 0
     training, steps = context.training, recipe.averaging.steps
     memory = dry_run.measure_memory(network, recipe.augment.size, recipe.bf16, recipe.freeze_bn)
     seconds = take_steps(train_epoch, context, dry_run.TIMED_STEPS)
     passes = steps + (not recipe.freeze_bn) if steps else 0
-    extent = recipe.batch_size, len(training), recipe.epochs, passes
+    extent = recipe.micro_batch or recipe.batch_size, len(training), recipe.epochs, passes
     print("\n".join([*dry_run.estimate(described, memory, seconds, *extent), training.plan.why]))
     return 0
 

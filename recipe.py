@@ -59,7 +59,8 @@ class Recipe:
     batch_size: int = 32
     """Images a step."""
     micro_batch: int = 0
-    """Images at a time in a step, for less memory: the gradients add up. 0: all. Needs frozen statistics."""
+    """Images of a step that a process holds in memory at once; their gradients add up. 0: all. Needs frozen
+    statistics."""
     phases: tuple[Phase, ...] = PAPER_PHASES
     """The learning rate, phase by phase."""
     views: int = 1
@@ -73,8 +74,8 @@ class Recipe:
     linear_probe: bool = False
     """Before the first epoch, fit the last layer to the frozen features."""
     probe_grids: tuple[int, ...] = (0,)
-    """What the linear probe chooses among: the last two stages' features, averaged on a grid of so many cells
-    a side and put beside the last layer's. 0: the last layer's alone."""
+    """Grids that the linear probe tries. g: the features of the last two stages, averaged on g x g cells,
+    beside the last layer's. 0: the last layer's alone."""
     freeze_bn: bool = False
     """Keep BatchNorm's running statistics as pretrained. Its scale and shift are still trained."""
     averaging: Averaging = field(default_factory=Averaging)
@@ -112,6 +113,8 @@ class Recipe:
         )
         if self.micro_batch and not self.freeze_bn:
             raise ValueError("micro_batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
+        if self.micro_batch and self.compile:
+            raise ValueError("compile needs a whole batch in one call; add --micro-batch 0")
         if not (self.phases or self.linear_probe):
             raise ValueError("nothing is trained: no phases, and no linear probe")
 

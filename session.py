@@ -22,7 +22,7 @@ from greyhound.cache.machine import describe_machine
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.dry_run import check_input_size
-from greyhound.model.network import build, convert_sync_batchnorm, set_train_mode
+from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, Run, RunError, versions
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
@@ -174,6 +174,8 @@ def open_state(
         smoothed_cross_entropy(recipe.label_smoothing, classes)
         if recipe.linear_probe:
             linear_probe.classifier(network)
+            if not grid:
+                GridFeatures(network, recipe.probe_grids)  # refuses a network that gives no stages
     except ValueError as error:
         raise RunError(str(error)) from None
     check_input_size(network, recipe.network, recipe.augment.size, recipe.bf16)

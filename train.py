@@ -59,6 +59,7 @@ def train(options: TrainOptions, stop: Stop) -> int:
             probe(context)
         fit(context)
         average_weights(context)
+        distributed.broadcast_from_main(context.saver.wait)  # it may be writing the report of the last epoch
         distributed.on_main(lambda: print(f"report: {report.build(context.run.folder)}"))
     return 0
 
@@ -71,36 +72,42 @@ def probe(context: TrainContext) -> None:
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:
         return
-    seen = GridFeatures(network, recipe.probe_grids)
-    inference = fuse_conv_bn(seen, recipe.augment.size)
+    feature_network = GridFeatures(network, recipe.probe_grids)
+    inference = fuse_conv_bn(feature_network, recipe.augment.size)
     with open_evaluation(recipe, pack, context.resources, pack.ids("train"), epochs=1) as loader:
         batches = context.with_progress("computing features of the training images", loader)
         examples = ((*batch.flat(), batch.ids) for batch in batches)
-        found_here = linear_probe.features(inference, examples, recipe.bf16)
-    rows, labels, ids = map(distributed.gather, found_here)
-    pretrained = pretrained_head(network, recipe.network, recipe.weights)
-    found, head = distributed.broadcast_from_main(
-        lambda: linear_probe.solve(rows, labels, ids, len(pack.classes), seen.columns(), pretrained)
+        local = linear_probe.features(inference, examples, recipe.bf16)
+    features, labels, ids = map(distributed.gather, local)
+    solution, head = distributed.broadcast_from_main(
+        lambda: linear_probe.solve(
+            features,
+            labels,
+            ids,
+            len(pack.classes),
+            feature_network.columns(),
+            pretrained_head(network, recipe.network, recipe.weights),
+        )
     )
-    if found.grid:
-        state.network = GridNetwork(network, found.grid, len(pack.classes)).to(state.device)
+    if solution.grid:
+        state.network = GridNetwork(network, solution.grid, len(pack.classes)).to(state.device)
         state.optimizer = open_optimizer(recipe, state.network)
     linear_probe.set_head(state.network, head)
     result = context.validate(state.network, "validating the linear probe")
-    images = len(ids)
-    result |= {"images": images, "elapsed": state.tick(), "grid": found.grid}
-    found_line = f"linear probe: {images} images, {found}; {say(result)}"
-    print(f"{found_line}, {result['elapsed']:.0f} s after the start", flush=True)
+    result |= {"images": len(ids), "elapsed": state.tick(), "grid": solution.grid}
+    line = f"linear probe: {len(ids)} images, {solution}; {say(result)}"
+    print(f"{line}, {result['elapsed']:.0f} s after the start", flush=True)
     context.run.write(PROBE, result)
-    context.saver.save_best(
-        state, scored(state.network, result, recipe.select, f"a linear probe of {images} images")
-    )
+    after = f"a linear probe of {len(ids)} images"
+    context.saver.save_best(state, scored(state.network, result, recipe.select, after))
     context.saver.save_last(state)
 
 
 def fit(context: TrainContext) -> None:
     """Train through every phase. After each epoch validate, and write log, checkpoints and report."""
     recipe, state = context.recipe, context.state
+    if state.epoch >= recipe.epochs and not state.trained:
+        return
     model = distributed.data_parallel(context.compiled())
     try:
         while state.epoch < recipe.epochs or state.trained:
@@ -135,12 +142,12 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         set_lr(state.optimizer, recipe.lr_at(state.epoch + state.images / len(loader.ids)))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
-        total = batch.global_batch_size * recipe.views
-        for images, labels in micro_batches(*batch.flat(), recipe.micro_batch, total):
+        total = batch.global_batch_size
+        for images, labels in micro_batches(*batch.flat(), recipe.micro_batch, total, recipe.views):
             loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels)
-            weighted = loss * ddp_loss_weight(len(labels), total)
+            weighted = loss * ddp_loss_weight(len(labels), total * recipe.views)
             weighted.backward()  # type: ignore[no-untyped-call]
-            state.record(loss.detach(), len(labels) / recipe.views)
+            state.record(loss.detach(), len(labels) / recipe.views)  # several views count as one image
         state.optimizer.step()
         state.advance(loader.position.epoch, loader.position.images)
         if context.saver.should_save() and state.images:  # every rank asks; an epoch's end saves by itself

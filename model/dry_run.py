@@ -141,24 +141,22 @@ def estimate(
 
 
 @torch.no_grad()
-def estimate_probe(
-    network: nn.Module, network_name: str, size: int, bf16: bool, counts: Sequence[int]
-) -> list[str]:
-    """What a linear probe without epochs would take, in lines. counts: training and validation images."""
+def estimate_probe(network: nn.Module, size: int, bf16: bool, counts: Sequence[int]) -> str:
+    """How long a linear probe's pass would take, in a line. counts: training and validation images."""
     device = next(network.parameters()).device
-    images, seconds = torch.zeros(_TIMED_IMAGES, 3, size, size, device=device), []
+    images = torch.zeros(_TIMED_IMAGES, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    seconds = []
     with eval_mode(network):
         for _ in range(TIMED_STEPS):
             started = time.perf_counter()
             forward(network, images, bf16).sum().item()
             seconds.append((time.perf_counter() - started) / len(images))
-    each, parameters = statistics.median(seconds[1:]), sum(weight.numel() for weight in network.parameters())
-    return [
-        f"network: {network_name}; {parameters:,} parameters, which stay as they are",
-        f"linear probe: one pass over {counts[0]:,} training and {counts[1]:,} validation images",
-        f"time: {each:.3f} s an image, the median of {len(seconds) - 1} batches here; "
-        f"{duration(each * sum(counts))} in all; decoding, and fitting the head, come on top",
-    ]
+    each = statistics.median(seconds[1:])
+    passed = f"one pass over {counts[0]:,} training and {counts[1]:,} validation images"
+    return (
+        f"linear probe: {passed}, {1000 * each:.1f} ms an image here, {duration(each * sum(counts))} in all; "
+        "decoding, and fitting the head, come on top"
+    )
 
 
 def compare(hashes: Sequence[str]) -> tuple[bool, str]:

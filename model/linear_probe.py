@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional
 
 from greyhound.model.network import Linear, eval_mode
-from greyhound.model.precision import forward
+from greyhound.model.precision import exact_products, forward
+from greyhound.model.run import RunError
 
 Rows: TypeAlias = torch.Tensor
 """Float `[n, D]`: what the head sees of n images."""
@@ -80,6 +81,7 @@ def features(
     return values, targets, rows
 
 
+@exact_products()
 def solve(
     features: Rows,
     labels: torch.Tensor,
@@ -94,9 +96,13 @@ def solve(
     grid to choose among, see `GridFeatures.columns`. pretrained: the classifier that the network was trained
     with, on the features of grid 0. The features are standardised for the penalty, and the head takes them
     as they are. A class without images gets a constant logit below all others. Raises ValueError if the
-    labels are not of two classes or more in 0..K-1.
+    labels are not of two classes or more in 0..K-1, RunError if a feature is not finite.
     """
     _check(labels, classes)
+    if not features.isfinite().all():
+        wrong = ids[~features.isfinite().all(1).cpu()].tolist()
+        what = f"the features of {len(wrong)} images are not finite, of row {wrong[0]} for one"
+        raise RunError(f"{what}; add --precision fp32, or choose another --network or --weights")
     order = ids.argsort().to(labels.device)
     present, targets = torch.unique(labels[order], return_inverse=True)
     values = features[order].double()
@@ -111,9 +117,10 @@ def solve(
     head = Linear(weight.new_zeros(classes, weight.shape[1]), bias.new_zeros(classes))
     head.bias.fill_(float((chosen @ weight.T + bias).min()) - _ABSENT)
     head.weight[present], head.bias[present] = weight, bias
-    return found, head
+    return found, Linear(head.weight.cpu(), head.bias.cpu())
 
 
+@exact_products()
 def out_of_fold(
     features: Rows, labels: torch.Tensor, folds: torch.Tensor, pretrained: Linear | None = None
 ) -> Solution:
@@ -177,7 +184,7 @@ def classifier(network: Any) -> nn.Linear:
     head = network.get_classifier()
     if not isinstance(head, nn.Linear) or head.bias is None:
         found = f"the head is {type(head).__name__}; expected a linear layer with a bias"
-        raise ValueError(f"{found}: train without linear_probe")
+        raise ValueError(f"{found}: add --no-linear-probe --epochs 1, or choose another --network")
     return head
 
 
@@ -219,11 +226,12 @@ def _choose(
     best: tuple[Solution, _Problem, Linear] | None = None
     starts = _starts(values, targets, int(targets.max()) + 1, pretrained)
     place = len(PENALTIES) // 2
-    for grid, seen in columns.items():
-        problem = _Problem(values[:, seen.to(values.device)])
+    for grid, chosen in columns.items():
+        problem = _Problem(values[:, chosen.to(values.device)])
+        rows = problem.rows.float()
         for start in starts:
             offset = start(values[:, : start.weight.shape[1]]).float()
-            place, logits, loss = _best_penalty(problem.rows.float(), targets, offset, folds, place)
+            place, logits, loss = _best_penalty(rows, targets, offset, folds, place)
             if best is None or loss < best[0].cross_entropy:
                 right = float((logits.argmax(1) == targets).float().mean())
                 probabilities = logits.softmax(1).cpu()

@@ -55,10 +55,10 @@ class WeightsError(UserError):
 
 
 class GridFeatures(nn.Module):
-    """What a head sees of images `[B, 3, S, S]`: `[B, D]`, the last layer's pooled features, and for every
-    grid g > 0 of `grids` those of the last two stages, averaged on g x g cells.
+    """The features that a head sees of images `[B, 3, S, S]`: `[B, D]`.
 
-    The cells keep where things are, which the last layer's pooling loses. They cost no further pass.
+    First the last layer's pooled ones. Then, for each grid g > 0, those of the last two stages, averaged on
+    g x g cells: these keep where things are, and cost no further pass.
     """
 
     def __init__(self, network: Any, grids: Sequence[int] = ()) -> None:
@@ -108,8 +108,10 @@ class GridNetwork(nn.Module):
         network.reset_classifier(0)  # its own is not used
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits `[B, classes]`."""
-        logits: torch.Tensor = self.classifier(self.features(images))
+        """Logits `[B, classes]`; the head computes in float32, as it was fitted."""
+        features = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            logits: torch.Tensor = self.classifier(features.float())
         return logits
 
     def get_classifier(self) -> nn.Module:
@@ -160,7 +162,8 @@ def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | Non
         return None
     state, _ = _find_state(network, name, weights)
     found = {key.rpartition(".")[2]: state[key] for key in _head_names(network) if key in state}
-    if found.keys() != {"weight", "bias"} or found["weight"].ndim != 2:
+    seen = found["weight"].shape[1:] if found.keys() == {"weight", "bias"} else ()
+    if tuple(seen) != (getattr(network, "head_hidden_size", None),):
         return None
     return Linear(found["weight"], found["bias"])
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Final
 
@@ -42,10 +43,24 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def forward(network: nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """Logits, float32 `[B, K]`, of images `[B, 3, S, S]`; bf16: in bfloat16 inside, where autocast allows."""
+    """The network's output, float32, such as logits `[B, K]`, of images `[B, 3, S, S]`.
+
+    bf16: compute in bfloat16 inside, where autocast allows.
+    """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        logits: torch.Tensor = network(images)
-    return logits.float()
+        output: torch.Tensor = network(images)
+    return output.float()
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """No TF32 in float32 products, for as long as the block runs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -> tuple[nn.Module, str]:

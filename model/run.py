@@ -280,7 +280,7 @@ def score_of(content: dict[str, Any]) -> float:
 def grid_of(content: dict[str, Any]) -> int:
     """The grid of a checkpoint's head, see `network.build`."""
     grid = content.get("grid", 0)
-    return grid if isinstance(grid, int) else 0
+    return grid if grid in range(8) else 0  # as a recipe's probe_grids
 
 
 def load_network(network: nn.Module, content: dict[str, Any], path: Path) -> None:

@@ -42,13 +42,13 @@ def ddp_loss_weight(local: int, total: int) -> float:
     return distributed.world_size() * local / total
 
 
-def micro_batches(images: torch.Tensor, labels: torch.Tensor, size: int, total: int) -> Pairs:
+def micro_batches(images: torch.Tensor, labels: torch.Tensor, size: int, total: int, views: int) -> Pairs:
     """A rank's share of a batch in parts of at most `size` images, 0: in one part.
 
-    total: images of the batch over all ranks. Every rank gets as many parts, since DDP waits for all of them
-    after each; some may be empty.
+    total: images of the batch over all ranks, in `views` views each. Every rank gets as many parts, since DDP
+    waits for all of them after each; some may be empty.
     """
-    largest = -(-total // distributed.world_size())
+    largest = -(-total // distributed.world_size()) * views
     parts = -(-largest // size) if size else 1
     return zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
 
@@ -96,7 +96,7 @@ def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
 
 SHEET_COLUMNS: Final = 8
 """Images beside each other in the picture of a batch."""
-LOWER_RATES: Final = "train into another folder at lower rates, --phases.0.high"
+LOWER_RATES: Final = "train into another folder at a lower --lr"
 
 
 @dataclass(frozen=True)

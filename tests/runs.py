@@ -51,7 +51,7 @@ FULL = replace(
     phases=(Phase(epochs=2, high=1e-5, low=3e-6, cycles=0.5),),
     averaging=Averaging(steps=2, rate=1e-5),
 )
-"""Everything that `fast` does, and averaging after it."""
+"""Everything that `fine` does, and averaging after it."""
 
 SMALL: Final = ["--network", "test_efficientnet", "--weights", "none", "--size", "32", "--device", "cpu"]
 """The flags of a training as small as these."""

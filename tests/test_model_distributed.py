@@ -261,7 +261,7 @@ RECIPE = replace(
     phases=(Phase(epochs=2, high=1e-4, low=2e-5, cycles=0.5),),
     averaging=Averaging(steps=2, rate=1e-5),
 )
-"""All that `fast` asks for, and more. Seven images in two views on two ranks: no share is even."""
+"""All that `fine` asks for, and more. Seven images in two views on two ranks: no share is even."""
 
 Alone: TypeAlias = tuple[Path, list[Any]]
 Step: TypeAlias = tuple[int, list[tuple[int, int]]]

@@ -26,6 +26,7 @@ from greyhound.model.linear_probe import (
     solve,
 )
 from greyhound.model.network import GridFeatures, GridNetwork, Linear, build, features_of
+from greyhound.model.run import RunError
 
 
 class Flat(nn.Module):
@@ -361,6 +362,15 @@ def test_more_features_than_images_are_the_same_regression(monkeypatch: pytest.M
     expected = reference.fit(rows.astype(np.float64), labels).decision_function(rows.astype(np.float64))
     found = logits(network, rows)
     np.testing.assert_allclose(found - found.mean(1, keepdims=True), expected, atol=2e-3)
+
+
+def test_features_that_are_not_finite_are_refused_by_row() -> None:
+    rows, labels = (torch.from_numpy(part) for part in blobs([0, 1, 2]))
+    rows[4, 2] = torch.nan
+    with pytest.raises(
+        RunError, match="features of 1 images are not finite, of row 1004 for one; add --precision"
+    ):
+        solve(rows, labels, torch.arange(len(rows)) + 1000, 3, {0: torch.arange(6)})
 
 
 def test_the_order_of_the_images_does_not_matter() -> None:
