@@ -21,21 +21,11 @@ from torch import nn
 
 from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
-from greyhound.model import distributed, dry_run
+from greyhound.model import distributed, dry_run, resume
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.network import normalisation
 from greyhound.model.precision import has_bf16
 from greyhound.model.report import figures
-from greyhound.model.resume import (
-    check_same,
-    clear_end,
-    find_best,
-    invalidate_best,
-    latest_checkpoint,
-    record_forced,
-    refuse_settled,
-    write_description,
-)
 from greyhound.model.run import (
     BEST,
     CORRUPT,
@@ -165,11 +155,11 @@ def open_run(
     plain = recipe == preset and "recipe" not in options.force
     asked = own if plain else resolve(recipe, device)
     recipes = asdict(own), asdict(asked)
-    check_same(run, recipes, pack.path, pack.header.digest, used, options.force)
+    resume.check_same(run, recipes, pack.path, pack.header.digest, used, options.force)
     pack.require_classes(run.read(PACK)["classes"], str(out))
-    content = latest_checkpoint(run, not options.writes_nothing, note)
+    content = resume.latest_checkpoint(run, not options.writes_nothing, note)
     if content:
-        refuse_settled(run, *recipes)
+        resume.refuse_settled(run, *recipes)
     return asked, run, content
 
 
@@ -211,7 +201,7 @@ def begin(context: TrainContext, options: TrainOptions, used: dict[str, str], fr
 def start_run(context: TrainContext, used: dict[str, str]) -> None:
     """Write down what the run depends on, and draw what it will do."""
     clear_results(context.run)
-    write_description(context.run, asdict(context.recipe), context.pack.summary(), used)
+    resume.write_description(context.run, asdict(context.recipe), context.pack.summary(), used)
     with context.pack.naming_corrupt(context.pack.ids("train")):  # not those of a few pictures alone
         draw_pictures(context)
 
@@ -222,14 +212,14 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
     drop_later_rows(folder, state)
     going = state.epoch < context.recipe.epochs or state.trained
     if going:
-        clear_end(folder)
+        resume.clear_end(folder)
     if {"recipe", "pack"} & set(options.force):
-        invalidate_best(folder, note)
+        resume.invalidate_best(folder, note)
     if folder.read(PACK)["digest"] != pack.header.digest:
         context.saver.save_last(state)  # before pack.json is replaced: last.ckpt counts images of its pack
         context.saver.wait()
     if options.force:
-        record_forced(folder, asdict(context.recipe), pack.summary(), used, state.epoch, note)
+        resume.record_forced(folder, asdict(context.recipe), pack.summary(), used, state.epoch, note)
     done, count = state.images, len(context.training.ids)
     place = f"in epoch {state.epoch}, after {done} of {count} images" if going else "after the last epoch"
     print(f"resumed {place}", flush=True)
@@ -238,7 +228,7 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
 def restore_best(context: TrainContext) -> None:
     """Go on from best.ckpt's own score: last.ckpt may be older. A score of -inf is measured again."""
     state = context.state
-    content = distributed.broadcast_from_main(lambda: find_best(context.run, note))
+    content = distributed.broadcast_from_main(lambda: resume.find_best(context.run, note))
     state.best = content["score"] if content else -math.inf
     if content is None or state.best > -math.inf:
         return
