@@ -316,7 +316,6 @@ def test_grid_features_are_the_means_of_the_stages_cells() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("grid", [0, 1, 3])
 def test_a_timm_network_predicts_with_the_solved_head(grid: int) -> None:
-    """The wider network's logits are the regression's, and its tensors are timm's under another name."""
     torch.manual_seed(0)
     network = build("test_efficientnet", 3, "none")
     labels = torch.arange(30) % 3
@@ -383,7 +382,6 @@ def test_the_order_of_the_images_does_not_matter() -> None:
 
 
 def test_a_feature_that_is_rounding_alone_has_no_weight() -> None:
-    """A spread below float32's rounding of the mean is no signal, however it is scaled."""
     rows, labels = blobs([0, 1, 2])
     rows[:, 0] = np.float32(3000) + np.float32(2**-12) * (labels == 1)
     network = Flat(6, 3)

@@ -305,8 +305,6 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 def test_an_older_checkpoint_loses_no_better_network(
     colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last epoch is the best, and the checkpoint before it does not know of it."""
-
     def ranked(network: Any, result: dict[str, Any], by: Any, after: str) -> dict[str, Any]:
         content = scored(network, result, by, after)
         return content | {"score": content["score"] - (50 if after != "epoch 1" else 0)}

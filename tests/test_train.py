@@ -241,7 +241,6 @@ def test_micro_batches_are_the_step(colour_pack: Pack) -> None:
 
 
 def test_a_probe_may_choose_a_grid_and_all_that_follows_takes_it(colour_pack: Pack, tmp_path: Path) -> None:
-    """Where it is the only choice: the wider head is fine-tuned, resumed, averaged and loaded."""
     recipe = replace(FULL, probe_grids=(2,), micro_batch=4)
     whole, out = tmp_path / "whole", tmp_path / "run"
     train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
