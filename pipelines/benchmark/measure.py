@@ -152,10 +152,12 @@ def core_seconds() -> float:
 
 
 def _family() -> list[Any]:
-    return [process := psutil.Process(), *process.children(recursive=True)]
+    process = psutil.Process()
+    return [process, *process.children(recursive=True)]
 
 
 def summarise(name: str, samples: list[Sample]) -> Result:
     """Medians, and the spread of what is to be trusted."""
-    costs = [taken.core_ms_per_image for taken in samples]
-    return Result(name, *map(statistics.median, zip(*samples, strict=True)), (min(costs), max(costs)))
+    speeds, costs, peaks = zip(*samples, strict=True)
+    speed, cost, peak = map(statistics.median, (speeds, costs, peaks))
+    return Result(name, speed, cost, peak, (min(costs), max(costs)))
