@@ -110,12 +110,13 @@ from greyhound.cache.twins import DETAILED, Pair, Twins, find_pairs
 from greyhound.model import linear_probe
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.network import build, features_of, normalisation, pretrained_head
-from greyhound.model.precision import fuse_conv_bn, has_bf16, use_fast_kernels
+from greyhound.model.precision import fuse_conv_bn, has_bf16
 from greyhound.model.report import figures
 from greyhound.model.run import PACK, RECIPE, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader, choose, torch_device
+from greyhound.pipelines.loader import Loader
+from greyhound.session import open_device, open_trained_pack
 
 Ids = NDArray[np.int64]
 
@@ -181,10 +182,8 @@ def review(job: Job) -> Review:
 def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs."""
     if job.run:
-        trained = Run(job.run).read(PACK)
-        opened = Pack(job.pack or trained["path"], job.resources.originals)
-        opened.require_classes(trained["classes"], str(job.run))
-        if opened.header.digest != trained["digest"]:
+        opened = open_trained_pack(Run(job.run), job.pack, job.resources)
+        if opened.header.digest != Run(job.run).read(PACK)["digest"]:
             other = f"{opened.path} is not the pack that {job.run} was trained on"
             note(f"{other}; images that it was trained on may be among those ranked")
         yield opened
@@ -201,16 +200,9 @@ def open_pack(job: Job) -> Iterator[Pack]:
             yield Pack(out, job.resources.originals)
 
 
-def open_device(job: Job) -> torch.device:
-    """The device on which the network looks."""
-    device = torch_device(choose(job.resources.engine, job.resources.device)[1])
-    use_fast_kernels(device)
-    return device
-
-
 def judge_by_features(job: Job, opened: Pack) -> Evidence:
     """A linear probe of a pretrained network that never saw the fold of the image it judges."""
-    device = open_device(job)
+    *_, device = open_device(job.resources)
     mean, std = normalisation(job.network)
     network = build(job.network, len(opened.classes), job.weights).to(device)
     pretrained = pretrained_head(network, job.network, job.weights)
@@ -233,7 +225,7 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
 def judge_by_run(job: Job, opened: Pack) -> Evidence:
     """A trained run, on the images of the splits that it was not trained on."""
     assert job.run
-    device = open_device(job)
+    *_, device = open_device(job.resources)
     ids = np.sort(np.concatenate([opened.ids("val"), opened.ids("test")]))
     if not len(ids):
         why = "a run cannot judge what it was trained on; review without --run"
@@ -368,7 +360,8 @@ def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> li
     issues = [rows[image.path] for image in ranking if image.is_issue]
     if not issues:
         return list(ranking)
-    _, network = Run(job.run).network(job.checkpoint, open_device(job))
+    *_, device = open_device(job.resources)
+    _, network = Run(job.run).network(job.checkpoint, device)
     augment = recipe_augment(job.run).centre()
     maps: dict[str, str] = {}
     with Loader(evidence.pack, augment, np.array(issues), job.resources, batch_size=16, epochs=1) as loader:
@@ -376,15 +369,10 @@ def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> li
             heats = normalise(saliency(network, batch.images, batch.labels).gradient)
             pixels = augment.to_pixels(batch.images.numpy(force=True))
             for index, image, heat in zip(batch.ids.tolist(), pixels, heats, strict=True):
-                maps[evidence.pack.image_path(index)] = jpeg(figures.overlay(image, heat))
+                jpeg = io.BytesIO()
+                Image.fromarray(figures.overlay(image, heat)).save(jpeg, "JPEG", quality=80)
+                maps[evidence.pack.image_path(index)] = base64.b64encode(jpeg.getvalue()).decode()
     return [replace(image, saliency=maps.get(image.path, "")) for image in ranking]
-
-
-def jpeg(pixels: NDArray[np.uint8]) -> str:
-    """A picture `[S, S, 3]` as a JPEG in base64."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=80)
-    return base64.b64encode(stream.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -165,7 +165,6 @@ def _judge_machine(facts: Facts) -> Iterator[Finding]:
         advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
         small, found = facts.shared_memory < 2**30, filesize.decimal(facts.shared_memory)
         yield _note_if(small, "shared memory", found, advice)
-
     if facts.open_files is not None:
         advice = f"raise it: ulimit -n {_LEAST_FILES}"
         yield _note_if(facts.open_files < _LEAST_FILES, "open files", str(facts.open_files), advice)
@@ -182,9 +181,8 @@ def _judge_gpus(facts: Facts) -> Iterator[Finding]:
     for place, gpu in enumerate(facts.gpus):
         yield _note_if(" MIG " in gpu, f"GPU {place}", gpu, advice)
     if facts.driver is None:
-        yield Finding(
-            "driver", "-", "unknown", f"there is no {_KERNEL_MODULE}: no driver of NVIDIA is loaded"
-        )
+        why = f"there is no {_KERNEL_MODULE}: no driver of NVIDIA is loaded"
+        yield Finding("driver", "-", "unknown", why)
         return
     yield Finding("driver", facts.driver)
     for name in ("torch's CUDA", "DALI's CUDA"):

@@ -29,7 +29,7 @@ from greyhound.cache.folder import named_as_image
 from greyhound.cache.machine import available_cores, describe_machine, installed
 from greyhound.cache.options import read_call
 from greyhound.cache.store import PackError
-from greyhound.cache.survey.table import read_rows
+from greyhound.cache.survey.table import Rows
 
 Picture = Image.Image
 
@@ -200,7 +200,7 @@ def look(images: Path) -> Contestant:
         taken = since(started)
         if done.returncode:
             raise PackError(f"the survey failed: {done.stderr.strip()}")
-        for row in read_rows(Path(out) / "survey.csv"):
+        for row in Rows(Path(out) / "survey.csv"):
             for finding in row.findings:
                 flagged[finding].add(row.path)
     return flagged, taken

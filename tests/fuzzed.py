@@ -165,7 +165,7 @@ def survey_seeds(folder: Path) -> list[bytes]:
 
 
 def read_survey(folder: Path, data: bytes) -> None:
-    list(survey.read_rows(written(folder / "survey.csv", data)))
+    list(survey.Rows(written(folder / "survey.csv", data)))
 
 
 def benchmark_seeds(_: Path) -> list[bytes]:

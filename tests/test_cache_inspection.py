@@ -25,7 +25,7 @@ from greyhound.cache.selection import Exclusion, read_exclusions
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import findings as module
 from greyhound.cache.survey.findings import inspect
-from greyhound.cache.survey.table import COLUMNS, Row, check_place, read_rows, write
+from greyhound.cache.survey.table import COLUMNS, Row, Rows, check_place, write
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
 
@@ -63,7 +63,7 @@ def test_what_the_demo_planted_is_found_and_nothing_else(drawn: Drawn, rows: lis
 
 def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_path: Path) -> None:
     write(rows, tmp_path)
-    assert [row.path for row in read_rows(tmp_path / "survey.csv")] == [row.path for row in rows]
+    assert [row.path for row in Rows(tmp_path / "survey.csv")] == [row.path for row in rows]
     exclusions = read_exclusions(tmp_path / "excluded.csv")
     assert exclusions == {row.path: Exclusion(row.reason, row.causes) for row in rows if row.causes}
     pack(drawn.folder, tmp_path / "p.arrow", Options(exclude=exclusions))
@@ -143,7 +143,7 @@ def test_line_ends_in_a_name_are_read_back(end: str, tmp_path: Path) -> None:
     folder(tmp_path / "images", {f"a/one{end}two.png": data, f"b/x{end}": b"", f"b/3{end}.png": data})
     rows = inspected(tmp_path / "images")
     write(rows, tmp_path)
-    read = read_rows(tmp_path / "survey.csv")
+    read = Rows(tmp_path / "survey.csv")
     assert [(row.path, row.of) for row in read] == [(row.path, row.of) for row in rows]
     excluded = tmp_path / "excluded.csv"
     assert read_exclusions(excluded) == {row.path: Exclusion(row.reason, row.causes) for row in rows}
@@ -204,7 +204,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "images").mkdir()
     peak(10)  # imports, and what is made once
     few, many = peak(1_600), peak(3_200)
-    assert len([*read_rows(out / "survey.csv")]) == 3_200
+    assert len([*Rows(out / "survey.csv")]) == 3_200
     assert (many - few) / 1_600 < 256  # measured: 215 bytes
 
 
@@ -224,7 +224,7 @@ ROWS = [
 
 def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
     write(ROWS, tmp_path)
-    assert [*read_rows(tmp_path / "survey.csv")] == ROWS
+    assert [*Rows(tmp_path / "survey.csv")] == ROWS
     first = (tmp_path / "survey.csv").read_text().splitlines()[0]
     assert (
         first
@@ -238,6 +238,6 @@ def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
     for content in (b"path,class\na,b\n", b"\xff\xfe\x00", b"path,class,width\na,b,wide\n"):
         file.write_bytes(content)
         with pytest.raises(PackError, match=r"other\.csv is no survey\.csv"):
-            list(read_rows(file))
+            list(Rows(file))
     with pytest.raises(PackError, match=r"cannot be read"):
-        list(read_rows(tmp_path / "nothing.csv"))
+        list(Rows(tmp_path / "nothing.csv"))

@@ -19,7 +19,7 @@ from pictures import encode, folder, noise
 from runs import Answer, Here
 
 from greyhound.cache.store import Pack
-from greyhound.cache.survey.table import read_rows
+from greyhound.cache.survey.table import Rows
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[..., Answer]
@@ -113,7 +113,7 @@ def test_survey(images: Path, tmp_path: Path, call: Call) -> None:
     assert f"--exclude {out / 'excluded.csv'}\n" in answer.out
     assert answer.out.endswith(f"greyhound review --images IMAGES --survey {out}\n")
     assert sorted(file.name for file in out.iterdir()) == ["excluded.csv", "survey.csv", "survey.html"]
-    rows = {row.path: row.verdict for row in read_rows(out / "survey.csv")}
+    rows = {row.path: row.verdict for row in Rows(out / "survey.csv")}
     assert len(rows) == 23
     excluded = [path for path, verdict in rows.items() if verdict == "exclude"]
     assert excluded == ["Akita/cut.jpg", "[b]eagle/two\nlines.jpg"]

@@ -26,7 +26,7 @@ from greyhound.cache.folder import find_unlabelled
 from greyhound.cache.pack import pack
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey.findings import inspect
-from greyhound.cache.survey.table import read_rows
+from greyhound.cache.survey.table import Rows
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "<img src=x onerror=alert(1)>"
@@ -145,7 +145,7 @@ def test_a_survey_looks_at_them_all_and_draws_its_page(hostile: Path, tmp_path: 
     """A pipe among them, which to open would wait for ever, is on the page."""
     answer = here("cache/__main__.py", "survey", str(hostile), "--out", "found")
     assert answer.code == 0, answer.err
-    rows = {row.path.rpartition("/")[2]: row for row in read_rows(tmp_path / "found" / "survey.csv")}
+    rows = {row.path.rpartition("/")[2]: row for row in Rows(tmp_path / "found" / "survey.csv")}
     assert {*NAMES, *BAD, *SOUND, "pipe.jpg"} <= set(rows)
     assert all(rows[name].verdict == "exclude" for name in (*BAD, "pipe.jpg"))
     page = (tmp_path / "found" / "survey.html").read_text()

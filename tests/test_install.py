@@ -115,7 +115,7 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
     ]
     assert ours == {f"greyhound/{path.relative_to(ROOT)}" for path in (*ROOT.glob("*.py"), *tree)}
     assert any(name.endswith(".js") for name in ours)
-    assert sum(name.endswith(".jinja") for name in ours) == 2
+    assert sum(name.endswith(".jinja") for name in ours) == 3
 
 
 def test_the_whole_flow_beside_modules_of_the_same_names(installed: Installed) -> None:

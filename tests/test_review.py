@@ -29,7 +29,7 @@ from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
 from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
-from greyhound.cache.survey.table import Row, read_rows
+from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
 from greyhound.model.run import Run
@@ -279,7 +279,7 @@ def surveyed(images: Path, out: Path, **chosen: Any) -> dict[str, dict[str, Any]
 def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scanned: list[Path]) -> None:
     items = surveyed(drawn.folder, tmp_path)
     assert len(scanned) == len(set(scanned)) == 150  # truth.csv is no image
-    rows = {row.path: row for row in read_rows(tmp_path / "survey.csv")}
+    rows = {row.path: row for row in Rows(tmp_path / "survey.csv")}
     suspects = {path for path, row in rows.items() if "label-issue" in row.findings}
     wrong = {row["path"] for row, _ in drawn.rows("mislabelled")}
     assert wrong and wrong <= suspects
@@ -304,7 +304,7 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
     moved = {f"photographs {name}/{n}.jpg": data for name in images for n, data in enumerate(images[name])}
     items = surveyed(folder(tmp_path / "moved", moved), out, run=tmp_path / "run")
     assert "no image of" not in capsys.readouterr().err
-    found = {row.path for row in read_rows(out / "survey.csv") if "label-issue" in row.findings}
+    found = {row.path for row in Rows(out / "survey.csv") if "label-issue" in row.findings}
     assert found and found <= {f"photographs green/{n}.jpg" for n in (20, 21, 22)}
     for path in found:
         captions = [caption for caption, _ in items[path]["pictures"]]

@@ -218,7 +218,7 @@ const KEYS_OF_CONTENT = [
 // class, or of its path below another class folder, or anywhere if there is but one. Place -> row, and the rows left over.
 function match(rows) {
   const places = new Map(items.map((item, place) => [item.path, place]));
-  const copies = groups(items, (item) => item.sha256 || "");
+  const copies = Map.groupBy(items, (item) => item.sha256 || "");
   const found = new Map();
   const missing = rows.filter((row) => {
     const place = places.get(row[PATH]);
@@ -232,8 +232,8 @@ function match(rows) {
   for (const key of KEYS_OF_CONTENT) {
     if (!moved.length) break;
     const lone = key === KEYS_OF_CONTENT.at(-1);
-    const free = groups(sorted.filter((place) => items[place].sha256 && !found.has(place)), (place) => key(rowOf(place)));
-    const claims = groups(moved, key);
+    const free = Map.groupBy(sorted.filter((place) => items[place].sha256 && !found.has(place)), (place) => key(rowOf(place)));
+    const claims = Map.groupBy(moved, key);
     moved = moved.filter((row) => {
       const open = free.get(key(row)) || [];
       if (!open.length || (lone && (open.length > 1 || claims.get(key(row)).length > 1))) return true;
@@ -243,15 +243,6 @@ function match(rows) {
   }
   const placed = new Set(found.values());
   return { found, missing: missing.filter((row) => !placed.has(row)) };
-}
-
-function groups(values, key) {
-  const found = new Map();
-  for (const value of values) {
-    if (!found.has(key(value))) found.set(key(value), []);
-    found.get(key(value)).push(value);
-  }
-  return found;
 }
 
 function loadDecisions(text, name) {

@@ -75,10 +75,6 @@ class Remark:
     excludes: bool = False
     conflict: bool = False
 
-    def __str__(self) -> str:
-        """As a person reads it."""
-        return f"{self.finding}: {self.why}"
-
 
 @contextmanager
 def inspect(
@@ -138,7 +134,7 @@ def judge(
             findings=tuple(name for name in FINDINGS if name in named),
             of=next((remark.of for remark in remarks if remark.of), ""),
             causes=tuple(dict.fromkeys(remark.finding for remark in remarks if remark.excludes)),
-            reason="; ".join(map(str, remarks)),
+            reason="; ".join(f"{remark.finding}: {remark.why}" for remark in remarks),
         )
 
 

@@ -145,16 +145,17 @@ def write(
     noted = (picture for item in items for _, picture in item.note.pictures)
     added = (picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else "" for picture in noted)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
-    loader = FileSystemLoader(_HERE)
+    loader = FileSystemLoader([_HERE, _HERE.parent])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    data = json.dumps(describe(shown, images), separators=(",", ":"))  # all ASCII
     parts = environment.get_template("survey.html.jinja").generate(
         name=images.resolve().name,
         shown=shown,
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=embed(describe(shown, images)),
+        data=data.replace("<", "\\u003c"),  # or a name could end the script element
         blocks=_blocks(itertools.chain(made, added)),
     )
     with (
@@ -223,11 +224,6 @@ def describe(shown: Shown, images: Path) -> dict[str, Any]:
         "findings": {name: MEANINGS[name] for name in FINDINGS},
         "items": [_describe_item(item, numbers) for item in items],
     }
-
-
-def embed(values: object) -> str:
-    """JSON that can stand in a script element whatever it holds: ASCII, and no `<`."""
-    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:

@@ -50,7 +50,7 @@ function makeFilters() {
     chip.append(element("span"));
     find("findings").append(chip);
   }
-  const labelled = groups(items.slice(0, suspects), (item) => item.label || "");
+  const labelled = Map.groupBy(items.slice(0, suspects), (item) => item.label || "");
   const names = [...labelled.keys()].sort((one, other) => one.localeCompare(other, "en"));
   for (const name of names) find("class").append(new Option(`${plain(name) || "no class"} (${count(labelled.get(name).length)})`, `=${name}`));
 }
@@ -217,13 +217,12 @@ function pairs(item) {
 }
 
 function twinPart(place, twin) {
-  const part = element("div", "", "twin");
-  part.append(element("h3", "It duplicates"), path("p", items[twin].path), element("p", items[twin].facts || "", "quiet"));
-  if (decisions.has(twin)) part.append(badge(twin));
-  const button = element("button", "Keep this, exclude the other ");
-  button.append(element("kbd", "o"));
+  const part = find("twin").content.firstElementChild.cloneNode(true);
+  const [, facts, button] = part.children;
+  facts.before(path("p", items[twin].path));
+  facts.textContent = items[twin].facts || "";
+  if (decisions.has(twin)) button.before(badge(twin));
   button.addEventListener("click", () => swap(place));
-  part.append(button);
   return part;
 }
 

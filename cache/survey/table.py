@@ -64,7 +64,14 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         """Its rows, in order."""
-        return read_rows(self.file)
+        try:
+            with self.file.open(newline="", encoding="utf-8-sig") as stream:
+                yield from map(_row, csv.DictReader(stream))
+        except OSError as error:
+            raise PackError(f"{self.file} cannot be read ({error.strerror}); expected survey.csv") from None
+        except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            todo = "make it again: greyhound survey IMAGES --out DIR"
+            raise PackError(f"{self.file} is no survey.csv ({error}); {todo}") from None
 
 
 @dataclass(frozen=True)
@@ -104,18 +111,6 @@ def write(rows: Iterable[Row], out: Path) -> None:
             table.writerow(_cells(row))
             if row.causes:
                 listed.writerow((row.path, row.reason, ";".join(row.causes)))
-
-
-def read_rows(file: Path) -> Iterator[Row]:
-    """survey.csv back, row by row. Raises PackError."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            yield from map(_row, csv.DictReader(stream))
-    except OSError as error:
-        raise PackError(f"{file} cannot be read ({error.strerror}); expected survey.csv") from None
-    except (csv.Error, UnicodeDecodeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        todo = "make it again: greyhound survey IMAGES --out DIR"
-        raise PackError(f"{file} is no survey.csv ({error}); {todo}") from None
 
 
 def _cells(row: Row) -> list[object]:

@@ -373,7 +373,8 @@ def _finite(value: object) -> TypeGuard[float]:
 @cache
 def _environment() -> Environment:
     """Jinja that escapes everything; what a run folder lacks is empty."""
-    loader = FileSystemLoader(Path(__file__).parent)
+    here = Path(__file__).parent
+    loader = FileSystemLoader([here, here.parents[1] / "cache"])
     environment = Environment(
         autoescape=True, loader=loader, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )

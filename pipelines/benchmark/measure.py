@@ -10,10 +10,10 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import psutil
@@ -39,8 +39,7 @@ _WARM_UP: Final = 3
 """Batches before the clock starts: pools, plugins and prefetching are in place then."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One measurement of one row. peak_mib: at its end, when every buffer is in use."""
 
     images_per_second: float
@@ -140,28 +139,25 @@ def sample(name: str, path: Path, seconds: float) -> Sample:
     if ROWS[name].device == "gpu":
         torch.cuda.synchronize()  # the batches are done when the GPU has made them
     elapsed, spent = time.perf_counter() - started, core_seconds() - before
-    found = Sample(done / elapsed, 1000 * spent / done, _resident_mib())
+    memory = sum(process.memory_full_info().pss for process in _family())  # what they share counted once
+    found = Sample(done / elapsed, 1000 * spent / done, memory / 2**20)
     stream.close()  # type: ignore[attr-defined]
     return found
 
 
 def core_seconds() -> float:
     """User and system time so far of this process and of all its workers."""
-    times = [process.cpu_times() for process in _family(psutil.Process())]
+    times = [process.cpu_times() for process in _family()]
     return float(sum(spent.user + spent.system for spent in times))
 
 
-def _resident_mib() -> float:
-    """Memory of this process and of all its workers, what they share counted once."""
-    return float(sum(process.memory_full_info().pss for process in _family(psutil.Process()))) / 2**20
-
-
-def _family(process: Any) -> list[Any]:
+def _family() -> list[Any]:
+    process = psutil.Process()
     return [process, *process.children(recursive=True)]
 
 
 def summarise(name: str, samples: list[Sample]) -> Result:
     """Medians, and the spread of what is to be trusted."""
-    speeds, costs, peaks = zip(*map(astuple, samples), strict=True)
+    speeds, costs, peaks = zip(*samples, strict=True)
     speed, cost, peak = map(statistics.median, (speeds, costs, peaks))
     return Result(name, speed, cost, peak, (min(costs), max(costs)))
