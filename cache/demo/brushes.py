@@ -6,9 +6,10 @@ Before it: nothing. After it: `dogs` composes a picture. A part is lit from its 
 from __future__ import annotations
 
 import functools
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.random import Generator
@@ -20,28 +21,10 @@ Points = NDArray[np.float64]
 Box = tuple[slice, slice]
 
 
-@dataclass(frozen=True, slots=True)
-class Breed:
-    """What makes a breed. Numbers are proportions, 1 is average; words are keys of the tables below."""
-
-    name: str
-    coat: str
-    mark: str
-    pattern: str
-    marking: str
-    texture: str
-    ears: str
-    tail: str
-    ear: float
-    skull: float
-    muzzle: float
-    jowl: float
-    eyes: float
-    girth: float
-    body: float
-    legs: float
-
-
+_WORDS: Final = "name coat mark pattern marking texture ears tail"
+SIZES: Final = ("ear", "skull", "muzzle", "jowl", "eyes", "girth", "body", "legs")
+"""Proportions of a breed; 1 is average."""
+Breed = namedtuple("Breed", [*_WORDS.split(), *SIZES])
 # The fields of a breed in order: words, and then numbers in per cent.
 _STANDARDS: Final = """
 Marsh Pointer        | #f1ebe0 #6b3d22 spots   hood    smooth drop   whip  | 100  95 130  90  95  90 110 120
@@ -75,8 +58,7 @@ Liver Merle Curl     | #b08a72 #5a3526 merle   none    curly  long   sabre | 100
 
 def _read(standard: str) -> Breed:
     name, words, numbers = standard.split("|")
-    values: Any = (name.strip(), *words.split(), *(int(number) / 100 for number in numbers.split()))
-    return Breed(*values)
+    return Breed(name.strip(), *words.split(), *(int(number) / 100 for number in numbers.split()))
 
 
 BREEDS: Final = tuple(map(_read, _STANDARDS.strip().splitlines()))
@@ -94,6 +76,8 @@ MARKINGS: Final = {
 # How far parts of the dog take over the raggedness of its coat; the others do so wholly.
 RAGGED: Final = {"muzzle": 0.4, "paw": 0.5, "ear": 0.6, "leg": 0.7, "skull": 0.8}
 
+# White noise, the same for every picture, from which each takes another window.
+WHITE: Final = np.random.default_rng(7).standard_normal((1024, 1024), dtype=np.float32)
 # How far the rim of a coat is torn, how strongly its grain shows; wave lengths across and along, degrees.
 COATS: Final = {
     "smooth": (0.10, 0.030, ((1.6, 6.0, 12.0),)),
@@ -233,15 +217,9 @@ def cloud(rng: Generator, shape: tuple[int, int], cell: float) -> Array:
 
 
 @functools.lru_cache
-def white() -> Array:
-    """White noise `[1024, 1024]`, the same for every picture, from which each takes another window."""
-    return np.random.default_rng(7).standard_normal((1024, 1024), dtype=np.float32)
-
-
-@functools.lru_cache
 def grain(texture: str) -> Array:
     """The hair of a coat: periodic noise `[1024, 1024]`, mean 0, deviation 1, drawn out along the grain."""
-    spectrum = np.fft.rfft2(white())
+    spectrum = np.fft.rfft2(WHITE)
     down, across = np.meshgrid(np.fft.fftfreq(1024), np.fft.rfftfreq(1024), indexing="ij")
     power = np.zeros_like(down)
     for width, length, degrees in COATS[texture][2]:

@@ -49,18 +49,8 @@ KINDS: Final = {
     "truncated": ("55 %", "40 %", "70 %"),
     "exif-rotated": ("6", "8", "3"),
 }
-SUFFIXES: Final = {"gif": "gif", "png": "png"}
 # A mislabelled image has a number from here on, so the folder of its true breed never holds the same one.
 STRAYS: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class DemoSummary:
-    """What was drawn: all images, folders, and how many images carry each fault."""
-
-    images: int
-    classes: int
-    faults: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +70,12 @@ class DemoError(UserError):
 
 
 def draw_demo(
-    out: Path, classes: int = 12, per_class: int = 60, seed: int = 0, progress: Progress | None = None
-) -> DemoSummary:
+    out: Path, classes: int, per_class: int, seed: int = 0, progress: Progress | None = None
+) -> Counter[str]:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
-    A failure leaves nothing behind. progress: called with (images done, images in all). Raises DemoError.
+    Returns how many images carry each fault; a failure leaves nothing behind. progress: called with (images
+    done, images in all). Raises DemoError.
     """
     out = Path(out).absolute()
     for name, value, low, high in (
@@ -117,7 +108,7 @@ def draw_demo(
             table.writerow(("path", "label", "fault", "of", "detail"))
             table.writerows((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
         draft.rename(out)  # which may be an empty folder
-    return DemoSummary(len(plans), classes, dict(Counter(plan.fault for plan in plans if plan.fault)))
+    return Counter(plan.fault for plan in plans if plan.fault)
 
 
 def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:
@@ -138,7 +129,8 @@ def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:
         if fault == "mislabelled":
             other = (breed + int(rng.integers(1, classes))) % classes
             plan = replace(plan, breed=other, number=STRAYS + number)
-        plans[breed, number] = replace(plan, path=_path(breed, number, SUFFIXES.get(fault, "jpg")))
+        suffix = fault if fault in ("gif", "png") else "jpg"
+        plans[breed, number] = replace(plan, path=_path(breed, number, suffix))
     return list(plans.values())
 
 
