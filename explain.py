@@ -12,7 +12,7 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from greyhound.cache.cli import read_or_exit
 from greyhound.cache.options import read_options
@@ -72,7 +72,11 @@ def explain(job: Job) -> None:
         augment = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment").centre()
         batch = draw_images(job, pack, augment)
         result = saliency.saliency(network, batch.images, batch.labels)
-        rows = describe(pack, batch, result)
+        columns, classes = (batch.ids, batch.labels, result.predictions, result.loss), pack.classes
+        rows = [
+            {"path": pack.image_path(row), "true": classes[true], "predicted": classes[guess], "loss": loss}
+            for row, true, guess, loss in zip(*(column.tolist() for column in columns), strict=True)
+        ]
         folder.write("saliency.json", rows)
         figures.saliency_sheet(
             folder.folder / "saliency.png",
@@ -94,16 +98,6 @@ def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
     with Loader(pack, augment, chosen, job.resources, batch_size=len(chosen), epochs=1) as loader:
         note(loader.describe_corrupt())
         return next(iter(loader))
-
-
-def describe(pack: Pack, batch: Batch, result: saliency.Saliency) -> list[dict[str, Any]]:
-    """One row for each image: its path, its true and its predicted class, and the loss."""
-    columns = (batch.ids, batch.labels, result.predictions, result.loss)
-    classes, rows = pack.classes, zip(*(column.tolist() for column in columns), strict=True)
-    return [
-        {"path": pack.image_path(row), "true": classes[true], "predicted": classes[predicted], "loss": loss}
-        for row, true, predicted, loss in rows
-    ]
 
 
 if __name__ == "__main__":

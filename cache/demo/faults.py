@@ -89,8 +89,7 @@ def draw_demo(
         entries = len(list(out.iterdir())) if out.is_dir() else None
         if entries != 0:
             found = "a file" if entries is None else f"a folder with {entries} entries in it"
-            todo = "expected a new or empty folder: name another, or remove it"
-            raise DemoError(f"{out} is {found}; {todo}")
+            raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
     plans = plan_demo(classes, per_class, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +142,7 @@ def _faults(images: int) -> Iterator[tuple[str, str]]:
 
 
 def _folder(breed: int) -> str:
-    return BREEDS[breed].name.replace(" ", "_")
+    return str(BREEDS[breed].name).replace(" ", "_")
 
 
 def _path(breed: int, number: int, suffix: str = "jpg") -> str:
