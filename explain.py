@@ -3,27 +3,20 @@
     greyhound explain --run runs/dogs --count 12
 
 Before it: `greyhound train`. After it: saliency.png, saliency.json and the report in the run folder.
-Functions import what they need: `--help` answers without torch.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from greyhound.cache.cli import note, run
-from greyhound.cache.errors import UserError
+from greyhound.cache.cli import read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
-
-if TYPE_CHECKING:
-    from greyhound.cache.store import Pack
-    from greyhound.model.saliency import Saliency
-    from greyhound.pipelines.augment import Augment
-    from greyhound.pipelines.loader import Batch
 
 
 @dataclass(frozen=True)
@@ -52,50 +45,52 @@ class Job:
             raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
 
 
-def main() -> int:
-    """Explain what the command line names."""
-    job = read_options(Job, sys.argv[1:], "greyhound explain")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
-    from greyhound.model.dry_run import refusing_out_of_memory
+if __name__ == "__main__":
+    # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound explain"))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
-    with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):
-        explain(job)
-    return 0
+from greyhound.cache.cli import from_json, note, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.store import Pack
+from greyhound.model import saliency
+from greyhound.model.dry_run import refusing_out_of_memory
+from greyhound.model.report import figures, report
+from greyhound.model.run import RECIPE, Run
+from greyhound.pipelines.augment import Augment, epoch_order
+from greyhound.pipelines.loader import Batch, Loader
+from greyhound.session import open_device, open_trained_pack
 
 
 def explain(job: Job) -> None:
     """Draw the images as evaluation sees them, compute the gradient, write the sheet."""
-    from greyhound.cache.cli import from_json
-    from greyhound.model.report import figures, report
-    from greyhound.model.run import RECIPE, Run
-    from greyhound.model.saliency import normalise, saliency
-    from greyhound.pipelines.augment import Augment
-    from greyhound.session import open_device, open_trained_pack
-
-    folder, (_, _, device) = Run(job.run), open_device(job.resources)
-    _, network = folder.network(job.checkpoint, device)
-    pack = open_trained_pack(folder, job.pack, job.resources)
-    augment = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment").centre()
-    batch = draw_images(job, pack, augment)
-    result = saliency(network, batch.images, batch.labels)
-    rows = describe(pack, batch, result)
-    folder.write("saliency.json", rows)
-    figures.saliency_sheet(
-        folder.folder / "saliency.png",
-        augment.to_pixels(batch.images.numpy(force=True)),
-        normalise(result.gradient),
-        [f"true: {row['true']}\npredicted: {row['predicted']}\nloss: {row['loss']:.3f}" for row in rows],
-        [row["true"] == row["predicted"] for row in rows],
-    )
-    print(f"{len(rows)} images: {folder.folder / 'saliency.png'}")
-    print(f"report: {report.build(folder.folder)}")
+    with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):
+        folder, (_, _, device) = Run(job.run), open_device(job.resources)
+        _, network = folder.network(job.checkpoint, device)
+        pack = open_trained_pack(folder, job.pack, job.resources)
+        augment = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment").centre()
+        batch = draw_images(job, pack, augment)
+        result = saliency.saliency(network, batch.images, batch.labels)
+        columns, classes = (batch.ids, batch.labels, result.predictions, result.loss), pack.classes
+        rows = [
+            {"path": pack.image_path(row), "true": classes[true], "predicted": classes[guess], "loss": loss}
+            for row, true, guess, loss in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        folder.write("saliency.json", rows)
+        figures.saliency_sheet(
+            folder.folder / "saliency.png",
+            augment.to_pixels(batch.images.numpy(force=True)),
+            saliency.normalise(result.gradient),
+            [f"true: {row['true']}\npredicted: {row['predicted']}\nloss: {row['loss']:.3f}" for row in rows],
+            [row["true"] == row["predicted"] for row in rows],
+        )
+        print(f"{len(rows)} images: {folder.folder / 'saliency.png'}")
+        print(f"report: {report.build(folder.folder)}")
 
 
 def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
     """`count` random images of the split, as evaluation sees them."""
-    from greyhound.pipelines.augment import epoch_order
-    from greyhound.pipelines.loader import Loader
-
     ids = pack.ids(job.split)
     if not len(ids):
         raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
@@ -105,15 +100,5 @@ def draw_images(job: Job, pack: Pack, augment: Augment) -> Batch:
         return next(iter(loader))
 
 
-def describe(pack: Pack, batch: Batch, result: Saliency) -> list[dict[str, Any]]:
-    """One row for each image: its path, its true and its predicted class, and the loss."""
-    columns = (batch.ids, batch.labels, result.predictions, result.loss)
-    classes, rows = pack.classes, zip(*(column.tolist() for column in columns), strict=True)
-    return [
-        {"path": pack.image_path(row), "true": classes[true], "predicted": classes[predicted], "loss": loss}
-        for row, true, predicted, loss in rows
-    ]
-
-
 if __name__ == "__main__":
-    run(main)
+    run(lambda: explain(JOB))

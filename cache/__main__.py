@@ -26,9 +26,9 @@ def demo(out: Path, classes: int = 12, per_class: int = 60, seed: int = 0) -> in
     from greyhound.cache.demo.faults import draw_demo
 
     with progress_bar("drawing") as update:
-        summary = draw_demo(out, classes, per_class, seed, update)
-    faults = ", ".join(f"{count} {name}" for name, count in sorted(summary.faults.items()))
-    print(f"{out}: {summary.images} images of {summary.classes} breeds; planted: {faults or 'no faults'}")
+        found = draw_demo(out, classes, per_class, seed, update)
+    faults = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+    print(f"{out}: {classes * per_class} images of {classes} breeds; planted: {faults or 'no faults'}")
     return 0
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from greyhound.cache.stats import luma
 
 Pictures = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 COLOUR_SHIFT: Final = 6.0
 """Levels by which any channel's mean of twins may differ once they are aligned."""
@@ -91,7 +90,7 @@ def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -
     return np.asarray(_across(windows[columns], _down(windows[rows], one)) - other)
 
 
-def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> Indices:
+def _best(windows: NDArray[np.float32], pictures: Pictures, target: Pictures) -> NDArray[np.int64]:
     """The window, for each picture, through whose rows it is nearest to its target: int64 `[n]`."""
     count, height, width, channels = pictures.shape
     flat, aim = (each.reshape(count, height, width * channels) for each in (pictures, target))

@@ -266,12 +266,10 @@ def _digest(kept: Sequence[Kept], splits: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _with_thumbnails(
-    excluded: Iterable[tuple[Source, Excluded]], closed: Container[str]
-) -> Iterator[Excluded]:
+def _with_thumbnails(rows: Iterable[tuple[Source, Excluded]], closed: Container[str]) -> Iterator[Excluded]:
     """closed: paths of files that are not opened, whatever they are excluded for."""
     shown: Counter[str] = Counter()
-    for source, row in excluded:
+    for source, row in rows:
         shown[row.reason] += 1
         if shown[row.reason] <= THUMBNAILS and source.path not in closed:
             row = replace(row, thumbnail=make_thumbnail(source.file, 128) or None)

@@ -70,11 +70,7 @@ class Decision:
 
 
 def judge(
-    path: str,
-    info: ImageInfo,
-    exclusion: Exclusion | None,
-    decision: Decision | None,
-    keep_grayscale: bool = False,
+    path: str, info: ImageInfo, exclusion: Exclusion | None, decision: Decision | None, keep_grayscale: bool
 ) -> Excluded | None:
     """Why an image is left out, or None. A person outranks all but a file that nothing decodes."""
     if exclusion:

@@ -1,16 +1,9 @@
 """Twins: the same file again, or the same picture re-encoded, resized, cropped or mirrored.
 
 Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.findings` says what becomes of
-twins, and `pack` never lets a split separate them.
-
-Near twins are searched in three steps:
-- Pictures of about the same brightness are compared by the low waves of their thumbnails, all with all: a
-  product of two matrices, 57 seconds of a processor for 300,000 pictures. No index would be faster without
-  missing a twin (docs/log.md).
-- The few pairs that agree are aligned, and must differ by little. That tells a twin from another dog of the
-  same breed in the same pose.
-- Close-ups of those that remain must be alike in detail. That tells a twin from another portrait before the
-  same wall.
+twins, and `pack` never lets a split separate them. All pictures of about one brightness are compared by the
+low waves of their thumbnails. The few pairs that agree are aligned, and must differ by little. Close-ups of
+those that remain must be alike in detail.
 """
 
 from __future__ import annotations

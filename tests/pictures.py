@@ -9,6 +9,7 @@ import csv
 import io
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from greyhound.cache.demo.faults import DemoSummary, draw_demo
+from greyhound.cache.demo.faults import draw_demo
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack
@@ -135,7 +136,7 @@ class Drawn:
 
     folder: Path
     truth: list[dict[str, str]]
-    summary: DemoSummary
+    faults: Counter[str]
     progress: list[tuple[int, int]]
 
     def rows(self, *faults: str) -> list[tuple[dict[str, str], Path]]:
@@ -145,9 +146,9 @@ class Drawn:
 
 def draw(folder: Path, classes: int, per_class: int) -> Drawn:
     progress: list[tuple[int, int]] = []
-    summary = draw_demo(folder, classes, per_class, 0, lambda *done: progress.append(done))
+    faults = draw_demo(folder, classes, per_class, 0, lambda *done: progress.append(done))
     with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
-        return Drawn(folder, list(csv.DictReader(file)), summary, progress)
+        return Drawn(folder, list(csv.DictReader(file)), faults, progress)
 
 
 @cache

@@ -37,6 +37,7 @@ from greyhound.cache.store import Pack
 from greyhound.cache.survey import page as module
 from greyhound.cache.survey.page import MEANINGS, Note, gather, thumbnails, write
 from greyhound.cache.survey.table import Row
+from greyhound.cache.thumbnail import make_thumbnail
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
 NASTY = "<img src=x onerror=window.pwned=1>"
@@ -106,11 +107,10 @@ def test_suspects_come_in_the_order_to_look_at_them_and_their_twins_after() -> N
         row("a/8", "near-duplicate", of="gone"),
     ]
     shown = gather(rows, {"a/5": Note(likelier="surer"), "a/4": Note(likelier="less sure")})
-    items = shown.items
     assert (shown.suspects, shown.more, shown.images, shown.classes) == (7, 0, 8, ["a"])
-    assert [item.row.path[2:] for item in items] == ["6", "3", "7", "8", "5", "4", "1", "2"]
-    assert [item.twin for item in items] == [None, 7, 6, None, None, None, None, None]
-    assert items[4].note.likelier == "surer"
+    assert [row.path[2:] for row in shown.rows] == ["6", "3", "7", "8", "5", "4", "1", "2"]
+    assert shown.twins == [None, 7, 6, None, None, None, None, None]
+    assert module.describe(shown, Path())["items"][4]["likelier"] == "surer"
 
 
 def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
@@ -122,7 +122,7 @@ def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
         tmp_path / "page",
     )
     shown = write(rows, tmp_path, out)
-    assert ([item.row.path for item in shown.items], shown.suspects, shown.more) == (["a/2", "a/1"], 2, 1)
+    assert ([row.path for row in shown.rows], shown.suspects, shown.more) == (["a/2", "a/1"], 2, 1)
     for said in ("3 of 4 images deserve a look.", "The first 2 are shown.", "--exclude excluded.csv"):
         assert said in out.read_text()
 
@@ -174,9 +174,9 @@ def test_what_nothing_decodes_and_no_bomb_is_opened(tmp_path: Path, monkeypatch:
     rows = [row(f"a/{name}.png", name) for name in findings]
     assert [module.is_safe(each) for each in rows] == [False, False, True, True]
     thumbnail = Mock(return_value="")
-    monkeypatch.setattr(module, "_thumbnail", thumbnail)
+    monkeypatch.setattr(module, "make_thumbnail", thumbnail)
     written([rows[1]], folder(tmp_path, {"a/bomb.png": encode(noise(8, 8, 1))}))
-    assert [call.args[0] for call in thumbnail.mock_calls] == [None]
+    assert thumbnail.mock_calls == []
 
 
 def test_many_pictures_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,13 +190,13 @@ def test_many_pictures_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_pictures_are_made_a_few_ahead_and_a_reader_that_leaves_early_leaves_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_thumbnail", lambda file, side: "x")
-    left, before = iter([None] * 10_000), threading.active_count()
+    monkeypatch.setattr(module, "make_thumbnail", lambda file, side: "x")
+    left, before = iter([Path()] * 10_000), threading.active_count()
     made = thumbnails(left, 128)
     next(made)
     assert operator.length_hint(left) >= 10_000 - (8 * available_cores() + 1)
     assert sum(1 for _ in made) == 9_999
-    made = thumbnails([None] * 1000, 128)
+    made = thumbnails([Path()] * 1000, 128)
     next(made)
     made.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
@@ -233,7 +233,7 @@ def test_the_page_knows_one_folder_from_another(tmp_path: Path) -> None:
 def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "survey.html"
     out.write_text("old")
-    monkeypatch.setattr(module, "_thumbnail", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(module, "make_thumbnail", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(WriteError, match="cannot be written: No space left on device; nothing was changed"):
         write([row("a/1.jpg", "dark")], tmp_path, out)
     assert out.read_text() == "old"
@@ -682,7 +682,7 @@ def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
     drawn = {f"{place}.jpg": encode(noise(256, 192, 900 + place), "JPEG", quality=80) for place in range(12)}
     many = folder(work.folder / "many", drawn)
     monkeypatch.setattr(module, "find_file", lambda images, path: images / f"{int(path[-9:-4]) % 12}.jpg")
-    monkeypatch.setattr(module, "_thumbnail", functools.cache(module._thumbnail))
+    monkeypatch.setattr(module, "make_thumbnail", functools.cache(make_thumbnail))
     findings = zip(range(20_000), cycle(FINDINGS), strict=False)
     rows = [row(f"class {number % 25}/{number:05}.jpg", finding) for number, finding in findings]
     write(rows, many, file)
@@ -710,5 +710,5 @@ def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
     cards = "[...document.querySelectorAll('.card')]"
     assert page.ask(f"{cards}.length") < 60
     page.wait(f"{cards}.every((card) => card.querySelector('img')?.naturalWidth === 128)")
-    assert work.current() == gather(rows, {}).items[-1].row.path
+    assert work.current() == gather(rows, {}).rows[-1].path
     page.ask("localStorage.clear()")

@@ -6,9 +6,10 @@ Before it: nothing. After it: `dogs` composes a picture. A part is lit from its 
 from __future__ import annotations
 
 import functools
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.random import Generator
@@ -17,31 +18,15 @@ from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 Array = NDArray[np.float32]
 Points = NDArray[np.float64]
+Outlines = Sequence[Points]
 Box = tuple[slice, slice]
 
 
-@dataclass(frozen=True, slots=True)
-class Breed:
-    """What makes a breed. Numbers are proportions, 1 is average; words are keys of the tables below."""
-
-    name: str
-    coat: str
-    mark: str
-    pattern: str
-    marking: str
-    texture: str
-    ears: str
-    tail: str
-    ear: float
-    skull: float
-    muzzle: float
-    jowl: float
-    eyes: float
-    girth: float
-    body: float
-    legs: float
-
-
+Breed = namedtuple(
+    "Breed", "name coat mark pattern marking texture ears tail ear skull muzzle jowl eyes girth body legs"
+)
+SIZES: Final = Breed._fields[8:]
+"""Proportions of a breed; 1 is average."""
 # The fields of a breed in order: words, and then numbers in per cent.
 _STANDARDS: Final = """
 Marsh Pointer        | #f1ebe0 #6b3d22 spots   hood    smooth drop   whip  | 100  95 130  90  95  90 110 120
@@ -75,8 +60,7 @@ Liver Merle Curl     | #b08a72 #5a3526 merle   none    curly  long   sabre | 100
 
 def _read(standard: str) -> Breed:
     name, words, numbers = standard.split("|")
-    values: Any = (name.strip(), *words.split(), *(int(number) / 100 for number in numbers.split()))
-    return Breed(*values)
+    return Breed(name.strip(), *words.split(), *(int(number) / 100 for number in numbers.split()))
 
 
 BREEDS: Final = tuple(map(_read, _STANDARDS.strip().splitlines()))
@@ -94,6 +78,8 @@ MARKINGS: Final = {
 # How far parts of the dog take over the raggedness of its coat; the others do so wholly.
 RAGGED: Final = {"muzzle": 0.4, "paw": 0.5, "ear": 0.6, "leg": 0.7, "skull": 0.8}
 
+# White noise, the same for every picture, from which each takes another window.
+WHITE: Final = np.random.default_rng(7).standard_normal((1024, 1024), dtype=np.float32)
 # How far the rim of a coat is torn, how strongly its grain shows; wave lengths across and along, degrees.
 COATS: Final = {
     "smooth": (0.10, 0.030, ((1.6, 6.0, 12.0),)),
@@ -160,18 +146,19 @@ class Easel:
     def fur(self, part: str, *outlines: Points, dim: float = 1.0) -> None:
         """Paint a part of the dog in the colour that its breed wears there."""
         colour = self.mark if part in MARKINGS[self.breed.marking] else self.coat
-        tear, hair, _ = COATS[self.breed.texture]
-        self._paint(outlines, colour, 0.75, dim, tear * RAGGED.get(part, 1.0), hair)
+        tear = COATS[self.breed.texture][0] * RAGGED.get(part, 1.0)
+        self._paint(outlines, colour, 0.75, dim, tear, None)
 
     def marking(self, part: str, outline: Points, within: Points | None = None) -> None:
         """Paint a part that exists only where the breed's second colour does."""
-        tear, hair, _ = COATS[self.breed.texture]
         if part in MARKINGS[self.breed.marking]:
-            self._paint((outline,), self.mark, 0.0, 1.0, max(tear, 0.3), hair, within)
+            tear = max(COATS[self.breed.texture][0], 0.3)
+            self._paint((outline,), self.mark, 0.0, 1.0, tear, within)
 
     def enamel(self, outline: Points, colour: str | Array, relief: float = 0.0) -> None:
         """Paint something smooth: an eye, the nose, the tongue."""
-        self._paint((outline,), shade_of(colour) if isinstance(colour, str) else colour, relief)
+        tint = shade_of(colour) if isinstance(colour, str) else colour
+        self._paint((outline,), tint, relief, 1.0, 0.0, None)
 
     def shadow(self, outline: Points) -> None:
         """Darken the ground."""
@@ -179,26 +166,23 @@ class Easel:
             self.pixels[:, *box] *= 1 - 0.6 * levels(stencil((outline,), box), 0.09 * self.unit)
 
     def _paint(
-        self,
-        outlines: Sequence[Points],
-        colour: Array,
-        relief: float,
-        dim: float = 1.0,
-        tear: float = 0.0,
-        hair: float = 0.0,
-        within: Points | None = None,
+        self, outlines: Outlines, colour: Array, relief: float, dim: float, tear: float, on: Points | None
     ) -> None:
-        """Paint what the outlines enclose, and only on `within`; without `relief` only on the dog, unlit."""
+        """Paint what the outlines enclose, only `on` another one; without `relief` only on the dog, unlit."""
         extent = float(np.ptp(np.concatenate(outlines), axis=0).min())
         reach, soft = tear * 0.062 * self.unit, min(0.06 * self.unit, 0.25 * extent)
         if not (box := bounds(outlines, self.dog.shape, 2 + max(reach, soft))):
             return
         mask, view, below = stencil(outlines, box), self.pixels[:, *box], self.dog[box]
         grown = window(grain(self.breed.texture), self.rng, below.shape)
-        cover = torn(mask, grown, reach)
-        if within is not None:
-            cover = cover * levels(stencil((within,), box), 1)
-        tone = dim * (1 + hair * grown)
+        cover = levels(mask)
+        if reach >= 0.5:  # the rim is torn along the hair, at most `reach` pixels to either side
+            steep = 1.8 * reach + 1
+            sway = 0.24 * (steep - 1) * np.clip(grown, -2, 2)
+            cover = np.clip((levels(mask, reach) - 0.5) * steep + 0.5 + sway, 0, 1)
+        if on is not None:
+            cover = cover * levels(stencil((on,), box), 1)
+        tone = dim * (1 + (COATS[self.breed.texture][1] if tear else 0.0) * grown)
         shine: Array | float = 0.0
         if relief == 0:
             cover = cover * below
@@ -233,15 +217,9 @@ def cloud(rng: Generator, shape: tuple[int, int], cell: float) -> Array:
 
 
 @functools.lru_cache
-def white() -> Array:
-    """White noise `[1024, 1024]`, the same for every picture, from which each takes another window."""
-    return np.random.default_rng(7).standard_normal((1024, 1024), dtype=np.float32)
-
-
-@functools.lru_cache
 def grain(texture: str) -> Array:
     """The hair of a coat: periodic noise `[1024, 1024]`, mean 0, deviation 1, drawn out along the grain."""
-    spectrum = np.fft.rfft2(white())
+    spectrum = np.fft.rfft2(WHITE)
     down, across = np.meshgrid(np.fft.fftfreq(1024), np.fft.rfftfreq(1024), indexing="ij")
     power = np.zeros_like(down)
     for width, length, degrees in COATS[texture][2]:
@@ -252,7 +230,7 @@ def grain(texture: str) -> Array:
     return np.asarray((hair - hair.mean()) / hair.std())
 
 
-def bounds(outlines: Sequence[Points], shape: tuple[int, ...], margin: float) -> Box | None:
+def bounds(outlines: Outlines, shape: tuple[int, ...], margin: float) -> Box | None:
     """The rows and columns of the picture that the outlines touch, or None when they lie outside."""
     points = np.concatenate(outlines)
     low = np.maximum(np.floor(points.min(axis=0) - margin), 0).astype(int)
@@ -261,7 +239,7 @@ def bounds(outlines: Sequence[Points], shape: tuple[int, ...], margin: float) ->
     return (slice(low[1], high[1]), slice(low[0], high[0])) if seen else None
 
 
-def stencil(outlines: Sequence[Points], box: Box) -> Image.Image:
+def stencil(outlines: Outlines, box: Box) -> Image.Image:
     """What the outlines enclose within `box`, drawn three times too large and averaged down."""
     rows, columns = box
     image = Image.new("L", ((columns.stop - columns.start) * 3, (rows.stop - rows.start) * 3))
@@ -274,15 +252,6 @@ def stencil(outlines: Sequence[Points], box: Box) -> Image.Image:
 def levels(mask: Image.Image, soft: float = 0.0) -> Array:
     """A mask as numbers in 0..1; with `soft`, its rim slopes so many pixels to either side."""
     return np.asarray(mask.filter(ImageFilter.BoxBlur(soft)) if soft else mask, np.float32) / np.float32(255)
-
-
-def torn(mask: Image.Image, hair: Array, reach: float) -> Array:
-    """A mask whose rim is torn along the hair, at most `reach` pixels to either side."""
-    if reach < 0.5:
-        return levels(mask)
-    steep = 1.8 * reach + 1
-    sway = 0.24 * (steep - 1) * np.clip(hair, -2, 2)
-    return np.clip((levels(mask, reach) - 0.5) * steep + 0.5 + sway, 0, 1)
 
 
 def relief_of(mask: Image.Image, light: tuple[float, float]) -> Array:

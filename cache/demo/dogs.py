@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from greyhound.cache.demo.brushes import Array, Breed, Easel, Frame, Points, cloud, shade_of, smooth
+from greyhound.cache.demo.brushes import SIZES, Array, Breed, Easel, Frame, Points, cloud, shade_of, smooth
 from greyhound.cache.demo.scenes import backdrop, develop, vary
 
 
@@ -46,8 +46,7 @@ TAILS: Final = {
 def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
     """Picture `number` of a breed, RGB, sides of 330 to 500 pixels: a pure function of its arguments."""
     rng = np.random.default_rng([seed, zlib.crc32(breed.name.encode()), number])
-    sizes = [field.name for field in fields(breed) if field.type == "float"]
-    dog = replace(breed, **{name: getattr(breed, name) * rng.normal(1, 0.035) for name in sizes})
+    dog = breed._replace(**{name: getattr(breed, name) * rng.normal(1, 0.035) for name in SIZES})
     width, height = (int(side) for side in rng.integers(330, 501, 2))
     pose, head = POSES[rng.integers(len(POSES))]
     frame = compose(dog, rng, (width, height), *head(dog))

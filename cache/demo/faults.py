@@ -49,18 +49,8 @@ KINDS: Final = {
     "truncated": ("55 %", "40 %", "70 %"),
     "exif-rotated": ("6", "8", "3"),
 }
-SUFFIXES: Final = {"gif": "gif", "png": "png"}
 # A mislabelled image has a number from here on, so the folder of its true breed never holds the same one.
 STRAYS: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class DemoSummary:
-    """What was drawn: all images, folders, and how many images carry each fault."""
-
-    images: int
-    classes: int
-    faults: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +70,12 @@ class DemoError(UserError):
 
 
 def draw_demo(
-    out: Path, classes: int = 12, per_class: int = 60, seed: int = 0, progress: Progress | None = None
-) -> DemoSummary:
+    out: Path, classes: int, per_class: int, seed: int = 0, progress: Progress | None = None
+) -> Counter[str]:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
-    A failure leaves nothing behind. progress: called with (images done, images in all). Raises DemoError.
+    Returns how many images carry each fault; a failure leaves nothing behind. progress: called with (images
+    done, images in all). Raises DemoError.
     """
     out = Path(out).absolute()
     for name, value, low, high in (
@@ -98,8 +89,7 @@ def draw_demo(
         entries = len(list(out.iterdir())) if out.is_dir() else None
         if entries != 0:
             found = "a file" if entries is None else f"a folder with {entries} entries in it"
-            todo = "expected a new or empty folder: name another, or remove it"
-            raise DemoError(f"{out} is {found}; {todo}")
+            raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
     plans = plan_demo(classes, per_class, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +107,7 @@ def draw_demo(
             table.writerow(("path", "label", "fault", "of", "detail"))
             table.writerows((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
         draft.rename(out)  # which may be an empty folder
-    return DemoSummary(len(plans), classes, dict(Counter(plan.fault for plan in plans if plan.fault)))
+    return Counter(plan.fault for plan in plans if plan.fault)
 
 
 def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:
@@ -138,7 +128,8 @@ def plan_demo(classes: int, per_class: int, seed: int) -> list[Plan]:
         if fault == "mislabelled":
             other = (breed + int(rng.integers(1, classes))) % classes
             plan = replace(plan, breed=other, number=STRAYS + number)
-        plans[breed, number] = replace(plan, path=_path(breed, number, SUFFIXES.get(fault, "jpg")))
+        suffix = fault if fault in ("gif", "png") else "jpg"
+        plans[breed, number] = replace(plan, path=_path(breed, number, suffix))
     return list(plans.values())
 
 
@@ -151,7 +142,7 @@ def _faults(images: int) -> Iterator[tuple[str, str]]:
 
 
 def _folder(breed: int) -> str:
-    return BREEDS[breed].name.replace(" ", "_")
+    return str(BREEDS[breed].name).replace(" ", "_")
 
 
 def _path(breed: int, number: int, suffix: str = "jpg") -> str:

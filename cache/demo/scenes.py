@@ -5,55 +5,45 @@ Before it: `brushes`. After it: `dogs` paints a dog in front.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 
-from greyhound.cache.demo.brushes import Array, cloud, grain, levels, shade_of, white, window
+from greyhound.cache.demo.brushes import WHITE, Array, cloud, grain, levels, shade_of, window
 
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A place. `colours`: sky above and below, far off, ground far and near; `rough`: of the ground."""
-
-    colours: str
-    rough: float
-    lights: str = ""
-    indoors: bool = False
-
-
+# Colours of the sky above and below, far off, of the ground far and near; how rough the ground is; the colour
+# of lights; whether it is indoors.
 SCENES: Final = (
-    Scene("#6fa8dc #dcebf2 #5f8a55 #86a650 #5d7f33", 0.22),  # meadow
-    Scene("#3f5c38 #7d9a5c #2f4a2c #6b8046 #4c5f30", 0.20, lights="#d9e8a0"),  # wood
-    Scene("#7fb4e0 #e8f1f4 #3f86ab #e3cfa4 #cdb184", 0.08),  # beach
-    Scene("#b9c9d8 #eef2f5 #7f929c #f2f5f8 #dce5ee", 0.05),  # snow
-    Scene("#8c6a4c #d8b384 #7c4a2a #a8804e #7d5a36", 0.24, lights="#ffd28a"),  # autumn
-    Scene("#2c3350 #8a6a7c #262a3c #6f6a70 #55525a", 0.12, lights="#ffdca0"),  # evening in town
-    Scene("#d9d2c5 #cfc6b6 #8f7a68 #b98d5f #8f673f", 0.06, indoors=True),  # room
-    Scene("#9db8b2 #a9c2bb #d8cfc0 #8c8f96 #6f7279", 0.10, indoors=True),  # hall
-    Scene("#bdb4bb #cfc8cc #b6abb2 #d2cacd #b3a9ae", 0.02, indoors=True),  # studio
+    ("#6fa8dc #dcebf2 #5f8a55 #86a650 #5d7f33", 0.22, "", False),  # meadow
+    ("#3f5c38 #7d9a5c #2f4a2c #6b8046 #4c5f30", 0.20, "#d9e8a0", False),  # wood
+    ("#7fb4e0 #e8f1f4 #3f86ab #e3cfa4 #cdb184", 0.08, "", False),  # beach
+    ("#b9c9d8 #eef2f5 #7f929c #f2f5f8 #dce5ee", 0.05, "", False),  # snow
+    ("#8c6a4c #d8b384 #7c4a2a #a8804e #7d5a36", 0.24, "#ffd28a", False),  # autumn
+    ("#2c3350 #8a6a7c #262a3c #6f6a70 #55525a", 0.12, "#ffdca0", False),  # evening in town
+    ("#d9d2c5 #cfc6b6 #8f7a68 #b98d5f #8f673f", 0.06, "", True),  # room
+    ("#9db8b2 #a9c2bb #d8cfc0 #8c8f96 #6f7279", 0.10, "", True),  # hall
+    ("#bdb4bb #cfc8cc #b6abb2 #d2cacd #b3a9ae", 0.02, "", True),  # studio
 )
 
 
 def backdrop(rng: Generator, shape: tuple[int, int], horizon: int) -> Array:
     """A place `[3, H, W]` out of focus, in focus on the ground near us."""
-    scene, (height, width) = SCENES[rng.integers(len(SCENES))], shape
-    sky, haze, far, ground, near = (vary(rng, colour) for colour in scene.colours.split())
+    (colours, rough, lights, indoors), (height, width) = SCENES[rng.integers(len(SCENES))], shape
+    sky, haze, far, ground, near = (vary(rng, colour) for colour in colours.split())
     above = _ramp(sky, haze, horizon) * (1 + 0.05 * cloud(rng, (horizon, width), 90))
     below = _ramp(ground, near, height - horizon) * np.ones(width, np.float32)
     image = _to_image(np.concatenate([above, below], axis=1))
-    (_furnish if scene.indoors else _plant)(rng, image, horizon, far)
-    if scene.lights:
-        _twinkle(rng, image, horizon, scene.lights)
+    (_furnish if indoors else _plant)(rng, image, horizon, far)
+    if lights:
+        _twinkle(rng, image, horizon, lights)
     small = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(2, 7) / 2))
     planes = small.resize(image.size, Image.Resampling.BILINEAR).split()
     soft, place = np.stack([levels(plane) for plane in planes]), (height - horizon, width)
     blades = window(grain("long"), rng, place) + 0.8 * cloud(rng, place, 25)
     blades *= np.linspace(0.1, 0.9, place[0], dtype=np.float32)[:, None]
-    soft[:, horizon:] *= 1 + scene.rough * blades
+    soft[:, horizon:] *= 1 + rough * blades
     return soft
 
 
@@ -114,5 +104,5 @@ def develop(rng: Generator, pixels: Array) -> Image.Image:
     tint = np.array([1 + warm, 1 + green, 1 - warm], np.float32).reshape(3, 1, 1)
     pixels = pixels * tint * (gain * exposure)
     pixels -= 0.12 * pixels * pixels * pixels
-    pixels += rng.uniform(0.014, 0.032) * window(white(), rng, (height, width))
+    pixels += rng.uniform(0.014, 0.032) * window(WHITE, rng, (height, width))
     return _to_image(pixels).filter(ImageFilter.BoxBlur(max(0.0, rng.uniform(-0.4, 0.4))))

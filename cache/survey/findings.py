@@ -1,15 +1,8 @@
 """From what a scan measured to findings of every image, and what the machine would do.
 
 Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv
-and excluded.csv.
-
-What becomes of an image:
-- What does not decode is excluded. So is what has no colour: it teaches that the class does not depend on it.
-- Of several copies of a file in one class the first is kept.
-- A file with two labels has at least one wrong label, and nothing says which: every copy is excluded until a
-  person decides. So are near twins with two labels, also those that are twins through others.
-- Near twins in one class are kept: they do no harm in one split, and `pack` sees to that.
-- All else is kept, for a person to look at. An image beside the class folders claims no label.
+and excluded.csv; docs/data.md says which findings exclude. Of a file or picture with two labels every copy is
+excluded until a person decides: at least one label is wrong, and nothing says which.
 """
 
 from __future__ import annotations

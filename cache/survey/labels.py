@@ -148,8 +148,7 @@ def _reread(source: Source, row: Row) -> ImageInfo:
         raise PackError(f"{source.file} cannot be read ({error.strerror}); survey the folder again") from None
     if hashlib.sha256(data).hexdigest() != row.sha256:
         raise PackError(f"{source.file} changed since the survey; survey the folder again")
-    measured = {
-        name: getattr(row, name) for name in ("width", "height", "orientation", "mean_luma", "sha256")
-    }
+    names = ("width", "height", "orientation", "mean_luma", "sha256")
+    measured = {name: getattr(row, name) for name in names}
     transcode = row.reason if "transcoded" in row.findings else ""
     return ImageInfo(**measured, crc32=zlib.crc32(data), transcode=transcode)

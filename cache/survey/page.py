@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -42,6 +42,8 @@ SIDES: Final = ((2_000, 256), (8_000, 192))
 """(pictures, pixels a side); beyond, FEWEST: 20,000 pictures stay near 100 MB."""
 FEWEST: Final = 128
 _HERE: Final = Path(__file__).parent
+Notes: TypeAlias = "Mapping[str, Note]"
+"""More about suspects, by their paths."""
 # What a finding means, in words for a person.
 MEANINGS: Final[Mapping[Finding, str]] = {
     "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be "
@@ -74,30 +76,23 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """An image on the page. twin: the place of what it duplicates. rank: of its note among the notes."""
-
-    row: Row
-    note: Note
-    twin: int | None = None
-    rank: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Shown:
     """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
 
-    more: suspects beyond MOST, which it does not show. images, classes: of the whole survey.
+    twins: the place of what each row duplicates. more: suspects beyond MOST, which it does not show. images,
+    classes: of the whole survey.
     """
 
-    items: Sequence[Item]
+    rows: Sequence[Row]
+    twins: Sequence[int | None]
+    notes: Notes
     suspects: int
     more: int
     images: int
     classes: Sequence[str]
 
 
-def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Mapping[str, Note] | None = None) -> None:
+def draw(rows: Iterable[Row], images: Path, folder: Path, notes: Notes | None = None) -> None:
     """Write survey.html in `folder`, and say what it could not show. Raises WriteError."""
     with progress_bar("drawing the page") as update:
         shown = write(rows, images, folder / "survey.html", notes, update)
@@ -126,11 +121,7 @@ def complete(survey: Path, images: Path, found: Review) -> None:
 
 
 def write(
-    rows: Iterable[Row],
-    images: Path,
-    out: Path,
-    notes: Mapping[str, Note] | None = None,
-    progress: Progress | None = None,
+    rows: Iterable[Row], images: Path, out: Path, notes: Notes | None = None, progress: Progress | None = None
 ) -> Shown:
     """Write the page to `out`, whole or not at all, and return what it shows.
 
@@ -138,11 +129,10 @@ def write(
     are shown. progress: called with (pictures made, pictures in all). Raises WriteError.
     """
     shown = gather(rows, notes or {})
-    items = shown.items
-    side = next((side for most, side in SIDES if len(items) <= most), FEWEST)
-    files = [find_file(images, item.row.path) if is_safe(item.row) else None for item in items]
-    made = counted(thumbnails(files, side), len(items), progress)
-    noted = (picture for item in items for _, picture in item.note.pictures)
+    side = next((side for most, side in SIDES if len(shown.rows) <= most), FEWEST)
+    files = [find_file(images, row.path) if is_safe(row) else None for row in shown.rows]
+    made = counted(thumbnails(files, side), len(files), progress)
+    noted = (picture for row in shown.rows for _, picture in shown.notes.get(row.path, Note()).pictures)
     added = (picture if re.fullmatch(r"[A-Za-z0-9+/]*=*", picture) else "" for picture in noted)
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in ("decisions.js", "survey.js"))
     loader = FileSystemLoader([_HERE, _HERE.parent])
@@ -162,8 +152,7 @@ def write(
         replacing_all([out]) as (temporary,),
         temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
     ):
-        for part in parts:
-            file.write(part)
+        file.writelines(parts)
     return shown
 
 
@@ -182,7 +171,7 @@ def _note_on(image: Ranked, images: Path) -> Note:
     return Note(image.likelier, [*saliency, *alike])
 
 
-def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
+def gather(rows: Iterable[Row], notes: Notes) -> Shown:
     """What the page shows of the rows of a survey: MOST suspects, and their twins."""
     rank = {path: place for place, path in enumerate(notes)}
     classes: set[str] = set()
@@ -202,11 +191,9 @@ def gather(rows: Iterable[Row], notes: Mapping[str, Note]) -> Shown:
     wanted = {row.of for row in suspects} - {row.path for row in suspects}
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
-    twins = (places.get(row.of) if row.of != row.path else None for row in known)
-    found = ((notes.get(row.path, Note()), rank.get(row.path)) for row in known)
-    items = [Item(row, note, twin, at) for row, twin, (note, at) in zip(known, twins, found, strict=True)]
+    twins = [places.get(row.of) if row.of != row.path else None for row in known]
     names = sorted(classes - {""}, key=lambda name: (name.casefold(), name))
-    return Shown(items, len(suspects), counts[True] - len(suspects), counts.total(), names)
+    return Shown(known, twins, notes, len(suspects), counts[True] - len(suspects), counts.total(), names)
 
 
 def describe(shown: Shown, images: Path) -> dict[str, Any]:
@@ -214,15 +201,17 @@ def describe(shown: Shown, images: Path) -> dict[str, Any]:
 
     The key is the folder's: what a person decided about it is there again on the page of the next survey.
     """
-    items = shown.items
-    numbers = itertools.count(len(items))
+    numbers, ranks = itertools.count(len(shown.rows)), {path: place for place, path in enumerate(shown.notes)}
     return {
         "key": hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32],
         "suspects": shown.suspects,
         "block": BLOCK,
         "classes": shown.classes,
         "findings": {name: MEANINGS[name] for name in FINDINGS},
-        "items": [_describe_item(item, numbers) for item in items],
+        "items": [
+            _describe_item(row, twin, ranks.get(row.path), shown.notes.get(row.path, Note()), numbers)
+            for row, twin in zip(shown.rows, shown.twins, strict=True)
+        ],
     }
 
 
@@ -232,23 +221,20 @@ def thumbnails(files: Iterable[Path | None], side: int) -> Iterator[str]:
     Made in parallel, a few ahead of the reader: a core may hold a PNG's pixels, half a gigabyte at the limit.
     """
     workers = available_cores()
-    yield from in_order(lambda file: _thumbnail(file, side), files, workers, 8 * workers)
+    yield from in_order(lambda file: make_thumbnail(file, side) if file else "", files, workers, 8 * workers)
 
 
-def _thumbnail(file: Path | None, side: int) -> str:
-    return make_thumbnail(file, side) if file else ""
-
-
-def _describe_item(item: Item, numbers: Iterator[int]) -> dict[str, Any]:
-    row, note = item.row, item.note
+def _describe_item(
+    row: Row, twin: int | None, rank: int | None, note: Note, numbers: Iterator[int]
+) -> dict[str, Any]:
     size = f"{row.width} × {row.height}" if row.width and row.height else ""
     weight = f"{row.bytes / 1000:,.0f} kB" if row.bytes >= 1000 else f"{row.bytes} bytes"
     figures = f"brightness {row.mean_luma:.0f}, colourfulness {row.colourfulness:.0f}" if size else ""
     names = ("path", "label", "sha256", "findings", "verdict", "reason", "causes")
     known = {name: getattr(row, name) for name in names} | {
         "facts": " · ".join(filter(None, [size, row.format, weight, figures])),
-        "twin": item.twin,
-        "rank": item.rank,
+        "twin": twin,
+        "rank": rank,
         "likelier": note.likelier,
         "pictures": [(caption, next(numbers)) for caption, _ in note.pictures],
     }

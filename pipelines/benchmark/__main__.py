@@ -3,9 +3,8 @@
     greyhound benchmark --images FOLDER --json out.json --chart out.png
     greyhound benchmark --compare old.json new.json
 
-Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON. Rows
-that claim equal pixels are compared first. Every sample runs in a process of its own, rows take turns, and
-figures are medians. Trust core-milliseconds an image: user and system time of the process and its workers.
+Before it: a folder of photographs, or a pack. After it: a table, a chart, and as the last line the JSON.
+Trust core-milliseconds an image: user and system time of the process and its workers.
 """
 
 from __future__ import annotations

@@ -121,8 +121,7 @@ def data_time_share(path: Path, seconds: float) -> float:
 
 def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call in a fresh process: no row inherits another's memory, threads or caches."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 

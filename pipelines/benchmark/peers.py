@@ -29,13 +29,16 @@ _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
 _AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
 """Share of a photograph in the window. A crop cannot reach past the edge: scales below 1 are missing."""
 
+Finish = Callable[[Any], torch.Tensor]
+"""Encoded bytes -> float32 `[3, S, S]`."""
+
 
 @dataclass(frozen=True)
 class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Endless rows of a pack for torch's DataLoader. finish: encoded bytes -> float32 `[3, S, S]`."""
+    """Endless rows of a pack for torch's DataLoader."""
 
     pack: Pack
-    finish: Callable[[Any], torch.Tensor]
+    finish: Finish
 
     def __len__(self) -> int:
         """As good as endless."""
@@ -47,9 +50,7 @@ class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return self.finish(self.pack.encoded(row)), int(self.pack.labels[row])
 
 
-def in_workers(
-    finish: Callable[[], Callable[[Any], torch.Tensor]], pack: Pack, workers: int
-) -> Iterator[int]:
+def in_workers(finish: Callable[[], Finish], pack: Pack, workers: int) -> Iterator[int]:
     """Batches from torch's DataLoader with worker processes: how many images each had."""
     loader = torch.utils.data.DataLoader(
         Originals(pack, finish()), BATCH_SIZE, num_workers=workers, multiprocessing_context="fork"
@@ -58,7 +59,7 @@ def in_workers(
         yield len(pixels)
 
 
-def torchvision_pil() -> Callable[[Any], torch.Tensor]:
+def torchvision_pil() -> Finish:
     """The seed's own way: Pillow decodes, torchvision augments PIL images one step after the other."""
     from PIL import Image
     from torchvision.transforms import v2
@@ -84,7 +85,7 @@ def torchvision_pil() -> Callable[[Any], torch.Tensor]:
     return finish
 
 
-def albumentations() -> Callable[[Any], torch.Tensor]:
+def albumentations() -> Finish:
     """libjpeg-turbo decodes, albumentations augments arrays with OpenCV; its fastest documented way."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for news otherwise
     import albumentations as library
@@ -134,13 +135,9 @@ def dali_naive(pack: Pack, threads: int) -> Iterator[int]:
         lean = fn.stack(fn.random.uniform(range=[-AUGMENT.shear, AUGMENT.shear]), types.Constant(0.0))
         matrix = fn.transforms.shear(turn, angles=lean, center=centre)
         images = fn.warp_affine(images, matrix, interp_type=types.INTERP_LINEAR)
-        images = fn.color_twist(
-            images,
-            brightness=fn.random.uniform(range=spread),
-            contrast=fn.random.uniform(range=spread),
-            saturation=fn.random.uniform(range=spread),
-            hue=fn.random.uniform(range=[-360 * AUGMENT.hue, 360 * AUGMENT.hue]),
-        )
+        light, contrast, colour = (fn.random.uniform(range=spread) for _ in range(3))
+        hue = fn.random.uniform(range=[-360 * AUGMENT.hue, 360 * AUGMENT.hue])
+        images = fn.color_twist(images, brightness=light, contrast=contrast, saturation=colour, hue=hue)
         return fn.crop_mirror_normalize(images, dtype=types.FLOAT, output_layout="CHW", std=[255.0] * 3)
 
     pipeline = path()
