@@ -45,7 +45,7 @@ class Averaging:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training computes. The defaults are the seed's, number by number."""
+    """What a training computes. The defaults are those of `paper`, the original recipe."""
 
     name: str = hidden("paper")
     """Which recipe this was derived from."""
@@ -177,7 +177,7 @@ DEMO: Final = replace(
     averaging=Averaging(steps=2, rate=5e-4),
 )
 RECIPES: Final = {
-    "paper": (PAPER, "the seed's recipe, number by number: 200 epochs"),
+    "paper": (PAPER, "the original recipe, number by number: 200 epochs"),
     "fast": (FAST, "a linear probe of pretrained features, in one pass"),
     "fine": (FINE, "fast, and then an epoch of the whole network"),
     "demo": (DEMO, "minutes on two cores, for the images of greyhound demo"),

@@ -112,7 +112,7 @@ def fit(context: TrainContext) -> None:
     try:
         while state.epoch < recipe.epochs or state.trained:
             if state.trained is None:
-                epoch = state.epoch
+                epoch = state.epoch  # training moves it on
                 state.trained = epoch_row(context, epoch, train_epoch(context, model))
             distributed.broadcast(state.network.buffers())  # BatchNorm's statistics are each rank's own
             result = context.validate(state.network, f"validating epoch {state.trained['epoch']}")
@@ -234,12 +234,12 @@ def average_weights(context: TrainContext) -> None:
 
 
 def say(result: dict[str, Any]) -> str:
-    """A validation in the seed's words."""
+    """A validation in the original program's words."""
     return f"valid loss = {result['valid_loss']:.9f}, acc = {result['accuracy']:.3f}"
 
 
 def epoch_line(row: dict[str, Any]) -> str:
-    """The epoch in the seed's form."""
+    """The epoch in the original program's form."""
     losses = f"train loss = {row['train_loss']:.9f}, {say(row)}"
     return f"epoch: {row['epoch']}, {losses}, time: {row['seconds']:.6f} sec"
 

@@ -290,7 +290,7 @@ def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.
 
 
 def _read(source: Source, info: ImageInfo) -> bytes:
-    """The bytes that the survey saw, or their PNG; a file that changed since is an error, not a surprise."""
+    """The bytes that the scan saw, or their PNG; a file that changed since is an error, not a surprise."""
     try:
         data = source.file.read_bytes()
     except OSError as error:

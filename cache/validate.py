@@ -44,7 +44,7 @@ TOLERANCE: Final = 3.0
 NO_IMAGE: Final = "not an image"
 
 
-def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
+def validate_image(data: bytes, dali: DaliDecoder) -> ImageInfo:
     """Look at one file's bytes with every decoder that training may use."""
     sha256 = hashlib.sha256(data).hexdigest()
     known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data), "sha256": sha256}
@@ -59,7 +59,7 @@ def validate_image(data: bytes, probe: DaliDecoder) -> ImageInfo:
     if known["width"] * known["height"] > MAX_PIXELS:
         claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
         return ImageInfo(**known, problem="bomb", detail=claim)
-    return _try_decoders(data, known, probe)
+    return _try_decoders(data, known, dali)
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> ImageInfo:
+def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder) -> ImageInfo:
     """Three outcomes: stored as it is; stored as PNG, as not every engine reads it; corrupt."""
     zeros = count_unwritten(data, known["format"])
     if zeros >= UNWRITTEN:
@@ -120,7 +120,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], probe: DaliDecoder) -> Ima
         stored = upright if known["orientation"] < 5 else upright[::-1]
         if pixels.shape[1::-1] != stored:
             raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
-        probe.check(encoded, pixels)
+        dali.check(encoded, pixels)
     except DecodeError as error:
         return _look_with_pillow(data, known, _one_line(error))
     return ImageInfo(**known, **measure(pixels, known["orientation"]))
@@ -219,13 +219,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _answer(path: Path, probe: DaliDecoder) -> ImageInfo:
+def _answer(path: Path, dali: DaliDecoder) -> ImageInfo:
     try:
         if not path.is_file():
             return ImageInfo(problem="undecodable", detail="not a regular file")
         if path.stat().st_size > LONG and not _is_picture(path):
             return _skim(path)
-        return validate_image(path.read_bytes(), probe)
+        return validate_image(path.read_bytes(), dali)
     except OSError as error:
         return ImageInfo(problem="unreadable", detail=error.strerror or str(error))
     except MemoryError:
@@ -263,10 +263,10 @@ def main() -> None:
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
     Image.MAX_IMAGE_PIXELS = None  # `validate_image` refuses bombs itself, by what the header claims
-    probe = DaliDecoder()
+    dali = DaliDecoder()
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
-        info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), probe)
+        info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), dali)
         answers.write(json.dumps(asdict(info), default=bytes.hex).encode() + b"\n")
 
 

@@ -78,7 +78,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Everything that eval.json says about probabilities `[n, V, K]`: V crops of n images with labels `[n]`.
 
-    `accuracy` is the mean over all n * V single crops, as the seed counts. `ensemble_accuracy` takes the
+    `accuracy` is the mean over all n * V single crops, as the original counts. `ensemble_accuracy` takes the
     class with the highest mean probability over an image's V crops; so do `confusion` and `cross_entropy`.
     More than `TABLED` classes get `confusion_pairs` instead: rows of true class, predicted class and count.
     Both intervals are over n, not over n * V: crops of one image are no independent trials. A class without
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def table(evaluation: Mapping[str, Any]) -> list[str]:
-    """The seed's lines, `Accuracy of Afghan_hound(n=36): 0.928`, class by class; then the total."""
+    """The original lines, `Accuracy of Afghan_hound(n=36): 0.928`, class by class; then the total."""
     lines = [
         f"Accuracy of {row['name']}(n={row['n']}): {_say(row['accuracy'])}" for row in evaluation["classes"]
     ]

@@ -56,7 +56,7 @@ PAPER_PHASES: Final = (
     Phase(epochs=50, high=1e-4, low=1e-6),
     Phase(epochs=50, high=1e-6, low=1e-10),
 )
-"""The seed's four phases."""
+"""The original recipe's four phases."""
 
 
 def total_epochs(phases: Sequence[Phase]) -> int:

@@ -69,6 +69,7 @@ class TrainState(Counters):
     """A training between two steps: with torch's random state, all that going on needs."""
 
     network: nn.Module
+    """Replaced, with its optimizer, where the linear probe chooses a wider head."""
     optimizer: torch.optim.Optimizer
     before: list[torch.Tensor] = field(default_factory=list)
     """The weights as the epoch under way found them."""

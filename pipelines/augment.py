@@ -41,12 +41,12 @@ _ORDER: Final = 0xFFFFFFFF  # the counter's last word; the blocks of an image's 
 
 @dataclass(frozen=True)
 class Augment:
-    """What may happen to an image, in torchvision's units; the defaults are the seed's recipe."""
+    """What may happen to an image, in torchvision's units; the defaults are the original recipe's."""
 
     size: int = 256
     """Side of the square output, pixels. At scale 1 the image's short side is `size`."""
     scale: tuple[float, float] = (0.8, 1.2)
-    """The short side becomes s * size, s uniform in this range (the seed's RandomResizedCrop)."""
+    """The short side becomes s * size, s uniform in this range (the original's RandomResizedCrop)."""
     placement: Literal["random", "centre"] = "random"
     """Where the window lies in the scaled image."""
     rotation: float = 15.0
@@ -142,7 +142,7 @@ def to_stored(
     orientations: NDArray[np.uint8],
     log2_reduction: NDArray[np.int32],
 ) -> NDArray[np.float32]:
-    """Lead geometry from the upright image to the pixels that a decoder delivers.
+    """Continue the geometry from the upright image to the pixels that a decoder delivers.
 
     EXIF orientation and the reduction are matrices like any other, so neither costs an image operation.
 

@@ -65,7 +65,7 @@ class Batch:
     def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Every view as an image of its own: float32 `[B * K, 3, S, S]`, and its label, int64 `[B * K]`."""
         views = self.images.shape[1] if self.images.ndim == 5 else 1
-        return self.images.flatten(0, -4), self.labels.repeat_interleave(views)
+        return self.images.reshape(-1, *self.images.shape[-3:]), self.labels.repeat_interleave(views)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Loader:
             self.data_time += time.perf_counter() - asked
 
     def epoch(self) -> Iterator[Batch]:
-        """The rest of the epoch that `position` is in; a whole one when it stands at a boundary."""
+        """The rest of the epoch that `position` is in. It stands behind each batch before that is yielded."""
         for batch in self:
             last = self.position.images == len(self.ids)
             if last:

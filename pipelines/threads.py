@@ -35,6 +35,7 @@ def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stre
     try:
         for spec in specs:
             batch = buffers.get()
+            # Decoding starts here, before the oldest is handed out.
             ahead.append((spec, batch, _start(pool, spec, batch, scratches, config)))
             if len(ahead) > config.prefetch:
                 yield _finish(pack, buffers, *ahead.popleft())
@@ -160,7 +161,7 @@ def colour(warped: NDArray[np.uint8], matrix: Floats, scratch: Scratch, out: Flo
 
 
 def to_opencv(geometry: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Geometry with OpenCV's origin, the first pixel's centre, instead of its corner: `[..., 2, 3]`."""
+    """Geometry whose origin is the first pixel's centre: M (p + 1/2) - 1/2 in place of M p, `[..., 2, 3]`."""
     matrices = geometry[..., :2, :].astype(np.float64)
     matrices[..., 2] += 0.5 * (matrices[..., 0] + matrices[..., 1]) - 0.5
     return matrices

@@ -23,7 +23,7 @@ from greyhound.pipelines.augment import Augment
 
 BATCH_SIZE: Final = 64
 AUGMENT: Final = Augment()
-"""What every row does to an image: the seed's recipe."""
+"""What every row does to an image: the original recipe."""
 _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
 """The short side lies between these."""
 _AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
@@ -60,7 +60,7 @@ def in_workers(finish: Callable[[], Finish], pack: Pack, workers: int) -> Iterat
 
 
 def torchvision_pil() -> Finish:
-    """The seed's own way: Pillow decodes, torchvision augments PIL images one step after the other."""
+    """The original way: Pillow decodes, torchvision augments PIL images one step after the other."""
     from PIL import Image
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional

@@ -140,7 +140,7 @@ ROWS: Final[dict[str, Row]] = {
     "dali-cpu-ten-views": Row(engine("dali", views=VIEWS), "ours", *_DALI, _VIEWS),
     "dali-gpu-encoded": Row(engine("dali", device="gpu"), "ours", *_DALI, device="gpu"),
     "albumentations": Row(_ALBUMENTATIONS, "peer", *("albumentations",) * 2, "colour and geometry apart"),
-    "torchvision-pil": Row(_TORCHVISION, "peer", *("torchvision",) * 2, "the seed's own way"),
+    "torchvision-pil": Row(_TORCHVISION, "peer", *("torchvision",) * 2, "the original program's way"),
     "dali-naive": Row(peers.dali_naive, "peer", *_DALI, "no scale below 1"),
     "ffcv": Row(partial(peers.ffcv, "jpg"), "peer", *_FFCV, f"encoded again; {_NO_SHEAR}"),
     "ffcv-raw": Row(partial(peers.ffcv, "raw"), "peer", *_FFCV, f"decoded before; {_NO_SHEAR}"),
