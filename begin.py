@@ -263,8 +263,8 @@ def draw_pictures(context: TrainContext) -> None:
             pack, view, ids, context.resources, batch_size=len(ids), seed=recipe.seed, epochs=count
         ) as loader:
             columns += [augment.to_pixels(batch.images.numpy(force=True)) for batch in loader]
-    captions = ["evaluation", *(f"epoch {epoch}" for epoch in range(shown))]
-    figures.image_sheet(folder / "augmented.png", np.stack(columns, axis=1), captions)
+    captions = ["evaluation", *(f"epoch {epoch}" for epoch in range(shown))] if shown else [""] * len(ids)
+    figures.image_sheet(folder / "augmented.png", np.stack(columns, axis=1 if shown else 0), captions)
 
 
 def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:

@@ -95,6 +95,7 @@ def probe(context: TrainContext) -> None:
     linear_probe.set_head(state.network, head)
     result = context.validate(state.network, "validating the linear probe")
     result |= {"images": len(ids), "elapsed": state.tick(), "grid": solution.grid}
+    result |= {"penalty": solution.penalty, "from_pretrained": solution.from_pretrained}
     line = f"linear probe: {len(ids)} images, {solution}; {say(result)}"
     print(f"{line}, {result['elapsed']:.0f} s after the start", flush=True)
     context.run.write(PROBE, result)
