@@ -43,7 +43,7 @@ from greyhound.model.run import (
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Clock, Loader, Position
-from greyhound.recipe import PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions
+from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions
 from greyhound.session import (
     TrainContext,
     open_device,
@@ -174,6 +174,9 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
         recipe = replace(recipe, note="")
     if recipe.precision == "auto":
         recipe = replace(recipe, precision="bf16" if has_bf16(device) else "fp32")
+    if recipe.micro_batch == AUTO:
+        small = device.type == "cpu" and recipe.freeze_bn and not recipe.compile
+        recipe = replace(recipe, micro_batch=8 if small else 0)
     if recipe.normalise:
         mean, std = normalisation(recipe.network)
         recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
@@ -191,7 +194,8 @@ def begin(context: TrainContext, options: TrainOptions, used: dict[str, str], fr
     """Write down what the run depends on, or what changed. fresh: it does not go on from a checkpoint."""
     if fresh:
         distributed.broadcast_from_main(lambda: start_run(context, used))
-        print(context.training.plan.why, flush=True)
+        if context.recipe.phases:
+            print(context.training.plan.why, flush=True)
     else:
         distributed.broadcast_from_main(lambda: resume_run(context, options, used))
         restore_best(context)

@@ -23,6 +23,10 @@ Forcible = Literal["recipe", "pack", "versions"]
 """What may differ from the run's own where it is forced."""
 
 
+AUTO: Final = -1
+"""Of `micro_batch`: chosen by device."""
+
+
 def hidden(default: str) -> str:
     """A field that is recorded and no flag."""
     return field(default=default, metadata={"hidden": True})
@@ -59,8 +63,8 @@ class Recipe:
     batch_size: int = 32
     """Images a step."""
     micro_batch: int = 0
-    """Images of a step that a process holds in memory at once; their gradients add up. 0: all. Needs frozen
-    statistics."""
+    """Images of a step that a process computes at once; their gradients add up. 0: all. Above 0 it needs
+    frozen statistics. -1: 8 where it can be on a CPU, for less memory; all on a GPU."""
     phases: tuple[Phase, ...] = PAPER_PHASES
     """The learning rate, phase by phase."""
     views: int = 1
@@ -96,7 +100,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training could have. Raises ValueError."""
-        for name, low in {"batch_size": 1, "micro_batch": 0, "weight_decay": 0}.items():
+        for name, low in {"batch_size": 1, "micro_batch": AUTO, "weight_decay": 0}.items():
             _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
         for name in ("momentum", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
@@ -111,9 +115,9 @@ class Recipe:
             bool(grids) and all(0 <= grid <= 7 for grid in grids),
             "one or more of 0 to 7",
         )
-        if self.micro_batch and not self.freeze_bn:
+        if self.micro_batch > 0 and not self.freeze_bn:
             raise ValueError("micro_batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
-        if self.micro_batch and self.compile:
+        if self.micro_batch > 0 and self.compile:
             raise ValueError("compile needs a whole batch in one call; add --micro-batch 0")
         if not (self.phases or self.linear_probe):
             raise ValueError("nothing is trained: no phases, and no linear probe")
@@ -159,7 +163,7 @@ FAST: Final = replace(
     linear_probe=True,
     probe_grids=(0, 1, 3),
     freeze_bn=True,
-    micro_batch=8,
+    micro_batch=AUTO,
     phases=(),
     averaging=Averaging(steps=0),
 )

@@ -65,10 +65,7 @@ def train(options: TrainOptions, stop: Stop) -> int:
 
 
 def probe(context: TrainContext) -> None:
-    """Linear probing, then fine-tuning (Kumar et al. 2022): a random head would first spoil the features.
-
-    The body is frozen, so every image passes it once, also the validation images.
-    """
+    """Fit the head to the features of the frozen network. It may become a wider one, with a new optimizer."""
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:
         return

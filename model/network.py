@@ -81,18 +81,12 @@ class GridFeatures(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The features."""
-        if not any(self.grids):
-            features: torch.Tensor = self.network.forward_head(
-                self.network.forward_features(images), pre_logits=True
-            )
-            return features
-        last, stages = self.network.forward_intermediates(images, indices=_STAGES)
-        pooled = [
-            functional.adaptive_avg_pool2d(stage, grid).flatten(1)
-            for grid in self.grids
-            if grid
-            for stage in stages
-        ]
+        if any(self.grids):
+            last, stages = self.network.forward_intermediates(images, indices=_STAGES)
+        else:
+            last, stages = self.network.forward_features(images), []
+        pairs = [(stage, grid) for grid in self.grids if grid for stage in stages]
+        pooled = [functional.adaptive_avg_pool2d(stage, grid).flatten(1) for stage, grid in pairs]
         return torch.cat([self.network.forward_head(last, pre_logits=True), *pooled], dim=1)
 
 

@@ -8,7 +8,6 @@ import runpy
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,19 +23,6 @@ from greyhound.cache.cli import ENDINGS
 from greyhound.cache.store import Pack
 
 ROOT = Path(__file__).parents[1]
-ALONE = (
-    "tests/test_speed.py::",
-    "::test_opening_a_large_pack_",
-    "::test_an_index_of_imagenets_size_",
-    "::test_few_suspects_among_many_images_",
-    "::test_twenty_thousand_suspects_",
-    "::test_a_hundred_thousand_copies_",
-    "::test_an_interrupted_survey_",
-    "::test_core_time_",
-    "::test_the_share_of_waiting_",
-    "::test_the_clock_",
-)
-"""Tests that time something: while one runs, no other does."""
 
 
 @contextmanager
@@ -46,8 +32,9 @@ def _in_turn(alone: bool) -> Iterator[None]:
     Byte 1 of a file is the machine, shared or not; byte 0 is the door, at which nobody overtakes. Children do not
     inherit locks of this kind.
     """
-    name = f"greyhound-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
-    with (Path(tempfile.gettempdir()) / name).open("a+b") as file:
+    place = ROOT / ".pytest_cache" / "turn"
+    place.parent.mkdir(exist_ok=True)
+    with place.open("a+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
         fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, 1)
         fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
@@ -59,7 +46,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """A test takes its turn, where there are others."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    with _in_turn(any(name in item.nodeid for name in ALONE)):
+    with _in_turn(item.get_closest_marker("alone") is not None):
         return (yield)
 
 

@@ -240,6 +240,7 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["survey.html"]
 
 
+@pytest.mark.alone
 def test_few_suspects_among_many_images_are_quick(tmp_path: Path) -> None:
     rows = [Row(f"a/{n}", "a", findings=() if n % 10_000 else ("dark",)) for n in range(100_000)]
     out, start = tmp_path / "survey.html", time.process_time()
@@ -674,6 +675,7 @@ def test_hostile_names_do_nothing_in_a_browser(work: Work) -> None:
     assert page.ask("document.scripts.length") == 3
 
 
+@pytest.mark.alone
 def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

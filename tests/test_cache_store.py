@@ -357,6 +357,7 @@ def test_no_epoch_of_a_resident_pack_reads_the_disk(tmp_path: Path) -> None:
     assert read("mmap") == read("ram") == 0
 
 
+@pytest.mark.alone
 def test_an_index_of_imagenets_size_opens_within_a_second(tmp_path: Path) -> None:
     """1.3 million rows in 2,000 record batches, as many as a pack of 130 GB has; in core time, for the machine is shared."""
     path, rows = tmp_path / "index.arrow", 1_300_000

@@ -205,6 +205,7 @@ def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert gone(children)
 
 
+@pytest.mark.alone
 def test_an_interrupted_survey_leaves_no_child_behind(tmp_path: Path, children: list[Any]) -> None:
     looks = scan(files(tmp_path, *[f"slow{place}.png" for place in range(80)]), 2)
     with pytest.raises(KeyboardInterrupt), closing(looks):

@@ -334,7 +334,6 @@ def test_a_timm_network_predicts_with_the_solved_head(grid: int) -> None:
 
 
 def test_the_grid_that_predicts_best_is_chosen() -> None:
-    """The class is told by one column; what the other grids see besides is noise."""
     random = np.random.default_rng(0)
     labels = np.arange(120) % 2
     rows = random.normal(size=(120, 180)).astype(np.float32)

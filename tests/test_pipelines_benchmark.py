@@ -75,6 +75,7 @@ def test_a_table_ends_in_json(colour_pack: Pack, tmp_path: Path, capsys: pytest.
         table.report(result, tmp_path / "nowhere" / "b.json")
 
 
+@pytest.mark.alone
 def test_the_share_of_waiting_in_a_training(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """30 ms of waiting to 10 ms of work."""
 
@@ -99,6 +100,7 @@ def burn(pack: Pack, workers: int) -> Iterator[int]:
         yield 4
 
 
+@pytest.mark.alone
 def test_core_time_includes_that_of_workers(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rows.ROWS, "burn", Row(burn, "ours"))
     taken = measure.sample("burn", colour_pack.path, 0.5)

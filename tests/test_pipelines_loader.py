@@ -347,6 +347,7 @@ def test_an_image_that_went_bad_is_named_and_elsewhere_does_not_matter(tmp_path:
     assert engine_threads() == []
 
 
+@pytest.mark.alone
 def test_the_clock_says_how_long_data_took(coded_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 ms of waiting to 10 ms of work, over what comes after the clock is made."""
     real = engines.WithTimeout.next

@@ -17,6 +17,7 @@ from greyhound.pipelines.engine import ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
 
 IMAGENET = 1_280_000
+pytestmark = pytest.mark.alone
 
 
 def test_order_and_draws_of_imagenets_epoch_take_five_seconds_of_one_core() -> None:

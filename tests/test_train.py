@@ -450,6 +450,15 @@ def test_a_note_about_pretrained_weights_goes_with_them() -> None:
     assert "drawn" in begin.resolve(replace(DEMO, weights="none"), cpu).note
 
 
+@pytest.mark.parametrize(
+    ("device", "changed", "expected"),
+    [("cpu", {}, 8), ("cuda", {}, 0), ("cpu", {"freeze_bn": False}, 0), ("cpu", {"compile": True}, 0)],
+)
+def test_micro_batches_are_for_a_cpu(device: str, changed: dict[str, bool], expected: int) -> None:
+    recipe = replace(FAST, precision="fp32", **changed)  # type: ignore[arg-type]
+    assert begin.resolve(recipe, torch.device(device)).micro_batch == expected
+
+
 def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
     out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     before = {name: (out / name).read_bytes() for name in (LAST, AVERAGED, "metrics.jsonl")}
