@@ -1,0 +1,282 @@
+"""Compare `fast` with other trainers from the same weights on the same splits: accuracy, core-seconds and memory.
+
+    python tests/trainers.py OUT --packs clothing-0.arrow,clothing-1.arrow
+
+Before it: `greyhound pack`, once for each split, and `pip install -e .[bench,weights]`. After it: OUT/rows.jsonl, a
+table and OUT/trainers.png, for docs/benchmarks.md. Rows that are there are not measured again. Every training is a
+process of its own, one after the other. Core-seconds are of the whole training: imports, validation and worker
+processes among them, the test not. Memory is the most that the training's own process held, without its workers'.
+The test is the centre window of every test image, once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+
+from greyhound.cache.cli import note, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.machine import describe_machine, installed
+from greyhound.cache.options import read_call
+from greyhound.cache.store import SPLITS, Pack
+from greyhound.recipe import FAST
+
+SIZE: Final = FAST.augment.size
+BATCH: Final = 32
+METHODS: Final = ("fast", "fine", "fastai-1", "fastai-3", "timm-1", "timm-3")
+"""Ours; fastai's `fine_tune(1)` and `(3)` at its defaults; AdamW with a cosine over 1 and 3 epochs, as timm's train.py."""
+CHILD: Final = "--child"
+TIMM_RATE: Final = 3e-4
+"""The learning rate of AdamW that validated best of 1e-4, 3e-4 and 1e-3; see docs/log.md."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training. core_seconds, memory (bytes): of it, not of its test. accuracy, cross_entropy (nats): on n test images."""
+
+    pack: str
+    method: str
+    accuracy: float
+    cross_entropy: float
+    n: int
+    core_seconds: float
+    memory: int
+
+
+def unpack(pack: Pack, folder: Path) -> None:
+    """The pack's originals as files: folder/split/class/name."""
+    for split in SPLITS:
+        for index in pack.ids(split).tolist():
+            place = folder / split / pack.classes[pack.labels[index]] / Path(pack.image_path(index)).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(pack.encoded(index).tobytes())
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights that Greyhound starts from, with the names of timm."""
+    import torch
+
+    from greyhound.model.network import build
+
+    path = folder / "weights.pth"
+    torch.save(build(FAST.network, 1000).state_dict(), path)
+    return path
+
+
+def train_fastai(images: Path, weights: Path, epochs: int, seed: int) -> Callable[[], tuple[Any, Any]]:
+    """`vision_learner(...).fine_tune(epochs)`. Returns what predicts the test images: log-probabilities, labels."""
+    from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, set_seed, vision_learner
+
+    set_seed(seed)
+    data = ImageDataLoaders.from_folder(
+        images, train="train", valid="val", item_tfms=Resize(SIZE), batch_tfms=aug_transforms(), seed=seed
+    )
+    learner = vision_learner(data, FAST.network, pretrained_cfg_overlay={"file": str(weights)})
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(epochs)
+
+    def predict() -> tuple[Any, Any]:
+        files = sorted((images / "test").glob("*/*"))
+        with learner.no_bar():
+            probabilities, _ = learner.get_preds(dl=data.test_dl(files))
+        return probabilities.log(), [list(data.vocab).index(file.parent.name) for file in files]
+
+    return predict
+
+
+def train_timm(images: Path, weights: Path, epochs: int, seed: int) -> Callable[[], tuple[Any, Any]]:
+    """All of the network by AdamW and a cosine, with timm's default augmentation. As `train_fastai`."""
+    import timm
+    import torch
+    from timm.data import create_transform
+    from torch.nn import functional
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    torch.manual_seed(seed)
+    network = timm.create_model(
+        FAST.network, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights)}
+    )
+    numbers = {key: network.pretrained_cfg[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+
+    def load(split: str, training: bool) -> DataLoader[Any]:
+        view = create_transform(SIZE, is_training=training, **numbers)
+        return DataLoader(
+            ImageFolder(images / split, view), BATCH, shuffle=training, num_workers=2, drop_last=training
+        )
+
+    loader = load("train", training=True)
+    network.reset_classifier(len(loader.dataset.classes))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=TIMM_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+    network.train()
+    for _ in range(epochs):
+        for pictures, labels in loader:
+            optimizer.zero_grad()
+            functional.cross_entropy(network(pictures), labels, label_smoothing=0.1).backward()
+            optimizer.step()
+            schedule.step()
+
+    @torch.no_grad()
+    def predict() -> tuple[Any, Any]:
+        network.eval()
+        parts = [
+            (network(pictures).log_softmax(1), labels) for pictures, labels in load("test", training=False)
+        ]
+        logs, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        return logs, labels
+
+    return predict
+
+
+def measured(command: Sequence[str]) -> tuple[str, float, int]:
+    """What the command printed, its core-seconds, and the peak memory of its largest process, in bytes.
+
+    Raises UserError if it fails.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0), errors.seek(0)
+        said, wrong = output.read(), errors.read()
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} failed: {wrong.strip()[-400:]}")
+    return said, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def ours(pack: Path, method: str, seed: int, folder: Path) -> Row:
+    """Train by the command line, and evaluate by it. Raises UserError."""
+    made, greyhound = folder / "run", [sys.executable, "-m", "greyhound"]
+    train = [*greyhound, "train", method, "--pack", str(pack), "--out", str(made), "--seed", str(seed)]
+    _, seconds, memory = measured(train)
+    measured([*greyhound, "eval", "--run", str(made), "--crops", "1"])
+    found = json.loads((made / "eval.json").read_text(encoding="utf-8"))
+    return Row(pack.stem, method, found["accuracy"], found["cross_entropy"], found["n"], seconds, memory)
+
+
+def theirs(pack: Path, method: str, seed: int, folder: Path) -> Row:
+    """Unpack for them, then train and test in a process of its own. Raises UserError."""
+    unpack(Pack(pack), folder)
+    command = [sys.executable, __file__, CHILD, method, str(folder), str(weights_file(folder)), str(seed)]
+    said, _, memory = measured(command)
+    found = json.loads(said.splitlines()[-1])
+    return Row(pack.stem, method, memory=memory, **found)
+
+
+def child(method: str, images: str, weights: str, seed: str) -> int:
+    """Train, and print what the test images give, as JSON. The exit code."""
+    name, epochs = method.split("-")
+    train = {"fastai": train_fastai, "timm": train_timm}[name]
+    predict = train(Path(images), Path(weights), int(epochs), int(seed))
+    seconds = sum(os.times()[:4])
+    logs, labels = (np.asarray(each) for each in predict())
+    rows = np.arange(len(labels))
+    print(
+        json.dumps(
+            {
+                "accuracy": float((logs.argmax(1) == labels).mean()),
+                "cross_entropy": -float(logs[rows, labels].astype(np.float64).mean()),
+                "n": len(labels),
+                "core_seconds": seconds,
+            }
+        )
+    )
+    return 0
+
+
+def tabulate(rows: Sequence[Row]) -> list[str]:
+    """A Markdown table: for each set and method the mean over the splits, and the range."""
+    lines = [
+        "| set | trainer | splits | accuracy | cross entropy | core-s | peak GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (name, method), some in grouped(rows).items():
+        accuracy = [row.accuracy for row in some]
+        spread = f"{fmean(accuracy):.3f} ({min(accuracy):.3f} to {max(accuracy):.3f})"
+        cost = f"{fmean(row.core_seconds for row in some):.0f} | {max(row.memory for row in some) / 1e9:.1f}"
+        entropy = fmean(row.cross_entropy for row in some)
+        lines.append(f"| {name} | {method} | {len(some)} | {spread} | {entropy:.3f} | {cost} |")
+    return lines
+
+
+def grouped(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[Row]]:
+    """(set, method) -> its rows, one a split; a set is a pack's name up to the last hyphen."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.pack.rpartition("-")[0], METHODS.index(row.method))):
+        groups[row.pack.rpartition("-")[0], row.method].append(row)
+    return groups
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """Accuracy over core-seconds, a panel for each set: every split, and the mean of each trainer."""
+    from matplotlib.figure import Figure
+
+    groups = grouped(rows)
+    sets = list(dict.fromkeys(name for name, _ in groups))
+    figure = Figure(figsize=(4.5 * len(sets), 4), layout="constrained")
+    panels = dict(zip(sets, figure.subplots(1, len(sets), squeeze=False)[0], strict=True))
+    for (name, method), some in groups.items():
+        seconds, accuracy = [row.core_seconds for row in some], [row.accuracy for row in some]
+        colour = f"C{METHODS.index(method)}"
+        panels[name].scatter(seconds, accuracy, s=12, color=colour, alpha=0.4, linewidths=0)
+        panels[name].scatter(fmean(seconds), fmean(accuracy), s=60, color=colour, label=method, marker="D")
+    for name, panel in panels.items():
+        panel.set(title=name, xscale="log", xlabel="core-seconds of the training", ylabel="test accuracy")
+        panel.grid(alpha=0.3)
+    panels[sets[0]].legend()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> int:
+    """Measure what is asked for and not there yet; then the table and the picture. The exit code."""
+
+    def command(out: Path, packs: str = "", methods: str = ",".join(METHODS)) -> int:
+        """Compare trainers on packs.
+
+        Args:
+            out: The folder of rows.jsonl, which is added to.
+            packs: Packs, by commas; a pack's name ends in a hyphen and its seed.
+            methods: Trainers, by commas.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        file = out / "rows.jsonl"
+        rows = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+        there = {(row.pack, row.method) for row in rows}
+        for pack in map(Path, filter(None, packs.split(","))):
+            for method in methods.split(","):
+                if (pack.stem, method) in there:
+                    continue
+                note(f"{pack.stem}, {method}")
+                with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+                    train = ours if "-" not in method else theirs
+                    rows.append(train(pack, method, int(pack.stem.rpartition("-")[2]), Path(folder)))
+                with file.open("a") as lines:
+                    lines.write(json.dumps(vars(rows[-1])) + "\n")
+        print("\n".join([*tabulate(rows), "", f"{describe_machine()}; {conditions()}"]))
+        draw(rows, out / "trainers.png")
+        return 0
+
+    return read_call(command, sys.argv[1:], "python tests/trainers.py")()
+
+
+def conditions() -> str:
+    """Versions that the rows depend on."""
+    return ", ".join(f"{name} {version}" for name, version in installed("torch", "timm", "fastai").items())
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [CHILD]:
+        sys.exit(child(*sys.argv[2:]))
+    run(main)
