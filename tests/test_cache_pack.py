@@ -204,7 +204,7 @@ def test_only_seed_and_content_decide_for_each_class_alone() -> None:
     found = shares(CONTENTS, options)
     assert shares(CONTENTS[::-1], options) == found
     assert shares(CONTENTS, replace(options, seed=6)) != found
-    assert shares(CONTENTS, replace(options, keep_grayscale=True)) == found
+    assert shares(CONTENTS, replace(options, grayscale="keep")) == found
     alone = [(label, text) for label, text in CONTENTS if label == 1]
     assert shares(alone, options) == {key: found[key] for key in alone}
 
@@ -354,7 +354,7 @@ def test_what_a_list_excludes_keeps_its_reason_and_grayscale_can_be_kept(faulty:
         "b/b_1.png": Exclusion("blurry: I think"),
         "b/empty.jpg": Exclusion("seen before"),
     }
-    opened = pack_of(root, Options(0, 0, keep_grayscale=True, exclude=why))
+    opened = pack_of(root, Options(0, 0, grayscale="keep", exclude=why))
     assert paths_of(opened) == ["a/a_2.png", "a/grey.png", "b/b_0.png", "b/b_2.png"]
     rows = {row.path: row for row in opened.header.excluded}
     assert [(rows[path].reason, rows[path].detail) for path in why] == [
@@ -532,7 +532,7 @@ def test_grayscale_that_is_kept_is_no_reason_of_the_machines(
     folder(root, {"a/grey.png": grey(60, 60, 7)})
     photograph = Photograph("a/grey.png", "a", hashlib.sha256(grey(60, 60, 7)).hexdigest())
     decision = Decision(photograph, "exclude", reason="grayscale, I say", by="machine", causes=causes)
-    options = Options(val=0, test=0, keep_grayscale=True, decisions=[decision])
+    options = Options(val=0, test=0, grayscale="keep", decisions=[decision])
     if by == "exclude":
         listed = {"a/grey.png": Exclusion("grayscale, I say", causes)}
         options = replace(options, decisions=[], exclude=listed)

@@ -100,7 +100,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_hostile(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The pack of that folder as the command line makes it, and what was said."""
     out = tmp_path_factory.mktemp("packed") / "p.arrow"
-    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out), "--keep-grayscale"]
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out), "--grayscale", "keep"]
     result = subprocess.run(command, capture_output=True, text=True, errors="backslashreplace", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stdout + result.stderr

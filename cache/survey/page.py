@@ -50,12 +50,14 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "trained on.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
-    "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
+    "grayscale": "No colour at all, in a set of colour photographs: a network may learn to do without colour.",
     "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the "
     "test is leaked.",
-    "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
+    "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored. In two classes, one "
+    "of the labels is wrong.",
     "label-issue": "The label looks wrong to a model that was trained without this image; the surest come "
     "first.",
+    "tinted": "All colours are of one tint, as of a sepia print; or of a white thing in warm light.",
     "odd-size": "Far smaller, or of far other proportions, than the rest.",
     "dark": "So dark that little is to be seen.",
     "bright": "So bright that little is to be seen.",
