@@ -244,7 +244,8 @@ def _select(
     """What is packed, what a person relabelled, and what is left out."""
     names = [_class_of(source, classes) for source in sources]
     colours = choose_colours(options.grayscale, infos, names)
-    note(colours.note)
+    found = (source.path for source, info in zip(sources, infos, strict=True) if info.grayscale)
+    note(colours.note if any(path not in decided for path in found) else "")
     spared: list[Finding] = ["grayscale", "tinted"] if options.grayscale == "keep" else []
     spared += ["exact-duplicate"] if options.duplicates == "keep" else []
     kept, excluded = [], []
@@ -318,7 +319,11 @@ def _undo(reasons: Iterable[str]) -> str:
     """What to do about a class whose images are left out for these reasons."""
     if "exact-duplicate" in (found := {*reasons}):
         return "decide on the page of greyhound survey which label is right"
-    return "keep them by --grayscale keep" if {"grayscale", "tinted"} & found else "mend the files"
+    return (
+        "keep them by --grayscale keep"
+        if {"grayscale", "tinted"} & found
+        else "mend them or decide otherwise"
+    )
 
 
 def _say(row: Excluded) -> str:
