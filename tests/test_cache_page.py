@@ -561,6 +561,7 @@ def test_a_pair_in_two_classes_is_one_card_either_half_can_be_kept_and_both_are_
     files = "[...document.querySelectorAll('#whole img')].map((image) => image.src)"
     assert page.ask(files) == [(root / "kennel" / path).as_uri() for path in pair]
     page.click("#back")
+    page.wait("document.activeElement.matches('.card')")
     page.press("ArrowRight", "l")
     state = "[document.querySelector('#large').open, document.querySelector('#whole').textContent]"
     assert page.ask(state) == [True, f"no picture{gone}"]
