@@ -146,7 +146,8 @@ def choose_colours(grayscale: Grayscale, infos: Iterable[ImageInfo], labels: Ite
         much = f"more than {MOST_OF_SET:.0%} of {images} images"
     if not much:
         return Colours(("grayscale",))
-    said = f"{found} images have no colour, and none is left out: that would take {much}"
+    grown = f"{found} images have" if found > 1 else "1 image has"
+    said = f"{grown} no colour, and none is left out: that would take {much}"
     return Colours(note=f"{said}; --grayscale exclude leaves them out")
 
 
