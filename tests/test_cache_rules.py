@@ -58,7 +58,7 @@ FAULTY: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "bomb": ("a/x.png", lambda: png_bomb(20_000), "bomb"),
     "one channel": ("a/x.jpg", lambda: encode(grey(SHARP), "JPEG"), "grayscale"),
     "three equal channels": ("a/x.png", lambda: encode(grey(SHARP).convert("RGB")), "grayscale"),
-    "sepia": ("a/x.png", lambda: encode(np.uint8(np.asarray(grey(SHARP))[..., None] * np.array([1.0, 0.9, 0.72]))), "tinted"),
+    "sepia": ("a/x.png", lambda: encode((np.asarray(grey(SHARP))[..., None] * np.array([1.0, 0.9, 0.72])).astype(np.uint8)), "tinted"),
     "tiny": ("a/x.png", lambda: encode(noise(47, 60, 1)), "odd-size"),
     "long": ("a/x.png", lambda: encode(noise(400, 130, 1)), "odd-size"),
     "huge": ("a/x.png", lambda: encode(Image.fromarray(SHARP).resize((1000, 750), 0)), "odd-size"),
