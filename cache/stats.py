@@ -84,7 +84,8 @@ def is_grey(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
 
     gain: what would light a dark image as any other, whose colours are as dark.
     """
-    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    red, green, blue = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return float(spread.max()) * gain <= GREY_SPREAD
 
 
@@ -97,8 +98,7 @@ def is_tinted(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
     """
     small = pixels.reshape(-1, 3) * np.float32(gain)
     shades = luma(small)
-    tones = np.percentile(shades, np.arange(2, 99, 2))
-    if shades.std() < TINT_DETAIL or np.diff(tones).max() > TINT_GAP * (tones[-1] - tones[0]):
+    if shades.std() < TINT_DETAIL:
         return False
     colours = small[:, ::2] - shades[:, None]
     if np.percentile(np.linalg.norm(colours, axis=1), 99) > TINT_STRENGTH:
@@ -106,7 +106,10 @@ def is_tinted(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
     powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
     curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
-    return bool(np.percentile(np.linalg.norm(colours - curve, axis=1), 99) <= TINT_RESIDUE)
+    if np.percentile(np.linalg.norm(colours - curve, axis=1), 99) > TINT_RESIDUE:
+        return False
+    tones = np.percentile(shades, np.arange(2, 99, 2))
+    return bool(np.diff(tones).max() <= TINT_GAP * (tones[-1] - tones[0]))
 
 
 def sharpness(shades: NDArray[np.float32]) -> float:
