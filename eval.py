@@ -149,7 +149,7 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
         return
     classes = tuple(folder.read(PACK)["classes"])
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
-        out, options = Path(temporary) / "images.arrow", Options(keep_grayscale=True)
+        out, options = Path(temporary) / "images.arrow", Options(grayscale="keep", duplicates="keep")
         with progress_bar("looking at every image") as update:
             header = write(find_images(job.images, classes), classes, out, options, update, split="test")
         for row in header.excluded:

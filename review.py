@@ -196,7 +196,7 @@ def open_pack(job: Job) -> Iterator[Pack]:
                 if job.survey:
                     pack_surveyed(job.images, job.survey, out, update)
                 else:
-                    pack(job.images, out, Options(val=0, test=0, keep_grayscale=True), update)
+                    pack(job.images, out, Options(val=0, test=0, grayscale="keep", duplicates="keep"), update)
             yield Pack(out, job.resources.originals)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from greyhound.cache.cli import note, progress_bar, run
 from greyhound.cache.options import check_command, read_call
@@ -68,7 +68,8 @@ def pack(
     val: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
-    keep_grayscale: bool = False,
+    grayscale: Literal["auto", "keep", "exclude", "exclude-tinted"] = "auto",
+    duplicates: Literal["exclude", "keep"] = "exclude",
     exclude: Path | None = None,
     decisions: Path | None = None,
     shards: int = 1,
@@ -81,7 +82,8 @@ def pack(
         val: Share of each class held out for validation, 0 to below 1.
         test: Share of each class held out for the final test, 0 to below 1.
         seed: Another seed makes another split.
-        keep_grayscale: Keep grayscale photographs, which are left out otherwise.
+        grayscale: Leave out images without colour; auto: where they are few; exclude-tinted: tinted ones too.
+        duplicates: Leave out copies of a file, all of them where their classes differ.
         exclude: A CSV with the columns path and reason: images to leave out; default: none.
         decisions: The decisions.csv that the survey's page saved; default: none.
         shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
@@ -93,7 +95,7 @@ def pack(
 
     chosen = read_exclusions(exclude) if exclude else {}
     decided = read_decisions(decisions) if decisions else []
-    options = packing.Options(val, test, seed, keep_grayscale, chosen, decided, shards)
+    options = packing.Options(val, test, seed, grayscale, duplicates, chosen, decided, shards)
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
     show.describe(Pack(out), most=50)

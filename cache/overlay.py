@@ -1,4 +1,4 @@
-"""Lay one picture on another: how far apart two thumbnails are, and how alike two close-ups in detail.
+"""Lay one picture on another: how far apart two thumbnails are, how alike two close-ups, where they differ.
 
 Before it: thumbnails, and close-ups of the few that seem to be twins. After it: `twins` decides.
 """
@@ -17,9 +17,15 @@ Pictures = NDArray[np.float32]
 
 COLOUR_SHIFT: Final = 6.0
 """Levels by which any channel's mean of twins may differ once they are aligned."""
+UNLIKE: Final = 0.6
+"""Correlation below which a block of two registered pictures shows two different things."""
+_BLOCKS: Final = 8
+"""Blocks along a side, by which registered pictures are compared."""
 _CUTS: Final = (0.0, 0.02, 0.04, 0.06, 0.08)
 """What may be cut off each side of either picture, as shares of it; of a close-up, up to 12 %."""
 _CLOSE_CUTS: Final = (*_CUTS, 0.1, 0.12)
+_BLOCK_GRAIN: Final = 3.0
+"""Levels of contrast, of a block, that compression and grain may account for."""
 _AROUND: Final = 2
 """Pixels each way over which a close-up's light and contrast are evened out."""
 _GRAIN: Final = 4.0
@@ -53,6 +59,49 @@ def normalised_cross_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDAr
         length = np.sqrt((left**2).sum(axis=(1, 2, 3)) * (right**2).sum(axis=(1, 2, 3)))
         found.append((left * right).sum(axis=(1, 2, 3)) / np.maximum(length, 1e-6))
     return np.asarray(np.maximum(*found), np.float32)
+
+
+def unlike_share(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Share of the blocks in which two close-ups `[side, side]` differ once registered; 1 if they cannot be.
+
+    Different things before one backdrop share all but a part of the picture: that part counts, and not the
+    mean. Registration: an affine map by ECC (Evangelidis & Psarakis 2008), coarse to fine.
+    """
+    import cv2
+
+    side = len(one)
+    left, right = (cv2.GaussianBlur(each.astype(np.float32), (0, 0), side / 107) for each in (one, other))
+    affine = np.eye(2, 3, dtype=np.float32)
+    steps = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+    everywhere = np.ones((side, side), np.uint8)
+    for reduced, blur in ((4, 5), (2, 5), (1, 1)):
+        smaller = (side // reduced, side // reduced)
+        ours, theirs = (cv2.resize(each, smaller, interpolation=cv2.INTER_AREA) for each in (left, right))
+        affine[:, 2] /= reduced
+        try:
+            mask = everywhere[: smaller[0], : smaller[1]]
+            found = cv2.findTransformECC(ours, theirs, affine, cv2.MOTION_AFFINE, steps, mask, blur)
+        except cv2.error:  # it does not converge: nothing in them corresponds
+            return 1.0
+        affine = np.asarray(found[1], np.float32)
+        affine[:, 2] *= reduced
+    flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (side, side)
+    moved = cv2.warpAffine(right, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.ones_like(right), affine, size, flags=flags)
+    common = _cut_up(inside).mean(axis=1) > 0.9
+    if common.mean() < 0.3:
+        return 1.0
+    blocks = (_cut_up(each)[common] for each in (left, moved))
+    ours, theirs = (each - each.mean(axis=1, keepdims=True) for each in blocks)
+    floor = _BLOCK_GRAIN**2
+    alike = 2 * ((ours * theirs).mean(axis=1) + floor) / ((ours**2 + theirs**2).mean(axis=1) + 2 * floor)
+    return float((alike < UNLIKE).mean())
+
+
+def _cut_up(picture: NDArray[Any]) -> NDArray[Any]:
+    """The blocks of a picture `[side, side]`: `[_BLOCKS**2, pixels]`."""
+    size = len(picture) // _BLOCKS
+    return picture.reshape(_BLOCKS, size, _BLOCKS, size).swapaxes(1, 2).reshape(_BLOCKS**2, -1)
 
 
 def _even_out(pictures: Pictures) -> Pictures:

@@ -20,14 +20,28 @@ from typing import Final, TypeAlias
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
 from greyhound.cache.scan import FORMATS, ImageInfo, Progress, counted, scan
-from greyhound.cache.selection import Decision, Exclusion, Photograph, check_classes, judge, match
+from greyhound.cache.selection import (
+    Decision,
+    Duplicates,
+    Exclusion,
+    Finding,
+    Grayscale,
+    Photograph,
+    check_classes,
+    choose_colours,
+    describe_copy,
+    find_copies,
+    judge,
+    match,
+)
 from greyhound.cache.shards import check_name_free, divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
 from greyhound.cache.thumbnail import closeup_reader, make_thumbnail
-from greyhound.cache.twins import find_twins
+from greyhound.cache.twins import find_originals, find_twins
 
 Kept: TypeAlias = tuple[Source, ImageInfo]
 BATCH_BYTES: Final = 32 << 20
@@ -44,14 +58,16 @@ _UNSAFE: Final = ("bomb", "undecodable")
 class Options:
     """How to pack. val, test: shares of each class. exclude: path -> why it is left out.
 
-    decisions: what a person decided image by image; they outrank `exclude` and the removal of grayscale
-    images. shards: files that the pack is divided into.
+    grayscale: which images without colour are left out, see `choose_colours`. duplicates: whether copies of a
+    file are left out, all of them if their classes differ. decisions: what a person decided image by image;
+    they outrank the others. shards: files that the pack is divided into.
     """
 
     val: float = 0.1
     test: float = 0.2
     seed: int = 0
-    keep_grayscale: bool = False
+    grayscale: Grayscale = "auto"
+    duplicates: Duplicates = "exclude"
     exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
@@ -101,21 +117,14 @@ def write(
     infos = list(counted(found, len(sources), progress))
     unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem in _UNSAFE}
     decided, lost = _match(sources, infos, classes, options)
-    kept, excluded = [], []
-    for source, info in zip(sources, infos, strict=True):
-        listed, decision = options.exclude.get(source.path), decided.get(source.path)
-        if row := judge(source.path, info, listed, decision, options.keep_grayscale):
-            excluded.append((source, row))
-        else:
-            kept.append((source, info))
-    kept, relabelled = _relabel(kept, classes, decided)
+    kept, relabelled, excluded = _select(sources, infos, classes, decided, options)
     if split is None:
         loose += [source for source, _ in kept if source.label == NO_LABEL]
         kept = [(source, info) for source, info in kept if source.label != NO_LABEL]
         excluded += [(each, Excluded(each.path, "no class", "beside the class folders")) for each in loose]
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
-        raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0])}")
+        raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
     splits = [split] * len(kept) if split else assign_splits(kept, options)
     header = Header(
         classes=classes,
@@ -219,10 +228,56 @@ def _match(
     """The decision for each path that has one, and the paths of a person's that found no image."""
     if not options.decisions:
         return {}, []
-    labels = [classes[source.label] if source.label != NO_LABEL else "" for source in sources]
+    labels = [_class_of(source, classes) for source in sources]
     paths, contents = (source.path for source in sources), (info.sha256 for info in infos)
     found, lost = match(options.decisions, [*map(Photograph, paths, labels, contents)])
     return found, [decision.image.path for decision in lost if decision.by == "person"]
+
+
+def _select(
+    sources: Sequence[Source],
+    infos: Sequence[ImageInfo],
+    classes: Sequence[str],
+    decided: Mapping[str, Decision],
+    options: Options,
+) -> tuple[list[Kept], list[tuple[str, str, str]], list[tuple[Source, Excluded]]]:
+    """What is packed, what a person relabelled, and what is left out."""
+    names = [_class_of(source, classes) for source in sources]
+    colours = choose_colours(options.grayscale, infos, names)
+    found = (source.path for source, info in zip(sources, infos, strict=True) if info.grayscale)
+    note(colours.note if any(path not in decided for path in found) else "")
+    spared: list[Finding] = ["grayscale", "tinted"] if options.grayscale == "keep" else []
+    spared += ["exact-duplicate"] if options.duplicates == "keep" else []
+    kept, excluded = [], []
+    for source, info in zip(sources, infos, strict=True):
+        listed, decision = options.exclude.get(source.path), decided.get(source.path)
+        if row := judge(source.path, info, listed, decision, colours, spared):
+            excluded.append((source, row))
+        else:
+            kept.append((source, info))
+    kept, relabelled = _relabel(kept, classes, decided)
+    copies = _find_copies(kept, classes, decided) if options.duplicates == "exclude" else {}
+    excluded += [(source, copies[source.path]) for source, _ in kept if source.path in copies]
+    return [each for each in kept if each[0].path not in copies], relabelled, excluded
+
+
+def _find_copies(
+    kept: Sequence[Kept], classes: Sequence[str], decided: Mapping[str, Decision]
+) -> dict[str, Excluded]:
+    """Copies of which no person decided: all but the first, and all of a file with two labels."""
+    names = [_class_of(source, classes) for source, _ in kept]
+    originals, found = find_originals(info.sha256 for _, info in kept), {}
+    for index, (of, count) in find_copies(originals, names).items():
+        path = kept[index][0].path
+        why, excludes = describe_copy(kept[of][0].path, names[index], names[of], count)
+        if excludes and path not in decided:
+            found[path] = Excluded(path, "exact-duplicate", why)
+    return found
+
+
+def _class_of(source: Source, classes: Sequence[str]) -> str:
+    """The name of its class, "" for none."""
+    return classes[source.label] if source.label != NO_LABEL else ""
 
 
 def _relabel(
@@ -243,20 +298,36 @@ def _relabel(
 def _drop_empty_classes(
     classes: tuple[str, ...], kept: list[Kept], excluded: Sequence[tuple[Source, Excluded]]
 ) -> tuple[tuple[str, ...], list[Kept]]:
-    """Labels without a gap: a class none of whose files can be used is no class."""
+    """Labels without a gap. Raises PackError for a class of which all that it had is left out."""
     used = sorted({source.label for source, _ in kept})
+    lost = {source.label for source, _ in excluded} - {NO_LABEL, *used}
+    if lost:
+        rows = [row for source, row in excluded if source.label == min(lost)]
+        reasons = Counter(row.reason for row in rows)
+        total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        what = f"class {classes[min(lost)]} has no image left; left out: {total}; the first: {_say(rows[0])}"
+        more = f"; {len(lost) - 1} more of {len(classes)} classes have none" if len(lost) > 1 else ""
+        raise PackError(f"{what}{more}; {_undo(reasons)}, or move the folder of the class away")
     if len(used) < 2:
-        why = f"; the first of {len(excluded)} files left out: {_say(excluded[0])}" if excluded else ""
-        grey = sum(row.reason == "grayscale" for _, row in excluded)
-        why += f"; {grey} are grayscale, which --keep-grayscale keeps" if grey else ""
-        raise PackError(f"{len(used)} of {len(classes)} classes have usable images; expected at least 2{why}")
+        raise PackError(f"{len(used)} of {len(classes)} classes have images; expected at least 2")
     numbers = {old: new for new, old in enumerate(used)}
     renumbered = [(replace(source, label=numbers[source.label]), info) for source, info in kept]
     return tuple(classes[label] for label in used), renumbered
 
 
-def _say(row: tuple[Source, Excluded]) -> str:
-    return f"{row[1].path}: {row[1].reason}" + (f" ({row[1].detail})" if row[1].detail else "")
+def _undo(reasons: Iterable[str]) -> str:
+    """What to do about a class whose images are left out for these reasons."""
+    if "exact-duplicate" in (found := {*reasons}):
+        return "decide on the page of greyhound survey which label is right"
+    return (
+        "keep them by --grayscale keep"
+        if {"grayscale", "tinted"} & found
+        else "mend them or decide otherwise"
+    )
+
+
+def _say(row: Excluded) -> str:
+    return f"{row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
 
 
 def _digest(kept: Sequence[Kept], splits: Iterable[str]) -> str:

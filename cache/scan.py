@@ -59,6 +59,7 @@ class ImageInfo:
     mean_luma: float = 0.0
     colourfulness: float = 0.0
     grayscale: bool = False
+    tinted: bool = False
     luma_low: float = 0.0
     luma_high: float = 0.0
     blown: float = 0.0

@@ -11,11 +11,14 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Excluded, PackError
@@ -23,7 +26,7 @@ from greyhound.cache.store import Excluded, PackError
 # fmt: off
 Finding = Literal[
     "undecodable", "truncated", "bomb", "grayscale", "exact-duplicate", "near-duplicate", "label-issue",
-    "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "animated", "cmyk",
+    "tinted", "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "animated", "cmyk",
 ]
 # fmt: on
 FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
@@ -31,6 +34,12 @@ FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
 Choice = Literal["keep", "exclude", "relabel"]
 CHOICES: Final[tuple[Choice, ...]] = get_args(Choice)
 By = Literal["person", "machine"]
+Grayscale = Literal["auto", "keep", "exclude", "exclude-tinted"]
+Duplicates = Literal["exclude", "keep"]
+MOST_OF_CLASS: Final = 0.02
+"""Share of a class that a rule may take without a person's word; of a class below 50 images nothing."""
+MOST_OF_SET: Final = 0.01
+"""Share of the whole set. Both are guesses at what harms no training, whatever the set is about."""
 COLUMNS: Final = ("sha256", "path", "class", "decision", "to")
 """Of decisions.csv; beside them it may have the columns reason, by and causes."""
 
@@ -70,34 +79,121 @@ class Decision:
 
 
 def judge(
-    path: str, info: ImageInfo, exclusion: Exclusion | None, decision: Decision | None, keep_grayscale: bool
+    path: str,
+    info: ImageInfo,
+    exclusion: Exclusion | None,
+    decision: Decision | None,
+    colours: Colours,
+    kept: Container[Finding] = (),
 ) -> Excluded | None:
-    """Why an image is left out, or None. A person outranks all but a file that nothing decodes."""
+    """Why an image is left out, or None. A person outranks all but a file that nothing decodes.
+
+    kept: findings that exclude nothing, whatever a list says.
+    """
     if exclusion:
-        exclusion = _without_grayscale(exclusion, keep_grayscale)
-    grey = "" if keep_grayscale or not info.grayscale else f"colourfulness {info.colourfulness:.1f}"
+        exclusion = _without(exclusion, kept)
+    hue = colours.excludes(info)
     if decision and decision.choice == "exclude" and decision.by == "machine":
         machine = Exclusion(decision.reason or "excluded by the machine", decision.causes)
-        if left := _without_grayscale(machine, keep_grayscale):
+        if left := _without(machine, kept):
             return _by_list(path, left)
         decision = None
     if decision and decision.choice == "exclude":
         listed = exclusion.reason if exclusion else ""
-        why = decision.reason or listed or info.problem or (grey and "grayscale")
+        why = decision.reason or listed or info.problem or hue or ""
         return Excluded(path, "excluded by hand", why)
     if exclusion and not decision:
         return _by_list(path, exclusion)
     if info.problem:
         return Excluded(path, info.problem, info.detail)
-    return Excluded(path, "grayscale", grey) if grey and not decision else None
+    return Excluded(path, hue, describe_colours(info)) if hue and not decision else None
 
 
-def _without_grayscale(exclusion: Exclusion, keep_grayscale: bool) -> Exclusion | None:
-    """The exclusion, unless grayscale is its only cause and grayscale images are kept."""
-    if not (keep_grayscale and "grayscale" in exclusion.causes):
-        return exclusion
-    causes = tuple(cause for cause in exclusion.causes if cause != "grayscale")
-    return Exclusion(exclusion.reason, causes) if causes else None
+@dataclass(frozen=True)
+class Colours:
+    """What becomes of images that have no colour, or look tinted. note: why the rule takes none, or ""."""
+
+    excluded: tuple[Finding, ...] = ()
+    note: str = ""
+
+    def excludes(self, info: ImageInfo) -> Finding | None:
+        """The finding for which it is left out."""
+        hue: Finding = "grayscale" if info.grayscale else "tinted"
+        return hue if (info.grayscale or info.tinted) and hue in self.excluded else None
+
+
+def choose_colours(grayscale: Grayscale, infos: Iterable[ImageInfo], labels: Iterable[str]) -> Colours:
+    """What `--grayscale` leaves out of these images. labels: names of their classes, "" for none.
+
+    auto: what has no colour, where few images of every class are so. Otherwise the set is none of colour
+    photographs, or a class is told by it, and nothing is taken.
+    """
+    if grayscale != "auto":
+        wanted: tuple[Finding, ...] = ("grayscale", "tinted")
+        return Colours(wanted[: ("keep", "exclude", "exclude-tinted").index(grayscale)])
+    usable, grey = Counter[str](), Counter[str]()
+    for info, label in zip(infos, labels, strict=True):
+        usable[label] += not info.problem
+        grey[label] += not info.problem and info.grayscale
+    if usable.total() > usable[""]:  # what lies beside the class folders is not packed
+        del usable[""], grey[""]
+    found, images = grey.total(), usable.total()
+    name = max(grey, key=lambda name: grey[name] / max(1, usable[name]), default="")
+    much = ""
+    if grey[name] > MOST_OF_CLASS * usable[name]:
+        much = f"{grey[name]} of the {usable[name]} images of class {name}, more than {MOST_OF_CLASS:.0%}"
+    if found > MOST_OF_SET * images:
+        much = f"more than {MOST_OF_SET:.0%} of {images} images"
+    if not much:
+        return Colours(("grayscale",))
+    grown = f"{found} images have" if found > 1 else "1 image has"
+    said = f"{grown} no colour, and none is left out: that would take {much}"
+    return Colours(note=f"{said}; --grayscale exclude leaves them out")
+
+
+def describe_colours(info: ImageInfo) -> str:
+    """Why a picture is called grayscale, or tinted, in words for a person."""
+    return "it has no colour at all" if info.grayscale else "its colours are those of one tint"
+
+
+def find_copies(originals: NDArray[np.int64], labels: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """For each file that has equal ones, the copy to compare it with, and their number if it is the first.
+
+    originals: int64 `[n]`, the first file with the same bytes, or oneself. labels: names, "" for none.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(np.bincount(originals)[originals] > 1).tolist():
+        groups[int(originals[index])].append(index)
+    found: dict[int, tuple[int, int]] = {}
+    for members in groups.values():
+        members.sort(key=lambda index: not labels[index])
+        first = members[0]
+        stranger = next((index for index in members if differ(labels[index], labels[first])), None)
+        found |= dict.fromkeys(members, (first, 0))
+        found[first] = (members[1], len(members))
+        if stranger is not None:
+            found |= {index: (stranger, 0) for index in members if labels[index] == labels[first]}
+    return found
+
+
+def differ(one: str, other: str) -> bool:
+    """Whether two labels contradict each other."""
+    return one != other and bool(one) and bool(other)
+
+
+def describe_copy(path: str, label: str, of_label: str, copies: int) -> tuple[str, bool]:
+    """Of a copy of `path`: what to say of it, and whether it is left out. copies: as in `find_copies`."""
+    if differ(label, of_label):
+        return f"the same file as {path}, which has another label: at least one of them is wrong", True
+    if copies:
+        return f"the first of {copies} copies, which is kept", False
+    return f"the same file as {path}", True
+
+
+def _without(exclusion: Exclusion, kept: Container[Finding]) -> Exclusion | None:
+    """The exclusion, unless all of its causes are findings that exclude nothing."""
+    causes = tuple(cause for cause in exclusion.causes if cause not in kept)
+    return Exclusion(exclusion.reason, causes) if causes or not exclusion.causes else None
 
 
 def _by_list(path: str, exclusion: Exclusion) -> Excluded:

@@ -54,6 +54,8 @@ def describe(opened: Pack, most: int | None) -> None:
     _say(f"left out: {len(header.excluded)}" + (f" ({total})" if total else ""))
     whys = (f"{row.reason}, {row.detail}" if row.detail else row.reason for row in header.excluded)
     _list(opened, [f"{row.path}: {why}" for row, why in zip(header.excluded, whys, strict=True)], most)
+    if reasons["grayscale"] + reasons["tinted"]:
+        _say("images without colour are left out by --grayscale; --grayscale keep keeps them")
     folders = {row.path.partition("/")[0] for row in header.excluded if "/" in row.path}
     for name in sorted(folders - set(classes)):
         _say(f"class {name} has no usable image, and is no class of the pack")

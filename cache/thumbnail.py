@@ -24,8 +24,10 @@ MOST_OF_JPEG: Final = 64 << 20
 SIDE: Final = 32
 """Pixels of a close-up's side. At 64 some true pairs in dogs25 are less alike than strangers, at 32 none
 (docs/log.md)."""
-HELD: Final = 16_384
-"""Close-ups that are kept, 1 kB each: in a set of look-alikes each is compared with many."""
+DETAIL: Final = 128
+"""Pixels of the side of a close-up in which two pictures are compared place by place."""
+HELD: Final = 16 << 20
+"""Bytes of close-ups that are kept: in a set of look-alikes each is compared with many."""
 
 Closeup = NDArray[np.uint8]
 Reader = Callable[[int], Closeup | None]
@@ -63,17 +65,17 @@ def _start_of(file: Path) -> bytes:
         return start + stream.read(MOST_OF_JPEG) if start == b"\xff\xd8" else b""
 
 
-def closeup_reader(find: Callable[[int], Path]) -> Reader:
+def closeup_reader(find: Callable[[int], Path], side: int = SIDE) -> Reader:
     """Reads close-ups from the files that `find` names."""
-    return lru_cache(HELD)(lambda index: read_closeup(find(index)))
+    return lru_cache(HELD // side**2)(lambda index: read_closeup(find(index), side))
 
 
-def read_closeup(file: Path) -> Closeup | None:
-    """Luma `[32, 32]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
+def read_closeup(file: Path, side: int = SIDE) -> Closeup | None:
+    """Luma `[side, side]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
         with Image.open(file, formats=FORMATS) as image:
-            image.draft("L", (4 * SIDE, 4 * SIDE))
-            shades = ImageOps.exif_transpose(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+            image.draft("L", (max(128, 2 * side),) * 2)
+            shades = ImageOps.exif_transpose(image).convert("L").resize((side, side), Image.Resampling.BOX)
     except Exception:  # gone or changed since it was looked at
         return None
     return np.asarray(shades)

@@ -297,7 +297,7 @@ def command_seeds(_: Path) -> list[bytes]:
         "--run r --crops 10 --split val --cache-bytes 4GB",
         "--run r --count 3 --engine threads --on-corrupt skip",
         "--out o --images i --folds 3",
-        "pack images --out p --val 0.1 --keep-grayscale",
+        "pack images --out p --val 0.1 --grayscale keep",
     )
     return [bytes([place]) + line.replace(" ", "\0").encode() for place, line in enumerate(lines)]
 

@@ -163,7 +163,7 @@ def test_decisions_find_the_files_that_they_are_about(
 
 @pytest.fixture
 def root(tmp_path: Path, scan_in_process: None) -> Path:
-    """Three classes with two images each, among them a gray one; and one file that nothing decodes."""
+    """Three classes with two images each, among them a grey one; and one file that nothing decodes."""
     names = ("a/1", "a/2", "b/1", "b/2", "c/1")
     files = {f"{name}.png": encode(noise(12, 10, seed)) for seed, name in enumerate(names)}
     grey = encode(Image.fromarray(noise(20, 20, 7)).convert("L"))
@@ -176,7 +176,8 @@ def decided(root: Path, path: str, choice: Choice, to: str = "") -> Decision:
 
 
 def replayed(root: Path, *decisions: Decision, exclude: dict[str, Exclusion] | None = None) -> Pack:
-    pack(root, root.with_suffix(".arrow"), Options(0, 0, exclude=exclude or {}, decisions=decisions))
+    options = Options(0, 0, grayscale="exclude", exclude=exclude or {}, decisions=decisions)
+    pack(root, root.with_suffix(".arrow"), options)
     return Pack(root.with_suffix(".arrow"))
 
 
@@ -191,7 +192,7 @@ def left_out(opened: Pack) -> dict[str, tuple[str, str]]:
 def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
     by_hand = [decided(root, path, "exclude") for path in ("a/1.png", "b/1.png", "c/grey.png")]
     why = "exact-duplicate: the same file as b/1.png"
-    folder(root, {f"d/{n}.png": encode(noise(12, 10, 40 + n)) for n in range(3)})
+    folder(root, {f"d/{n}.png": encode(noise(12, 10, 40 + n)) for n in range(4)})
     told, twin, odd = (decided(root, f"d/{n}.png", "exclude") for n in range(3))
     said = "near-duplicate: the same picture as b/1.png"
     opened = replayed(
@@ -202,7 +203,7 @@ def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
         replace(odd, reason="odd", by="machine"),
         exclude={"b/1.png": Exclusion("near-duplicate")},
     )
-    assert set(labels(opened)) == {"a/2.png", "b/2.png", "c/1.png"}
+    assert set(labels(opened)) == {"a/2.png", "b/2.png", "c/1.png", "d/3.png"}
     assert left_out(opened) == {
         "a/1.png": ("excluded by hand", ""),
         "b/1.png": ("excluded by hand", "near-duplicate"),
@@ -249,7 +250,7 @@ def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> Non
 
 
 def test_relabelled_by_hand_and_without_decisions_nothing_changes(root: Path) -> None:
-    before = pack(root, root.with_suffix(".arrow"), ALL_TRAIN)
+    before = pack(root, root.with_suffix(".arrow"), replace(ALL_TRAIN, grayscale="exclude"))
     content = root.with_suffix(".arrow").read_bytes()
     assert replayed(root).path.read_bytes() == content
     opened = replayed(root, decided(root, "a/1.png", "relabel", "b"))
@@ -265,6 +266,7 @@ def test_relabelled_by_hand_and_without_decisions_nothing_changes(root: Path) ->
 @pytest.mark.parametrize(("choice", "to"), [("keep", ""), ("relabel", "a")])
 def test_a_person_outranks_clean_up_and_exclusions_not_decoders(root: Path, choice: Choice, to: str) -> None:
     decisions = [decided(root, path, choice, to) for path in ("c/grey.png", "b/1.png", "c/bad.png")]
+    folder(root, {"b/3.png": encode(noise(12, 10, 50))})
     listed = dict.fromkeys(("b/1.png", "b/2.png"), Exclusion("near-duplicate"))
     opened = replayed(root, *decisions, exclude=listed)
     assert labels(opened)["c/grey.png"] == (to or "c")
@@ -272,6 +274,27 @@ def test_a_person_outranks_clean_up_and_exclusions_not_decoders(root: Path, choi
     assert left_out(opened)["b/2.png"] == ("near-duplicate", "exclusion list")
     assert left_out(opened)["c/bad.png"] == ("undecodable", "not an image")
     assert "c/bad.png" not in {path for path, *_ in opened.header.relabelled}
+
+
+@pytest.mark.parametrize(
+    ("choices", "kept"),
+    [
+        ({}, set()),
+        ({"a/1.png": "keep"}, {"a/1.png"}),
+        ({"b/copy.png": "keep"}, {"b/copy.png"}),
+        ({"a/1.png": "keep", "b/copy.png": "keep"}, {"a/1.png", "b/copy.png"}),
+        ({"b/copy.png": "exclude"}, {"a/1.png"}),
+        ({"b/copy.png": "relabel"}, {"a/1.png", "b/copy.png"}),
+    ],
+)
+def test_of_a_file_with_two_labels_what_a_person_says_is_kept(
+    choices: dict[str, Choice], kept: set[str], root: Path
+) -> None:
+    """And without a word neither copy; relabelled to the class of the other, it contradicts it no more."""
+    folder(root, {"b/copy.png": (root / "a/1.png").read_bytes()})
+    opened = replayed(root, *(decided(root, path, choice, "a") for path, choice in choices.items()))
+    found = {path for path in labels(opened) if path in ("a/1.png", "b/copy.png")}
+    assert found == kept
 
 
 def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path) -> None:
@@ -285,6 +308,7 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert len(opened.header.lost) == opened.summary()["unmatched"] == 1
     assert list(opened.header.lost) == opened.summary()["lost"] == ["b/1.png"]
     (root / "c").rename(root / "C")
+    (root / "a/2.png").replace(root / "C/2.png")
     opened = replayed(root, in_folder)
     assert left_out(opened)["C/1.png"] == ("excluded by hand", "")
     assert opened.header.lost == ()
@@ -329,12 +353,13 @@ def test_the_command_says_what_was_relabelled_and_lost(
     rows.append(Decision(photograph("a/x.png", THREE), "keep"))
     cells = [(d.image.sha256, d.image.path, d.image.label, d.choice, d.to) for d in rows]
     file.write_text("\n".join([HEADER, *(",".join(row) for row in cells)]) + "\n")
-    main.pack(root, out, decisions=file)
+    main.pack(root, out, grayscale="exclude", decisions=file)
     main.info(out)
     main.info(out, files=True)
     packed, info, files = capsys.readouterr().out.split("left out: ")[1:]
     assert packed.startswith("3 (1 excluded by hand, 1 undecodable, 1 grayscale)\n")
     assert packed.splitlines()[1] == "  b/1.png: excluded by hand"
+    assert "\nimages without colour are left out by --grayscale; --grayscale keep keeps them\n" in packed
     assert "relabelled by hand: 1\n  a/1.png: a -> b\n" in packed
     assert "relabelled by hand: 1\n" in info
     assert "a/1.png" not in info and "a/x.png" not in info

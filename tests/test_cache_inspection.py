@@ -71,8 +71,43 @@ def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_p
     assert summary["images"] == 150 - len(exclusions)
     listed = {row["path"]: f"{row['reason']}: {row['detail']}" for row in summary["excluded"]["images"]}
     assert listed == {path: exclusion.reason for path, exclusion in exclusions.items()}
-    assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "grayscale", "exact-duplicate"}
+    assert set(summary["excluded"]["reasons"]) == {"undecodable", "truncated", "exact-duplicate"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["excluded.csv", "p.arrow", "survey.csv"]
+
+
+@pytest.mark.parametrize(
+    ("grey", "size", "few"), [(1, 60, True), (2, 60, False), (3, 150, True), (4, 150, False)]
+)
+def test_survey_and_pack_leave_out_the_same_files(
+    grey: int,
+    size: int,
+    few: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Grey images of a class that is a third of the set: few are left out; of more none, and it is said."""
+    monkeypatch.setattr(module, "scan", scan_here)
+    files = {f"{'abb'[n % 3]}/{n:03}.png": encode(noise(12, 10, n)) for n in range(3 * size)}
+    colourless = [f"a/{n:03}.png" for n in range(0, 3 * grey, 3)]
+    files |= {
+        path: encode(Image.fromarray(noise(12, 10, n)).convert("L")) for n, path in enumerate(colourless)
+    }
+    files |= {"a/broken.jpg": b"", "a/copy.png": files["a/021.png"], "b/fox.png": files["a/030.png"]}
+    root = folder(tmp_path / "images", files)
+    survey(root, tmp_path / "out")
+    left = {path: why.causes for path, why in read_exclusions(tmp_path / "out" / "excluded.csv").items()}
+    header = pack(root, tmp_path / "p.arrow", Options(0, 0))
+    assert {row.path: (row.reason,) for row in header.excluded} == left
+    assert left.keys() == {
+        "a/broken.jpg",
+        "a/copy.png",
+        "a/030.png",
+        "b/fox.png",
+        *(colourless if few else []),
+    }
+    said = f"{grey} images have no colour, and none is left out: that would take {grey} of the {size + 1} images of class a"
+    assert (said in capsys.readouterr().err) is (size == 150 and not few)
 
 
 def portraits(count: int) -> dict[str, bytes]:
@@ -131,7 +166,7 @@ def test_a_class_folder_may_be_a_link_for_survey_and_pack_alike(tmp_path: Path) 
     paths = ["a/1.png", "a/4.png", "a/deeper/2.png", "b/3.png", "b/self.png", "b/twin.png"]
     assert [row.path for row in inspected(root)] == paths
     assert [source.path for source in find_labelled(root)[1]] == paths
-    header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0))
+    header = pack(root, tmp_path / "p.arrow", Options(val=0, test=0, duplicates="keep"))
     assert header.classes == ("a", "b")
     assert [row.path for row in header.excluded] == ["b/self.png"]
     assert len(Pack(tmp_path / "p.arrow")) == 5

@@ -96,9 +96,9 @@ def test_originals_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_labels_are_the_classes_sorted_case_insensitively(tmp_path: Path) -> None:
-    """A class without a usable image is none."""
+    """A folder without files is no class."""
     names = ("beagle", "Zorgi", "Akita", "airedale", "akita")
-    root = folder(images(tmp_path / "images", dict.fromkeys(names, 1)), {"b/bad.jpg": b"bad"})
+    root = images(tmp_path / "images", dict.fromkeys(names, 1))
     (root / "empty").mkdir()
     opened = pack_of(root)
     assert opened.classes == ("airedale", "Akita", "akita", "beagle", "Zorgi")
@@ -204,7 +204,7 @@ def test_only_seed_and_content_decide_for_each_class_alone() -> None:
     found = shares(CONTENTS, options)
     assert shares(CONTENTS[::-1], options) == found
     assert shares(CONTENTS, replace(options, seed=6)) != found
-    assert shares(CONTENTS, replace(options, keep_grayscale=True)) == found
+    assert shares(CONTENTS, replace(options, grayscale="keep")) == found
     alone = [(label, text) for label, text in CONTENTS if label == 1]
     assert shares(alone, options) == {key: found[key] for key in alone}
 
@@ -312,6 +312,9 @@ def test_shares_that_cannot_be(options: dict[str, Any], message: str) -> None:
     assert str(refusal.value) == message
 
 
+EXCLUDE = replace(ALL_TRAIN, grayscale="exclude")
+
+
 @pytest.fixture
 def faulty(root: Path) -> Path:
     cut = encode(noise(300, 200, 2), "JPEG")[:-30_000]
@@ -320,7 +323,7 @@ def faulty(root: Path) -> Path:
 
 
 def test_what_is_left_out_is_listed_with_reason_and_picture(faulty: Path) -> None:
-    opened = pack_of(faulty)
+    opened = pack_of(faulty, EXCLUDE)
     assert len(opened) == 6
     rows = opened.header.excluded
     grayscale, cut, empty, text = rows
@@ -330,7 +333,7 @@ def test_what_is_left_out_is_listed_with_reason_and_picture(faulty: Path) -> Non
         ("b/empty.jpg", "undecodable"),
         ("b/text.jpg", "undecodable"),
     ]
-    assert grayscale.detail.startswith("colourfulness ")
+    assert grayscale.detail == "it has no colour at all"
     assert empty.detail == "the file is empty"
     shown = np.asarray(image_of(base64.b64decode(cut.thumbnail or "")))
     assert shown.shape == (85, 128, 3)
@@ -341,7 +344,9 @@ def test_what_is_left_out_is_listed_with_reason_and_picture(faulty: Path) -> Non
     assert summary["total"] == 4
     assert summary["reasons"] == {"grayscale": 1, "truncated": 1, "undecodable": 2}
     folder(faulty, {f"b/{number:02}.png": grey(400, 300, number) for number in range(14)})
-    pictures = [row.thumbnail for row in pack_of(faulty).header.excluded if row.reason == "grayscale"]
+    pictures = [
+        row.thumbnail for row in pack_of(faulty, EXCLUDE).header.excluded if row.reason == "grayscale"
+    ]
     assert [picture is None for picture in pictures] == [False] * 12 + [True] * 3
     assert image_of(base64.b64decode(pictures[1] or "")).size == (128, 96), "small and few"
 
@@ -354,7 +359,7 @@ def test_what_a_list_excludes_keeps_its_reason_and_grayscale_can_be_kept(faulty:
         "b/b_1.png": Exclusion("blurry: I think"),
         "b/empty.jpg": Exclusion("seen before"),
     }
-    opened = pack_of(root, Options(0, 0, keep_grayscale=True, exclude=why))
+    opened = pack_of(root, Options(0, 0, grayscale="keep", exclude=why))
     assert paths_of(opened) == ["a/a_2.png", "a/grey.png", "b/b_0.png", "b/b_2.png"]
     rows = {row.path: row for row in opened.header.excluded}
     assert [(rows[path].reason, rows[path].detail) for path in why] == [
@@ -532,7 +537,7 @@ def test_grayscale_that_is_kept_is_no_reason_of_the_machines(
     folder(root, {"a/grey.png": grey(60, 60, 7)})
     photograph = Photograph("a/grey.png", "a", hashlib.sha256(grey(60, 60, 7)).hexdigest())
     decision = Decision(photograph, "exclude", reason="grayscale, I say", by="machine", causes=causes)
-    options = Options(val=0, test=0, keep_grayscale=True, decisions=[decision])
+    options = Options(val=0, test=0, grayscale="keep", decisions=[decision])
     if by == "exclude":
         listed = {"a/grey.png": Exclusion("grayscale, I say", causes)}
         options = replace(options, decisions=[], exclude=listed)
@@ -555,7 +560,6 @@ def test_names_of_every_kind(tmp_path: Path) -> None:
 
 
 ONE_A_CLASS = "expected one a class, at least 2: {root}/CLASS/image.jpg"
-USABLE = "{count} of 2 classes have usable images; expected at least 2; the first of {files} files left out: "
 ONE_IMAGE = {"a/1.png": encode(noise(12, 10))}
 UNPACKABLE: dict[str, tuple[dict[str, bytes], list[str], str]] = {
     "missing": ({}, [], "{root} is not there; expected a folder of images"),
@@ -564,20 +568,31 @@ UNPACKABLE: dict[str, tuple[dict[str, bytes], list[str], str]] = {
     "one class": (ONE_IMAGE, [], "{root} has 1 subfolder; " + ONE_A_CLASS),
     "no files": ({}, ["a", "b"], "the 2 subfolders of {root} hold no files; expected images in them"),
     "one usable class": (
-        ONE_IMAGE | {"b/bad.jpg": b"bad"},
+        ONE_IMAGE | {"b/bad.jpg": b"bad", "b/cut.jpg": b"", "empty/.hidden": b""},
         [],
-        USABLE.format(count=1, files=1) + "b/bad.jpg: undecodable (not an image)",
+        "class b has no image left; left out: 2 undecodable; the first: b/bad.jpg: undecodable (not an image); "
+        "mend them or decide otherwise, or move the folder of the class away",
     ),
     "nothing usable": (
         {"a/1.jpg": b"", "b/2.jpg": b""},
         [],
-        USABLE.format(count=0, files=2) + "a/1.jpg: undecodable (the file is empty)",
+        "class a has no image left; left out: 1 undecodable; the first: a/1.jpg: undecodable (the file is empty); "
+        "1 more of 2 classes have none; mend them or decide otherwise, or move the folder of the class away",
+    ),
+    "two labels each": (
+        {f"{name}.png": encode(noise(60, 60, seed)) for seed, name in enumerate(("a/1", "c/3"))}
+        | {f"b/{seed}.png": encode(noise(60, 60, seed)) for seed in range(2)},
+        [],
+        "class a has no image left; left out: 1 exact-duplicate; the first: a/1.png: exact-duplicate (the same file as "
+        "b/0.png, which has another label: at least one of them is wrong); 2 more of 3 classes have none; "
+        "decide on the page of greyhound survey which label is right, or move the folder of the class away",
     ),
     "grayscale": (
-        {f"{name}.png": grey(60, 60, 1) for name in ("a/1", "a/2", "b/1", "b/2")},
+        {f"{name}.png": grey(60, 60, seed) for seed, name in enumerate(("a/1", "a/2", "b/1"))}
+        | {"b/2.jpg": b""},
         [],
-        USABLE.format(count=0, files=4) + "a/1.png: grayscale (colourfulness 0.0); "
-        "4 are grayscale, which --keep-grayscale keeps",
+        "class a has no image left; left out: 2 grayscale; the first: a/1.png: grayscale (it has no colour at all); "
+        "1 more of 2 classes have none; keep them by --grayscale keep, or move the folder of the class away",
     ),
 }
 
@@ -589,7 +604,7 @@ def test_folders_that_cannot_be_packed(tmp_path: Path, name: str) -> None:
     for empty in folders:
         (root / empty).mkdir(parents=True)
     with pytest.raises(PackError) as refusal:
-        pack(root, tmp_path / "images.arrow")
+        pack(root, tmp_path / "images.arrow", Options(grayscale="exclude"))
     assert str(refusal.value) == message.format(root=root)
     assert {file.name for file in tmp_path.iterdir()} <= {"images"}
 

@@ -110,7 +110,27 @@ def test_suspects_come_in_the_order_to_look_at_them_and_their_twins_after() -> N
     assert (shown.suspects, shown.more, shown.images, shown.classes) == (7, 0, 8, ["a"])
     assert [row.path[2:] for row in shown.rows] == ["6", "3", "7", "8", "5", "4", "1", "2"]
     assert shown.twins == [None, 7, 6, None, None, None, None, None]
-    assert module.describe(shown, Path())["items"][4]["likelier"] == "surer"
+    assert module.describe(shown, Path(), Path())["items"][4]["likelier"] == "surer"
+
+
+def test_a_pair_is_listed_once_and_what_is_more_than_a_pair_is_not_folded() -> None:
+    rows = [
+        row("a/1", "near-duplicate", of="a/2"),
+        row("a/2", "near-duplicate", of="a/1"),
+        row("a/3", "near-duplicate", of="a/1"),  # whose own nearest is another
+        row("a/4", "exact-duplicate", of="a/5"),  # the first, which is kept
+        row("a/5", "exact-duplicate", of="a/4", causes=("exact-duplicate",)),
+        row("a/6", "near-duplicate", of="a/7"),
+        row("a/7", "near-duplicate", "dark", of="a/6"),
+        row("a/8", "near-duplicate", "dark", of="a/9"),
+        row("a/9", "near-duplicate", "dark", of="a/8"),
+        row("a/b", "grayscale", "near-duplicate", of="a/8"),
+    ]
+    shown = gather(rows, {})
+    assert (shown.suspects, shown.more, shown.found) == (6, 0, 10)
+    listed = [(row.path[2:], row.of[2:]) for row in shown.rows[:6]]
+    assert listed == [("b", "8"), ("5", "4"), ("3", "1"), ("1", "2"), ("7", "6"), ("8", "9")]
+    assert {row.path[2:] for row in shown.rows[6:]} == {"2", "4", "6", "9"}
 
 
 def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
@@ -123,7 +143,7 @@ def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
     )
     shown = write(rows, tmp_path, out)
     assert ([row.path for row in shown.rows], shown.suspects, shown.more) == (["a/2", "a/1"], 2, 1)
-    for said in ("3 of 4 images deserve a look.", "The first 2 are shown.", "--exclude excluded.csv"):
+    for said in ("3 of 4 images deserve a look;", "The first 2 are shown.", "--exclude excluded.csv"):
         assert said in out.read_text()
 
 
@@ -502,7 +522,7 @@ def test_accept_all_shown_and_undo(work: Work) -> None:
     page = work.page
     page.click(work.button(GREY[0], "keep"))
     page.click(work.chip("grayscale"))
-    assert page.text("#accept") == "Accept 1 shown"
+    assert page.text("#accept") == "Accept 1 image: excludes 1"
     page.click("#accept")
     assert work.decisions() == [(GREY[0], "keep", ""), (GREY[1], "exclude", "")]
     page.click(work.chip(""))
@@ -515,6 +535,36 @@ def test_accept_all_shown_and_undo(work: Work) -> None:
     saved = work.saved()
     assert {each.by for each in saved.values()} == {"person"}
     assert saved[COPY].reason == f"exact-duplicate: {NASTY}"
+
+
+def test_a_pair_in_two_classes_is_one_card_either_half_can_be_kept_and_both_are_seen_large(
+    work: Work,
+) -> None:
+    """The files themselves are shown, where they still lie as they did from the page; else the small pictures."""
+    page, root, gone = work.page, work.folder, "Akita/gone.png"
+    shown = [replace(each, findings=(), causes=()) for each in kennel(root / "kennel") if each.path != LOST]
+    pair = {TWIN: COPY, COPY: TWIN}
+    rows = [replace(each, findings=("exact-duplicate",), causes=("exact-duplicate",), of=pair[each.path])
+            if each.path in pair else each for each in shown]  # fmt: skip
+    write([*rows, row(gone, "dark")], root / "kennel", root / "pair.html")
+    page.open((root / "pair.html").as_uri())
+    page.ask("localStorage.clear()")
+    assert work.shown() == [TWIN, gone]
+    assert page.text("#accept") == "Accept 3 images: excludes 2"
+    assert page.text("#about .meaning") == MEANINGS["exact-duplicate"]
+    page.press("t")
+    assert work.decisions() == [(TWIN, "exclude", ""), (COPY, "keep", "")]
+    page.press("o")
+    assert work.decisions() == [(TWIN, "keep", ""), (COPY, "exclude", "")]
+    page.click("#about .pictures img")
+    page.wait("[...document.querySelectorAll('#whole img')].every((image) => image.complete)")
+    files = "[...document.querySelectorAll('#whole img')].map((image) => image.src)"
+    assert page.ask(files) == [(root / "kennel" / path).as_uri() for path in pair]
+    page.click("#back")
+    page.wait("document.activeElement.matches('.card')")
+    page.press("ArrowRight", "l")
+    state = "[document.querySelector('#large').open, document.querySelector('#whole').textContent]"
+    assert page.ask(state) == [True, f"no picture{gone}"]
 
 
 def test_decisions_survive_a_reload_and_a_browser_that_may_not_remember_says_so(work: Work) -> None:

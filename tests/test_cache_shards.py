@@ -25,7 +25,7 @@ from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
 
 SHARDS = [f"three-0000{index}-of-00003.arrow" for index in range(3)]
-IN_THREE = Options(keep_grayscale=True, shards=3)
+IN_THREE = Options(grayscale="keep", shards=3)
 
 
 def seven_images(root: Path, first: int = 0) -> Path:
@@ -52,7 +52,7 @@ def quick() -> Iterator[None]:
 def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same pack in one file and in three."""
     folder = tmp_path_factory.mktemp("packs")
-    pack(images, folder / "one.arrow", Options(keep_grayscale=True))
+    pack(images, folder / "one.arrow", Options(grayscale="keep"))
     pack(images, folder / "three.arrow", IN_THREE)
     return folder
 
@@ -169,7 +169,7 @@ def test_shards_of_two_packings_are_never_opened_as_one(
             raise SystemExit("killed")
         return replace(self, target)
 
-    options = Options(0.2, 0.4, seed=5, keep_grayscale=True, shards=3)
+    options = Options(0.2, 0.4, seed=5, grayscale="keep", shards=3)
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(Path, "replace", killed)
         pack(images, folder / "three.arrow", options)
@@ -184,9 +184,9 @@ def test_shards_of_two_packings_are_never_opened_as_one(
 
 def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: Path) -> None:
     with pytest.raises(PackError, match=r"three\.arrow is there in another number of files, 3; remove them"):
-        pack(images, folder / "three.arrow", Options(keep_grayscale=True))
+        pack(images, folder / "three.arrow", Options(grayscale="keep"))
     with pytest.raises(PackError, match=r"one\.arrow is there in another number of files, 1"):
-        pack(images, folder / "one.arrow", Options(keep_grayscale=True, shards=2))
+        pack(images, folder / "one.arrow", Options(grayscale="keep", shards=2))
     with pytest.raises(PackError, match="is named as a shard is"):
         check_name_free(folder / "new-00000-of-00002.arrow", 1)
     check_name_free(folder / "three.arrow", 3)
@@ -200,7 +200,7 @@ def test_a_pack_is_not_written_beside_another_of_its_name(folder: Path, images: 
 
 
 def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here: Here) -> None:
-    packing = ("cache/__main__.py", "pack", str(images), "--keep-grayscale", "--out")
+    packing = ("cache/__main__.py", "pack", str(images), "--grayscale", "keep", "--out")
     answer = here(*packing, "p.arrow", "--shards", "2")
     assert answer.code == 0
     assert "in 2 shards" in answer.out

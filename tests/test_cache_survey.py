@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from greyhound.cache import scan as module
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo, ScanError, counted, scan
-from greyhound.cache.stats import THUMBNAIL, is_grey, least_and_most_detail, measure, sharpness
+from greyhound.cache.stats import THUMBNAIL, least_and_most_detail, measure, sharpness
 from greyhound.cache.store import Pack
 from greyhound.cache.survey import findings, page
 
@@ -262,9 +262,9 @@ def test_large_images_are_measured_on_a_grid_and_strips_in_parts() -> None:
 
 @pytest.mark.parametrize(
     ("spread", "share", "grayscale"),
-    [(4, 1.0, True), (5, 1.0, False), (60, 0.02, False), (60, 0.005, True), (0, 1.0, True)],
+    [(6, 1.0, True), (7, 1.0, False), (60, 0.02, False), (60, 0.0001, False), (0, 1.0, True)],
 )
-def test_an_image_is_grayscale_when_99_in_100_pixels_are(spread: int, share: float, grayscale: bool) -> None:
+def test_an_image_is_grayscale_when_no_pixel_has_a_colour(spread: int, share: float, grayscale: bool) -> None:
     pixels = flat(120, 120, 120, width=100, height=100)
     pixels.reshape(-1, 3)[: round(share * 10_000), 1] += spread
     assert measure(pixels)["grayscale"] is grayscale
@@ -286,6 +286,11 @@ def is_grayscale(pixels: NDArray[Any], **options: Any) -> bool:
     return bool(measure(as_jpeg(pixels, **options))["grayscale"])
 
 
+def is_toned(pixels: NDArray[Any]) -> bool:
+    """Whether it looks tinted, as a JPEG."""
+    return bool(measure(as_jpeg(pixels))["tinted"])
+
+
 def test_grayscale_photographs_are_found() -> None:
     """Of one channel, of three equal ones, of a JPEG that was one before, and with a tint of three levels."""
     grey = photograph()
@@ -300,22 +305,40 @@ TINTS = {"sepia": (1.0, 0.9, 0.72), "selenium": (0.96, 0.93, 1.0), "cyanotype": 
 
 @pytest.mark.parametrize("tint", TINTS.values(), ids=TINTS)
 @pytest.mark.parametrize("quality", [95, 75, 50])
-def test_a_tinted_print_is_grayscale(tint: tuple[float, float, float], quality: int) -> None:
+def test_a_tinted_print_is_tinted_and_not_grayscale(tint: tuple[float, float, float], quality: int) -> None:
     print_ = as_jpeg(photograph(*tint), quality=quality)
-    assert not is_grey(print_.transpose(2, 0, 1).astype(np.float32))
-    assert measure(print_)["grayscale"] is True
+    found = measure(print_)
+    assert (found["grayscale"], found["tinted"]) == (False, True)
 
 
 def test_light_may_have_a_tint_of_its_own_and_a_spot_of_another_colour_makes_a_coloured_picture() -> None:
     """Toned twice: bluish shadows, warm lights. The spot is a fortieth of the picture. One colour all over is no tint."""
     share = photograph(1.0) / 255
     toned = 255 * share * ((1 - share) * np.array([0.85, 0.95, 1.0]) + share * np.array([1.0, 0.97, 0.88]))
-    assert is_grayscale(toned)
+    assert is_toned(toned)
     tinted = photograph(*TINTS["sepia"])
     tinted[80:120, 100:150] = (90, 100, 140)
-    assert not is_grayscale(tinted)
-    assert measure(flat(120, 125, 120, width=64, height=64))["grayscale"] is False
-    assert measure(photograph(1.0, 0.1, 0.1).astype(np.uint8))["grayscale"] is False
+    assert not is_toned(tinted)
+    assert measure(flat(120, 130, 120, width=64, height=64))["grayscale"] is False
+    assert not is_toned(photograph(1.0, 0.1, 0.1))
+
+
+def test_a_thing_of_one_colour_on_white_has_two_tones_and_is_no_print() -> None:
+    """Green shirts on white, as in the case grey_tint: colour is a curve over luma there, too."""
+    scene = np.full((200, 300, 3), 250.0)
+    scene[40:160, 80:220] = (40, 120, 50)
+    scene += np.random.default_rng(0).normal(0, 2, scene.shape)
+    found = measure(as_jpeg(np.clip(scene, 0, 255), quality=92))
+    assert (found["grayscale"], found["tinted"]) == (False, False)
+
+
+def test_a_small_coloured_thing_makes_a_coloured_picture() -> None:
+    """As in the case grey_small_object: a stone of 0.3 % of a large picture, and one of a few pixels."""
+    for radius in (18, 3):
+        scene = np.full((600, 600, 3), 255.0)
+        down, across = np.mgrid[:600, :600]
+        scene[(down - 300) ** 2 + (across - 250) ** 2 < radius**2] = (190, 20, 50)
+        assert not is_grayscale(scene)
 
 
 def test_a_white_dog_in_snow_is_a_coloured_photograph() -> None:

@@ -19,11 +19,11 @@ from PIL import Image
 from greyhound.cache import twins as module
 from greyhound.cache.demo.brushes import BREEDS
 from greyhound.cache.demo.dogs import draw_dog
-from greyhound.cache.overlay import aligned_rmse
+from greyhound.cache.overlay import aligned_rmse, unlike_share
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.stats import luma, measure
-from greyhound.cache.thumbnail import SIDE
-from greyhound.cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins
+from greyhound.cache.thumbnail import DETAIL, SIDE
+from greyhound.cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins, show_one_picture
 
 Thumbnail = NDArray[np.uint8]
 
@@ -189,6 +189,43 @@ def test_the_search_finds_what_comparing_all_with_all_finds(changes: list[Any]) 
         for name, value in (("_ROWS", 3), ("_COLUMNS", 2), ("_PAIRS", 2)):
             patch.setattr(module, name, value)
         assert found_in(find_pairs(pictures)) == expected
+
+
+def shirt(motive: int) -> Image.Image:
+    """One of many, of one cut, on one bed cover: a light shape with a motive of its own, a sixth of the picture."""
+    cloth = noise(240, 320, 7) // 4 + np.array([90, 20, 40], np.uint8)
+    cloth[50:290, 60:180] = 215 + noise(120, 240, 8) // 16
+    cloth[90:210, 70:170] = np.uint8(noise(100, 120, 100 + motive) * 0.6 + 90)
+    return Image.fromarray(cloth)
+
+
+def closeups(pictures: list[Image.Image], side: int) -> Callable[[int], NDArray[np.uint8]]:
+    return lambda index: np.asarray(pictures[index].convert("L").resize((side, side), Image.Resampling.BOX))
+
+
+def test_other_things_before_one_backdrop_are_held_together_and_not_shown() -> None:
+    """They are much alike, and a small part of them is not. Changed copies of each are shown."""
+    shirts = [shirt(motive) for motive in range(4)]
+    looks = [look(each, str(place)) for place, each in enumerate(shirts)]
+    found = find_twins(looks, closeups(shirts, SIDE)).pairs
+    assert len(found) >= 2, "alike enough to be held together"
+    assert [pair for pair in found if show_one_picture(pair, closeups(shirts, DETAIL))] == []
+    for change in VARIANTS.values():
+        both = [shirts[0], change(shirts[0])]
+        (pair,) = find_twins([looks[0], look(both[1], "x")], closeups(both, SIDE)).pairs
+        assert show_one_picture(pair, closeups(both, DETAIL))
+    assert show_one_picture(found[0], module.no_closeup), "where there is nothing to look at"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_changed_copies_are_one_picture_in_detail(name: str, dogs: list[Image.Image]) -> None:
+    for place, dog in enumerate(dogs):
+        both = [dog, VARIANTS[name](dog), dogs[place - 1]]
+        mirrored = "mirrored" in name
+        assert show_one_picture(Pair(0, 1, 0.0, mirrored), closeups(both, DETAIL))
+        assert not show_one_picture(Pair(0, 2, 0.0, mirrored), closeups(both, DETAIL))
+    plain = np.full((DETAIL, DETAIL), 90, np.uint8)
+    assert unlike_share(plain, np.asarray(dogs[0].convert("L").resize((DETAIL, DETAIL)))) == 1
 
 
 def test_twins_of_looks(dogs: list[Image.Image]) -> None:

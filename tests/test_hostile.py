@@ -100,7 +100,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_hostile(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The pack of that folder as the command line makes it, and what was said."""
     out = tmp_path_factory.mktemp("packed") / "p.arrow"
-    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out), "--keep-grayscale"]
+    command = [sys.executable, "-m", "cache", "pack", str(hostile), "--out", str(out), "--grayscale", "keep"]
     result = subprocess.run(command, capture_output=True, text=True, errors="backslashreplace", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_old_pack_and_no_half_one(hostile: Path, tmp_path
     """RLIMIT_FSIZE stands for it: a file that grows beyond it fails as on a full disk."""
     (tmp_path / "p.arrow").write_bytes(b"ARROW1, an older pack")
     with files_up_to(20 * 512):
-        answer = here("cache/__main__.py", "pack", str(hostile), "--out", "p.arrow")
+        answer = here("cache/__main__.py", "pack", str(hostile), "--out", "p.arrow", "--grayscale", "keep")
     assert "p.arrow cannot be written" in answer.error
     assert (tmp_path / "p.arrow").read_bytes() == b"ARROW1, an older pack"
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.arrow"]

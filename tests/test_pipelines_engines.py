@@ -132,7 +132,11 @@ def test_coded_images_equal_the_reference(coded_pack: Pack, engine: str) -> None
 def test_the_edge_blends_into_the_fill(tmp_path: Path, engine: str) -> None:
     """A white image, moved by half a pixel and enlarged: half-way out it is half-way to the fill."""
     white = np.full((8, 8, 3), 255, dtype=np.uint8)
-    pack = packed(tmp_path, {"a": [encode(white)], "b": [encode(white)]}, Options(0, 0, keep_grayscale=True))
+    pack = packed(
+        tmp_path,
+        {"a": [encode(white)], "b": [encode(white)]},
+        Options(0, 0, grayscale="keep", duplicates="keep"),
+    )
     augment = replace(Augment(size=15, scale=(8 / 15, 8 / 15), fill=55).centre(), scale=(8 / 15, 8 / 15))
     level = 255 * produce(pack, augment, engine)[0, 7, :, 0]
     np.testing.assert_allclose(level, [55, 55, 55, 155, *[255] * 7, 155, 55, 55, 55], atol=0.51)
@@ -250,7 +254,7 @@ def kinds() -> dict[str, bytes]:
 def kinds_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     files = list(kinds().values())
     root = tmp_path_factory.mktemp("kinds")
-    return packed(root, {"a": files[:8], "b": files[8:]}, Options(0, 0, keep_grayscale=True))
+    return packed(root, {"a": files[:8], "b": files[8:]}, Options(0, 0, grayscale="keep", duplicates="keep"))
 
 
 def test_every_kind_is_stored_as_it_is(kinds_pack: Pack) -> None:

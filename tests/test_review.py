@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import Drawn, encode, folder, noise, packed, scan_here
+from pictures import ALL_TRAIN, Drawn, encode, folder, noise, packed, scan_here
 from PIL import Image
 from runs import ONE_THREAD, Here, never, tinted, tiny_job
 
@@ -84,7 +84,7 @@ def test_twins_get_one_fold_and_classes_are_dealt_evenly(tmp_path: Path) -> None
     files = {name: [tinted(level, 100 * level + n) for n in range(9)] for level, name in enumerate("abc")}
     for name in "ac":
         files[name].append(tinted(0, 999))
-    pack = packed(tmp_path, files)
+    pack = packed(tmp_path, files, replace(ALL_TRAIN, duplicates="keep"))
     contents = review.hash_contents(pack, np.arange(len(pack)))
     folds = review.assign_folds(pack.labels, contents, 5)
     assert folds[9] == folds[28]

@@ -102,19 +102,27 @@ function choose(place, choice, to = "") {
   decide([[place, { choice, to }]], lost ? `Noted, but pack leaves it out all the same: ${lost}.` : "");
 }
 
-// Of two equal images, keep this one.
-function swap(place) {
-  const twin = items[place].twin;
+// Of two equal images, keep this one; or the other.
+function swap(place, other = false) {
+  const { twin, findings } = items[place];
   if (twin === undefined) return;
-  const cause = items[place].findings.find((name) => name.endsWith("-duplicate"));
-  const instead = { choice: "exclude", to: "", why: `${cause}: ${items[place].path} is kept instead`, causes: cause };
-  decide([[place, { choice: "keep", to: "" }], [twin, instead]], `${plain(items[twin].path)} is excluded instead.`);
+  const [kept, left] = other ? [twin, place] : [place, twin];
+  const cause = findings.find((name) => name.endsWith("-duplicate"));
+  const instead = { choice: "exclude", to: "", why: `${cause}: ${items[kept].path} is kept instead`, causes: cause };
+  decide([[kept, { choice: "keep", to: "" }], [left, instead]], `${plain(items[left].path)} is excluded instead.`);
 }
 
+// What is shown and undecided, with the halves of pairs that are listed once.
+function undecided() {
+  const halves = (place) => (items[items[place].twin]?.findings ? [place, items[place].twin] : [place]);
+  return [...new Set(shown.flatMap(halves))].filter((place) => !decisions.has(place));
+}
+
+const excludedOf = (places) => places.filter((place) => items[place].verdict === "exclude").length;
+
 function acceptShown() {
-  const open = shown.filter((place) => !decisions.has(place));
+  const open = undecided(), excluded = excludedOf(open);
   const changes = open.map((place) => [place, { choice: items[place].verdict, to: "" }]);
-  const excluded = open.filter((place) => items[place].verdict === "exclude").length;
   if (!open.length) return say("All that is shown is decided already.");
   decide(changes, `Accepted: ${count(excluded)} excluded, ${count(open.length - excluded)} kept.`);
 }

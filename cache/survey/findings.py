@@ -1,8 +1,8 @@
 """From what a scan measured to findings of every image, and what the machine would do.
 
 Before it: a folder of images, with one subfolder a class or without. After it: `table.Row`s for survey.csv
-and excluded.csv; docs/data.md says which findings exclude. Of a file or picture with two labels every copy is
-excluded until a person decides: at least one label is wrong, and nothing says which.
+and excluded.csv; docs/data.md says which findings exclude. Of a file with two labels every copy is excluded
+until a person decides: at least one label is wrong, and nothing says which.
 """
 
 from __future__ import annotations
@@ -19,14 +19,24 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from greyhound.cache.cli import note
 from greyhound.cache.files import DiskList, Series
 from greyhound.cache.folder import find_file, find_images
 from greyhound.cache.scan import ImageInfo, Progress, counted, scan
-from greyhound.cache.selection import FINDINGS, Finding
+from greyhound.cache.selection import (
+    FINDINGS,
+    Colours,
+    Finding,
+    choose_colours,
+    describe_colours,
+    describe_copy,
+    differ,
+    find_copies,
+)
 from greyhound.cache.store import PackError
 from greyhound.cache.survey.table import Row
-from greyhound.cache.thumbnail import Reader, closeup_reader
-from greyhound.cache.twins import Indices, Pair, Twins, find_twins, no_closeup
+from greyhound.cache.thumbnail import DETAIL, SIDE, Reader, closeup_reader
+from greyhound.cache.twins import Pair, find_twins, no_closeup, show_one_picture
 
 # Measured on 3,629 crops (dogs25) and 200 originals (photos) on 2026-11-24 (docs/log.md).
 DARK: Final = 65.0
@@ -60,13 +70,12 @@ PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding of one image. of: the twin's path. conflict: whether the twin has another label."""
+    """One finding of one image. of: the twin's path."""
 
     finding: Finding
     why: str
     of: str = ""
     excludes: bool = False
-    conflict: bool = False
 
 
 @contextmanager
@@ -86,10 +95,12 @@ def inspect(
             closing(scan(find_file(images, path) for path in paths)) as found,
             DiskList(counted(found, len(paths), progress)) as infos,
         ):
-            closeup = closeup_reader(lambda index: find_file(images, paths[index]))
+            closeup, detail = (
+                closeup_reader(lambda index: find_file(images, paths[index]), side) for side in (SIDE, DETAIL)
+            )
             # the first folder's name, one object for each; "" beside the folders
             labels = [sys.intern(path.partition("/")[0]) if "/" in path else "" for path in paths]
-            yield judge(paths, labels, infos, closeup, crowded)
+            yield judge(paths, labels, infos, closeup, crowded, detail)
 
 
 def judge(
@@ -98,26 +109,31 @@ def judge(
     infos: Series[ImageInfo],
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
+    detail: Reader = no_closeup,
 ) -> Iterator[Row]:
-    """A row for every image, in order. labels: class folders, "" for none. The rest: as in `find_twins`."""
+    """A row for every image, in order. labels: class folders, "" for none. detail: as in `show_one_picture`.
+
+    The rest: as in `find_twins`.
+    """
+    colours = choose_colours("auto", infos, labels)
+    note(colours.note)
     twins = find_twins(infos, closeup, crowded)
     sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
     usual = float(np.median(sizes)) if len(sizes) else 0.0
-    copies = _find_copies(twins.originals, labels)
+    copies = find_copies(twins.originals, labels)
     near: dict[int, list[Pair]] = defaultdict(list)
     for pair in sorted(twins.pairs, key=lambda pair: pair.apart):
-        near[pair.one].append(pair)
-        near[pair.other].append(pair)
-    strangers = _find_strangers(twins, labels)
+        enough = min(len(near[pair.one]), len(near[pair.other])) >= NAMED  # as in a burst
+        if enough or show_one_picture(pair, detail):
+            near[pair.one].append(pair)
+            near[pair.other].append(pair)
     for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
-        remarks = list(_own_remarks(path, info, usual))
+        remarks = list(_own_remarks(path, info, usual, colours))
         if index in copies:
-            remarks.append(_copy_remark(index, *copies[index], paths, labels))
+            twin, count = copies[index]
+            why, excludes = describe_copy(paths[twin], label, labels[twin], count)
+            remarks.append(Remark("exact-duplicate", why, paths[twin], excludes))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
-        if index in strangers and not any(remark.conflict for remark in remarks):
-            there = paths[strangers[index]]
-            why = f"by way of others the same picture as {there}"
-            remarks.append(_conflict("near-duplicate", why, there))
         remarks.sort(key=lambda remark: not remark.excludes)
         named = {remark.finding for remark in remarks}
         yield Row(
@@ -131,13 +147,14 @@ def judge(
         )
 
 
-def _own_remarks(path: str, info: ImageInfo, usual: float) -> Iterator[Remark]:
+def _own_remarks(path: str, info: ImageInfo, usual: float, colours: Colours) -> Iterator[Remark]:
     """What can be said of an image without its twins. usual: the median size, the root of an area."""
     if info.problem:
         yield Remark(PROBLEMS.get(info.problem, "undecodable"), info.detail, excludes=True)
         return
-    if info.grayscale:
-        yield Remark("grayscale", f"colourfulness {info.colourfulness:.1f}", excludes=True)
+    if info.grayscale or info.tinted:
+        hue: Finding = "grayscale" if info.grayscale else "tinted"
+        yield Remark(hue, describe_colours(info), excludes=colours.excludes(info) is not None)
     if info.luma_high <= DARK:
         yield Remark("dark", f"95 % of its pixels are at most {info.luma_high:.0f} of 255")
     if info.luma_low >= BRIGHT:
@@ -177,69 +194,17 @@ def is_misnamed(path: str, format: str) -> bool:
     return bool(known) and same.get(promised, promised) != same.get(format, format)
 
 
-def _find_copies(originals: Indices, labels: Sequence[str]) -> dict[int, tuple[int, int]]:
-    """For each file that has equal ones, the copy to compare it with, and their number if it is the first."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in np.flatnonzero(np.bincount(originals)[originals] > 1).tolist():
-        groups[int(originals[index])].append(index)
-    found: dict[int, tuple[int, int]] = {}
-    for members in groups.values():
-        members.sort(key=lambda index: not labels[index])
-        first = members[0]
-        stranger = next((index for index in members if _differ(labels[index], labels[first])), None)
-        found |= dict.fromkeys(members, (first, 0))
-        found[first] = (members[1], len(members))
-        if stranger is not None:
-            found |= {index: (stranger, 0) for index in members if labels[index] == labels[first]}
-    return found
-
-
-def _differ(one: str, other: str) -> bool:
-    """Whether two labels contradict each other."""
-    return one != other and bool(one) and bool(other)
-
-
-def _find_strangers(twins: Twins, labels: Sequence[str]) -> dict[int, int]:
-    """For every image in a group of twins with several labels, the first one of another label."""
-    groups = twins.groups()
-    first: dict[int, dict[str, int]] = defaultdict(dict)
-    members = [index for index in np.flatnonzero(np.bincount(groups)[groups] > 1).tolist() if labels[index]]
-    for index in members:
-        first[groups[index]].setdefault(labels[index], index)
-    strangers = {}
-    for index in members:
-        others = (there for label, there in first[groups[index]].items() if label != labels[index])
-        if (stranger := next(others, None)) is not None:
-            strangers[index] = stranger
-    return strangers
-
-
-def _conflict(finding: Finding, why: str, of: str) -> Remark:
-    why += ", which has another label: at least one of them is wrong"
-    return Remark(finding, why, of, excludes=True, conflict=True)
-
-
-def _copy_remark(index: int, twin: int, copies: int, paths: Series[str], labels: Sequence[str]) -> Remark:
-    path = paths[twin]
-    if _differ(labels[index], labels[twin]):
-        return _conflict("exact-duplicate", f"the same file as {path}", path)
-    if copies:
-        return Remark("exact-duplicate", f"the first of {copies} copies, which is kept", path)
-    return Remark("exact-duplicate", f"the same file as {path}", path, excludes=True)
-
-
 def _near_remarks(
     index: int, pairs: Sequence[Pair], paths: Series[str], labels: Sequence[str]
 ) -> Iterator[Remark]:
     """Those of another label first, then the nearest; where there are many, the first of them."""
     twins = [(pair.other if index == pair.one else pair.one, pair.mirrored) for pair in pairs]
-    twins.sort(key=lambda twin: not _differ(labels[index], labels[twin[0]]))
+    twins.sort(key=lambda twin: not differ(labels[index], labels[twin[0]]))
     for twin, mirrored in twins[:NAMED]:
         path = paths[twin]
         why = f"the same picture as {path}" + (" in a mirror" if mirrored else "")
-        if _differ(labels[index], labels[twin]):
-            yield _conflict("near-duplicate", why, path)
-        else:
-            yield Remark("near-duplicate", why + "; they stay in one split", path)
+        other = differ(labels[index], labels[twin])
+        why += f", which has another label: {labels[twin]}" if other else "; they stay in one split"
+        yield Remark("near-duplicate", why, path)
     if len(twins) > NAMED:
         yield Remark("near-duplicate", f"{len(twins) - NAMED:,} more files show this picture")

@@ -137,7 +137,15 @@ def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> 
     numbers = {name: number for number, name in enumerate(classes)}
     sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
     infos = map(_reread, sources, rows)
-    write(sources, tuple(classes), out, Options(keep_grayscale=True), progress, split="train", infos=infos)
+    write(
+        sources,
+        tuple(classes),
+        out,
+        Options(grayscale="keep", duplicates="keep"),
+        progress,
+        split="train",
+        infos=infos,
+    )
 
 
 def _reread(source: Source, row: Row) -> ImageInfo:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -50,12 +51,14 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "trained on.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
-    "grayscale": "Black and white, or tinted black and white: colour says nothing about the class.",
+    "grayscale": "No colour at all. Among colour photographs, a network may learn to do without colour.",
     "exact-duplicate": "The same bytes twice. In two classes, one of the labels is wrong; in two splits, the "
     "test is leaked.",
-    "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored.",
+    "near-duplicate": "The same photograph again: re-encoded, resized, cropped or mirrored. If its classes "
+    "differ, one of the labels is wrong.",
     "label-issue": "The label looks wrong to a model that was trained without this image; the surest come "
     "first.",
+    "tinted": "All colours are of one tint, as of a sepia print; or of a white thing in warm light.",
     "odd-size": "Far smaller, or of far other proportions, than the rest.",
     "dark": "So dark that little is to be seen.",
     "bright": "So bright that little is to be seen.",
@@ -79,8 +82,9 @@ class Note:
 class Shown:
     """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
 
-    twins: the place of what each row duplicates. more: suspects beyond MOST, which it does not show. images,
-    classes: of the whole survey.
+    twins: the place of what each row duplicates. Of a pair whose halves name each other, one half is a
+    suspect and the other its twin, unless more is to be said of that. more: suspects beyond MOST, which it
+    does not show. found: images with findings. images, classes: of the whole survey.
     """
 
     rows: Sequence[Row]
@@ -88,6 +92,7 @@ class Shown:
     notes: Notes
     suspects: int
     more: int
+    found: int
     images: int
     classes: Sequence[str]
 
@@ -139,7 +144,7 @@ def write(
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    data = json.dumps(describe(shown, images), separators=(",", ":"))  # all ASCII
+    data = json.dumps(describe(shown, images, out.parent), separators=(",", ":"))  # all ASCII
     parts = environment.get_template("survey.html.jinja").generate(
         name=images.resolve().name,
         shown=shown,
@@ -188,21 +193,39 @@ def gather(rows: Iterable[Row], notes: Notes) -> Shown:
                 yield row
 
     suspects = heapq.nsmallest(MOST, find_suspects(), key=order)
+    more = counts[True] - len(suspects)
+    suspects = _fold(suspects)
     wanted = {row.of for row in suspects} - {row.path for row in suspects}
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
     twins = [places.get(row.of) if row.of != row.path else None for row in known]
     names = sorted(classes - {""}, key=lambda name: (name.casefold(), name))
-    return Shown(known, twins, notes, len(suspects), counts[True] - len(suspects), counts.total(), names)
+    return Shown(known, twins, notes, len(suspects), more, counts[True], counts.total(), names)
 
 
-def describe(shown: Shown, images: Path) -> dict[str, Any]:
+def _fold(suspects: Sequence[Row]) -> list[Row]:
+    """Each pair once: of two suspects that name each other, the one that is excluded, or the first."""
+    pairs = {"exact-duplicate", "near-duplicate"}
+    known = {row.path: row for row in suspects}
+    listed: dict[str, Row] = {}
+    for row in sorted(suspects, key=lambda row: (row.verdict == "keep", -len(row.findings), row.path)):
+        twin = listed.get(row.of)
+        if not (twin and twin.of == row.path and pairs.union(twin.findings).issuperset(row.findings)):
+            listed[row.path] = row
+    return [row for row in known.values() if row.path in listed]
+
+
+def describe(shown: Shown, images: Path, folder: Path) -> dict[str, Any]:
     """All that the page's script knows, JSON-able; pictures are numbers, the items' first.
+
+    folder: where the page lies.
 
     The key is the folder's: what a person decided about it is there again on the page of the next survey.
     """
     numbers, ranks = itertools.count(len(shown.rows)), {path: place for place, path in enumerate(shown.notes)}
+    home = os.path.relpath(images.resolve(), folder.resolve())  # so that both may be moved together
     return {
+        "images": quote(os.fsencode(home)),
         "key": hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32],
         "suspects": shown.suspects,
         "block": BLOCK,

@@ -166,9 +166,9 @@ function refresh() {
     const [done, total] = totals.get(chip.dataset.finding);
     chip.lastElementChild.textContent = done === total && total ? `✓ ${count(total)}` : count(total);
   }
-  const open = shown.filter((place) => !decisions.has(place)).length;
-  find("accept").textContent = `Accept ${count(open)} shown`;
-  find("accept").disabled = !open;
+  const open = undecided(), excluded = excludedOf(open);
+  find("accept").textContent = `Accept ${many(open.length, "image")}: excludes ${count(excluded)}`;
+  find("accept").disabled = !open.length;
   find("save").disabled = !(decisions.size + elsewhere.length + left().length);
   showDetail();
 }
@@ -194,7 +194,8 @@ function showDetail() {
   const item = items[place];
   const pictures = element("div", "", "pictures");
   pictures.append(...figures(place));
-  const parts = [pictures, badge(place), path("h2", item.path), pairs(item)];
+  const meanings = (item.findings || []).map((name) => element("p", data.findings[name], "meaning"));
+  const parts = [pictures, badge(place), path("h2", item.path), ...meanings, pairs(item)];
   if (item.twin !== undefined) parts.push(twinPart(place, item.twin));
   if (item.pictures) {
     const noted = element("div", "", "noted");
@@ -218,13 +219,41 @@ function pairs(item) {
 
 function twinPart(place, twin) {
   const part = find("twin").content.firstElementChild.cloneNode(true);
-  const [, facts, button] = part.children;
+  const [, facts, button, other] = part.children;
   facts.before(path("p", items[twin].path));
   facts.textContent = items[twin].facts || "";
-  if (decisions.has(twin)) button.before(badge(twin));
+  if (decisions.has(twin) || items[twin].findings) button.before(badge(twin));
   button.addEventListener("click", () => swap(place));
+  other.addEventListener("click", () => swap(place, true));
   return part;
 }
+
+// --- large: the files themselves, where they still lie as they did from here ----------------------------------------
+
+function enlarge(place) {
+  const { twin } = items[place];
+  find("missing").textContent = "";
+  find("whole").replaceChildren(...[place, ...(twin === undefined ? [] : [twin])].map(whole));
+  find("large").showModal();
+}
+
+function whole(place) {
+  const item = items[place], made = figure(place, plain(item.path), plain(item.path)), image = made.querySelector("img");
+  if (image && !item.findings?.some((name) => name === "undecodable" || name === "bomb")) {
+    const small = image.src;
+    image.onerror = () => {
+      image.onerror = null;
+      image.src = small;
+      find("missing").textContent = "Shown small: the file is not where it was, or is of a format that this browser does not show.";
+    };
+    image.src = [data.images, ...item.path.split("/").map(encodeURIComponent)].join("/");
+  }
+  return made;
+}
+
+find("back").addEventListener("click", () => find("large").close());
+find("large").addEventListener("close", () => select(current)); // the keys are for the images again
+find("about").addEventListener("click", (event) => { if (event.target.closest("#about > .pictures img")) enlarge(shown[current]); });
 
 // --- choosing a class -----------------------------------------------------------------------------------------------
 
@@ -308,6 +337,8 @@ const KEYS = {
   e: (place) => { choose(place, "exclude"); select(current + 1); },
   r: (place) => askClass(place),
   o: (place) => swap(place),
+  t: (place) => swap(place, true),
+  l: (place) => enlarge(place),
   u: (place) => decide([[place, undefined]], ""),
 };
 

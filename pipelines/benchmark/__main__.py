@@ -85,7 +85,7 @@ def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
     if job.pack or not job.images:
         raise OptionError("name either --images FOLDER or --pack PACK; drawn images decode too fast")
     out = folder / "images.arrow"
-    write(find_unlabelled(job.images), (), out, Options(keep_grayscale=True), split="train")
+    write(find_unlabelled(job.images), (), out, Options(grayscale="keep", duplicates="keep"), split="train")
     return Pack(out), job.images.name
 
 
