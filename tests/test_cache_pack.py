@@ -415,8 +415,27 @@ def test_an_exclusion_list_is_a_csv(tmp_path: Path) -> None:
         "a/x.jpg": Exclusion("a cat, not a dog"),
         'a/two\nlines "quoted".jpg': Exclusion("excluded by hand"),
     }
-    file.write_text("path,reason\na.jpg\n")
+    file.write_text('path, reason\na.jpg\n"b, c.jpg", x\n')
+    assert read_exclusions(file)["b, c.jpg"] == Exclusion("x")
+    file.write_text("path,reason\na.jpg\na.jpg,\n")
     assert read_exclusions(file) == {"a.jpg": Exclusion("excluded by hand")}
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text", ["path{}reason{}{}", "Path{} REASON ", "reason{}note{}path", "sep={0}|path{0}reason"]
+)
+def test_a_table_as_an_editor_or_a_spreadsheet_saves_it(
+    text: str, end: str, coding: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.csv"
+    for sign in (",", ";", "\t"):
+        header = text.replace("{}", sign).replace("{0}", sign).replace("|", end)
+        cells = ["zu dunkel", "", "a/ü.jpg"] if "note" in text else ["a/ü.jpg", "zu dunkel"]
+        blank = sign * 3
+        file.write_bytes(end.join([header, sign.join(cells), blank, ""]).encode(coding))
+        assert read_exclusions(file) == {"a/ü.jpg": Exclusion("zu dunkel")}
 
 
 @pytest.mark.parametrize(
@@ -425,7 +444,19 @@ def test_an_exclusion_list_is_a_csv(tmp_path: Path) -> None:
         (b"file,why\na.jpg,x\n", "has the columns file, why; expected path and reason"),
         (b"file,why\n", "has the columns file, why; expected path and reason"),
         (b"path\na.jpg\n", "has the columns path; expected path and reason"),
-        (b"", "has the columns ; expected path and reason"),
+        (b"", "is empty; expected a CSV with the columns path and reason"),
+        ("\ufeff\r\n".encode(), "is empty; expected a CSV"),
+        (b"path,reason,Path\na.jpg,x,\n", "has two columns 'path'; expected each once"),
+        (
+            b"path,reason\n\na.jpg,dark, I think\n",
+            "has 3 cells in line 3, and its first line names 2 columns",
+        ),
+        (
+            b"path,reason\na.jpg,x\nb.jpg,x\na.jpg,y\n",
+            "names 'a.jpg' in line 2 and, with other words, in line 4",
+        ),
+        ("path,reason\nä.jpg,x\n".encode("latin-1"), "is no CSV ('utf-8' codec"),
+        ("path,reason\na.jpg,x\n".encode("utf-16")[:-1], "is no CSV ("),
         (b"path,reason\n\xff\xfe,x\n", "is no CSV ("),
         (b"reason,path\nblurred\nx,a.jpg\n", "names no path in row 2"),
         (None, "cannot be read (No such file or directory); expected a CSV with the columns path and reason"),
