@@ -49,6 +49,10 @@ def describe(opened: Pack, most: int | None) -> None:
     parts = f" in {header.shards} shards" if header.shards > 1 else ""
     size = f"{opened.nbytes / 2**20:,.1f} MiB of original images{parts}"
     Console().print(f"{size}; digest {header.digest[:16]}")
+    if header.split_by:
+        _say(f"split: {header.split_by}")
+    for line in header.notes:
+        _say(f"note: {line}")
     reasons = Counter(row.reason for row in header.excluded)
     total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     _say(f"left out: {len(header.excluded)}" + (f" ({total})" if total else ""))

@@ -22,12 +22,14 @@ from pictures import ALL_TRAIN, coded, encode, folder, noise, scan_here, store_a
 from PIL import Image, ImageOps, features
 
 from greyhound.cache import pack as module
+from greyhound.cache import split as splitting
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import NO_LABEL, Source, find_file, find_labelled, find_unlabelled
 from greyhound.cache.machine import has_dali
-from greyhound.cache.pack import Options, assign_splits, pack, transcode, write
+from greyhound.cache.pack import Options, pack, transcode, write
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import Decision, Exclusion, Finding, Photograph, read_exclusions
+from greyhound.cache.split import Kept, assign, read_split
 from greyhound.cache.stats import measure
 from greyhound.cache.store import SPLITS, Pack, PackError
 from greyhound.pipelines.augment import Augment
@@ -161,6 +163,10 @@ def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, ImageIn
     ]
 
 
+def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
+    return assign(kept, [str(label) for label in range(9)], options).splits
+
+
 def shares(contents: Sequence[tuple[int, str]], options: Options) -> dict[tuple[int, str], str]:
     return dict(zip(contents, assign_splits(looked_at(contents), options), strict=True))
 
@@ -242,7 +248,7 @@ def test_near_twins_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = assign_splits(near_twins(30, 1) + near_twins(20, 20, label=1), Options(0.1, 0.2))
     assert count(splits[:30]) == (30, 0, 0)
     assert count(splits[30:]) == (14, 2, 4)
-    monkeypatch.setattr(module, "find_twins", lambda *_: pytest.fail("twins were sought"))
+    monkeypatch.setattr(splitting, "find_twins", lambda *_: pytest.fail("twins were sought"))
     assert assign_splits(near_twins(4, 2), Options(0, 0)) == ["train"] * 4
 
 
@@ -522,7 +528,8 @@ def test_hidden_files_are_left_alone_and_nested_ones_found(tmp_path: Path) -> No
     hidden = ["a/.hidden.png", "a/.git/4.png", ".cache/5.png"]
     seen = ["a/2.png", "a/deep/er/1.png", "b/3.png", "top.png"]
     root = folder(tmp_path / "images", dict.fromkeys(hidden + seen, encode(coded(9, 9))))
-    classes, sources = find_labelled(root)
+    classes, sources, notes = find_labelled(root)
+    assert notes == []
     assert classes == ("a", "b")
     assert [source.path for source in sources] == seen
     assert [source.label for source in sources] == [0, 0, 1, NO_LABEL]
