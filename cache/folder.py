@@ -187,7 +187,8 @@ class Tree:
             why = "leads to what is read already"
         if why:
             self._links[_relative(folder, self.images)] = why
-        seen.add(target)
+        else:
+            seen.add(target)
         return not why
 
 

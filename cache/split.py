@@ -317,7 +317,7 @@ def _missing(
     draw: _Draw,
     shares: Mapping[str, float],
 ) -> Iterator[tuple[str, str]]:
-    """Each split that lacks classes, unless none were asked for: which, why, and the share that would help."""
+    """Each split that lacks classes, unless it was to be empty: which, why, and the share that would help."""
     labels = [source.label for source, _ in kept]
     units = Counter(label for each in draw.families for label in {labels[row] for row in each.rows})
     for split in SPLITS:
@@ -358,7 +358,10 @@ def _remedy(
         gained = len({labels[row] for row, at in enumerate(found) if at == split}.intersection(sizes))
         if gained > most:
             who = "each" if gained == len(sizes) else f"{gained:,} of them"
-            most, best = gained, f"{shares[split]:g} of so few is none; --{split} {share:g} gives {who} one"
+            most, best = (
+                gained,
+                f"{shares[split]:g} of so few is none; pack with --{split} {share:g}, which gives {who} one",
+            )
         if most == len(sizes):
             break
     return best
@@ -380,6 +383,6 @@ def _series(paths: Sequence[str], labels: Sequence[int]) -> str:
     if len(some) < 4 or not several or 2 * len(inside) < len(paths) or 2 * len({*inside}) > len(inside):
         return ""
     one, other = (path for path, _ in next(iter(some.values()))[:2])
-    sign = re.escape(next(sign for sign in reversed(one.rpartition(".")[0]) if sign in "-_ ."))
+    sign = next(sign for sign in reversed(one.rpartition(".")[0]) if sign in "-_ .").replace(".", r"\.")
     guess = f"names such as {one} and {other} look like series of one thing each (a guess)"
     return f"{guess}; to keep each in one split, name groups: --group '(.*){sign}'"

@@ -29,7 +29,7 @@ from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options, pack, transcode, write
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import Decision, Exclusion, Finding, Photograph, read_exclusions
-from greyhound.cache.split import Kept, assign, read_split
+from greyhound.cache.split import Kept, assign
 from greyhound.cache.stats import measure
 from greyhound.cache.store import SPLITS, Pack, PackError
 from greyhound.pipelines.augment import Augment
