@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greyhound.cache.cli import plain
+from greyhound.cache.folder import SPLIT_FOLDERS
 from greyhound.cache.selection import FINDINGS
 from greyhound.cache.store import SPLITS, Pack
 from greyhound.cache.survey.table import Row
@@ -59,7 +60,7 @@ def describe(opened: Pack, most: int | None) -> None:
     whys = (f"{row.reason}, {row.detail}" if row.detail else row.reason for row in header.excluded)
     _list(opened, [f"{row.path}: {why}" for row, why in zip(header.excluded, whys, strict=True)], most)
     folders = {row.path.partition("/")[0] for row in header.excluded if "/" in row.path}
-    for name in sorted(folders - set(classes)):
+    for name in sorted(name for name in folders - set(classes) if name.lower() not in SPLIT_FOLDERS):
         _say(f"class {name} has no usable image, and is no class of the pack")
     if header.transcoded:
         _say(f"stored as PNG, because not every engine decodes their own format: {len(header.transcoded)}")
