@@ -122,14 +122,15 @@ class Tree:
             folders, image = inside[named[0]]
             if len(folders) > 1 and not image:
                 what = f"has {named[0].name}, which has folders in it, beside {_names(others)} without any"
-                self._refuse(f"{what}: a split, or a class?", f"pack {named[0]}, or rename that folder")
+                self._refuse(what, f"pack {named[0]}, or rename that folder")
 
     def _check_train(self, splits: Sequence[Path]) -> None:
         if "train" not in map(_split, splits):
             self._refuse(f"has the splits {_names(splits)} and none for training")
 
     def _refuse(self, what: str, todo: str = "move or rename the one that is no split") -> NoReturn:
-        raise PackError(f"{self.images} {what}; {todo}: expected {'/, '.join(SPLITS)}/, or a folder a class")
+        wanted = f"expected splits ({', '.join(SPLITS)}) or one folder a class"
+        raise PackError(f"{self.images} {what}; {wanted}: {todo}")
 
     def inside(self, folder: Path) -> tuple[list[Path], Path | None]:
         """The folders directly in a folder, and the first image beside them."""
@@ -208,7 +209,7 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source], list[str
     tree = find_tree(images)
     classes = tuple(dict.fromkeys(_text(folder.name) for folder in tree.class_folders()))
     if len(classes) < 2:
-        where = "CLASS/SPLIT" if tree.split_at == 1 else "SPLIT/CLASS" if tree.class_at else "CLASS"
+        where = "SPLIT/CLASS" if tree.class_at else "CLASS"
         kinds = "class folders in its splits" if tree.class_at else "subfolders"
         found = f"1 {kinds.replace('folders', 'folder')}" if classes else f"no {kinds}"
         wanted = f"expected one a class, at least 2: {images}/{where}/image.jpg"

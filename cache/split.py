@@ -320,10 +320,14 @@ def _missing(
     """Each split that lacks classes, unless it was to be empty: which, why, and the share that would help."""
     labels = [source.label for source, _ in kept]
     units = Counter(label for each in draw.families for label in {labels[row] for row in each.rows})
+    there = {name: {labels[row] for row, at in enumerate(splits) if at == name} for name in SPLITS}
     for split in SPLITS:
         asked = shares.get(split, None if any(draw.given) else 0.0)
-        lacking = sorted({*labels}.difference(labels[row] for row, at in enumerate(splits) if at == split))
+        lacking = sorted(({*labels} if asked is None else there["train"]) - there[split])
         if not lacking or asked == 0:
+            continue
+        if asked is None and not there[split]:
+            yield split, "no image: that is how it was given"
             continue
         sizes = {label: labels.count(label) for label in lacking}
         named = [

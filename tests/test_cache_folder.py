@@ -57,11 +57,11 @@ def test_folders_are_classes_or_splits(name: str, tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "images beside splits": ("train/a/1.png test/a/1.png cat/1.png", "has the splits test, train and, beside them, images in cat; move"),
-    "no split to train on": ("val/a/1.png val/b/1.png test/a/1.png", "has the splits test, val and none for training; move or rename"),
+    "images beside splits": ("train/a/1.png test/a/1.png cat/1.png", "has the splits test, train and, beside them, images in cat; expected splits (train, val, test) or one folder a class: move or rename the one"),
+    "no split to train on": ("val/a/1.png val/b/1.png test/a/1.png", "has the splits test, val and none for training; expected splits"),
     "images beside the splits of a class": ("a/train/1.png a/test/1.png b/1.png", "has splits in its class folders, and b/1.png is in none"),
     "no folder beside the splits of a class": ("a/train/1.png a/test/1.png a/x/1.png", "has splits in its class folders, and a/x is in none"),
-    "one split, and a folder without classes": ("train/a/1.png train/b/1.png test1/1.png", "has train, which has folders in it, beside test1 without any: a split, or a class?; pack {root}/train, or rename"),
+    "one split, and a folder without classes": ("train/a/1.png train/b/1.png test1/1.png", "has train, which has folders in it, beside test1 without any; expected splits (train, val, test) or one folder a class: pack {root}/train, or rename that folder"),
     "splits without classes": ("train/1.png test/1.png", "has no class folders in its splits; expected one a class, at least 2: {root}/SPLIT/CLASS/image.jpg"),
     "splits of one class": ("train/a/1.png test/a/1.png", "has 1 class folder in its splits; expected one a class, at least 2: {root}/SPLIT"),
     "a folder around it": ("set/a/1.png set/b/1.png", "has 1 subfolder; expected one a class, at least 2: {root}/CLASS/image.jpg; if the classes lie in set, pack {root}/set"),
@@ -109,6 +109,14 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     assert opened.summary()["split_by"] == header.split_by and opened.summary()["notes"] == list(header.notes)
     header = pack(root, out, Options(val=0))
     assert (header.split_by, list(header.empty)) == ("as the folders say", ["val"])
+    assert header.notes[1:] == ("val has no image: that is how it was given",)
+    folder(root, {"train/eel/1.png": encode(noise(40, 30, 90)), "test/ele/1.png": encode(noise(40, 30, 91))})
+    said = [
+        "train has no image of ele (1 image)",
+        "val has no image of eel (1 image)",
+        "test has no image of eel (1 image)",
+    ]
+    assert [note.split(":")[0] for note in pack(root, out).notes[1:]] == said
 
 
 def test_what_systems_make_is_left_alone_and_said_once(tmp_path: Path) -> None:
