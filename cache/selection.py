@@ -117,7 +117,7 @@ def read_exclusions(file: Path) -> dict[str, Exclusion]:
         if "verdict" in header:
             raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
         if not {"path", "reason"} <= set(header):
-            raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
+            raise PackError(f"{file} has the columns {', '.join(header)[:100]}; expected path and reason")
 
     rows = read_table(file, "a CSV with the columns path and reason", ("path", "reason"), check)
     return {

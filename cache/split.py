@@ -67,7 +67,9 @@ def read_split(file: Path) -> Table:
 
     def check(names: Sequence[str]) -> None:
         if "path" not in names or not {"split", "group"} & set(names):
-            raise PackError(f"{file} has the columns {', '.join(names)}; expected path, and split or group")
+            raise PackError(
+                f"{file} has the columns {', '.join(names)[:100]}; expected path, and split or group"
+            )
 
     expected = "a CSV with the columns path and split, or path and group"
     rows = once_each(read_table(file, expected, ("path", "split", "group"), check), file)

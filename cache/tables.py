@@ -47,7 +47,7 @@ def read_table(
         text = _text(file.read_bytes()).lstrip("\r\n")
         if not text.strip():
             raise PackError(f"{file} is empty; expected {expected}")
-        told = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # Excel writes it, and reads it
+        told = re.match(r"sep=([,;|\t])\r?\n", text, re.IGNORECASE)  # Excel writes it, and reads it
         text = text[told.end() :] if told else text
         headers = {sign: _header(text, sign) for sign in ([told[1]] if told else DIVIDERS)}
         sign = max(headers, key=lambda sign: (len({*wanted} & {*headers[sign]}), len(headers[sign])))
@@ -87,7 +87,7 @@ def _text(data: bytes) -> str:
 
 
 def _header(text: str, sign: str) -> tuple[str, ...]:
-    return tuple(name.strip().lower() for name in next(_reader(text, sign, spaced=True), ()))
+    return tuple(" ".join(name.lower().split()) for name in next(_reader(text, sign, spaced=True), ()))
 
 
 def _lines(text: str, sign: str, names: Sequence[str], file: Path, skipped: int) -> Iterator[Line]:
