@@ -111,12 +111,12 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     assert (header.split_by, list(header.empty)) == ("as the folders say", ["val"])
     assert header.notes[1:] == ("val has no image: that is how it was given",)
     folder(root, {"train/eel/1.png": encode(noise(40, 30, 90)), "test/ele/1.png": encode(noise(40, 30, 91))})
-    said = [
+    lacking = [
         "train has no image of ele (1 image)",
         "val has no image of eel (1 image)",
         "test has no image of eel (1 image)",
     ]
-    assert [note.split(":")[0] for note in pack(root, out).notes[1:]] == said
+    assert [note.split(":")[0] for note in pack(root, out).notes[1:]] == lacking
 
 
 def test_what_systems_make_is_left_alone_and_said_once(tmp_path: Path) -> None:
