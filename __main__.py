@@ -5,16 +5,14 @@ Before it: nothing. After it: the program that the first word names, which reads
 
 from __future__ import annotations
 
+import os
 import runpy
+import signal
 import sys
-from typing import Final
 
-from greyhound.cache.cli import read_or_exit
-from greyhound.cache.options import check_command
-
-CACHE: Final = ("demo", "survey", "pack", "info", "verify")
+CACHE = ("demo", "survey", "pack", "info", "verify")
 """Subcommands of the room `cache`, which share one program."""
-PROGRAMS: Final = {
+PROGRAMS = {
     "train": ("greyhound.train", "fine-tune a network on a pack"),
     "eval": ("greyhound.eval", "test a run: accuracy in total and by class; or predict a folder"),
     "explain": ("greyhound.explain", "show where a run's network looks"),
@@ -31,6 +29,11 @@ PROGRAMS: Final = {
 
 def main() -> None:
     """Run the program that the command line names; its exit code is ours."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # also these imports end without a traceback
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    from greyhound.cache.cli import read_or_exit
+    from greyhound.cache.options import check_command
+
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         rows = [f"  {name:<10} {what}" for name, (_, what) in PROGRAMS.items()]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from greyhound.cache.cli import read_or_exit
+from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
@@ -68,7 +67,7 @@ class Job:
 
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_quietly()
     JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound eval"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 

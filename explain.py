@@ -8,13 +8,12 @@ Before it: `greyhound train`. After it: saliency.png, saliency.json and the repo
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from greyhound.cache.cli import read_or_exit
+from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
@@ -47,7 +46,7 @@ class Job:
 
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_quietly()
     JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound explain"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 

@@ -20,7 +20,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from greyhound.cache.cli import read_or_exit
+from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
@@ -88,7 +87,7 @@ class Job:
 
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_quietly()
     JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound review"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 

@@ -131,9 +131,8 @@ def open_pack(path: Path, resources: Resources) -> Pack:
         raise PackError(f"{found}; copy it to every machine")
     for split in ("train", "val"):
         if not len(pack.ids(split)):
-            raise PackError(
-                f"{pack.path} has no images in its split {split}; pack again, with --val 0.1 for example"
-            )
+            why = pack.header.empty.get(split) or f"pack again, with --{split} 0.2 for example"
+            raise PackError(f"{pack.path} has no images in its split {split}; {why}")
     trained = np.unique(pack.labels[pack.ids("train")])
     if len(trained) < 2:
         raise PackError(

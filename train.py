@@ -12,12 +12,12 @@ import os
 import signal
 import sys
 
-from greyhound.cache.cli import Stop, Stopped, note, read_or_exit, run, stop_signals
+from greyhound.cache.cli import Stop, Stopped, end_quietly, note, read_or_exit, run, stop_signals
 from greyhound.recipe import TrainOptions, read_options
 
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback; `run` takes over. --help is answered before them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_quietly()
     OPTIONS = read_or_exit(lambda: read_options(sys.argv[1:]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 

@@ -54,7 +54,7 @@ def survey(images: Path, out: Path) -> int:
         where = f"near twins were sought among the {LOOKED_AT} most alike"
         note(f"{count:,} images look like {LOOKED_AT} others or more from afar: {where}")
 
-    with progress_bar("looking at every image") as update, inspect(images, update, crowded) as rows:
+    with progress_bar("looking at every image") as update, inspect(images, update, crowded, note) as rows:
         table.write(rows, out)
     found = table.Rows(out / "survey.csv")
     page.draw(found, images, out)
@@ -73,6 +73,8 @@ def pack(
     exclude: Path | None = None,
     decisions: Path | None = None,
     shards: int = 1,
+    group: str = "",
+    split: Path | None = None,
 ) -> int:
     """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
 
@@ -87,15 +89,19 @@ def pack(
         exclude: A CSV with the columns path and reason: images to leave out; default: none.
         decisions: The decisions.csv that the survey's page saved; default: none.
         shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
+        group: A pattern on the path, as in '(.*)_': images that match alike, in its brackets, share a split.
+        split: A CSV of your own with the columns path and split, or path and group; default: none.
     """
     from greyhound.cache import pack as packing
     from greyhound.cache import show
     from greyhound.cache.selection import read_decisions, read_exclusions
+    from greyhound.cache.split import read_split
     from greyhound.cache.store import Pack
 
     chosen = read_exclusions(exclude) if exclude else {}
     decided = read_decisions(decisions) if decisions else []
-    options = packing.Options(val, test, seed, grayscale, duplicates, chosen, decided, shards)
+    table = read_split(split) if split else None
+    options = packing.Options(val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table)
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
     show.describe(Pack(out), most=50)

@@ -16,6 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from greyhound.cache.errors import UserError
@@ -27,6 +28,7 @@ ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
+_IMPORTS: Final = "<frozen importlib._bootstrap>"
 
 
 class ValueFormatError(UserError):
@@ -63,6 +65,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(1)
 
 
+def end_quietly() -> None:
+    """From now on Ctrl-C ends the program without a word, exit code 130: for the imports that `run` needs."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell's background jobs have it
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+
+
 def read_or_exit(read: Callable[[], Result]) -> Result:
     """What `read` makes of the command line. A refusal is one line on standard error and exit code 2."""
     try:
@@ -75,8 +83,7 @@ def read_or_exit(read: Callable[[], Result]) -> Result:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Signals that ask for an end interrupt the block; after it they change nothing."""
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    ours = [each for each in ENDINGS if signal.getsignal(each) in usual]
+    ours = [each for each in ENDINGS if signal.getsignal(each) is not signal.SIG_IGN]
     for number in ours:
         signal.signal(number, _interrupt)
     try:
@@ -86,8 +93,12 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
 
 
-def _interrupt(number: int, _: object) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """End as Ctrl-C does; from here on only Ctrl-C interrupts the clearing up."""
+    while frame:
+        if frame.f_code.co_filename == _IMPORTS:  # which prints, or makes an ImportError of an interrupt
+            os._exit(128 + number)
+        frame = frame.f_back
     for each in ENDINGS[1:]:
         signal.signal(each, signal.SIG_IGN)
     if number == signal.SIGHUP:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -16,57 +18,235 @@ from typing import Final, NoReturn
 from PIL import Image
 
 from greyhound.cache.scan import FORMATS
-from greyhound.cache.store import PackError
+from greyhound.cache.store import SPLITS, PackError
 
 NO_LABEL: Final = -1
 MAX_CLASSES: Final = 10_000
 """As many as were packed, trained, evaluated and explained in one go (docs/reliability.md)."""
 
 
+SPLIT_FOLDERS: Final = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What a folder of a split is called, in any case, and the split."""
+SYSTEMS: Final = (
+    {"__macosx", "__pycache__", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"}
+    | {"$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"}
+    | {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+)
+"""Folders and files that systems make, in lower case; those that begin with a dot are hidden anyway."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """One file to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL."""
+    """One file to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL.
+
+    split: the one that its folder names, "" for none.
+    """
 
     file: Path
     path: str
     label: int
+    split: str = ""
 
 
-def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source]]:
-    """Class names, sorted without regard to case, and every file below each, then unlabelled images.
+class Tree:
+    """An image folder: which folders in it are classes, which are splits, and what was left alone.
 
-    What begins with a dot is hidden, and left alone. A class folder may be a link, but none that leads
-    back to `images`; links to folders below are not followed. Raises PackError.
+    class_at: the place of the class folder in a path, 0 or 1. split_at: that of the split's folder, or None.
     """
-    entries = _list_folder(images)
-    folders = sorted(_folders(images, entries), key=lambda folder: (folder.name.casefold(), folder.name))
-    if len(folders) < 2:
-        found = "1 subfolder" if folders else "no subfolders"
-        raise PackError(f"{images} has {found}; expected one a class, at least 2: {images}/CLASS/image.jpg")
-    if len(folders) > MAX_CLASSES:
+
+    def __init__(self, images: Path) -> None:
+        """Look at what lies directly in the folder. Raises PackError."""
+        self.images, self._home = images, images.resolve()
+        self._left_alone, self._links = set[str](), dict[str, str]()
+        if not images.is_dir():
+            found = "a file" if images.exists() else "not there"
+            raise PackError(f"{images} is {found}; expected a folder of images")
+        folders, self.beside = self._list(images)
+        self.folders = [each for each in folders if not self._home.is_relative_to(each.resolve())]
+        self.class_at = 0
+        self.split_at: int | None = None
+
+    def files(self) -> Iterator[Path]:
+        """Those that lie in the folder, then those in each of its folders. Raises PackError."""
+        yield from self.beside
+        for folder in self.folders:
+            yield from self.below(folder)
+
+    def below(self, folder: Path) -> Iterator[Path]:
+        """Every file below, sorted by name, hidden ones left alone. A linked folder is followed once."""
+        waiting, seen = [folder], {folder.resolve()}
+        while waiting:
+            folders, files = self._list(waiting.pop())
+            yield from files
+            waiting += reversed([each for each in folders if self._is_new(each, seen)])
+
+    def class_of(self, path: str) -> str:
+        """The class that the folders of a path name, "" for none."""
+        parts = path.split("/")
+        return parts[self.class_at] if len(parts) > 1 + max(self.class_at, self.split_at or 0) else ""
+
+    def split_of(self, path: str) -> str:
+        """The split that the folders of a path name, "" for none."""
+        named = self.split_at is not None and self.class_of(path)
+        return SPLIT_FOLDERS[path.split("/")[self.split_at or 0].lower()] if named else ""
+
+    def read_splits(self) -> None:
+        """Find out whether folders are splits: SPLIT/CLASS or CLASS/SPLIT. Raises PackError."""
+        named = [folder for folder in self.folders if _split(folder)]
+        others = [folder for folder in self.folders if not _split(folder)]
+        inside = {folder: self.inside(folder) for folder in self.folders}
+        if len(named) > 1:
+            for other in others:
+                if any(map(named_as_image, self.below(other))):
+                    self._refuse(f"has the splits {_names(named)} and, beside them, images in {other.name}")
+                self._links[_text(other.name)] = "holds no images"
+            self.folders, self.class_at, self.split_at = named, 1, 0
+            self._check_train(named)
+        elif any(len({*map(_split, folders)} - {""}) > 1 for folders, _ in inside.values()):
+            for folders, image in inside.values():
+                loose = [each for each in folders if not _split(each)] + ([image] if image else [])
+                if loose:
+                    where = _relative(loose[0], self.images)
+                    self._refuse(f"has splits in its class folders, and {where} is in none of them")
+            self.split_at = 1
+            self._check_train([each for folders, _ in inside.values() for each in folders])
+        elif named and others and not any(inside[other][0] for other in others):
+            folders, image = inside[named[0]]
+            if len(folders) > 1 and not image:
+                what = f"has {named[0].name}, which has folders in it, beside {_names(others)} without any"
+                self._refuse(what, f"pack {named[0]}, or rename that folder")
+
+    def _check_train(self, splits: Sequence[Path]) -> None:
+        if "train" not in map(_split, splits):
+            self._refuse(f"has the splits {_names(splits)} and none for training")
+
+    def _refuse(self, what: str, todo: str = "move or rename the one that is no split") -> NoReturn:
+        wanted = f"expected splits ({', '.join(SPLITS)}) or one folder a class"
+        raise PackError(f"{self.images} {what}; {wanted}: {todo}")
+
+    def inside(self, folder: Path) -> tuple[list[Path], Path | None]:
+        """The folders directly in a folder, and the first image beside them."""
+        folders, files = self._list(folder)
+        return folders, next(filter(named_as_image, files), None)
+
+    def class_folders(self) -> list[Path]:
+        """One a class; of SPLIT/CLASS one a class and split. Sorted by name without regard to case."""
+        found = self.folders
+        if self.class_at:
+            found = [each for folder in self.folders for each in self.inside(folder)[0]]
+        return sorted(found, key=_order)
+
+    def notes(self) -> list[str]:
+        """What was left alone, and what may be a slip: a sentence each, once the files were gone through."""
+        counts = Counter(path.rpartition("/")[2] for path in self._left_alone)
+        names = [name if count == 1 else f"{name} ({count} times)" for name, count in sorted(counts.items())]
+        found = [f"left alone, because systems make them: {', '.join(names)}"] if names else []
+        found += [f"the folder {path} is left alone: it {why}" for path, why in sorted(self._links.items())]
+        alike = defaultdict[str, dict[str, None]](dict)
+        for folder in self.class_folders():
+            key = unicodedata.normalize("NFKC", _text(folder.name)).casefold()
+            alike["".join(key.split())][ascii(folder.name)] = None
+        for few in alike.values():
+            if len(few) > 1:
+                how = "differ only in case, in blanks, or in how Unicode writes a letter"
+                found.append(f"the class folders {' and '.join(few)} {how}; they are {len(few)} classes")
+        return found
+
+    def _list(self, folder: Path) -> tuple[list[Path], list[Path]]:
+        """The folders and the files directly in a folder, sorted, what is hidden or a system's left alone."""
+        try:
+            with os.scandir(folder) as entries:
+                shown = [(each.name, _is_folder(each)) for each in entries if each.name[0] != "."]
+        except OSError as error:
+            todo = "make it readable, or move it away"
+            raise PackError(f"{error.filename} cannot be read ({error.strerror}); {todo}") from None
+        found: tuple[list[Path], list[Path]] = ([], [])
+        for name, is_folder in sorted(shown):
+            if name.lower() in SYSTEMS:
+                self._left_alone.add(_relative(folder / name, self.images))
+            else:
+                found[not is_folder].append(folder / name)
+        return found
+
+    def _is_new(self, folder: Path, seen: set[Path]) -> bool:
+        """Whether a folder is to be gone through: a linked one once, if it leads neither back nor beside."""
+        target, linked = folder.resolve(), folder.is_symlink()
+        why = ""
+        if linked and folder.parent.resolve().is_relative_to(target):
+            why = "leads back to where it lies"
+        elif linked and (self._home.is_relative_to(target) or target.is_relative_to(self._home)):
+            why = "leads to what is read on its own"
+        elif target in seen:
+            why = "leads to what is read already"
+        if why:
+            self._links[_relative(folder, self.images)] = why
+        else:
+            seen.add(target)
+        return not why
+
+
+def find_tree(images: Path) -> Tree:
+    """The folder, its splits found. Raises PackError."""
+    tree = Tree(images)
+    tree.read_splits()
+    return tree
+
+
+def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source], list[str]]:
+    """Class names, sorted without regard to case; every file below each, then unlabelled images; notes.
+
+    What begins with a dot is hidden, and left alone, and so is what systems make. A class folder may be a
+    link, but none that leads back to `images`; links below are followed once. Raises PackError.
+    """
+    tree = find_tree(images)
+    classes = tuple(dict.fromkeys(_text(folder.name) for folder in tree.class_folders()))
+    if len(classes) < 2:
+        where = "SPLIT/CLASS" if tree.class_at else "CLASS"
+        kinds = "class folders in its splits" if tree.class_at else "subfolders"
+        found = f"1 {kinds.replace('folders', 'folder')}" if classes else f"no {kinds}"
+        wanted = f"expected one a class, at least 2: {images}/{where}/image.jpg"
+        deeper = [each for each in tree.folders if not tree.class_at and len(tree.inside(each)[0]) > 1]
+        hint = f"; if the classes lie in {deeper[0].name}, pack {deeper[0]}" if deeper else ""
+        raise PackError(f"{images} has {found}; {wanted}{hint}")
+    if len(classes) > MAX_CLASSES:
         wanted = f"expected one a class, at most {MAX_CLASSES:,}: put them together into fewer"
-        raise PackError(f"{images} has {len(folders):,} subfolders; {wanted}")
-    files = [(file, label) for label, folder in enumerate(folders) for file in _files(folder)]
-    if not files:
-        raise PackError(f"the {len(folders)} subfolders of {images} hold no files; expected images in them")
-    files += [(file, NO_LABEL) for file in sorted(entries) if not file.is_dir() and named_as_image(file)]
-    sources = [Source(file, _relative(file, images), label) for file, label in files]
-    return tuple(_text(folder.name) for folder in folders), sources
+        raise PackError(f"{images} has {len(classes):,} subfolders; {wanted}")
+    numbers = {name: label for label, name in enumerate(classes)}
+    sources = []
+    for folder in sorted(tree.folders, key=_order):
+        for file in tree.below(folder):
+            path = _relative(file, images)
+            sources.append(
+                Source(file, path, numbers.get(tree.class_of(path), NO_LABEL), tree.split_of(path))
+            )
+    if not sources:
+        raise PackError(f"the {len(classes)} subfolders of {images} hold no files; expected images in them")
+    beside = filter(named_as_image, tree.beside)
+    sources += [Source(file, _relative(file, images), NO_LABEL) for file in beside]
+    return classes, sources, tree.notes()
 
 
 def find_unlabelled(images: Path) -> list[Source]:
     """Every file below a folder, without labels; links as in `find_labelled`. Raises PackError."""
-    sources = [Source(file, _relative(file, images), NO_LABEL) for file in _all_files(images)]
+    sources = [Source(file, _relative(file, images), NO_LABEL) for file in Tree(images).files()]
     if not sources:
         raise PackError(f"{images} holds no files; expected images")
     return sources
 
 
-def find_images(images: Path) -> Iterator[str]:
-    """The path of every file below a folder, sorted, as in `find_labelled`. Raises PackError."""
-    for file in _all_files(images):
-        if file.parent != images or named_as_image(file):
-            yield _relative(file, images)
+def find_images(tree: Tree) -> Iterator[str]:
+    """The path of every file below a folder, in order, as in `find_labelled`. Raises PackError."""
+    for file in tree.files():
+        if file.parent != tree.images or named_as_image(file):
+            yield _relative(file, tree.images)
 
 
 def find_file(images: Path, path: str) -> Path:
@@ -91,42 +271,24 @@ def check_writable(place: Path) -> None:
         pass
 
 
-def _list_folder(images: Path) -> list[Path]:
-    if not images.is_dir():
-        found = "a file" if images.exists() else "not there"
-        raise PackError(f"{images} is {found}; expected a folder of images")
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return [entry for entry in images.iterdir() if not entry.name.startswith(".")]
-    except OSError as error:
-        _complain(error)
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
-def _complain(error: OSError) -> NoReturn:
-    todo = "make it readable, or move it away"
-    raise PackError(f"{error.filename} cannot be read ({error.strerror}); {todo}") from None
+def _order(folder: Path) -> tuple[str, str]:
+    return folder.name.casefold(), folder.name
 
 
-def _folders(images: Path, entries: Iterable[Path]) -> list[Path]:
-    """The folders among the entries of `images`, linked ones too, but none that leads back to it."""
-    home = images.resolve()
-    return [entry for entry in entries if entry.is_dir() and not home.is_relative_to(entry.resolve())]
+def _split(folder: Path) -> str:
+    """The split that a folder's name says, "" for none."""
+    return SPLIT_FOLDERS.get(folder.name.lower(), "")
 
 
-def _all_files(images: Path) -> Iterator[Path]:
-    """Those that lie in `images`, then those in each of its folders."""
-    entries = sorted(_list_folder(images))
-    yield from (entry for entry in entries if not entry.is_dir())
-    for folder in _folders(images, entries):
-        yield from _files(folder)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below, sorted by name, hidden ones and links to folders left alone."""
-    for parent, folders, names in os.walk(folder, onerror=_complain):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(parent, name)
+def _names(folders: Iterable[Path]) -> str:
+    return ", ".join(dict.fromkeys(_text(folder.name) for folder in folders))
 
 
 def named_as_image(file: Path) -> bool:

@@ -10,19 +10,27 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import pyarrow as pa
 from PIL import Image, ImageOps
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
-from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
+from greyhound.cache.folder import (
+    NO_LABEL,
+    Source,
+    check_outside,
+    check_writable,
+    find_labelled,
+    named_as_image,
+)
 from greyhound.cache.scan import FORMATS, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
     Decision,
@@ -39,11 +47,12 @@ from greyhound.cache.selection import (
     match,
 )
 from greyhound.cache.shards import check_name_free, divide, shard_paths
+from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
-from greyhound.cache.thumbnail import closeup_reader, make_thumbnail
-from greyhound.cache.twins import find_originals, find_twins
+from greyhound.cache.tables import check_paths
+from greyhound.cache.thumbnail import make_thumbnail
+from greyhound.cache.twins import find_originals
 
-Kept: TypeAlias = tuple[Source, ImageInfo]
 BATCH_BYTES: Final = 32 << 20
 """A record batch is closed at this size: the memory that packing needs."""
 THUMBNAILS: Final = 12
@@ -60,7 +69,8 @@ class Options:
 
     grayscale: which images without colour are left out, see `choose_colours`. duplicates: whether copies of a
     file are left out, all of them if their classes differ. decisions: what a person decided image by image;
-    they outrank the others. shards: files that the pack is divided into.
+    they outrank the others. shards: files that the pack is divided into. group: a pattern; images that it
+    matches alike, in their paths, stay in one split. table: a person's own split, or groups.
     """
 
     val: float = 0.1
@@ -71,6 +81,8 @@ class Options:
     exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
+    group: str = ""
+    table: Table | None = None
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -79,6 +91,11 @@ class Options:
             raise PackError(f"{shares}; expected shares from 0, together below 1")
         if not 0 <= self.seed < 2**64:
             raise PackError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            what = f"--group {self.group!r} is no regular expression ({error})"
+            raise PackError(f"{what}; expected one such as '(.*)_'") from None
 
 
 def pack(images: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
@@ -86,9 +103,9 @@ def pack(images: Path, out: Path, options: Options = Options(), progress: Progre
 
     progress: called with (files looked at, files in all). Raises PackError; then `out` is as it was before.
     """
-    classes, sources = find_labelled(images)
+    classes, sources, notes = find_labelled(images)
     check_outside(out, images)
-    return write(sources, classes, out, options, progress)
+    return write(sources, classes, out, options, progress, notes=notes)
 
 
 def write(
@@ -99,14 +116,15 @@ def write(
     progress: Progress | None = None,
     split: str | None = None,
     infos: Iterable[ImageInfo] | None = None,
+    notes: Sequence[str] = (),
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
     split: put every image into this one, and keep all `classes`. infos: of the sources, if they were scanned
-    before; then `split` is needed.
+    before; then `split` is needed. notes: what the pack is to say of the folder.
     """
     _check_out(out, options.shards)
-    _check_exclusions(options, sources)
+    _check_tables(options, sources)
     decided_loose = any(each.by == "person" and not each.image.label for each in options.decisions)
     scan_all = split is not None or decided_loose  # also what lies beside the class folders
     loose = [] if scan_all else [source for source in sources if source.label == NO_LABEL]
@@ -125,7 +143,8 @@ def write(
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
-    splits = [split] * len(kept) if split else assign_splits(kept, options)
+    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options)
+    splits = assigned.splits
     header = Header(
         classes=classes,
         digest=_digest(kept, splits),
@@ -134,6 +153,9 @@ def write(
         transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
         lost=tuple(lost),
+        split_by=assigned.how,
+        notes=(*notes, *assigned.notes),
+        empty=assigned.empty,
     )
     return _write_shards(kept, splits, header, out, options.shards)
 
@@ -154,40 +176,6 @@ def _write_shards(
                 for batch in _record_batches(rows, places):
                     writer.write_batch(batch)
     return headers[0]
-
-
-def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
-    """train, val or test for every image: stratified by class, a pure function of seed and content.
-
-    Each class is sorted by sha256(seed, content) and cut at the shares; file names play no part. Twins, exact
-    and near, stay together: at the place of the first of them, in the first split with room for them all. A
-    picture that two classes claim is for training, because a wrong label would measure wrongly.
-    """
-    if not (options.val or options.test):
-        return ["train"] * len(kept)
-    keys = [hashlib.sha256(f"{options.seed}:{info.sha256}".encode()).digest() for _, info in kept]
-    families: dict[int, list[int]] = defaultdict(list)
-    twins = find_twins([info for _, info in kept], closeup_reader(lambda index: kept[index][0].file))
-    for index, group in enumerate(twins.groups().tolist()):
-        families[group].append(index)
-    by_class: dict[int, list[list[int]]] = defaultdict(list)
-    sizes = Counter(source.label for source, _ in kept)
-    for family in sorted(families.values(), key=lambda family: min(keys[index] for index in family)):
-        labels = {kept[index][0].label for index in family}
-        if len(labels) == 1:
-            by_class[labels.pop()].append(family)
-    splits = ["train"] * len(kept)
-    for label, members in by_class.items():
-        test = min(round(options.test * sizes[label]), sizes[label] - 1)
-        val = min(round(options.val * sizes[label]), sizes[label] - 1 - test)
-        room = {"test": test, "val": val}
-        for family in members:
-            split = next((split for split in room if room[split] >= len(family)), None)
-            if split:
-                room[split] -= len(family)
-                for index in family:
-                    splits[index] = split
-    return splits
 
 
 def transcode(data: bytes) -> bytes:
@@ -214,12 +202,14 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
-def _check_exclusions(options: Options, sources: Sequence[Source]) -> None:
-    """An exclusion that names no image is a mistake, perhaps in its path."""
-    if unknown := options.exclude.keys() - {source.path for source in sources}:
-        more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
-        what = f"names {sorted(unknown)[0]!r}{more} not among the images"
-        raise PackError(f"the exclusion list {what}; expected paths relative to the packed folder")
+def _check_tables(options: Options, sources: Sequence[Source]) -> None:
+    """Whether the tables fit to the files, as far as it can be told before the images are looked at."""
+    paths = {source.path for source in sources}
+    check_paths(options.exclude, paths, "the exclusion list")
+    if table := options.table:
+        check_paths({*table.splits, *table.groups}, paths, str(table.file))
+        labelled = (each for each in sources if each.label != NO_LABEL and named_as_image(each.file))
+        table.check(each.path for each in labelled if each.path not in options.exclude)
 
 
 def _match(

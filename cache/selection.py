@@ -7,21 +7,20 @@ keeps its decision; the path tells equal copies apart.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Excluded, PackError
+from greyhound.cache.tables import once_each, read_table
 
 # fmt: off
 Finding = Literal[
@@ -205,22 +204,22 @@ def _by_list(path: str, exclusion: Exclusion) -> Excluded:
 
 def read_exclusions(file: Path) -> dict[str, Exclusion]:
     """An exclusion list, path -> why: CSV with the columns path, reason and causes. Raises PackError."""
-    with _reading(file, "a CSV with the columns path and reason") as stream:
-        reader = csv.DictReader(stream)
-        rows, header = list(reader), reader.fieldnames or ()
-    if "decision" in header:
-        raise PackError(f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}")
-    if "verdict" in header:
-        raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
-    if not {"path", "reason"} <= set(header):
-        raise PackError(f"{file} has the columns {', '.join(header)}; expected path and reason")
-    found = {}
-    for line, row in enumerate(rows, start=2):
-        if not row["path"]:
-            raise PackError(f"{file} names no path in row {line}; expected path and reason in every row")
-        causes = read_findings(row.get("causes"))
-        found[row["path"].replace(os.sep, "/")] = Exclusion(row["reason"] or "excluded by hand", causes)
-    return found
+
+    def check(header: Sequence[str]) -> None:
+        if "decision" in header:
+            raise PackError(
+                f"{file} is a list of decisions, not of exclusions; give it as --decisions {file}"
+            )
+        if "verdict" in header:
+            raise PackError(f"{file} is a whole survey; give --exclude the excluded.csv that lies beside it")
+        if not {"path", "reason"} <= set(header):
+            raise PackError(f"{file} has the columns {', '.join(header)[:100]}; expected path and reason")
+
+    rows = read_table(file, "a CSV with the columns path and reason", ("path", "reason"), check)
+    return {
+        path: Exclusion(row.cells["reason"] or "excluded by hand", read_findings(row.cells.get("causes")))
+        for path, row in once_each(rows, file).items()
+    }
 
 
 def read_findings(text: str | None) -> tuple[Finding, ...]:
@@ -231,30 +230,17 @@ def read_findings(text: str | None) -> tuple[Finding, ...]:
 
 def read_decisions(file: Path) -> list[Decision]:
     """decisions.csv, each file at most once. Raises PackError."""
-    command = "greyhound survey IMAGES --out DIR makes the page that saves them"
-    with _reading(file, f"decisions.csv; {command}") as stream:
-        table = csv.DictReader(stream, strict=True)
-        names = table.fieldnames or ()
+
+    def check(names: Sequence[str]) -> None:
         if missing := [name for name in COLUMNS if name not in names]:
-            what = f"has {', '.join(names)[:100] or 'no columns'!r} in its first line"
+            what = f"has {', '.join(names)[:100]!r} in its first line"
             hint = "; an exclusion list is given as --exclude" if {"path", "reason"} <= set(names) else ""
             wanted = f"expected decisions.csv with the columns {', '.join(COLUMNS)}{hint}"
             raise PackError(f"{file} {what} and lacks {', '.join(missing)}; {wanted}")
-        found = [_decision(row, table.line_num, file) for row in table]
-    return _once_each(found, file)
 
-
-@contextmanager
-def _reading(file: Path, expected: str) -> Iterator[IO[str]]:
-    """The text of a CSV. Raises PackError where it cannot be read, or the block finds that it is none."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            yield stream
-    except OSError as error:
-        raise PackError(f"{file} cannot be read ({error.strerror}); expected {expected}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        wanted = expected.removeprefix("a CSV with ")
-        raise PackError(f"{file} is no CSV ({error}); expected {wanted}") from None
+    expected = "decisions.csv; greyhound survey IMAGES --out DIR makes the page that saves them"
+    rows = read_table(file, expected, COLUMNS, check)
+    return _once_each([_decision(row.cells, row.number, file) for row in rows], file)
 
 
 def check_classes(decisions: Iterable[Decision], classes: Sequence[str]) -> None:
@@ -320,8 +306,8 @@ def _place(
     return missing
 
 
-def _decision(row: Mapping[str, str | None], line: int, file: Path) -> Decision:
-    sha256, path, label, choice, to = (row[name] or "" for name in COLUMNS)
+def _decision(row: Mapping[str, str], line: int, file: Path) -> Decision:
+    sha256, path, label, choice, to = (row[name] for name in COLUMNS)
     choices: dict[str, Choice] = {name: name for name in CHOICES}
     deciders: dict[str, By] = {name: name for name in get_args(By)}
     by = row.get("by") or "person"

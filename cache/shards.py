@@ -15,7 +15,7 @@ import stat
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +69,8 @@ class Header:
     was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. lost: paths
     of a person's decisions that were for no file of the folder. digest: sha256 over every row's path, label,
     split and content: two packs with one digest hold the same data. shard: which of the `shards` files this
-    is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack.
+    is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack. split_by, notes: how
+    the split was made, and what a person should know of it, in words. empty: split without images -> why.
     """
 
     classes: tuple[str, ...]
@@ -79,6 +80,9 @@ class Header:
     transcoded: tuple[tuple[str, str], ...] = ()
     relabelled: tuple[tuple[str, str, str], ...] = ()
     lost: tuple[str, ...] = ()
+    split_by: str = ""
+    notes: tuple[str, ...] = ()
+    empty: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
     index_crc32: int = 0
     shard: int = 0

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greyhound.cache.cli import plain
+from greyhound.cache.folder import SPLIT_FOLDERS
 from greyhound.cache.selection import FINDINGS
 from greyhound.cache.store import SPLITS, Pack
 from greyhound.cache.survey.table import Row
@@ -49,6 +50,10 @@ def describe(opened: Pack, most: int | None) -> None:
     parts = f" in {header.shards} shards" if header.shards > 1 else ""
     size = f"{opened.nbytes / 2**20:,.1f} MiB of original images{parts}"
     Console().print(f"{size}; digest {header.digest[:16]}")
+    if header.split_by:
+        _say(f"split: {header.split_by}")
+    for line in header.notes:
+        _say(f"note: {line}")
     reasons = Counter(row.reason for row in header.excluded)
     total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     _say(f"left out: {len(header.excluded)}" + (f" ({total})" if total else ""))
@@ -57,7 +62,7 @@ def describe(opened: Pack, most: int | None) -> None:
     if reasons["grayscale"] + reasons["tinted"]:
         _say("images without colour are left out by --grayscale; --grayscale keep keeps them")
     folders = {row.path.partition("/")[0] for row in header.excluded if "/" in row.path}
-    for name in sorted(folders - set(classes)):
+    for name in sorted(name for name in folders - set(classes) if name.lower() not in SPLIT_FOLDERS):
         _say(f"class {name} has no usable image, and is no class of the pack")
     if header.transcoded:
         _say(f"stored as PNG, because not every engine decodes their own format: {len(header.transcoded)}")

@@ -202,6 +202,8 @@ class Pack:
             "bytes": self.nbytes,
             "classes": list(self.classes),
             "splits": {split: len(self.ids(split)) for split in SPLITS},
+            "split_by": self.header.split_by,
+            "notes": list(self.header.notes),
             "excluded": {
                 "total": len(excluded),
                 "reasons": dict(Counter(row.reason for row in excluded)),

@@ -61,6 +61,8 @@ SCHEMAS: Final[dict[str, Any]] = {
         "digest": str,
         "classes": [str],
         "splits": {"*": int},
+        "split_by": str,
+        "notes": [str],
         "excluded": {
             "reasons": {"*": int},
             "images": [{"path": str, "reason": str, "detail": str, "thumbnail": str}],

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
-from greyhound.cache.cli import read_or_exit
+from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
 
 
@@ -38,6 +38,7 @@ class Job:
 
 
 if __name__ == "__main__":  # --help and a slip are answered before the slow imports
+    end_quietly()
     JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound doctor"))
 
 import numpy as np

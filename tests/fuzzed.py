@@ -31,6 +31,7 @@ from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
 from greyhound.cache.options import read_call, read_options
 from greyhound.cache.pack import Options
+from greyhound.cache.split import read_split
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
 from greyhound.cache.survey import table as survey
 from greyhound.cache.validate import validate_image
@@ -333,6 +334,11 @@ TARGETS: Final = {
     "excluded": Target(
         lambda _: [EXCLUDED],
         lambda folder, data: selection.read_exclusions(written(folder / "excluded.csv", data)),
+        (PackError,),
+    ),
+    "split": Target(
+        lambda _: ["path;split;group\na/1.jpg;Test;dog 1\n".encode(coding) for coding in ("utf-8", "utf-16")],
+        lambda folder, data: read_split(written(folder / "split.csv", data)),
         (PackError,),
     ),
     "survey": Target(survey_seeds, read_survey, (PackError,)),

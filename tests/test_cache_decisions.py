@@ -77,13 +77,14 @@ def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(file: Path
     [
         (None, "cannot be read (No such file or directory); expected decisions.csv; greyhound survey"),
         (b"\xff\xd8\xff\xe0", "is no CSV ('utf-8' codec can't decode byte"),
-        (b"", "has 'no columns' in its first line and lacks sha256, path, class, decision, to; expected"),
+        (b"", "is empty; expected decisions.csv; greyhound survey"),
         (b"path,reason\n", "has 'path, reason' in its first line and lacks sha256, class, decision, to;"),
         (
             b"path,reason\na/1.jpg,dark\n",
             "has 'path, reason' in ... ; an exclusion list is given as --exclude",
         ),
         (f'{ONE},"a"b,a,keep,', "is no CSV ("),
+        (f"{ONE},a/1,2.jpg,a,keep,", "has 6 cells in line 2, and its first line names 5 columns; put"),
         (f"{ONE},a/1.jpg,a,delete,", "says 'delete' in line 2; expected the decision keep,"),
         (f"{ONE},a/1.jpg,a,relabel,", "relabels to nothing in line 2; expected a class"),
         ("12,a/1.jpg,a,keep,", "has the sha256 '12' in line 2; expected a path and 64"),

@@ -22,12 +22,14 @@ from pictures import ALL_TRAIN, coded, encode, folder, noise, scan_here, store_a
 from PIL import Image, ImageOps, features
 
 from greyhound.cache import pack as module
+from greyhound.cache import split as splitting
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import NO_LABEL, Source, find_file, find_labelled, find_unlabelled
 from greyhound.cache.machine import has_dali
-from greyhound.cache.pack import Options, assign_splits, pack, transcode, write
+from greyhound.cache.pack import Options, pack, transcode, write
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import Decision, Exclusion, Finding, Photograph, read_exclusions
+from greyhound.cache.split import Kept, assign
 from greyhound.cache.stats import measure
 from greyhound.cache.store import SPLITS, Pack, PackError
 from greyhound.pipelines.augment import Augment
@@ -161,6 +163,10 @@ def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, ImageIn
     ]
 
 
+def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
+    return assign(kept, [str(label) for label in range(9)], options).splits
+
+
 def shares(contents: Sequence[tuple[int, str]], options: Options) -> dict[tuple[int, str], str]:
     return dict(zip(contents, assign_splits(looked_at(contents), options), strict=True))
 
@@ -242,7 +248,7 @@ def test_near_twins_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = assign_splits(near_twins(30, 1) + near_twins(20, 20, label=1), Options(0.1, 0.2))
     assert count(splits[:30]) == (30, 0, 0)
     assert count(splits[30:]) == (14, 2, 4)
-    monkeypatch.setattr(module, "find_twins", lambda *_: pytest.fail("twins were sought"))
+    monkeypatch.setattr(splitting, "find_twins", lambda *_: pytest.fail("twins were sought"))
     assert assign_splits(near_twins(4, 2), Options(0, 0)) == ["train"] * 4
 
 
@@ -420,8 +426,27 @@ def test_an_exclusion_list_is_a_csv(tmp_path: Path) -> None:
         "a/x.jpg": Exclusion("a cat, not a dog"),
         'a/two\nlines "quoted".jpg': Exclusion("excluded by hand"),
     }
-    file.write_text("path,reason\na.jpg\n")
+    file.write_text('path, reason\na.jpg\n"b, c.jpg", x\n')
+    assert read_exclusions(file)["b, c.jpg"] == Exclusion("x")
+    file.write_text("path,reason\na.jpg\na.jpg,\n")
     assert read_exclusions(file) == {"a.jpg": Exclusion("excluded by hand")}
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text", ["path{}reason{}{}", "Path{} REASON ", "reason{}note{}path", "sep={0}|path{0}reason"]
+)
+def test_a_table_as_an_editor_or_a_spreadsheet_saves_it(
+    text: str, end: str, coding: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.csv"
+    for sign in (",", ";", "\t"):
+        header = text.replace("{}", sign).replace("{0}", sign).replace("|", end)
+        cells = ["zu dunkel", "", "a/ü.jpg"] if "note" in text else ["a/ü.jpg", "zu dunkel"]
+        blank = sign * 3
+        file.write_bytes(end.join([header, sign.join(cells), blank, ""]).encode(coding))
+        assert read_exclusions(file) == {"a/ü.jpg": Exclusion("zu dunkel")}
 
 
 @pytest.mark.parametrize(
@@ -430,7 +455,19 @@ def test_an_exclusion_list_is_a_csv(tmp_path: Path) -> None:
         (b"file,why\na.jpg,x\n", "has the columns file, why; expected path and reason"),
         (b"file,why\n", "has the columns file, why; expected path and reason"),
         (b"path\na.jpg\n", "has the columns path; expected path and reason"),
-        (b"", "has the columns ; expected path and reason"),
+        (b"", "is empty; expected a CSV with the columns path and reason"),
+        ("\ufeff\r\n".encode(), "is empty; expected a CSV"),
+        (b"path,reason,Path\na.jpg,x,\n", "has two columns 'path'; expected each once"),
+        (
+            b"path,reason\n\na.jpg,dark, I think\n",
+            "has 3 cells in line 3, and its first line names 2 columns",
+        ),
+        (
+            b"path,reason\na.jpg,x\nb.jpg,x\na.jpg,y\n",
+            "names 'a.jpg' in line 2 and, with other words, in line 4",
+        ),
+        ("path,reason\nä.jpg,x\n".encode("latin-1"), "is no CSV ('utf-8' codec"),
+        ("path,reason\na.jpg,x\n".encode("utf-16")[:-1], "is no CSV ("),
         (b"path,reason\n\xff\xfe,x\n", "is no CSV ("),
         (b"reason,path\nblurred\nx,a.jpg\n", "names no path in row 2"),
         (None, "cannot be read (No such file or directory); expected a CSV with the columns path and reason"),
@@ -496,7 +533,8 @@ def test_hidden_files_are_left_alone_and_nested_ones_found(tmp_path: Path) -> No
     hidden = ["a/.hidden.png", "a/.git/4.png", ".cache/5.png"]
     seen = ["a/2.png", "a/deep/er/1.png", "b/3.png", "top.png"]
     root = folder(tmp_path / "images", dict.fromkeys(hidden + seen, encode(coded(9, 9))))
-    classes, sources = find_labelled(root)
+    classes, sources, notes = find_labelled(root)
+    assert notes == []
     assert classes == ("a", "b")
     assert [source.path for source in sources] == seen
     assert [source.label for source in sources] == [0, 0, 1, NO_LABEL]

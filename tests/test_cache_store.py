@@ -85,6 +85,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         pack.ids("valid")
     summary = json.loads(json.dumps(pack.summary()))
     assert len(summary.pop("digest")) == 64
+    why = "no share gives them one, because they are too few"
     assert summary == {
         "path": str(path),
         "seed": 3,
@@ -92,6 +93,8 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         "bytes": sum(map(len, ALL)),
         "classes": ["a", "b"],
         "splits": {"train": 2, "val": 1, "test": 2},
+        "split_by": "drawn by seed 3: 0.2 of each class for val, 0.4 for test",
+        "notes": [f"val has no image of a (2 images): {why}"],
         "excluded": {"total": 0, "reasons": {}, "images": []},
         "transcoded": [],
         "relabelled": [],

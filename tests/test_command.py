@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +33,7 @@ for words in {lines!r}:
 
 def answer(monkeypatch: Patch, capsys: Capture, *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["greyhound", *words])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as leaving:
         command.main()
     return int(str(leaving.value.code)), *capsys.readouterr()
@@ -86,3 +90,39 @@ def test_help_and_a_slip_import_nothing_slow(name: str, answers: dict[str, list[
     assert err.startswith("error: there is no flag --nope; ")
     assert err.count("\n") == 1
     assert not {*slow, *more} - {"numpy" * (name == "train")}
+
+
+INTERRUPTED = """
+import signal, time
+try:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(30)
+except BaseException as error:
+    raise ImportError("as numpy says it") from error
+"""
+NEEDED = {
+    "train": "train demo --pack x --out y",
+    "eval": "eval --run x",
+    "explain": "explain --run x",
+    "review": "review --run x --out y",
+    "benchmark": "benchmark --images .",
+    "demo": "demo x",
+    "survey": "survey . --out x",
+    "pack": "pack . --out x",
+    "info": "info x",
+    "verify": "verify x",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [*((name, "numpy") for name in command.PROGRAMS), ("pack", "argparse")]
+)
+def test_ctrl_c_during_an_import_is_quiet(name: str, module: str, tmp_path: Path) -> None:
+    """Also where the module that is imported makes another error of it."""
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED)
+    program = "from greyhound.__main__ import main; main()"
+    line = [sys.executable, "-c", program, *NEEDED.get(name, name).split()]
+    done = subprocess.run(
+        line, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -10,6 +10,7 @@ import csv
 import functools
 import io
 import multiprocessing
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -156,7 +157,12 @@ def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]
         yield from map(write, plans)
         return
     with ProcessPoolExecutor(available_cores(), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(write, plans, chunksize=4)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the children inherit it
+        try:
+            written = pool.map(write, plans, chunksize=4)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from written
 
 
 def _write(folder: Path, seed: int, plan: Plan) -> None:

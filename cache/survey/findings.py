@@ -21,7 +21,7 @@ from PIL import Image
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import DiskList, Series
-from greyhound.cache.folder import find_file, find_images
+from greyhound.cache.folder import find_file, find_images, find_tree
 from greyhound.cache.scan import ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
     FINDINGS,
@@ -80,14 +80,19 @@ class Remark:
 
 @contextmanager
 def inspect(
-    images: Path, progress: Progress | None = None, crowded: Callable[[int], None] | None = None
+    images: Path,
+    progress: Progress | None = None,
+    crowded: Callable[[int], None] | None = None,
+    say: Callable[[str], object] = str,
 ) -> Iterator[Iterator[Row]]:
     """Scan every file of a folder, and yield a row for each, sorted by path, for as long as the block runs.
 
     What was scanned lies on disk: an image costs a few bytes of memory. progress: called with (files scanned,
-    files in all). crowded: as in `find_twins`. Raises PackError, ScanError.
+    files in all). crowded: as in `find_twins`. say: told of what is odd about the folder. Raises PackError,
+    ScanError.
     """
-    with DiskList(find_images(images)) as paths:
+    tree = find_tree(images)
+    with DiskList(find_images(tree)) as paths:
         if not len(paths):
             wanted = "expected some, or one subfolder a class with images in it"
             raise PackError(f"{images} holds no images; {wanted}")
@@ -98,8 +103,9 @@ def inspect(
             closeup, detail = (
                 closeup_reader(lambda index: find_file(images, paths[index]), side) for side in (SIDE, DETAIL)
             )
-            # the first folder's name, one object for each; "" beside the folders
-            labels = [sys.intern(path.partition("/")[0]) if "/" in path else "" for path in paths]
+            for line in tree.notes():
+                say(line)
+            labels = [sys.intern(tree.class_of(path)) for path in paths]  # one object for each name
             yield judge(paths, labels, infos, closeup, crowded, detail)
 
 

@@ -1,0 +1,394 @@
+"""Which images are for training, for validation and for the test.
+
+Before it: what `pack` keeps, and a person's --group or --split. After it: a split for every image, and what a
+person should know of how it came about. What belongs together stays together: twins, and images of one group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from greyhound.cache.folder import SPLIT_FOLDERS, Source
+from greyhound.cache.scan import ImageInfo
+from greyhound.cache.store import SPLITS, PackError
+from greyhound.cache.tables import once_each, read_table
+from greyhound.cache.thumbnail import closeup_reader
+from greyhound.cache.twins import find_twins
+
+if TYPE_CHECKING:
+    from greyhound.cache.pack import Options
+
+Kept: TypeAlias = tuple[Source, ImageInfo]
+HELD_OUT: Final = ("test", "val")
+NAMED: Final = 5
+"""Classes that a note names."""
+SWAPPED: Final = 150
+"""Of at most so many families, also pairs are swapped for nearer shares: their number squared is tried."""
+FAR: Final = 0.05
+"""A share that differs by more than this from the one asked for is said. A guess."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A person's own split. splits, groups: path -> split, or the group that stays in one."""
+
+    file: Path
+    splits: Mapping[str, str]
+    groups: Mapping[str, str]
+
+    def check(self, paths: Iterable[str]) -> None:
+        """Refuse images that no line gives a split. Raises PackError."""
+        missing = [path for path in paths if path not in self.splits] if self.splits else []
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            todo = "expected a line for every image; leave others out with --exclude"
+            raise PackError(f"{self.file} has no line for {missing[0]!r}{more}; {todo}")
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """splits: one for each image. how, notes: sentences. empty: split without images -> why, what helps."""
+
+    splits: list[str]
+    how: str = ""
+    notes: tuple[str, ...] = ()
+    empty: dict[str, str] = field(default_factory=dict)
+
+
+def read_split(file: Path) -> Table:
+    """A CSV with the columns path and split, or group, or both. Raises PackError."""
+
+    def check(names: Sequence[str]) -> None:
+        if "path" not in names or not {"split", "group"} & set(names):
+            raise PackError(
+                f"{file} has the columns {', '.join(names)[:100]}; expected path, and split or group"
+            )
+
+    expected = "a CSV with the columns path and split, or path and group"
+    rows = once_each(read_table(file, expected, ("path", "split", "group"), check), file)
+    splits = {}
+    for path, row in rows.items():
+        if (said := row.cells.get("split")) is not None:
+            if not (split := SPLIT_FOLDERS.get(said.strip().lower())):
+                what = f"has {said!r} as the split in line {row.number}"
+                raise PackError(f"{file} {what}; expected {', '.join(SPLITS)}")
+            splits[path] = split
+    groups = {path: row.cells.get("group", "").strip() for path, row in rows.items()}
+    return Table(file, splits, {path: group for path, group in groups.items() if group})
+
+
+def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assigned:
+    """A split for every image: as a table or the folders say, or drawn. Raises PackError.
+
+    A drawn split is stratified by class, and a pure function of seed, content and groups: file names play no
+    other part. Of a split that is given without val, the images of train are drawn from for it.
+    """
+    table, paths = asked.table, [source.path for source, _ in kept]
+    if table:
+        table.check(paths)
+    said = table.splits if table else {}
+    given = [said.get(path, source.split) for path, (source, _) in zip(paths, kept, strict=True)]
+    groups, notes = _groups(paths, asked)
+    shares = {"test": asked.test, "val": asked.val}
+    if drawn := not any(given):
+        how = f"drawn by seed {asked.seed}: {asked.val:g} of each class for val, {asked.test:g} for test"
+        if not any(shares.values()):
+            return Assigned(["train"] * len(kept), how, tuple(notes))
+    else:
+        given = [split or "train" for split in given]
+        how = f"as {table.file.name} says" if table and said else "as the folders say"
+        shares = {} if "val" in given or not asked.val else {"val": asked.val}
+        how += (
+            f"; val is {asked.val:g} of each class, drawn from train by seed {asked.seed}" if shares else ""
+        )
+    families = _families(kept, groups)
+    draw = _Draw(kept, given, families, bool(any(groups)), asked.seed)
+    splits = draw(shares)
+    if any(groups):
+        how += f"; images of a group together ({len({*groups} - {''}):,} groups)"
+        notes += _say_far(splits, shares) if drawn else ()
+    elif drawn and (hint := _series(paths, [source.label for source, _ in kept])):
+        notes.append(hint)
+    notes += _say_crossing(families, given, paths)
+    missing = dict(_missing(splits, kept, classes, draw, shares))
+    notes += [f"{split} has {text}" for split, text in missing.items()]
+    empty = {split: text for split, text in missing.items() if split not in splits}
+    return Assigned(splits, how, tuple(notes), empty)
+
+
+def _groups(paths: Sequence[str], asked: Options) -> tuple[list[str], list[str]]:
+    """The group of each image, "" for none; and what is to be said of it. Raises PackError."""
+    named = asked.table.groups if asked.table else {}
+    if asked.group and named:
+        raise PackError("--group and the column group of --split both name groups; expected one of them")
+    if not (asked.group or named):
+        return [""] * len(paths), []
+    if asked.group:
+        found = [re.search(asked.group, path) for path in paths]
+        groups = ["\0".join(map(str, each.groups() or [each[0]])) if each else "" for each in found]
+    else:
+        groups = [named.get(path, "") for path in paths]
+    alone = [path for path, group in zip(paths, groups, strict=True) if not group]
+    whose = f"--group {asked.group!r}" if asked.group else "the column group"
+    if len(alone) == len(paths):
+        todo = "expected it to match a part of each image's path in the folder"
+        raise PackError(f"{whose} names no group, for example none for {paths[0]!r}; {todo}")
+    said = f"{whose} names no group for {len(alone):,} of {len(paths):,} images, the first {alone[:1]}"
+    return groups, [f"{said}: each is one of its own"] if alone else []
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What stays in one split. rows: of the images. trains: two classes claim one picture of it."""
+
+    rows: list[int]
+    trains: bool
+
+
+def _families(kept: Sequence[Kept], groups: Sequence[str]) -> list[_Family]:
+    """Twins, exact and near, and images of one group: what hangs together, directly or through others."""
+    twins = find_twins([info for _, info in kept], closeup_reader(lambda index: kept[index][0].file))
+    of_twins = twins.groups().tolist()
+    parents = list(range(len(kept)))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = row = parents[parents[row]]
+        return row
+
+    first: dict[str, int] = {}
+    for row, (twin, group) in enumerate(zip(of_twins, groups, strict=True)):
+        parents[root(row)] = root(twin)
+        if group:
+            parents[root(row)] = root(first.setdefault(group, row))
+    labels: dict[int, set[int]] = defaultdict(set)
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, twin in enumerate(of_twins):
+        labels[twin].add(kept[row][0].label)
+        rows[root(row)].append(row)
+    return [_Family(each, any(len(labels[of_twins[row]]) > 1 for row in each)) for each in rows.values()]
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws splits. given: what a person said, "" for what is drawn. grouped: whether there are groups."""
+
+    kept: Sequence[Kept]
+    given: Sequence[str]
+    families: Sequence[_Family]
+    grouped: bool
+    seed: int
+
+    def __call__(self, shares: Mapping[str, float]) -> list[str]:
+        """train, val or test for every image. shares: of each class, for the splits that are drawn.
+
+        Images are sorted by sha256(seed, content). A picture that two classes claim is for training, because
+        a wrong label would measure wrongly.
+        """
+        splits = [split or "train" for split in self.given]
+        free = [
+            each
+            for each in self.families
+            if shares and not each.trains and {splits[row] for row in each.rows} == {"train"}
+        ]
+        if not free:
+            return splits
+        sizes = Counter(self.label(row) for row, split in enumerate(splits) if split == "train")
+        room = _wanted(sizes, shares)
+        free.sort(key=lambda family: min(map(self._key, family.rows)))
+        counts = [Counter(map(self.label, family.rows)) for family in free]
+        places = _nearest(counts, sizes, room) if self.grouped else _first_fit(counts, room)
+        for family, place in zip(free, places, strict=True):
+            for row in family.rows:
+                splits[row] = place
+        return splits
+
+    def label(self, row: int) -> int:
+        """Of an image."""
+        return self.kept[row][0].label
+
+    def _key(self, row: int) -> bytes:
+        return hashlib.sha256(f"{self.seed}:{self.kept[row][1].sha256}".encode()).digest()
+
+
+Room: TypeAlias = dict[str, Counter[int]]
+"""Images wanted in each held-out split, by label."""
+
+
+def _wanted(sizes: Mapping[int, int], shares: Mapping[str, float]) -> Room:
+    """The shares of each class in whole images: test first, and one at least is left for training."""
+    room: Room = {split: Counter() for split in HELD_OUT}
+    for label, size in sizes.items():
+        left = size - 1
+        for split in HELD_OUT:
+            room[split][label] = min(round(shares.get(split, 0.0) * size), left)
+            left -= room[split][label]
+    return room
+
+
+def _first_fit(families: Sequence[Counter[int]], room: Room) -> list[str]:
+    """Each family, of one class, in the first split with room for all of it."""
+    left = {split: room[split].copy() for split in HELD_OUT}
+    places = []
+    for family in families:
+        fits = (split for split in HELD_OUT if all(left[split][label] >= n for label, n in family.items()))
+        place = next(fits, "train")
+        if place in left:
+            left[place].subtract(family)
+        places.append(place)
+    return places
+
+
+def _nearest(families: Sequence[Counter[int]], sizes: Mapping[int, int], room: Room) -> list[str]:
+    """Each family in the split that brings every class's shares nearest, until no move and no swap helps.
+
+    Nearest: the least sum of squared differences in images, each divided by its class's size. Every class
+    keeps an image in train.
+    """
+    held = {label: sum(room[split][label] for split in HELD_OUT) for label in sizes}
+    wanted = room | {"train": Counter({label: sizes[label] - held[label] for label in sizes})}
+    counts = {"train": Counter(sizes)} | {split: Counter[int]() for split in HELD_OUT}
+    places = ["train"] * len(families)
+
+    def move(place: int, there: str) -> float:
+        """Move one; how much farther that is."""
+        here, change = places[place], 0.0
+        for label, images in families[place].items():
+            for split, by in ((here, -images), (there, images)):
+                off = counts[split][label] - wanted[split][label]
+                change += ((off + by) ** 2 - off**2) / sizes[label]
+                counts[split][label] += by
+        places[place] = there
+        emptied = here == "train" and not all(counts["train"][label] for label in families[place])
+        return float("inf") if emptied else change
+
+    def keep(moves: Sequence[tuple[int, str]]) -> bool:
+        """Make the moves, and take them back unless they bring the shares nearer."""
+        before = [(place, places[place]) for place, _ in moves]
+        nearer = sum(move(*each) for each in moves) < -1e-9
+        if not nearer:
+            for each in before:
+                move(*each)
+        return nearer
+
+    few = len(families) if len(families) <= SWAPPED else 0
+    changed = True
+    while changed:
+        changed = False
+        for one, split in itertools.product(range(len(families)), (*HELD_OUT, "train")):
+            changed |= places[one] != split and keep([(one, split)])
+        for one in range(0 if changed else few):
+            for other in range(one):
+                if places[one] != places[other]:
+                    changed |= keep([(one, places[other]), (other, places[one])])
+    return places
+
+
+def _say_far(splits: Sequence[str], shares: Mapping[str, float]) -> Iterator[str]:
+    got = {split: splits.count(split) / len(splits) for split in shares}
+    far = [split for split in shares if abs(got[split] - shares[split]) > FAR]
+    if far:
+        parts = " and ".join(
+            f"{split} has {got[split]:.2f} of all images, not {shares[split]:g}" for split in far
+        )
+        yield f"with whole groups, {parts}"
+
+
+def _say_crossing(families: Sequence[_Family], given: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
+    """What lies on both sides of a person's split."""
+    crossing = [each.rows for each in families if len({given[row] for row in each.rows}) > 1]
+    if crossing:
+        one = crossing[0][0]
+        other = next(row for row in crossing[0] if given[row] != given[one])
+        pair = f"{paths[one]} in {given[one]} and {paths[other]} in {given[other]}"
+        what = f"{len(crossing):,} pictures or groups lie in more than one split, as {pair}"
+        yield f"{what}: what was trained on is no test"
+
+
+def _missing(
+    splits: Sequence[str],
+    kept: Sequence[Kept],
+    classes: Sequence[str],
+    draw: _Draw,
+    shares: Mapping[str, float],
+) -> Iterator[tuple[str, str]]:
+    """Each split that lacks classes, unless it was to be empty: which, why, and the share that would help."""
+    labels = [source.label for source, _ in kept]
+    units = Counter(label for each in draw.families for label in {labels[row] for row in each.rows})
+    there = {name: {labels[row] for row, at in enumerate(splits) if at == name} for name in SPLITS}
+    for split in SPLITS:
+        asked = shares.get(split, None if any(draw.given) else 0.0)
+        lacking = sorted(({*labels} if asked is None else there["train"]) - there[split])
+        if not lacking or asked == 0:
+            continue
+        if asked is None and not there[split]:
+            yield split, "no image: that is how it was given"
+            continue
+        sizes = {label: labels.count(label) for label in lacking}
+        named = [
+            f"{classes[label]} ({size} image{'s' * (size > 1)}"
+            + (f", which count as {units[label]})" if units[label] < size else ")")
+            for label, size in [*sizes.items()][:NAMED]
+        ]
+        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        why = "that is how it was given" if asked is None else _remedy(split, sizes, labels, draw, shares)
+        if asked and why == _NONE:
+            alike = "what looks alike, or is of one group, stays in one split"
+            why += alike if any(units[label] < size for label, size in sizes.items()) else "they are too few"
+        yield split, f"no image of {', '.join(named)}{more}: {why}"
+
+
+_NONE: Final = "no share gives them one, because "
+
+
+def _remedy(
+    split: str, sizes: Mapping[int, int], labels: Sequence[int], draw: _Draw, shares: Mapping[str, float]
+) -> str:
+    """The least share tried with which most of the classes that lack an image have one; or that none does.
+
+    sizes: images of each of those classes, by label.
+    """
+    least = min((size for size in sizes.values() if size > 1), default=1)
+    others = sum(share for name, share in shares.items() if name != split)
+    tried = {-(-100 // least) / 100, 0.25, 0.3, 0.4, 0.5}
+    most, best = 0, _NONE
+    for share in sorted(each for each in tried if shares[split] < each <= 0.5 and each + others < 1):
+        found = draw({**shares, split: share})
+        gained = len({labels[row] for row, at in enumerate(found) if at == split}.intersection(sizes))
+        if gained > most:
+            who = "each" if gained == len(sizes) else f"{gained:,} of them"
+            most, best = (
+                gained,
+                f"{shares[split]:g} of so few is none; pack with --{split} {share:g}, which gives {who} one",
+            )
+        if most == len(sizes):
+            break
+    return best
+
+
+def _series(paths: Sequence[str], labels: Sequence[int]) -> str:
+    """A hint where names look as if several pictures show one thing: dog12_1.jpg, dog12_2.jpg, dog13_1.jpg.
+
+    Chosen to be silent rather than wrong: the numbers begin anew in each series, as a camera's do not; most
+    images are in a series; a class has several. It is a guess from names alone.
+    """
+    series: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
+    for path, label in zip(paths, labels, strict=True):
+        if found := re.fullmatch(r"(.*/)?([^/]*\d[^/]*?)([-_ .])\(?(\d{1,6})\)?\.\w+", path):
+            series[label, found[2]].append((path, found[4]))
+    some = {key: each for key, each in series.items() if len(each) > 1}
+    inside = [number for each in some.values() for _, number in each]
+    several = len(some) >= 2 * len({label for label, _ in some})
+    if len(some) < 4 or not several or 2 * len(inside) < len(paths) or 2 * len({*inside}) > len(inside):
+        return ""
+    one, other = (path for path, _ in next(iter(some.values()))[:2])
+    sign = next(sign for sign in reversed(one.rpartition(".")[0]) if sign in "-_ .").replace(".", r"\.")
+    guess = f"names such as {one} and {other} look like series of one thing each (a guess)"
+    return f"{guess}; to keep each in one split, name groups: --group '(.*){sign}'"
