@@ -72,6 +72,7 @@ def pack(
     exclude: Path | None = None,
     decisions: Path | None = None,
     shards: int = 1,
+    background: str = "#ffffff",
 ) -> int:
     """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
 
@@ -84,6 +85,7 @@ def pack(
         keep_grayscale: Keep grayscale photographs, which are left out otherwise.
         exclude: A CSV with the columns path and reason: images to leave out; default: none.
         decisions: The decisions.csv that the survey's page saved; default: none.
+        background: Colour under transparent pixels, as white or #ffffff; predictions use the same.
         shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
     """
     from greyhound.cache import pack as packing
@@ -93,7 +95,7 @@ def pack(
 
     chosen = read_exclusions(exclude) if exclude else {}
     decided = read_decisions(decisions) if decisions else []
-    options = packing.Options(val, test, seed, keep_grayscale, chosen, decided, shards)
+    options = packing.Options(val, test, seed, keep_grayscale, chosen, decided, shards, background)
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
     show.describe(Pack(out), most=50)

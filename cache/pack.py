@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import ImageColor
 
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
-from greyhound.cache.scan import FORMATS, ImageInfo, Progress, counted, scan
+from greyhound.cache.picture import draw, encode_png
+from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import Decision, Exclusion, Photograph, check_classes, judge, match
 from greyhound.cache.shards import check_name_free, divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
@@ -36,8 +37,8 @@ THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _ARROW: Final = b"ARROW1"
 """How an Arrow IPC file begins."""
-_UNSAFE: Final = ("bomb", "undecodable")
-"""Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
+_SAFE: Final = ("", "truncated")
+"""Problems with which a file is opened for its picture; others may fill the memory, or end their decoder."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Options:
     """How to pack. val, test: shares of each class. exclude: path -> why it is left out.
 
     decisions: what a person decided image by image; they outrank `exclude` and the removal of grayscale
-    images. shards: files that the pack is divided into.
+    images. shards: files that the pack is divided into. background: a colour, under what is transparent.
     """
 
     val: float = 0.1
@@ -55,6 +56,7 @@ class Options:
     exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
+    background: str = WHITE
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -63,6 +65,11 @@ class Options:
             raise PackError(f"{shares}; expected shares from 0, together below 1")
         if not 0 <= self.seed < 2**64:
             raise PackError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            wanted = "expected a colour, as white or #ffffff"
+            raise PackError(f"background is {self.background!r}; {wanted}") from None
 
 
 def pack(images: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
@@ -97,9 +104,11 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = scan(source.file for source in sources) if infos is None else infos
+    found = (
+        scan((source.file for source in sources), background=options.background) if infos is None else infos
+    )
     infos = list(counted(found, len(sources), progress))
-    unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem in _UNSAFE}
+    unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem not in _SAFE}
     decided, lost = _match(sources, infos, classes, options)
     kept, excluded = [], []
     for source, info in zip(sources, infos, strict=True):
@@ -119,9 +128,10 @@ def write(
     splits = [split] * len(kept) if split else assign_splits(kept, options)
     header = Header(
         classes=classes,
-        digest=_digest(kept, splits),
+        digest=_digest(kept, splits, options.background),
+        background=options.background,
         seed=options.seed,
-        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
+        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe, options.background)),
         transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
         lost=tuple(lost),
@@ -142,7 +152,7 @@ def _write_shards(
             headers.append(replace(header, index_crc32=checksum, shard=index, shards=shards))
             schema = headers[-1].schema()
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-                for batch in _record_batches(rows, places):
+                for batch in _record_batches(rows, places, header.background):
                     writer.write_batch(batch)
     return headers[0]
 
@@ -158,7 +168,9 @@ def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
         return ["train"] * len(kept)
     keys = [hashlib.sha256(f"{options.seed}:{info.sha256}".encode()).digest() for _, info in kept]
     families: dict[int, list[int]] = defaultdict(list)
-    twins = find_twins([info for _, info in kept], closeup_reader(lambda index: kept[index][0].file))
+    twins = find_twins(
+        [info for _, info in kept], closeup_reader(lambda index: kept[index][0].file, options.background)
+    )
     for index, group in enumerate(twins.groups().tolist()):
         families[group].append(index)
     by_class: dict[int, list[list[int]]] = defaultdict(list)
@@ -181,12 +193,9 @@ def assign_splits(kept: Sequence[Kept], options: Options) -> list[str]:
     return splits
 
 
-def transcode(data: bytes) -> bytes:
-    """Turn anything that Pillow reads into an upright RGB PNG; of an animation the first frame."""
-    stream = io.BytesIO()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
-    return stream.getvalue()
+def transcode(data: bytes, background: str = WHITE) -> bytes:
+    """Turn anything that `draw` reads into an upright, opaque RGB PNG."""
+    return encode_png(draw(data, background).pixels)
 
 
 def _check_out(out: Path, shards: int) -> None:
@@ -259,27 +268,31 @@ def _say(row: tuple[Source, Excluded]) -> str:
     return f"{row[1].path}: {row[1].reason}" + (f" ({row[1].detail})" if row[1].detail else "")
 
 
-def _digest(kept: Sequence[Kept], splits: Iterable[str]) -> str:
+def _digest(kept: Sequence[Kept], splits: Iterable[str], background: str) -> str:
     digest = hashlib.sha256()
     for (source, info), split in zip(kept, splits, strict=True):
         digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}\n".encode())
+    if background != WHITE and any(info.transparent for _, info in kept):
+        digest.update(background.encode())
     return digest.hexdigest()
 
 
-def _with_thumbnails(rows: Iterable[tuple[Source, Excluded]], closed: Container[str]) -> Iterator[Excluded]:
+def _with_thumbnails(
+    rows: Iterable[tuple[Source, Excluded]], closed: Container[str], background: str
+) -> Iterator[Excluded]:
     """closed: paths of files that are not opened, whatever they are excluded for."""
     shown: Counter[str] = Counter()
     for source, row in rows:
         shown[row.reason] += 1
         if shown[row.reason] <= THUMBNAILS and source.path not in closed:
-            row = replace(row, thumbnail=make_thumbnail(source.file, 128) or None)
+            row = replace(row, thumbnail=make_thumbnail(source.file, 128, background) or None)
         yield row
 
 
-def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _record_batches(kept: Sequence[Kept], splits: Sequence[str], background: str) -> Iterator[pa.RecordBatch]:
     start, size, images = 0, 0, list[bytes]()
     for stop, (source, info) in enumerate(kept, start=1):
-        images.append(_read(source, info))
+        images.append(_read(source, info, background))
         size += len(images[-1])
         if stop == len(kept) or size >= BATCH_BYTES:
             arrays = _index_arrays(kept[start:stop], splits[start:stop])
@@ -289,7 +302,7 @@ def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.
             start, size, images = stop, 0, []
 
 
-def _read(source: Source, info: ImageInfo) -> bytes:
+def _read(source: Source, info: ImageInfo, background: str) -> bytes:
     """The bytes that the scan saw, or their PNG; a file that changed since is an error, not a surprise."""
     try:
         data = source.file.read_bytes()
@@ -299,7 +312,7 @@ def _read(source: Source, info: ImageInfo) -> bytes:
     if zlib.crc32(data) != info.crc32:
         todo = "pack again when nothing writes to the folder"
         raise PackError(f"{source.file} changed while it was being packed; {todo}")
-    return transcode(data) if info.transcode else data
+    return transcode(data, background) if info.transcode else data
 
 
 def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:

@@ -23,7 +23,8 @@ from greyhound.cache.store import Excluded, PackError
 # fmt: off
 Finding = Literal[
     "undecodable", "truncated", "bomb", "grayscale", "exact-duplicate", "near-duplicate", "label-issue",
-    "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "animated", "cmyk",
+    "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "transparent", "animated",
+    "cmyk",
 ]
 # fmt: on
 FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)

@@ -11,13 +11,14 @@ import io
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from greyhound.cache.scan import FORMATS
+from greyhound.cache.picture import draw
+from greyhound.cache.scan import WHITE
 
 MOST_OF_JPEG: Final = 64 << 20
 """Bytes of a cut JPEG that are read for its small picture."""
@@ -32,28 +33,22 @@ Reader = Callable[[int], Closeup | None]
 """From an image's index to its close-up; None where it cannot be had."""
 
 
-def make_thumbnail(file: Path, side: int) -> str:
+def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
     """A JPEG in base64, at most `side` pixels a side, of what there is; "" if nothing can be shown."""
     if not file.is_file():  # to open a pipe would wait for ever
         return ""
     try:
         try:
-            small = _reduce(file, side)
+            pixels = draw(file.read_bytes(), background, side).pixels
         except OSError:  # what is missing of a cut JPEG is drawn grey when its end is marked after all
-            small = _reduce(io.BytesIO(_start_of(file) + b"\xff\xd9"), side)
+            pixels = draw(_start_of(file) + b"\xff\xd9", background, side).pixels
     except Exception:  # it was found wanting because nothing can read it
         return ""
+    small = Image.fromarray(pixels)
     small.thumbnail((side, side), Image.Resampling.BILINEAR)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=75)
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def _reduce(file: Path | IO[bytes], side: int) -> Image.Image:
-    """An upright picture, of a JPEG not much larger than `side`. Raises what Pillow raises."""
-    with Image.open(file, formats=FORMATS) as image:
-        image.draft("RGB", (side, side))
-        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _start_of(file: Path) -> bytes:
@@ -63,17 +58,15 @@ def _start_of(file: Path) -> bytes:
         return start + stream.read(MOST_OF_JPEG) if start == b"\xff\xd8" else b""
 
 
-def closeup_reader(find: Callable[[int], Path]) -> Reader:
+def closeup_reader(find: Callable[[int], Path], background: str = WHITE) -> Reader:
     """Reads close-ups from the files that `find` names."""
-    return lru_cache(HELD)(lambda index: read_closeup(find(index)))
+    return lru_cache(HELD)(lambda index: read_closeup(find(index), background))
 
 
-def read_closeup(file: Path) -> Closeup | None:
+def read_closeup(file: Path, background: str = WHITE) -> Closeup | None:
     """Luma `[32, 32]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            image.draft("L", (4 * SIDE, 4 * SIDE))
-            shades = ImageOps.exif_transpose(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+        picture = Image.fromarray(draw(file.read_bytes(), background, 4 * SIDE).pixels)
     except Exception:  # gone or changed since it was looked at
         return None
-    return np.asarray(shades)
+    return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
