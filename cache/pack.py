@@ -104,9 +104,8 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = (
-        scan((source.file for source in sources), background=options.background) if infos is None else infos
-    )
+    files = (source.file for source in sources)
+    found = scan(files, background=options.background) if infos is None else infos
     infos = list(counted(found, len(sources), progress))
     unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem not in _SAFE}
     decided, lost = _match(sources, infos, classes, options)

@@ -65,7 +65,7 @@ def reads_heic() -> bool:
 def read_orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8. Nothing else is asked, as of no other decoder; broken means 1.
 
-    Pillow's `getexif` also makes one of XMP and of a PNG's text. Raises OSError where the pixels are at fault.
+    Pillow's `getexif` also makes one of XMP and of a PNG's text. Raises OSError where pixels are at fault.
     """
     if image.format == "PNG":
         image.load()  # its EXIF may stand behind the pixels
@@ -89,16 +89,19 @@ def draw(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
     """
     with open_image(io.BytesIO(data)) as image:
         lossless = image.format in JPEGS and is_lossless_jpeg(np.frombuffer(data, np.uint8))
+        whys = ["lossless JPEG: engines cannot decode it reduced"] if lossless else []
         if around and not lossless:
             image.draft("RGB", (around, around))
-        turn = (
-            _TURNS[read_orientation(image)] if image.format != "TIFF" else None
-        )  # Pillow turns TIFFs itself
-        whys = ["lossless JPEG: engines cannot decode it reduced"] if lossless else []
+        turned = image.format == "TIFF"  # by Pillow
+        turn = None if turned else _TURNS[read_orientation(image)]
         deep = _deep_values(image, data)
         if deep is not None:
             levels, why = to_levels(deep)
             image, whys = Image.fromarray(levels), [*whys, why]
+        elif _is_deep_png(image, data):
+            whys.append("16 bits a channel: the upper 8 are taken")
+        if _is_animated(image):
+            whys.append("animated: the still picture is taken")
         if transparent := _is_transparent(image):
             image = _lay_on(image, background)
             whys.append(f"transparent pixels are laid on {background}")
@@ -106,9 +109,12 @@ def draw(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
         return Picture(np.asarray(upright.convert("RGB")), "; ".join(whys), transparent)
 
 
-def is_transparent_or_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether a PNG, WebP or BMP must be drawn, because engines decode it to other pixels."""
-    return _is_deep_png(image, data) or _is_transparent(image)
+def must_draw(data: bytes) -> bool:
+    """Whether a file of a format that both engines decode must be drawn: they make other pixels of it."""
+    with open_image(io.BytesIO(data)) as image:
+        if image.format in JPEGS:
+            return is_lossless_jpeg(np.frombuffer(data, np.uint8))
+        return _is_deep_png(image, data) or _is_animated(image) or _is_transparent(image)
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -121,9 +127,9 @@ def encode_png(pixels: Pixels) -> bytes:
 def to_levels(values: NDArray[Any]) -> tuple[Pixels, str]:
     """Values of any type to uint8, and how in words. Raises DecodeError for what is no number.
 
-    16 bits are divided by 257, unless all fit in 8 or 12 bits: then these are the range. Values of 32 bits are
-    taken to range from 0 to 1 (floats), 255, 4,095 or 65,535, the least that holds them; what fits none, or
-    spans a small share of it, is scaled from its least value to its largest.
+    16 bits are divided by 257, unless all fit in 8 or 12 bits: then these are the range. Others are taken to
+    range from 0 to 1 (floats), 255, 4,095 or 65,535, the least that holds them; what fits none, or spans a
+    small share of it, is scaled from its least value to its largest.
     """
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(values).all():
@@ -152,7 +158,7 @@ def _deep_values(image: Image.Image, data: bytes) -> NDArray[Any] | None:
         return values
     deep_tiff = max(tags.get(258) or (8,)) > 8
     if deep_tiff and tags.get(284) == 2:
-        raise DecodeError("its 16-bit channels lie apart, which no decoder here reads; save them together")
+        raise DecodeError("its 16-bit channels lie apart, which no decoder here reads; interleave them")
     associated = 1 in (tags.get(338) or ())  # colour times alpha, which Pillow divides out
     if not (_is_deep_png(image, data) or (deep_tiff and not associated)):
         return None
@@ -164,6 +170,11 @@ def _deep_values(image: Image.Image, data: bytes) -> NDArray[Any] | None:
 
 def _is_deep_png(image: Image.Image, data: bytes) -> bool:
     return image.format == "PNG" and data[24:25] == b"\x10"  # IHDR's bit depth
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether engines may show another picture than the still one, which need not be a frame."""
+    return image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
 
 
 def _is_transparent(image: Image.Image) -> bool:

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from greyhound.cache.cli import ENDINGS
-from greyhound.cache.decode import DecodeError, Pixels, decode, is_lossless_jpeg
+from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.machine import has_dali
 from greyhound.cache.picture import (
     FOREIGN,
     JPEGS,
     draw,
-    is_transparent_or_deep,
+    must_draw,
     name_foreign,
     open_image,
     read_orientation,
@@ -123,7 +123,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, backgro
             return ImageInfo(**known, problem="undecodable", detail=why)
         return info
     try:
-        if _is_drawn(data, encoded, known["format"]):
+        if must_draw(data):
             return _look_drawn(data, known, "", background)
         upright = (known["width"], known["height"])
         stored = upright if known["orientation"] < 5 else upright[::-1]
@@ -133,14 +133,6 @@ def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, backgro
     except DecodeError as error:
         return _look_drawn(data, known, _one_line(error), background)
     return ImageInfo(**known, **measure(pixels, known["orientation"]))
-
-
-def _is_drawn(data: bytes, encoded: NDArray[np.uint8], format: str) -> bool:
-    """Whether a file of a format that engines decode is packed as PNG all the same."""
-    if format in JPEGS:
-        return is_lossless_jpeg(encoded)
-    with open_image(io.BytesIO(data)) as image:
-        return is_transparent_or_deep(image, data)
 
 
 def _look_drawn(data: bytes, known: dict[str, Any], why: str, background: str) -> ImageInfo:
