@@ -10,7 +10,6 @@ import io
 from dataclasses import dataclass
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageColor
@@ -162,6 +161,8 @@ def _deep_values(image: Image.Image, data: bytes) -> NDArray[Any] | None:
     associated = 1 in (tags.get(338) or ())  # colour times alpha, which Pillow divides out
     if not (_is_deep_png(image, data) or (deep_tiff and not associated)):
         return None
+    import cv2  # slow to load, and rarely needed
+
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] not in (3, 4):
         return None
@@ -174,7 +175,7 @@ def _is_deep_png(image: Image.Image, data: bytes) -> bool:
 
 def _is_animated(image: Image.Image) -> bool:
     """Whether engines may show another picture than the still one, which need not be a frame."""
-    return image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
+    return image.format == "PNG" and bool(getattr(image, "is_animated", False))
 
 
 def _is_transparent(image: Image.Image) -> bool:

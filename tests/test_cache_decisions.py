@@ -226,7 +226,7 @@ def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
             yield replace(seen, problem=problem) if file == root / "a/1.png" else seen
 
     opened: list[Path] = []
-    monkeypatch.setattr("greyhound.cache.pack.make_thumbnail", lambda file, side: opened.append(file))
+    monkeypatch.setattr("greyhound.cache.pack.make_thumbnail", lambda file, *_: opened.append(file))
     monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     paths = ["a/1.png", "b/1.png"]
