@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from greyhound.cache.picture import draw
+from greyhound.cache.picture import draw, open_image
 from greyhound.cache.scan import WHITE
 
 MOST_OF_JPEG: Final = 64 << 20
@@ -39,7 +39,7 @@ def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
         return ""
     try:
         try:
-            pixels = draw(file.read_bytes(), background, side).pixels
+            pixels = draw(_read_image(file), background, side).pixels
         except OSError:  # what is missing of a cut JPEG is drawn grey when its end is marked after all
             pixels = draw(_start_of(file) + b"\xff\xd9", background, side).pixels
     except Exception:  # it was found wanting because nothing can read it
@@ -49,6 +49,13 @@ def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=75)
     return base64.b64encode(stream.getvalue()).decode()
+
+
+def _read_image(file: Path) -> bytes:
+    """A file's bytes, if it is an image: a video is not held in memory. Raises what Pillow raises."""
+    with open_image(file):
+        pass
+    return file.read_bytes()
 
 
 def _start_of(file: Path) -> bytes:
@@ -66,7 +73,7 @@ def closeup_reader(find: Callable[[int], Path], background: str = WHITE) -> Read
 def read_closeup(file: Path, background: str = WHITE) -> Closeup | None:
     """Luma `[32, 32]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
-        picture = Image.fromarray(draw(file.read_bytes(), background, 4 * SIDE).pixels)
+        picture = Image.fromarray(draw(_read_image(file), background, 4 * SIDE).pixels)
     except Exception:  # gone or changed since it was looked at
         return None
     return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
