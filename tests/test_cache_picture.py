@@ -8,13 +8,14 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import decoder, encode, folder, noise, store_as
+from pictures import decoder, encode, folder, noise, scan_here, store_as
 from PIL import Image, PngImagePlugin
 
 from greyhound.cache.decode import decode, downsample, is_lossless_jpeg
@@ -26,6 +27,7 @@ from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack
 from greyhound.cache.thumbnail import make_thumbnail, read_closeup
 from greyhound.cache.validate import validate_image
+from greyhound.eval import open_images
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
@@ -318,3 +320,14 @@ def test_the_background_is_chosen_and_known_to_the_pack(tmp_path: Path) -> None:
     assert len(digests) == 2
     with pytest.raises(UserError, match="background is 'blurple'; expected a colour, as white or #ffffff"):
         Options(background="blurple")
+
+
+def test_predictions_lie_on_the_background_of_the_trained_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
+    job: Any = SimpleNamespace(images=folder(tmp_path / "images", {"1.png": encode(Image.fromarray(RGBA))}))
+    for trained, colour in (({"background": "#204060"}, (32, 64, 96)), ({}, (255, 255, 255))):
+        run: Any = SimpleNamespace(read=lambda _, trained=trained: {"classes": ["a", "b"], **trained})
+        with open_images(job, run) as (opened, _, _):
+            assert abs(decode(opened.encoded(0)).astype(int) - over(colour)).max() <= 1
