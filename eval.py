@@ -80,6 +80,7 @@ from greyhound.cache.cli import from_json, note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source, find_unlabelled, named_as_image
 from greyhound.cache.pack import Options, write
+from greyhound.cache.scan import WHITE
 from greyhound.cache.store import Pack
 from greyhound.cache.survey.table import Lines
 from greyhound.model import distributed, metrics, precision
@@ -146,9 +147,11 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
             raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
         yield pack, ids, EVALUATION if split == "test" else f"eval-{split}.json"
         return
-    classes = tuple(folder.read(PACK)["classes"])
+    trained = folder.read(PACK)
+    classes, background = tuple(trained["classes"]), trained.get("background", WHITE)
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
-        out, options = Path(temporary) / "images.arrow", Options(grayscale="keep", duplicates="keep")
+        out = Path(temporary) / "images.arrow"
+        options = Options(grayscale="keep", duplicates="keep", background=background)
         with progress_bar("looking at every image") as update:
             header = write(find_images(job.images, classes), classes, out, options, update, split="test")
         for row in header.excluded:

@@ -75,6 +75,7 @@ def pack(
     shards: int = 1,
     group: str = "",
     split: Path | None = None,
+    background: str = "#ffffff",
 ) -> int:
     """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
 
@@ -88,6 +89,7 @@ def pack(
         duplicates: Leave out copies of a file, all of them where their classes differ.
         exclude: A CSV with the columns path and reason: images to leave out; default: none.
         decisions: The decisions.csv that the survey's page saved; default: none.
+        background: Colour under transparent pixels, as white or #ffffff; predictions use the same.
         shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
         group: A pattern on the path, as in '(.*)_': images that match alike, in its brackets, share a split.
         split: A CSV of your own with the columns path and split, or path and group; default: none.
@@ -101,7 +103,9 @@ def pack(
     chosen = read_exclusions(exclude) if exclude else {}
     decided = read_decisions(decisions) if decisions else []
     table = read_split(split) if split else None
-    options = packing.Options(val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table)
+    options = packing.Options(
+        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, background
+    )
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
     show.describe(Pack(out), most=50)

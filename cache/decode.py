@@ -63,6 +63,8 @@ def _decode_jpeg(
 ) -> Pixels:
     import simplejpeg
 
+    if log2_reduction and is_lossless_jpeg(encoded):  # the buffer would be too small
+        return downsample(_decode_jpeg(encoded, 0, size, strict), log2_reduction)
     wide, high = (-(-side // 2**log2_reduction) if log2_reduction else 0 for side in size)
     try:
         pixels = simplejpeg.decode_jpeg(encoded, "RGB", min_width=wide, min_height=high, strict=strict)
@@ -71,6 +73,20 @@ def _decode_jpeg(
         if strict and "color conversion" not in str(error):  # CMYK, which some versions leave to the caller
             raise DecodeError(str(error)) from None
         return downsample(_decode_with_pillow(encoded), log2_reduction)
+
+
+def is_lossless_jpeg(encoded: NDArray[np.uint8]) -> bool:
+    """Whether its frame (ITU T.81, table B.1) is lossless: libjpeg-turbo heeds no scale for it."""
+    place = 2
+    while place + 4 <= len(encoded) and encoded[place] == 0xFF:
+        marker = int(encoded[place + 1])
+        if marker == 0xFF:  # fill
+            place += 1
+            continue
+        if marker == 0xDA or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return marker in (0xC3, 0xC7, 0xCB, 0xCF)
+        place += 2 + (int(encoded[place + 2]) << 8 | int(encoded[place + 3]))
+    return False
 
 
 def _decode_with_pillow(encoded: NDArray[np.uint8]) -> Pixels:

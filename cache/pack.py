@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import ImageColor
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
@@ -31,7 +31,8 @@ from greyhound.cache.folder import (
     find_labelled,
     named_as_image,
 )
-from greyhound.cache.scan import FORMATS, ImageInfo, Progress, counted, scan
+from greyhound.cache.picture import draw, encode_png
+from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
     Decision,
     Duplicates,
@@ -59,8 +60,8 @@ THUMBNAILS: Final = 12
 """Pictures kept of what was excluded, for each reason."""
 _ARROW: Final = b"ARROW1"
 """How an Arrow IPC file begins."""
-_UNSAFE: Final = ("bomb", "undecodable")
-"""Problems for which a file is not opened for its picture: it may fill the memory, or end its decoder."""
+_SAFE: Final = ("", "truncated")
+"""Problems with which a file is opened for its picture; others may fill the memory, or end their decoder."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Options:
     file are left out, all of them if their classes differ. decisions: what a person decided image by image;
     they outrank the others. shards: files that the pack is divided into. group: a pattern; images that it
     matches alike, in their paths, stay in one split. table: a person's own split, or groups.
+    background: a colour, under what is transparent.
     """
 
     val: float = 0.1
@@ -83,6 +85,7 @@ class Options:
     shards: int = 1
     group: str = ""
     table: Table | None = None
+    background: str = WHITE
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -96,6 +99,11 @@ class Options:
         except re.error as error:
             what = f"--group {self.group!r} is no regular expression ({error})"
             raise PackError(f"{what}; expected one such as '(.*)_'") from None
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            wanted = "expected a colour, as white or #ffffff"
+            raise PackError(f"background is {self.background!r}; {wanted}") from None
 
 
 def pack(images: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
@@ -131,9 +139,10 @@ def write(
     unseen = {source.path for source in loose}
     sources = [source for source in sources if source.path not in unseen]
     check_classes(options.decisions, classes)
-    found = scan(source.file for source in sources) if infos is None else infos
+    files = (source.file for source in sources)
+    found = scan(files, background=options.background) if infos is None else infos
     infos = list(counted(found, len(sources), progress))
-    unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem in _UNSAFE}
+    unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem not in _SAFE}
     decided, lost = _match(sources, infos, classes, options)
     kept, relabelled, excluded = _select(sources, infos, classes, decided, options)
     if split is None:
@@ -147,9 +156,10 @@ def write(
     splits = assigned.splits
     header = Header(
         classes=classes,
-        digest=_digest(kept, splits),
+        digest=_digest(kept, splits, options.background),
+        background=options.background,
         seed=options.seed,
-        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe)),
+        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe, options.background)),
         transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
         lost=tuple(lost),
@@ -173,17 +183,14 @@ def _write_shards(
             headers.append(replace(header, index_crc32=checksum, shard=index, shards=shards))
             schema = headers[-1].schema()
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-                for batch in _record_batches(rows, places):
+                for batch in _record_batches(rows, places, header.background):
                     writer.write_batch(batch)
     return headers[0]
 
 
-def transcode(data: bytes) -> bytes:
-    """Turn anything that Pillow reads into an upright RGB PNG; of an animation the first frame."""
-    stream = io.BytesIO()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        ImageOps.exif_transpose(image).convert("RGB").save(stream, "PNG")
-    return stream.getvalue()
+def transcode(data: bytes, background: str = WHITE) -> bytes:
+    """Turn anything that `draw` reads into an upright, opaque RGB PNG."""
+    return encode_png(draw(data, background).pixels)
 
 
 def _check_out(out: Path, shards: int) -> None:
@@ -320,27 +327,31 @@ def _say(row: Excluded) -> str:
     return f"{row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
 
 
-def _digest(kept: Sequence[Kept], splits: Iterable[str]) -> str:
+def _digest(kept: Sequence[Kept], splits: Iterable[str], background: str) -> str:
     digest = hashlib.sha256()
     for (source, info), split in zip(kept, splits, strict=True):
         digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}\n".encode())
+    if background != WHITE and any(info.transparent for _, info in kept):
+        digest.update(background.encode())
     return digest.hexdigest()
 
 
-def _with_thumbnails(rows: Iterable[tuple[Source, Excluded]], closed: Container[str]) -> Iterator[Excluded]:
+def _with_thumbnails(
+    rows: Iterable[tuple[Source, Excluded]], closed: Container[str], background: str
+) -> Iterator[Excluded]:
     """closed: paths of files that are not opened, whatever they are excluded for."""
     shown: Counter[str] = Counter()
     for source, row in rows:
         shown[row.reason] += 1
         if shown[row.reason] <= THUMBNAILS and source.path not in closed:
-            row = replace(row, thumbnail=make_thumbnail(source.file, 128) or None)
+            row = replace(row, thumbnail=make_thumbnail(source.file, 128, background) or None)
         yield row
 
 
-def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _record_batches(kept: Sequence[Kept], splits: Sequence[str], background: str) -> Iterator[pa.RecordBatch]:
     start, size, images = 0, 0, list[bytes]()
     for stop, (source, info) in enumerate(kept, start=1):
-        images.append(_read(source, info))
+        images.append(_read(source, info, background))
         size += len(images[-1])
         if stop == len(kept) or size >= BATCH_BYTES:
             arrays = _index_arrays(kept[start:stop], splits[start:stop])
@@ -350,7 +361,7 @@ def _record_batches(kept: Sequence[Kept], splits: Sequence[str]) -> Iterator[pa.
             start, size, images = stop, 0, []
 
 
-def _read(source: Source, info: ImageInfo) -> bytes:
+def _read(source: Source, info: ImageInfo, background: str) -> bytes:
     """The bytes that the scan saw, or their PNG; a file that changed since is an error, not a surprise."""
     try:
         data = source.file.read_bytes()
@@ -360,7 +371,7 @@ def _read(source: Source, info: ImageInfo) -> bytes:
     if zlib.crc32(data) != info.crc32:
         todo = "pack again when nothing writes to the folder"
         raise PackError(f"{source.file} changed while it was being packed; {todo}")
-    return transcode(data) if info.transcode else data
+    return transcode(data, background) if info.transcode else data
 
 
 def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:

@@ -31,6 +31,8 @@ FORMATS: Final = (
 )  # fmt: skip
 """Formats (Pillow's names; an MPO opens as a JPEG) in which a picture is taken: those that say how large it
 is before a pixel is decoded, which an icon does not, and that need no other program, as EPS does."""
+WHITE: Final = "#ffffff"
+"""The colour on which transparent pixels are laid, unless another one is asked for."""
 TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 AHEAD: Final = 512
@@ -49,7 +51,7 @@ class ImageInfo:
     0..255, luma_low and luma_high are the 5th and 95th percentile, blown is the share of white pixels. mode:
     Pillow's, as stored. perceptual_hash: 64 bits, hexadecimal. thumbnail: RGB `[16, 16, 3]`, the upright
     picture without regard to its aspect ratio, b"" where nothing decodes. crc32, sha256: of the file's bytes.
-    transcode: why training cannot decode it as it is though Pillow can, else "".
+    transcode: why it is packed as PNG, "" where it is packed as it is. transparent: some pixels are.
     """
 
     format: str = ""
@@ -68,6 +70,7 @@ class ImageInfo:
     detail_across: float = 0.0
     mode: str = ""
     animated: bool = False
+    transparent: bool = False
     perceptual_hash: str = ""
     thumbnail: bytes = b""
     bytes: int = 0
@@ -82,9 +85,14 @@ class ScanError(UserError):
     """The child processes do not start."""
 
 
-def scan(paths: Iterable[Path], workers: int | None = None) -> Generator[ImageInfo, None, None]:
-    """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError."""
-    with _children() as info:
+def scan(
+    paths: Iterable[Path], workers: int | None = None, background: str = WHITE
+) -> Generator[ImageInfo, None, None]:
+    """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError.
+
+    background: the colour on which transparent pixels are laid.
+    """
+    with _children(background) as info:
         yield from in_order(info, paths, workers or available_cores(), AHEAD)
 
 
@@ -114,7 +122,7 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
 
 
 @contextmanager
-def _children() -> Iterator[Callable[[Path], ImageInfo]]:
+def _children(background: str) -> Iterator[Callable[[Path], ImageInfo]]:
     """Yield a function that scans a file in an idle child process, or in a new one."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
@@ -123,7 +131,7 @@ def _children() -> Iterator[Callable[[Path], ImageInfo]]:
         try:
             child = idle.get_nowait()
         except queue.Empty:
-            child = _Child()
+            child = _Child(background)
             started.append(child)
         try:
             return child.info(path)
@@ -140,7 +148,8 @@ def _children() -> Iterator[Callable[[Path], ImageInfo]]:
 class _Child:
     """Owns one decoder process and its pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, background: str) -> None:
+        self.background = background
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
         try:
             self._start()
@@ -177,7 +186,7 @@ class _Child:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "greyhound.cache.validate"],
+            [sys.executable, "-P", "-m", "greyhound.cache.validate", self.background],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

@@ -25,7 +25,8 @@ from greyhound.cache.tables import once_each, read_table
 # fmt: off
 Finding = Literal[
     "undecodable", "truncated", "bomb", "grayscale", "exact-duplicate", "near-duplicate", "label-issue",
-    "tinted", "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "animated", "cmyk",
+    "tinted", "odd-size", "dark", "bright", "blurred", "wrong-extension", "transcoded", "transparent",
+    "animated", "cmyk",
 ]
 # fmt: on
 FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)

@@ -67,7 +67,8 @@ class Header:
 
     classes: names in order, index = label. excluded: what was left out. transcoded: path and reason of what
     was stored as PNG. relabelled: path, its class folder, and the class that a person gave it. lost: paths
-    of a person's decisions that were for no file of the folder. digest: sha256 over every row's path, label,
+    of a person's decisions that were for no file of the folder. background: the colour under what was
+    transparent. digest: sha256 over every row's path, label,
     split and content: two packs with one digest hold the same data. shard: which of the `shards` files this
     is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack. split_by, notes: how
     the split was made, and what a person should know of it, in words. empty: split without images -> why.
@@ -87,6 +88,7 @@ class Header:
     index_crc32: int = 0
     shard: int = 0
     shards: int = 1
+    background: str = "#ffffff"
 
     def schema(self) -> pa.Schema:
         """The file's schema with this header in its metadata, and the header's own checksum."""

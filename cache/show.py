@@ -65,7 +65,7 @@ def describe(opened: Pack, most: int | None) -> None:
     for name in sorted(name for name in folders - set(classes) if name.lower() not in SPLIT_FOLDERS):
         _say(f"class {name} has no usable image, and is no class of the pack")
     if header.transcoded:
-        _say(f"stored as PNG, because not every engine decodes their own format: {len(header.transcoded)}")
+        _say(f"stored as PNG, because engines do not decode their own format alike: {len(header.transcoded)}")
     _list(opened, [f"{path}: {reason}" for path, reason in header.transcoded], most)
     if header.relabelled:
         _say(f"relabelled by hand: {len(header.relabelled)}")

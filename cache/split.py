@@ -154,7 +154,8 @@ class _Family:
 
 def _families(kept: Sequence[Kept], groups: Sequence[str]) -> list[_Family]:
     """Twins, exact and near, and images of one group: what hangs together, directly or through others."""
-    twins = find_twins([info for _, info in kept], closeup_reader(lambda index: kept[index][0].file))
+    closeup = closeup_reader(lambda index: kept[index][0].file, background=asked.background)
+    twins = find_twins([info for _, info in kept], closeup)
     of_twins = twins.groups().tolist()
     parents = list(range(len(kept)))
 

@@ -213,6 +213,7 @@ class Pack:
             "relabelled": [{"path": path, "from": a, "to": b} for path, a, b in self.header.relabelled],
             "unmatched": len(self.header.lost),
             "lost": list(self.header.lost),
+            "background": self.header.background,
         }
 
 

@@ -11,13 +11,14 @@ import io
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from greyhound.cache.scan import FORMATS
+from greyhound.cache.picture import draw, open_image
+from greyhound.cache.scan import WHITE
 
 MOST_OF_JPEG: Final = 64 << 20
 """Bytes of a cut JPEG that are read for its small picture."""
@@ -34,28 +35,29 @@ Reader = Callable[[int], Closeup | None]
 """From an image's index to its close-up; None where it cannot be had."""
 
 
-def make_thumbnail(file: Path, side: int) -> str:
+def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
     """A JPEG in base64, at most `side` pixels a side, of what there is; "" if nothing can be shown."""
     if not file.is_file():  # to open a pipe would wait for ever
         return ""
     try:
         try:
-            small = _reduce(file, side)
+            pixels = draw(_read_image(file), background, side).pixels
         except OSError:  # what is missing of a cut JPEG is drawn grey when its end is marked after all
-            small = _reduce(io.BytesIO(_start_of(file) + b"\xff\xd9"), side)
+            pixels = draw(_start_of(file) + b"\xff\xd9", background, side).pixels
     except Exception:  # it was found wanting because nothing can read it
         return ""
+    small = Image.fromarray(pixels)
     small.thumbnail((side, side), Image.Resampling.BILINEAR)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=75)
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _reduce(file: Path | IO[bytes], side: int) -> Image.Image:
-    """An upright picture, of a JPEG not much larger than `side`. Raises what Pillow raises."""
-    with Image.open(file, formats=FORMATS) as image:
-        image.draft("RGB", (side, side))
-        return ImageOps.exif_transpose(image).convert("RGB")
+def _read_image(file: Path) -> bytes:
+    """A file's bytes, if it is an image: a video is not held in memory. Raises what Pillow raises."""
+    with open_image(file):
+        pass
+    return file.read_bytes()
 
 
 def _start_of(file: Path) -> bytes:
@@ -65,17 +67,15 @@ def _start_of(file: Path) -> bytes:
         return start + stream.read(MOST_OF_JPEG) if start == b"\xff\xd8" else b""
 
 
-def closeup_reader(find: Callable[[int], Path], side: int = SIDE) -> Reader:
+def closeup_reader(find: Callable[[int], Path], side: int = SIDE, background: str = WHITE) -> Reader:
     """Reads close-ups from the files that `find` names."""
-    return lru_cache(HELD // side**2)(lambda index: read_closeup(find(index), side))
+    return lru_cache(HELD // side**2)(lambda index: read_closeup(find(index), side, background))
 
 
-def read_closeup(file: Path, side: int = SIDE) -> Closeup | None:
+def read_closeup(file: Path, side: int = SIDE, background: str = WHITE) -> Closeup | None:
     """Luma `[side, side]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            image.draft("L", (max(128, 2 * side),) * 2)
-            shades = ImageOps.exif_transpose(image).convert("L").resize((side, side), Image.Resampling.BOX)
+        picture = Image.fromarray(draw(_read_image(file), background, max(128, 2 * side)).pixels)
     except Exception:  # gone or changed since it was looked at
         return None
-    return np.asarray(shades)
+    return np.asarray(picture.convert("L").resize((side, side), Image.Resampling.BOX))

@@ -21,17 +21,27 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from greyhound.cache.cli import ENDINGS
 from greyhound.cache.decode import DecodeError, Pixels, decode
 from greyhound.cache.machine import has_dali
-from greyhound.cache.scan import FORMATS, ImageInfo
+from greyhound.cache.picture import (
+    FOREIGN,
+    JPEGS,
+    draw,
+    must_draw,
+    name_foreign,
+    open_image,
+    read_orientation,
+)
+from greyhound.cache.scan import WHITE, ImageInfo
 from greyhound.cache.stats import measure
 
-STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF"})
-"""Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG."""
-WHOLE: Final = STORED - {"BMP", "TIFF"}
+STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
+"""Formats (Pillow's names) that both engines decode alike; every other one is packed as PNG. Of a TIFF they
+disagree about orientation, alpha, planes, and which value is white."""
+WHOLE: Final = STORED - {"BMP"}
 """Formats our decoder reads wholly: a file it refuses is corrupt, whatever Pillow makes of it."""
 UNWRITTEN: Final = 512
 """Zeros at the end of a coded picture that was cut; encoders left at most 3 (docs/log.md)."""
@@ -40,34 +50,41 @@ MAX_PIXELS: Final = 178_956_970
 LONG: Final = 16 << 20
 """Bytes of a file from which it is asked whether it is a picture before it is read."""
 TOLERANCE: Final = 3.0
-"""Mean levels by which DALI's pixels may differ from ours before the file is called corrupt."""
+"""Mean levels by which DALI's pixels may differ from ours in a block before the file is packed as PNG."""
+BLOCK: Final = 16
+"""Pixels of a block's side."""
 NO_IMAGE: Final = "not an image"
+ODD_TIFF: Final = "a TIFF of a kind that no decoder here reads; save it with 8 bits a channel"
 
 
-def validate_image(data: bytes, dali: DaliDecoder) -> ImageInfo:
-    """Look at one file's bytes with every decoder that training may use."""
+def validate_image(data: bytes, dali: DaliDecoder, suffix: str = "", background: str = WHITE) -> ImageInfo:
+    """Look at one file's bytes with every decoder that training may use. suffix: how its name ends."""
     sha256 = hashlib.sha256(data).hexdigest()
     known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data), "sha256": sha256}
     if not data:
         return ImageInfo(**known, problem="undecodable", detail="the file is empty")
+    if foreign := name_foreign(data[:1024], suffix):
+        return ImageInfo(**known, problem=foreign, detail=FOREIGN[foreign])
     try:
         known |= _header(data)
     except UnidentifiedImageError:
-        return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
+        tiff = data[:4] in (b"II*\0", b"MM\0*")
+        return ImageInfo(**known, problem="undecodable", detail=ODD_TIFF if tiff else NO_IMAGE)
     except Exception as error:
         return _faulty(known, _one_line(error))
     if known["width"] * known["height"] > MAX_PIXELS:
         claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
         return ImageInfo(**known, problem="bomb", detail=claim)
-    return _try_decoders(data, known, dali)
+    return _try_decoders(data, known, dali, background)
 
 
 def _header(data: bytes) -> dict[str, Any]:
     """Format, upright size and orientation, read without decoding a pixel."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with open_image(io.BytesIO(data)) as image:
         bomb = image.width * image.height > MAX_PIXELS  # of a PNG, reading EXIF decodes the pixels
-        orientation = 1 if bomb else _orientation(image)
-        width, height = image.size if orientation < 5 else image.size[::-1]
+        orientation = 1 if bomb else read_orientation(image)
+        turned = orientation >= 5 and image.format != "TIFF"  # whose size Pillow has turned
+        width, height = image.size[::-1] if turned else image.size
         return {
             "format": image.format or "",
             "width": width,
@@ -86,54 +103,50 @@ def _animated(image: Image.Image) -> bool:
         return False
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; broken EXIF, which many a good photograph carries, means 1."""
-    try:
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1) or 1)
-    except OSError:
-        raise  # the pixels are at fault
-    except Exception:
-        return 1
-    return orientation if 1 <= orientation <= 8 else 1
-
-
-def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder) -> ImageInfo:
+def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, background: str) -> ImageInfo:
     """Three outcomes: stored as it is; stored as PNG, as not every engine reads it; corrupt."""
     zeros = count_unwritten(data, known["format"])
     if zeros >= UNWRITTEN:
         return ImageInfo(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
     if known["format"] not in STORED:
-        return _look_with_pillow(data, known, f"{known['format']} is not a format that both engines decode")
+        why = f"{known['format']} is not a format that both engines decode"
+        return _look_drawn(data, known, why, background)
     encoded = np.frombuffer(data, dtype=np.uint8)
     try:
         pixels = decode(encoded, strict=True)
     except DecodeError as error:
         why = _one_line(error)
-        if known["format"] in ("JPEG", "MPO"):
+        if known["format"] in JPEGS:
             return _faulty(known, why)
-        info = _look_with_pillow(data, known, why)  # which reads on over damage
+        info = _look_drawn(data, known, why, background)  # Pillow reads on over damage
         if info.transcode and known["format"] in WHOLE:
             return ImageInfo(**known, problem="undecodable", detail=why)
         return info
     try:
+        if must_draw(data):
+            return _look_drawn(data, known, "", background)
         upright = (known["width"], known["height"])
         stored = upright if known["orientation"] < 5 else upright[::-1]
         if pixels.shape[1::-1] != stored:
             raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
         dali.check(encoded, pixels)
     except DecodeError as error:
-        return _look_with_pillow(data, known, _one_line(error))
+        return _look_drawn(data, known, _one_line(error), background)
     return ImageInfo(**known, **measure(pixels, known["orientation"]))
 
 
-def _look_with_pillow(data: bytes, known: dict[str, Any], transcode: str) -> ImageInfo:
-    """A look at what will be packed as PNG, upright. transcode: why not as it is."""
+def _look_drawn(data: bytes, known: dict[str, Any], why: str, background: str) -> ImageInfo:
+    """A look at what will be packed as PNG, upright. why: not as it is, beside what drawing it changes."""
     try:
-        pixels = pillow_pixels(data)
+        picture = draw(data, background)
     except Exception as unreadable:
         return _faulty(known, _one_line(unreadable))
-    turned = known | {"orientation": 1, "width": pixels.shape[1], "height": pixels.shape[0]}
-    return ImageInfo(**turned, **measure(pixels), transcode=transcode)
+    height, width = picture.pixels.shape[:2]
+    turned = known | {"orientation": 1, "width": width, "height": height}
+    transcode = "; ".join(filter(None, (why, picture.changed)))
+    return ImageInfo(
+        **turned, **measure(picture.pixels), transcode=transcode, transparent=picture.transparent
+    )
 
 
 def _faulty(known: dict[str, Any], message: str) -> ImageInfo:
@@ -168,12 +181,6 @@ def _coded_avif(data: bytes) -> bytes:
     return b""
 
 
-def pillow_pixels(data: bytes) -> Pixels:
-    """Decode with Pillow, upright, the first frame of an animation; raises what Pillow raises."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
 class DaliDecoder:
     """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
 
@@ -193,9 +200,16 @@ class DaliDecoder:
             raise DecodeError(f"DALI: {_dali_reason(error)}") from None
         if pixels.shape != expected.shape:
             raise DecodeError(f"DALI decodes to {pixels.shape}, OpenCV and libjpeg-turbo to {expected.shape}")
-        apart = float(np.abs(pixels[::4, ::4].astype(np.int16) - expected[::4, ::4]).mean())
+        apart = most_apart(pixels, expected)
         if apart > TOLERANCE:
-            raise DecodeError(f"two decoders disagree by {apart:.1f} levels on average")
+            raise DecodeError(f"two decoders disagree by {apart:.1f} levels in one place")
+
+
+def most_apart(one: Pixels, other: Pixels) -> float:
+    """Mean difference in levels of the block of 16 pixels a side in which two pictures differ most."""
+    apart = cv2.absdiff(one, other)
+    smaller = tuple(max(1, side // BLOCK) for side in apart.shape[1::-1])
+    return float(cv2.resize(apart, smaller, interpolation=cv2.INTER_AREA).max())
 
 
 def _decoder() -> Any:
@@ -219,13 +233,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _answer(path: Path, dali: DaliDecoder) -> ImageInfo:
+def _answer(path: Path, dali: DaliDecoder, background: str = WHITE) -> ImageInfo:
     try:
         if not path.is_file():
             return ImageInfo(problem="undecodable", detail="not a regular file")
         if path.stat().st_size > LONG and not _is_picture(path):
             return _skim(path)
-        return validate_image(path.read_bytes(), dali)
+        return validate_image(path.read_bytes(), dali, path.suffix, background)
     except OSError as error:
         return ImageInfo(problem="unreadable", detail=error.strerror or str(error))
     except MemoryError:
@@ -235,7 +249,10 @@ def _answer(path: Path, dali: DaliDecoder) -> ImageInfo:
 def _is_picture(path: Path) -> bool:
     """Whether it begins as a picture does, or may be one whose header is corrupt."""
     try:
-        with Image.open(path, formats=FORMATS):
+        with path.open("rb") as file:
+            if name_foreign(file.read(1024), path.suffix):
+                return False
+        with open_image(path):
             return True
     except UnidentifiedImageError:
         return False
@@ -247,11 +264,13 @@ def _skim(path: Path) -> ImageInfo:
     """A look at a long file that is no picture, a video perhaps, which is not held in memory."""
     size, crc32, sha256 = 0, 0, hashlib.sha256()
     with path.open("rb") as file:
+        foreign = name_foreign(file.read(1024), path.suffix)
+        file.seek(0)
         while block := file.read(1 << 20):
             size, crc32 = size + len(block), zlib.crc32(block, crc32)
             sha256.update(block)
     known: dict[str, Any] = {"bytes": size, "crc32": crc32, "sha256": sha256.hexdigest()}
-    return ImageInfo(**known, problem="undecodable", detail=NO_IMAGE)
+    return ImageInfo(**known, problem=foreign or "undecodable", detail=FOREIGN.get(foreign, NO_IMAGE))
 
 
 def main() -> None:
@@ -263,10 +282,10 @@ def main() -> None:
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
     Image.MAX_IMAGE_PIXELS = None  # `validate_image` refuses bombs itself, by what the header claims
-    dali = DaliDecoder()
+    dali, background = DaliDecoder(), (*sys.argv[1:], WHITE)[0]
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
-        info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), dali)
+        info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), dali, background)
         answers.write(json.dumps(asdict(info), default=bytes.hex).encode() + b"\n")
 
 

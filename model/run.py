@@ -71,6 +71,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         "relabelled": [{"path": str, "from": str, "to": str}],
         "unmatched": int,
         "lost": [str],
+        "background": str,
     },
     CORRUPT: {"replaced": [_CORRUPT_ROW], "left_out": [_CORRUPT_ROW]},
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],

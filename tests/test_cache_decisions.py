@@ -222,13 +222,13 @@ def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
 def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
     root: Path, by: By | None, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
+    def look(files: Iterable[Path], **_: str) -> Iterator[ImageInfo]:
         for file in files:
             (seen,) = scan_here([file])
             yield replace(seen, problem=problem) if file == root / "a/1.png" else seen
 
     opened: list[Path] = []
-    monkeypatch.setattr("greyhound.cache.pack.make_thumbnail", lambda file, side: opened.append(file))
+    monkeypatch.setattr("greyhound.cache.pack.make_thumbnail", lambda file, *_: opened.append(file))
     monkeypatch.setattr("greyhound.cache.pack.scan", look)
     folder(root, {"loose.png": encode(noise(12, 10, 8))})
     paths = ["a/1.png", "b/1.png"]
@@ -318,7 +318,7 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
 def test_what_the_machine_said_is_no_persons_decision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
 
-    def look(files: Iterable[Path]) -> Iterator[ImageInfo]:
+    def look(files: Iterable[Path], **_: str) -> Iterator[ImageInfo]:
         looked.extend(files := [*files])
         return scan_here(files)
 

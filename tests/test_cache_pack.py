@@ -698,7 +698,7 @@ def test_a_file_that_changes_while_it_is_packed(
 ) -> None:
     root, out, before = old
 
-    def scan_and_spoil(paths: Iterable[Path]) -> list[ImageInfo]:
+    def scan_and_spoil(paths: Iterable[Path], **_: str) -> list[ImageInfo]:
         infos = list(scan_here(paths))
         spoil(root / "b" / "b_1.png")
         return infos

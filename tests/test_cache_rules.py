@@ -71,7 +71,6 @@ FAULTY: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no name of an image": ("a/x.txt", lambda: encode(SHARP, "JPEG"), "wrong-extension"),
     "transcoded": ("a/x.ppm", lambda: encode(SHARP, "PPM"), "transcoded"),
     "animated": ("a/x.webp", lambda: frames("WEBP"), "animated"),
-    "pages": ("a/x.tif", lambda: frames("TIFF"), "animated"),
     "print": ("a/x.jpg", lambda: encode(Image.fromarray(SHARP).convert("CMYK"), "JPEG"), "cmyk"),
 }  # fmt: skip
 LOST = {"undecodable", "truncated", "bomb"}  # one grey image of four is too many to leave out unasked
@@ -100,7 +99,14 @@ def test_an_animated_gif_is_two_findings_and_a_preview_inside_a_photograph_none(
     still = encode(noise(80, 60, 9), "GIF")
     rows = inspected(tmp_path, {"a/x.gif": frames("GIF"), "a/y.gif": still})
     assert rows["a/x.gif"].findings == ("transcoded", "animated")
+    assert (
+        inspected(tmp_path / "tif", {"a/x.tif": frames("TIFF")})["a/x.tif"].findings
+        == rows["a/x.gif"].findings
+    )
     assert rows["a/y.gif"].findings == ("transcoded",)
+    seen = Image.fromarray(np.dstack([SHARP, np.full(SHARP.shape[:2], 99, np.uint8)]))
+    row = inspected(tmp_path, {"a/w.png": encode(seen)})["a/w.png"]
+    assert (row.findings, row.verdict) == (("transcoded", "transparent"), "keep")
     assert inspected(tmp_path, {"a/x.jpg": frames("MPO")})["a/x.jpg"].findings == ()
 
 

@@ -100,6 +100,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         "relabelled": [],
         "unmatched": 0,
         "lost": [],
+        "background": "#ffffff",
     }
 
 

@@ -35,7 +35,7 @@ class NoProbe:
     def check(self, encoded, expected):
         pass
 
-def answer(path, probe, real=validate._answer):
+def answer(path, probe, background, real=validate._answer):
     acts = {
         "abort": os.abort,
         "exit": lambda: os._exit(3),
@@ -46,7 +46,7 @@ def answer(path, probe, real=validate._answer):
     for name, act in acts.items():
         if path.name.startswith(name):
             act()
-    return real(path, probe)
+    return real(path, probe, background)
 
 validate.DaliDecoder, validate._answer = NoProbe, answer
 validate.main()

@@ -257,10 +257,12 @@ def kinds_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     return packed(root, {"a": files[:8], "b": files[8:]}, Options(0, 0, grayscale="keep", duplicates="keep"))
 
 
-def test_every_kind_is_stored_as_it_is(kinds_pack: Pack) -> None:
-    assert kinds_pack.header.transcoded == ()
+def test_every_kind_is_stored_as_it_is_or_as_png(kinds_pack: Pack) -> None:
+    drawn = ["png rgba", "png 16 bit", "webp rgba", "tiff", "tiff lzw"]  # engines make other pixels of them
+    assert len(kinds_pack.header.transcoded) == len(drawn)
     assert kinds_pack.header.excluded == ()
-    assert [kinds_pack.encoded(row).tobytes() for row in range(len(kinds_pack))] == list(kinds().values())
+    for row, (name, data) in enumerate(kinds().items()):
+        assert (kinds_pack.encoded(row).tobytes() == data) == (name not in drawn), name
 
 
 @both

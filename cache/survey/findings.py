@@ -177,6 +177,8 @@ def _own_remarks(path: str, info: ImageInfo, usual: float, colours: Colours) -> 
         yield Remark("wrong-extension", f"the file is {info.format}")
     if info.transcode:
         yield Remark("transcoded", info.transcode)
+    if info.transparent:
+        yield Remark("transparent", "its transparent pixels are laid on one colour")
     if info.animated:
         yield Remark("animated", "only its first frame is used")
     if info.mode == "CMYK":

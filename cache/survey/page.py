@@ -64,7 +64,8 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "bright": "So bright that little is to be seen.",
     "blurred": "Hardly a sharp edge anywhere.",
     "wrong-extension": "The name promises another format than the file holds. Harmless to training.",
-    "transcoded": "Not every engine decodes this format: it is packed as PNG. Harmless to training.",
+    "transcoded": "Engines do not decode this file alike: it is packed as PNG. Harmless to training.",
+    "transparent": "Parts are transparent: they are laid on white, or on the colour of pack --background.",
     "animated": "More than one frame: training sees the first.",
     "cmyk": "Made for print: its colours are converted.",
 }
