@@ -50,7 +50,14 @@ def colour_levels(matrix: NDArray[np.float32], pixels: Doubles) -> Doubles:
 
 
 def test_the_defaults_are_the_seeds_recipe_and_crops_keep_scale_place_and_normalisation() -> None:
-    geometry = {"size": 256, "scale": (0.8, 1.2), "placement": "random", "rotation": 15.0, "shear": 10.0}
+    geometry = {
+        "size": 256,
+        "fit": "crop",
+        "scale": (0.8, 1.2),
+        "placement": "random",
+        "rotation": 15.0,
+        "shear": 10.0,
+    }
     colour = {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "hue": 0.1}
     rest = {"flip": 0.0, "fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     assert vars(Augment()) == geometry | colour | rest
@@ -198,8 +205,8 @@ def test_flip_mirrors_the_finished_window_with_its_probability() -> None:
 
 def stored(geometry: NDArray[np.float32], sizes: Any, orientations: Any, halved: Any) -> NDArray[np.float32]:
     """As `to_stored`, of lists."""
-    turns = np.array(orientations, dtype=np.uint8)
-    return to_stored(geometry, np.array(sizes, dtype=np.int32), turns, np.array(halved, dtype=np.int32))
+    turns, both = np.array(orientations, dtype=np.uint8), np.array(halved, dtype=np.int32)
+    return to_stored(geometry, np.array(sizes, dtype=np.int32), turns, np.stack([both, both], axis=1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -242,7 +249,7 @@ def test_orientation_and_reduction_compose_and_views_are_served_alike() -> None:
 def test_the_reduction_leaves_the_short_side_at_the_size(sizes: Any, size: int, times: int) -> None:
     answer = log2_reduction(Augment(size=size), np.array(sizes, dtype=np.int32))
     assert answer.dtype == np.int32
-    assert answer.tolist() == [times] * len(sizes)
+    assert answer.tolist() == [[times, times]] * len(sizes)
 
 
 @pytest.mark.parametrize("names", ["brightness", "contrast", "saturation", "brightness contrast saturation"])
