@@ -114,7 +114,8 @@ def outside(spans: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.f
     place[..., 1, 1] = last
     extent[..., 0] = 1
     extent[..., 0, 1], extent[..., 1, 1] = first, spans.shape[-1] - last
-    return place.reshape(*spans.shape[:2], -1), extent.reshape(*spans.shape[:2], -1)
+    flat = (*spans.shape[:2], 4 * spans.shape[-1])
+    return place.reshape(flat), extent.reshape(flat)
 
 
 def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
