@@ -171,9 +171,9 @@ def spans(
     A pixel shows the image if its centre lies in it, edge included; otherwise it is `fill`. So interpolation
     repeats the image's edge for the half pixel that it reaches past it, as Pillow's does, and mixes in none.
 
-    geometry: float32 `[n, K, 3, 3]`, as `to_stored` returns it. sizes: int32 `[n, 2]`, stored. log2_reduction:
-    int32 `[n, 2]`. size: S. Returns int32 `[n, K, 2, S]`, firsts and lasts in 0..S; a row without the image
-    has no column between them.
+    geometry: float32 `[n, K, 3, 3]`, as `to_stored` returns it. sizes: int32 `[n, 2]`, stored.
+    log2_reduction: int32 `[n, 2]`. size: S. Returns int32 `[n, K, 2, S]`, firsts and lasts in 0..S; a row
+    without the image has no column between them.
     """
     across, down, start = np.moveaxis(geometry[..., :2, :].astype(np.float64), -1, 0)  # `[n, K, 2]`, x and y
     across = np.where(np.abs(across) < _LEVEL, _LEVEL, across)

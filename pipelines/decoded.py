@@ -95,8 +95,8 @@ def plan(
     """Choose what a stream over the rows `ids` keeps decoded.
 
     name: auto keeps as many as fit, unless there is one pass only; encoded none; decoded all. Engine dali
-    keeps none. log2_reduction: int32 `[n, 2]`, of `ids`. cache_bytes: default half of the free memory. passes:
-    over the data; None: many. Raises ResourcesError where `decoded` does not fit.
+    keeps none. log2_reduction: int32 `[n, 2]`, of `ids`. cache_bytes: default half of the free memory.
+    passes: over the data; None: many. Raises ResourcesError where `decoded` does not fit.
     """
     kept = np.zeros(len(pack), dtype=bool)
     if why := _why_encoded(name, passes, engine):

@@ -105,7 +105,7 @@ class Scratch:
         return found
 
     def fill(self, first: NDArray[np.int32], last: NDArray[np.int32]) -> None:
-        """Fill `warped` where the image is not: in each row, before a column and from another on; int32 `[S]`."""
+        """Fill `warped` where the image is not: in each row before a column and from another on; `[S]`."""
         np.take(self._columns, first, axis=0, out=self._before, mode="clip")
         np.take(self._columns, last, axis=0, out=self._from, mode="clip")
         cv2.bitwise_not(self._from, self._from)
