@@ -18,7 +18,7 @@ from torchvision.transforms.functional import _get_inverse_affine_matrix
 from torchvision.transforms.v2 import functional as torchvision
 
 from greyhound.pipelines import augment as module
-from greyhound.pipelines.augment import Augment, draw, log2_reduction, philox, to_stored, uniform
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, philox, spans, to_stored, uniform
 
 Doubles = NDArray[np.float64]
 PLAIN = Augment().centre()
@@ -388,3 +388,20 @@ def test_uniform_is_uniform_and_open_at_both_ends() -> None:
     shares = np.histogram(numbers, bins=10, range=(0, 1))[0] / numbers.size
     np.testing.assert_allclose(shares, 0.1, atol=0.003)
     np.testing.assert_allclose(np.corrcoef(numbers.T), np.eye(4), atol=0.02)
+
+
+def test_spans_are_the_columns_whose_centres_lie_in_the_image() -> None:
+    """Against the place of every pixel, for any matrix: turned, mirrored, level, upside down."""
+    generator, count = np.random.default_rng(1), 150
+    for turn in range(count):
+        size, sides = int(generator.integers(1, 70)), generator.integers(1, 200, 2)
+        matrix = np.eye(3)
+        matrix[:2] = generator.normal(0, 1, (2, 3)) * [1, 1, 20]
+        if turn % 4 == 0:
+            matrix[:2] = [[generator.choice([-1, 0.5, 2]), 0, -8], [0, generator.choice([-1, 1]), 4.5]]
+        geometry = matrix.astype(np.float32)
+        whole = np.zeros((1, 2), dtype=np.int32)
+        first, last = spans(geometry[None, None], sides[None].astype(np.int32), whole, size)[0, 0]
+        columns = np.arange(size)
+        shown = oracle.warp(np.ones((sides[1], sides[0], 3), dtype=np.uint8), geometry, size)[..., 0]
+        assert np.array_equal(shown == 1, (columns >= first[:, None]) & (columns < last[:, None]))
