@@ -108,7 +108,7 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
         how += (
             f"; val is {asked.val:g} of each class, drawn from train by seed {asked.seed}" if shares else ""
         )
-    families = _families(kept, groups)
+    families = _families(kept, groups, asked.background)
     draw = _Draw(kept, given, families, bool(any(groups)), asked.seed)
     splits = draw(shares)
     if any(groups):
@@ -152,9 +152,9 @@ class _Family:
     trains: bool
 
 
-def _families(kept: Sequence[Kept], groups: Sequence[str]) -> list[_Family]:
+def _families(kept: Sequence[Kept], groups: Sequence[str], background: str) -> list[_Family]:
     """Twins, exact and near, and images of one group: what hangs together, directly or through others."""
-    closeup = closeup_reader(lambda index: kept[index][0].file, background=asked.background)
+    closeup = closeup_reader(lambda index: kept[index][0].file, background=background)
     twins = find_twins([info for _, info in kept], closeup)
     of_twins = twins.groups().tolist()
     parents = list(range(len(kept)))

@@ -36,6 +36,8 @@ _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS: Final = 10
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _SHIFT: Final = np.uint64(32)
+_ON_THE_EDGE: Final = 1e-3  # source pixels; more than float32 rounds a place to
+_LEVEL: Final = 1e-12  # source pixels a column: the edge is crossed nowhere in the row
 _ORDER: Final = 0xFFFFFFFF  # the counter's last word; the blocks of an image's numbers count up from 0
 
 
@@ -44,9 +46,12 @@ class Augment:
     """What may happen to an image, in torchvision's units; the defaults are the original recipe's."""
 
     size: int = 256
-    """Side of the square output, pixels. At scale 1 the image's short side is `size`."""
+    """Side of the square output, pixels."""
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    """What becomes `size` at scale 1. crop: the short side; the window shows a part of a wide picture. pad:
+    the long side; the window shows all of it, with bars of `fill`. squash: both; the aspect ratio is lost."""
     scale: tuple[float, float] = (0.8, 1.2)
-    """The short side becomes s * size, s uniform in this range (the original's RandomResizedCrop)."""
+    """That side becomes s * size, s uniform in this range (the original's RandomResizedCrop)."""
     placement: Literal["random", "centre"] = "random"
     """Where the window lies in the scaled image."""
     rotation: float = 15.0
@@ -92,7 +97,7 @@ class Augment:
         )
 
     def centre(self) -> Augment:
-        """No randomness: the short side becomes `size`, the window is the centre."""
+        """No randomness: scale 1, the window is the centre."""
         return replace(self.crops(), scale=(1.0, 1.0), placement="centre")
 
     def to_pixels(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -127,12 +132,13 @@ def draw(
 
 
 def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n]`.
+    """Before the warp each image is reduced, antialiased, to 1/2**r of its sides: r, 0..3, int32 `[n, 2]`.
 
-    The largest that leaves the short side at `augment.size` or more. The warp then reduces by less than 2 at
-    scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at 1/2 to 1/8.
+    The largest that leaves what `fit` makes `augment.size` at that or more. The warp then reduces by less
+    than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at 1/2
+    to 1/8. Along x and y of `sizes`, int32 `[n, 2]`; only squash reduces them differently.
     """
-    exponent = np.floor(np.log2(np.maximum(sizes.min(axis=1) / augment.size, 1)))
+    exponent = np.floor(np.log2(np.maximum(_fitted(augment, sizes) / augment.size, 1)))
     return np.asarray(np.minimum(exponent, MAX_LOG2_REDUCTION), dtype=np.int32)
 
 
@@ -147,13 +153,36 @@ def to_stored(
     EXIF orientation and the reduction are matrices like any other, so neither costs an image operation.
 
     geometry: float32 `[n, ..., 3, 3]`, as `draw` returns it. sizes: int32 `[n, 2]`, upright. orientations:
-    uint8 `[n]`, EXIF 1..8. log2_reduction: int32 `[n]`. Returns float32 of geometry's shape.
+    uint8 `[n]`, EXIF 1..8. log2_reduction: int32 `[n, 2]`, along the stored x and y. Returns float32 of
+    geometry's shape.
     """
     stored = _ORIENT[orientations].copy()
     stored[:, :2, 2] = np.einsum("nij,nj->ni", _CORNERS[orientations], sizes)
-    stored[:, :2] *= (0.5**log2_reduction)[:, None, None]
+    stored[:, :2] *= (0.5**log2_reduction)[:, :, None]
     stored = stored.reshape(len(stored), *[1] * (geometry.ndim - 3), 3, 3)
     return (stored @ geometry).astype(np.float32)
+
+
+def spans(
+    geometry: NDArray[np.float32], sizes: NDArray[np.int32], log2_reduction: NDArray[np.int32], size: int
+) -> NDArray[np.int32]:
+    """Where in the window the image is: of each row, its first column and the one past its last.
+
+    A pixel shows the image if its centre lies in it, edge included; otherwise it is `fill`. So interpolation
+    repeats the image's edge for the half pixel that it reaches past it, as Pillow's does, and mixes in none.
+
+    geometry: float32 `[n, K, 3, 3]`, as `to_stored` returns it. sizes: int32 `[n, 2]`, stored.
+    log2_reduction: int32 `[n, 2]`. size: S. Returns int32 `[n, K, 2, S]`, firsts and lasts in 0..S; a row
+    without the image has no column between them.
+    """
+    across, down, start = np.moveaxis(geometry[..., :2, :].astype(np.float64), -1, 0)  # `[n, K, 2]`, x and y
+    across = np.where(np.abs(across) < _LEVEL, _LEVEL, across)
+    near, far = -_ON_THE_EDGE, (sizes * 0.5**log2_reduction)[:, None] + _ON_THE_EDGE
+    enters = (np.where(across > 0, near, far) - start) / across  # the column where row 0 comes into the image
+    enter = enters[..., None] - (down / across)[..., None] * (np.arange(size) + 0.5)
+    leave = enter + ((far - near) / np.abs(across))[..., None]
+    edges = np.stack([np.ceil(enter.max(axis=2) - 0.5), np.floor(leave.min(axis=2) + 0.5)], axis=2)
+    return edges.clip(0, size).astype(np.int32)
 
 
 def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], seed: int) -> NDArray[np.uint32]:
@@ -191,14 +220,22 @@ def _between(number: NDArray[np.float64], low: float, high: float) -> NDArray[np
     return low + (high - low) * number
 
 
+def _fitted(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The lengths along x and y that become `size` at scale 1; int32 `[n, 2]`."""
+    if augment.fit == "squash":
+        return sizes
+    side = sizes.min(axis=1) if augment.fit == "crop" else sizes.max(axis=1)
+    return np.stack([side, side], axis=1)
+
+
 def _window(augment: Augment, numbers: Draws, sizes: NDArray[np.int32]) -> Matrices:
     """Window pixel -> source pixel: shift to the window's place, then undo the scaling; `[n, 3, 3]`."""
-    scale = _between(numbers["scale"], *augment.scale) * augment.size / sizes.min(axis=1)
-    slack = sizes * scale[:, None] - augment.size  # negative where the window is larger than the image
+    scale = _between(numbers["scale"], *augment.scale)[:, None] * augment.size / _fitted(augment, sizes)
+    slack = sizes * scale - augment.size  # negative where the window is larger than the image
     place = np.stack([numbers["across"], numbers["down"]], axis=1) if augment.placement == "random" else 0.5
     matrices = np.zeros((len(sizes), 3, 3))
-    matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / scale
-    matrices[:, :2, 2] = slack * place / scale[:, None]
+    matrices[:, [0, 1], [0, 1]] = 1 / scale
+    matrices[:, :2, 2] = slack * place / scale
     matrices[:, 2, 2] = 1
     return matrices
 

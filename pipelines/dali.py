@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils.dlpack
+from numpy.typing import NDArray
 
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import MAX_LOG2_REDUCTION
+from greyhound.pipelines.augment import MAX_LOG2_REDUCTION, spans
 from greyhound.pipelines.decoded import no_longer_decodes
 from greyhound.pipelines.engine import BatchSpec, Device, EngineConfig, Stream, StreamError
 
@@ -23,26 +24,29 @@ from greyhound.pipelines.engine import BatchSpec, Device, EngineConfig, Stream, 
 def graph(source: Callable[[], Any], config: EngineConfig) -> Any:
     """The whole path of an image as a DALI pipeline, not yet built: it can be inspected without a driver.
 
-    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width), log2_reduction,
-    geometry `[K, 3, 3]` and colour `[K, 3, 4]` of each image. Output: float32 `[K, S, S, 3]` an image; for
-    one view `[S, S, 3]`.
+    source: returns, for one batch, lists or arrays: encoded bytes, stored (height, width), log2_reduction of
+    both, geometry `[K, 3, 3]`, the two arrays of `outside` and colour `[K, 3, 4]` of each image. Output:
+    float32 `[K, S, S, 3]` an image; for one view `[S, S, 3]`.
     """
     from nvidia.dali import fn, pipeline_def, types
 
     gpu = config.device == "gpu"
-    dtypes, ndims = [types.UINT8, types.FLOAT, types.INT32, types.FLOAT, types.FLOAT], [1, 1, 0, 3, 3]
+    dtypes, ndims = [types.UINT8, types.FLOAT, types.INT32, *[types.FLOAT] * 4], [1, 1, 1, 3, 2, 2, 3]
     square = (config.size, config.size)
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def image_path() -> Any:
-        inputs = fn.external_source(source, num_outputs=5, batch=True, no_copy=True, dtype=dtypes, ndim=ndims)
-        encoded, size, log2_reduction, geometry, colour = inputs
+        inputs = fn.external_source(source, num_outputs=7, batch=True, no_copy=True, dtype=dtypes, ndim=ndims)
+        encoded, size, log2_reduction, geometry, place, extent, colour = inputs
         images = _decode(gpu, encoded, size, log2_reduction)
         views = []
         for view in range(config.views):
             matrix = geometry[view].gpu() if gpu else geometry[view]
-            warped = fn.experimental.warp_perspective(images, matrix, size=square, fill_value=config.fill)
-            views.append(fn.coord_transform(warped, MT=colour[view], dtype=types.FLOAT))
+            warped = fn.experimental.warp_perspective(images, matrix, size=square, border_mode="replicate")
+            filled = fn.erase(
+                warped, anchor=place[view], shape=extent[view], axes=(0, 1), fill_value=config.fill
+            )
+            views.append(fn.coord_transform(filled, MT=colour[view], dtype=types.FLOAT))
         return fn.stack(*views) if len(views) > 1 else views[0]
 
     return image_path(
@@ -56,13 +60,14 @@ def graph(source: Callable[[], Any], config: EngineConfig) -> Any:
 
 def _decode(gpu: bool, encoded: Any, size: Any, log2_reduction: Any) -> Any:
     """Encoded bytes to pixels, each image at its own reduction."""
-    from nvidia.dali import math
+    from nvidia.dali import fn, math
 
-    images = decode(gpu, encoded)
+    images, deepest = decode(gpu, encoded), fn.reductions.max(log2_reduction)
     for level in range(MAX_LOG2_REDUCTION):
-        if log2_reduction > level:
-            size = math.ceil(size / 2)
-            images = _downsample(images, size)
+        if deepest > level:
+            block = 1 + (log2_reduction > level)  # 2, or 1 along a side that is small enough
+            size = math.ceil(size / block)
+            images = _downsample(images, size, block)
     return images
 
 
@@ -83,18 +88,34 @@ def _gpu() -> int:
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def _downsample(images: Any, size: Any) -> Any:
-    """Average blocks of 2 x 2 pixels: at exactly 1/2 that is what linear interpolation does."""
+def _downsample(images: Any, size: Any, block: Any) -> Any:
+    """Average blocks of 2 x 2, 1 x 2 or 2 x 1 pixels: at exactly 1/2 linear interpolation does that."""
     from nvidia.dali import fn, types
 
     return fn.resize(
         images,
         size=size,
         roi_start=[0.0, 0.0],
-        roi_end=size * 2,  # one row or column past an odd edge, where the edge repeats
+        roi_end=size * block,  # one row or column past an odd edge, where the edge repeats
         interp_type=types.INTERP_LINEAR,
         antialias=False,
     )
+
+
+def outside(spans: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The window less the image, as rectangles of one row: before it, and after it; some have no pixel.
+
+    spans: `[B, K, 2, S]`, as `augment.spans` gives it. Returns their places and their extents, float32
+    `[B, K, 4 * S]`, each (down, across) in turn.
+    """
+    first, last = spans[:, :, 0], spans[:, :, 1]
+    place, extent = np.zeros((2, *first.shape, 2, 2), dtype=np.float32)
+    place[..., 0] = np.arange(spans.shape[-1])[:, None]
+    place[..., 1, 1] = last
+    extent[..., 0] = 1
+    extent[..., 0, 1], extent[..., 1, 1] = first, spans.shape[-1] - last
+    flat = (*spans.shape[:2], 4 * spans.shape[-1])
+    return place.reshape(flat), extent.reshape(flat)
 
 
 def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stream:
@@ -106,8 +127,10 @@ def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stre
         for spec in specs:
             with pack.naming_corrupt(spec.ids):
                 encoded = [pack.encoded(index) for index in spec.ids]
-            sizes = pack.stored_sizes[spec.ids][:, ::-1].astype(np.float32)
-            asked.append((spec, (encoded, sizes, spec.log2_reduction, spec.geometry, spec.colour)))
+            stored = pack.stored_sizes[spec.ids]
+            shown = spans(spec.geometry, stored, spec.log2_reduction, config.size)
+            sizes, reduction = stored[:, ::-1].astype(np.float32), spec.log2_reduction[:, ::-1].copy()
+            asked.append((spec, (encoded, sizes, reduction, spec.geometry, *outside(shown), spec.colour)))
             if len(spec.ids):
                 return asked[-1][1]
         raise StopIteration

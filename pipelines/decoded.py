@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich import filesize
@@ -40,7 +41,7 @@ class ImageCache:
     """
 
     def __init__(self, pack: Pack, kept: NDArray[np.bool_], log2_reduction: NDArray[np.int32]) -> None:
-        """kept, log2_reduction: bool and int32 `[rows of the pack]`: rows to keep; each one's reduction."""
+        """kept: bool `[rows of the pack]`, rows to keep. log2_reduction: int32 `[rows, 2]`, of each."""
         self.kept = kept
         self._pack, self._log2_reduction = pack, log2_reduction
         self._pixels: dict[int, Pixels] = {}
@@ -56,10 +57,24 @@ class ImageCache:
 
     def _decode(self, index: int) -> Pixels:
         width, height = self._pack.stored_sizes[index].tolist()
+        across, down = self._log2_reduction[index].tolist()
+        both = min(across, down)
         try:
-            return decode(self._pack.encoded(index), int(self._log2_reduction[index]), (width, height))
+            pixels = decode(self._pack.encoded(index), both, (width, height))
+            return _average(pixels, across - both, down - both)
         except DecodeError as error:
             raise no_longer_decodes(self._pack, f"{self._pack.describe(index)} ({error})") from None
+
+
+def _average(pixels: Pixels, across: int, down: int) -> Pixels:
+    """Average blocks of 2**across x 2**down pixels; the last row and column repeat to fill a block."""
+    if not across and not down:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = -(-width >> across), -(-height >> down)
+    more = (size[1] << down) - height, (size[0] << across) - width
+    padded = cv2.copyMakeBorder(pixels, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def no_longer_decodes(pack: Pack, images: str) -> BadImageError:
@@ -80,8 +95,8 @@ def plan(
     """Choose what a stream over the rows `ids` keeps decoded.
 
     name: auto keeps as many as fit, unless there is one pass only; encoded none; decoded all. Engine dali
-    keeps none. log2_reduction: int32 `[n]`, of `ids`. cache_bytes: default half of the free memory. passes:
-    over the data; None: many. Raises ResourcesError where `decoded` does not fit.
+    keeps none. log2_reduction: int32 `[n, 2]`, of `ids`. cache_bytes: default half of the free memory.
+    passes: over the data; None: many. Raises ResourcesError where `decoded` does not fit.
     """
     kept = np.zeros(len(pack), dtype=bool)
     if why := _why_encoded(name, passes, engine):
@@ -113,5 +128,5 @@ def decoded_sizes(
     pack: Pack, rows: NDArray[np.int64], log2_reduction: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """Bytes of the pixels of each row, reduced as the warp takes them: int64 `[n]`."""
-    sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << log2_reduction)[:, None])
+    sides = -(-pack.stored_sizes[rows].astype(np.int64) // (1 << log2_reduction))
     return np.asarray(3 * sides.prod(axis=1), dtype=np.int64)

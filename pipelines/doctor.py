@@ -243,7 +243,7 @@ def luma_errors(pack: Pack, rows: NDArray[np.int64], engine: Engine, device: Dev
 
     It is sampled at `_SIZE` x `_SIZE` places. Returns float32 `[n]`. Raises StreamError.
     """
-    cache = ImageCache(pack, np.zeros(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32))
+    cache = ImageCache(pack, np.zeros(len(pack), dtype=bool), np.zeros((len(pack), 2), dtype=np.int32))
     config = EngineConfig(_SIZE, 0, 1, min(_BATCH, len(rows)), available_cores(), 2, device, cache)
     stream = engine(pack, _whole_pictures(pack, rows), config)
     found = [images.mean(dim=(1, 2, 3)).numpy(force=True) @ _LUMA for _, images in stream]
@@ -270,7 +270,7 @@ def _whole_pictures(pack: Pack, rows: NDArray[np.int64]) -> Iterator[BatchSpec]:
         geometry[:, 0, 0, 0], geometry[:, 0, 1, 1] = pack.stored_sizes[ids].T / _SIZE
         geometry[..., 2, 2] = 1
         colour = np.tile(np.eye(3, 4, dtype=np.float32), (len(ids), 1, 1, 1))
-        whole = np.zeros(len(ids), dtype=np.int32)
+        whole = np.zeros((len(ids), 2), dtype=np.int32)
         yield BatchSpec(ids, geometry, colour, whole, epoch=0, stop=low + len(ids))
 
 

@@ -111,10 +111,10 @@ class Resources:
 class BatchSpec:
     """One batch: which images, under which matrices; K views of each.
 
-    ids: int64 `[B]`, rows of the pack. geometry: float32 `[B, K, 3, 3]`, output pixel -> decoded pixel, after
-    the reduction. colour: float32 `[B, K, 3, 4]`. log2_reduction: int32 `[B]`, as `augment.log2_reduction`
-    gives it. epoch, stop: where the stream stands once this batch is done, as an epoch and a number of images
-    of it.
+    ids: int64 `[B]`, rows of the pack. geometry: float32 `[B, K, 3, 3]`, output pixel -> decoded pixel,
+    after the reduction. colour: float32 `[B, K, 3, 4]`. log2_reduction: int32 `[B, 2]`, as
+    `augment.log2_reduction` gives it, of the stored sizes. epoch, stop: where the stream stands once this
+    batch is done, as an epoch and a number of images of it.
     """
 
     ids: NDArray[np.int64]

@@ -140,7 +140,7 @@ class Loader:
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.position, self.data_time, self.images_done = start, 0.0, 0
-        rows, reduction = self._replacements[self.ids], log2_reduction(augment, pack.sizes)
+        rows, reduction = self._replacements[self.ids], log2_reduction(augment, pack.stored_sizes)
         nbytes = parse_bytes(resources.cache_bytes) if resources.cache_bytes else None
         self.plan = plan(resources.image_cache, pack, rows, reduction[rows], nbytes, epochs, self.engine)
         config = EngineConfig(
@@ -227,7 +227,7 @@ class Loader:
         view = np.tile(np.arange(self.views), len(ids))
         lumas = self.pack.mean_lumas[ids[every]]
         geometry, colour = draw(self.augment, self.seed, epoch, ids[every], sizes[every], view, lumas)
-        reduction = log2_reduction(self.augment, sizes)
+        reduction = log2_reduction(self.augment, self.pack.stored_sizes[ids])
         stored = to_stored(geometry.reshape(*shape, 3, 3), sizes, self.pack.orientations[ids], reduction)
         return BatchSpec(ids, stored, colour.reshape(*shape, 3, 4), reduction, epoch, stop)
 

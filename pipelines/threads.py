@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from greyhound.cache.store import Pack
+from greyhound.pipelines.augment import spans
 from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamError
 
 Floats = NDArray[np.float32]
+_PADDED = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])  # what `Scratch.pad` moves an image by
 _WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
@@ -30,13 +32,13 @@ def stream(pack: Pack, specs: Iterator[BatchSpec], config: EngineConfig) -> Stre
     shape = (config.batch_size, config.views, config.size, config.size, 3)
     buffers = BufferPool(shape, config.device == "gpu")
     pool = ThreadPoolExecutor(config.threads, thread_name_prefix="greyhound")
-    scratches = [Scratch(config.size) for _ in range(config.threads)]
+    scratches = [Scratch(config.size, config.fill) for _ in range(config.threads)]
     ahead: deque[tuple[BatchSpec, NDArray[np.float32], list[Future[None]]]] = deque()
     try:
         for spec in specs:
             batch = buffers.get()
             # Decoding starts here, before the oldest is handed out.
-            ahead.append((spec, batch, _start(pool, spec, batch, scratches, config)))
+            ahead.append((spec, batch, _start(pool, pack, spec, batch, scratches, config)))
             if len(ahead) > config.prefetch:
                 yield _finish(pack, buffers, *ahead.popleft())
         while ahead:
@@ -75,33 +77,54 @@ class BufferPool:
 class Scratch:
     """What one thread needs between the steps of an image; used for every image, it stays in the cache."""
 
-    def __init__(self, size: int) -> None:
-        """size: S, the window's side."""
-        self._padded = np.empty(0, dtype=np.uint8)
+    def __init__(self, size: int, fill: int) -> None:
+        """size: S, the window's side. fill: the level of what lies outside the image."""
+        self._padded = np.empty(0, dtype=np.uint32)
         self.warped = np.empty((size, size, 4), dtype=np.uint8)
         self.rgb = np.empty((size, size, 3), dtype=np.uint8)
         self.floats = np.empty((size, size, 3), dtype=np.float32)
+        # Row k of it is 255 in the first k columns.
+        self._columns = 255 * np.tri(size + 1, size, -1, dtype=np.uint8)
+        self._before, self._from = (np.empty((size, size), dtype=np.uint8) for _ in range(2))
+        self._filled = np.full((size, size, 4), fill, dtype=np.uint8)
 
     def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image `[H, W, 3]` with a fourth byte a pixel, `[H, W, 4]`; valid until the next.
+        """The image `[H, W, 3]`, its edge once more around it, `[H + 2, W + 2, 4]`; valid until the next.
 
         OpenCV gathers four bytes at once and three one by one. One pass in the order of memory also brings
         the image into the cache before the warp: together twice as fast (docs/log.md, 2026-11-24).
         """
-        height, width = pixels.shape[:2]
-        if self._padded.size < 4 * height * width:
-            self._padded = np.empty(4 * height * width, dtype=np.uint8)
-        padded = self._padded[: 4 * height * width].reshape(height, width, 4)
-        cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, padded)
-        return padded
+        height, width = pixels.shape[0] + 2, pixels.shape[1] + 2
+        if self._padded.size < height * width:
+            self._padded = np.empty(height * width, dtype=np.uint32)
+        padded = self._padded[: height * width].reshape(height, width)
+        found = padded.view(np.uint8).reshape(height, width, 4)
+        cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, found[1:-1, 1:-1])
+        padded[1:-1, 0], padded[1:-1, -1] = padded[1:-1, 1], padded[1:-1, -2]
+        padded[0], padded[-1] = padded[1], padded[-2]
+        return found
+
+    def fill(self, first: NDArray[np.int32], last: NDArray[np.int32]) -> None:
+        """Fill `warped` where the image is not: in each row before a column and from another on; `[S]`."""
+        np.take(self._columns, first, axis=0, out=self._before, mode="clip")
+        np.take(self._columns, last, axis=0, out=self._from, mode="clip")
+        cv2.bitwise_not(self._from, self._from)
+        cv2.bitwise_or(self._before, self._from, self._before)
+        cv2.copyTo(self._filled, self._before, self.warped)
 
 
 def _start(
-    pool: ThreadPoolExecutor, spec: BatchSpec, batch: Floats, scratches: list[Scratch], config: EngineConfig
+    pool: ThreadPoolExecutor,
+    pack: Pack,
+    spec: BatchSpec,
+    batch: Floats,
+    scratches: list[Scratch],
+    config: EngineConfig,
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
     todo = iter(range(len(spec.ids)))  # `next` on it is atomic
-    arguments = (spec, to_opencv(spec.geometry), todo, batch, scratches, config)
+    shown = spans(spec.geometry, pack.stored_sizes[spec.ids], spec.log2_reduction, config.size)
+    arguments = (spec, to_opencv(spec.geometry), shown, todo, batch, scratches, config)
     return [pool.submit(fill_rows, *arguments) for _ in range(min(config.threads, len(spec.ids)))]
 
 
@@ -123,6 +146,7 @@ def _finish(
 def fill_rows(
     spec: BatchSpec,
     matrices: NDArray[np.float64],
+    shown: NDArray[np.int32],
     todo: Iterator[int],
     batch: Floats,
     scratches: list[Scratch],
@@ -130,27 +154,32 @@ def fill_rows(
 ) -> None:
     """A thread's part of a batch: decode the image of each row of `todo` once, warp and colour its views.
 
-    matrices: `[B, K, 2, 3]`, OpenCV's. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is this
-    call's for as long as it takes. Raises BadImageError.
+    matrices: `[B, K, 2, 3]`, OpenCV's. shown: int32 `[B, K, 2, S]`, as `augment.spans` gives it. batch:
+    float32 `[B, K, S, S, 3]`. scratches: one of them is this call's for as long as it takes. Raises
+    BadImageError.
     """
     scratch = scratches.pop()  # there is one for each thread
+    whole = (shown == [[0], [config.size]]).all(axis=(2, 3))
     try:
         for row in todo:
             pixels = scratch.pad(config.image_cache.pixels(int(spec.ids[row])))
             for view, image in enumerate(batch[row]):
-                warp(pixels, matrices[row, view], config.fill, scratch.warped)
+                if whole[row, view]:
+                    warp(pixels[1:-1, 1:-1], matrices[row, view], scratch.warped, cv2.BORDER_REPLICATE)
+                else:  # the padding repeats the edge as far as the image is shown, at a fifth of the time
+                    warp(pixels, matrices[row, view] + _PADDED, scratch.warped, cv2.BORDER_CONSTANT)
+                    scratch.fill(*shown[row, view])
                 colour(scratch.warped, spec.colour[row, view], scratch, image)
     finally:
         scratches.append(scratch)
 
 
-def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], level: int, out: NDArray[np.uint8]) -> None:
+def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], out: NDArray[np.uint8], border: int) -> None:
     """Fill the window `out`, uint8 `[S, S, C]`, with what its pixels see of the image, uint8 `[H, W, C]`.
 
-    matrix: `[2, 3]`, from the window to the image. level: what is seen where the image has ended.
+    matrix: `[2, 3]`, from the window to the image. border: what they see past its edge, as OpenCV names it.
     """
-    window = (out.shape[1], out.shape[0])
-    cv2.warpAffine(pixels, matrix, window, out, _WARP, cv2.BORDER_CONSTANT, (level,) * 4)
+    cv2.warpAffine(pixels, matrix, (out.shape[1], out.shape[0]), out, _WARP, border)
 
 
 def colour(warped: NDArray[np.uint8], matrix: Floats, scratch: Scratch, out: Floats) -> None:

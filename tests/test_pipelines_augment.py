@@ -18,7 +18,7 @@ from torchvision.transforms.functional import _get_inverse_affine_matrix
 from torchvision.transforms.v2 import functional as torchvision
 
 from greyhound.pipelines import augment as module
-from greyhound.pipelines.augment import Augment, draw, log2_reduction, philox, to_stored, uniform
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, philox, spans, to_stored, uniform
 
 Doubles = NDArray[np.float64]
 PLAIN = Augment().centre()
@@ -50,7 +50,14 @@ def colour_levels(matrix: NDArray[np.float32], pixels: Doubles) -> Doubles:
 
 
 def test_the_defaults_are_the_seeds_recipe_and_crops_keep_scale_place_and_normalisation() -> None:
-    geometry = {"size": 256, "scale": (0.8, 1.2), "placement": "random", "rotation": 15.0, "shear": 10.0}
+    geometry = {
+        "size": 256,
+        "fit": "crop",
+        "scale": (0.8, 1.2),
+        "placement": "random",
+        "rotation": 15.0,
+        "shear": 10.0,
+    }
     colour = {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "hue": 0.1}
     rest = {"flip": 0.0, "fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     assert vars(Augment()) == geometry | colour | rest
@@ -198,8 +205,8 @@ def test_flip_mirrors_the_finished_window_with_its_probability() -> None:
 
 def stored(geometry: NDArray[np.float32], sizes: Any, orientations: Any, halved: Any) -> NDArray[np.float32]:
     """As `to_stored`, of lists."""
-    turns = np.array(orientations, dtype=np.uint8)
-    return to_stored(geometry, np.array(sizes, dtype=np.int32), turns, np.array(halved, dtype=np.int32))
+    turns, both = np.array(orientations, dtype=np.uint8), np.array(halved, dtype=np.int32)
+    return to_stored(geometry, np.array(sizes, dtype=np.int32), turns, np.stack([both, both], axis=1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -242,7 +249,7 @@ def test_orientation_and_reduction_compose_and_views_are_served_alike() -> None:
 def test_the_reduction_leaves_the_short_side_at_the_size(sizes: Any, size: int, times: int) -> None:
     answer = log2_reduction(Augment(size=size), np.array(sizes, dtype=np.int32))
     assert answer.dtype == np.int32
-    assert answer.tolist() == [times] * len(sizes)
+    assert answer.tolist() == [[times, times]] * len(sizes)
 
 
 @pytest.mark.parametrize("names", ["brightness", "contrast", "saturation", "brightness contrast saturation"])
@@ -381,3 +388,20 @@ def test_uniform_is_uniform_and_open_at_both_ends() -> None:
     shares = np.histogram(numbers, bins=10, range=(0, 1))[0] / numbers.size
     np.testing.assert_allclose(shares, 0.1, atol=0.003)
     np.testing.assert_allclose(np.corrcoef(numbers.T), np.eye(4), atol=0.02)
+
+
+def test_spans_are_the_columns_whose_centres_lie_in_the_image() -> None:
+    """Against the place of every pixel, for any matrix: turned, mirrored, level, upside down."""
+    generator, count = np.random.default_rng(1), 150
+    for turn in range(count):
+        size, sides = int(generator.integers(1, 70)), generator.integers(1, 200, 2)
+        matrix = np.eye(3)
+        matrix[:2] = generator.normal(0, 1, (2, 3)) * [1, 1, 20]
+        if turn % 4 == 0:
+            matrix[:2] = [[generator.choice([-1, 0.5, 2]), 0, -8], [0, generator.choice([-1, 1]), 4.5]]
+        geometry = matrix.astype(np.float32)
+        whole = np.zeros((1, 2), dtype=np.int32)
+        first, last = spans(geometry[None, None], sides[None].astype(np.int32), whole, size)[0, 0]
+        columns = np.arange(size)
+        shown = oracle.warp(np.ones((sides[1], sides[0], 3), dtype=np.uint8), geometry, size)[..., 0]
+        assert np.array_equal(shown == 1, (columns >= first[:, None]) & (columns < last[:, None]))

@@ -94,11 +94,12 @@ def check(config: EngineConfig) -> None:
         assert {node.device for node in on_cpu[name].inputs} <= {"cpu"}
 
     stack = {"Stack": 1} if config.views > 1 else {}
-    many = {"Image": 1, "Resize": 3, "WarpPerspective": config.views, "CoordTransform": config.views}
+    each = ("WarpPerspective", "Erase", "CoordTransform")
+    many = {"Image": 1, "Resize": 3} | dict.fromkeys(each, config.views)
     counted = Counter(kind(operator) for operator in found.values())
     assert {name: counted[name] for name in many | stack} == many | stack
-    assert counted["ExternalSource"] == 5
-    numbers = {"ExternalSource", "Split", "Merge", "ArithmeticGenericOp", "TensorSubscript"}
+    assert counted["ExternalSource"] == 7
+    numbers = {"Max", "ExternalSource", "Split", "Merge", "ArithmeticGenericOp", "TensorSubscript"}
     assert set(counted) == {*many, *stack, *numbers}
 
     (decoder,) = [operator for operator in found.values() if kind(operator) == "Image"]
@@ -115,10 +116,8 @@ def check(config: EngineConfig) -> None:
     says = {
         "Image": ["adjust_orientation: False", "jpeg_fancy_upsampling: True"],
         "Resize": ["antialias: False"],
-        "WarpPerspective": [
-            f"fill_value: [{config.fill:.6f}, ]",
-            f"size: [{config.size:.6f}, {config.size:.6f}, ]",
-        ],
+        "WarpPerspective": ["border_mode: replicate", f"size: [{config.size:.6f}, {config.size:.6f}, ]"],
+        "Erase": [f"fill_value: [{config.fill:.6f}, ]"],
         "CoordTransform": [f"dtype: {int(types.FLOAT)}\n"],
     }
     for operator in found.values():

@@ -149,7 +149,7 @@ def test_one_image_as_one_epoch_saw_it(coded_pack: Pack) -> None:
     with open_loader(coded_pack, "threads", shuffle=True, start=Position(37), seed=3) as stream:
         batch = next(iter(stream))
         spec = stream.spec(37, batch.ids.numpy()[2:3])
-        cache = ImageCache(coded_pack, np.zeros(20, dtype=bool), np.zeros(20, dtype=np.int32))
+        cache = ImageCache(coded_pack, np.zeros(20, dtype=bool), np.zeros((20, 2), dtype=np.int32))
         engine = threads.stream(coded_pack, iter([spec]), EngineConfig(32, 0, 1, 1, 1, 1, "cpu", cache))
         ((_, images),) = engine
     assert torch.equal(images[0, 0].permute(2, 0, 1), batch.images[2])

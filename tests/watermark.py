@@ -34,7 +34,7 @@ def overwritten(pack: Pack, engine: Engine, device: Device, batches: int, carele
     device. It reads the count at the end. careless: it looks on a stream of its own, for which nobody waits, and holds no
     source of a copy; on a GPU that must be found.
     """
-    everything, whole = np.ones(len(pack), dtype=bool), np.zeros(len(pack), dtype=np.int32)
+    everything, whole = np.ones(len(pack), dtype=bool), np.zeros((len(pack), 2), dtype=np.int32)
     config = EngineConfig(SIZE, 0, 1, IMAGES, 2, 2, device, ImageCache(pack, everything, whole))
     chance, held = random.Random(0), deque[tuple[int, torch.Tensor]]()
     wrong = torch.zeros((), dtype=torch.int64, device=torch_device(device))
@@ -69,7 +69,7 @@ def marked(pack: Pack, batches: int) -> Iterator[BatchSpec]:
             ids=(np.arange(IMAGES) + number) % len(pack),
             geometry=np.tile(np.eye(3, dtype=np.float32), (IMAGES, 1, 1, 1)),
             colour=colour,
-            log2_reduction=np.zeros(IMAGES, dtype=np.int32),
+            log2_reduction=np.zeros((IMAGES, 2), dtype=np.int32),
             epoch=0,
             stop=number + 1,
         )

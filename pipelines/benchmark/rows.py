@@ -48,7 +48,9 @@ class Row:
 
 def decode_only(pack: Pack, workers: int) -> Iterator[int]:
     """The floor: libjpeg-turbo alone, as the engine calls it, on as many threads."""
-    cache = ImageCache(pack, np.zeros(len(pack), dtype=bool), log2_reduction(peers.AUGMENT, pack.sizes))
+    cache = ImageCache(
+        pack, np.zeros(len(pack), dtype=bool), log2_reduction(peers.AUGMENT, pack.stored_sizes)
+    )
     yield from _on_threads(workers, lambda row: cache.pixels(row % len(pack)))
 
 
