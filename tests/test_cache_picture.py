@@ -168,7 +168,7 @@ def kinds_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     root = tmp_path_factory.mktemp("kinds")
     files = {f"a/{name}": data for name, (data, _) in KINDS.items()}
     out = root / "p.arrow"
-    options = Options(val=0, test=0, keep_grayscale=True)
+    options = Options(val=0, test=0, grayscale="keep")
     pack(folder(root / "images", files | {"b/plain.png": encode(noise(48, 32, 3))}), out, options)
     return Pack(out)
 

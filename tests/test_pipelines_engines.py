@@ -349,9 +349,9 @@ def test_the_whole_picture_fits_equal_the_reference(tmp_path: Path, engine: str,
     for each in (augment.centre(), augment.crops(), augment):
         apart = apart_from_reference(pack, each, engine)
         assert apart.mean() < 0.3
-        assert apart.max() < 4.5  # DALI rounds places to a 32nd of a pixel, on steep blobs
+        assert apart.max() < 4.5  # 4.0 was seen, of DALI's squash; the cause was not found
     shown = 255 * produce(pack, augment.centre(), engine)
-    bars = (np.abs(shown - 9) < 1e-3).all(axis=3)
+    bars = np.abs(shown - 9).max(axis=3) < 1e-3
     if fit == "squash":
         assert not bars.any()
     else:

@@ -111,20 +111,19 @@ def train_timm(images: Path, weights: Path, epochs: int, seed: int) -> Callable[
     numbers = {key: network.pretrained_cfg[key] for key in ("mean", "std", "interpolation", "crop_pct")}
 
     def load(split: str, training: bool) -> DataLoader[Any]:
-        view = create_transform(SIZE, is_training=training, **numbers)
-        return DataLoader(
-            ImageFolder(images / split, view), BATCH, shuffle=training, num_workers=2, drop_last=training
-        )
+        files = ImageFolder(images / split, create_transform(SIZE, is_training=training, **numbers))
+        return DataLoader(files, BATCH, shuffle=training, num_workers=2, drop_last=training)
 
     loader = load("train", training=True)
-    network.reset_classifier(len(loader.dataset.classes))
+    network.reset_classifier(len([*(images / "train").iterdir()]))
     optimizer = torch.optim.AdamW(network.parameters(), lr=TIMM_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     network.train()
     for _ in range(epochs):
         for pictures, labels in loader:
             optimizer.zero_grad()
-            functional.cross_entropy(network(pictures), labels, label_smoothing=0.1).backward()
+            loss = functional.cross_entropy(network(pictures), labels, label_smoothing=0.1)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
 
