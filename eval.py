@@ -59,9 +59,9 @@ class Job:
         """Refuse contradictions. Raises ValueError."""
         for name in ("crops", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least 1")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
+            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.images and (self.pack or self.split != "test"):
             raise ValueError("--images is a folder of its own; expected neither --pack nor --split beside it")
 

@@ -40,9 +40,9 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse numbers that draw nothing. Raises ValueError."""
         if self.count < 1:
-            raise ValueError(f"count is {self.count}; expected at least 1")
+            raise ValueError(f"--count is {self.count}; expected at least 1")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
+            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
 
 
 if __name__ == "__main__":

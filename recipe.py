@@ -8,6 +8,7 @@ field. No torch here.
 from __future__ import annotations
 
 import math
+import os
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ def hidden(default: str) -> str:
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {value}; expected {expected}")
+        raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,18 @@ class Recipe:
             _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
         for name in ("momentum", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
-        _check("views", self.views, 1 <= self.views <= self.batch_size, f"1 to batch_size, {self.batch_size}")
+        _check(
+            "views", self.views, 1 <= self.views <= self.batch_size, f"1 to --batch-size, {self.batch_size}"
+        )
         _check("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
         _check("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
-        grids = self.probe_grids
-        _check(
-            "probe_grids",
-            grids,
-            bool(grids) and all(0 <= grid <= 7 for grid in grids),
-            "one or more of 0 to 7",
-        )
+        known = self.probe_grids and all(0 <= grid <= 7 for grid in self.probe_grids)
+        _check("probe_grids", " ".join(map(str, self.probe_grids)), bool(known), "one or more of 0 to 7")
         if self.micro_batch > 0 and not self.freeze_bn:
-            raise ValueError("micro_batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
+            raise ValueError("--micro-batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
         if self.micro_batch > 0 and self.compile:
-            raise ValueError("compile needs a whole batch in one call; add --micro-batch 0")
+            raise ValueError("--compile needs a whole batch in one call; add --micro-batch 0")
         if not (self.phases or self.linear_probe):
             raise ValueError("nothing is trained: no phases, and no linear probe")
 
@@ -127,9 +125,14 @@ class Recipe:
         """Epochs of all phases together."""
         return total_epochs(self.phases)
 
-    def lr_at(self, epoch: float) -> float:
-        """The learning rate at a moment, in epochs from the start of training, fractions included."""
-        return lr_at(self.phases, epoch)
+    def lr_at(self, epoch: float, step: float = 0.0) -> float:
+        """The learning rate of a step, see `schedule.lr_at`."""
+        return lr_at(self.phases, epoch, step)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are steps: epochs, or averaging."""
+        return bool(self.phases or self.averaging.steps)
 
     @property
     def bf16(self) -> bool:
@@ -269,7 +272,10 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     first.add_argument("--out", type=Path, default=Path())
     first.add_argument("--resume", action=BooleanOptionalAction)
     found, _ = first.parse_known_args([word for word in arguments if word not in ("-h", "--help")])
-    if not (found.resume and (found.out / "recipe.json").exists()):
+    there = (found.out / "recipe.json").exists()
+    if there and not found.resume and "RANK" not in os.environ:  # torchrun starts again what has begun
+        raise OptionError(f"{found.out} holds a run already; name another folder, or go on with it: --resume")
+    if not (found.resume and there):
         return _read(arguments, recipes)
     from greyhound.begin import own_recipe, unresolved  # where torch is needed anyway
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from greyhound.cache.cli import Stop, Stopped, note, progress_bar
 from greyhound.cache.machine import describe_machine
+from greyhound.cache.shards import find
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.dry_run import check_input_size
@@ -106,7 +107,9 @@ def _explain_divergence(context: TrainContext) -> None:
     found = Divergence(
         epoch=state.epoch,
         images=state.diverged,
-        learning_rate=recipe.lr_at(state.epoch + state.diverged / len(training.ids)),
+        learning_rate=recipe.lr_at(
+            state.epoch + state.diverged / len(training.ids), batch.global_batch_size / len(training.ids)
+        ),
         rows=rows,
         paths=[training.pack.image_path(row) for row in rows],
     )
@@ -145,10 +148,24 @@ def open_pack(path: Path, resources: Resources) -> Pack:
 
 def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
-    trained = run.read(PACK)
-    pack = Pack(path or trained["path"], resources.originals)
-    pack.require_classes(trained["classes"], str(run.folder))
+    pack = Pack(path or trained_pack_path(run), resources.originals)
+    pack.require_classes(run.read(PACK)["classes"], str(run.folder))
     return pack
+
+
+def trained_pack_path(run: Run) -> Path:
+    """Where the pack of a run is: where it was, or, of the same digest, at the same place beside the run.
+
+    Raises RunError, PackError.
+    """
+    known = run.read(PACK)
+    was, beside = Path(known["path"]), run.folder / (known.get("beside") or PACK)
+    if any(file.exists() for file in find(was)):
+        return was
+    there = beside.name != PACK and any(file.exists() for file in find(beside))
+    if there and Pack(beside).header.digest == known["digest"]:
+        return beside
+    raise RunError(f"the pack of {run.folder} is no longer at {was}; name it: --pack PACK")
 
 
 def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str]:

@@ -137,7 +137,8 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     state.begin_epoch()
     batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
     for batch in islice(batches, steps):
-        set_lr(state.optimizer, recipe.lr_at(state.epoch + state.images / len(loader.ids)))
+        done, part = state.images / len(loader.ids), batch.global_batch_size / len(loader.ids)
+        set_lr(state.optimizer, recipe.lr_at(state.epoch + done, part))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         total = batch.global_batch_size

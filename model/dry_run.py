@@ -116,6 +116,18 @@ def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> No
         raise RunError(f"{found}; choose another --size or --network") from None
 
 
+@torch.no_grad()
+def check_single_image(network: nn.Module, size: int, bf16: bool) -> None:
+    """Refuse steps of one image where BatchNorm then sees one value a channel. Raises RunError."""
+    image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    try:
+        with eval_mode(network), preserve_state(network):
+            forward(network.train(), image, bf16)
+    except ValueError:
+        needed = f"at {size} px BatchNorm needs two images a step, and each process gets one"
+        raise RunError(f"{needed}; raise --batch-size, or add --freeze-bn") from None
+
+
 def estimate(
     network: str, memory: Memory, seconds: Sequence[float], batch: int, steps: int, epochs: int, passes: int
 ) -> list[str]:

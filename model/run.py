@@ -58,6 +58,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     VERSIONS: {"*": str},
     PACK: {
         "path": str,
+        "beside": str,
         "digest": str,
         "classes": [str],
         "splits": {"*": int},

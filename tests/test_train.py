@@ -459,11 +459,50 @@ def test_micro_batches_are_for_a_cpu(device: str, changed: dict[str, bool], expe
     assert begin.resolve(recipe, torch.device(device)).micro_batch == expected
 
 
-def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+def test_steps_of_one_image_that_batchnorm_cannot_take_are_refused(colour_pack: Pack, tmp_path: Path) -> None:
+    """At 32 px the last stage is one pixel; at 64 it is four, which is enough."""
+    recipe = replace(TINY, batch_size=1, averaging=Averaging(steps=0))
+    with pytest.raises(
+        RunError, match=r"at 32 px BatchNorm needs two images a step.*; raise --batch-size, or"
+    ):
+        train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    assert not (tmp_path / "run").exists()
+    for fields in ({"freeze_bn": True}, {"augment": replace(TINY.augment, size=64)}):
+        job = tiny_job(colour_pack.path, tmp_path, recipe=replace(recipe, **fields))  # type: ignore[arg-type]
+        with begin.opened(replace(job, dry_run=True), never):
+            pass
+
+
+def test_the_first_step_of_a_warm_up_changes_the_weights(colour_pack: Pack) -> None:
+    phases = (Phase(epochs=1, high=0.01, low=0.01, warm_up=0.5),)
+    with tiny_context(colour_pack, replace(TINY, phases=phases)) as context:
+        train.train_epoch(context, context.state.network, 1)
+        assert context.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * (7 / 42) / 0.5)
+        assert context.state.changed() > 0.5
+
+
+def test_a_run_and_its_pack_may_be_moved_together(run: Path, colour_pack: Pack, coded_pack: Pack) -> None:
+    """Both lay in one folder, which has another name now."""
+    shutil.copy(colour_pack.path, run.parent / "p.arrow")
+    known = Run(run).read("pack.json") | {"path": "/gone/p.arrow"}
+    assert known["beside"].endswith(colour_pack.path.name) and known["beside"].startswith("..")
+    Run(run).write("pack.json", known | {"beside": "../p.arrow"})
+    assert session.open_trained_pack(Run(run), None, ONE_THREAD).path.samefile(run.parent / "p.arrow")
+    shutil.copy(coded_pack.path, run.parent / "p.arrow")  # another one is there
+    for beside in ("../p.arrow", "../none.arrow", ""):
+        Run(run).write("pack.json", known | {"beside": beside})
+        with pytest.raises(RunError, match=r"is no longer at /gone/p\.arrow; name it: --pack PACK"):
+            session.open_trained_pack(Run(run), None, ONE_THREAD)
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     before = {name: (out / name).read_bytes() for name in (LAST, AVERAGED, "metrics.jsonl")}
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert {name: (out / name).read_bytes() for name in before} == before
+    assert capsys.readouterr().out.startswith("this run is finished: nothing is left\n")
 
 
 def test_a_run_is_never_overwritten(tiny_run: Path, colour_pack: Pack) -> None:
