@@ -18,7 +18,7 @@ from torch import nn
 
 from greyhound.model.network import eval_mode, preserve_state, set_train_mode
 from greyhound.model.precision import forward
-from greyhound.model.report.report import duration
+from greyhound.model.report.text import duration
 from greyhound.model.run import RunError
 
 _COPIES: Final = 4

@@ -16,7 +16,7 @@ from browser import CHROMIUM, WHY, browser
 from PIL import Image
 from runs import Patch
 
-from greyhound.model.report import figures, report
+from greyhound.model.report import figures, report, text
 from greyhound.model.report.report import ReportError, chart
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -475,30 +475,30 @@ def test_a_chart_names_its_last_and_its_best_value() -> None:
 @pytest.mark.parametrize(
     ("by", "value", "expected"),
     [
-        (report.clock, 8.4, "0:08"),
-        (report.clock, 59.6, "1:00"),
-        (report.clock, 725, "12:05"),
-        (report.clock, 12000, "3:20:00"),
-        (report.clock, None, "–"),
-        (report.percent, 0.9306, "93.1\u202f%"),
-        (report.percent, True, "–"),
-        (report.share, 1.2, "1.0000"),
-        (report.share, None, "0"),
-        (report.number, 0.0, "0.000"),
-        (report.number, 1e-10, "1.00e-10"),
-        (report.number, 1234567, "1.23e+06"),
-        (report.count, 12345, "12,345"),
-        (report.size, 0, "0 bytes"),
-        (report.size, 999, "999 bytes"),
-        (report.size, 1000, "1.0 kB"),
-        (report.size, 2.2e9, "2.2 GB"),
-        (report.duration, 91.93, "91.9 s"),
-        (report.duration, 720, "12 min"),
-        (report.duration, 12000, "3 h 20 min"),
-        (report.duration, "soon", "–"),
-        (report.scalar, 1e-10, "1e-10"),
-        (report.scalar, [1, [2.5, True]], "1, 2.5, yes"),
-        (report.scalar, "", "none"),
+        (text.clock, 8.4, "0:08"),
+        (text.clock, 59.6, "1:00"),
+        (text.clock, 725, "12:05"),
+        (text.clock, 12000, "3:20:00"),
+        (text.clock, None, "–"),
+        (text.percent, 0.9306, "93.1\u202f%"),
+        (text.percent, True, "–"),
+        (text.share, 1.2, "1.0000"),
+        (text.share, None, "0"),
+        (text.number, 0.0, "0.000"),
+        (text.number, 1e-10, "1.00e-10"),
+        (text.number, 1234567, "1.23e+06"),
+        (text.count, 12345, "12,345"),
+        (text.size, 0, "0 bytes"),
+        (text.size, 999, "999 bytes"),
+        (text.size, 1000, "1.0 kB"),
+        (text.size, 2.2e9, "2.2 GB"),
+        (text.duration, 91.93, "91.9 s"),
+        (text.duration, 720, "12 min"),
+        (text.duration, 12000, "3 h 20 min"),
+        (text.duration, "soon", "–"),
+        (text.scalar, 1e-10, "1e-10"),
+        (text.scalar, [1, [2.5, True]], "1, 2.5, yes"),
+        (text.scalar, "", "none"),
     ],
 )
 def test_values_are_written_for_people(by: Callable[[object], str], value: object, expected: str) -> None:
