@@ -76,6 +76,8 @@ class Recipe:
     """L2 penalty on every weight, as in torch's SGD."""
     label_smoothing: float = 0.1
     """e: the target is 1 - e on the true class and e / (K - 1) on each other one."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: every class weighs as much in the loss, and in the probe, however many images it has."""
     linear_probe: bool = False
     """Before the first epoch, fit the last layer to the frozen features."""
     probe_grids: tuple[int, ...] = (0,)
@@ -252,7 +254,7 @@ GROUPS: Final = {
     "network": ("linear-probe", "probe-grids", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
     "optimisation": (
-        "phases", "momentum", "weight-decay", "label-smoothing", "micro-batch", "averaging",
+        "phases", "momentum", "weight-decay", "label-smoothing", "class-weights", "micro-batch", "averaging",
     ),
     "evaluation": ("select",),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),

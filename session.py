@@ -27,7 +27,15 @@ from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm,
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, Run, RunError, versions
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
-from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
+from greyhound.model.step import (
+    Divergence,
+    Loss,
+    balanced_weights,
+    refuse,
+    smoothed_cross_entropy,
+    validate,
+    weighted,
+)
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
 from greyhound.recipe import Recipe
@@ -78,6 +86,18 @@ class TrainContext:
                     raise Stopped(f"while {title}")
                 yield batch
                 update(done + clock.images, len(loader.ids), clock.note())
+
+    def loss(self) -> Loss:
+        """The recipe's, over this rank's images of a batch."""
+        loss = smoothed_cross_entropy(self.recipe.label_smoothing, len(self.pack.classes))
+        weights = self.class_weights()
+        return loss if weights is None else weighted(loss, weights)
+
+    def class_weights(self) -> torch.Tensor | None:
+        """How much an image of each class weighs, see `step.balanced_weights`; None: all the same."""
+        if self.recipe.class_weights == "none":
+            return None
+        return balanced_weights(self.pack.labels[self.pack.ids("train")], len(self.pack.classes))
 
     def raise_if_diverged(self) -> None:
         """Stop where a loss was not finite: say at which step and rate, on which images. Raises RunError."""

@@ -19,12 +19,26 @@ import numpy as np
 import pytest
 import timm
 import torch
+from pictures import packed
 from PIL import Image
 from reads import host_reads
-from runs import FULL, ONE_THREAD, SMALL, TINY, Here, batches_seen, never, tiny_context, tiny_job, tiny_pack
+from runs import (
+    FULL,
+    ONE_THREAD,
+    SMALL,
+    TINY,
+    Here,
+    batches_seen,
+    never,
+    tinted,
+    tiny_context,
+    tiny_job,
+    tiny_pack,
+)
 
 from greyhound import begin, session, train
 from greyhound.cache.cli import Stop, Stopped, ValueFormatError
+from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint
 from greyhound.model import state as state_module
@@ -471,6 +485,25 @@ def test_steps_of_one_image_that_batchnorm_cannot_take_are_refused(colour_pack: 
         job = tiny_job(colour_pack.path, tmp_path, recipe=replace(recipe, **fields))  # type: ignore[arg-type]
         with begin.opened(replace(job, dry_run=True), never):
             pass
+
+
+def test_class_weights_are_resumed(tmp_path: Path, scan_in_process: None) -> None:
+    """Of a pack with three times as many images of one class; and they change what is learnt."""
+    images = {name: [tinted(k, 100 * k + n) for n in range(24 >> k)] for k, name in enumerate(("a", "b"))}
+    pack = packed(tmp_path / "pack", images, Options(val=0.1, test=0)).path
+    recipe = replace(FULL, class_weights="balanced")
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = checkpoint.load(tmp_path / name / LAST)["network"]
+        return found
+
+    train.train(tiny_job(pack, tmp_path / "whole", recipe=recipe), never)
+    train.train(tiny_job(pack, tmp_path / "plain", recipe=FULL), never)
+    with pytest.raises(Stopped):
+        train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe), stop_after(8))
+    train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe, resume=True), never)
+    assert all(torch.equal(value, weights("parts")[key]) for key, value in weights("whole").items())
+    assert not torch.equal(weights("plain")["classifier.weight"], weights("whole")["classifier.weight"])
 
 
 def test_the_first_step_of_a_warm_up_changes_the_weights(colour_pack: Pack) -> None:

@@ -42,10 +42,12 @@ from greyhound.model.run import (
     PACK,
     PROBE,
     RECIPE,
+    SALIENCY,
     SCHEMAS,
     SWA,
     TIMES,
     VERSIONS,
+    Run,
     RunError,
     confused,
     first_error,
@@ -56,6 +58,8 @@ REPORT: Final = "report.html"
 PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
 THUMBNAILS: Final = 12
 """Pictures shown for each reason to exclude an image; pack.json has the rest."""
+AVERAGE: Final = "averaged weights"
+"""How the last stage is named."""
 CONFUSIONS: Final = 10
 """Mistakes listed, the most frequent first."""
 
@@ -115,7 +119,16 @@ def gather(run: Path) -> dict[str, Any]:
         raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
     times = {row.get("epoch"): row for row in read(run, TIMES) or []}
     metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
-    select = recipe.get("select", "accuracy")
+    probe = read(run, PROBE)
+    reached = stages(probe, metrics, swa, recipe.get("select", "accuracy"))
+    evaluation, saliency, *others = (
+        with_age(run, content, reached)
+        for content in (
+            evaluation,
+            read(run, SALIENCY),
+            *(read(run, path.name) for path in sorted(run.glob("eval-*.json"))),
+        )
+    )
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -127,10 +140,12 @@ def gather(run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
-        "stages": stages(read(run, PROBE), metrics, swa, select),
+        "probe": probe,
+        "stages": reached,
         "swa": swa,
         "evaluation": evaluation,
-        "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
+        "saliency": saliency,
+        "others": others,
         "classes": worst_first((evaluation or {}).get("classes") or []),
         "confusions": confusions(evaluation or {}),
         "pictures": {name: picture(run / name) for name in PICTURES},
@@ -160,7 +175,7 @@ def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
     folder = shlex.quote(str(run))
     if name.startswith(("eval", "confusion")):
         return f"greyhound eval --run {folder}"
-    if name == "saliency.png":
+    if name.startswith("saliency"):
         return f"greyhound explain --run {folder}"
     start = shlex.quote((recipe or {}).get("name") or ("fast" if name == RECIPE else "RECIPE"))
     images = shlex.quote((pack or {}).get("path") or "PACK")
@@ -254,10 +269,26 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
         if top != last:
             found[f"the best epoch, {top}"] = epochs[top]
         found[f"the last epoch, {last}"] = epochs[last]
-    found["averaged weights"] = (swa or {}).get("after")
+    found[AVERAGE] = (swa or {}).get("after")
     rows = {name: row for name, row in found.items() if row}
-    best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
+    best = max(rows, key=lambda name: (rank(rows[name]), name == AVERAGE), default=None)
     return [Stage(name, row, name == best) for name, row in rows.items()]
+
+
+def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage]) -> dict[str, Any] | None:
+    """What was measured, and whether that is `outdated`: evaluation would take other weights now."""
+    if not measured:
+        return measured
+    averaged = any(stage.best and stage.name == AVERAGE for stage in reached)
+    now, then = Run(run).weights_id("swa" if averaged else "best"), measured.get("weights")
+    return measured | {"outdated": bool(now and then and now != then)}
+
+
+def kept(run: Path) -> Row | None:
+    """The validation of the stage that evaluation takes. Raises ReportError."""
+    recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
+    found = stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
+    return next((stage.result for stage in found if stage.best), None)
 
 
 def worst_first(classes: Rows) -> list[Row]:
