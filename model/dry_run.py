@@ -138,7 +138,7 @@ def estimate(
     """
     step = statistics.median(seconds[1:])
     count = f"{epochs} epoch{'s' if epochs != 1 else ''}"
-    each, fixed = f"{memory.per_image / 2**20:.1f} MiB", f"{memory.fixed / 2**20:.1f} MiB"
+    each, fixed = f"{memory.per_image / 1e6:.1f} MB", f"{memory.fixed / 1e6:.1f} MB"
     gigabytes, fitting = memory.batch(batch) / 1e9, memory.fitting(_CARD)
     epoch = step * steps
     return [

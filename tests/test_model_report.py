@@ -12,17 +12,20 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
+import torch
 from browser import CHROMIUM, WHY, browser
 from PIL import Image
 from runs import Patch
 
+from greyhound.model import checkpoint
 from greyhound.model.report import figures, report, text
 from greyhound.model.report.report import ReportError, chart
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
 NOTE = "The network starts from ImageNet weights."
-SECTIONS = {"result": "Result", "recipe": "What was trained", "data": "Data", "rate": "Learning rate"}
+SECTIONS = {"result": "Result", "recipe": "What was trained", "data": "Data", "probe": "The linear probe"}
+SECTIONS |= {"rate": "Learning rate"}
 SECTIONS |= {"epochs": "Epoch by epoch", "averaging": "Stage by stage", "classes": "Class by class"}
 SECTIONS |= {"confusion": "What it confuses", "saliency": "Where it looks", "augmented": "What it saw"}
 SECTIONS |= {"versions": "Versions"}
@@ -124,6 +127,7 @@ def epochs(count: int) -> list[dict[str, Any]]:
     ]
 
 
+PROBED = {"valid_loss": 0.2, "accuracy": 0.9, "n": 363, "images": 2540, "grid": 1, "penalty": 3.0}
 TIMES = [
     {"epoch": n, "elapsed": 92.0 * n, "seconds": 91.93, "images_per_second": 43.0, "waiting": 0.012}
     for n in range(4)
@@ -170,6 +174,7 @@ def full_run(
         "corrupt.json": corrupt(path),
         "metrics.jsonl": epochs(4),
         "times.jsonl": TIMES,
+        "probe.json": PROBED,
         "swa.json": swa(),
         "eval.json": evaluation(list(classes)),
     }
@@ -235,6 +240,99 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page)
 def test_the_numbers_are_in_their_sections(page: Page, section: str, texts: str) -> None:
     found = page.text(section).casefold()
     assert not [text for text in texts.casefold().split(" | ") if text not in found]
+
+
+def weigh(run: Path, name: str, weight: float) -> str:
+    """Write a checkpoint of one weight; its id."""
+    checkpoint.save(run / name, {"network": {"w": torch.full((4,), weight)}})
+    return checkpoint.weights_id(run / name)
+
+
+def test_what_other_weights_gave_is_called_outdated_wherever_it_stands(run: Path) -> None:
+    """swa.ckpt is what evaluation takes; then it is another one, and then there is none."""
+    edit(run, "swa.json", after={"valid_loss": 0.1, "accuracy": 0.999, "n": 363})
+    weights = weigh(run, "swa.ckpt", 1.0)
+    assert weigh(run, "best.ckpt", 2.0) != weights
+    measured = {"checkpoint": "swa", "after": "averaging", "weights": weights}
+    edit(run, "eval.json", **measured)
+    write(run, "saliency.json", measured | {"images": []})
+    write(run, "eval-val.json", json.loads((run / "eval.json").read_text()) | {"split": "val"})
+    fresh = Page(run)
+    assert "Outdated" not in "".join(fresh.texts.values()) + fresh.texts["result"]
+    assert "trained for 4 epochs on 2,540 images of 4 classes, names 90.1 % of test" in fresh.text("")
+    weigh(run, "swa.ckpt", 3.0)
+    old = Page(run)
+    command = f"Measure again: greyhound eval --run {run}"
+    assert all(command in old.text(section) for section in ("result", "classes", "confusion"))
+    assert f"Measure again: greyhound explain --run {run}" in old.text("saliency")
+    assert "swa, outdated" in old.text("result")
+    assert "of 4 classes. What it reaches now has not been measured: the numbers below are of" in old.text("")
+    assert "90.1" not in old.text("")
+    (run / "swa.ckpt").unlink()
+    (run / "swa.json").unlink()
+    assert "Outdated" in Page(run).text("result")
+
+
+def test_the_total_says_of_how_many_classes_and_stands_beside_the_balanced_accuracy(run: Path) -> None:
+    fit = {"temperature": 1.25, "images": 363, "why": "", "before": {"ece": 0.061, "nll": 0.3}}
+    more = {
+        "balanced_accuracy": 0.512,
+        "macro_f1": 0.4,
+        "ensemble_balanced_accuracy": 0.523,
+        "classes_tested": 3,
+    }
+    edit(
+        run,
+        "eval.json",
+        **more,
+        ensemble_macro_f1=0.475,
+        calibration=fit | {"after": {"ece": 0.012, "nll": 0.2}},
+    )
+    found = Page(run).text("result")
+    for part in (
+        "n = 720 of 3 of 4 classes",
+        "51.2 %",
+        "52.3 %",
+        "0.475",
+        "6.1 %",
+        "1.2 %",
+        "at temperature 1.25",
+    ):
+        assert part in found, part
+    edit(
+        run, "eval.json", calibration=fit | {"why": "3 validation images are too few", "after": fit["before"]}
+    )
+    found = Page(run).text("result")
+    assert "Temperature 1: 3 validation images are too few." in found
+    assert "at temperature" not in found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (
+            {"grid": 3, "from_pretrained": True},
+            "grid of 3 x 3 cells start the pretrained classifier penalty 0.3",
+        ),
+        ({"grid": 0, "from_pretrained": False}, "features the last layer's start zero penalty 0.3"),
+    ],
+)
+def test_a_run_without_epochs_shows_what_its_probe_chose_and_no_empty_sections(
+    run: Path, chosen: dict[str, Any], says: str
+) -> None:
+    edit(run, "recipe.json", phases=[])
+    for name in ("metrics.jsonl", "times.jsonl", "swa.json", "lr.png"):
+        (run / name).unlink()
+    write(
+        run,
+        "probe.json",
+        chosen | {"valid_loss": 0.2, "accuracy": 0.9, "n": 363, "images": 2540, "penalty": 0.3},
+    )
+    page = Page(run)
+    assert page.all("id", "section") == [name for name in SECTIONS if name not in ("rate", "epochs")]
+    assert {value.removeprefix("#") for value in page.all("href", "a")} <= set(page.all("id"))
+    assert "2,540 training images" in page.text("probe") and says in page.text("probe")
+    assert sum(text.count("trains no epochs") for text in page.texts.values()) == 1
 
 
 def test_names_of_classes_and_files_stay_text(tmp_path: Path) -> None:
