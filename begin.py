@@ -31,6 +31,7 @@ from greyhound.model.run import (
     CORRUPT,
     PACK,
     RECIPE,
+    SWA,
     Run,
     RunError,
     clear_results,
@@ -52,6 +53,7 @@ from greyhound.session import (
     open_state,
     open_training,
     open_versions,
+    trained_pack_path,
 )
 
 TrainEpoch: TypeAlias = Callable[[TrainContext, nn.Module, int], Clock]
@@ -102,6 +104,9 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         saver = stack.enter_context(CheckpointSaver(folder, **asdict(kept)))
         asked = distributed.any_rank(stop)
         context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, asked)
+        fewest = min(training.batch_sizes()) * recipe.views
+        if fewest == 1 and recipe.trains and not (recipe.freeze_bn or recipe.sync_batchnorm):
+            dry_run.check_single_image(state.network, recipe.augment.size, recipe.bf16)
         if not options.writes_nothing:
             if not options.resume:
                 distributed.broadcast_from_main(lock)
@@ -134,7 +139,7 @@ def pack_path(options: TrainOptions) -> Path:
     """The pack that is named, or that the run to resume was trained on. Raises RunError."""
     if options.pack is None and not options.resume:
         raise RunError("a training needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
-    return options.pack or Path(Run(options.out).read(PACK)["path"])
+    return options.pack or trained_pack_path(Run(options.out))
 
 
 def open_run(
@@ -226,7 +231,8 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
         resume.record_forced(folder, asdict(context.recipe), pack.summary(), used, state.epoch, note)
     done, count = state.images, len(context.training.ids)
     place = f"in epoch {state.epoch}, after {done} of {count} images" if going else "after the last epoch"
-    print(f"resumed {place}", flush=True)
+    averages = context.recipe.averaging.steps and not (folder.folder / SWA).exists()
+    print(f"resumed {place}" if going or averages else "this run is finished: nothing is left", flush=True)
 
 
 def restore_best(context: TrainContext) -> None:
@@ -258,7 +264,8 @@ def draw_pictures(context: TrainContext) -> None:
     augment, epochs = recipe.augment, recipe.epochs
     if epochs:
         places = np.linspace(0, epochs, 1000).tolist()
-        figures.learning_rate(folder / "lr.png", places, [recipe.lr_at(place) for place in places])
+        rates = [recipe.lr_at(place, 1 / len(context.training)) for place in places]
+        figures.learning_rate(folder / "lr.png", places, rates)
     ids = pack.ids("train")
     ids = ids[:: max(1, len(ids) // 6)][:6]
     columns, shown = [], min(5, epochs)

@@ -37,9 +37,11 @@ class Job:
     crops: int = 10
     """Random crops of each image; 1: only the window in the centre."""
     images: Path | None = None
-    """A folder of images instead of a pack. It has one subfolder for each class, or no labels."""
+    """A folder of images, or one image, instead of a pack. It has one subfolder a class, or no labels."""
     predictions: Path | None = None
     """The CSV file for a folder without labels; default: predictions.csv in the run folder."""
+    probabilities: bool = False
+    """In that file, the probability of every class too."""
     split: Literal["test", "val", "train"] = "test"
     """The images of the pack to evaluate."""
     pack: Path | None = None
@@ -58,9 +60,9 @@ class Job:
         """Refuse contradictions. Raises ValueError."""
         for name in ("crops", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least 1")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
+            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.images and (self.pack or self.split != "test"):
             raise ValueError("--images is a folder of its own; expected neither --pack nor --split beside it")
 
@@ -78,12 +80,12 @@ from torch import nn
 
 from greyhound.cache.cli import from_json, note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
-from greyhound.cache.folder import Source, find_unlabelled, named_as_image
+from greyhound.cache.folder import NO_LABEL, Source, find_unlabelled, named_as_image
 from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import WHITE
 from greyhound.cache.store import Pack
 from greyhound.cache.survey.table import Lines
-from greyhound.model import distributed, metrics, precision
+from greyhound.model import calibration, distributed, metrics, precision
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.report import figures, report
 from greyhound.model.run import EVALUATION, PACK, RECIPE, Run
@@ -107,24 +109,39 @@ def evaluate(job: Job) -> int:
         bf16 = recipe["precision"] == "bf16" and precision.has_bf16(device)
         origin, network = folder.network(job.checkpoint, device)
         with open_images(job, folder) as (pack, asked, name):
-            if job.predictions and (pack.labels[asked] >= 0).any():
-                raise UserError("--predictions is for a folder without labels; these images have labels")
-            ids, probabilities = predict(
-                job, trained, precision.fuse_conv_bn(network, trained.size), pack, asked, bf16
-            )
+            if (job.predictions or job.probabilities) and (pack.labels[asked] >= 0).any():
+                flag = "--predictions" if job.predictions else "--probabilities"
+                raise UserError(f"{flag} is for images without labels; these have labels")
+            inference = precision.fuse_conv_bn(network, trained.size)
+            ids, logits = predict(job, trained, inference, pack, asked, bf16)
+            labels = pack.labels[ids].astype("int64")
+            if name == EVALUATION:
+                known = pack.ids("val")
+                known, of_known = predict(job, trained, inference, pack, known, bf16)
+                fitted = calibration.fit(of_known, pack.labels[known].astype("int64"))
+            else:
+                fitted = known_temperature(job, folder, origin["weights"])
             if not distributed.is_main():
                 return 0
-            if (pack.labels[ids] < 0).all():
-                write_predictions(job.predictions or job.run / "predictions.csv", pack, ids, probabilities)
+            left_out = sorted({*asked.tolist()} - {*ids.tolist()})
+            if (labels < 0).all():
+                note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
+                found = calibration.probabilities(logits, fitted.temperature)
+                write_predictions(job, pack, ids, found, left_out)
                 return 0
             try:
-                result = metrics.evaluate(probabilities, pack.labels[ids].astype("int64"), pack.classes)
+                result = metrics.evaluate(logits.softmax(2).numpy(), labels, pack.classes)
             except ValueError as error:  # the network diverged
                 raise UserError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
-            left_out = [pack.image_path(row) for row in sorted({*asked.tolist()} - {*ids.tolist()})]
+            result |= {"left_out": len(left_out), "left_out_images": list(map(pack.image_path, left_out))}
+            result["calibration"] = calibration.describe(logits, labels, fitted)
     result |= {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
-    result |= {"left_out": len(left_out), "left_out_images": left_out, **origin}
-    result |= {"precision": "bf16" if bf16 else "fp32", "engine": engine, "device": where, "seed": job.seed}
+    result |= origin | {
+        "precision": "bf16" if bf16 else "fp32",
+        "engine": engine,
+        "device": where,
+        "seed": job.seed,
+    }
     conclude(job, folder, name, result)
     return 0
 
@@ -160,8 +177,23 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
         yield pack, pack.ids("test"), "eval-images.json"
 
 
+def known_temperature(job: Job, folder: Run, weights: str) -> calibration.Temperature:
+    """What the last evaluation of the test split fitted, to the same weights and as many crops."""
+    content = folder.read(EVALUATION) if (folder.folder / EVALUATION).exists() else {}
+    found = content.get("calibration") or {}
+    if (content.get("weights"), content.get("crops")) == (weights, job.crops) and found.get("temperature"):
+        return calibration.Temperature(found["temperature"], found.get("images") or 0, found.get("why") or "")
+    command = f"greyhound eval --run {job.run} --crops {job.crops}"
+    return calibration.Temperature(why=f"first fit a temperature: {command}")
+
+
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
-    """The files of a folder, labelled if its subfolders have the names of the classes. Raises UserError."""
+    """The files of a folder, labelled if its subfolders have the names of the classes; or the one file.
+
+    Raises UserError.
+    """
+    if images.is_file():
+        return [Source(images, images.name, NO_LABEL)]
     sources = find_unlabelled(images)
     inside = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
     names = set(inside.values())
@@ -181,8 +213,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 
 def predict(
     job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64], bf16: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The valid rows, int64 `[n]`, and the class probabilities of every crop: float32 `[n, crops, K]`.
+) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """The valid rows, int64 `[n]`, and the logits of every crop: float32 `[n, crops, K]`, in host memory.
 
     Each rank predicts its share; the first one gets all.
     """
@@ -203,12 +235,12 @@ def predict(
         distributed.on_main(note, loader.describe_corrupt())
         for batch in loader:
             logits = precision.forward(network, batch.flat()[0], bf16)
-            parts.append(logits.softmax(1).view(len(batch.ids), job.crops, logits.shape[1]))
+            parts.append(logits.view(len(batch.ids), job.crops, logits.shape[1]))
             rows.append(batch.ids)
             update(loader.position.images, len(loader.ids))
-    found, probabilities = distributed.gather(torch.cat(rows)), distributed.gather(torch.cat(parts)).cpu()
+    found, logits = distributed.gather(torch.cat(rows)), distributed.gather(torch.cat(parts)).cpu()
     order = found.argsort()
-    return found[order].numpy(), probabilities[order].numpy()
+    return found[order].numpy(), logits[order]
 
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
@@ -224,12 +256,8 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     )
     listed = result | {"classes": report.worst_first(result["classes"])} if job.worst_first else result
     print("\n".join(map(plain, metrics.table(listed))))
-    crops = result["crops"]
-    kinds = {f"one crop, on average over {crops}": "", f"mean of {crops} probabilities": "ensemble_"}
-    for label, kind in (kinds if crops > 1 else {"the centre window": ""}).items():
-        low, high = result[f"{kind}interval"]
-        interval = f"95 % interval {low:.3f} to {high:.3f}, n = {result['n']}"
-        print(f"{label}: {result[f'{kind}accuracy']:.3f} ({interval})")
+    if "calibration" in result:
+        print(calibration.say(result["calibration"]))
     print(plain(f"checkpoint: {result['checkpoint']}, after {result['after']}"))
     if name != EVALUATION:
         print(f"result: {folder.folder / name}")
@@ -237,20 +265,29 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
 
 
 def write_predictions(
-    path: Path, pack: Pack, ids: NDArray[np.int64], probabilities: NDArray[np.float32]
+    job: Job, pack: Pack, ids: NDArray[np.int64], probabilities: calibration.Probabilities, corrupt: list[int]
 ) -> None:
-    """A CSV with one row for each image: its path and its most probable classes, over all crops."""
-    guesses = min(GUESSES, len(pack.classes))
+    """A CSV with a row for every file that was asked for: its most probable classes, or why it has none.
+
+    probabilities: `[n, K]`, of the rows `ids`. corrupt: rows that could not be read again.
+    """
+    path, guesses = job.predictions or job.run / "predictions.csv", min(GUESSES, len(pack.classes))
+    every = [f"probability of {name}" for name in pack.classes] if job.probabilities else []
+    rows = {}
+    for index, row in zip(ids, probabilities, strict=True):
+        likeliest = (-row).argsort(kind="stable")[:guesses]
+        cells = [cell for label in likeliest for cell in (pack.classes[label], f"{row[label]:.4f}")]
+        rows[pack.image_path(index)] = [*cells, "", *(f"{value:.6f}" for value in row[: len(every)])]
+    reasons = {row.path: f"{row.reason} ({row.detail})" for row in pack.header.excluded}
+    reasons |= {pack.image_path(row): "corrupt" for row in corrupt}
+    rows |= {name: [*[""] * (2 * guesses), why, *[""] * len(every)] for name, why in reasons.items()}
     text = io.StringIO()
     table = csv.writer(Lines(text))
     more = [f"{name}_{place}" for place in range(2, guesses + 1) for name in ("prediction", "probability")]
-    table.writerow(["path", "prediction", "probability", *more])
-    for index, row in zip(ids, probabilities.mean(axis=1), strict=True):
-        likeliest = (-row).argsort(kind="stable")[:guesses]
-        cells = [cell for label in likeliest for cell in (pack.classes[label], f"{row[label]:.4f}")]
-        table.writerow([pack.image_path(index), *cells])
+    table.writerow(["path", "prediction", "probability", *more, "left out", *every])
+    table.writerows([name, *rows[name]] for name in sorted(rows))
     Run(path.parent).write_text(path.name, text.getvalue())
-    print(f"{len(ids)} predictions: {path}")
+    print(f"{len(ids)} predictions, {len(reasons)} left out: {path}")
 
 
 if __name__ == "__main__":

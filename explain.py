@@ -39,9 +39,9 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse numbers that draw nothing. Raises ValueError."""
         if self.count < 1:
-            raise ValueError(f"count is {self.count}; expected at least 1")
+            raise ValueError(f"--count is {self.count}; expected at least 1")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; expected 0 to 2**63 - 1")
+            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
 
 
 if __name__ == "__main__":
@@ -56,7 +56,7 @@ from greyhound.cache.store import Pack
 from greyhound.model import saliency
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.report import figures, report
-from greyhound.model.run import RECIPE, Run
+from greyhound.model.run import RECIPE, SALIENCY, Run
 from greyhound.pipelines.augment import Augment, epoch_order
 from greyhound.pipelines.loader import Batch, Loader
 from greyhound.session import open_device, open_trained_pack
@@ -66,7 +66,7 @@ def explain(job: Job) -> None:
     """Draw the images as evaluation sees them, compute the gradient, write the sheet."""
     with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):
         folder, (_, _, device) = Run(job.run), open_device(job.resources)
-        _, network = folder.network(job.checkpoint, device)
+        origin, network = folder.network(job.checkpoint, device)
         pack = open_trained_pack(folder, job.pack, job.resources)
         augment = from_json(Augment, folder.read(RECIPE)["augment"], f"{job.run / RECIPE}, augment").centre()
         batch = draw_images(job, pack, augment)
@@ -76,7 +76,7 @@ def explain(job: Job) -> None:
             {"path": pack.image_path(row), "true": classes[true], "predicted": classes[guess], "loss": loss}
             for row, true, guess, loss in zip(*(column.tolist() for column in columns), strict=True)
         ]
-        folder.write("saliency.json", rows)
+        folder.write(SALIENCY, {**origin, "images": rows})
         figures.saliency_sheet(
             folder.folder / "saliency.png",
             augment.to_pixels(batch.images.numpy(force=True)),

@@ -8,6 +8,7 @@ field. No torch here.
 from __future__ import annotations
 
 import math
+import os
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ def hidden(default: str) -> str:
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {value}; expected {expected}")
+        raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Recipe:
     """L2 penalty on every weight, as in torch's SGD."""
     label_smoothing: float = 0.1
     """e: the target is 1 - e on the true class and e / (K - 1) on each other one."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: every class weighs as much in the loss, and in the probe, however many images it has."""
     linear_probe: bool = False
     """Before the first epoch, fit the last layer to the frozen features."""
     probe_grids: tuple[int, ...] = (0,)
@@ -86,9 +89,9 @@ class Recipe:
     select: Literal["accuracy", "loss"] = "accuracy"
     """Which validation result makes a checkpoint the best. The cross entropy is less noisy on few images."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device has it. Saved activations of B2: 87.8 MiB an image, 160.7 in fp32."""
+    """auto: bf16 where the device has it. Saved activations of B2: 92.1 MB an image, 168.5 in fp32."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: 12.4 MiB an image instead of 160.7 (B2, 256 px, fp32)."""
+    """Recompute activations in the backward pass: 13.0 MB an image instead of 168.5 (B2, 256 px, fp32)."""
     compile: bool = False
     """torch.compile the network, on a GPU with CUDA graphs; or say why not, and run eagerly."""
     sync_batchnorm: bool = False
@@ -104,21 +107,18 @@ class Recipe:
             _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
         for name in ("momentum", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
-        _check("views", self.views, 1 <= self.views <= self.batch_size, f"1 to batch_size, {self.batch_size}")
+        _check(
+            "views", self.views, 1 <= self.views <= self.batch_size, f"1 to --batch-size, {self.batch_size}"
+        )
         _check("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
         _check("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
-        grids = self.probe_grids
-        _check(
-            "probe_grids",
-            grids,
-            bool(grids) and all(0 <= grid <= 7 for grid in grids),
-            "one or more of 0 to 7",
-        )
+        known = self.probe_grids and all(0 <= grid <= 7 for grid in self.probe_grids)
+        _check("probe_grids", " ".join(map(str, self.probe_grids)), bool(known), "one or more of 0 to 7")
         if self.micro_batch > 0 and not self.freeze_bn:
-            raise ValueError("micro_batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
+            raise ValueError("--micro-batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
         if self.micro_batch > 0 and self.compile:
-            raise ValueError("compile needs a whole batch in one call; add --micro-batch 0")
+            raise ValueError("--compile needs a whole batch in one call; add --micro-batch 0")
         if not (self.phases or self.linear_probe):
             raise ValueError("nothing is trained: no phases, and no linear probe")
 
@@ -127,9 +127,14 @@ class Recipe:
         """Epochs of all phases together."""
         return total_epochs(self.phases)
 
-    def lr_at(self, epoch: float) -> float:
-        """The learning rate at a moment, in epochs from the start of training, fractions included."""
-        return lr_at(self.phases, epoch)
+    def lr_at(self, epoch: float, step: float = 0.0) -> float:
+        """The learning rate of a step, see `schedule.lr_at`."""
+        return lr_at(self.phases, epoch, step)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are steps: epochs, or averaging."""
+        return bool(self.phases or self.averaging.steps)
 
     @property
     def bf16(self) -> bool:
@@ -249,7 +254,7 @@ GROUPS: Final = {
     "network": ("linear-probe", "probe-grids", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
     "optimisation": (
-        "phases", "momentum", "weight-decay", "label-smoothing", "micro-batch", "averaging",
+        "phases", "momentum", "weight-decay", "label-smoothing", "class-weights", "micro-batch", "averaging",
     ),
     "evaluation": ("select",),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),
@@ -269,7 +274,10 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     first.add_argument("--out", type=Path, default=Path())
     first.add_argument("--resume", action=BooleanOptionalAction)
     found, _ = first.parse_known_args([word for word in arguments if word not in ("-h", "--help")])
-    if not (found.resume and (found.out / "recipe.json").exists()):
+    there = (found.out / "recipe.json").exists()
+    if there and not found.resume and "RANK" not in os.environ:  # torchrun starts again what has begun
+        raise OptionError(f"{found.out} holds a run already; name another folder, or go on with it: --resume")
+    if not (found.resume and there):
         return _read(arguments, recipes)
     from greyhound.begin import own_recipe, unresolved  # where torch is needed anyway
 

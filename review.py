@@ -53,7 +53,7 @@ class Job:
     """Without a run: whose features; any timm name."""
     weights: str = "auto"
     """Without a run: an installed package of weights, then timm's hub; or a file."""
-    size: int = 160
+    size: int = 224
     """Without a run: pixels a side of what the network sees."""
     folds: int = 5
     """Without a run: an image is judged by the images of the other folds."""
@@ -73,11 +73,11 @@ class Job:
         if not (self.out or self.survey):
             raise ValueError("there is nowhere to write to; name a file: --out")
         if self.size < 32:
-            raise ValueError(f"size is {self.size}; expected at least 32 pixels")
+            raise ValueError(f"--size is {self.size}; expected at least 32 pixels")
         if self.folds < 2:
-            raise ValueError(f"folds is {self.folds}; expected at least 2")
+            raise ValueError(f"--folds is {self.folds}; expected at least 2")
         if self.neighbours < 0:
-            raise ValueError(f"neighbours is {self.neighbours}; expected 0 or more")
+            raise ValueError(f"--neighbours is {self.neighbours}; expected 0 or more")
 
     @property
     def ranking(self) -> Path:

@@ -19,6 +19,7 @@ from torch import nn
 
 from greyhound.cache.cli import Stop, Stopped, note, progress_bar
 from greyhound.cache.machine import describe_machine
+from greyhound.cache.shards import find
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.dry_run import check_input_size
@@ -26,7 +27,15 @@ from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm,
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, Run, RunError, versions
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
-from greyhound.model.step import Divergence, refuse, smoothed_cross_entropy, validate
+from greyhound.model.step import (
+    Divergence,
+    Loss,
+    balanced_weights,
+    refuse,
+    smoothed_cross_entropy,
+    validate,
+    weighted,
+)
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
 from greyhound.recipe import Recipe
@@ -78,6 +87,18 @@ class TrainContext:
                 yield batch
                 update(done + clock.images, len(loader.ids), clock.note())
 
+    def loss(self) -> Loss:
+        """The recipe's, over this rank's images of a batch."""
+        loss = smoothed_cross_entropy(self.recipe.label_smoothing, len(self.pack.classes))
+        weights = self.class_weights()
+        return loss if weights is None else weighted(loss, weights)
+
+    def class_weights(self) -> torch.Tensor | None:
+        """How much an image of each class weighs, see `step.balanced_weights`; None: all the same."""
+        if self.recipe.class_weights == "none":
+            return None
+        return balanced_weights(self.pack.labels[self.pack.ids("train")], len(self.pack.classes))
+
     def raise_if_diverged(self) -> None:
         """Stop where a loss was not finite: say at which step and rate, on which images. Raises RunError."""
         if self.state.diverged != NEVER:
@@ -106,7 +127,9 @@ def _explain_divergence(context: TrainContext) -> None:
     found = Divergence(
         epoch=state.epoch,
         images=state.diverged,
-        learning_rate=recipe.lr_at(state.epoch + state.diverged / len(training.ids)),
+        learning_rate=recipe.lr_at(
+            state.epoch + state.diverged / len(training.ids), batch.global_batch_size / len(training.ids)
+        ),
         rows=rows,
         paths=[training.pack.image_path(row) for row in rows],
     )
@@ -144,10 +167,24 @@ def open_pack(path: Path, resources: Resources) -> Pack:
 
 def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
-    trained = run.read(PACK)
-    pack = Pack(path or trained["path"], resources.originals)
-    pack.require_classes(trained["classes"], str(run.folder))
+    pack = Pack(path or trained_pack_path(run), resources.originals)
+    pack.require_classes(run.read(PACK)["classes"], str(run.folder))
     return pack
+
+
+def trained_pack_path(run: Run) -> Path:
+    """Where the pack of a run is: where it was, or, of the same digest, at the same place beside the run.
+
+    Raises RunError, PackError.
+    """
+    known = run.read(PACK)
+    was, beside = Path(known["path"]), run.folder / (known.get("beside") or PACK)
+    if any(file.exists() for file in find(was)):
+        return was
+    there = beside.name != PACK and any(file.exists() for file in find(beside))
+    if there and Pack(beside).header.digest == known["digest"]:
+        return beside
+    raise RunError(f"the pack of {run.folder} is no longer at {was}; name it: --pack PACK")
 
 
 def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str]:

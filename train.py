@@ -29,13 +29,13 @@ from typing import Any
 from torch import nn
 
 from greyhound.begin import opened, try_out
-from greyhound.model import averaging, distributed, linear_probe, step
+from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, PROBE, SWA, Run
 from greyhound.model.state import NEVER, scored
-from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr, smoothed_cross_entropy
+from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
 from greyhound.session import TrainContext, open_evaluation, open_optimizer
 
@@ -60,8 +60,17 @@ def train(options: TrainOptions, stop: Stop) -> int:
         fit(context)
         average_weights(context)
         distributed.broadcast_from_main(context.saver.wait)  # it may be writing the report of the last epoch
-        distributed.on_main(lambda: print(f"report: {report.build(context.run.folder)}"))
+        distributed.on_main(conclude, context)
     return 0
+
+
+def conclude(context: TrainContext) -> None:
+    """The report; and of few validation images, how little their accuracy says."""
+    folder, kept = context.run.folder, report.kept(context.run.folder)
+    if kept and kept["n"] < metrics.FEW * len(context.pack.classes):
+        interval = metrics.say_interval(kept["accuracy"], kept["n"], len(context.pack.classes))
+        print(f"validation: acc = {kept['accuracy']:.3f} ({interval})")
+    print(f"report: {report.build(folder)}")
 
 
 def probe(context: TrainContext) -> None:
@@ -84,6 +93,7 @@ def probe(context: TrainContext) -> None:
             len(pack.classes),
             feature_network.columns(),
             pretrained_head(network, recipe.network, recipe.weights),
+            context.class_weights(),
         )
     )
     if solution.grid:
@@ -133,18 +143,19 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     """
     recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(context.training)
     set_train_mode(state.network, recipe.freeze_bn)
-    loss_fn = smoothed_cross_entropy(recipe.label_smoothing, len(loader.pack.classes))
+    loss_fn = context.loss()
     state.begin_epoch()
     batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
     for batch in islice(batches, steps):
-        set_lr(state.optimizer, recipe.lr_at(state.epoch + state.images / len(loader.ids)))
+        done, part = state.images / len(loader.ids), batch.global_batch_size / len(loader.ids)
+        set_lr(state.optimizer, recipe.lr_at(state.epoch + done, part))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         total = batch.global_batch_size
         for images, labels in micro_batches(*batch.flat(), recipe.micro_batch, total, recipe.views):
             loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels)
-            weighted = loss * ddp_loss_weight(len(labels), total * recipe.views)
-            weighted.backward()  # type: ignore[no-untyped-call]
+            shared = loss * ddp_loss_weight(len(labels), total * recipe.views)
+            shared.backward()  # type: ignore[no-untyped-call]
             state.record(loss.detach(), len(labels) / recipe.views)  # several views count as one image
         state.optimizer.step()
         state.advance(loader.position.epoch, loader.position.images)
@@ -211,7 +222,7 @@ def average_weights(context: TrainContext) -> None:
         network,
         lambda: (batch.flat() for batch in context.with_progress("averaging", context.training)),
         len(context.training.ids) * recipe.views,
-        smoothed_cross_entropy(recipe.label_smoothing, len(context.pack.classes)),
+        context.loss(),
         recipe.averaging.rate,
         recipe.averaging.steps,
         forward=lambda network, images: forward(network, images, recipe.bf16),

@@ -48,7 +48,7 @@ def describe(opened: Pack, most: int | None) -> None:
     rows.append(("all", *counts.sum(axis=0).tolist(), len(opened)))
     _print_table(str(opened.path), ("class", *SPLITS, "all"), rows)
     parts = f" in {header.shards} shards" if header.shards > 1 else ""
-    size = f"{opened.nbytes / 2**20:,.1f} MiB of original images{parts}"
+    size = f"{opened.nbytes / 1e6:,.1f} MB of original images{parts}"
     Console().print(f"{size}; digest {header.digest[:16]}")
     if header.split_by:
         _say(f"split: {header.split_by}")

@@ -18,7 +18,7 @@ from torch import nn
 
 from greyhound.model.network import eval_mode, preserve_state, set_train_mode
 from greyhound.model.precision import forward
-from greyhound.model.report.report import duration
+from greyhound.model.report.text import duration
 from greyhound.model.run import RunError
 
 _COPIES: Final = 4
@@ -116,6 +116,18 @@ def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> No
         raise RunError(f"{found}; choose another --size or --network") from None
 
 
+@torch.no_grad()
+def check_single_image(network: nn.Module, size: int, bf16: bool) -> None:
+    """Refuse steps of one image where BatchNorm then sees one value a channel. Raises RunError."""
+    image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    try:
+        with eval_mode(network), preserve_state(network):
+            forward(network.train(), image, bf16)
+    except ValueError:
+        needed = f"at {size} px BatchNorm needs two images a step, and each process gets one"
+        raise RunError(f"{needed}; raise --batch-size, or add --freeze-bn") from None
+
+
 def estimate(
     network: str, memory: Memory, seconds: Sequence[float], batch: int, steps: int, epochs: int, passes: int
 ) -> list[str]:
@@ -126,7 +138,7 @@ def estimate(
     """
     step = statistics.median(seconds[1:])
     count = f"{epochs} epoch{'s' if epochs != 1 else ''}"
-    each, fixed = f"{memory.per_image / 2**20:.1f} MiB", f"{memory.fixed / 2**20:.1f} MiB"
+    each, fixed = f"{memory.per_image / 1e6:.1f} MB", f"{memory.fixed / 1e6:.1f} MB"
     gigabytes, fitting = memory.batch(batch) / 1e9, memory.fitting(_CARD)
     epoch = step * steps
     return [

@@ -89,14 +89,16 @@ def solve(
     classes: int,
     columns: Mapping[int, torch.Tensor],
     pretrained: Linear | None = None,
+    class_weights: torch.Tensor | None = None,
 ) -> tuple[Solution, Linear]:
     """The penalised logistic regression of labels int64 `[n]`, 0..K-1, on features float32 `[n, D]`.
 
     ids: int64 `[n]`; the result depends on the images, not on their order. columns: the features of each
     grid to choose among, see `GridFeatures.columns`. pretrained: the classifier that the network was trained
-    with, on the features of grid 0. The features are standardised for the penalty, and the head takes them
-    as they are. A class without images gets a constant logit below all others. Raises ValueError if the
-    labels are not of two classes or more in 0..K-1, RunError if a feature is not finite.
+    with, on the features of grid 0. class_weights: `[K]`, by which an image's cross entropy is multiplied, in
+    fitting and in choosing; their mean over the images is 1. The features are standardised for the penalty,
+    and the head takes them as they are. A class without images gets a constant logit below all others. Raises
+    ValueError if the labels are not of two classes or more in 0..K-1, RunError if a feature is not finite.
     """
     _check(labels, classes)
     if not features.isfinite().all():
@@ -106,11 +108,13 @@ def solve(
     order = ids.argsort().to(labels.device)
     present, targets = torch.unique(labels[order], return_inverse=True)
     values = features[order].double()
-    found, problem, start = _choose(values, targets, columns, pretrained, _folds(targets))
+    weights = None if class_weights is None else class_weights.to(values)[labels[order]]
+    found, problem, start = _choose(values, targets, columns, pretrained, _folds(targets), weights)
     # Single precision goes most of the way in a third of the time.
     offset = start(values[:, : start.weight.shape[1]])
-    near = fit(problem.rows.float(), targets, offset.float(), found.penalty)
-    weight, bias = problem.head(fit(problem.rows, targets, offset, found.penalty, near.double()))
+    near = fit(problem.rows.float(), targets, offset.float(), found.penalty, weights=weights)
+    fitted = fit(problem.rows, targets, offset, found.penalty, near.double(), weights=weights)
+    weight, bias = problem.head(fitted)
     weight[:, : start.weight.shape[1]] += start.weight
     bias += start.bias
     chosen = values[:, columns[found.grid].to(values.device)]
@@ -150,12 +154,13 @@ def fit(
     penalty: float,
     begin: torch.Tensor | None = None,
     steps: int = _STEPS,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`[D + 1, K]`, weights and below them biases, that minimise the penalised cross entropy, by L-BFGS.
 
     That is the sum over the images of the cross entropy of `offset + rows @ weights + biases` against targets
     int64 `[n]`, and penalty / 2 times the sum of the squared weights. offset: `[n, K]`. begin: where to
-    begin; default zero.
+    begin; default zero. weights: `[n]`, of each image's cross entropy; their mean is 1.
     """
     found = rows.new_zeros(rows.shape[1] + 1, offset.shape[1]) if begin is None else begin.clone()
     found.requires_grad_()
@@ -170,13 +175,20 @@ def fit(
 
     def loss() -> torch.Tensor:
         search.zero_grad()
-        fitted = functional.cross_entropy(offset + rows @ found[:-1] + found[-1], targets)
+        fitted = _cross_entropy(offset + rows @ found[:-1] + found[-1], targets, weights)
         value = fitted + penalty / (2 * len(rows)) * found[:-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     search.step(loss)  # type: ignore[no-untyped-call]
     return found.detach()
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the images, each times its weight."""
+    if weights is None:
+        return functional.cross_entropy(logits, targets)
+    return (functional.cross_entropy(logits, targets, reduction="none") * weights.to(logits)).mean()
 
 
 def classifier(network: Any) -> nn.Linear:
@@ -221,6 +233,7 @@ def _choose(
     columns: Mapping[int, torch.Tensor],
     pretrained: Linear | None,
     folds: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> tuple[Solution, _Problem, Linear]:
     """The settings whose images out of fold have the least cross entropy, their features, and their start."""
     best: tuple[Solution, _Problem, Linear] | None = None
@@ -231,7 +244,7 @@ def _choose(
         rows = problem.rows.float()
         for start in starts:
             offset = start(values[:, : start.weight.shape[1]]).float()
-            place, logits, loss = _best_penalty(rows, targets, offset, folds, place)
+            place, logits, loss = _best_penalty(rows, targets, offset, folds, place, weights)
             if best is None or loss < best[0].cross_entropy:
                 right = float((logits.argmax(1) == targets).float().mean())
                 probabilities = logits.softmax(1).cpu()
@@ -242,7 +255,12 @@ def _choose(
 
 
 def _best_penalty(
-    rows: Rows, targets: torch.Tensor, offset: torch.Tensor, folds: torch.Tensor, place: int
+    rows: Rows,
+    targets: torch.Tensor,
+    offset: torch.Tensor,
+    folds: torch.Tensor,
+    place: int,
+    weights: torch.Tensor | None,
 ) -> tuple[int, torch.Tensor, float]:
     """The best of `PENALTIES`, looked for from `place` on, first among weaker ones; its logits and loss."""
     fitted: dict[int, list[torch.Tensor]] = {}
@@ -251,9 +269,9 @@ def _best_penalty(
     def loss_at(place: int, nearby: int) -> float:
         if place not in found and 0 <= place < len(PENALTIES):
             logits, fitted[place] = _logits_out_of_fold(
-                rows, targets, offset, folds, PENALTIES[place], fitted.get(nearby)
+                rows, targets, offset, folds, PENALTIES[place], fitted.get(nearby), weights
             )
-            found[place] = logits, float(functional.cross_entropy(logits, targets))
+            found[place] = logits, float(_cross_entropy(logits, targets, weights))
         return found[place][1] if place in found else math.inf
 
     loss_at(place, place)
@@ -270,14 +288,14 @@ def _logits_out_of_fold(
     folds: torch.Tensor,
     penalty: float,
     begin: list[torch.Tensor] | None,
+    weights: torch.Tensor | None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The logits `[n, K]` of every image, fitted roughly to the other folds, and what was fitted."""
     logits, fitted = torch.empty_like(offset), []
     for index, fold in enumerate(torch.unique(folds).tolist()):
         kept, left = folds != fold, folds == fold
-        found = fit(
-            rows[kept], targets[kept], offset[kept], penalty, begin[index] if begin else None, _ROUGHLY
-        )
+        near, of_kept = begin[index] if begin else None, None if weights is None else weights[kept]
+        found = fit(rows[kept], targets[kept], offset[kept], penalty, near, _ROUGHLY, of_kept)
         logits[left] = offset[left] + rows[left] @ found[:-1] + found[-1]
         fitted.append(found)
     return logits, fitted

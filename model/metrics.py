@@ -1,11 +1,13 @@
 """Accuracy with its uncertainty: in total and by class, of single crops and of their mean.
 
 Before it: eval predicts the probabilities of every crop. After it: eval.json, the printed table, the
-confusion matrix.
+confusion matrix. Where classes differ in size the total is that of the large ones: beside it stand the
+balanced accuracy, the mean over classes, and macro F1.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any, Final
@@ -19,6 +21,8 @@ Integers = NDArray[np.int64]
 
 TABLED: Final = 200
 """eval.json has the whole confusion matrix of up to this many classes; of more, the pairs that occur."""
+FEW: Final = 20
+"""With fewer images of a class its accuracy says little: 19 of 20 may be anything from 0.76 to 0.99."""
 
 
 def score(right: NDArray[np.floating[Any]]) -> dict[str, Any]:
@@ -46,6 +50,24 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def images_to_halve(accuracy: float, n: int) -> int:
+    """Of how many images, equally often right, the 95 % interval would be half as wide as over n."""
+
+    def width(images: int) -> float:
+        low, high = wilson(accuracy * images, images)
+        return high - low
+
+    return bisect_left(range(16 * n + 64), -width(n) / 2, lo=n, key=lambda images: -width(images))
+
+
+def say_interval(accuracy: float, n: int, classes: int) -> str:
+    """The 95 % interval of an accuracy over n images; of few a class, how many would halve it too."""
+    low, high = wilson(accuracy * n, n)
+    said = f"95 % interval {low:.3f} to {high:.3f}, n = {n}"
+    few = n < FEW * classes
+    return f"{said}: {images_to_halve(accuracy, n):,} images would halve it" if few else said
 
 
 def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers:
@@ -80,9 +102,13 @@ def evaluate(
 
     `accuracy` is the mean over all n * V single crops, as the original counts. `ensemble_accuracy` takes the
     class with the highest mean probability over an image's V crops; so do `confusion` and `cross_entropy`.
-    More than `TABLED` classes get `confusion_pairs` instead: rows of true class, predicted class and count.
-    Both intervals are over n, not over n * V: crops of one image are no independent trials. A class without
-    images has None. Raises ValueError if probabilities are not finite.
+    A class's accuracy is its recall. Its precision is the share of what was taken for it that it is, None
+    where nothing was. `balanced_accuracy` and `macro_f1` are means over the `classes_tested`, those with
+    images. More than `TABLED` classes get `confusion_pairs` instead of `confusion`: rows of true class,
+    predicted class and count. Both intervals are over n, not over n * V: crops of one image are no
+    independent trials. A class without images has None.
+
+    Raises ValueError if probabilities are not finite.
     """
     if not np.isfinite(probabilities).all():
         raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
@@ -92,24 +118,80 @@ def evaluate(
     ensembles = (predictions == labels).astype(np.float64)
     order = np.argsort(labels, kind="stable")
     of_classes = np.split(order, np.searchsorted(labels[order], np.arange(1, len(class_names))))
+    rows = [
+        {"name": name} | _scores(singles[chosen], ensembles[chosen])
+        for name, chosen in zip(class_names, of_classes, strict=True)
+    ]
+    balanced = _add_precision(rows, "", labels, probabilities.argmax(axis=2))
+    balanced |= _add_precision(rows, "ensemble_", labels, predictions[:, None])
     return {
         "crops": probabilities.shape[1],
         **_scores(singles[order], ensembles[order]),
-        "cross_entropy": _cross_entropy(mean, labels),
-        "classes": [
-            {"name": name} | _scores(singles[chosen], ensembles[chosen])
-            for name, chosen in zip(class_names, of_classes, strict=True)
-        ],
+        **balanced,
+        "classes_tested": sum(row["n"] > 0 for row in rows),
+        "cross_entropy": cross_entropy(mean, labels),
+        "classes": rows,
         **_confusion(labels, predictions, len(class_names)),
     }
 
 
 def table(evaluation: Mapping[str, Any]) -> list[str]:
-    """The original lines, `Accuracy of Afghan_hound(n=36): 0.928`, class by class; then the total."""
+    """The original lines, `Accuracy of Afghan_hound(n=36): 0.928`, class by class, and what is ours behind
+    the number: the precision, and of few images the interval. Then the total, and the mean of the crops.
+    """
+    crops, classes = evaluation["crops"], len(evaluation["classes"])
+    tested = evaluation["classes_tested"]
+    of = f"{tested} of {classes} classes" if tested < classes else f"{classes} classes"
+    kind = f"one crop, on average over {crops}" if crops > 1 else "the centre window"
+    interval = say_interval(evaluation["accuracy"], evaluation["n"], tested)
     lines = [
-        f"Accuracy of {row['name']}(n={row['n']}): {_say(row['accuracy'])}" for row in evaluation["classes"]
+        *map(_class_line, evaluation["classes"]),
+        f"Total Accuracy: {_say(evaluation['accuracy'])} ({kind}, {of}; {interval})",
+        _balanced(evaluation, ""),
     ]
-    return [*lines, f"Total Accuracy: {_say(evaluation['accuracy'])}"]
+    if crops > 1:
+        low, high = evaluation["ensemble_interval"]
+        together = f"mean of {crops} probabilities: {_say(evaluation['ensemble_accuracy'])}"
+        lines.append(
+            f"{together} (95 % interval {low:.3f} to {high:.3f}), {_balanced(evaluation, 'ensemble_')}"
+        )
+    return lines
+
+
+def _class_line(row: Mapping[str, Any]) -> str:
+    line = f"Accuracy of {row['name']}(n={row['n']}): {_say(row['accuracy'])}"
+    if not row["n"]:
+        return line
+    if row["n"] < FEW:
+        line += " ({:.3f} to {:.3f})".format(*row["interval"])
+    return (
+        f"{line}, precision {row['precision']:.3f}"
+        if row["precision"] is not None
+        else f"{line}, never named"
+    )
+
+
+def _balanced(evaluation: Mapping[str, Any], kind: str) -> str:
+    accuracy, f1 = evaluation[f"{kind}balanced_accuracy"], evaluation[f"{kind}macro_f1"]
+    return f"balanced accuracy: {accuracy:.3f}, macro F1: {f1:.3f}"
+
+
+def _add_precision(
+    rows: list[dict[str, Any]], kind: str, labels: Integers, predictions: Integers
+) -> dict[str, float | None]:
+    """Give the classes' rows their precision and F1; the means of recall and F1. predictions: `[n, V]`."""
+    right = np.bincount(labels, (predictions == labels[:, None]).sum(axis=1), minlength=len(rows))
+    named = np.bincount(predictions.ravel(), minlength=len(rows))
+    there = np.bincount(labels, minlength=len(rows)) * predictions.shape[1]
+    for row, true, guessed, of in zip(rows, *(each.tolist() for each in (right, named, there)), strict=True):
+        row[f"{kind}precision"] = true / guessed if guessed else None
+        row[f"{kind}f1"] = 2 * true / (guessed + of) if of else None
+    found = [row for row in rows if row["n"]]
+
+    def mean(name: str) -> float | None:
+        return sum(row[f"{kind}{name}"] for row in found) / len(found) if found else None
+
+    return {f"{kind}balanced_accuracy": mean("accuracy"), f"{kind}macro_f1": mean("f1")}
 
 
 def _confusion(labels: Integers, predictions: Integers, classes: int) -> dict[str, list[list[int]]]:
@@ -124,8 +206,8 @@ def _scores(singles: NDArray[np.float64], ensembles: NDArray[np.float64]) -> dic
     return score(singles) | {f"ensemble_{name}": ensemble[name] for name in ("accuracy", "interval")}
 
 
-def _cross_entropy(mean: NDArray[np.float64], labels: Integers) -> float:
-    """A probability of 0 counts as the smallest number of float32."""
+def cross_entropy(mean: NDArray[np.float64], labels: Integers) -> float:
+    """Of probabilities `[n, K]`, in nats. A probability of 0 counts as the smallest number of float32."""
     true = mean[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
 

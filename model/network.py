@@ -90,6 +90,15 @@ class GridFeatures(nn.Module):
         return torch.cat([self.network.forward_head(last, pre_logits=True), *pooled], dim=1)
 
 
+class Float32Linear(nn.Linear):
+    """A head that computes in float32 under autocast too: of many classes, bfloat16's logits tie."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits `[B, K]` of features `[B, D]`."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return super().forward(rows.float())
+
+
 class GridNetwork(nn.Module):
     """A timm network whose head sees `GridFeatures`. Tensors: `features.network.*` and `classifier.*`."""
 
@@ -98,14 +107,12 @@ class GridNetwork(nn.Module):
         super().__init__()
         self.grid = grid
         self.features = GridFeatures(network, [grid])
-        self.classifier = nn.Linear(len(self.features.columns()[grid]), classes)
+        self.classifier = Float32Linear(len(self.features.columns()[grid]), classes)
         network.reset_classifier(0)  # its own is not used
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits `[B, classes]`; the head computes in float32, as it was fitted."""
-        features = self.features(images)
-        with torch.autocast(images.device.type, enabled=False):
-            logits: torch.Tensor = self.classifier(features.float())
+        """Logits `[B, classes]`."""
+        logits: torch.Tensor = self.classifier(self.features(images))
         return logits
 
     def get_classifier(self) -> nn.Module:
@@ -129,7 +136,6 @@ def build(
     """The timm network `name` for images `[B, 3, S, S]`, with logits `[B, classes]`, in channels_last memory.
 
     grid: cells a side of a `GridNetwork`; 0: the plain network.
-
     weights: "none", random; "auto", an installed package of weights, then timm's hub; or the path of a
     .safetensors file, a torch file or a Greyhound checkpoint. A head of other classes in them is not taken,
     and ours stays random. activation_checkpointing: keep less of the forward pass and compute it again in the
@@ -138,13 +144,15 @@ def build(
     import timm
 
     check_name(name)
-    network: nn.Module = timm.create_model(name, num_classes=classes)
+    network: Any = timm.create_model(name, num_classes=classes)
     if weights != "none":
         load_state(network, *_find_state(network, name, weights))
     if activation_checkpointing:
         _checkpoint_activations(network, name)
-    network = GridNetwork(network, grid, classes) if grid else network
-    return network.to(memory_format=torch.channels_last)
+    if type(head := network.get_classifier()) is nn.Linear:
+        head.__class__ = Float32Linear  # the same tensors under the same names
+    built: nn.Module = GridNetwork(network, grid, classes) if grid else network
+    return built.to(memory_format=torch.channels_last)
 
 
 def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | None:
@@ -356,19 +364,20 @@ def _head_names(network: Any) -> set[str]:
 
 
 def _checkpoint_activations(network: Any, name: str) -> None:
-    """Switch it on. What is computed again sees each batch twice, so its BatchNorm gets half the momentum.
-
-    timm calls that part `blocks` in EfficientNets; elsewhere (ResNets) the statistics do move twice.
-    """
+    """Switch it on. BatchNorm that is computed again, as a trial shows, gets half the momentum, twice."""
     try:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):
-        found = f"{name} cannot recompute its activations"
-        raise WeightsError(f"{found}; train it without --activation-checkpointing") from None
-    blocks = getattr(network, "blocks", None)
-    for module in blocks.modules() if isinstance(blocks, nn.Module) else ():
-        if isinstance(module, _BatchNorm) and module.momentum is not None:
-            module.momentum = 1 - (1 - module.momentum) ** 0.5
+        todo = "train it without --activation-checkpointing"
+        raise WeightsError(f"{name} cannot recompute its activations; {todo}") from None
+    norms = [each for each in network.modules() if getattr(each, "num_batches_tracked", None) is not None]
+    with preserve_state(network):
+        before = [int(norm.num_batches_tracked) for norm in norms]
+        network.train()(torch.zeros(2, *network.pretrained_cfg["input_size"])).sum().backward()
+        twice = [norm for norm, was in zip(norms, before, strict=True) if norm.num_batches_tracked > was + 1]
+    network.zero_grad(set_to_none=True)
+    for norm in twice:
+        norm.momentum = norm.momentum and 1 - (1 - norm.momentum) ** 0.5
 
 
 def _say_wrong(key: str, wanted: torch.Tensor, state: StateDict) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -39,10 +40,19 @@ _UNTIL: Final = " until epoch "
 def write_description(
     folder: Run, recipe: Mapping[str, Any], pack: Mapping[str, Any], used: Mapping[str, str]
 ) -> None:
-    """pack.json, versions.json and recipe.json; the last one makes the folder a run."""
-    folder.write(PACK, pack)
+    """pack.json, versions.json and recipe.json; the last one makes the folder a run.
+
+    pack.json says also where the pack lies seen from the run, so that both may be moved together.
+    """
+    folder.write(PACK, {**pack, "beside": beside(Path(pack["path"]), folder.folder)})
     folder.write(VERSIONS, used)
     folder.write(RECIPE, recipe)
+
+
+def beside(path: Path, folder: Path) -> str:
+    """The path seen from a folder; empty on another drive."""
+    path, folder = path.resolve(), folder.resolve()
+    return os.path.relpath(path, folder) if path.anchor == folder.anchor else ""
 
 
 def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:

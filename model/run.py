@@ -34,6 +34,7 @@ TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 PROBE: Final = "probe.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
+SALIENCY: Final = "saliency.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
 CORRUPT: Final = "corrupt.json"
@@ -44,20 +45,23 @@ CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
 
 _NUMBER: Final = (int, float)
 _RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int, "elapsed": _NUMBER}
-_CLASS: Final = {
-    "name": str,
+_SCORE: Final = {
     "n": int,
     "accuracy": _NUMBER,
     "interval": [_NUMBER],
     "ensemble_accuracy": _NUMBER,
     "ensemble_interval": [_NUMBER],
 }
+_CLASS: Final = _SCORE | {"name": str, "precision": _NUMBER, "ensemble_precision": _NUMBER}
+_ORIGIN: Final = {"checkpoint": str, "after": str, "weights": str}
+_FIT: Final = {"ece": _NUMBER, "nll": _NUMBER}
 _CORRUPT_ROW: Final = {"row": int, "path": str, "replacement": int}
 SCHEMAS: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
     VERSIONS: {"*": str},
     PACK: {
         "path": str,
+        "beside": str,
         "digest": str,
         "classes": [str],
         "splits": {"*": int},
@@ -78,13 +82,17 @@ SCHEMAS: Final[dict[str, Any]] = {
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     PROBE: _RESULT | {"images": int},
     SWA: {"before": _RESULT, "after": _RESULT},
-    EVALUATION: {
-        "n": int,
+    SALIENCY: _ORIGIN | {"images": [{"path": str}]},
+    EVALUATION: _ORIGIN
+    | _SCORE
+    | {
         "crops": int,
-        "accuracy": _NUMBER,
-        "interval": [_NUMBER],
-        "ensemble_accuracy": _NUMBER,
-        "ensemble_interval": [_NUMBER],
+        "classes_tested": int,
+        "balanced_accuracy": _NUMBER,
+        "macro_f1": _NUMBER,
+        "ensemble_balanced_accuracy": _NUMBER,
+        "ensemble_macro_f1": _NUMBER,
+        "calibration": {"temperature": _NUMBER, "images": int, "why": str, "before": _FIT, "after": _FIT},
         "classes": [_CLASS],
         "confusion": [[int]],
         "confusion_pairs": [[int]],
@@ -256,8 +264,12 @@ class Run:
         best = max(loaded, key=lambda name: score_of(loaded[name]))  # a tie goes to the average
         return best, loaded[best]
 
+    def weights_id(self, name: str) -> str:
+        """See `checkpoint.weights_id`; of "swa", "best" or "last"."""
+        return checkpoint.weights_id(self.folder / _FILES[name]) if name in _FILES else ""
+
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
-        """The trained network on `device`, in evaluation mode; its `checkpoint`, and `after` what."""
+        """The trained network on `device`, in evaluation mode; its checkpoint, after what, `weights_id`."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
         try:
@@ -266,6 +278,7 @@ class Run:
             raise RunError(f"{self.folder / RECIPE}: {error}") from None
         load_network(network, content, self.folder / _FILES[chosen])
         origin = {"checkpoint": chosen, "after": str(content.get("after", "the last step"))}
+        origin["weights"] = self.weights_id(chosen)
         return origin, network.to(device).eval()
 
 

@@ -16,8 +16,8 @@ class Phase:
     """A triangular cyclic rate (Smith 2017, "Cyclical Learning Rates"): linear from `high` to `low` and up.
 
     cycles: full periods over the phase; 2.5 starts high and ends low after three descents, 0.5 is one
-    straight decay. warm_up: epochs at the start over which the rate is also multiplied by a ramp from 0 to 1.
-    Raises ValueError.
+    straight decay. warm_up: epochs at the start over which the rate is also multiplied by a ramp to 1: of its
+    n steps the first takes 1 / n, the last 1. Raises ValueError.
     """
 
     epochs: int
@@ -29,7 +29,7 @@ class Phase:
     cycles: float = 2.5
     """Full cycles in the phase; 0.5 is one straight decay from high to low."""
     warm_up: float = 0.0
-    """Epochs at the start over which the rate is also multiplied by a ramp from 0 to 1."""
+    """Epochs at the start over which the rate is also multiplied by a ramp that ends at 1."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that give no rate."""
@@ -42,11 +42,14 @@ class Phase:
         if not 0 <= self.warm_up <= self.epochs:
             raise ValueError(f"a warm-up of {self.warm_up} epochs; expected 0 to the phase's {self.epochs}")
 
-    def rate(self, epoch: float) -> float:
-        """The rate `epoch` epochs after the phase's start, 0 to `epochs`."""
+    def rate(self, epoch: float, step: float = 0.0) -> float:
+        """The rate of a step that begins `epoch` epochs after the phase's start, and is `step` epochs long.
+
+        The ramp is taken at the step's end: at its beginning the first step would learn nothing.
+        """
         turn = epoch / self.epochs * self.cycles % 1
         depth = 1 - abs(2 * turn - 1)
-        ramp = min(1.0, epoch / self.warm_up) if self.warm_up else 1.0
+        ramp = min(1.0, (epoch + step) / self.warm_up) if self.warm_up else 1.0
         return ramp * (self.high * (1 - depth) + self.low * depth)
 
 
@@ -64,8 +67,10 @@ def total_epochs(phases: Sequence[Phase]) -> int:
     return sum(phase.epochs for phase in phases)
 
 
-def lr_at(phases: Sequence[Phase], epoch: float) -> float:
+def lr_at(phases: Sequence[Phase], epoch: float, step: float = 0.0) -> float:
     """The learning rate at a moment, in epochs from the start of training, fractions included.
+
+    step: length of the step that begins there, in epochs; see `Phase.rate`.
 
     Where one phase ends the next has begun; past the last one the rate stays where that ended. Raises
     ValueError if `epoch` is negative or there are no phases.
@@ -76,7 +81,7 @@ def lr_at(phases: Sequence[Phase], epoch: float) -> float:
         raise ValueError("a schedule without phases has no learning rate; give it at least one")
     for phase in phases:
         if epoch < phase.epochs:
-            return phase.rate(epoch)
+            return phase.rate(epoch, step)
         epoch -= phase.epochs
     return phases[-1].rate(phases[-1].epochs)
 
@@ -84,7 +89,7 @@ def lr_at(phases: Sequence[Phase], epoch: float) -> float:
 def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
     """The same phases over `epochs` in all, each with its share. Raises ValueError below one each."""
     if epochs < len(phases):
-        raise ValueError(f"epochs is {epochs}; expected at least {len(phases)}, one for each phase")
+        raise ValueError(f"--epochs is {epochs}; expected at least {len(phases)}, one for each phase")
     if epochs == total_epochs(phases):
         return tuple(phases)
     wanted = [phase.epochs * epochs / total_epochs(phases) for phase in phases]
@@ -98,9 +103,9 @@ def with_epochs(phases: Sequence[Phase], epochs: int) -> tuple[Phase, ...]:
 def with_lr(phases: Sequence[Phase], lr: float) -> tuple[Phase, ...]:
     """The same phases with `lr` as the highest rate; the others keep their ratio to it. Raises ValueError."""
     if not 0 <= lr < inf:
-        raise ValueError(f"lr is {lr}; expected 0 or more")
+        raise ValueError(f"--lr is {lr}; expected 0 or more")
     if not phases:
-        raise ValueError("lr is for epochs, and this recipe has none; add --epochs")
+        raise ValueError("--lr is for epochs, and this recipe has none; add --epochs")
     highest = max(phase.high for phase in phases)
     if not highest:
         raise ValueError(

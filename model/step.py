@@ -80,6 +80,25 @@ def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
     return {"valid_loss": loss / n, "accuracy": right / n, "n": int(n)}
 
 
+def balanced_weights(labels: NDArray[np.integer[Any]], classes: int) -> torch.Tensor:
+    """The weight of each class, float32 `[K]`, that makes all that have images weigh the same.
+
+    Over the training images of these labels their mean is 1. A class without images has 0.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts, weights, 0).astype(np.float32))
+
+
+def weighted(loss_fn: nn.CrossEntropyLoss, weights: torch.Tensor) -> Loss:
+    """The mean over a batch of each image's loss times its class's weight.
+
+    torch's own weights divide by their sum in the batch, so that parts of a batch would not add up to it.
+    """
+    each = nn.CrossEntropyLoss(label_smoothing=loss_fn.label_smoothing, reduction="none")
+    return lambda logits, labels: (each(logits, labels) * weights.to(logits.device)[labels]).mean()
+
+
 def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
     """Mean cross entropy of logits `[B, K]` against 1 - e on the true class, e / (K - 1) on every other.
 

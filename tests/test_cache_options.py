@@ -146,7 +146,7 @@ def test_every_recipe_survives_its_file(recipe: Recipe) -> None:
     [
         (lambda c: c.update(batch_size="32"), r"r: batch_size: .* integer, not '32'"),
         (lambda c: c["augment"].update(size=None), r"r: augment\.size: .*, not None"),
-        (lambda c: c.update(batch_size=0), "r: batch_size is 0; expected 1 or more"),
+        (lambda c: c.update(batch_size=0), "r: --batch-size is 0; expected 1 or more"),
         (lambda c: c.pop("linear_probe"), "r: no linear_probe; expected one"),
         (lambda c: c.update(sovle_head=True), "r: unknown sovle_head; expected none"),
         (lambda c: c["phases"][0].pop("warm_up"), r"r: no phases\.0\.warm_up; expected one"),

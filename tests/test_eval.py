@@ -12,7 +12,7 @@ import pytest
 import torch
 from pictures import folder
 from PIL import Image
-from runs import NAMES, ONE_THREAD, Capture, Here, tinted
+from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
 from greyhound import eval as evaluation
 from greyhound import explain
@@ -20,7 +20,7 @@ from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import checkpoint, metrics
+from greyhound.model import calibration, checkpoint, metrics
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
 from greyhound.model.saliency import saliency
@@ -40,9 +40,12 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: Capture) -> None:
     result = evaluate(run, crops=4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("(")[0] for line in lines[:3]] == [f"Accuracy of {name}" for name in NAMES]
-    assert lines[3] == f"Total Accuracy: {result['accuracy']:.3f}"
-    assert lines[4].startswith("one crop, on average over 4: ")
-    assert lines[5].startswith("mean of 4 probabilities: ")
+    assert lines[3].startswith(
+        f"Total Accuracy: {result['accuracy']:.3f} (one crop, on average over 4, 3 classes; "
+    )
+    assert lines[4].startswith(f"balanced accuracy: {result['balanced_accuracy']:.3f}, macro F1: ")
+    assert lines[5].startswith(f"mean of 4 probabilities: {result['ensemble_accuracy']:.3f} (95 % interval ")
+    assert lines[6].endswith("; temperature 1: 6 validation images are too few to fit one, 50 are needed")
     assert (result["n"], result["crops"], result["split"], result["checkpoint"]) == (12, 4, "test", "swa")
     assert np.array(result["confusion"]).sum(axis=1).tolist() == [4, 4, 4]
     assert result["ensemble_interval"] == pytest.approx(list(wilson(result["ensemble_accuracy"] * 12, 12)))
@@ -75,7 +78,7 @@ def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: Capture) -
     predicted = np.where(np.arange(2000) < 1950, labels, (labels + 3) % 1000)
     probabilities[np.arange(2000), 0, predicted] = 0.9
     result = metrics.evaluate(probabilities, labels, classes)
-    how = {"checkpoint": "best", "after": "epoch 1"}
+    how = {"checkpoint": "best", "after": "epoch 1", "weights": Run(run).weights_id("swa")}
     started = time.process_time()
     evaluation.conclude(evaluation.Job(run=run, crops=1), Run(run), "eval.json", result | how)
     assert time.process_time() - started < 5
@@ -128,7 +131,7 @@ def test_an_edited_recipe_is_one_line(run: Path) -> None:
 def test_worst_classes_come_first_on_request(run: Path, capsys: Capture) -> None:
     evaluate(run, crops=2, worst_first=True, checkpoint="last")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Accuracy of")]
-    accuracies = [float(line.rsplit(" ", 1)[1]) for line in lines]
+    accuracies = [float(line.split("): ")[1][:5]) for line in lines]
     assert accuracies == sorted(accuracies)
 
 
@@ -146,8 +149,11 @@ def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, cap
     evaluate(run, "pack.json", images=folder(tmp_path / "new", files), crops=2)
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ["b.jpg", 'odd, "na\rme".jpg']
+    assert [row["path"] for row in rows] == ["b.jpg", "broken.jpg", 'odd, "na\rme".jpg']
+    broken = rows.pop(1)
+    assert {broken.pop("path"), *broken.values()} == {"broken.jpg", "", "undecodable (not an image)"}
     for row in rows:
+        assert row["left out"] == ""
         guesses = [row["prediction"], row["prediction_2"], row["prediction_3"]]
         chances = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
         assert sorted(guesses) == list(NAMES)
@@ -155,7 +161,45 @@ def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, cap
         assert sum(chances) == pytest.approx(1, abs=2e-4)
     assert not (run / "eval.json").exists()
     assert (run / "report.html").read_bytes() == before
-    assert "left out: broken.jpg: undecodable (not an image)" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "left out: broken.jpg: undecodable (not an image)" in said.err
+    assert "note: the probabilities are not calibrated: first fit a temperature: greyhound eval" in said.err
+    assert "2 predictions, 1 left out: " in said.out
+
+
+def test_one_image_is_predicted_with_the_probability_of_every_class(
+    run: Path, images: Path, capsys: Capture
+) -> None:
+    evaluate(run, "pack.json", images=images / "red" / "0.jpg", crops=1, probabilities=True)
+    with (run / "predictions.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    every = [float(row[f"probability of {name}"]) for name in NAMES]
+    assert sum(every) == pytest.approx(1, abs=1e-5)
+    assert (row["path"], float(row["probability"])) == ("0.jpg", pytest.approx(max(every), abs=1e-4))
+    with pytest.raises(UserError, match="--probabilities is for images without labels; these have labels"):
+        evaluate(run, images=images, probabilities=True)
+
+
+def test_predictions_use_the_temperature_of_the_same_weights_and_crops(
+    run: Path, images: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(calibration, "LEAST", 1)
+    plain = evaluate(run, crops=2)
+    assert plain["calibration"]["images"] == 6
+
+    def probability(**options: Any) -> float:
+        evaluate(run, "pack.json", images=images / "red" / "0.jpg", **options)
+        with (run / "predictions.csv").open(newline="") as file:
+            return float(next(csv.DictReader(file))["probability"])
+
+    changed = plain["calibration"] | {"temperature": 1e6, "why": ""}
+    capsys.readouterr()
+    Run(run).write("eval.json", plain | {"calibration": changed})
+    assert probability(crops=2) == pytest.approx(1 / 3, abs=1e-3)
+    assert "not calibrated" not in capsys.readouterr().err
+    for options in ({"crops": 1}, {"crops": 2, "checkpoint": "last"}):
+        assert probability(**options) > 0.34
+        assert "not calibrated" in capsys.readouterr().err
 
 
 def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Capture) -> None:
@@ -179,7 +223,7 @@ def test_a_folder_that_is_labelled_in_part_is_refused(images: Path, more: str, m
 
 
 def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--predictions is for a folder without labels"):
+    with pytest.raises(UserError, match="--predictions is for images without labels"):
         evaluate(run, predictions=tmp_path / "p.csv")
     with pytest.raises(PackError, match="other classes"):
         evaluate(run, pack=coded_pack.path)
@@ -215,8 +259,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_pa
 def explained(run: Path, **options: Any) -> list[dict[str, Any]]:
     """Explain images of the run; a row of each."""
     explain.explain(explain.Job(run=run, resources=ONE_THREAD, **options))
-    content: list[dict[str, Any]] = Run(run).read("saliency.json")
-    return content
+    content: dict[str, Any] = Run(run).read("saliency.json")
+    assert (content["checkpoint"], content["weights"]) == ("swa", Run(run).weights_id("swa"))
+    images: list[dict[str, Any]] = content["images"]
+    return images
 
 
 def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:

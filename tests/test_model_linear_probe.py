@@ -412,3 +412,30 @@ def test_bfloat16_is_near_and_comes_back_as_float32() -> None:
 def test_no_images() -> None:
     with pytest.raises(ValueError, match="no images"):
         features(features_of(Flat(2, 2)), [], bf16=False)
+
+
+def test_class_weights_count_as_copies_of_the_images_would() -> None:
+    """Six images of one class, two of the other, each as heavy as three: as if they were there three times."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0] * 6 + [1] * 2)
+    copied = torch.cat([rows, rows[6:], rows[6:]]), torch.cat([targets, targets[6:], targets[6:]])
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)[targets] * 8 / 12
+    nothing = torch.zeros(12, 2, dtype=torch.float64)
+    expected = fit(*copied, nothing, 12.0)
+    found = fit(rows, targets, nothing[:8], 8.0, weights=weights)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_rare_class_is_found_where_classes_weigh_the_same() -> None:
+    """Two classes that overlap, 190 images and 10: the plain head calls all common."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 190 + [1] * 10)
+    rows = torch.randn(200, 4, generator=generator) + 1.2 * labels[:, None]
+    columns, ids = {0: torch.arange(4)}, torch.arange(200)
+    recalls = []
+    for weights in (None, torch.tensor([200 / 380, 200 / 20])):
+        _, head = solve(rows, labels, ids, 2, columns, None, weights)
+        recalls.append(float((head(rows.double()).argmax(1) == 1)[labels == 1].float().mean()))
+    assert recalls[1] >= recalls[0] + 0.1
+    assert recalls[1] >= 0.8

@@ -100,13 +100,58 @@ def test_every_number_of_an_evaluation() -> None:
     assert result["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     expected = -(math.log(0.7) + math.log(0.3) + math.log(0.4) + math.log(0.8)) / 4
     assert result["cross_entropy"] == pytest.approx(expected)
+    assert (result["balanced_accuracy"], result["ensemble_balanced_accuracy"]) == (5 / 8, 3 / 4)
+    assert result["classes_tested"] == 2
+    # Of crops: cat is named 4 times, 3 of them right, and there are 4; dog 3 times, 2 of them right.
+    found = [
+        [row[f"{kind}{name}"] for row in result["classes"]]
+        for kind in ("", "ensemble_")
+        for name in ("precision", "f1")
+    ]
+    assert found == [[3 / 4, 2 / 3, 0], [6 / 8, 4 / 7, None], [1, 2 / 3, None], [2 / 3, 4 / 5, None]]
+    assert result["macro_f1"] == pytest.approx((6 / 8 + 4 / 7) / 2)
+    assert result["ensemble_macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
     keys = ("name", "n", "accuracy", "interval", "ensemble_accuracy", "ensemble_interval")
     assert [tuple(row[key] for key in keys) for row in result["classes"]] == [
         ("cat", 2, 0.75, list(wilson(1.5, 2)), 0.5, list(wilson(1, 2))),
         ("dog", 2, 0.5, list(wilson(1, 2)), 1.0, list(wilson(2, 2))),
         ("emu", 0, None, None, None, None),
     ]
-    assert all(set(row) == set(keys) for row in result["classes"])
+    more = {f"{kind}{name}" for kind in ("", "ensemble_") for name in ("precision", "f1")}
+    assert all(set(row) == {*keys, *more} for row in result["classes"])
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+def test_balanced_accuracy_and_macro_f1_are_sklearns_of_the_classes_that_have_images() -> None:
+    from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score
+
+    generator = np.random.default_rng(1)
+    labels = generator.choice([0, 1, 3], 90, p=[0.8, 0.15, 0.05])
+    probabilities = generator.random((90, 1, 4), dtype=np.float32)
+    result = evaluate(probabilities, labels, ("a", "b", "none", "d"))
+    guesses = probabilities[:, 0].argmax(axis=1)
+    tested = [0, 1, 3]
+    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, guesses))
+    assert result["macro_f1"] == pytest.approx(f1_score(labels, guesses, labels=tested, average="macro"))
+    precisions = precision_score(labels, guesses, labels=tested, average=None)
+    assert [result["classes"][k]["precision"] for k in tested] == pytest.approx(precisions)
+
+
+@pytest.mark.parametrize(("right", "n"), [(10, 10), (9, 10), (0, 3), (50, 100), (1, 1)])
+def test_so_many_images_halve_the_interval(right: int, n: int) -> None:
+    def width(images: int) -> float:
+        low, high = wilson(right / n * images, images)
+        return high - low
+
+    enough = metrics.images_to_halve(right / n, n)
+    assert width(enough) <= width(n) / 2 < width(enough - 1)
+
+
+def test_few_images_are_said_to_be_few() -> None:
+    assert (
+        metrics.say_interval(0.9, 20, 2) == "95 % interval 0.699 to 0.972, n = 20: 77 images would halve it"
+    )
+    assert metrics.say_interval(0.9, 40, 2) == "95 % interval 0.769 to 0.960, n = 40"
 
 
 def test_an_evaluation_is_json_that_every_reader_takes() -> None:
@@ -127,17 +172,30 @@ def test_the_interval_does_not_shrink_with_crops() -> None:
 
 
 def test_the_seeds_lines() -> None:
-    rows = [("Afghan_hound", 36, 0.9277), ("Chihuahua", 30, 0.63), ("Dingo", 0, None), ("Whippet", 30, 0.63)]
-    classes = [{"name": name, "n": n, "accuracy": accuracy} for name, n, accuracy in rows]
-    evaluation: dict[str, Any] = {"accuracy": 0.93061, "classes": classes}
-    lines = [
-        "Accuracy of Afghan_hound(n=36): 0.928",
-        "Accuracy of Chihuahua(n=30): 0.630",
-        "Accuracy of Dingo(n=0): no images",
-        "Accuracy of Whippet(n=30): 0.630",
-        "Total Accuracy: 0.931",
+    """And behind them what is ours. No number is said twice."""
+    rows = [("Afghan_hound", 36, 0.9277, 0.9), ("Dingo", 0, None, None), ("Pug", 3, 0.0, None)]
+    classes = [
+        {"name": name, "n": n, "accuracy": accuracy, "precision": precision, "interval": [0.0, 0.5617]}
+        for name, n, accuracy, precision in rows
     ]
-    assert table(evaluation) == lines
+    evaluation: dict[str, Any] = {"accuracy": 0.93061, "n": 40, "classes": classes, "classes_tested": 2}
+    evaluation |= {"balanced_accuracy": 0.5, "macro_f1": 0.475, "ensemble_accuracy": 0.95}
+    evaluation |= {
+        "ensemble_balanced_accuracy": 0.6,
+        "ensemble_macro_f1": 0.57,
+        "ensemble_interval": [0.8, 1.0],
+    }
+    lines = [
+        "Accuracy of Afghan_hound(n=36): 0.928, precision 0.900",
+        "Accuracy of Dingo(n=0): no images",
+        "Accuracy of Pug(n=3): 0.000 (0.000 to 0.562), never named",
+        "Total Accuracy: 0.931 (the centre window, 2 of 3 classes; 95 % interval 0.809 to 0.977, n = 40)",
+        "balanced accuracy: 0.500, macro F1: 0.475",
+    ]
+    assert table(evaluation | {"crops": 1}) == lines
+    lines[3] = lines[3].replace("the centre window", "one crop, on average over 4")
+    together = "mean of 4 probabilities: 0.950 (95 % interval 0.800 to 1.000), balanced accuracy: 0.600, macro F1: 0.570"
+    assert table(evaluation | {"crops": 4}) == [*lines, together]
 
 
 def test_a_score_without_images_has_no_numbers() -> None:

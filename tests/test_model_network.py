@@ -288,11 +288,12 @@ class _Response:
 # Modes and memory
 
 
-def test_recomputing_activations_changes_no_number() -> None:
+@pytest.mark.parametrize("name", [TINY, "test_resnet"])
+def test_recomputing_activations_changes_no_number(name: str) -> None:
     results = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        network = build(TINY, 4, "none", activation_checkpointing=recompute).train()
+        network = build(name, 4, "none", activation_checkpointing=recompute).train()
         network(torch.randn(4, 3, 32, 32)).square().sum().backward()
         results.append(
             [*(parameter.grad for parameter in network.parameters()), *network.state_dict().values()]

@@ -218,3 +218,20 @@ def test_a_convolution_that_is_used_twice_is_left_alone() -> None:
 def test_a_norm_that_uses_the_batchs_own_statistics_is_left_alone() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
     assert norms(precision.fuse_conv_bn(network, 8)) == 1
+
+
+@pytest.mark.parametrize("grid", [0, 1])
+def test_the_head_computes_in_float32_under_bf16(grid: int) -> None:
+    """Of a thousand classes, logits in bfloat16 tie in half of the rows; these do not."""
+    torch.manual_seed(0)
+    network = build("test_efficientnet", 1000, "none", grid=grid).eval()
+    seen: list[torch.Tensor] = []
+    network.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[operator]
+    with torch.no_grad():
+        logits = precision.forward(network, torch.rand(64, 3, 32, 32), bf16=True)
+        head = network.get_classifier()  # type: ignore[operator]
+        expected = torch.nn.functional.linear(seen[0].float(), head.weight, head.bias)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+    assert not torch.equal(logits, logits.bfloat16().float())
+    top = logits.topk(2).values
+    assert (top[:, 0] > top[:, 1]).all()

@@ -12,17 +12,20 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
+import torch
 from browser import CHROMIUM, WHY, browser
 from PIL import Image
 from runs import Patch
 
-from greyhound.model.report import figures, report
+from greyhound.model import checkpoint
+from greyhound.model.report import figures, report, text
 from greyhound.model.report.report import ReportError, chart
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
 NOTE = "The network starts from ImageNet weights."
-SECTIONS = {"result": "Result", "recipe": "What was trained", "data": "Data", "rate": "Learning rate"}
+SECTIONS = {"result": "Result", "recipe": "What was trained", "data": "Data", "probe": "The linear probe"}
+SECTIONS |= {"rate": "Learning rate"}
 SECTIONS |= {"epochs": "Epoch by epoch", "averaging": "Stage by stage", "classes": "Class by class"}
 SECTIONS |= {"confusion": "What it confuses", "saliency": "Where it looks", "augmented": "What it saw"}
 SECTIONS |= {"versions": "Versions"}
@@ -126,6 +129,7 @@ def epochs(count: int) -> list[dict[str, Any]]:
     ]
 
 
+PROBED = {"valid_loss": 0.2, "accuracy": 0.9, "n": 363, "images": 2540, "grid": 1, "penalty": 3.0}
 TIMES = [
     {"epoch": n, "elapsed": 92.0 * n, "seconds": 91.93, "images_per_second": 43.0, "waiting": 0.012}
     for n in range(4)
@@ -172,6 +176,7 @@ def full_run(
         "corrupt.json": corrupt(path),
         "metrics.jsonl": epochs(4),
         "times.jsonl": TIMES,
+        "probe.json": PROBED,
         "swa.json": swa(),
         "eval.json": evaluation(list(classes)),
     }
@@ -238,6 +243,99 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page)
 def test_the_numbers_are_in_their_sections(page: Page, section: str, texts: str) -> None:
     found = page.text(section).casefold()
     assert not [text for text in texts.casefold().split(" | ") if text not in found]
+
+
+def weigh(run: Path, name: str, weight: float) -> str:
+    """Write a checkpoint of one weight; its id."""
+    checkpoint.save(run / name, {"network": {"w": torch.full((4,), weight)}})
+    return checkpoint.weights_id(run / name)
+
+
+def test_what_other_weights_gave_is_called_outdated_wherever_it_stands(run: Path) -> None:
+    """swa.ckpt is what evaluation takes; then it is another one, and then there is none."""
+    edit(run, "swa.json", after={"valid_loss": 0.1, "accuracy": 0.999, "n": 363})
+    weights = weigh(run, "swa.ckpt", 1.0)
+    assert weigh(run, "best.ckpt", 2.0) != weights
+    measured = {"checkpoint": "swa", "after": "averaging", "weights": weights}
+    edit(run, "eval.json", **measured)
+    write(run, "saliency.json", measured | {"images": []})
+    write(run, "eval-val.json", json.loads((run / "eval.json").read_text()) | {"split": "val"})
+    fresh = Page(run)
+    assert "Outdated" not in "".join(fresh.texts.values()) + fresh.texts["result"]
+    assert "trained for 4 epochs on 2,540 images of 4 classes, names 90.1 % of test" in fresh.text("")
+    weigh(run, "swa.ckpt", 3.0)
+    old = Page(run)
+    command = f"Measure again: greyhound eval --run {run}"
+    assert all(command in old.text(section) for section in ("result", "classes", "confusion"))
+    assert f"Measure again: greyhound explain --run {run}" in old.text("saliency")
+    assert "swa, outdated" in old.text("result")
+    assert "of 4 classes. What it reaches now has not been measured: the numbers below are of" in old.text("")
+    assert "90.1" not in old.text("")
+    (run / "swa.ckpt").unlink()
+    (run / "swa.json").unlink()
+    assert "Outdated" in Page(run).text("result")
+
+
+def test_the_total_says_of_how_many_classes_and_stands_beside_the_balanced_accuracy(run: Path) -> None:
+    fit = {"temperature": 1.25, "images": 363, "why": "", "before": {"ece": 0.061, "nll": 0.3}}
+    more = {
+        "balanced_accuracy": 0.512,
+        "macro_f1": 0.4,
+        "ensemble_balanced_accuracy": 0.523,
+        "classes_tested": 3,
+    }
+    edit(
+        run,
+        "eval.json",
+        **more,
+        ensemble_macro_f1=0.475,
+        calibration=fit | {"after": {"ece": 0.012, "nll": 0.2}},
+    )
+    found = Page(run).text("result")
+    for part in (
+        "n = 720 of 3 of 4 classes",
+        "51.2 %",
+        "52.3 %",
+        "0.475",
+        "6.1 %",
+        "1.2 %",
+        "at temperature 1.25",
+    ):
+        assert part in found, part
+    edit(
+        run, "eval.json", calibration=fit | {"why": "3 validation images are too few", "after": fit["before"]}
+    )
+    found = Page(run).text("result")
+    assert "Temperature 1: 3 validation images are too few." in found
+    assert "at temperature" not in found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (
+            {"grid": 3, "from_pretrained": True},
+            "grid of 3 x 3 cells start the pretrained classifier penalty 0.3",
+        ),
+        ({"grid": 0, "from_pretrained": False}, "features the last layer's start zero penalty 0.3"),
+    ],
+)
+def test_a_run_without_epochs_shows_what_its_probe_chose_and_no_empty_sections(
+    run: Path, chosen: dict[str, Any], says: str
+) -> None:
+    edit(run, "recipe.json", phases=[])
+    for name in ("metrics.jsonl", "times.jsonl", "swa.json", "lr.png"):
+        (run / name).unlink()
+    write(
+        run,
+        "probe.json",
+        chosen | {"valid_loss": 0.2, "accuracy": 0.9, "n": 363, "images": 2540, "penalty": 0.3},
+    )
+    page = Page(run)
+    assert page.all("id", "section") == [name for name in SECTIONS if name not in ("rate", "epochs")]
+    assert {value.removeprefix("#") for value in page.all("href", "a")} <= set(page.all("id"))
+    assert "2,540 training images" in page.text("probe") and says in page.text("probe")
+    assert sum(text.count("trains no epochs") for text in page.texts.values()) == 1
 
 
 def test_names_of_classes_and_files_stay_text(tmp_path: Path) -> None:
@@ -478,30 +576,30 @@ def test_a_chart_names_its_last_and_its_best_value() -> None:
 @pytest.mark.parametrize(
     ("by", "value", "expected"),
     [
-        (report.clock, 8.4, "0:08"),
-        (report.clock, 59.6, "1:00"),
-        (report.clock, 725, "12:05"),
-        (report.clock, 12000, "3:20:00"),
-        (report.clock, None, "–"),
-        (report.percent, 0.9306, "93.1\u202f%"),
-        (report.percent, True, "–"),
-        (report.share, 1.2, "1.0000"),
-        (report.share, None, "0"),
-        (report.number, 0.0, "0.000"),
-        (report.number, 1e-10, "1.00e-10"),
-        (report.number, 1234567, "1.23e+06"),
-        (report.count, 12345, "12,345"),
-        (report.size, 0, "0 bytes"),
-        (report.size, 999, "999 bytes"),
-        (report.size, 1000, "1.0 kB"),
-        (report.size, 2.2e9, "2.2 GB"),
-        (report.duration, 91.93, "91.9 s"),
-        (report.duration, 720, "12 min"),
-        (report.duration, 12000, "3 h 20 min"),
-        (report.duration, "soon", "–"),
-        (report.scalar, 1e-10, "1e-10"),
-        (report.scalar, [1, [2.5, True]], "1, 2.5, yes"),
-        (report.scalar, "", "none"),
+        (text.clock, 8.4, "0:08"),
+        (text.clock, 59.6, "1:00"),
+        (text.clock, 725, "12:05"),
+        (text.clock, 12000, "3:20:00"),
+        (text.clock, None, "–"),
+        (text.percent, 0.9306, "93.1\u202f%"),
+        (text.percent, True, "–"),
+        (text.share, 1.2, "1.0000"),
+        (text.share, None, "0"),
+        (text.number, 0.0, "0.000"),
+        (text.number, 1e-10, "1.00e-10"),
+        (text.number, 1234567, "1.23e+06"),
+        (text.count, 12345, "12,345"),
+        (text.size, 0, "0 bytes"),
+        (text.size, 999, "999 bytes"),
+        (text.size, 1000, "1.0 kB"),
+        (text.size, 2.2e9, "2.2 GB"),
+        (text.duration, 91.93, "91.9 s"),
+        (text.duration, 720, "12 min"),
+        (text.duration, 12000, "3 h 20 min"),
+        (text.duration, "soon", "–"),
+        (text.scalar, 1e-10, "1e-10"),
+        (text.scalar, [1, [2.5, True]], "1, 2.5, yes"),
+        (text.scalar, "", "none"),
     ],
 )
 def test_values_are_written_for_people(by: Callable[[object], str], value: object, expected: str) -> None:

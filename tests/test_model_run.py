@@ -86,7 +86,11 @@ def test_auto_takes_what_validated_best_of_what_is_there(tmp_path: Path) -> None
 def test_the_network_comes_back_in_evaluation_mode(tiny_run: Path) -> None:
     origin, network = Run(tiny_run).network("last", torch.device("cpu"))
     stored = checkpoint.load(tiny_run / "last.ckpt")["network"]
-    assert origin == {"checkpoint": "last", "after": "the last step"}
+    assert origin == {
+        "checkpoint": "last",
+        "after": "the last step",
+        "weights": checkpoint.weights_id(tiny_run / "last.ckpt"),
+    }
     assert not network.training
     assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
 

@@ -61,6 +61,23 @@ def test_a_warm_up_multiplies(epoch: float, rate: float) -> None:
     assert lr_at([Phase(epochs=5, high=2.0, low=0.0, cycles=0.5, warm_up=2.0)], epoch) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(
+    ("step", "warm_up", "rates"),
+    [(0.25, 1.0, [0.5, 1.0, 1.5, 2.0, 2.0]), (1.0, 0.5, [2.0, 2.0]), (0.5, 0.0, [2.0, 2.0])],
+)
+def test_the_warm_ups_first_step_learns(step: float, warm_up: float, rates: list[float]) -> None:
+    """Step k of n takes (k + 1) / n of the rate; where the warm-up is within a step, all of it."""
+    phases = [Phase(epochs=4, high=2.0, low=2.0, warm_up=warm_up)]
+    assert [lr_at(phases, k * step, step) for k in range(len(rates))] == rates
+
+
+def test_the_papers_rates_do_not_depend_on_the_step() -> None:
+    places = [k / 7 for k in range(1400)]
+    assert [lr_at(PAPER_PHASES, place, 1 / 7) for place in places] == [
+        lr_at(PAPER_PHASES, place) for place in places
+    ]
+
+
 def test_each_phase_warms_up_from_its_own_start() -> None:
     phases = [Phase(2, 1.0, 1.0), Phase(2, 4.0, 4.0, warm_up=1.0)]
     assert [lr_at(phases, epoch) for epoch in (0, 1.5, 2, 2.25, 3, 4)] == [1.0, 1.0, 0.0, 1.0, 4.0, 4.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from runs import train_on
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from greyhound.model.state import NEVER
-from greyhound.model.step import smoothed_cross_entropy, validate
+from greyhound.model.step import balanced_weights, smoothed_cross_entropy, validate, weighted
 
 # --- a step, as train.train_epoch takes it ------------------------------------------------------------------
 
@@ -129,3 +130,20 @@ def test_the_most_that_can_be_smoothed() -> None:
     for classes in range(2, 200):
         loss = smoothed_cross_entropy((classes - 1) / classes, classes)
         assert loss.label_smoothing == pytest.approx(1), "torch's own spreads evenly over all classes"
+
+
+def test_balanced_weights_by_hand() -> None:
+    """Three of class 0, one of class 1, none of class 2: both weigh 2 together, 1 on average."""
+    assert balanced_weights(np.array([0, 0, 1, 0]), 3).tolist() == [pytest.approx(2 / 3), 2.0, 0.0]
+
+
+def test_the_weighted_loss_is_each_images_own_times_its_weight_and_adds_up_over_parts() -> None:
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels, weights = torch.tensor([0, 0, 0, 1, 0, 2, 0, 1]), torch.tensor([0.5, 1.5, 3.0])
+    plain = smoothed_cross_entropy(0.1, 3)
+    loss = weighted(plain, weights)
+    each = torch.stack([plain(logits[k : k + 1], labels[k : k + 1]) for k in range(8)])
+    torch.testing.assert_close(loss(logits, labels), (each * weights[labels]).mean())
+    halves = (loss(logits[:4], labels[:4]) + loss(logits[4:], labels[4:])) / 2
+    torch.testing.assert_close(halves, loss(logits, labels))
+    torch.testing.assert_close(weighted(plain, torch.ones(3))(logits, labels), plain(logits, labels))

@@ -135,6 +135,25 @@ def test_what_is_no_part_of_the_recipe() -> None:
     assert (found.resume, found.force) == (True, ("pack", "recipe"))
 
 
+def test_a_folder_that_holds_a_run_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before torch is imported. Not under torchrun, which starts again what has begun."""
+    (tmp_path / "recipe.json").write_text("{}")
+    words = ["fast", "--pack", "p", "--out", str(tmp_path)]
+    child = (
+        "import sys, greyhound.recipe as r\ntry:\n r.read_options(sys.argv[1:])\nexcept r.OptionError as e:\n"
+    )
+    child += " print(e, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", child, *words], capture_output=True, text=True, check=True)
+    assert (
+        done.stdout
+        == f"{tmp_path} holds a run already; name another folder, or go on with it: --resume False\n"
+    )
+    monkeypatch.setenv("RANK", "0")
+    assert read_options(words).out == tmp_path
+
+
 # --- what is wrong ------------------------------------------------------------------------------------------
 
 
@@ -150,23 +169,23 @@ def test_what_is_no_part_of_the_recipe() -> None:
         ("fast --out r --learning-rate 1", "no flag --learning-rate; did you mean --lr?"),
         ("fast --out r --img_size 1", "no flag --img_size; did you mean --size?"),
         ("fast --out r --checkpoint.steps 1", "no flag --checkpoint.steps; did you mean --checkpoints.steps"),
-        ("fast --out r --epochs 0", "epochs is 0; expected at least 1, one for each phase"),
-        ("paper --out r --epochs 3", "epochs is 3; expected at least 4, one for each phase"),
+        ("fast --out r --epochs 0", "--epochs is 0; expected at least 1, one for each phase"),
+        ("paper --out r --epochs 3", "--epochs is 3; expected at least 4, one for each phase"),
         ("fine --out r --epochs few", "--epochs is 'few'; expected a whole number"),
-        ("fine --out r --lr -1", "lr is -1.0; expected 0 or more"),
-        ("fine --out r --lr nan", "lr is nan; expected 0 or more"),
-        ("fine --out r --lr inf", "lr is inf; expected 0 or more"),
+        ("fine --out r --lr -1", "--lr is -1.0; expected 0 or more"),
+        ("fine --out r --lr nan", "--lr is nan; expected 0 or more"),
+        ("fine --out r --lr inf", "--lr is inf; expected 0 or more"),
         ("fine --out r --phases.0.high 0 --phases.0.low 0 --lr 1", "name --phases.0.high"),
         ("fast --out r --size big", "--size is 'big'; expected a whole number"),
         ("fast --out r --device tpu", "--device is 'tpu'; expected auto or gpu or cpu"),
-        ("fast --out r --batch-size 0", "batch_size is 0; expected 1 or more"),
-        ("fast --out r --views 33", "views is 33; expected 1 to batch_size, 32"),
-        ("fast --out r --probe-grids 8", "probe_grids is (8,); expected one or more of 0 to 7"),
+        ("fast --out r --batch-size 0", "--batch-size is 0; expected 1 or more"),
+        ("fast --out r --views 33", "--views is 33; expected 1 to --batch-size, 32"),
+        ("fast --out r --probe-grids 8", "--probe-grids is 8; expected one or more of 0 to 7"),
         ("fast --out r --no-linear-probe", "nothing is trained: no phases, and no linear probe"),
-        ("fast --out r --lr 1", "lr is for epochs, and this recipe has none; add --epochs"),
+        ("fast --out r --lr 1", "--lr is for epochs, and this recipe has none; add --epochs"),
         ("fast --out r --augment.hue 7", "hue is 7.0; expected 0..0.5 turns"),
-        ("fast --out r --micro-batch 4 --compile", "compile needs a whole batch in one call; add --micro-batch 0"),
-        ("fast --out r --micro-batch 4 --no-freeze-bn", "micro_batch needs frozen statistics; add --freeze-bn"),
+        ("fast --out r --micro-batch 4 --compile", "--compile needs a whole batch in one call; add --micro-batch 0"),
+        ("fast --out r --micro-batch 4 --no-freeze-bn", "--micro-batch needs frozen statistics; add --freeze-bn"),
         ("fast --out r --force pack", "--force is for a run that is resumed; expected --resume beside it"),
         ("fast --out r --resume --verify-determinism", "starts from the beginning; leave out --resume"),
         ("--resume --out nowhere", "nowhere"),

@@ -19,12 +19,26 @@ import numpy as np
 import pytest
 import timm
 import torch
+from pictures import packed
 from PIL import Image
 from reads import host_reads
-from runs import FULL, ONE_THREAD, SMALL, TINY, Here, batches_seen, never, tiny_context, tiny_job, tiny_pack
+from runs import (
+    FULL,
+    ONE_THREAD,
+    SMALL,
+    TINY,
+    Here,
+    batches_seen,
+    never,
+    tinted,
+    tiny_context,
+    tiny_job,
+    tiny_pack,
+)
 
 from greyhound import begin, session, train
 from greyhound.cache.cli import Stop, Stopped, ValueFormatError
+from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint
 from greyhound.model import state as state_module
@@ -459,11 +473,69 @@ def test_micro_batches_are_for_a_cpu(device: str, changed: dict[str, bool], expe
     assert begin.resolve(recipe, torch.device(device)).micro_batch == expected
 
 
-def test_resuming_a_finished_run_changes_nothing(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+def test_steps_of_one_image_that_batchnorm_cannot_take_are_refused(colour_pack: Pack, tmp_path: Path) -> None:
+    """At 32 px the last stage is one pixel; at 64 it is four, which is enough."""
+    recipe = replace(TINY, batch_size=1, averaging=Averaging(steps=0))
+    with pytest.raises(
+        RunError, match=r"at 32 px BatchNorm needs two images a step.*; raise --batch-size, or"
+    ):
+        train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
+    assert not (tmp_path / "run").exists()
+    for fields in ({"freeze_bn": True}, {"augment": replace(TINY.augment, size=64)}):
+        job = tiny_job(colour_pack.path, tmp_path, recipe=replace(recipe, **fields))  # type: ignore[arg-type]
+        with begin.opened(replace(job, dry_run=True), never):
+            pass
+
+
+def test_class_weights_are_resumed(tmp_path: Path, scan_in_process: None) -> None:
+    """Of a pack with three times as many images of one class; and they change what is learnt."""
+    images = {name: [tinted(k, 100 * k + n) for n in range(24 >> k)] for k, name in enumerate(("a", "b"))}
+    pack = packed(tmp_path / "pack", images, Options(val=0.1, test=0)).path
+    recipe = replace(FULL, class_weights="balanced")
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = checkpoint.load(tmp_path / name / LAST)["network"]
+        return found
+
+    train.train(tiny_job(pack, tmp_path / "whole", recipe=recipe), never)
+    train.train(tiny_job(pack, tmp_path / "plain", recipe=FULL), never)
+    with pytest.raises(Stopped):
+        train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe), stop_after(8))
+    train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe, resume=True), never)
+    assert all(torch.equal(value, weights("parts")[key]) for key, value in weights("whole").items())
+    assert not torch.equal(weights("plain")["classifier.weight"], weights("whole")["classifier.weight"])
+
+
+def test_the_first_step_of_a_warm_up_changes_the_weights(colour_pack: Pack) -> None:
+    phases = (Phase(epochs=1, high=0.01, low=0.01, warm_up=0.5),)
+    with tiny_context(colour_pack, replace(TINY, phases=phases)) as context:
+        train.train_epoch(context, context.state.network, 1)
+        assert context.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * (7 / 42) / 0.5)
+        assert context.state.changed() > 0.5
+
+
+def test_a_run_and_its_pack_may_be_moved_together(run: Path, colour_pack: Pack, coded_pack: Pack) -> None:
+    """Both lay in one folder, which has another name now."""
+    shutil.copy(colour_pack.path, run.parent / "p.arrow")
+    known = Run(run).read("pack.json") | {"path": "/gone/p.arrow"}
+    assert known["beside"].endswith(colour_pack.path.name) and known["beside"].startswith("..")
+    Run(run).write("pack.json", known | {"beside": "../p.arrow"})
+    assert session.open_trained_pack(Run(run), None, ONE_THREAD).path.samefile(run.parent / "p.arrow")
+    shutil.copy(coded_pack.path, run.parent / "p.arrow")  # another one is there
+    for beside in ("../p.arrow", "../none.arrow", ""):
+        Run(run).write("pack.json", known | {"beside": beside})
+        with pytest.raises(RunError, match=r"is no longer at /gone/p\.arrow; name it: --pack PACK"):
+            session.open_trained_pack(Run(run), None, ONE_THREAD)
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     before = {name: (out / name).read_bytes() for name in (LAST, AVERAGED, "metrics.jsonl")}
     train.train(tiny_job(colour_pack.path, out, resume=True), never)
     assert {name: (out / name).read_bytes() for name in before} == before
+    assert capsys.readouterr().out.startswith("this run is finished: nothing is left\n")
 
 
 def test_a_run_is_never_overwritten(tiny_run: Path, colour_pack: Pack) -> None:

@@ -17,13 +17,24 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
-from rich import filesize
 
 from greyhound.cache.files import replacing
 from greyhound.model.report.figures import DRAWN, curve
+from greyhound.model.report.text import (
+    clock,
+    count,
+    duration,
+    finite,
+    number,
+    percent,
+    scalar,
+    share,
+    size,
+    spaced,
+)
 from greyhound.model.run import (
     CORRUPT,
     EVALUATION,
@@ -31,10 +42,12 @@ from greyhound.model.run import (
     PACK,
     PROBE,
     RECIPE,
+    SALIENCY,
     SCHEMAS,
     SWA,
     TIMES,
     VERSIONS,
+    Run,
     RunError,
     confused,
     first_error,
@@ -45,6 +58,8 @@ REPORT: Final = "report.html"
 PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
 THUMBNAILS: Final = 12
 """Pictures shown for each reason to exclude an image; pack.json has the rest."""
+AVERAGE: Final = "averaged weights"
+"""How the last stage is named."""
 CONFUSIONS: Final = 10
 """Mistakes listed, the most frequent first."""
 
@@ -104,7 +119,16 @@ def gather(run: Path) -> dict[str, Any]:
         raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
     times = {row.get("epoch"): row for row in read(run, TIMES) or []}
     metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
-    select = recipe.get("select", "accuracy")
+    probe = read(run, PROBE)
+    reached = stages(probe, metrics, swa, recipe.get("select", "accuracy"))
+    evaluation, saliency, *others = (
+        with_age(run, content, reached)
+        for content in (
+            evaluation,
+            read(run, SALIENCY),
+            *(read(run, path.name) for path in sorted(run.glob("eval-*.json"))),
+        )
+    )
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -116,10 +140,12 @@ def gather(run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
-        "stages": stages(read(run, PROBE), metrics, swa, select),
+        "probe": probe,
+        "stages": reached,
         "swa": swa,
         "evaluation": evaluation,
-        "others": [read(run, path.name) for path in sorted(run.glob("eval-*.json"))],
+        "saliency": saliency,
+        "others": others,
         "classes": worst_first((evaluation or {}).get("classes") or []),
         "confusions": confusions(evaluation or {}),
         "pictures": {name: picture(run / name) for name in PICTURES},
@@ -147,9 +173,9 @@ def read(run: Path, name: str) -> Any:
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
     """The command line that makes one file of the run folder."""
     folder = shlex.quote(str(run))
-    if name in (EVALUATION, "confusion.png"):
+    if name.startswith(("eval", "confusion")):
         return f"greyhound eval --run {folder}"
-    if name == "saliency.png":
+    if name.startswith("saliency"):
         return f"greyhound explain --run {folder}"
     start = shlex.quote((recipe or {}).get("name") or ("fast" if name == RECIPE else "RECIPE"))
     images = shlex.quote((pack or {}).get("path") or "PACK")
@@ -219,7 +245,7 @@ def summary(metrics: Rows) -> dict[str, float | None]:
     An epoch is idle if less than half of the weights changed at all.
     """
     names = ("seconds", "images_per_second", "waiting", "weights_changed")
-    values = {name: [row[name] for row in metrics if _finite(row.get(name))] for name in names}
+    values = {name: [row[name] for row in metrics if finite(row.get(name))] for name in names}
     medians = {name: median(found) if found else None for name, found in values.items()}
     idle = sum(share < 0.5 for share in values["weights_changed"])
     return medians | {"total": sum(values["seconds"]) or None, "idle": idle}
@@ -233,7 +259,7 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
 
     def rank(row: Row) -> float:
         value = row.get("accuracy" if select == "accuracy" else "valid_loss")
-        return -math.inf if not _finite(value) else value if select == "accuracy" else -value
+        return -math.inf if not finite(value) else value if select == "accuracy" else -value
 
     found: dict[str, Any] = {"the linear probe alone, nothing fine-tuned": probe}
     if metrics:
@@ -243,10 +269,26 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
         if top != last:
             found[f"the best epoch, {top}"] = epochs[top]
         found[f"the last epoch, {last}"] = epochs[last]
-    found["averaged weights"] = (swa or {}).get("after")
+    found[AVERAGE] = (swa or {}).get("after")
     rows = {name: row for name, row in found.items() if row}
-    best = max(rows, key=lambda name: (rank(rows[name]), name == "averaged weights"), default=None)
+    best = max(rows, key=lambda name: (rank(rows[name]), name == AVERAGE), default=None)
     return [Stage(name, row, name == best) for name, row in rows.items()]
+
+
+def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage]) -> dict[str, Any] | None:
+    """What was measured, and whether that is `outdated`: evaluation would take other weights now."""
+    if not measured:
+        return measured
+    averaged = any(stage.best and stage.name == AVERAGE for stage in reached)
+    now, then = Run(run).weights_id("swa" if averaged else "best"), measured.get("weights")
+    return measured | {"outdated": bool(now and then and now != then)}
+
+
+def kept(run: Path) -> Row | None:
+    """The validation of the stage that evaluation takes. Raises ReportError."""
+    recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
+    found = stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
+    return next((stage.result for stage in found if stage.best), None)
 
 
 def worst_first(classes: Rows) -> list[Row]:
@@ -254,7 +296,7 @@ def worst_first(classes: Rows) -> list[Row]:
 
     def key(row: Row) -> tuple[float, str]:
         accuracy = row.get("accuracy")
-        return accuracy if _finite(accuracy) else math.inf, (row.get("name") or "").casefold()
+        return accuracy if finite(accuracy) else math.inf, (row.get("name") or "").casefold()
 
     return sorted(classes, key=key)
 
@@ -289,7 +331,7 @@ def chart(
     name: str, note: str, epochs: Sequence[int], values: Sequence[object], percents: bool = False
 ) -> Chart:
     """The curve of the values that are finite numbers. Best: the lowest loss, the highest share."""
-    known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if _finite(value)}
+    known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if finite(value)}
     if not known:
         return Chart(name, note, last="–", best="no values", picture=None)
     text, factor = (percent, 100) if percents else (number, 1)
@@ -302,72 +344,6 @@ def chart(
         best=f"best {text(known[best])} in epoch {best}",
         picture=data_uri(curve(epochs, drawn, percents)) if len(known) > 1 else None,
     )
-
-
-def percent(value: object) -> str:
-    """A share as "93.1 %"; a dash where there is none."""
-    return f"{100 * value:.1f}\N{NARROW NO-BREAK SPACE}%" if _finite(value) else "–"
-
-
-def share(value: object) -> str:
-    """A share as a number from 0 to 1, for a place on a bar; 0 where there is none."""
-    return f"{min(max(value, 0), 1):.4f}" if _finite(value) else "0"
-
-
-def number(value: object, digits: int = 3) -> str:
-    """A number with this many decimals; very small and very large ones with a power of ten."""
-    if not _finite(value):
-        return "–"
-    return f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.2e}"
-
-
-def count(value: object) -> str:
-    """A whole number with commas between the thousands."""
-    return f"{value:,.0f}" if _finite(value) else "–"
-
-
-def size(value: object) -> str:
-    """A number of bytes in the unit that keeps it short."""
-    return filesize.decimal(int(value)) if _finite(value) else "–"
-
-
-def duration(value: object) -> str:
-    """Seconds as "8.2 s", "12 min" or "3 h 20 min"."""
-    if not _finite(value):
-        return "–"
-    if value < 120:
-        return f"{value:.1f} s"
-    hours, minutes = divmod(round(value / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def clock(value: object) -> str:
-    """Seconds as "0:08", "12:05" or "3:20:00": a column of them is easy to compare."""
-    if not _finite(value):
-        return "–"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def scalar(value: object) -> str:
-    """A value of the recipe as text: yes or no, short numbers, lists with commas."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return ", ".join(scalar(item) for item in value) or "none"
-    return "none" if value is None or value == "" else str(value)
-
-
-def spaced(name: str) -> str:
-    """A key as words."""
-    return name.replace("_", " ")
-
-
-def _finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @cache
