@@ -40,7 +40,7 @@ class Temperature:
 
 def probabilities(logits: torch.Tensor, temperature: float = 1.0) -> Probabilities:
     """The mean over an image's V crops of softmax(logits / temperature); logits: `[n, V, K]`."""
-    parts = [(part.double() / temperature).softmax(2).mean(1).cpu() for part in logits.split(_ROWS)]
+    parts = [(part.double() / temperature).softmax(2).mean(1).cpu() for part in torch.split(logits, _ROWS)]
     return torch.cat(parts).numpy()
 
 

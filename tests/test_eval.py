@@ -175,7 +175,8 @@ def test_one_image_is_predicted_with_the_probability_of_every_class(
         (row,) = csv.DictReader(file)
     every = [float(row[f"probability of {name}"]) for name in NAMES]
     assert sum(every) == pytest.approx(1, abs=1e-5)
-    assert (row["path"], float(row["probability"])) == ("0.jpg", pytest.approx(max(every), abs=1e-4))
+    assert row["path"] == "0.jpg"
+    assert float(row["probability"]) == pytest.approx(max(every), abs=1e-4)
     with pytest.raises(UserError, match="--probabilities is for images without labels; these have labels"):
         evaluate(run, images=images, probabilities=True)
 

@@ -482,7 +482,7 @@ def test_steps_of_one_image_that_batchnorm_cannot_take_are_refused(colour_pack: 
         train.train(tiny_job(colour_pack.path, tmp_path / "run", recipe=recipe), never)
     assert not (tmp_path / "run").exists()
     for fields in ({"freeze_bn": True}, {"augment": replace(TINY.augment, size=64)}):
-        job = tiny_job(colour_pack.path, tmp_path, recipe=replace(recipe, **fields))  # type: ignore[arg-type]
+        job = tiny_job(colour_pack.path, tmp_path, recipe=replace(recipe, **fields))
         with begin.opened(replace(job, dry_run=True), never):
             pass
 
