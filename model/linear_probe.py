@@ -31,6 +31,11 @@ Rows: TypeAlias = torch.Tensor
 PENALTIES: Final = (1e5, 3e4, 1e4, 3e3, 1e3, 3e2, 1e2, 3e1, 1e1, 3e0, 1e0, 3e-1, 1e-1)
 """On half the squared distance of the weights, of standardised features, from where they start."""
 FOLDS: Final = 3
+SAMPLE: Final = 1000
+"""Of more images than these, about so many choose features and start; all choose the penalty, and are fitted.
+
+It costs as much as the images times the features. 1,000 is a guess from four sets (docs/log.md).
+"""
 _STEPS: Final = 500
 _ROUGHLY: Final = 20
 """Steps that are enough to compare penalties."""
@@ -109,7 +114,16 @@ def solve(
     present, targets = torch.unique(labels[order], return_inverse=True)
     values = features[order].double()
     weights = None if class_weights is None else class_weights.to(values)[labels[order]]
-    found, problem, start = _choose(values, targets, columns, pretrained, _folds(targets), weights)
+    starts, some = _starts(values, targets, len(present), pretrained), _sample(targets)
+    of_some = None if weights is None else weights[some]
+    found, problem, start = _choose(
+        values[some], targets[some], columns, starts, _folds(targets[some]), of_some
+    )
+    if len(some) < len(targets):
+        chosen_columns, chosen_starts = {found.grid: columns[found.grid]}, {found.from_pretrained: start}
+        found, problem, start = _choose(
+            values, targets, chosen_columns, chosen_starts, _folds(targets), weights, found.penalty
+        )
     # Single precision goes most of the way in a third of the time.
     offset = start(values[:, : start.weight.shape[1]])
     near = fit(problem.rows.float(), targets, offset.float(), found.penalty, weights=weights)
@@ -135,8 +149,9 @@ def out_of_fold(
     two classes.
     """
     _check(labels, int(labels.max()) + 1)
-    columns = {0: torch.arange(features.shape[1])}
-    return _choose(features.double(), labels, columns, pretrained, folds)[0]
+    columns, values = {0: torch.arange(features.shape[1])}, features.double()
+    starts = _starts(values, labels, int(labels.max()) + 1, pretrained)
+    return _choose(values, labels, columns, starts, folds)[0]
 
 
 def set_head(network: nn.Module, head: Linear) -> None:
@@ -231,24 +246,27 @@ def _choose(
     values: Rows,
     targets: torch.Tensor,
     columns: Mapping[int, torch.Tensor],
-    pretrained: Linear | None,
+    starts: Mapping[bool, Linear],
     folds: torch.Tensor,
     weights: torch.Tensor | None = None,
+    penalty: float = PENALTIES[len(PENALTIES) // 2],
 ) -> tuple[Solution, _Problem, Linear]:
-    """The settings whose images out of fold have the least cross entropy, their features, and their start."""
+    """The settings whose images out of fold have the least cross entropy, their features, and their start.
+
+    starts: by whether they are of the pretrained classifier. penalty: where the search begins.
+    """
     best: tuple[Solution, _Problem, Linear] | None = None
-    starts = _starts(values, targets, int(targets.max()) + 1, pretrained)
-    place = len(PENALTIES) // 2
+    place = PENALTIES.index(penalty)
     for grid, chosen in columns.items():
         problem = _Problem(values[:, chosen.to(values.device)])
         rows = problem.rows.float()
-        for start in starts:
+        for from_pretrained, start in starts.items():
             offset = start(values[:, : start.weight.shape[1]]).float()
             place, logits, loss = _best_penalty(rows, targets, offset, folds, place, weights)
             if best is None or loss < best[0].cross_entropy:
                 right = float((logits.argmax(1) == targets).float().mean())
                 probabilities = logits.softmax(1).cpu()
-                found = Solution(grid, PENALTIES[place], start is not starts[0], loss, right, probabilities)
+                found = Solution(grid, PENALTIES[place], from_pretrained, loss, right, probabilities)
                 best = found, problem, start
     assert best is not None
     return best
@@ -301,6 +319,16 @@ def _logits_out_of_fold(
     return logits, fitted
 
 
+def _sample(targets: torch.Tensor) -> torch.Tensor:
+    """Rows, int64, ascending: all, or about SAMPLE, spread evenly over each class, at least FOLDS of it."""
+    kept = []
+    for label in torch.unique(targets).tolist():
+        rows = (targets == label).nonzero()[:, 0]
+        count = min(len(rows), max(FOLDS, round(SAMPLE * len(rows) / len(targets))))
+        kept.append(rows[torch.linspace(0, len(rows) - 1, count, device=rows.device).round().long()])
+    return torch.cat(kept).sort().values if len(targets) > SAMPLE else torch.arange(len(targets)).to(targets)
+
+
 def _folds(targets: torch.Tensor) -> torch.Tensor:
     """A fold for every image, int64 `[n]`: the images of each class are dealt out in turn."""
     folds = torch.empty_like(targets)
@@ -308,10 +336,14 @@ def _folds(targets: torch.Tensor) -> torch.Tensor:
     return folds
 
 
-def _starts(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear | None) -> list[Linear]:
-    """Where a head may start: from zero, and from the pretrained rows, which see the first features alone."""
+def _starts(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear | None) -> dict[bool, Linear]:
+    """Where a head may start: at zero, and, True, at the pretrained rows, which see the first features."""
     zero = Linear(rows.new_zeros(classes, 0), rows.new_zeros(classes))
-    return [zero] if pretrained is None else [zero, _likeliest(rows, targets, classes, pretrained)]
+    return (
+        {False: zero}
+        if pretrained is None
+        else {False: zero, True: _likeliest(rows, targets, classes, pretrained)}
+    )
 
 
 def _likeliest(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear) -> Linear:

@@ -88,20 +88,23 @@ class Scratch:
         self._before, self._from = (np.empty((size, size), dtype=np.uint8) for _ in range(2))
         self._filled = np.full((size, size, 4), fill, dtype=np.uint8)
 
-    def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image `[H, W, 3]`, its edge once more around it, `[H + 2, W + 2, 4]`; valid until the next.
+    def pad(self, pixels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+        """The image `[H, W, 3]` with 4 bytes a pixel, `[H + 2 edge, W + 2 edge, 4]`; until the next.
+
+        edge: 1 repeats the image's edge once around it, as far as the window sees of it past the edge.
 
         OpenCV gathers four bytes at once and three one by one. One pass in the order of memory also brings
         the image into the cache before the warp: together twice as fast (docs/log.md, 2026-11-24).
         """
-        height, width = pixels.shape[0] + 2, pixels.shape[1] + 2
+        height, width = pixels.shape[0] + 2 * edge, pixels.shape[1] + 2 * edge
         if self._padded.size < height * width:
             self._padded = np.empty(height * width, dtype=np.uint32)
         padded = self._padded[: height * width].reshape(height, width)
         found = padded.view(np.uint8).reshape(height, width, 4)
-        cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, found[1:-1, 1:-1])
-        padded[1:-1, 0], padded[1:-1, -1] = padded[1:-1, 1], padded[1:-1, -2]
-        padded[0], padded[-1] = padded[1], padded[-2]
+        cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, found[edge : height - edge, edge : width - edge])
+        if edge:
+            padded[1:-1, 0], padded[1:-1, -1] = padded[1:-1, 1], padded[1:-1, -2]
+            padded[0], padded[-1] = padded[1], padded[-2]
         return found
 
     def fill(self, first: NDArray[np.int32], last: NDArray[np.int32]) -> None:
@@ -123,8 +126,13 @@ def _start(
 ) -> list[Future[None]]:
     """One task a thread; the tasks take images off a common iterator until it is empty."""
     todo = iter(range(len(spec.ids)))  # `next` on it is atomic
-    shown = spans(spec.geometry, pack.stored_sizes[spec.ids], spec.log2_reduction, config.size)
-    arguments = (spec, to_opencv(spec.geometry), shown, todo, batch, scratches, config)
+    matrices, sizes = to_opencv(spec.geometry), pack.stored_sizes[spec.ids]
+    edges = ~see_no_edge(matrices, sizes * 0.5**spec.log2_reduction, config.size).all(axis=1)
+    shown = np.tile(
+        np.array([[0], [config.size]], dtype=np.int32), (*spec.geometry.shape[:2], 1, config.size)
+    )
+    shown[edges] = spans(spec.geometry[edges], sizes[edges], spec.log2_reduction[edges], config.size)
+    arguments = (spec, matrices, edges, shown, todo, batch, scratches, config)
     return [pool.submit(fill_rows, *arguments) for _ in range(min(config.threads, len(spec.ids)))]
 
 
@@ -146,6 +154,7 @@ def _finish(
 def fill_rows(
     spec: BatchSpec,
     matrices: NDArray[np.float64],
+    edges: NDArray[np.bool_],
     shown: NDArray[np.int32],
     todo: Iterator[int],
     batch: Floats,
@@ -154,32 +163,41 @@ def fill_rows(
 ) -> None:
     """A thread's part of a batch: decode the image of each row of `todo` once, warp and colour its views.
 
-    matrices: `[B, K, 2, 3]`, OpenCV's. shown: int32 `[B, K, 2, S]`, as `augment.spans` gives it. batch:
-    float32 `[B, K, S, S, 3]`. scratches: one of them is this call's for as long as it takes. Raises
-    BadImageError.
+    matrices: `[B, K, 2, 3]`, OpenCV's. edges: bool `[B]`, whether a view sees the image's edge. shown: int32
+    `[B, K, 2, S]`, as `augment.spans` gives it. batch: float32 `[B, K, S, S, 3]`. scratches: one of them is
+    this call's for as long as it takes. Raises BadImageError.
     """
     scratch = scratches.pop()  # there is one for each thread
     whole = (shown == [[0], [config.size]]).all(axis=(2, 3))
     try:
         for row in todo:
-            pixels = scratch.pad(config.image_cache.pixels(int(spec.ids[row])))
+            pixels = scratch.pad(config.image_cache.pixels(int(spec.ids[row])), int(edges[row]))
             for view, image in enumerate(batch[row]):
-                if whole[row, view]:
-                    warp(pixels[1:-1, 1:-1], matrices[row, view], scratch.warped, cv2.BORDER_REPLICATE)
-                else:  # the padding repeats the edge as far as the image is shown, at a fifth of the time
-                    warp(pixels, matrices[row, view] + _PADDED, scratch.warped, cv2.BORDER_CONSTANT)
+                warp(pixels, matrices[row, view] + edges[row] * _PADDED, scratch.warped)
+                if not whole[row, view]:
                     scratch.fill(*shown[row, view])
                 colour(scratch.warped, spec.colour[row, view], scratch, image)
     finally:
         scratches.append(scratch)
 
 
-def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], out: NDArray[np.uint8], border: int) -> None:
+def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
     """Fill the window `out`, uint8 `[S, S, C]`, with what its pixels see of the image, uint8 `[H, W, C]`.
 
-    matrix: `[2, 3]`, from the window to the image. border: what they see past its edge, as OpenCV names it.
+    matrix: `[2, 3]`, from the window to the image. What they see past its edge is 0.
     """
-    cv2.warpAffine(pixels, matrix, (out.shape[1], out.shape[0]), out, _WARP, border)
+    cv2.warpAffine(pixels, matrix, (out.shape[1], out.shape[0]), out, _WARP)
+
+
+def see_no_edge(matrices: NDArray[np.float64], sizes: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+    """Whether all that a view interpolates between lies in the image, bool `[B, K]`: its corners tell.
+
+    matrices: `[B, K, 2, 3]`, OpenCV's. sizes: `[B, 2]`, width and height of the image. size: S.
+    """
+    corners = np.array([[x, y, 1] for x in (0, size - 1) for y in (0, size - 1)]).T
+    seen = matrices @ corners  # `[B, K, 2, 4]`
+    last = np.floor(sizes)[:, None, :, None] - 1
+    return np.asarray(((seen >= 0) & (seen <= last)).all(axis=(2, 3)))
 
 
 def colour(warped: NDArray[np.uint8], matrix: Floats, scratch: Scratch, out: Floats) -> None:
