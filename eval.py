@@ -125,9 +125,9 @@ def evaluate(job: Job) -> int:
                 return 0
             left_out = sorted({*asked.tolist()} - {*ids.tolist()})
             if (labels < 0).all():
-                note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
                 found = calibration.probabilities(logits, fitted.temperature)
                 write_predictions(job, pack, ids, found, left_out)
+                note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
                 return 0
             try:
                 result = metrics.evaluate(logits.softmax(2).numpy(), labels, pack.classes)

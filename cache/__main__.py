@@ -108,12 +108,7 @@ def pack(
     )
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
-    opened = Pack(out)
-    show.describe(opened, most=50)
-    wide = int((opened.sizes.max(axis=1) > 2 * opened.sizes.min(axis=1)).sum())
-    if 10 * wide > len(opened):
-        cut = "training with --augment.fit crop, the default, sees a part of them at once"
-        note(f"{wide:,} of {len(opened):,} images are longer than 2:1; {cut}: --augment.fit pad or squash")
+    show.describe(Pack(out), most=50)
     return 0
 
 

@@ -164,7 +164,7 @@ def write(
         relabelled=tuple(relabelled),
         lost=tuple(lost),
         split_by=assigned.how,
-        notes=(*notes, *assigned.notes),
+        notes=(*notes, *assigned.notes, *([] if split else _say_long(kept))),
         empty=assigned.empty,
     )
     return _write_shards(kept, splits, header, out, options.shards)
@@ -325,6 +325,13 @@ def _undo(reasons: Iterable[str]) -> str:
 
 def _say(row: Excluded) -> str:
     return f"{row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
+
+
+def _say_long(kept: Sequence[Kept]) -> list[str]:
+    """A note if more than a tenth of the images are longer than 2:1: a guess at where a crop misses much."""
+    long = sum(max(info.width, info.height) > 2 * min(info.width, info.height) for _, info in kept)
+    cut = "training with --augment.fit crop, the default, sees only a part of each; consider pad or squash"
+    return [f"{long:,} of {len(kept):,} images are longer than 2:1; {cut}"] if 10 * long > len(kept) else []
 
 
 def _digest(kept: Sequence[Kept], splits: Iterable[str], background: str) -> str:

@@ -249,14 +249,14 @@ def _choose(
     starts: Mapping[bool, Linear],
     folds: torch.Tensor,
     weights: torch.Tensor | None = None,
-    penalty: float = PENALTIES[len(PENALTIES) // 2],
+    penalty: float | None = None,
 ) -> tuple[Solution, _Problem, Linear]:
     """The settings whose images out of fold have the least cross entropy, their features, and their start.
 
-    starts: by whether they are of the pretrained classifier. penalty: where the search begins.
+    starts: by whether they are of the pretrained classifier. penalty: where to begin; default the middle.
     """
     best: tuple[Solution, _Problem, Linear] | None = None
-    place = PENALTIES.index(penalty)
+    place = len(PENALTIES) // 2 if penalty is None else PENALTIES.index(penalty)
     for grid, chosen in columns.items():
         problem = _Problem(values[:, chosen.to(values.device)])
         rows = problem.rows.float()

@@ -198,8 +198,6 @@ class Run:
         missing = [key for key in _NEEDED.get(name, ()) if found is None and content.get(key) is None]
         if found or missing:
             raise RunError(f"{path}: {found or f'no {missing[0]}'}; train again into another folder")
-        if name == RECIPE and isinstance(content["augment"], dict):
-            content["augment"].setdefault("fit", "crop")  # what runs did that are older than this field
         return content
 
     def write(self, name: str, content: Any) -> None:

@@ -127,7 +127,8 @@ def _start(
     """One task a thread; the tasks take images off a common iterator until it is empty."""
     todo = iter(range(len(spec.ids)))  # `next` on it is atomic
     matrices, sizes = to_opencv(spec.geometry), pack.stored_sizes[spec.ids]
-    edges = ~see_no_edge(matrices, sizes * 0.5**spec.log2_reduction, config.size).all(axis=1)
+    inside = see_no_edge(matrices, sizes * 0.5**spec.log2_reduction, config.size)
+    edges = np.asarray(~inside.all(axis=1))
     shown = np.tile(
         np.array([[0], [config.size]], dtype=np.int32), (*spec.geometry.shape[:2], 1, config.size)
     )

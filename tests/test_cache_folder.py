@@ -96,7 +96,7 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     files = {f"{place}/{n:02}.png": encode(noise(40, 30, n)) for n, place in enumerate(places)}
     files["test/b/copy.png"] = files["train/a/00.png"]
     root, out = folder(tmp_path / "images", files), tmp_path / "p.arrow"
-    header = pack(root, out)
+    header = pack(root, out, Options(duplicates="keep"))
     opened = Pack(out)
     splits = {opened.image_path(row): split for split in SPLITS for row in opened.ids(split).tolist()}
     assert {path for path, split in splits.items() if split == "test"} == {
@@ -107,7 +107,7 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     said = "1 pictures or groups lie in more than one split, as test/b/copy.png in test and train/a/00.png in train"
     assert [note.split(":")[0] for note in header.notes] == [said]
     assert opened.summary()["split_by"] == header.split_by and opened.summary()["notes"] == list(header.notes)
-    header = pack(root, out, Options(val=0))
+    header = pack(root, out, Options(val=0, duplicates="keep"))
     assert (header.split_by, list(header.empty)) == ("as the folders say", ["val"])
     assert header.notes[1:] == ("val has no image: that is how it was given",)
     folder(root, {"train/eel/1.png": encode(noise(40, 30, 90)), "test/ele/1.png": encode(noise(40, 30, 91))})
@@ -116,7 +116,7 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
         "val has no image of eel (1 image)",
         "test has no image of eel (1 image)",
     ]
-    assert [note.split(":")[0] for note in pack(root, out).notes[1:]] == lacking
+    assert [note.split(":")[0] for note in pack(root, out, Options(duplicates="keep")).notes[1:]] == lacking
 
 
 def test_what_systems_make_is_left_alone_and_said_once(tmp_path: Path) -> None:

@@ -721,3 +721,14 @@ def test_out_may_be_empty_or_a_pack_or_in_a_folder_that_is_not_there_yet(root: P
         pack(root, out, ALL_TRAIN)
         assert (len(Pack(out)), len(reader)) == (7, 6)
     assert reader.corrupt() == []
+
+
+@pytest.mark.parametrize(("long", "said"), [(1, False), (2, True)])
+def test_more_than_a_tenth_of_long_images_is_said(tmp_path: Path, long: int, said: bool) -> None:
+    """Of ten images; exactly 2:1 is not long."""
+    sides = [(90, 40)] * long + [(40, 80)] * (10 - long)
+    files = {
+        f"{'ab'[place % 2]}/{place}.png": encode(noise(*side, place)) for place, side in enumerate(sides)
+    }
+    header = pack(folder(tmp_path / "images", files), tmp_path / "p.arrow", Options(0, 0))
+    assert any("longer than 2:1" in note and "--augment.fit" in note for note in header.notes) == said

@@ -154,7 +154,7 @@ def test_the_head_is_the_optimum_around_the_pretrained_rows(
     """Where it stands, the penalty on the way from the pretrained rows balances the gradient of the loss."""
     rows, labels = blobs([0, 1, 2])
     monkeypatch.setattr("greyhound.model.linear_probe.PENALTIES", (penalty,))
-    monkeypatch.setattr("greyhound.model.linear_probe._starts", lambda *given: [_likeliest(*given)])
+    monkeypatch.setattr("greyhound.model.linear_probe._starts", lambda *given: {True: _likeliest(*given)})
     scale = rows.astype(np.float64).std(0)
     random = np.random.default_rng(5)
     weight, bias = random.normal(size=(9, 6)) / scale, random.normal(size=9)

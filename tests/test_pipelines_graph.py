@@ -155,7 +155,7 @@ def test_every_roles_graph_is_the_designs(
         roles[name] = [call.args[2] for call in engine.call_args_list]
     assert {config.views for config in roles["train"]} == {1}
     assert {config.views for config in roles["K views"]} == {1, 4}  # validation has one
-    assert [config.views for config in roles["evaluation"]] == [3]
+    assert {config.views for config in roles["evaluation"]} == {3}  # validation too, for the temperature
     assert [config.batch_size for config in roles["saliency"]] == [4]
     for config in itertools.chain(*roles.values()):
         check(config)

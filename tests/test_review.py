@@ -18,14 +18,14 @@ import pytest
 import torch
 from pictures import ALL_TRAIN, Drawn, encode, folder, noise, packed, scan_here
 from PIL import Image
-from runs import ONE_THREAD, Here, never, tinted, tiny_job
+from runs import ONE_THREAD, TINY, Here, never, tinted, tiny_job
 
 from greyhound import review, train
 from greyhound.cache.__main__ import survey
 from greyhound.cache.cli import from_json
 from greyhound.cache.files import WriteError
 from greyhound.cache.pack import Options
-from greyhound.cache.scan import ImageInfo
+from greyhound.cache.scan import WHITE, ImageInfo
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
 from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
@@ -256,7 +256,7 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every file that was scanned; it is done in this process."""
     found: list[Path] = []
 
-    def scan(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
+    def scan(paths: Iterable[Path], background: str = WHITE) -> Generator[ImageInfo, None, None]:
         for path in paths:
             found.append(path)
             yield from scan_here([path])
@@ -297,15 +297,16 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, colours = tmp_path / "out", ("blue", "green", "red")
-    images = {name: [tinted(2 - k, 100 * k + n) for n in range(20)] for k, name in enumerate(colours)}
-    images["green"] += [tinted(2, 900 + n) for n in range(3)]  # blue ones
+    images = {name: [tinted(2 - k, 100 * k + n) for n in range(60)] for k, name in enumerate(colours)}
+    images["green"] += [tinted(2, 900 + n) for n in range(15)]  # blue ones
     trained = packed(tmp_path, images, Options(val=0.2, test=0.3))
-    train.train(tiny_job(trained.path, tmp_path / "run"), never)
+    longer = replace(TINY, phases=(replace(TINY.phases[0], epochs=8, high=0.02),))
+    train.train(tiny_job(trained.path, tmp_path / "run", recipe=longer), never)
     moved = {f"photographs {name}/{n}.jpg": data for name in images for n, data in enumerate(images[name])}
     items = surveyed(folder(tmp_path / "moved", moved), out, run=tmp_path / "run")
     assert "no image of" not in capsys.readouterr().err
     found = {row.path for row in Rows(out / "survey.csv") if "label-issue" in row.findings}
-    assert found and found <= {f"photographs green/{n}.jpg" for n in (20, 21, 22)}
+    assert found and found <= {f"photographs green/{n}.jpg" for n in range(60, 75)}
     for path in found:
         captions = [caption for caption, _ in items[path]["pictures"]]
         assert captions == ["where the network looked", *3 * ["near, green"], *3 * ["near, blue"]]

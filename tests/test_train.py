@@ -357,7 +357,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     count = sum(parameter.numel() for parameter in build("test_efficientnet", 3, "none").parameters())
     assert f"network: test_efficientnet, fp32; {count:,} parameters" in said
     assert re.search(
-        r"memory: \d+\.\d MiB an image .* a batch of 8 takes 0\.\d\d GB; 8 GB hold \d+ images", said
+        r"memory: \d+\.\d MB an image .* a batch of 8 takes 0\.\d\d GB; 8 GB hold \d+ images", said
     )
     assert "steps: 6 an epoch, 12 in 2 epochs; averaging passes 3 times more" in said
     assert re.search(r"time: 0\.\d{3} s a step, the median of 3 here", said)
