@@ -1,0 +1,53 @@
+"""The comparison of trainers: what it unpacks, measures and tabulates; the trainers themselves are not run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from trainers import Row, draw, measured, tabulate, unpack
+
+from greyhound.cache.errors import UserError
+from greyhound.cache.store import Pack
+
+
+def test_a_pack_is_unpacked_into_split_and_class(colour_pack: Pack, tmp_path: Path) -> None:
+    unpack(colour_pack, tmp_path)
+    for split in ("train", "val", "test"):
+        files = sorted(file for file in (tmp_path / split).rglob("*") if file.is_file())
+        ids = colour_pack.ids(split)
+        assert sorted(file.read_bytes() for file in files) == sorted(
+            colour_pack.encoded(i).tobytes() for i in ids
+        )
+        assert {file.parent.name for file in files} == {
+            colour_pack.classes[colour_pack.labels[i]] for i in ids
+        }
+
+
+def test_the_cost_is_that_of_the_command_and_of_what_it_started() -> None:
+    """A second of work in a child's child is counted, and its memory is, where it is the largest."""
+    busy = "import time; held = b'x' * 300_000_000\nwhile time.process_time() < 1: pass"
+    command = [
+        sys.executable,
+        "-c",
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print(7)",
+    ]
+    said, seconds, memory = measured(command)
+    assert (said, 1 <= seconds < 3, 300e6 < memory < 600e6) == ("7\n", True, True)
+    with pytest.raises(UserError, match="failed: no such luck"):
+        measured([sys.executable, "-c", "import sys; sys.exit('no such luck')"])
+
+
+def test_the_table_has_the_mean_over_splits_and_the_range(tmp_path: Path) -> None:
+    rows = [
+        Row("shirts-0", "timm-1", 0.5, 1.0, 10, 300.0, 2_000_000_000),
+        Row("shirts-0", "fast", 0.75, 0.5, 10, 20.0, 1_000_000_000),
+        Row("shirts-1", "fast", 0.85, 0.3, 10, 30.0, 1_500_000_000),
+    ]
+    assert tabulate(rows)[2:] == [
+        "| shirts | fast | 2 | 0.800 (0.750 to 0.850) | 0.400 | 25 | 1.5 |",
+        "| shirts | timm-1 | 1 | 0.500 (0.500 to 0.500) | 1.000 | 300 | 2.0 |",
+    ]
+    draw(rows, tmp_path / "trainers.png")
+    assert (tmp_path / "trainers.png").read_bytes().startswith(b"\x89PNG")
