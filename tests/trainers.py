@@ -36,7 +36,9 @@ SIZE: Final = FAST.augment.size
 BATCH: Final = 32
 METHODS: Final = ("fast", "fine", "fastai-1", "fastai-3", "timm-1", "timm-3")
 """Ours; fastai's `fine_tune(1)` and `(3)` at its defaults; AdamW with a cosine over 1 and 3 epochs, as timm's train.py."""
-CHILD: Final = "--child"
+CHILD, WEIGHTS = "--child", "--weights"
+"""What a process of its own is asked for: a training; the weights' file. This one must stay small: Linux counts what a
+process held before it became the command."""
 TIMM_RATE: Final = 3e-4
 """The learning rate of AdamW that validated best of 1e-4, 3e-4 and 1e-3; see docs/log.md."""
 
@@ -63,15 +65,14 @@ def unpack(pack: Pack, folder: Path) -> None:
             place.write_bytes(pack.encoded(index).tobytes())
 
 
-def weights_file(folder: Path) -> Path:
-    """The weights that Greyhound starts from, with the names of timm."""
+def save_weights(path: str) -> int:
+    """Write the weights that Greyhound starts from, with the names of timm. The exit code."""
     import torch
 
     from greyhound.model.network import build
 
-    path = folder / "weights.pth"
     torch.save(build(FAST.network, 1000).state_dict(), path)
-    return path
+    return 0
 
 
 def train_fastai(images: Path, weights: Path, epochs: int, seed: int) -> Callable[[], tuple[Any, Any]]:
@@ -168,8 +169,9 @@ def ours(pack: Path, method: str, seed: int, folder: Path) -> Row:
 def theirs(pack: Path, method: str, seed: int, folder: Path) -> Row:
     """Unpack for them, then train and test in a process of its own. Raises UserError."""
     unpack(Pack(pack), folder)
-    command = [sys.executable, __file__, CHILD, method, str(folder), str(weights_file(folder)), str(seed)]
-    said, _, memory = measured(command)
+    own, weights = [sys.executable, __file__], str(folder / "weights.pth")
+    measured([*own, WEIGHTS, weights])
+    said, _, memory = measured([*own, CHILD, method, str(folder), weights, str(seed)])
     found = json.loads(said.splitlines()[-1])
     return Row(pack.stem, method, memory=memory, **found)
 
@@ -278,4 +280,6 @@ def conditions() -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == [CHILD]:
         sys.exit(child(*sys.argv[2:]))
+    if sys.argv[1:2] == [WEIGHTS]:
+        sys.exit(save_weights(*sys.argv[2:]))
     run(main)
