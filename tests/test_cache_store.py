@@ -86,6 +86,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
     summary = json.loads(json.dumps(pack.summary()))
     assert len(summary.pop("digest")) == 64
     why = "no share gives them one, because they are too few"
+    cut = "training with --augment.fit crop, the default, sees only a part of each; consider pad or squash"
     assert summary == {
         "path": str(path),
         "seed": 3,
@@ -94,7 +95,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         "classes": ["a", "b"],
         "splits": {"train": 2, "val": 1, "test": 2},
         "split_by": "drawn by seed 3: 0.2 of each class for val, 0.4 for test",
-        "notes": [f"val has no image of a (2 images): {why}"],
+        "notes": [f"val has no image of a (2 images): {why}", f"1 of 5 images are longer than 2:1; {cut}"],
         "excluded": {"total": 0, "reasons": {}, "images": []},
         "transcoded": [],
         "relabelled": [],
