@@ -40,7 +40,7 @@ CHILD, WEIGHTS = "--child", "--weights"
 """What a process of its own is asked for: a training; the weights' file. This one must stay small: Linux counts what a
 process held before it became the command."""
 TIMM_RATE: Final = 3e-4
-"""The learning rate of AdamW that validated best of 1e-4, 3e-4 and 1e-3; see docs/log.md."""
+"""The learning rate of AdamW: a usual one for fine-tuning, not chosen on these sets."""
 
 
 @dataclass(frozen=True)
