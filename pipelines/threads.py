@@ -83,9 +83,9 @@ class Scratch:
         self.warped = np.empty((size, size, 4), dtype=np.uint8)
         self.rgb = np.empty((size, size, 3), dtype=np.uint8)
         self.floats = np.empty((size, size, 3), dtype=np.float32)
-        # Row k of it is 255 in the first k columns.
-        self._columns = 255 * np.tri(size + 1, size, -1, dtype=np.uint8)
-        self._before, self._from = (np.empty((size, size), dtype=np.uint8) for _ in range(2))
+        columns = np.tri(size + 1, size, -1, dtype=np.bool_)  # row k is true in the first k columns
+        self._before, self._from = (255 * each.astype(np.uint8) for each in (columns, ~columns))
+        self._mask, self._rest = (np.empty((size, size), dtype=np.uint8) for _ in range(2))
         self._filled = np.full((size, size, 4), fill, dtype=np.uint8)
 
     def pad(self, pixels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
@@ -109,11 +109,10 @@ class Scratch:
 
     def fill(self, first: NDArray[np.int32], last: NDArray[np.int32]) -> None:
         """Fill `warped` where the image is not: in each row before a column and from another on; `[S]`."""
-        np.take(self._columns, first, axis=0, out=self._before, mode="clip")
-        np.take(self._columns, last, axis=0, out=self._from, mode="clip")
-        cv2.bitwise_not(self._from, self._from)
-        cv2.bitwise_or(self._before, self._from, self._before)
-        cv2.copyTo(self._filled, self._before, self.warped)
+        np.take(self._before, first, axis=0, out=self._mask, mode="clip")
+        np.take(self._from, last, axis=0, out=self._rest, mode="clip")
+        cv2.bitwise_or(self._mask, self._rest, self._mask)
+        cv2.copyTo(self._filled, self._mask, self.warped)
 
 
 def _start(

@@ -15,6 +15,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import cycle
@@ -308,7 +309,7 @@ class Work:
         self.page, self.folder = page, folder
         self.url = (folder / "survey.html").as_uri()
         page.resize(1280, 900)
-        page.open(self.url)
+        self.reopen(forget=True)
 
     def shown(self) -> list[str]:
         """Paths of the cards, in order."""
@@ -346,10 +347,10 @@ class Work:
 
     def reopen(self, forget: bool = False) -> None:
         """The page anew. forget: with nothing decided."""
-        if forget:
-            self.page.ask("localStorage.clear()")
         self.page.open("about:blank")
-        self.page.open(self.url)
+        # In the new page, before its own script: what an older page cleared may reach the browser too late.
+        with self.page.before("localStorage.clear()") if forget else nullcontext():
+            self.page.open(self.url)
 
     def load(self, file: Path) -> str:
         """Load decisions; what the page says of them."""
@@ -380,10 +381,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, P
 @pytest.fixture
 def work(chromium: tuple[Page, Path]) -> Iterator[Work]:
     page, root = chromium
-    page.open((root / "survey.html").as_uri())
-    page.ask("localStorage.clear()")
     page.errors.clear()
-    page.open("about:blank")
     yield Work(page, root)
     assert page.errors == []
     assert page.ask("window.pwned") is None
@@ -548,7 +546,6 @@ def test_a_pair_in_two_classes_is_one_card_either_half_can_be_kept_and_both_are_
             if each.path in pair else each for each in shown]  # fmt: skip
     write([*rows, row(gone, "dark")], root / "kennel", root / "pair.html")
     page.open((root / "pair.html").as_uri())
-    page.ask("localStorage.clear()")
     assert work.shown() == [TWIN, gone]
     assert page.text("#accept") == "Accept 3 images: excludes 2"
     assert page.text("#about .meaning") == MEANINGS["exact-duplicate"]
