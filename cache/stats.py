@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from greyhound.cache.decode import LUMA
 
@@ -42,27 +41,26 @@ LONGEST: Final = 16_384
 def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` from pixels.
 
-    Means are of a grid of at least 256 pixels a side, which moves them by well under one level. What depends
-    on neighbours is measured on the image averaged down to a short side of at most 256 pixels; of a side that
-    is longer than LONGEST some rows are left out, because a strip would not shrink.
+    Luma's mean is of all pixels. The rest is measured on the image averaged down to a short side of at most
+    256 pixels; of a side longer than LONGEST some rows are left out, because a strip would not shrink.
     """
+    import cv2
+
     pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
-    step = max(1, min(pixels.shape[:2]) // 256)
-    planes = np.ascontiguousarray(pixels[::step, ::step].transpose(2, 0, 1), np.float32)
     small = shrink(pixels, 256)
     shades = luma(small)
-    low, high = np.percentile(shades, (5, 95))
-    gain = max(1.0, LIT / max(float(high), 1.0))
+    low, high, blown = _spread(shades)
+    gain = max(1.0, LIT / max(high, 1.0))
     along, across = least_and_most_detail(shades)
-    thumbnail = np.asarray(_box_resize(upright(small, orientation), (THUMBNAIL, THUMBNAIL)))
+    thumbnail = upright(_average_down(small, (THUMBNAIL, THUMBNAIL)), orientation)
     return {
-        "mean_luma": float(sum(weight * plane.mean() for weight, plane in zip(LUMA, planes, strict=True))),
-        "colourfulness": colourfulness(planes),
+        "mean_luma": float(np.dot(LUMA, cv2.mean(pixels)[:3])),
+        "colourfulness": colourfulness(small),
         "grayscale": (grey := is_grey(small, gain)),
         "tinted": not grey and is_tinted(shrink(small, 32), gain),
-        "luma_low": float(low),
-        "luma_high": float(high),
-        "blown": float((shades >= 252).mean()),
+        "luma_low": low,
+        "luma_high": high,
+        "blown": blown,
         "sharpness": sharpness(shades),
         "detail_along": along,
         "detail_across": across,
@@ -71,12 +69,20 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     }
 
 
-def colourfulness(planes: NDArray[np.float32]) -> float:
-    """Hasler & Suesstrunk 2003, of red, green and blue `[3, H, W]`."""
-    red, green, blue = planes
-    opponents = red - green, (red + green) / 2 - blue
-    spread = np.hypot(*(plane.std() for plane in opponents))
-    return float(spread + 0.3 * np.hypot(*(plane.mean() for plane in opponents)))
+def _spread(shades: NDArray[np.float32]) -> tuple[float, float, float]:
+    """The 5th and the 95th percentile of luma `[H, W]`, in whole levels, and the share from 252 on."""
+    counts = np.bincount(np.rint(shades).astype(np.uint8).ravel(), minlength=256)
+    low, high = np.searchsorted(counts.cumsum(), (0.05 * shades.size, 0.95 * shades.size))
+    return float(low), float(high), float(counts[252:].sum() / shades.size)
+
+
+def colourfulness(pixels: NDArray[np.uint8]) -> float:
+    """Hasler & Suesstrunk 2003, of RGB `[H, W, 3]`."""
+    import cv2
+
+    opponents = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)
+    mean, spread = cv2.meanStdDev(cv2.transform(pixels.astype(np.float32), opponents))
+    return float(np.hypot(*spread[:, 0]) + 0.3 * np.hypot(*mean[:, 0]))
 
 
 def is_grey(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
@@ -84,8 +90,10 @@ def is_grey(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
 
     gain: what would light a dark image as any other, whose colours are as dark.
     """
-    red, green, blue = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    import cv2
+
+    red, green, blue = cv2.split(pixels)
+    spread = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     return float(spread.max()) * gain <= GREY_SPREAD
 
 
@@ -101,24 +109,31 @@ def is_tinted(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
     if shades.std() < TINT_DETAIL:
         return False
     colours = small[:, ::2] - shades[:, None]
-    if np.percentile(np.linalg.norm(colours, axis=1), 99) > TINT_STRENGTH:
+    if _nearly_all(np.linalg.norm(colours, axis=1)) > TINT_STRENGTH:
         return False
     powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
     curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
-    if np.percentile(np.linalg.norm(colours - curve, axis=1), 99) > TINT_RESIDUE:
+    if _nearly_all(np.linalg.norm(colours - curve, axis=1)) > TINT_RESIDUE:
         return False
     tones = np.percentile(shades, np.arange(2, 99, 2))
     return bool(np.diff(tones).max() <= TINT_GAP * (tones[-1] - tones[0]))
 
 
+def _nearly_all(values: NDArray[np.float32]) -> float:
+    """The value that 99 of 100 do not exceed."""
+    place = int(0.99 * (len(values) - 1))
+    return float(np.partition(values, place)[place])
+
+
 def sharpness(shades: NDArray[np.float32]) -> float:
     """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 if too small."""
+    import cv2
+
     if min(shades.shape) < 3:
         return 0.0
-    middle = shades[1:-1, 1:-1]
-    around = shades[:-2, 1:-1] + shades[2:, 1:-1] + shades[1:-1, :-2] + shades[1:-1, 2:]
-    return float((4 * middle - around).var())
+    _, spread = cv2.meanStdDev(cv2.Laplacian(shades, cv2.CV_32F)[1:-1, 1:-1])
+    return float(spread[0, 0] ** 2)
 
 
 def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
@@ -127,19 +142,21 @@ def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
     Motion leaves no detail along its way, and all that lies across it. Three derivatives give that of every
     direction (Freeman & Adelson 1991). Luma is softened, because grain and JPEG came after the motion.
     """
+    import cv2
+
     if min(shades.shape) < 5:
         return 0.0, 0.0
-    soft = shades[:-2] + 2 * shades[1:-1] + shades[2:]
-    soft = (soft[:, :-2] + 2 * soft[:, 1:-1] + soft[:, 2:]) / 16
-    twice = 2 * soft[1:-1, 1:-1]
-    across = soft[1:-1, :-2] + soft[1:-1, 2:] - twice
-    down = soft[:-2, 1:-1] + soft[2:, 1:-1] - twice
-    both = (soft[2:, 2:] + soft[:-2, :-2] - soft[2:, :-2] - soft[:-2, 2:]) / 4
-    spread = np.cov(np.stack([across.ravel(), both.ravel(), down.ravel()]))
+    soft, slope, bend = np.array([1, 2, 1]) / 4, np.array([-1, 0, 1]) / 2, np.array([1, -2, 1])
+    softened = cv2.sepFilter2D(shades, cv2.CV_32F, soft, soft)
+    kernels = ((bend, np.array([0, 1, 0])), (slope, slope), (np.array([0, 1, 0]), bend))
+    found = [cv2.sepFilter2D(softened, cv2.CV_32F, *each)[2:-2, 2:-2].ravel() for each in kernels]
+    seconds = np.stack(found)
+    seconds -= seconds.mean(axis=1, keepdims=True)
+    spread = seconds @ seconds.T / seconds.shape[1]
     angles = np.arange(36) * np.pi / 36
     ways = np.stack([np.cos(angles) ** 2, np.sin(2 * angles), np.sin(angles) ** 2])
-    found = (ways * (spread @ ways)).sum(axis=0)
-    return float(found.min()), float(found.max())
+    variances = (ways * (spread @ ways)).sum(axis=0)
+    return float(variances.min()), float(variances.max())
 
 
 def perceptual_hash(thumbnail: NDArray[np.uint8]) -> str:
@@ -168,13 +185,14 @@ def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     scale = side / min(height, width)
     if scale >= 1:
         return pixels
-    size = round(width * scale), round(height * scale)
-    return _box_resize(pixels, size)
+    return _average_down(pixels, (round(width * scale), round(height * scale)))
 
 
-def _box_resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _average_down(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """An image `[H, W, 3]` averaged over boxes; size: width and height."""
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    import cv2
+
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
