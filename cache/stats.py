@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.decode import LUMA
+from greyhound.cache.decode import LUMA, downsample
 
 GREY_SPREAD: Final = 6.0
 """Levels: an image has no colour when no place of it, averaged down, has a larger difference between its
@@ -49,15 +49,15 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
     small = shrink(pixels, 256)
     shades = luma(small)
-    low, high, blown = _spread(shades)
+    low, high, blown = _spread(small)
     gain = max(1.0, LIT / max(high, 1.0))
     along, across = least_and_most_detail(shades)
-    thumbnail = upright(_average_down(small, (THUMBNAIL, THUMBNAIL)), orientation)
+    thumbnail = upright(_average(small, (THUMBNAIL, THUMBNAIL)), orientation)
     return {
         "mean_luma": float(np.dot(LUMA, cv2.mean(pixels)[:3])),
         "colourfulness": colourfulness(small),
         "grayscale": (grey := is_grey(small, gain)),
-        "tinted": not grey and is_tinted(shrink(small, 32), gain),
+        "tinted": not grey and is_tinted(_average(small, _reduced(small, 32)), gain),
         "luma_low": low,
         "luma_high": high,
         "blown": blown,
@@ -69,20 +69,23 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     }
 
 
-def _spread(shades: NDArray[np.float32]) -> tuple[float, float, float]:
-    """The 5th and the 95th percentile of luma `[H, W]`, in whole levels, and the share from 252 on."""
-    counts = np.bincount(np.rint(shades).astype(np.uint8).ravel(), minlength=256)
-    low, high = np.searchsorted(counts.cumsum(), (0.05 * shades.size, 0.95 * shades.size))
-    return float(low), float(high), float(counts[252:].sum() / shades.size)
+def _spread(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """The 5th and the 95th percentile of the luma of `[H, W, 3]`, in whole levels, and the share from 252."""
+    import cv2
+
+    counts = np.bincount(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).ravel(), minlength=256)
+    low, high = np.searchsorted(counts.cumsum(), (0.05 * counts.sum(), 0.95 * counts.sum()))
+    return float(low), float(high), float(counts[252:].sum() / counts.sum())
 
 
 def colourfulness(pixels: NDArray[np.uint8]) -> float:
     """Hasler & Suesstrunk 2003, of RGB `[H, W, 3]`."""
     import cv2
 
-    opponents = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)
-    mean, spread = cv2.meanStdDev(cv2.transform(pixels.astype(np.float32), opponents))
-    return float(np.hypot(*spread[:, 0]) + 0.3 * np.hypot(*mean[:, 0]))
+    red, green, blue = cv2.split(pixels.astype(np.float32))
+    found = [cv2.meanStdDev(each) for each in (red - green, (red + green) / 2 - blue)]
+    means, spreads = np.reshape(found, (2, 2)).T
+    return float(np.hypot(*spreads) + 0.3 * np.hypot(*means))
 
 
 def is_grey(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
@@ -150,9 +153,9 @@ def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
     softened = cv2.sepFilter2D(shades, cv2.CV_32F, soft, soft)
     kernels = ((bend, np.array([0, 1, 0])), (slope, slope), (np.array([0, 1, 0]), bend))
     found = [cv2.sepFilter2D(softened, cv2.CV_32F, *each)[2:-2, 2:-2].ravel() for each in kernels]
-    seconds = np.stack(found)
-    seconds -= seconds.mean(axis=1, keepdims=True)
-    spread = seconds @ seconds.T / seconds.shape[1]
+    spread = np.array([[np.dot(one, other) for one in found] for other in found]) / found[0].size
+    means = np.array([each.mean() for each in found])
+    spread -= np.outer(means, means)
     angles = np.arange(36) * np.pi / 36
     ways = np.stack([np.cos(angles) ** 2, np.sin(2 * angles), np.sin(angles) ** 2])
     variances = (ways * (spread @ ways)).sum(axis=0)
@@ -180,19 +183,25 @@ def luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """An image `[H, W, 3]` averaged down to a short side of `side`; a smaller one as it is."""
-    height, width = pixels.shape[:2]
-    scale = side / min(height, width)
-    if scale >= 1:
-        return pixels
-    return _average_down(pixels, (round(width * scale), round(height * scale)))
+    """An image `[H, W, 3]` with a short side of at most `side`, antialiased."""
+    import cv2
+
+    halved = downsample(pixels, int(np.log2(max(1, min(pixels.shape[:2]) / side))))
+    return np.asarray(cv2.resize(halved, _reduced(pixels, side)), np.uint8)  # by less than 2
 
 
-def _average_down(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An image `[H, W, 3]` averaged over boxes; size: width and height."""
+def _average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image `[H, W, 3]` averaged over areas; size: width and height."""
     import cv2
 
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _reduced(pixels: NDArray[np.uint8], side: int) -> tuple[int, int]:
+    """Width and height with a short side of at most `side`."""
+    height, width = pixels.shape[:2]
+    scale = min(1, side / min(height, width))
+    return round(width * scale), round(height * scale)
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

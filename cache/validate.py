@@ -206,7 +206,12 @@ class DaliDecoder:
 
 
 def most_apart(one: Pixels, other: Pixels) -> float:
-    """Mean difference in levels of the block of 16 pixels a side in which two pictures differ most."""
+    """Mean difference in levels of the block of 16 pixels a side in which two pictures differ most.
+
+    0 where no pixel differs by more than TOLERANCE.
+    """
+    if cv2.norm(one, other, cv2.NORM_INF) <= TOLERANCE:
+        return 0.0
     apart = cv2.absdiff(one, other)
     smaller = tuple(max(1, side // BLOCK) for side in apart.shape[1::-1])
     return float(cv2.resize(apart, smaller, interpolation=cv2.INTER_AREA).max())
