@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -37,6 +38,8 @@ TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 AHEAD: Final = 512
 """Files scanned ahead of the reader: so long one slow file holds up no other."""
+FEW: Final = 64
+"""Of fewer files one child is enough: a second would take longer to start than to help."""
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -90,10 +93,14 @@ def scan(
 ) -> Generator[ImageInfo, None, None]:
     """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError.
 
-    background: the colour on which transparent pixels are laid.
+    workers: child processes; without it one for a few files, else one a core. background: the colour on
+    which transparent pixels are laid.
     """
+    waiting = iter(paths)
+    first = list(islice(waiting, FEW))
+    workers = workers or (1 if len(first) < FEW else available_cores())
     with _children(background) as info:
-        yield from in_order(info, paths, workers or available_cores(), AHEAD)
+        yield from in_order(info, chain(first, waiting), workers, AHEAD)
 
 
 def in_order(
@@ -170,16 +177,16 @@ class _Child:
         self.errors.close()
 
     def _ask(self, path: Path) -> dict[str, Any] | None:
-        timer = threading.Timer(TIMEOUT, self.process.kill)
-        timer.start()
         try:
             self.questions.write(json.dumps(os.fsencode(path).hex()).encode() + b"\n")
             self.questions.flush()
-            line = self.answers.readline()
         except BrokenPipeError:
-            line = b""
-        finally:
-            timer.cancel()
+            return None
+        waiting = select.poll()
+        waiting.register(self.answers, select.POLLIN)
+        if not waiting.poll(1000 * TIMEOUT):
+            self.process.kill()
+        line = self.answers.readline()  # which a child writes in one go
         return json.loads(line) if line.endswith(b"\n") else None
 
     def _start(self) -> None:

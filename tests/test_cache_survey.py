@@ -197,6 +197,17 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
     assert (looks[0].mode, looks[0].animated) == ("RGB", False)
 
 
+@pytest.mark.parametrize(("count", "expected"), [(2, 1), (3, 1), (4, 2)])
+def test_few_files_start_one_child(
+    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, count: int, expected: int
+) -> None:
+    monkeypatch.setattr(module, "FEW", 4)
+    monkeypatch.setattr(module, "available_cores", lambda: 2)
+    paths = files(tmp_path, *[f"slow{place}.png" for place in range(count)])
+    assert widths(list(scan(paths))) == list(range(10, 10 + count))
+    assert len(children) == expected
+
+
 def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     children = start_instead(["-c", "raise ImportError('libGL.so.1 is missing')"], monkeypatch)
     with pytest.raises(ScanError) as error:
