@@ -23,15 +23,8 @@ from PIL import ImageColor
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
-from greyhound.cache.folder import (
-    NO_LABEL,
-    Source,
-    check_outside,
-    check_writable,
-    find_labelled,
-    named_as_image,
-)
-from greyhound.cache.picture import draw, encode_png
+from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
+from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
     Decision,
@@ -189,8 +182,8 @@ def _write_shards(
 
 
 def transcode(data: bytes, background: str = WHITE) -> bytes:
-    """Turn anything that `draw` reads into an upright, opaque RGB PNG."""
-    return encode_png(draw(data, background).pixels)
+    """Turn anything that `to_rgb` reads into an upright, opaque RGB PNG."""
+    return encode_png(to_rgb(data, background).pixels)
 
 
 def _check_out(out: Path, shards: int) -> None:
@@ -215,7 +208,7 @@ def _check_tables(options: Options, sources: Sequence[Source]) -> None:
     check_paths(options.exclude, paths, "the exclusion list")
     if table := options.table:
         check_paths({*table.splits, *table.groups}, paths, str(table.file))
-        labelled = (each for each in sources if each.label != NO_LABEL and named_as_image(each.file))
+        labelled = (each for each in sources if each.label != NO_LABEL and named_as_read(each.file.suffix))
         table.check(each.path for each in labelled if each.path not in options.exclude)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pictures import encode, folder, noise
 
-from greyhound.cache.folder import NO_LABEL, Source, find_labelled, find_tree, find_unlabelled
+from greyhound.cache.folder import NO_LABEL, Source, find_images, find_labelled, find_tree, find_unlabelled
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.split import Assigned, Kept, Table, assign, read_split
@@ -171,6 +171,47 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     why |= dict.fromkeys(("a/of b", "a/same"), "leads to what is read on its own")
     why["a/more"] = "leads to what is read already"
     assert notes == [f"the folder {path} is left alone: it {text}" for path, text in sorted(why.items())]
+
+
+def test_a_link_to_a_folder_that_is_left_alone_is_followed_and_a_class_that_leads_back_is_named(
+    tmp_path: Path,
+) -> None:
+    files = dict.fromkeys(
+        [".store/x/1.png", "b/.hidden/deep/2.png", "@eaDir/3.png", "a/0.png", "b/4.png"], b""
+    )
+    root = folder(tmp_path / "images", files)
+    links = {
+        "a/x": ".store/x",
+        "a/y": "b/.hidden/deep",
+        "b/z": "@eaDir",
+        "b/x": ".store/x",
+        "all": ".",
+        "up": "..",
+    }
+    for link, to in links.items():
+        (root / link).symlink_to(root / to)
+    classes, sources, notes = find_labelled(root)
+    found = ["a/0.png", "a/x/1.png", "a/y/2.png", "b/4.png", "b/x/1.png", "b/z/3.png"]
+    assert (classes, [source.path for source in sources]) == (("a", "b"), found)
+    back = [f"the folder {name} is left alone: it leads back to where it lies" for name in ("all", "up")]
+    assert notes == ["left alone, because systems make them: @eaDir", *back]
+    assert [source.path for source in find_unlabelled(root)] == found
+
+
+@pytest.mark.parametrize(
+    "name", ["1.NEF", "2.dng", "3.heic", "4.HEIF", "5.avif", "6.dcm", "7.svg", "8.jpg", "9.mpo"]
+)
+def test_a_picture_beside_the_class_folders_is_listed_also_one_that_is_not_read(
+    name: str, tmp_path: Path
+) -> None:
+    files = dict.fromkeys(["a/1.png", "b/1.png", "notes.txt", "run.py", name], b"")
+    root = folder(tmp_path / "images", files)
+    _, sources, _ = find_labelled(root)
+    assert [(each.path, each.label) for each in sources] == [("a/1.png", 0), ("b/1.png", 1), (name, NO_LABEL)]
+    assert next(find_images(find_tree(root))) == name
+    folder(tmp_path / "splits", {"train/a/1.png": b"", "test/a/1.png": b"", f"rest/{name}": b""})
+    with pytest.raises(PackError, match="beside them, images in rest"):
+        find_tree(tmp_path / "splits")
 
 
 @pytest.mark.parametrize(
