@@ -76,7 +76,7 @@ class Options:
     exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
-    group: str = ""
+    group: str | None = None
     table: Table | None = None
     background: str = WHITE
 
@@ -87,8 +87,12 @@ class Options:
             raise PackError(f"{shares}; expected shares from 0, together below 1")
         if not 0 <= self.seed < 2**64:
             raise PackError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
+        if self.group == "":
+            raise PackError(
+                "--group is empty; expected a pattern on the path, such as '(.*)_', or no --group"
+            )
         try:
-            re.compile(self.group)
+            re.compile(self.group or "")
         except re.error as error:
             what = f"--group {self.group!r} is no regular expression ({error})"
             raise PackError(f"{what}; expected one such as '(.*)_'") from None

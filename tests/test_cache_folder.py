@@ -342,6 +342,7 @@ def test_groups_may_span_classes_and_twins_join_them() -> None:
     ("options", "message"),
     [
         ({"group": "(.*"}, "--group '(.*' is no regular expression (missing ), unterminated subpattern"),
+        ({"group": ""}, "--group is empty; expected a pattern on the path, such as '(.*)_', or no --group"),
         ({"group": "cow(.)"}, "--group 'cow(.)' names no group, for example none for '0/animal000_0.jpg'; expected"),
         ({"group": "(.*)_", "table": Table(Path("t"), {}, {"x": "y"})}, "--group and the column group of --split both"),
         ({"table": Table(Path("t.csv"), {"0/animal000_0.jpg": "val"}, {})}, "t.csv has no line for '0/animal000_1.jpg' and 2 more; expected a line for every image"),
@@ -356,7 +357,7 @@ def test_groups_and_tables_that_cannot_be(options: dict[str, object], message: s
 def test_an_image_without_a_group_is_one_of_its_own_and_that_is_said() -> None:
     rows = herd([3] * 10) + kept([(f"0/other{n}.jpg", 0) for n in range(4)])
     found, _ = assigned(rows, group="(.*)_")
-    said = "--group '(.*)_' names no group for 4 of 34 images, the first ['0/other0.jpg']: each is one of its own"
+    said = "--group '(.*)_' names no group for 4 of 34 images, 0/other0.jpg for example: each of them is a group of its own"
     assert found.notes[0] == said
 
 
@@ -421,8 +422,8 @@ ALIKE = "no share gives them one, because what looks alike, or is of one group, 
         ([20, 3], 99, {}, ["val has no image of class 1 (3 images): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 1], 99, {}, [f"{split} has no image of class 1 (1 image): no share gives them one, because they are too few" for split in ("val", "test")]),
         ([20, 4, 1], 99, {"test": 0}, ["val has no image of class 1 (4 images), class 2 (1 image): 0.1 of so few is none; pack with --val 0.25, which gives 1 of them one"]),
-        ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, which count as 1), class 1 (20 images, which count as 1): {ALIKE}" for split in ("val", "test")]),
-        ([20, 20], 4, {"test": 0}, ["val has no image of class 0 (20 images, which count as 4), class 1 (20 images, which count as 4): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
+        ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, kept together), class 1 (20 images, kept together): {ALIKE}" for split in ("val", "test")]),
+        ([20, 20], 4, {"test": 0}, ["val has no image of class 0 (20 images, kept together in 4 sets), class 1 (20 images, kept together in 4 sets): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([4] * 7, 99, {"test": 0}, ["val has no image of class 0 (4 images), class 1 (4 images), class 2 (4 images), class 3 (4 images), class 4 (4 images) and 2 more: 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 4], 99, {"val": 0, "test": 0}, []),
         ([20, 20], 99, {}, []),
