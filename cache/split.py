@@ -117,7 +117,7 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
     elif drawn and (hint := _series(paths, [source.label for source, _ in kept])):
         notes.append(hint)
     notes += _say_crossing(families, given, paths)
-    missing = dict(_missing(splits, kept, classes, stratified, shares))
+    missing = dict(_missing(splits, classes, stratified, shares))
     notes += [f"{split} has {text}" for split, text in missing.items()]
     empty = {split: text for split, text in missing.items() if split not in splits}
     return Assigned(splits, how, tuple(notes), empty)
@@ -308,14 +308,10 @@ def _say_crossing(families: Sequence[_Family], given: Sequence[str], paths: Sequ
 
 
 def _missing(
-    splits: Sequence[str],
-    kept: Sequence[Kept],
-    classes: Sequence[str],
-    stratified: _Stratified,
-    shares: Mapping[str, float],
+    splits: Sequence[str], classes: Sequence[str], stratified: _Stratified, shares: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
     """Each split that lacks classes, unless it was to be empty: which, why, and the share that would help."""
-    labels = [source.label for source, _ in kept]
+    labels = [source.label for source, _ in stratified.kept]
     images = Counter(labels)
     units = Counter(label for each in stratified.families for label in {labels[row] for row in each.rows})
     there = {name: {labels[row] for row, at in enumerate(splits) if at == name} for name in SPLITS}
@@ -333,9 +329,7 @@ def _missing(
             for label, size in [*sizes.items()][:NAMED]
         ]
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-        why = (
-            "that is how it was given" if asked is None else _remedy(split, sizes, labels, stratified, shares)
-        )
+        why = "that is how it was given" if asked is None else _remedy(split, sizes, stratified, shares)
         if asked and why == _NONE:
             alike = "what looks alike, or is of one group, stays in one split"
             why += alike if any(units[label] < size for label, size in sizes.items()) else "they are too few"
@@ -354,11 +348,7 @@ _NONE: Final = "no share gives them one, because "
 
 
 def _remedy(
-    split: str,
-    sizes: Mapping[int, int],
-    labels: Sequence[int],
-    stratified: _Stratified,
-    shares: Mapping[str, float],
+    split: str, sizes: Mapping[int, int], stratified: _Stratified, shares: Mapping[str, float]
 ) -> str:
     """The least share tried with which most of the classes that lack an image have one; or that none does.
 
@@ -370,7 +360,8 @@ def _remedy(
     most, best = 0, _NONE
     for share in sorted(each for each in tried if shares[split] < each <= 0.5 and each + others < 1):
         found = stratified({**shares, split: share})
-        gained = len({labels[row] for row, at in enumerate(found) if at == split}.intersection(sizes))
+        labels = {stratified.label(row) for row, at in enumerate(found) if at == split}
+        gained = len(labels.intersection(sizes))
         if gained > most:
             who = "each" if gained == len(sizes) else f"{gained:,} of them"
             most, best = (
