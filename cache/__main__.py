@@ -73,9 +73,9 @@ def pack(
     exclude: Path | None = None,
     decisions: Path | None = None,
     shards: int = 1,
-    group: str = "",
+    group: str | None = None,
     split: Path | None = None,
-    background: str = "#ffffff",
+    background: str | None = None,
 ) -> int:
     """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
 
@@ -89,13 +89,14 @@ def pack(
         duplicates: Leave out copies of a file, all of them where their classes differ.
         exclude: A CSV with the columns path and reason: images to leave out; default: none.
         decisions: The decisions.csv that the survey's page saved; default: none.
-        background: Colour under transparent pixels, as white or #ffffff; predictions use the same.
+        background: Colour under transparent pixels, as #808080; predictions use the same; default: white.
         shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
         group: A pattern on the path, as in '(.*)_': images that match alike, in its brackets, share a split.
         split: A CSV of your own with the columns path and split, or path and group; default: none.
     """
     from greyhound.cache import pack as packing
     from greyhound.cache import show
+    from greyhound.cache.scan import WHITE
     from greyhound.cache.selection import read_decisions, read_exclusions
     from greyhound.cache.split import read_split
     from greyhound.cache.store import Pack
@@ -103,11 +104,14 @@ def pack(
     chosen = read_exclusions(exclude) if exclude else {}
     decided = read_decisions(decisions) if decisions else []
     table = read_split(split) if split else None
+    colour = WHITE if background is None else background
     options = packing.Options(
-        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, background
+        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, colour
     )
+    old = show.name_old(out)
     with progress_bar("looking at every image") as update:
         packing.pack(images, out, options, update)
+    note(old and f"{out} replaces {old}")
     show.describe(Pack(out), most=50)
     return 0
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from greyhound.cache.errors import UserError
+from greyhound.cache.files import remove_unfinished
 
 Result = TypeVar("Result")
 Value = TypeVar("Value")
@@ -97,6 +98,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """End as Ctrl-C does; from here on only Ctrl-C interrupts the clearing up."""
     while frame:
         if frame.f_code.co_filename == _IMPORTS:  # which prints, or makes an ImportError of an interrupt
+            remove_unfinished()
             os._exit(128 + number)
         frame = frame.f_back
     for each in ENDINGS[1:]:

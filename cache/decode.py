@@ -45,16 +45,20 @@ def decode(
     return downsample(np.asarray(pixels, dtype=np.uint8), log2_reduction)
 
 
-def downsample(pixels: Pixels, times: int) -> Pixels:
-    """Average blocks of 2**times pixels a side; the last row and column repeat to fill a block."""
+def downsample(pixels: Pixels, across: int, down: int | None = None) -> Pixels:
+    """Average blocks of 2**across x 2**down pixels; the last row and column repeat to fill a block.
+
+    down: as `across`, unless it is said.
+    """
     import cv2
 
-    if times == 0:
+    down = across if down is None else down
+    if not across and not down:
         return pixels
-    block = 2**times
     height, width = pixels.shape[:2]
-    padded = cv2.copyMakeBorder(pixels, 0, -height % block, 0, -width % block, cv2.BORDER_REPLICATE)
-    smaller = (padded.shape[1] // block, padded.shape[0] // block)
+    more = -height % 2**down, -width % 2**across
+    padded = cv2.copyMakeBorder(pixels, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+    smaller = (padded.shape[1] >> across, padded.shape[0] >> down)
     return np.asarray(cv2.resize(padded, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 

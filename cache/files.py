@@ -22,6 +22,8 @@ from greyhound.cache.errors import UserError
 Item = TypeVar("Item")
 _FOLDER: Final = ".review-"
 _LOCK: Final = "lock"
+_unfinished: Final = set[Path]()
+"""Temporary files that are being written."""
 
 
 class WriteError(UserError):
@@ -37,11 +39,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _unfinished.add(temporary)
     try:
         yield temporary
         _rename([temporary], [path])
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
 
 
 @contextmanager
@@ -51,6 +55,7 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
     What a killed process left for the same names is removed first. Raises WriteError.
     """
     temporaries = [_temporary(out) for out in outs]
+    _unfinished.update(temporaries)
     with ExitStack() as held:
         try:
             for out, temporary in zip(outs, temporaries, strict=True):
@@ -70,6 +75,15 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
             for temporary in temporaries:
                 with suppress(OSError):
                     temporary.unlink()
+            _unfinished.difference_update(temporaries)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing: for where it must end on the spot."""
+    for temporary in _unfinished:
+        if f".{os.getpid()}." in temporary.name:  # not what belongs to the process that forked this one
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def intended(file: Path) -> str | None:

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from PIL import Image
-
-from greyhound.cache.scan import FORMATS
+from greyhound.cache.picture import UNREAD, named_as_read
 from greyhound.cache.store import SPLITS, PackError
 
 NO_LABEL: Final = -1
@@ -70,7 +68,9 @@ class Tree:
             found = "a file" if images.exists() else "not there"
             raise PackError(f"{images} is {found}; expected a folder of images")
         folders, self.beside = self._list(images)
-        self.folders = [each for each in folders if not self._home.is_relative_to(each.resolve())]
+        back = [each for each in folders if self._home.is_relative_to(each.resolve())]
+        self._links |= {_relative(each, images): "leads back to where it lies" for each in back}
+        self.folders = [each for each in folders if each not in back]
         self.class_at = 0
         self.split_at: int | None = None
 
@@ -182,7 +182,7 @@ class Tree:
         why = ""
         if linked and folder.parent.resolve().is_relative_to(target):
             why = "leads back to where it lies"
-        elif linked and (self._home.is_relative_to(target) or target.is_relative_to(self._home)):
+        elif linked and (self._home.is_relative_to(target) or self._is_read(target)):
             why = "leads to what is read on its own"
         elif target in seen:
             why = "leads to what is read already"
@@ -191,6 +191,11 @@ class Tree:
         else:
             seen.add(target)
         return not why
+
+    def _is_read(self, target: Path) -> bool:
+        """Whether a folder lies in this one, and neither is nor lies in one that is left alone."""
+        inside = target.is_relative_to(self._home)
+        return inside and all(map(_is_shown, target.relative_to(self._home).parts))
 
 
 def find_tree(images: Path) -> Tree:
@@ -278,6 +283,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_shown(name: str) -> bool:
+    """Whether it is neither hidden nor a system's."""
+    return name[0] != "." and name.lower() not in SYSTEMS
+
+
 def _order(folder: Path) -> tuple[str, str]:
     return folder.name.casefold(), folder.name
 
@@ -292,8 +302,8 @@ def _names(folders: Iterable[Path]) -> str:
 
 
 def named_as_image(file: Path) -> bool:
-    """Whether a file's name ends as that of a format that we take."""
-    return Image.registered_extensions().get(file.suffix.lower()) in (*FORMATS, "MPO")
+    """Whether a file's name ends as that of a picture, be it one that is not read here."""
+    return file.suffix.lower() in UNREAD or named_as_read(file.suffix)
 
 
 def _relative(file: Path, images: Path) -> str:

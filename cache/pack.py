@@ -23,15 +23,8 @@ from PIL import ImageColor
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
-from greyhound.cache.folder import (
-    NO_LABEL,
-    Source,
-    check_outside,
-    check_writable,
-    find_labelled,
-    named_as_image,
-)
-from greyhound.cache.picture import draw, encode_png
+from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
+from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
     Decision,
@@ -83,7 +76,7 @@ class Options:
     exclude: Mapping[str, Exclusion] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     shards: int = 1
-    group: str = ""
+    group: str | None = None
     table: Table | None = None
     background: str = WHITE
 
@@ -94,8 +87,12 @@ class Options:
             raise PackError(f"{shares}; expected shares from 0, together below 1")
         if not 0 <= self.seed < 2**64:
             raise PackError(f"seed is {self.seed}; expected 0 to 2**64 - 1")
+        if self.group == "":
+            raise PackError(
+                "--group is empty; expected a pattern on the path, such as '(.*)_', or no --group"
+            )
         try:
-            re.compile(self.group)
+            re.compile(self.group or "")
         except re.error as error:
             what = f"--group {self.group!r} is no regular expression ({error})"
             raise PackError(f"{what}; expected one such as '(.*)_'") from None
@@ -189,8 +186,8 @@ def _write_shards(
 
 
 def transcode(data: bytes, background: str = WHITE) -> bytes:
-    """Turn anything that `draw` reads into an upright, opaque RGB PNG."""
-    return encode_png(draw(data, background).pixels)
+    """Turn anything that `to_rgb` reads into an upright, opaque RGB PNG."""
+    return encode_png(to_rgb(data, background).pixels)
 
 
 def _check_out(out: Path, shards: int) -> None:
@@ -215,7 +212,7 @@ def _check_tables(options: Options, sources: Sequence[Source]) -> None:
     check_paths(options.exclude, paths, "the exclusion list")
     if table := options.table:
         check_paths({*table.splits, *table.groups}, paths, str(table.file))
-        labelled = (each for each in sources if each.label != NO_LABEL and named_as_image(each.file))
+        labelled = (each for each in sources if each.label != NO_LABEL and named_as_read(each.file.suffix))
         table.check(each.path for each in labelled if each.path not in options.exclude)
 
 

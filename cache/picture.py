@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -50,14 +51,14 @@ def open_image(file: Any) -> Image.Image:
     return Image.open(file, formats=[*FORMATS, "HEIF"] if reads_heic() else FORMATS)
 
 
+@cache
 def reads_heic() -> bool:
     """Whether pillow-heif is there; then Pillow knows the format."""
-    if "HEIF" not in Image.OPEN:
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            return False
-        register_heif_opener()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
     return True
 
 
@@ -81,7 +82,7 @@ def read_orientation(image: Image.Image) -> int:
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def draw(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
+def to_rgb(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
     """The picture of a file. background: a colour, under what is transparent.
 
     around: a JPEG may be reduced, to not much less than this side. Raises what Pillow raises, DecodeError.
@@ -108,8 +109,8 @@ def draw(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
         return Picture(np.asarray(upright.convert("RGB")), "; ".join(whys), transparent)
 
 
-def must_draw(data: bytes) -> bool:
-    """Whether a file of a format that both engines decode must be drawn: they make other pixels of it."""
+def needs_conversion(data: bytes) -> bool:
+    """Whether engines make other pixels than `to_rgb` of a file, though both decode its format."""
     with open_image(io.BytesIO(data)) as image:
         if image.format in JPEGS:
             return is_lossless_jpeg(np.frombuffer(data, np.uint8))
@@ -194,30 +195,25 @@ def _lay_on(image: Image.Image, background: str) -> Image.Image:
 
 _HEIC: Final = ("heic", "heix", "hevc", "heim", "heis", "hevm", "mif1", "msf1")
 _RAW: Final = (
-    "arw",
-    "cr2",
-    "cr3",
-    "crw",
-    "dng",
-    "nef",
-    "nrw",
-    "orf",
-    "pef",
-    "raf",
-    "raw",
-    "rw2",
-    "srw",
-    "x3f",
-)
+    "arw", "cr2", "cr3", "crw", "dng", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "srw", "x3f",
+)  # fmt: skip
 _TEXT: Final = ("csv", "htm", "html", "json", "jsonl", "md", "tsv", "txt", "xml", "yaml", "yml")
 FOREIGN: Final = {
-    "heic": "HEIC, as phones write it, is not read here: pip install 'greyhound[heic]'",
+    "heic": "HEIC, as phones write it, is not read here: pip install pillow-heif, or convert it to JPEG",
     "raw": "a camera's raw file, whose picture is still to be developed; export it as JPEG, PNG or TIFF",
     "dicom": "DICOM, whose values need a window of grey levels; export it as PNG",
     "svg": "SVG, which is a drawing in text and has no pixels; export it as PNG",
     "not-an-image": "not an image",
 }
 """Kinds of files that are known and not read, and what to do about it."""
+UNREAD: Final = frozenset(f".{ending}" for ending in (*_RAW, "avif", "dcm", "heic", "heif", "hif", "svg"))
+"""How names of pictures end that are not read here, or only where some library is."""
+
+
+def named_as_read(suffix: str) -> bool:
+    """Whether a name with this suffix is that of a format that is read here."""
+    formats = (*FORMATS, "MPO", *(["HEIF"] if reads_heic() else []))
+    return Image.registered_extensions().get(suffix.lower()) in formats
 
 
 def name_foreign(start: bytes, suffix: str) -> str:

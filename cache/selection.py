@@ -109,6 +109,11 @@ def judge(
     return Excluded(path, hue, describe_colours(info)) if hue and not decision else None
 
 
+_COLOURS: Final[dict[Grayscale, tuple[Finding, ...]]] = {
+    "keep": (), "exclude": ("grayscale",), "exclude-tinted": ("grayscale", "tinted"),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Colours:
     """What becomes of images that have no colour, or look tinted. note: why the rule takes none, or ""."""
@@ -129,8 +134,7 @@ def choose_colours(grayscale: Grayscale, infos: Iterable[ImageInfo], labels: Ite
     photographs, or a class is told by it, and nothing is taken.
     """
     if grayscale != "auto":
-        wanted: tuple[Finding, ...] = ("grayscale", "tinted")
-        return Colours(wanted[: ("keep", "exclude", "exclude-tinted").index(grayscale)])
+        return Colours(_COLOURS[grayscale])
     usable, grey = Counter[str](), Counter[str]()
     for info, label in zip(infos, labels, strict=True):
         usable[label] += not info.problem

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from greyhound.cache.errors import UserError
+from greyhound.cache.scan import WHITE
 
 FORMAT: Final = 2
 """Version of the layout; a newer one is refused."""
@@ -88,7 +89,7 @@ class Header:
     index_crc32: int = 0
     shard: int = 0
     shards: int = 1
-    background: str = "#ffffff"
+    background: str = WHITE
 
     def schema(self) -> pa.Schema:
         """The file's schema with this header in its metadata, and the header's own checksum."""

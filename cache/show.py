@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from greyhound.cache.cli import plain
-from greyhound.cache.folder import SPLIT_FOLDERS
 from greyhound.cache.selection import FINDINGS
-from greyhound.cache.store import SPLITS, Pack
+from greyhound.cache.shards import find
+from greyhound.cache.store import SPLITS, Pack, PackError
 from greyhound.cache.survey.table import Row
 
 _ANY: Final = "any of them"
@@ -55,15 +56,13 @@ def describe(opened: Pack, most: int | None) -> None:
     for line in header.notes:
         _say(f"note: {line}")
     reasons = Counter(row.reason for row in header.excluded)
-    total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    _say(f"left out: {len(header.excluded)}" + (f" ({total})" if total else ""))
+    if reasons:
+        total = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        _say(f"left out: {len(header.excluded)} ({total})")
     whys = (f"{row.reason}, {row.detail}" if row.detail else row.reason for row in header.excluded)
     _list(opened, [f"{row.path}: {why}" for row, why in zip(header.excluded, whys, strict=True)], most)
     if reasons["grayscale"] + reasons["tinted"]:
         _say("images without colour are left out by --grayscale; --grayscale keep keeps them")
-    folders = {row.path.partition("/")[0] for row in header.excluded if "/" in row.path}
-    for name in sorted(name for name in folders - set(classes) if name.lower() not in SPLIT_FOLDERS):
-        _say(f"class {name} has no usable image, and is no class of the pack")
     if header.transcoded:
         _say(f"stored as PNG, because engines do not decode their own format alike: {len(header.transcoded)}")
     _list(opened, [f"{path}: {reason}" for path, reason in header.transcoded], most)
@@ -77,6 +76,16 @@ def describe(opened: Pack, most: int | None) -> None:
         what = f"{len(header.lost)} {verb} no image any more: no file here is the one that {they} about"
         _say(f"note: {what}{where}")
     _list(opened, header.lost, most)
+
+
+def name_old(out: Path) -> str:
+    """The pack that is where a new one is to be written, "" for none: how many images, and since when."""
+    try:
+        old = Pack(out)
+        since = datetime.fromtimestamp(find(out)[0].stat().st_mtime)
+    except (PackError, OSError):
+        return ""
+    return f"the pack of {len(old):,} images that was there, of {since:%Y-%m-%d %H:%M}"
 
 
 def _print_table(title: str, names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:

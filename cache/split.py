@@ -20,7 +20,7 @@ from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import once_each, read_table
 from greyhound.cache.thumbnail import closeup_reader
-from greyhound.cache.twins import find_twins
+from greyhound.cache.twins import find_roots, find_twins, join
 
 if TYPE_CHECKING:
     from greyhound.cache.pack import Options
@@ -109,15 +109,15 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
             f"; val is {asked.val:g} of each class, drawn from train by seed {asked.seed}" if shares else ""
         )
     families = _families(kept, groups, asked.background)
-    draw = _Draw(kept, given, families, bool(any(groups)), asked.seed)
-    splits = draw(shares)
+    stratified = _Stratified(kept, given, families, bool(any(groups)), asked.seed)
+    splits = stratified(shares)
     if any(groups):
         how += f"; images of a group together ({len({*groups} - {''}):,} groups)"
         notes += _say_far(splits, shares) if drawn else ()
     elif drawn and (hint := _series(paths, [source.label for source, _ in kept])):
         notes.append(hint)
     notes += _say_crossing(families, given, paths)
-    missing = dict(_missing(splits, kept, classes, draw, shares))
+    missing = dict(_missing(splits, classes, stratified, shares))
     notes += [f"{split} has {text}" for split, text in missing.items()]
     empty = {split: text for split, text in missing.items() if split not in splits}
     return Assigned(splits, how, tuple(notes), empty)
@@ -140,8 +140,10 @@ def _groups(paths: Sequence[str], asked: Options) -> tuple[list[str], list[str]]
     if len(alone) == len(paths):
         todo = "expected it to match a part of each image's path in the folder"
         raise PackError(f"{whose} names no group, for example none for {paths[0]!r}; {todo}")
-    said = f"{whose} names no group for {len(alone):,} of {len(paths):,} images, the first {alone[:1]}"
-    return groups, [f"{said}: each is one of its own"] if alone else []
+    if not alone:
+        return groups, []
+    said = f"{whose} names no group for {len(alone):,} of {len(paths):,} images, {alone[0]} for example"
+    return groups, [f"{said}: each of them is a group of its own"]
 
 
 @dataclass(frozen=True)
@@ -156,30 +158,22 @@ def _families(kept: Sequence[Kept], groups: Sequence[str], background: str) -> l
     """Twins, exact and near, and images of one group: what hangs together, directly or through others."""
     closeup = closeup_reader(lambda index: kept[index][0].file, background=background)
     twins = find_twins([info for _, info in kept], closeup)
-    of_twins = twins.groups().tolist()
-    parents = list(range(len(kept)))
-
-    def root(row: int) -> int:
-        while parents[row] != row:
-            parents[row] = row = parents[parents[row]]
-        return row
-
-    first: dict[str, int] = {}
-    for row, (twin, group) in enumerate(zip(of_twins, groups, strict=True)):
-        parents[root(row)] = root(twin)
+    parents = twins.groups()
+    of_twins, first = parents.tolist(), dict[str, int]()
+    for row, group in enumerate(groups):
         if group:
-            parents[root(row)] = root(first.setdefault(group, row))
+            join(parents, row, first.setdefault(group, row))
     labels: dict[int, set[int]] = defaultdict(set)
     rows: dict[int, list[int]] = defaultdict(list)
-    for row, twin in enumerate(of_twins):
+    for row, (twin, root) in enumerate(zip(of_twins, find_roots(parents).tolist(), strict=True)):
         labels[twin].add(kept[row][0].label)
-        rows[root(row)].append(row)
+        rows[root].append(row)
     return [_Family(each, any(len(labels[of_twins[row]]) > 1 for row in each)) for each in rows.values()]
 
 
 @dataclass(frozen=True)
-class _Draw:
-    """Draws splits. given: what a person said, "" for what is drawn. grouped: whether there are groups."""
+class _Stratified:
+    """A random split, stratified by class. given: what a person said, "" for none. grouped: by groups too."""
 
     kept: Sequence[Kept]
     given: Sequence[str]
@@ -314,43 +308,47 @@ def _say_crossing(families: Sequence[_Family], given: Sequence[str], paths: Sequ
 
 
 def _missing(
-    splits: Sequence[str],
-    kept: Sequence[Kept],
-    classes: Sequence[str],
-    draw: _Draw,
-    shares: Mapping[str, float],
+    splits: Sequence[str], classes: Sequence[str], stratified: _Stratified, shares: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
     """Each split that lacks classes, unless it was to be empty: which, why, and the share that would help."""
-    labels = [source.label for source, _ in kept]
-    units = Counter(label for each in draw.families for label in {labels[row] for row in each.rows})
+    labels = [source.label for source, _ in stratified.kept]
+    images = Counter(labels)
+    units = Counter(label for each in stratified.families for label in {labels[row] for row in each.rows})
     there = {name: {labels[row] for row, at in enumerate(splits) if at == name} for name in SPLITS}
     for split in SPLITS:
-        asked = shares.get(split, None if any(draw.given) else 0.0)
-        lacking = sorted(({*labels} if asked is None else there["train"]) - there[split])
+        asked = shares.get(split, None if any(stratified.given) else 0.0)
+        lacking = sorted((images.keys() if asked is None else there["train"]) - there[split])
         if not lacking or asked == 0:
             continue
         if asked is None and not there[split]:
             yield split, "no image: that is how it was given"
             continue
-        sizes = {label: labels.count(label) for label in lacking}
+        sizes = {label: images[label] for label in lacking}
         named = [
-            f"{classes[label]} ({size} image{'s' * (size > 1)}"
-            + (f", which count as {units[label]})" if units[label] < size else ")")
+            f"{classes[label]} ({_say_images(size, units[label])})"
             for label, size in [*sizes.items()][:NAMED]
         ]
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-        why = "that is how it was given" if asked is None else _remedy(split, sizes, labels, draw, shares)
+        why = "that is how it was given" if asked is None else _remedy(split, sizes, stratified, shares)
         if asked and why == _NONE:
             alike = "what looks alike, or is of one group, stays in one split"
             why += alike if any(units[label] < size for label, size in sizes.items()) else "they are too few"
         yield split, f"no image of {', '.join(named)}{more}: {why}"
 
 
+def _say_images(images: int, units: int) -> str:
+    """How many images a class has, and in how many parts a split can take them."""
+    said = "1 image" if images == 1 else f"{images} images"
+    if units == images:
+        return said
+    return f"{said}, kept together" + (f" in {units} sets" if units > 1 else "")
+
+
 _NONE: Final = "no share gives them one, because "
 
 
 def _remedy(
-    split: str, sizes: Mapping[int, int], labels: Sequence[int], draw: _Draw, shares: Mapping[str, float]
+    split: str, sizes: Mapping[int, int], stratified: _Stratified, shares: Mapping[str, float]
 ) -> str:
     """The least share tried with which most of the classes that lack an image have one; or that none does.
 
@@ -361,8 +359,9 @@ def _remedy(
     tried = {-(-100 // least) / 100, 0.25, 0.3, 0.4, 0.5}
     most, best = 0, _NONE
     for share in sorted(each for each in tried if shares[split] < each <= 0.5 and each + others < 1):
-        found = draw({**shares, split: share})
-        gained = len({labels[row] for row, at in enumerate(found) if at == split}.intersection(sizes))
+        found = stratified({**shares, split: share})
+        labels = {stratified.label(row) for row, at in enumerate(found) if at == split}
+        gained = len(labels.intersection(sizes))
         if gained > most:
             who = "each" if gained == len(sizes) else f"{gained:,} of them"
             most, best = (
@@ -390,6 +389,6 @@ def _series(paths: Sequence[str], labels: Sequence[int]) -> str:
     if len(some) < 4 or not several or 2 * len(inside) < len(paths) or 2 * len({*inside}) > len(inside):
         return ""
     one, other = (path for path, _ in next(iter(some.values()))[:2])
-    sign = next(sign for sign in reversed(one.rpartition(".")[0]) if sign in "-_ .").replace(".", r"\.")
+    separator = next(each for each in reversed(one.rpartition(".")[0]) if each in "-_ .").replace(".", r"\.")
     guess = f"names such as {one} and {other} look like series of one thing each (a guess)"
-    return f"{guess}; to keep each in one split, name groups: --group '(.*){sign}'"
+    return f"{guess}; to keep each in one split, name groups: --group '(.*){separator}'"

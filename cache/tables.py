@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from greyhound.cache.store import PackError
 
-DIVIDERS: Final = (",", ";", "\t")
+DELIMITERS: Final = (",", ";", "\t")
+_START: Final = re.compile(r"[\r\n]*(?:sep=([,;|\t])[\r\n]+)?", re.IGNORECASE)
+"""Blank lines, and the one in which Excel says its delimiter."""
 _MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -40,19 +42,18 @@ def read_table(
 ) -> list[Line]:
     """Every row that is not empty. Raises PackError.
 
-    expected: what the file should be, for messages. wanted: columns, by which the dividing sign is found.
+    expected: what the file should be, for messages. wanted: columns, by which the delimiter is found.
     check: called with the column names, in lower case, before the rows are read; it may refuse them.
     """
     try:
-        text = _text(file.read_bytes()).lstrip("\r\n")
-        if not text.strip():
+        whole = _text(file.read_bytes())
+        start = next(_START.finditer(whole))
+        if not (text := whole[start.end() :]).strip():
             raise PackError(f"{file} is empty; expected {expected}")
-        told = re.match(r"sep=([,;|\t])\r?\n", text, re.IGNORECASE)  # Excel writes it, and reads it
-        text = text[told.end() :] if told else text
-        headers = {sign: _header(text, sign) for sign in ([told[1]] if told else DIVIDERS)}
-        sign = max(headers, key=lambda sign: (len({*wanted} & {*headers[sign]}), len(headers[sign])))
-        check(headers[sign])
-        return list(_lines(text, sign, headers[sign], file, 1 if told else 0))
+        headers = {each: _header(text, each) for each in start[1] or DELIMITERS}
+        delimiter = max(headers, key=lambda each: (len({*wanted} & {*headers[each]}), len(headers[each])))
+        check(headers[delimiter])
+        return list(_lines(text, delimiter, headers[delimiter], file, len(start[0].splitlines())))
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected {expected}") from None
     except (csv.Error, UnicodeError) as error:
@@ -61,11 +62,11 @@ def read_table(
 
 
 def once_each(rows: list[Line], file: Path) -> dict[str, Line]:
-    """The rows by path; a row may come twice, but not say two things of one file. Raises PackError."""
+    """The lines by path; one may come twice, but not say two things of one file. Raises PackError."""
     found: dict[str, Line] = {}
     for row in rows:
         if not row.path:
-            raise PackError(f"{file} names no path in row {row.number}; expected one in every row")
+            raise PackError(f"{file} names no path in line {row.number}; expected one in every line")
         first = found.setdefault(row.path, row)
         if first.cells != row.cells:
             what = f"names {row.path!r} in line {first.number} and, with other words, in line {row.number}"
@@ -86,16 +87,18 @@ def _text(data: bytes) -> str:
     return data.decode("utf-16" if data.startswith(_MARKS) else "utf-8-sig")
 
 
-def _header(text: str, sign: str) -> tuple[str, ...]:
-    return tuple(" ".join(name.lower().split()) for name in next(_reader(text, sign, spaced=True), ()))
+def _header(text: str, delimiter: str) -> tuple[str, ...]:
+    """Not strict: with a wrong delimiter a name in quotes is followed by more."""
+    names = next(_reader(text, delimiter, spaced=True, strict=False), ())
+    return tuple(" ".join(name.lower().split()) for name in names)
 
 
-def _lines(text: str, sign: str, names: Sequence[str], file: Path, skipped: int) -> Iterator[Line]:
+def _lines(text: str, delimiter: str, names: Sequence[str], file: Path, skipped: int) -> Iterator[Line]:
     """Raises PackError, csv.Error."""
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise PackError(f"{file} has two columns {twice[0]!r}; expected each once")
-    spaced = bool(re.match(rf"[^\r\n]*{re.escape(sign)} ", text))
-    reader = _reader(text, sign, spaced)
+    spaced = bool(re.match(rf"[^\r\n]*{re.escape(delimiter)} ", text))
+    reader = _reader(text, delimiter, spaced, strict=True)
     next(reader)
     for cells in reader:
         if any(map(str.strip, cells)):
@@ -107,10 +110,11 @@ def _cells(cells: list[str], names: Sequence[str], number: int, file: Path) -> d
     """By column; missing ones are empty. Raises PackError where there are more than columns."""
     if len(cells) > len(names):
         what = f"has {len(cells)} cells in line {number}, and its first line names {len(names)} columns"
-        raise PackError(f'{file} {what}; put a text that holds the dividing sign in quotes: "a, b"')
+        raise PackError(f'{file} {what}; put a text that holds the delimiter in quotes: "a, b"')
     return dict.fromkeys(names, "") | dict(zip(names, cells, strict=False))
 
 
-def _reader(text: str, sign: str, spaced: bool) -> Any:
-    """spaced: a blank after the dividing sign belongs to neither cell."""
-    return csv.reader(io.StringIO(text, newline=""), delimiter=sign, skipinitialspace=spaced, strict=True)
+def _reader(text: str, delimiter: str, spaced: bool, strict: bool) -> Any:
+    """spaced: a blank after the delimiter belongs to neither cell."""
+    lines = io.StringIO(text, newline="")
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=strict)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from greyhound.cache.picture import draw, open_image
+from greyhound.cache.picture import open_image, to_rgb
 from greyhound.cache.scan import WHITE
 
 MOST_OF_JPEG: Final = 64 << 20
@@ -41,9 +41,9 @@ def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
         return ""
     try:
         try:
-            pixels = draw(_read_image(file), background, side).pixels
+            pixels = to_rgb(_read_image(file), background, side).pixels
         except OSError:  # what is missing of a cut JPEG is drawn grey when its end is marked after all
-            pixels = draw(_start_of(file) + b"\xff\xd9", background, side).pixels
+            pixels = to_rgb(_start_of(file) + b"\xff\xd9", background, side).pixels
     except Exception:  # it was found wanting because nothing can read it
         return ""
     small = Image.fromarray(pixels)
@@ -75,7 +75,7 @@ def closeup_reader(find: Callable[[int], Path], side: int = SIDE, background: st
 def read_closeup(file: Path, side: int = SIDE, background: str = WHITE) -> Closeup | None:
     """Luma `[side, side]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
-        picture = Image.fromarray(draw(_read_image(file), background, max(128, 2 * side)).pixels)
+        picture = Image.fromarray(to_rgb(_read_image(file), background, max(128, 2 * side)).pixels)
     except Exception:  # gone or changed since it was looked at
         return None
     return np.asarray(picture.convert("L").resize((side, side), Image.Resampling.BOX))

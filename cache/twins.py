@@ -87,8 +87,8 @@ class Twins:
         """int64 `[n]`: the smallest index among all that hang together, directly or through others."""
         parents = self.originals.copy()
         for pair in self.pairs:
-            _join(parents, pair.one, pair.other)
-        return _roots(parents)
+            join(parents, pair.one, pair.other)
+        return find_roots(parents)
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,11 @@ class _Found:
                 key, distance = (min(one, other), max(one, other)), round(exact, 3)
                 if key not in self.pairs or distance < self.pairs[key].apart:
                     self.pairs[key] = Pair(*key, distance, bool(mirrored))
-                _join(self._parents, one, other)
+                join(self._parents, one, other)
 
     def nearest(self, likely: Indices) -> Indices:
         """The FINALISTS of each picture that are nearest when aligned, one a group of known twins."""
-        roots = np.sort(_roots(self._parents)[likely[:, :2]], axis=1)
+        roots = np.sort(find_roots(self._parents)[likely[:, :2]], axis=1)
         apart = roots[:, 0] != roots[:, 1]
         likely, roots = likely[apart], roots[apart]
         parts = (self._apart(likely[each]) for each in _blocks(len(likely), _PAIRS))
@@ -296,14 +296,14 @@ def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def _roots(parents: Indices) -> Indices:
-    """The root of every index: int64 `[n]`."""
+def find_roots(parents: Indices) -> Indices:
+    """The root of every index, the lowest that hangs together with it: int64 `[n]`."""
     while not np.array_equal(parents, higher := parents[parents]):
         parents = higher
     return parents
 
 
-def _join(parents: Indices, *indices: int) -> None:
+def join(parents: Indices, *indices: int) -> None:
     """Give both trees one root, the lower one."""
     roots = []
     for index in indices:

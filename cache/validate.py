@@ -29,11 +29,11 @@ from greyhound.cache.machine import has_dali
 from greyhound.cache.picture import (
     FOREIGN,
     JPEGS,
-    draw,
-    must_draw,
     name_foreign,
+    needs_conversion,
     open_image,
     read_orientation,
+    to_rgb,
 )
 from greyhound.cache.scan import WHITE, ImageInfo
 from greyhound.cache.stats import measure
@@ -67,15 +67,17 @@ def validate_image(data: bytes, dali: DaliDecoder, suffix: str = "", background:
         return ImageInfo(**known, problem=foreign, detail=FOREIGN[foreign])
     try:
         known |= _header(data)
+        if known["width"] * known["height"] > MAX_PIXELS:
+            claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
+            return ImageInfo(**known, problem="bomb", detail=claim)
+        return _try_decoders(data, known, dali, background)
     except UnidentifiedImageError:
         tiff = data[:4] in (b"II*\0", b"MM\0*")
         return ImageInfo(**known, problem="undecodable", detail=ODD_TIFF if tiff else NO_IMAGE)
-    except Exception as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # libraries raise whatever a format makes them raise
         return _faulty(known, _one_line(error))
-    if known["width"] * known["height"] > MAX_PIXELS:
-        claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
-        return ImageInfo(**known, problem="bomb", detail=claim)
-    return _try_decoders(data, known, dali, background)
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, backgro
         return ImageInfo(**known, problem="truncated", detail=f"its last {zeros:,} bytes are zeros")
     if known["format"] not in STORED:
         why = f"{known['format']} is not a format that both engines decode"
-        return _look_drawn(data, known, why, background)
+        return _look_converted(data, known, why, background)
     encoded = np.frombuffer(data, dtype=np.uint8)
     try:
         pixels = decode(encoded, strict=True)
@@ -118,27 +120,27 @@ def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, backgro
         why = _one_line(error)
         if known["format"] in JPEGS:
             return _faulty(known, why)
-        info = _look_drawn(data, known, why, background)  # Pillow reads on over damage
+        info = _look_converted(data, known, why, background)  # Pillow reads on over damage
         if info.transcode and known["format"] in WHOLE:
             return ImageInfo(**known, problem="undecodable", detail=why)
         return info
     try:
-        if must_draw(data):
-            return _look_drawn(data, known, "", background)
+        if needs_conversion(data):
+            return _look_converted(data, known, "", background)
         upright = (known["width"], known["height"])
         stored = upright if known["orientation"] < 5 else upright[::-1]
         if pixels.shape[1::-1] != stored:
             raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
         dali.check(encoded, pixels)
     except DecodeError as error:
-        return _look_drawn(data, known, _one_line(error), background)
+        return _look_converted(data, known, _one_line(error), background)
     return ImageInfo(**known, **measure(pixels, known["orientation"]))
 
 
-def _look_drawn(data: bytes, known: dict[str, Any], why: str, background: str) -> ImageInfo:
-    """A look at what will be packed as PNG, upright. why: not as it is, beside what drawing it changes."""
+def _look_converted(data: bytes, known: dict[str, Any], why: str, background: str) -> ImageInfo:
+    """A look at what will be packed as PNG, upright. why: not as it is, beside what conversion changes."""
     try:
-        picture = draw(data, background)
+        picture = to_rgb(data, background)
     except Exception as unreadable:
         return _faulty(known, _one_line(unreadable))
     height, width = picture.pixels.shape[:2]

@@ -167,7 +167,7 @@ def _class_line(row: Mapping[str, Any]) -> str:
     return (
         f"{line}, precision {row['precision']:.3f}"
         if row["precision"] is not None
-        else f"{line}, never named"
+        else f"{line}, never predicted"
     )
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich import filesize
 
-from greyhound.cache.decode import DecodeError, Pixels, decode
+from greyhound.cache.decode import DecodeError, Pixels, decode, downsample
 from greyhound.cache.store import Pack
 from greyhound.pipelines.engine import (
     BadImageError,
@@ -61,20 +60,9 @@ class ImageCache:
         both = min(across, down)
         try:
             pixels = decode(self._pack.encoded(index), both, (width, height))
-            return _average(pixels, across - both, down - both)
+            return downsample(pixels, across - both, down - both)
         except DecodeError as error:
             raise no_longer_decodes(self._pack, f"{self._pack.describe(index)} ({error})") from None
-
-
-def _average(pixels: Pixels, across: int, down: int) -> Pixels:
-    """Average blocks of 2**across x 2**down pixels; the last row and column repeat to fill a block."""
-    if not across and not down:
-        return pixels
-    height, width = pixels.shape[:2]
-    size = -(-width >> across), -(-height >> down)
-    more = (size[1] << down) - height, (size[0] << across) - width
-    padded = cv2.copyMakeBorder(pixels, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def no_longer_decodes(pack: Pack, images: str) -> BadImageError:

@@ -23,7 +23,7 @@ from PIL import Image, features
 from greyhound.cache import validate as module
 from greyhound.cache.decode import DecodeError, decode, downsample
 from greyhound.cache.machine import has_dali
-from greyhound.cache.picture import draw
+from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import FORMATS, ImageInfo
 from greyhound.cache.stats import measure
 from greyhound.cache.validate import DaliDecoder, validate_image
@@ -70,8 +70,8 @@ def test_halves_of_other_colours_and_odd_sides() -> None:
     assert downsample(tiny, 1)[:, :, 0].tolist() == [[3, 15], [102, 201]]
     assert downsample(tiny, 0) is tiny
     odd = PICTURE[:67, :45]
-    for times in (1, 2, 3):
-        assert np.abs(downsample(odd, times).astype(int) - oracle.downsample(odd, times)).max() <= 1
+    for times in ((1,), (2,), (3,), (0, 1), (3, 1), (1, 2)):
+        assert np.abs(downsample(odd, *times).astype(int) - oracle.downsample(odd, *times)).max() <= 1
 
 
 NO_IMAGE = {
@@ -160,7 +160,7 @@ def test_a_turned_file_that_is_transcoded_becomes_upright() -> None:
     look = look_at(encode(store_as(PICTURE, 6), "AVIF" if features.check("avif") else "TIFF", 6))
     assert look.transcode
     assert (look.width, look.height, look.orientation) == (96, 72, 1)
-    assert np.array_equal(draw(encode(store_as(PICTURE, 7), "PNG", 7)).pixels, PICTURE)
+    assert np.array_equal(to_rgb(encode(store_as(PICTURE, 7), "PNG", 7)).pixels, PICTURE)
 
 
 def exif(kind: int, value: bytes) -> bytes:
@@ -211,6 +211,16 @@ def test_what_nothing_decodes(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert look.detail and "\n" not in look.detail and detail in (None, look.detail)
     assert look.transcode == ""
     assert (look.bytes, look.crc32) == (len(data), zlib.crc32(data))
+
+
+@pytest.mark.parametrize("name", ["decode", "needs_conversion", "measure"])
+def test_whatever_a_library_raises_costs_one_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SyntaxError("broken\nPNG file")
+
+    monkeypatch.setattr(module, name, fail)
+    look = look_at(encode(PICTURE))
+    assert (look.problem, look.detail, look.width) == ("undecodable", "broken PNG file", 96)
 
 
 def with_hole(data: bytes, filling: bytes) -> bytes:
@@ -290,7 +300,7 @@ def test_extra_bytes_in_a_jpeg_and_a_checksum_that_does_not_fit_condemn_a_file()
     assert (look.problem, look.detail) == ("undecodable", said)
     data = encode(PICTURE)
     spoilt = data[:-13] + bytes([data[-13] ^ 1]) + data[-12:]  # of the last chunk before the end
-    assert np.array_equal(draw(spoilt).pixels, PICTURE)
+    assert np.array_equal(to_rgb(spoilt).pixels, PICTURE)
     look = look_at(spoilt)
     assert (look.problem, look.detail) == ("undecodable", "neither a JPEG nor an image that OpenCV reads")
 

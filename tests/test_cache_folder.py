@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pictures import encode, folder, noise
 
-from greyhound.cache.folder import NO_LABEL, Source, find_labelled, find_tree, find_unlabelled
+from greyhound.cache.folder import NO_LABEL, Source, find_images, find_labelled, find_tree, find_unlabelled
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.split import Assigned, Kept, Table, assign, read_split
@@ -173,6 +173,47 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert notes == [f"the folder {path} is left alone: it {text}" for path, text in sorted(why.items())]
 
 
+def test_a_link_to_a_folder_that_is_left_alone_is_followed_and_a_class_that_leads_back_is_named(
+    tmp_path: Path,
+) -> None:
+    files = dict.fromkeys(
+        [".store/x/1.png", "b/.hidden/deep/2.png", "@eaDir/3.png", "a/0.png", "b/4.png"], b""
+    )
+    root = folder(tmp_path / "images", files)
+    links = {
+        "a/x": ".store/x",
+        "a/y": "b/.hidden/deep",
+        "b/z": "@eaDir",
+        "b/x": ".store/x",
+        "all": ".",
+        "up": "..",
+    }
+    for link, to in links.items():
+        (root / link).symlink_to(root / to)
+    classes, sources, notes = find_labelled(root)
+    found = ["a/0.png", "a/x/1.png", "a/y/2.png", "b/4.png", "b/x/1.png", "b/z/3.png"]
+    assert (classes, [source.path for source in sources]) == (("a", "b"), found)
+    back = [f"the folder {name} is left alone: it leads back to where it lies" for name in ("all", "up")]
+    assert notes == ["left alone, because systems make them: @eaDir", *back]
+    assert [source.path for source in find_unlabelled(root)] == found
+
+
+@pytest.mark.parametrize(
+    "name", ["1.NEF", "2.dng", "3.heic", "4.HEIF", "5.avif", "6.dcm", "7.svg", "8.jpg", "9.mpo"]
+)
+def test_a_picture_beside_the_class_folders_is_listed_also_one_that_is_not_read(
+    name: str, tmp_path: Path
+) -> None:
+    files = dict.fromkeys(["a/1.png", "b/1.png", "notes.txt", "run.py", name], b"")
+    root = folder(tmp_path / "images", files)
+    _, sources, _ = find_labelled(root)
+    assert [(each.path, each.label) for each in sources] == [("a/1.png", 0), ("b/1.png", 1), (name, NO_LABEL)]
+    assert next(find_images(find_tree(root))) == name
+    folder(tmp_path / "splits", {"train/a/1.png": b"", "test/a/1.png": b"", f"rest/{name}": b""})
+    with pytest.raises(PackError, match="beside them, images in rest"):
+        find_tree(tmp_path / "splits")
+
+
 @pytest.mark.parametrize(
     ("names", "alike"),
     [
@@ -301,6 +342,7 @@ def test_groups_may_span_classes_and_twins_join_them() -> None:
     ("options", "message"),
     [
         ({"group": "(.*"}, "--group '(.*' is no regular expression (missing ), unterminated subpattern"),
+        ({"group": ""}, "--group is empty; expected a pattern on the path, such as '(.*)_', or no --group"),
         ({"group": "cow(.)"}, "--group 'cow(.)' names no group, for example none for '0/animal000_0.jpg'; expected"),
         ({"group": "(.*)_", "table": Table(Path("t"), {}, {"x": "y"})}, "--group and the column group of --split both"),
         ({"table": Table(Path("t.csv"), {"0/animal000_0.jpg": "val"}, {})}, "t.csv has no line for '0/animal000_1.jpg' and 2 more; expected a line for every image"),
@@ -315,7 +357,7 @@ def test_groups_and_tables_that_cannot_be(options: dict[str, object], message: s
 def test_an_image_without_a_group_is_one_of_its_own_and_that_is_said() -> None:
     rows = herd([3] * 10) + kept([(f"0/other{n}.jpg", 0) for n in range(4)])
     found, _ = assigned(rows, group="(.*)_")
-    said = "--group '(.*)_' names no group for 4 of 34 images, the first ['0/other0.jpg']: each is one of its own"
+    said = "--group '(.*)_' names no group for 4 of 34 images, 0/other0.jpg for example: each of them is a group of its own"
     assert found.notes[0] == said
 
 
@@ -380,8 +422,8 @@ ALIKE = "no share gives them one, because what looks alike, or is of one group, 
         ([20, 3], 99, {}, ["val has no image of class 1 (3 images): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 1], 99, {}, [f"{split} has no image of class 1 (1 image): no share gives them one, because they are too few" for split in ("val", "test")]),
         ([20, 4, 1], 99, {"test": 0}, ["val has no image of class 1 (4 images), class 2 (1 image): 0.1 of so few is none; pack with --val 0.25, which gives 1 of them one"]),
-        ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, which count as 1), class 1 (20 images, which count as 1): {ALIKE}" for split in ("val", "test")]),
-        ([20, 20], 4, {"test": 0}, ["val has no image of class 0 (20 images, which count as 4), class 1 (20 images, which count as 4): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
+        ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, kept together), class 1 (20 images, kept together): {ALIKE}" for split in ("val", "test")]),
+        ([20, 20], 4, {"test": 0}, ["val has no image of class 0 (20 images, kept together in 4 sets), class 1 (20 images, kept together in 4 sets): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([4] * 7, 99, {"test": 0}, ["val has no image of class 0 (4 images), class 1 (4 images), class 2 (4 images), class 3 (4 images), class 4 (4 images) and 2 more: 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 4], 99, {"val": 0, "test": 0}, []),
         ([20, 20], 99, {}, []),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,27 @@ def test_pack_info_and_verify(packed: tuple[Path, Answer], tmp_path: Path, call:
     assert call("verify", corrupt) == (1, f"corrupt: {pack.describe(13)}\n{corrupt}: 20 {said}", "")
 
 
+def test_a_pack_that_replaces_another_says_so(images: Path, tmp_path: Path, call: Call) -> None:
+    """Also one in shards; what is no pack, or no longer one, was none."""
+    out, sound = tmp_path / "p.arrow", tmp_path / "sound"
+    for name in ("1", "2", "3"):
+        for label in ("Akita", "[b]eagle"):
+            (sound / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(images / label / f"{name}.jpg", sound / label)
+    out.touch()
+    first, again = (call("pack", sound, "--out", out) for _ in range(2))
+    assert (first.code, first.err) == (0, "")
+    assert "left out" not in first.out
+    said = rf"note: {out} replaces the pack of 6 images that was there, of {YEAR}-\d\d-\d\d \d\d:\d\d\n"
+    assert again.code == 0 and re.fullmatch(said, again.err)
+    out.unlink()
+    for _ in range(2):
+        shards = call("pack", sound, "--out", out, "--shards", "2")
+    assert shards.code == 0 and re.fullmatch(said, shards.err)
+    next(tmp_path.glob("p-*.arrow")).write_bytes(b"ARROW1 and no more")
+    assert call("pack", sound, "--out", out, "--shards", "2").err == ""
+
+
 def test_a_pack_may_have_a_name_that_is_no_text(images: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / os.fsdecode(b"[b]\xff.arrow")
     for words in (("pack", images, "--out", out), ("info", out), ("info", out, "--json"), ("verify", out)):
@@ -125,6 +147,7 @@ def test_help_says_what_there_is(call: Call) -> None:
     assert all(name in answer.out for name in ("demo", "survey", "pack", "info", "verify"))
 
 
+YEAR = r"20\d\d"
 PACK = "pack {images} --out {tmp}/p"
 WRONG = {
     "no folder": ("pack {tmp}/none --out {tmp}/p", "{tmp}/none is not there; expected a folder"),
@@ -164,6 +187,11 @@ WRONG = {
     "no number": (PACK + " --val much", "--val is 'much'; expected a number\n"),
     "an unknown flag": ("info {tmp} --yaml", "there is no flag --yaml; see greyhound info --help\n"),
     "an unknown command": ("unpack", "there is no command 'unpack'; did you mean pack?\n"),
+    "an empty group": (
+        PACK + " --group=",
+        "--group is empty; expected a pattern on the path, such as '(.*)_', or",
+    ),
+    "no colour": (PACK + " --background=", "background is ''; expected a colour, as white or #ffffff"),
     "no --out": ("pack {images}", "--out is missing; see greyhound pack --help\n"),
 }
 

@@ -435,17 +435,21 @@ def test_an_exclusion_list_is_a_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize(
-    "text", ["path{}reason{}{}", "Path{} REASON ", "reason{}note{}path", "sep={0}|path{0}reason"]
-)
+    "text",
+    [
+        "path{}reason{}{}", "Path{} REASON ", "reason{}note{}path", "sep={0}|path{0}reason",
+        '"path"{}"reason"', '"Reason"{}"note"{}path', '|sep={0}||"path"{0} "reason"',
+    ],
+)  # fmt: skip
 def test_a_table_as_an_editor_or_a_spreadsheet_saves_it(
     text: str, end: str, coding: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "list.csv"
-    for sign in (",", ";", "\t"):
-        header = text.replace("{}", sign).replace("{0}", sign).replace("|", end)
+    for delimiter in (",", ";", "\t"):
+        header = text.replace("{}", delimiter).replace("{0}", delimiter).replace("|", end)
         cells = ["zu dunkel", "", "a/ü.jpg"] if "note" in text else ["a/ü.jpg", "zu dunkel"]
-        blank = sign * 3
-        file.write_bytes(end.join([header, sign.join(cells), blank, ""]).encode(coding))
+        blank = delimiter * 3
+        file.write_bytes(end.join([header, delimiter.join(cells), blank, ""]).encode(coding))
         assert read_exclusions(file) == {"a/ü.jpg": Exclusion("zu dunkel")}
 
 
@@ -469,7 +473,14 @@ def test_a_table_as_an_editor_or_a_spreadsheet_saves_it(
         ("path,reason\nä.jpg,x\n".encode("latin-1"), "is no CSV ('utf-8' codec"),
         ("path,reason\na.jpg,x\n".encode("utf-16")[:-1], "is no CSV ("),
         (b"path,reason\n\xff\xfe,x\n", "is no CSV ("),
-        (b"reason,path\nblurred\nx,a.jpg\n", "names no path in row 2"),
+        (b"reason,path\nblurred\nx,a.jpg\n", "names no path in line 2; expected one in every line"),
+        (b'\n\r\n"path","reason"\n,x\n', "names no path in line 4"),
+        (
+            b"\n\nsep=;\r\n\npath;reason\na.jpg;x\n\na.jpg;y\n",
+            "names 'a.jpg' in line 6 and, with other words, in line 8",
+        ),
+        (b"sep=,\n\n", "is empty; expected a CSV"),
+        (b'path,reason\n"a.jpg" ,x\n', "is no CSV ("),
         (None, "cannot be read (No such file or directory); expected a CSV with the columns path and reason"),
     ],
 )

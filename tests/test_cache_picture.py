@@ -22,7 +22,7 @@ from greyhound.cache.decode import decode, downsample, is_lossless_jpeg
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.picture import draw, name_foreign, reads_heic, to_levels
+from greyhound.cache.picture import name_foreign, reads_heic, to_levels, to_rgb
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack
 from greyhound.cache.thumbnail import make_thumbnail, read_closeup
@@ -145,9 +145,9 @@ def look_at(data: bytes, suffix: str = "") -> ImageInfo:
 
 
 @NAMES
-def test_every_kind_is_drawn_as_numpy_has_it(name: str) -> None:
+def test_every_kind_is_converted_as_numpy_has_it(name: str) -> None:
     data, expected = KINDS[name]
-    np.testing.assert_allclose(draw(data).pixels.astype(int), expected, atol=1)
+    np.testing.assert_allclose(to_rgb(data).pixels.astype(int), expected, atol=1)
 
 
 @NAMES
@@ -276,7 +276,7 @@ def test_heic_is_read_where_pillow_heif_is(orientation: int) -> None:
     data = encode(image, "HEIF", quality=95)
     look = look_at(data)
     assert (look.format, look.width, look.height, look.problem) == ("HEIF", 48, 32, "")
-    assert abs(draw(data).pixels.astype(int) - RAMP).mean() < 6
+    assert abs(to_rgb(data).pixels.astype(int) - RAMP).mean() < 6
 
 
 ORIENTED: dict[str, Callable[[], tuple[bytes, int]]] = {
@@ -305,7 +305,7 @@ def _raw_profile() -> bytes:
 def test_orientation_comes_from_exif_alone(name: str) -> None:
     data, orientation = ORIENTED[name]()
     assert look_at(data).orientation == orientation
-    assert draw(data).pixels.shape == ((48, 32, 3) if orientation == 6 else (32, 48, 3))
+    assert to_rgb(data).pixels.shape == ((48, 32, 3) if orientation == 6 else (32, 48, 3))
 
 
 def test_the_background_is_chosen_and_known_to_the_pack(tmp_path: Path) -> None:

@@ -100,6 +100,19 @@ try:
 except BaseException as error:
     raise ImportError("as numpy says it") from error
 """
+WRITING = """
+import sys
+from pathlib import Path
+from greyhound.cache.cli import run
+from greyhound.cache.files import replacing, replacing_all
+def write():
+    places = [Path(sys.argv[1]) / name for name in ("one.csv", "two.csv", "three.csv")]
+    with replacing(places[0]) as file, replacing_all(places[1:]) as files:
+        for each in (file, *files):
+            each.write_text("half")
+        import slow
+run(write)
+"""
 NEEDED = {
     "train": "train demo --pack x --out y",
     "eval": "eval --run x",
@@ -126,3 +139,16 @@ def test_ctrl_c_during_an_import_is_quiet(name: str, module: str, tmp_path: Path
         line, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_during_an_import_leaves_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "two.csv").write_text("old")
+    (tmp_path / "slow.py").write_text(INTERRUPTED)
+    line = [sys.executable, "-c", WRITING, str(out)]
+    done = subprocess.run(
+        line, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [("two.csv", "old")]

@@ -188,7 +188,7 @@ def test_the_seeds_lines() -> None:
     lines = [
         "Accuracy of Afghan_hound(n=36): 0.928, precision 0.900",
         "Accuracy of Dingo(n=0): no images",
-        "Accuracy of Pug(n=3): 0.000 (0.000 to 0.562), never named",
+        "Accuracy of Pug(n=3): 0.000 (0.000 to 0.562), never predicted",
         "Total Accuracy: 0.931 (the centre window, 2 of 3 classes; 95 % interval 0.809 to 0.977, n = 40)",
         "balanced accuracy: 0.500, macro F1: 0.475",
     ]
