@@ -153,7 +153,7 @@ def judge(
 
 
 def _confirmed(pairs: Iterable[Pair], labels: Sequence[str], detail: Reader) -> dict[int, list[Pair]]:
-    """The near twins to name, by image, the nearest first. Of a burst NAMED are enough to believe the rest."""
+    """The near twins to name, by image, the nearest first. NAMED of a burst vouch for the others."""
     near: dict[int, list[Pair]] = defaultdict(list)
     missed: Counter[int] = Counter()
     for pair in sorted(pairs, key=lambda pair: (pair.one, pair.apart)):  # a close-up is read once for many
