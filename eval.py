@@ -301,8 +301,8 @@ def write_predictions(
     table.writerows([name, *rows[name]] for name in sorted(rows))
     replaced = ", in place of the table that was there" if path.exists() else ""
     Run(path.parent).write_text(path.name, text.getvalue())
-    count = f"{len(ids)} prediction{'s' * (len(ids) != 1)}"
-    print(f"{count}, {len(reasons)} left out: {path}{replaced}")
+    plural = "s" * (len(ids) != 1)
+    print(f"{len(ids)} prediction{plural}, {len(reasons)} left out: {path}{replaced}")
 
 
 if __name__ == "__main__":

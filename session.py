@@ -100,7 +100,7 @@ class TrainContext:
         return balanced_weights(self.pack.labels[self.pack.ids("train")], len(self.pack.classes))
 
     def raise_if_diverged(self) -> None:
-        """Stop where a loss or gradient was not finite: say where, at which rate, on what; RunError."""
+        """Stop where a loss or gradient was not finite: say where, and on what. Raises RunError."""
         if self.state.diverged != NEVER:
             distributed.broadcast_from_main(lambda: _explain_divergence(self))
 

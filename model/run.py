@@ -270,9 +270,7 @@ class Run:
         return checkpoint.weights_id(self.folder / _FILES[name]) if name in _FILES else ""
 
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
-        """The trained network on `device`, in evaluation mode; what was `asked` for, its checkpoint, after
-        what, `weights_id`.
-        """
+        """The trained network on `device`, in evaluation mode; which checkpoint, after what, `weights_id`."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
         try:
