@@ -44,7 +44,7 @@ from greyhound.model.run import (
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Clock, Loader, Position
-from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions
+from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions, refuse_run
 from greyhound.session import (
     TrainContext,
     open_device,
@@ -104,14 +104,14 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         saver = stack.enter_context(CheckpointSaver(folder, **asdict(kept)))
         asked = distributed.any_rank(stop)
         context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, asked)
-        fewest = min(training.batch_sizes()) * recipe.views
+        fewest = min(training.batch_sizes(), default=0) * recipe.views
         if fewest == 1 and recipe.trains and not (recipe.freeze_bn or recipe.sync_batchnorm):
             dry_run.check_single_image(state.network, recipe.augment.size, recipe.bf16)
         if not options.writes_nothing:
             if not options.resume:
                 distributed.broadcast_from_main(lock)
                 # Another start may have come first.
-                distributed.broadcast_from_main(lambda: refuse_other_content(options.out))
+                distributed.broadcast_from_main(lambda: refuse_used(options.out))
             begin(context, options, used, content is None)
         yield context, content is None
 
@@ -153,7 +153,7 @@ def open_run(
     run, recipe, out = Run(options.out), options.recipe, options.out
     if not options.resume:
         refuse_locked_run(run)
-        refuse_other_content(out)
+        refuse_used(out)
         return resolve(recipe, device), run, None
     own = own_recipe(out)
     preset, _ = RECIPES.get(own.name, (None, ""))
@@ -166,6 +166,12 @@ def open_run(
     if content:
         resume.refuse_settled(run, *recipes)
     return asked, run, content
+
+
+def refuse_used(out: Path) -> None:
+    """Refuse a folder that holds a run or other files. Raises OptionError, RunError."""
+    refuse_run(out)
+    refuse_other_content(out)
 
 
 def own_recipe(out: Path) -> Recipe:

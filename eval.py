@@ -82,8 +82,7 @@ from greyhound.cache.cli import from_json, note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import NO_LABEL, Source, find_unlabelled, named_as_image
 from greyhound.cache.pack import Options, write
-from greyhound.cache.scan import WHITE
-from greyhound.cache.store import Pack
+from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey.table import Lines
 from greyhound.model import calibration, distributed, metrics, precision
 from greyhound.model.dry_run import refusing_out_of_memory
@@ -116,9 +115,7 @@ def evaluate(job: Job) -> int:
             ids, logits = predict(job, trained, inference, pack, asked, bf16)
             labels = pack.labels[ids].astype("int64")
             if name == EVALUATION:
-                known = pack.ids("val")
-                known, of_known = predict(job, trained, inference, pack, known, bf16)
-                fitted = calibration.fit(of_known, pack.labels[known].astype("int64"))
+                fitted = fit_temperature(job, trained, inference, pack, bf16)
             else:
                 fitted = known_temperature(job, folder, origin["weights"])
             if not distributed.is_main():
@@ -165,7 +162,7 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
         yield pack, ids, EVALUATION if split == "test" else f"eval-{split}.json"
         return
     trained = folder.read(PACK)
-    classes, background = tuple(trained["classes"]), trained.get("background", WHITE)
+    classes, background = tuple(trained["classes"]), trained["background"]
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
         out = Path(temporary) / "images.arrow"
         options = Options(grayscale="keep", duplicates="keep", background=background)
@@ -177,14 +174,28 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
         yield pack, pack.ids("test"), "eval-images.json"
 
 
+def fit_temperature(
+    job: Job, trained: Augment, network: nn.Module, pack: Pack, bf16: bool
+) -> calibration.Temperature:
+    """What the validation images give; 1 where --on-corrupt skip leaves none of them."""
+    try:
+        ids, logits = predict(job, trained, network, pack, pack.ids("val"), bf16)
+    except PackError:
+        if job.resources.on_corrupt != "skip":
+            raise
+        return calibration.Temperature(why="no validation image can be read, so none can be fitted")
+    return calibration.fit(logits, pack.labels[ids].astype("int64"))
+
+
 def known_temperature(job: Job, folder: Run, weights: str) -> calibration.Temperature:
     """What the last evaluation of the test split fitted, to the same weights and as many crops."""
     content = folder.read(EVALUATION) if (folder.folder / EVALUATION).exists() else {}
     found = content.get("calibration") or {}
     if (content.get("weights"), content.get("crops")) == (weights, job.crops) and found.get("temperature"):
         return calibration.Temperature(found["temperature"], found.get("images") or 0, found.get("why") or "")
-    command = f"greyhound eval --run {job.run} --crops {job.crops}"
-    return calibration.Temperature(why=f"first fit a temperature: {command}")
+    images = folder.read(PACK).get("splits", {}).get("val", 0)
+    command = f"first fit a temperature: greyhound eval --run {job.run} --crops {job.crops}"
+    return calibration.Temperature(images=images, why=calibration.too_few(images) or command)
 
 
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
@@ -192,6 +203,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 
     Raises UserError.
     """
+    if not images.exists():
+        raise UserError(f"there is no {images}; expected a folder of images, or one image")
     if images.is_file():
         return [Source(images, images.name, NO_LABEL)]
     sources = find_unlabelled(images)
@@ -286,8 +299,10 @@ def write_predictions(
     more = [f"{name}_{place}" for place in range(2, guesses + 1) for name in ("prediction", "probability")]
     table.writerow(["path", "prediction", "probability", *more, "left out", *every])
     table.writerows([name, *rows[name]] for name in sorted(rows))
+    replaced = ", in place of the table that was there" if path.exists() else ""
     Run(path.parent).write_text(path.name, text.getvalue())
-    print(f"{len(ids)} predictions, {len(reasons)} left out: {path}")
+    plural = "s" * (len(ids) != 1)
+    print(f"{len(ids)} prediction{plural}, {len(reasons)} left out: {path}{replaced}")
 
 
 if __name__ == "__main__":

@@ -180,8 +180,6 @@ DEMO: Final = replace(
     name="demo",
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160),
-    note="The demo's dogs are drawn: this accuracy shows that the flow works, "
-    "and says nothing about photographs.",
     phases=(Phase(epochs=2, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )
@@ -274,15 +272,21 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     first.add_argument("--out", type=Path, default=Path())
     first.add_argument("--resume", action=BooleanOptionalAction)
     found, _ = first.parse_known_args([word for word in arguments if word not in ("-h", "--help")])
-    there = (found.out / "recipe.json").exists()
-    if there and not found.resume and "RANK" not in os.environ:  # torchrun starts again what has begun
-        raise OptionError(f"{found.out} holds a run already; name another folder, or go on with it: --resume")
-    if not (found.resume and there):
-        return _read(arguments, recipes)
+    if not (found.resume and (found.out / "recipe.json").exists()):
+        read = _read(arguments, recipes)
+        if not read.resume and "RANK" not in os.environ:  # torchrun starts again what has begun
+            refuse_run(read.out)
+        return read
     from greyhound.begin import own_recipe, unresolved  # where torch is needed anyway
 
     own = unresolved(own_recipe(found.out))
     return _read(arguments, recipes | {own.name: own}, own.name)
+
+
+def refuse_run(out: Path) -> None:
+    """Refuse a folder that holds a run. Raises OptionError."""
+    if (out / "recipe.json").exists():
+        raise OptionError(f"{out} holds a run already; name another folder, or go on with it: --resume")
 
 
 def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "") -> TrainOptions:

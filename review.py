@@ -71,7 +71,9 @@ class Job:
         if self.survey and not self.images:
             raise ValueError("--survey is of a folder of images; name it too: --images")
         if not (self.out or self.survey):
-            raise ValueError("there is nowhere to write to; name a file: --out")
+            raise ValueError(
+                "the ranking needs a file to be written to; name one, such as: --out labels.json"
+            )
         if self.size < 32:
             raise ValueError(f"--size is {self.size}; expected at least 32 pixels")
         if self.folds < 2:

@@ -91,7 +91,7 @@ class TrainContext:
         """The recipe's, over this rank's images of a batch."""
         loss = smoothed_cross_entropy(self.recipe.label_smoothing, len(self.pack.classes))
         weights = self.class_weights()
-        return loss if weights is None else weighted(loss, weights)
+        return loss if weights is None else weighted(loss, weights.to(self.state.device))
 
     def class_weights(self) -> torch.Tensor | None:
         """How much an image of each class weighs, see `step.balanced_weights`; None: all the same."""
@@ -100,7 +100,7 @@ class TrainContext:
         return balanced_weights(self.pack.labels[self.pack.ids("train")], len(self.pack.classes))
 
     def raise_if_diverged(self) -> None:
-        """Stop where a loss was not finite: say at which step and rate, on which images. Raises RunError."""
+        """Stop where a loss or gradient was not finite: say where, and on what. Raises RunError."""
         if self.state.diverged != NEVER:
             distributed.broadcast_from_main(lambda: _explain_divergence(self))
 
@@ -178,12 +178,12 @@ def trained_pack_path(run: Run) -> Path:
     Raises RunError, PackError.
     """
     known = run.read(PACK)
-    was, beside = Path(known["path"]), run.folder / (known.get("beside") or PACK)
+    was, beside = Path(known["path"]), str(known["beside"])
     if any(file.exists() for file in find(was)):
         return was
-    there = beside.name != PACK and any(file.exists() for file in find(beside))
-    if there and Pack(beside).header.digest == known["digest"]:
-        return beside
+    there = run.folder / beside
+    if beside and any(file.exists() for file in find(there)) and Pack(there).header.digest == known["digest"]:
+        return there
     raise RunError(f"the pack of {run.folder} is no longer at {was}; name it: --pack PACK")
 
 

@@ -65,11 +65,15 @@ def train(options: TrainOptions, stop: Stop) -> int:
 
 
 def conclude(context: TrainContext) -> None:
-    """The report; and of few validation images, how little their accuracy says."""
-    folder, kept = context.run.folder, report.kept(context.run.folder)
-    if kept and kept["n"] < metrics.FEW * len(context.pack.classes):
-        interval = metrics.say_interval(kept["accuracy"], kept["n"], len(context.pack.classes))
-        print(f"validation: acc = {kept['accuracy']:.3f} ({interval})")
+    """What each stage brought; of few validation images, how little their accuracy says; and the report."""
+    folder, classes = context.run.folder, len(context.pack.classes)
+    reached = report.reached(folder)
+    if said := report.say_stages(reached, context.recipe.select):
+        print(said)
+    kept = next((dict(stage.result) for stage in reached if stage.best), None)
+    if kept and kept["n"] < metrics.FEW * classes:
+        kept["interval"] = metrics.wilson(kept["accuracy"] * kept["n"], kept["n"])
+        print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")
     print(f"report: {report.build(folder)}")
 
 
@@ -157,6 +161,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
             shared = loss * ddp_loss_weight(len(labels), total * recipe.views)
             shared.backward()  # type: ignore[no-untyped-call]
             state.record(loss.detach(), len(labels) / recipe.views)  # several views count as one image
+        state.check_gradients()
         state.optimizer.step()
         state.advance(loader.position.epoch, loader.position.images)
         if context.saver.should_save() and state.images:  # every rank asks; an epoch's end saves by itself
@@ -168,7 +173,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
 
 
 def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]:
-    """The row of metrics of an epoch that is trained. Raises RunError if its loss was not finite."""
+    """The row of metrics of an epoch that is trained. Raises RunError if a loss or gradient was no number."""
     state, images = context.state, len(context.training.ids)
     if state.diverged != NEVER:
         state.epoch = epoch  # where the batch is

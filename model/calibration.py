@@ -44,6 +44,11 @@ def probabilities(logits: torch.Tensor, temperature: float = 1.0) -> Probabiliti
     return torch.cat(parts).numpy()
 
 
+def too_few(n: int) -> str:
+    """That n validation images are too few to fit a temperature, in words; empty where they are enough."""
+    return f"{n} validation images are too few to fit one, {LEAST} are needed" if n < LEAST else ""
+
+
 def fit(logits: torch.Tensor, labels: Integers) -> Temperature:
     """The temperature that gives validation images of these labels the least cross entropy.
 
@@ -51,8 +56,8 @@ def fit(logits: torch.Tensor, labels: Integers) -> Temperature:
     images, or none is mistaken: then the colder, the better, without an end.
     """
     n = len(labels)
-    if n < LEAST:
-        return Temperature(images=n, why=f"{n} validation images are too few to fit one, {LEAST} are needed")
+    if why := too_few(n):
+        return Temperature(images=n, why=why)
     if (probabilities(logits).argmax(1) == labels).all():
         return Temperature(images=n, why=f"none of {n} validation images is mistaken, so none can be fitted")
 

@@ -62,12 +62,13 @@ def images_to_halve(accuracy: float, n: int) -> int:
     return bisect_left(range(16 * n + 64), -width(n) / 2, lo=n, key=lambda images: -width(images))
 
 
-def say_interval(accuracy: float, n: int, classes: int) -> str:
-    """The 95 % interval of an accuracy over n images; of few a class, how many would halve it too."""
-    low, high = wilson(accuracy * n, n)
+def say_interval(found: Mapping[str, Any], classes: int) -> str:
+    """The 95 % interval of a `score`; of few images a class, how many would halve it too."""
+    (low, high), n = found["interval"], found["n"]
     said = f"95 % interval {low:.3f} to {high:.3f}, n = {n}"
     few = n < FEW * classes
-    return f"{said}: {images_to_halve(accuracy, n):,} images would halve it" if few else said
+    more = f"; with {images_to_halve(found['accuracy'], n):,} images it would be half as wide"
+    return said + more if few else said
 
 
 def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers:
@@ -143,7 +144,7 @@ def table(evaluation: Mapping[str, Any]) -> list[str]:
     tested = evaluation["classes_tested"]
     of = f"{tested} of {classes} classes" if tested < classes else f"{classes} classes"
     kind = f"one crop, on average over {crops}" if crops > 1 else "the centre window"
-    interval = say_interval(evaluation["accuracy"], evaluation["n"], tested)
+    interval = say_interval(evaluation, tested)
     lines = [
         *map(_class_line, evaluation["classes"]),
         f"Total Accuracy: {_say(evaluation['accuracy'])} ({kind}, {of}; {interval})",

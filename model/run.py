@@ -53,7 +53,7 @@ _SCORE: Final = {
     "ensemble_interval": [_NUMBER],
 }
 _CLASS: Final = _SCORE | {"name": str, "precision": _NUMBER, "ensemble_precision": _NUMBER}
-_ORIGIN: Final = {"checkpoint": str, "after": str, "weights": str}
+_ORIGIN: Final = {"asked": str, "checkpoint": str, "after": str, "weights": str}
 _FIT: Final = {"ece": _NUMBER, "nll": _NUMBER}
 _CORRUPT_ROW: Final = {"row": int, "path": str, "replacement": int}
 SCHEMAS: Final[dict[str, Any]] = {
@@ -154,7 +154,10 @@ THREADS: Final = "torch_threads"
 
 CheckpointName = Literal["auto", "swa", "best", "last"]
 
-_NEEDED: Final = {RECIPE: ("name", "network", "precision", "augment"), PACK: ("path", "digest", "classes")}
+_NEEDED: Final = {
+    RECIPE: ("name", "network", "precision", "augment"),
+    PACK: ("path", "beside", "digest", "classes", "background"),
+}
 _FILES: Final = {"swa": AVERAGED, "best": BEST, "last": LAST}
 _PACKAGES: Final = (
     "greyhound",
@@ -267,7 +270,7 @@ class Run:
         return checkpoint.weights_id(self.folder / _FILES[name]) if name in _FILES else ""
 
     def network(self, name: CheckpointName, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
-        """The trained network on `device`, in evaluation mode; its checkpoint, after what, `weights_id`."""
+        """The trained network on `device`, in evaluation mode; which checkpoint, after what, `weights_id`."""
         recipe, classes = self.read(RECIPE), self.read(PACK)["classes"]
         chosen, content = self.load(name)
         try:
@@ -275,7 +278,7 @@ class Run:
         except WeightsError as error:
             raise RunError(f"{self.folder / RECIPE}: {error}") from None
         load_network(network, content, self.folder / _FILES[chosen])
-        origin = {"checkpoint": chosen, "after": str(content.get("after", "the last step"))}
+        origin = {"asked": name, "checkpoint": chosen, "after": str(content.get("after", "the last step"))}
         origin["weights"] = self.weights_id(chosen)
         return origin, network.to(device).eval()
 
@@ -372,9 +375,7 @@ def refuse_locked_run(folder: Run) -> None:
 
 
 def refuse_other_content(out: Path) -> None:
-    """Refuse a folder that holds a run or other files; what an ended start left is none. Raises RunError."""
-    if (out / RECIPE).exists():
-        raise RunError(f"{out} holds a run already; name another folder, or go on with it: --resume")
+    """Refuse a folder that holds other files; what an ended start left is none. Raises RunError."""
     known = {LOCK, PACK, VERSIONS}
     if out.is_dir() and any(
         not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()

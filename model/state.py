@@ -41,7 +41,7 @@ class Counters:
     trained: dict[str, Any] | None = None
     """The row of metrics of an epoch that is trained and not yet validated."""
     diverged: int = NEVER
-    """Images of this epoch done before the first batch whose loss was not finite."""
+    """Images of this epoch done before the first batch whose loss or gradient was not finite."""
 
     def check(self) -> None:
         """Refuse what no training wrote. Raises TypeError."""
@@ -100,9 +100,17 @@ class TrainState(Counters):
 
     def record(self, loss: torch.Tensor, count: float) -> None:
         """Take in the mean loss over `count` images of this rank; several views of an image count as one."""
-        first = ~loss.isfinite() & (self._diverged == NEVER)
-        self._diverged = torch.where(first, self.images, self._diverged)
+        self._note(loss)
         self._losses += loss * count
+
+    def check_gradients(self) -> None:
+        """Note the batch if a gradient is not finite: its loss may be, and the next one has nan weights."""
+        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
+        self._note(nn.utils.get_total_norm(gradients, norm_type=1))
+
+    def _note(self, value: torch.Tensor) -> None:
+        first = ~value.isfinite() & (self._diverged == NEVER)
+        self._diverged = torch.where(first, self.images, self._diverged)
 
     def advance(self, epoch: int, images: int) -> None:
         """Where the training is after a step."""

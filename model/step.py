@@ -1,4 +1,4 @@
-"""What a step of training is made of, one pass of validation, and what happens when a loss is not finite.
+"""What a step of training is made of, one pass of validation, and what happens when it is not finite.
 
 Before it: images and labels on the network's device. After it: train writes out the step with these.
 """
@@ -93,10 +93,11 @@ def balanced_weights(labels: NDArray[np.integer[Any]], classes: int) -> torch.Te
 def weighted(loss_fn: nn.CrossEntropyLoss, weights: torch.Tensor) -> Loss:
     """The mean over a batch of each image's loss times its class's weight.
 
-    torch's own weights divide by their sum in the batch, so that parts of a batch would not add up to it.
+    weights: `[K]`, on the device of the logits. torch's own weights divide by their sum in the batch, so that
+    parts of a batch would not add up to it.
     """
     each = nn.CrossEntropyLoss(label_smoothing=loss_fn.label_smoothing, reduction="none")
-    return lambda logits, labels: (each(logits, labels) * weights.to(logits.device)[labels]).mean()
+    return lambda logits, labels: (each(logits, labels) * weights[labels]).mean()
 
 
 def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
@@ -120,7 +121,7 @@ LOWER_RATES: Final = "train into another folder at a lower --lr"
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first batch whose loss was not finite. Its fields are those of diverged.json."""
+    """The first batch whose loss, or its gradient, was not finite. Its fields are those of diverged.json."""
 
     epoch: int
     images: int
@@ -157,8 +158,8 @@ def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: in
     place = f"in epoch {found.epoch}, after {found.images} of {images} images"
     batch = f"the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them"
     raise RunError(
-        f"the loss is not finite {place}, at a learning rate of {found.learning_rate:g}; {batch}; "
-        f"earlier checkpoints are kept: {LOWER_RATES}"
+        f"the loss or its gradient is not finite {place}, at a learning rate of {found.learning_rate:g}; "
+        f"{batch}; earlier checkpoints are kept: {LOWER_RATES}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image, ImageFilter
 
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import FINDINGS
-from greyhound.cache.survey.findings import NAMED, is_misnamed, judge
+from greyhound.cache.survey import findings
+from greyhound.cache.survey.findings import ATTEMPTS, NAMED, is_misnamed, judge
 from greyhound.cache.survey.table import Row
+from greyhound.cache.twins import Pair, Twins
 
 SHARP = noise(200, 150, 3)
 
@@ -214,18 +217,49 @@ def test_the_near_twin_of_a_file_with_two_labels_is_kept(one: str, other: str, t
     assert "near-duplicate" in rows[f"{one}/2.png"].findings
 
 
+def burst(count: int) -> list[ImageInfo]:
+    """Pictures whose thumbnails differ by grain alone."""
+    frame, seen = np.clip(noise(16, 16, 1).astype(int), 25, 225), ImageInfo("", 500, 375, luma_high=200)
+    grain = (np.random.default_rng(seed).integers(-15, 16, frame.shape) for seed in range(count))
+    pixels = [scaled(frame + each, 1).tobytes() for each in grain]
+    return [replace(seen, sha256=str(n), sharpness=99, thumbnail=each) for n, each in enumerate(pixels)]
+
+
 def test_of_many_near_twins_the_first_are_named() -> None:
     """A reason that named all of them would be longer than a CSV reader takes."""
-    frame, seen = np.clip(noise(16, 16, 1).astype(int), 25, 225), ImageInfo("", 500, 375, luma_high=200)
-    looks = []
-    for seed in range(300):
-        grain = np.random.default_rng(seed).integers(-15, 16, frame.shape)
-        pixels = scaled(frame + grain, 1).tobytes()
-        looks.append(replace(seen, sha256=str(seed), sharpness=99, thumbnail=pixels))
-    rows = list(judge([f"a/{seed:03}.jpg" for seed in range(300)], ["a"] * 300, looks))
+    rows = list(judge([f"a/{seed:03}.jpg" for seed in range(300)], ["a"] * 300, burst(300)))
     assert max(row.reason.count("the same picture as") for row in rows) == NAMED
     assert max(len(row.reason) for row in rows) < 500
     assert any(row.reason.endswith(" more files show this picture") for row in rows)
+
+
+@pytest.mark.parametrize(("same", "named"), [(False, 0), (True, 5)])
+def test_every_pair_of_two_labels_is_looked_at(same: bool, named: int) -> None:
+    """Also where each of the two has near twins enough of its own label."""
+    labels = ["a"] * 5 + ["b"] * 5
+    pictures = {"a": noise(128, 128, 1)[..., 0], "b": noise(128, 128, 1 if same else 2)[..., 0]}
+    rows = judge(
+        [f"{label}/{n}.jpg" for n, label in enumerate(labels)],
+        labels,
+        burst(10),
+        detail=lambda index: pictures[labels[index]],
+    )
+    wrong = [row.label for row in rows if "which has another label" in row.reason]
+    assert wrong == ["a"] * named + ["b"] * named
+
+
+def test_pictures_that_are_merely_alike_cost_no_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, count = [], 60
+    pairs = tuple(Pair(one, other, 0.1, False) for one, other in combinations(range(count), 2))
+    monkeypatch.setattr(findings, "find_twins", lambda *_: Twins(np.arange(count), pairs))
+
+    def detail(index: int) -> NDArray[np.uint8]:
+        looked.append(index)
+        return noise(128, 128, index)[..., 0]
+
+    rows = list(judge([f"{n:03}.jpg" for n in range(count)], [""] * count, burst(count), detail=detail))
+    assert not any("near-duplicate" in row.findings for row in rows)
+    assert 0 < len(looked) <= 2 * ATTEMPTS * count < 2 * len(pairs)
 
 
 def test_findings_come_in_the_order_in_which_to_look_at_them(tmp_path: Path) -> None:

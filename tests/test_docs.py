@@ -14,10 +14,12 @@ from unittest import mock
 
 import pytest
 from pictures import encode, folder, noise, scan_here
-from runs import Patch
+from runs import SMALL, Patch, never
 
 from greyhound import __main__ as command
-from greyhound import recipe
+from greyhound import recipe, train
+from greyhound.cache.store import Pack
+from greyhound.model.run import LOCK
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -131,6 +133,19 @@ def test_the_tables_of_training_have_the_defaults(name: str, column: int) -> Non
             assert said == str(expected) or float(said) == expected, (flag[1], said, expected)
             checked += 1
     assert checked > 12
+
+
+@pytest.mark.parametrize("name", recipe.RECIPES)
+def test_the_quickstart_lists_the_files_of_every_recipe(name: str, tmp_path: Path, colour_pack: Pack) -> None:
+    table = (ROOT / "docs" / "quickstart.md").read_text().partition("| made by |")[2]
+    listed: set[str] = set()
+    for files, by in re.findall(r"^\| (`.+?`) \| .+ \| (.+) \|$", table, re.MULTILINE):
+        if by == "every training" or f"`{name}`" in by:
+            listed |= set(re.findall(r"`(.+?)`", files))
+    words = [name, *SMALL, "--pack", str(colour_pack.path), "--out", str(tmp_path / "run"), "--threads", "1"]
+    words += ["--epochs", "4"] if name == "paper" else []
+    assert train.train(recipe.read_options(words), never) == 0
+    assert {file.name for file in (tmp_path / "run").iterdir()} - {LOCK} == listed
 
 
 @each(TODAY)

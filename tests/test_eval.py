@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import folder
+from pictures import encode, folder, noise, packed
 from PIL import Image
 from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
 from greyhound import eval as evaluation
-from greyhound import explain
+from greyhound import explain, review
 from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source
+from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import calibration, checkpoint, metrics
 from greyhound.model.metrics import wilson
@@ -26,7 +27,7 @@ from greyhound.model.run import Run, RunError
 from greyhound.model.saliency import saliency
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
-from greyhound.pipelines.loader import Loader
+from greyhound.pipelines.loader import Batch, Loader
 
 
 def evaluate(run: Path, name: str = "eval.json", **options: Any) -> dict[str, Any]:
@@ -163,8 +164,13 @@ def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, cap
     assert (run / "report.html").read_bytes() == before
     said = capsys.readouterr()
     assert "left out: broken.jpg: undecodable (not an image)" in said.err
-    assert "note: the probabilities are not calibrated: first fit a temperature: greyhound eval" in said.err
-    assert "2 predictions, 1 left out: " in said.out
+    assert (
+        "note: the probabilities are not calibrated: 6 validation images are too few to fit one" in said.err
+    )
+    assert said.out.endswith(f"2 predictions, 1 left out: {run / 'predictions.csv'}\n")
+    evaluate(run, "pack.json", images=tmp_path / "new" / "b.jpg", crops=2)
+    replaced = "1 prediction, 0 left out: {}, in place of the table that was there\n"
+    assert capsys.readouterr().out == replaced.format(run / "predictions.csv")
 
 
 def test_one_image_is_predicted_with_the_probability_of_every_class(
@@ -200,7 +206,8 @@ def test_predictions_use_the_temperature_of_the_same_weights_and_crops(
     assert "not calibrated" not in capsys.readouterr().err
     for options in ({"crops": 1}, {"crops": 2, "checkpoint": "last"}):
         assert probability(**options) > 0.34
-        assert "not calibrated" in capsys.readouterr().err
+        advice = f"first fit a temperature: greyhound eval --run {run} --crops {options['crops']}"
+        assert f"not calibrated: {advice}" in capsys.readouterr().err
 
 
 def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Capture) -> None:
@@ -226,6 +233,8 @@ def test_a_folder_that_is_labelled_in_part_is_refused(images: Path, more: str, m
 def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--predictions is for images without labels"):
         evaluate(run, predictions=tmp_path / "p.csv")
+    with pytest.raises(UserError, match=r"there is no .*; expected a folder of images, or one image"):
+        evaluate(run, images=tmp_path / "nothere")
     with pytest.raises(PackError, match="other classes"):
         evaluate(run, pack=coded_pack.path)
     content = checkpoint.load(run / "last.ckpt")
@@ -252,6 +261,47 @@ def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_p
 def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_path: Path, here: Here) -> None:
     assert says in here("eval.py", "--run", "nowhere", *arguments.split()).error
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what the network sees --------------------------------------------------------------------------------------------
+
+
+def wide(seed: int) -> bytes:
+    """Four to one: red, green and blue side by side."""
+    pixels = noise(96, 24, seed) // 3
+    for channel in range(3):
+        pixels[:, 32 * channel : 32 * channel + 32, channel] += np.uint8(150)
+    return encode(pixels)
+
+
+@pytest.mark.parametrize("program", ["predict", "explain", "review"])
+@pytest.mark.parametrize(
+    ("fit", "left", "bars"), [("crop", 1, False), ("pad", 0, True), ("squash", 0, False)]
+)
+def test_every_program_sees_the_picture_as_the_recipe_fits_it(
+    run: Path, tmp_path: Path, monkeypatch: Patch, program: str, fit: str, left: int, bars: bool
+) -> None:
+    recipe = Run(run).read("recipe.json")
+    Run(run).write("recipe.json", recipe | {"augment": recipe["augment"] | {"fit": fit}})
+    files = {name: [wide(100 * k + n) for n in range(8)] for k, name in enumerate(NAMES)}
+    pack, following = packed(tmp_path / "wide", files, Options(val=0.25, test=0.5)).path, Loader.__next__
+    seen: list[Any] = []
+
+    def look(loader: Loader) -> Batch:
+        batch = following(loader)
+        seen.extend(Augment().to_pixels(batch.images.numpy()))
+        return batch
+
+    monkeypatch.setattr(Loader, "__next__", look)
+    if program == "predict":
+        evaluate(run, "pack.json", images=folder(tmp_path / "one", {"1.png": wide(0)}), crops=1)
+    elif program == "explain":
+        explain.explain(explain.Job(run=run, pack=pack, count=3, resources=ONE_THREAD))
+    else:
+        review.review(review.Job(run=run, pack=pack, out=tmp_path / "labels.json", resources=ONE_THREAD))
+    assert len(seen) >= {"predict": 1, "explain": 3, "review": 18}[program]
+    assert {picture[16, 1].argmax() for picture in seen} == {left}, "red where the ends are in it"
+    assert {bool(picture[1, 16].max() < 40) for picture in seen} == {bars}
 
 
 # --- explain.py ------------------------------------------------------------------------------------------------------

@@ -148,10 +148,10 @@ def test_so_many_images_halve_the_interval(right: int, n: int) -> None:
 
 
 def test_few_images_are_said_to_be_few() -> None:
-    assert (
-        metrics.say_interval(0.9, 20, 2) == "95 % interval 0.699 to 0.972, n = 20: 77 images would halve it"
-    )
-    assert metrics.say_interval(0.9, 40, 2) == "95 % interval 0.769 to 0.960, n = 40"
+    few, enough = (metrics.score(np.repeat([0.0, 1.0], [n // 10, n - n // 10])) for n in (20, 40))
+    half = "; with 77 images it would be half as wide"
+    assert metrics.say_interval(few, 2) == f"95 % interval 0.699 to 0.972, n = 20{half}"
+    assert metrics.say_interval(enough, 2) == "95 % interval 0.769 to 0.960, n = 40"
 
 
 def test_an_evaluation_is_json_that_every_reader_takes() -> None:
@@ -179,6 +179,7 @@ def test_the_seeds_lines() -> None:
         for name, n, accuracy, precision in rows
     ]
     evaluation: dict[str, Any] = {"accuracy": 0.93061, "n": 40, "classes": classes, "classes_tested": 2}
+    evaluation["interval"] = metrics.wilson(0.93061 * 40, 40)
     evaluation |= {"balanced_accuracy": 0.5, "macro_f1": 0.475, "ensemble_accuracy": 0.95}
     evaluation |= {
         "ensemble_balanced_accuracy": 0.6,

@@ -276,6 +276,20 @@ def test_what_other_weights_gave_is_called_outdated_wherever_it_stands(run: Path
     assert "Outdated" in Page(run).text("result")
 
 
+@pytest.mark.parametrize("asked", ["best", "last"])
+def test_what_was_measured_by_name_is_outdated_when_that_checkpoint_is_another(run: Path, asked: str) -> None:
+    edit(run, "swa.json", after={"valid_loss": 0.1, "accuracy": 0.999, "n": 363})
+    weigh(run, "swa.ckpt", 1.0)
+    weights = weigh(run, f"{asked}.ckpt", 2.0)
+    edit(run, "eval.json", asked=asked, checkpoint=asked, after="epoch 3", weights=weights)
+    assert "Outdated" not in Page(run).text("result")
+    edit(run, "eval.json", asked="auto")
+    assert "Outdated" in Page(run).text("result"), "now evaluation would take the average"
+    edit(run, "eval.json", asked=asked)
+    weigh(run, f"{asked}.ckpt", 3.0)
+    assert "Outdated" in Page(run).text("result")
+
+
 def test_the_total_says_of_how_many_classes_and_stands_beside_the_balanced_accuracy(run: Path) -> None:
     fit = {"temperature": 1.25, "images": 363, "why": "", "before": {"ece": 0.061, "nll": 0.3}}
     more = {
@@ -552,6 +566,24 @@ def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
     stages = report.stages(result(0.9, 0.3) | {"images": 40}, metrics, swa, select)
     assert all(name in stage.name for name, stage in zip(names.split("|"), stages, strict=True))
     assert [stage.name for stage in stages if stage.best] == [best]
+
+
+@pytest.mark.parametrize(
+    ("select", "probe", "epochs", "said"),
+    [
+        ("loss", (0.9, 0.13), [(0.2, 2027.0)], "fine-tuning brought nothing: validation cross entropy 0.13 after the linear probe, 2027 after epoch 0; the weights after the linear probe are kept"),
+        ("loss", (0.9, 0.3), [(0.9, 0.25)], "fine-tuning helped: validation cross entropy 0.3 after the linear probe, 0.25 after epoch 0; the weights after epoch 0 are kept"),
+        ("accuracy", (0.9, 0.3), [(0.95, 0.5), (0.92, 0.4)], "fine-tuning helped: validation accuracy 0.9 after the linear probe, 0.95 after epoch 0, 0.92 after epoch 1; the weights after epoch 0 are kept"),
+        ("accuracy", None, [(0.5, 1.0), (0.25, 2.0)], "training: validation accuracy 0.5 after epoch 0, 0.25 after epoch 1; the weights after epoch 0 are kept"),
+        ("loss", (0.9, 0.3), [], ""),
+    ],
+)  # fmt: skip
+def test_a_line_says_what_fine_tuning_brought(
+    select: Literal["accuracy", "loss"], probe: Pair | None, epochs: list[Pair], said: str
+) -> None:
+    metrics = [{"epoch": epoch} | result(*row) for epoch, row in enumerate(epochs)]
+    reached = report.stages(probe and result(*probe), metrics, None, select)
+    assert report.say_stages(reached, select) == said
 
 
 def test_classes_come_worst_first_and_those_without_images_last() -> None:

@@ -54,6 +54,14 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: byt
     assert "\n" not in str(refusal.value)
 
 
+def test_a_run_of_another_version_is_refused_by_what_it_lacks(run: Path) -> None:
+    content = Run(run).read("pack.json")
+    for name in ("beside", "background"):
+        Run(run).write("pack.json", {key: value for key, value in content.items() if key != name})
+        with pytest.raises(RunError, match=rf"pack\.json: no {name}; train again into another folder"):
+            Run(run).read("pack.json")
+
+
 def test_a_pipe_among_its_files_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("recipe.json", METRICS):
         os.mkfifo(tmp_path / name)
@@ -87,6 +95,7 @@ def test_the_network_comes_back_in_evaluation_mode(tiny_run: Path) -> None:
     origin, network = Run(tiny_run).network("last", torch.device("cpu"))
     stored = checkpoint.load(tiny_run / "last.ckpt")["network"]
     assert origin == {
+        "asked": "last",
         "checkpoint": "last",
         "after": "the last step",
         "weights": checkpoint.weights_id(tiny_run / "last.ckpt"),

@@ -62,6 +62,24 @@ def test_a_rank_weighs_its_loss_by_its_share_of_the_batch() -> None:
     assert state.loss_sum == pytest.approx(4 * math.log(2)), "the loss itself is not weighted"
 
 
+class Root(nn.Module):
+    """Its logits are finite at 0, and their gradient is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images.mean((1, 2, 3))[:, None] * self.weight).sqrt()
+
+
+def test_a_gradient_that_is_not_finite_is_noted_at_its_own_batch() -> None:
+    """Its loss is finite; the next one comes of weights that are not."""
+    good, bad = (torch.full((4, 3, 2, 2), value) for value in (1.0, 0.0))
+    batches = [(images, torch.tensor([0, 1, 0, 1])) for images in (good, good, bad, good)]
+    assert train_on(Root(), batches, 0.1).diverged == 8
+
+
 def test_the_first_loss_that_is_not_finite_is_noted_and_no_later_one() -> None:
     network, _ = linear()
     bad = torch.full_like(FOUR[0], math.nan), FOUR[1]

@@ -14,7 +14,7 @@ from runs import TINY, tiny_job
 
 from greyhound import begin, train
 from greyhound.cache.errors import UserError
-from greyhound.cache.options import WIDTH, options
+from greyhound.cache.options import WIDTH, OptionError, options
 from greyhound.cache.store import Pack
 from greyhound.model.schedule import total_epochs, with_epochs, with_lr
 from greyhound.recipe import (
@@ -150,6 +150,9 @@ def test_a_folder_that_holds_a_run_is_refused_at_once(
         done.stdout
         == f"{tmp_path} holds a run already; name another folder, or go on with it: --resume False\n"
     )
+    for wrong in ("--fats", "--lr abc", "--size -3"):
+        with pytest.raises(OptionError, match=wrong.split()[0].lstrip("-")):
+            read_options([*words, *wrong.split()])
     monkeypatch.setenv("RANK", "0")
     assert read_options(words).out == tmp_path
 

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import files_up_to
 from pictures import folder
-from runs import FULL, SMALL, TINY, Capture, Here, Patch, batches_seen, never, tinted, tiny_job
+from runs import FULL, ONE_THREAD, SMALL, TINY, Capture, Here, Patch, batches_seen, never, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
@@ -474,6 +474,21 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
     assert (result["n"], result["left_out"]) == (11, 1)
     assert result["left_out_images"] == [colour_pack.image_path(row)]
     assert f"row {row} (" in capsys.readouterr().err
+
+
+def test_an_evaluation_needs_no_validation_image_that_can_be_read(
+    run: Path, colour_pack: Pack, damage: Damage, capsys: Capture
+) -> None:
+    """They fit the temperature, and no more."""
+    job = evaluation.Job(run=run, pack=damage(*colour_pack.ids("val")).path, crops=2, resources=ONE_THREAD)
+    with pytest.raises(PackError, match="is corrupt: row"):
+        evaluation.evaluate(job)
+    evaluation.evaluate(replace(job, resources=replace(ONE_THREAD, on_corrupt="skip")))
+    result = Run(run).read(EVALUATION)
+    assert (result["n"], result["left_out"], result["calibration"]["temperature"]) == (12, 0, 1)
+    assert (
+        "; temperature 1: no validation image can be read, so none can be fitted" in capsys.readouterr().out
+    )
 
 
 # --- bytes from elsewhere -----------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: str, said: str, here: 
         ({"size": 8}, "size is 8; expected at least 32 pixels"),
         ({"neighbours": -1}, "neighbours is -1; expected 0 or more"),
         ({"images": None, "run": Path("r"), "survey": Path("s")}, "--survey is of a folder of images"),
-        ({"out": None}, "there is nowhere to write to; name a file: --out"),
+        ({"out": None}, "the ranking needs a file to be written to; name one, such as: --out labels.json"),
     ],
 )
 def test_numbers_that_make_no_sense(numbers: dict[str, Any], said: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,6 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from greyhound.cache.cli import note
 from greyhound.cache.files import DiskList, Series
 from greyhound.cache.folder import find_file, find_images, find_tree
 from greyhound.cache.scan import ImageInfo, Progress, counted, scan
@@ -62,6 +61,9 @@ ODD_ASPECT: Final = 3.0
 """Longer side by shorter side above which a picture's aspect ratio is odd."""
 NAMED: Final = 3
 """Near twins of one image that its reason names; of the others it says how many there are."""
+ATTEMPTS: Final = 8
+"""Pairs of one label in which an image is looked at in vain, before one whose other image was too is skipped.
+Pairs of two labels are all looked at."""
 _MEASURED: Final = {field.name for field in fields(Row)} & {field.name for field in fields(ImageInfo)}
 """What a row takes over from a scan."""
 PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}
@@ -106,7 +108,7 @@ def inspect(
             for line in tree.notes():
                 say(line)
             labels = [sys.intern(tree.class_of(path)) for path in paths]  # one object for each name
-            yield judge(paths, labels, infos, closeup, crowded, detail)
+            yield judge(paths, labels, infos, closeup, crowded, detail, say)
 
 
 def judge(
@@ -116,23 +118,20 @@ def judge(
     closeup: Reader = no_closeup,
     crowded: Callable[[int], None] | None = None,
     detail: Reader = no_closeup,
+    say: Callable[[str], object] = str,
 ) -> Iterator[Row]:
     """A row for every image, in order. labels: class folders, "" for none. detail: as in `show_one_picture`.
 
-    The rest: as in `find_twins`.
+    say: as in `inspect`. The rest: as in `find_twins`.
     """
     colours = choose_colours("auto", infos, labels)
-    note(colours.note)
+    if colours.note:
+        say(colours.note)
     twins = find_twins(infos, closeup, crowded)
     sizes = np.fromiter(((info.width * info.height) ** 0.5 for info in infos if not info.problem), float)
     usual = float(np.median(sizes)) if len(sizes) else 0.0
     copies = find_copies(twins.originals, labels)
-    near: dict[int, list[Pair]] = defaultdict(list)
-    for pair in sorted(twins.pairs, key=lambda pair: pair.apart):
-        enough = min(len(near[pair.one]), len(near[pair.other])) >= NAMED  # as in a burst
-        if enough or show_one_picture(pair, detail):
-            near[pair.one].append(pair)
-            near[pair.other].append(pair)
+    near = _confirmed(twins.pairs, labels, detail)
     for index, (path, label, info) in enumerate(zip(paths, labels, infos, strict=True)):
         remarks = list(_own_remarks(path, info, usual, colours))
         if index in copies:
@@ -151,6 +150,23 @@ def judge(
             causes=tuple(dict.fromkeys(remark.finding for remark in remarks if remark.excludes)),
             reason="; ".join(f"{remark.finding}: {remark.why}" for remark in remarks),
         )
+
+
+def _confirmed(pairs: Iterable[Pair], labels: Sequence[str], detail: Reader) -> dict[int, list[Pair]]:
+    """The near twins to name, by image, the nearest first. NAMED of a burst vouch for the others."""
+    near: dict[int, list[Pair]] = defaultdict(list)
+    missed: Counter[int] = Counter()
+    for pair in sorted(pairs, key=lambda pair: (pair.one, pair.apart)):  # a close-up is read once for many
+        sides, alike = (pair.one, pair.other), not differ(labels[pair.one], labels[pair.other])
+        if alike and min(missed[index] for index in sides) >= ATTEMPTS:
+            continue
+        enough = alike and min(len(near[index]) for index in sides) >= NAMED
+        if enough or show_one_picture(pair, detail):
+            for index in sides:
+                near[index].append(pair)
+        else:
+            missed.update(sides)
+    return {index: sorted(found, key=lambda pair: pair.apart) for index, found in near.items()}
 
 
 def _own_remarks(path: str, info: ImageInfo, usual: float, colours: Colours) -> Iterator[Remark]:

@@ -58,6 +58,8 @@ REPORT: Final = "report.html"
 PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
 THUMBNAILS: Final = 12
 """Pictures shown for each reason to exclude an image; pack.json has the rest."""
+ALONE: Final = "the linear probe"
+"""What the first stage comes after."""
 AVERAGE: Final = "averaged weights"
 """How the last stage is named."""
 CONFUSIONS: Final = 10
@@ -94,9 +96,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one part of a training reached on the validation split. best: evaluation takes this one."""
+    """What one part of a training reached on the validation split. best: evaluation takes this one.
+
+    name: in the table. after: in a sentence.
+    """
 
     name: str
+    after: str
     result: Row
     best: bool
 
@@ -120,9 +126,9 @@ def gather(run: Path) -> dict[str, Any]:
     times = {row.get("epoch"): row for row in read(run, TIMES) or []}
     metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
     probe = read(run, PROBE)
-    reached = stages(probe, metrics, swa, recipe.get("select", "accuracy"))
+    found = reached(run)
     evaluation, saliency, *others = (
-        with_age(run, content, reached)
+        with_age(run, content, found)
         for content in (
             evaluation,
             read(run, SALIENCY),
@@ -141,7 +147,8 @@ def gather(run: Path) -> dict[str, Any]:
         "summary": summary(metrics),
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
         "probe": probe,
-        "stages": reached,
+        "stages": found,
+        "brought": say_stages(found, recipe.get("select", "accuracy")),
         "swa": swa,
         "evaluation": evaluation,
         "saliency": saliency,
@@ -261,34 +268,47 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
         value = row.get("accuracy" if select == "accuracy" else "valid_loss")
         return -math.inf if not finite(value) else value if select == "accuracy" else -value
 
-    found: dict[str, Any] = {"the linear probe alone, nothing fine-tuned": probe}
+    found: list[tuple[str, str, Any]] = [("the linear probe alone, nothing fine-tuned", ALONE, probe)]
     if metrics:
         epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
         last = max(epochs)
         top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
         if top != last:
-            found[f"the best epoch, {top}"] = epochs[top]
-        found[f"the last epoch, {last}"] = epochs[last]
-    found[AVERAGE] = (swa or {}).get("after")
-    rows = {name: row for name, row in found.items() if row}
-    best = max(rows, key=lambda name: (rank(rows[name]), name == AVERAGE), default=None)
-    return [Stage(name, row, name == best) for name, row in rows.items()]
+            found.append((f"the best epoch, {top}", f"epoch {top}", epochs[top]))
+        found.append((f"the last epoch, {last}", f"epoch {last}", epochs[last]))
+    found.append((AVERAGE, "averaging", (swa or {}).get("after")))
+    there = [each for each in found if each[2]]
+    best = max(there, key=lambda each: (rank(each[2]), each[0] == AVERAGE), default=None)
+    return [Stage(*each, each is best) for each in there]
+
+
+def say_stages(reached: Sequence[Stage], select: str) -> str:
+    """What each stage reached, which is kept, and whether fine-tuning helped; empty where there is one."""
+    if len(reached) < 2:
+        return ""
+    name, key = ("accuracy",) * 2 if select == "accuracy" else ("cross entropy", "valid_loss")
+    values = ((stage.result.get(key), stage.after) for stage in reached)
+    came = ", ".join(f"{value:.4g} after {after}" for value, after in values if finite(value))
+    kept = next(stage.after for stage in reached if stage.best)
+    tuned = reached[0].after == ALONE
+    what = "fine-tuning brought nothing" if kept == ALONE else "fine-tuning helped" if tuned else "training"
+    return f"{what}: validation {name} {came}; the weights after {kept} are kept"
 
 
 def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage]) -> dict[str, Any] | None:
-    """What was measured, and whether that is `outdated`: evaluation would take other weights now."""
+    """What was measured, and whether that is `outdated`: the same command would take other weights now."""
     if not measured:
         return measured
-    averaged = any(stage.best and stage.name == AVERAGE for stage in reached)
-    now, then = Run(run).weights_id("swa" if averaged else "best"), measured.get("weights")
+    averaged, asked = any(stage.best and stage.name == AVERAGE for stage in reached), measured.get("asked")
+    name = asked if asked and asked != "auto" else "swa" if averaged else "best"
+    now, then = Run(run).weights_id(name), measured.get("weights")
     return measured | {"outdated": bool(now and then and now != then)}
 
 
-def kept(run: Path) -> Row | None:
-    """The validation of the stage that evaluation takes. Raises ReportError."""
+def reached(run: Path) -> list[Stage]:
+    """What the stages of a run reached so far. Raises ReportError."""
     recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
-    found = stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
-    return next((stage.result for stage in found if stage.best), None)
+    return stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
 
 
 def worst_first(classes: Rows) -> list[Row]:
