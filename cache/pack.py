@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 from PIL import ImageColor
 
@@ -359,8 +360,10 @@ def _record_batches(kept: Sequence[Kept], splits: Sequence[str], background: str
         size += len(images[-1])
         if stop == len(kept) or size >= BATCH_BYTES:
             arrays = _index_arrays(kept[start:stop], splits[start:stop])
-            arrays["image"] = pa.array(images, SCHEMA.field("image").type)
-            arrays["crc32"] = pa.array(map(zlib.crc32, images), SCHEMA.field("crc32").type)
+            arrays |= {
+                "image": _column("image", images),
+                "crc32": _column("crc32", [*map(zlib.crc32, images)]),
+            }
             yield pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
             start, size, images = stop, 0, []
 
@@ -381,8 +384,26 @@ def _read(source: Source, info: ImageInfo, background: str) -> bytes:
 def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
     of_info = ("width", "height", "orientation", "mean_luma")
-    columns = {name: [getattr(source, name) for source, _ in kept] for name in ("label", "path")}
+    columns: dict[str, list[Any]] = {
+        "label": [source.label for source, _ in kept],
+        "path": [source.path.encode() for source, _ in kept],
+    }
     columns |= {name: [getattr(info, name) for _, info in kept] for name in of_info}
-    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
-    indices = pa.array([SPLITS.index(split) for split in splits], pa.int8())
-    return arrays | {"split": pa.DictionaryArray.from_arrays(indices, pa.array(SPLITS))}
+    arrays = {name: _column(name, values) for name, values in columns.items()}
+    numbers = _array(pa.int8(), [SPLITS.index(split) for split in splits])
+    names = _array(pa.string(), [name.encode() for name in SPLITS])
+    return arrays | {"split": pa.DictionaryArray.from_arrays(numbers, names)}
+
+
+def _column(name: str, values: Sequence[Any]) -> pa.Array:
+    return _array(SCHEMA.field(name).type, values)
+
+
+def _array(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
+    """Numbers, or bytes, which a column of text takes as UTF-8. pyarrow's own `array` imports pandas."""
+    if pa.types.is_primitive(kind):
+        buffers: list[Any] = [np.array(values, kind.to_pandas_dtype())]
+    else:
+        offsets = np.int64 if pa.types.is_large_binary(kind) else np.int32
+        buffers = [np.cumsum([0, *map(len, values)], dtype=offsets), b"".join(values)]
+    return pa.Array.from_buffers(kind, len(values), [None, *map(pa.py_buffer, buffers)])

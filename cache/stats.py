@@ -73,7 +73,8 @@ def _spread(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
     """The 5th and the 95th percentile of the luma of `[H, W, 3]`, in whole levels, and the share from 252."""
     import cv2
 
-    counts = np.bincount(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).ravel(), minlength=256)
+    shades = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    counts = cv2.calcHist([shades], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     low, high = np.searchsorted(counts.cumsum(), (0.05 * counts.sum(), 0.95 * counts.sum()))
     return float(low), float(high), float(counts[252:].sum() / counts.sum())
 
@@ -82,9 +83,11 @@ def colourfulness(pixels: NDArray[np.uint8]) -> float:
     """Hasler & Suesstrunk 2003, of RGB `[H, W, 3]`."""
     import cv2
 
-    red, green, blue = cv2.split(pixels.astype(np.float32))
-    found = [cv2.meanStdDev(each) for each in (red - green, (red + green) / 2 - blue)]
-    means, spreads = np.reshape(found, (2, 2)).T
+    red, green, blue = cv2.split(pixels)
+    yellow, twice = (cv2.add(one, other, dtype=cv2.CV_16S) for one, other in ((red, green), (blue, blue)))
+    opponents = cv2.subtract(red, green, dtype=cv2.CV_16S), cv2.subtract(yellow, twice)
+    found = [cv2.meanStdDev(each) for each in opponents]
+    means, spreads = np.reshape(found, (2, 2)).T * [1, 0.5]
     return float(np.hypot(*spreads) + 0.3 * np.hypot(*means))
 
 
@@ -114,7 +117,8 @@ def is_tinted(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
     colours = small[:, ::2] - shades[:, None]
     if _nearly_all(np.linalg.norm(colours, axis=1)) > TINT_STRENGTH:
         return False
-    powers = (shades[:, None] / 127.5 - 1) ** np.arange(4)
+    place = shades / 127.5 - 1
+    powers = np.stack([np.ones_like(place), place, place**2, place**3], axis=1)
     cost = np.diag([0, *[TINT_STIFFNESS * len(shades)] * 3])
     curve = powers @ np.linalg.solve(powers.T @ powers + cost, powers.T @ colours)
     if _nearly_all(np.linalg.norm(colours - curve, axis=1)) > TINT_RESIDUE:
