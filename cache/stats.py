@@ -48,7 +48,7 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
 
     pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
     small = shrink(pixels, 256)
-    shades = luma(small)
+    shades = np.asarray(cv2.cvtColor(small.astype(np.float32), cv2.COLOR_RGB2GRAY), np.float32)
     low, high, blown = _spread(small)
     gain = max(1.0, LIT / max(high, 1.0))
     along, across = least_and_most_detail(shades)

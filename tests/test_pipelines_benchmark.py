@@ -40,8 +40,26 @@ def test_a_row_works_through_the_pack_without_end(colour_pack: Pack, name: str) 
     assert all(30 <= count <= peers.BATCH_SIZE for count in counts), "60 images, over and over"
 
 
+@pytest.mark.parametrize(("name", "count"), [("pack", 300), ("webdataset-writer", 60), ("ffcv-writer", 60)])
+def test_a_writer_takes_every_image_again_and_again(colour_pack: Pack, name: str, count: int) -> None:
+    if needs := rows.ROWS[name].needs:
+        pytest.importorskip(needs)
+    stream = rows.ROWS[name].run(colour_pack, 1)
+    assert list(islice(stream, 2)) == [count, count]
+    stream.close()  # type: ignore[attr-defined]
+
+
 def test_every_row_of_the_issue_is_there() -> None:
-    assert {*RUNNING, "albumentations", "model-only", "train-step", "dali-gpu-encoded"} <= set(rows.ROWS)
+    assert {
+        *RUNNING,
+        "pack",
+        "webdataset-writer",
+        "ffcv-writer",
+        "albumentations",
+        "model-only",
+        "train-step",
+        "dali-gpu-encoded",
+    } <= set(rows.ROWS)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +131,7 @@ def test_core_time_includes_that_of_workers(colour_pack: Pack, monkeypatch: pyte
         spent = measure.core_seconds() - before
         worker.kill()
     assert spent >= 0.25
+    assert measure.core_seconds() - before >= 0.25, "also once it has ended"
 
 
 def test_a_result_is_the_median_and_its_spread_and_a_missing_package_is_named() -> None:

@@ -35,8 +35,6 @@ PACKAGES: Final = (
     "albumentations", "ffcv",
 )  # fmt: skip
 """Whose versions a figure depends on."""
-_WARM_UP: Final = 3
-"""Batches before the clock starts: pools, plugins and prefetching are in place then."""
 
 
 class Sample(NamedTuple):
@@ -130,7 +128,7 @@ def sample(name: str, path: Path, seconds: float) -> Sample:
     pack = Pack(path)
     pack.make_resident()
     stream = ROWS[name].run(pack, available_cores())
-    for _ in range(_WARM_UP):
+    for _ in range(ROWS[name].warm_up):
         next(stream)
     done, started, before = 0, time.perf_counter(), core_seconds()
     while time.perf_counter() - started < seconds:
@@ -145,9 +143,8 @@ def sample(name: str, path: Path, seconds: float) -> Sample:
 
 
 def core_seconds() -> float:
-    """User and system time so far of this process and of all its workers."""
-    times = [process.cpu_times() for process in _family()]
-    return float(sum(spent.user + spent.system for spent in times))
+    """User and system time so far of this process and of all its workers, also of those that have ended."""
+    return float(sum(sum(process.cpu_times()[:4]) for process in _family()))
 
 
 def _family() -> list[Any]:

@@ -146,6 +146,36 @@ def dali_naive(pack: Pack, threads: int) -> Iterator[int]:
         yield len(output)
 
 
+def webdataset_writer(pack: Pack, threads: int) -> Iterator[int]:
+    """A tar file of all originals, written by WebDataset. It copies them and looks at none."""
+    from webdataset import TarWriter
+
+    rows = range(len(pack))
+    with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+        while True:
+            with TarWriter(str(Path(folder) / "images.tar")) as writer:
+                for row in rows:
+                    data, label = pack.encoded(row).tobytes(), int(pack.labels[row])
+                    writer.write({"__key__": f"{row:08}", "jpg": data, "cls": label})
+            yield len(rows)
+
+
+def ffcv_writer(pack: Pack, threads: int) -> Iterator[int]:
+    """A file of all originals, written by FFCV: decoded, and encoded again."""
+    with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+        while True:
+            _write_ffcv(pack, Path(folder) / "images.beton", "jpg", threads)
+            yield len(pack)
+
+
+def _write_ffcv(pack: Pack, file: Path, mode: Literal["jpg", "raw"], workers: int) -> None:
+    from ffcv.fields import RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    writer = DatasetWriter(str(file), {"image": RGBImageField(write_mode=mode)}, num_workers=workers)
+    writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
+
+
 @dataclass(frozen=True)
 class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
     """A pack as FFCV's writer takes it, in a process of its own: uint8 RGB `[H, W, 3]`, one image a row."""
@@ -169,10 +199,8 @@ def ffcv(mode: Literal["jpg", "raw"], pack: Pack, threads: int) -> Iterator[int]
     Data Bottlenecks".
     """
     from ffcv import transforms
-    from ffcv.fields import RGBImageField
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
-    from ffcv.writer import DatasetWriter
 
     steps = [
         RandomResizedCropRGBImageDecoder((AUGMENT.size, AUGMENT.size), scale=_AREA, ratio=(1.0, 1.0)),
@@ -184,11 +212,10 @@ def ffcv(mode: Literal["jpg", "raw"], pack: Pack, threads: int) -> Iterator[int]
         transforms.ToTorchImage(),
     ]
     with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
-        file = str(Path(folder) / "images.beton")
-        writer = DatasetWriter(file, {"image": RGBImageField(write_mode=mode)}, num_workers=1)
-        writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
+        file = Path(folder) / "images.beton"
+        _write_ffcv(pack, file, mode, workers=1)
         options = {"order": OrderOption.RANDOM, "pipelines": {"image": steps}}
-        loader = Loader(file, BATCH_SIZE, num_workers=threads, os_cache=True, **options)
+        loader = Loader(str(file), BATCH_SIZE, num_workers=threads, os_cache=True, **options)
         while True:
             for (images,) in loader:
                 yield len(images)

@@ -5,17 +5,21 @@ Before it: a resident pack. After it: `measure` runs each of them against the cl
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
 from greyhound.cache.errors import UserError
+from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.pack import Options, write
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
@@ -36,14 +40,18 @@ class BenchmarkError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to measure. needs: a module. package: what pip calls it. note: what it does not do."""
+    """One thing to measure. needs: a module. package: what pip calls it. note: what it does not do.
+
+    warm_up: batches before the clock starts: pools, plugins and prefetching are in place then.
+    """
 
     run: Pass
-    kind: Literal["ours", "ceiling", "peer", "training"]
+    kind: Literal["ours", "ceiling", "peer", "packing", "training"]
     needs: str = ""
     package: str = ""
     note: str = ""
     device: Device = "cpu"
+    warm_up: int = 3
 
 
 def decode_only(pack: Pack, workers: int) -> Iterator[int]:
@@ -101,6 +109,27 @@ def open_loader(pack: Pack, resources: Resources, batch_size: int, views: int = 
     return Loader(pack, peers.AUGMENT, rows, resources, batch_size=batch_size, shuffle=True, views=views)
 
 
+def packing(pack: Pack, workers: int) -> Iterator[int]:
+    """Pack the originals from files, each _COPIES times, so that the start of the decoders weighs little."""
+    with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
+        place = Path(folder)
+        for row in range(len(pack)):
+            file = place / f"{row}.{pack.image_path(row).rpartition('.')[2]}"
+            file.write_bytes(pack.encoded(row).data)
+            for copy in range(1, _COPIES):
+                (place / f"{copy}-{file.name}").hardlink_to(file)
+        sources = find_unlabelled(place)
+        while True:
+            write(
+                sources,
+                (),
+                place / "images.arrow",
+                Options(grayscale="keep", duplicates="keep"),
+                split="train",
+            )
+            yield len(sources)
+
+
 def train_step(with_loader: bool, pack: Pack, workers: int) -> Iterator[int]:
     """The paper's network trained on batches of 8; without the loader, on one batch again and again."""
     with open_loader(pack, Resources("threads", "cpu", workers), batch_size=8) as loader:
@@ -125,6 +154,7 @@ def steps(loader: Loader, with_loader: bool) -> Iterator[int]:
             images = next(loader).images
 
 
+_COPIES: Final = 5
 _DALI: Final = ("nvidia.dali", "nvidia-dali-cuda120")
 _FROM_SOURCE: Final = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"
 _FFCV: Final = ("ffcv", f"ffcv, which is built from source: {_FROM_SOURCE}")
@@ -146,6 +176,11 @@ ROWS: Final[dict[str, Row]] = {
     "dali-naive": Row(peers.dali_naive, "peer", *_DALI, "no scale below 1"),
     "ffcv": Row(partial(peers.ffcv, "jpg"), "peer", *_FFCV, f"encoded again; {_NO_SHEAR}"),
     "ffcv-raw": Row(partial(peers.ffcv, "raw"), "peer", *_FFCV, f"decoded before; {_NO_SHEAR}"),
+    "pack": Row(packing, "packing", note="decoded by each engine, and measured", warm_up=1),
+    "webdataset-writer": Row(
+        peers.webdataset_writer, "packing", *("webdataset",) * 2, "copies, looks at none"
+    ),
+    "ffcv-writer": Row(peers.ffcv_writer, "packing", *_FFCV, "decoded, and encoded again", warm_up=1),
     "model-only": Row(partial(train_step, False), "training", note="EfficientNet-B2, float32, batch 8"),
     "train-step": Row(partial(train_step, True), "training", note="the same with its loader"),
 }

@@ -69,7 +69,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     """Core-milliseconds an image of every loader as bars with their spread, cheapest on top; ours in blue."""
     from matplotlib.figure import Figure
 
-    kinds = {name: row.kind for name, row in ROWS.items() if row.kind != "training"}
+    kinds = {name: row.kind for name, row in ROWS.items() if row.kind not in ("packing", "training")}
     found = [row for row in result["rows"] if row["name"] in kinds]
     rows = sorted(found, key=lambda row: float(row["core_ms_per_image"]))
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
