@@ -5,7 +5,9 @@ Before it: nothing. After it: the program that the first word names, which reads
 
 from __future__ import annotations
 
+import os
 import runpy
+import signal
 import sys
 
 CACHE = ("demo", "survey", "pack", "info", "verify")
@@ -27,6 +29,8 @@ PROGRAMS = {
 
 def main() -> None:
     """Run the program that the command line names; its exit code is ours."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # also these imports end without a traceback
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     from greyhound.cache.cli import end_quietly, read_or_exit
 
     end_quietly()

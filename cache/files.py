@@ -80,7 +80,7 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
 
 def remove_unfinished() -> None:
     """Remove what this process is writing: for where it must end on the spot."""
-    for temporary in _unfinished:
+    for temporary in tuple(_unfinished):  # a thread may be changing it
         if f".{os.getpid()}." in temporary.name:  # not what belongs to the process that forked this one
             with suppress(OSError):
                 temporary.unlink()

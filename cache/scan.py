@@ -39,7 +39,8 @@ TIMEOUT: Final = 60.0
 AHEAD: Final = 512
 """Files scanned ahead of the reader: so long one slow file holds up no other."""
 FEW: Final = 64
-"""Of fewer files one child is enough: a second would take longer to start than to help."""
+SMALL: Final = 16 << 20
+"""Of fewer files, and fewer bytes together, one child is enough: to start a second takes longer."""
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -98,7 +99,8 @@ def scan(
     """
     waiting = iter(paths)
     first = list(islice(waiting, FEW))
-    workers = workers or (1 if len(first) < FEW else available_cores())
+    quick = len(first) < FEW and sum(map(_bytes, first)) <= SMALL
+    workers = workers or (1 if quick else available_cores())
     with _children(background) as info:
         yield from in_order(info, chain(first, waiting), workers, AHEAD)
 
@@ -126,6 +128,13 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
         yield item
         if progress:
             progress(done, total)
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -165,6 +174,9 @@ class _Child:
             raise
 
     def info(self, path: Path) -> ImageInfo:
+        if self.process.poll() is not None:  # ended since its last answer: no fault of this file
+            self._close()
+            self._start()
         if answer := self._ask(path):
             return ImageInfo(**answer | {"thumbnail": bytes.fromhex(answer["thumbnail"])})
         code = self._close()

@@ -41,8 +41,8 @@ LONGEST: Final = 16_384
 def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     """Statistics of one decoded image `[H, W, 3]`, as stored: the fields of `ImageInfo` from pixels.
 
-    Luma's mean is of all pixels. The rest is measured on the image averaged down to a short side of at most
-    256 pixels; of a side longer than LONGEST some rows are left out, because a strip would not shrink.
+    Luma's mean is of all pixels, the rest of the image averaged down to a short side of at most 256 pixels.
+    Of a side longer than LONGEST some rows are left out, because a strip would not shrink.
     """
     import cv2
 
@@ -187,18 +187,32 @@ def luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """An image `[H, W, 3]` with a short side of at most `side`, antialiased."""
+    """An image `[H, W, 3]` with a short side of at most `side`: each pixel the mean of those in its box.
+
+    A pixel is in the box that its centre lies in, as in Pillow's BOX filter. Boxes of fractions of pixels
+    blur, most of all where little is to be shrunk: sharpness would depend on the image's size.
+    """
     import cv2
 
     halved = downsample(pixels, int(np.log2(max(1, min(pixels.shape[:2]) / side))))
-    return np.asarray(cv2.resize(halved, _reduced(pixels, side)), np.uint8)  # by less than 2
+    width, height = _reduced(pixels, side)
+    across, down = _box_centres(halved.shape[1], width), _box_centres(halved.shape[0], height)
+    places = np.tile(across, (height, 1)), np.repeat(down[:, None], width, axis=1)
+    return np.asarray(cv2.remap(halved, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _box_centres(length: int, count: int) -> NDArray[np.float32]:
+    """Centres of `count` boxes of one or two of `length` pixels, where interpolation gives their mean."""
+    ends = np.ceil(np.linspace(0, length, count + 1) - 0.5)
+    return ((ends[:-1] + ends[1:] - 1) / 2).astype(np.float32)
 
 
 def _average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """An image `[H, W, 3]` averaged over areas; size: width and height."""
     import cv2
 
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    narrow = cv2.resize(pixels, (size[0], len(pixels)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(narrow, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _reduced(pixels: NDArray[np.uint8], side: int) -> tuple[int, int]:

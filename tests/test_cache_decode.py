@@ -349,6 +349,13 @@ def test_the_probe_compares_pixels_and_recovers_after_every_bad_image() -> None:
             decoder().check(good, other)
 
 
+@pytest.mark.parametrize(("levels", "apart"), [(3, 0.0), (4, 4.0), (20, 20.0)])
+def test_pictures_are_compared_block_by_block(levels: int, apart: float) -> None:
+    other = np.full((64, 80, 3), 100, np.uint8)
+    other[16:32, 32:48] += levels
+    assert module.most_apart(np.full((64, 80, 3), 100, np.uint8), other) == pytest.approx(apart)
+
+
 def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "has_dali", lambda: False)
     look = validate_image(encode(PICTURE), DaliDecoder())

@@ -197,11 +197,31 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
     assert (looks[0].mode, looks[0].animated) == ("RGB", False)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(2, 1), (3, 1), (4, 2)])
-def test_few_files_start_one_child(
-    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, count: int, expected: int
+def test_a_child_that_was_killed_between_two_files_costs_none(
+    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AHEAD", 0)
+    with closing(scan(files(tmp_path, "a.png", "b.png", "c.png"), workers=1)) as looks:
+        first = next(looks)
+        for child in children:
+            child.kill()
+            child.wait()
+        assert widths([first, *looks]) == [10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("count", "small", "expected"), [(2, 1 << 20, 1), (3, 1 << 20, 1), (4, 1 << 20, 2), (3, 100, 2)]
+)
+def test_a_few_small_files_start_one_child(
+    tmp_path: Path,
+    children: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    small: int,
+    expected: int,
 ) -> None:
     monkeypatch.setattr(module, "FEW", 4)
+    monkeypatch.setattr(module, "SMALL", small)
     monkeypatch.setattr(module, "available_cores", lambda: 2)
     paths = files(tmp_path, *[f"slow{place}.png" for place in range(count)])
     assert widths(list(scan(paths))) == list(range(10, 10 + count))
@@ -253,9 +273,28 @@ def test_measure(pixels: NDArray[np.uint8], luma: float, colourfulness: float, g
     }  # they go into JSON
 
 
-def test_large_images_are_measured_on_a_grid_and_strips_in_parts() -> None:
+@pytest.mark.parametrize("side", [257, 300, 450, 499])
+def test_sharpness_does_not_depend_on_the_size_of_a_picture(side: int) -> None:
+    picture = Image.fromarray(noise(512, 512, 5)).filter(ImageFilter.GaussianBlur(1.2))
+    of_256, of_side = (
+        measure(np.asarray(picture.resize((each, each), Image.Resampling.LANCZOS)))["sharpness"]
+        for each in (256, side)
+    )
+    assert of_side == pytest.approx(of_256, rel=0.25)
+
+
+def test_a_strip_and_a_smaller_copy_have_one_thumbnail() -> None:
+    strip = np.tile(np.linspace(0, 255, 600).astype(np.uint8)[None, :, None], (12, 1, 3))
+    smaller = np.asarray(Image.fromarray(strip).resize((540, 11), Image.Resampling.LANCZOS))
+    one, other = (
+        np.frombuffer(measure(each)["thumbnail"], np.uint8).astype(int) for each in (strip, smaller)
+    )
+    assert np.abs(one - other).max() <= 2
+
+
+def test_strips_are_measured_in_parts() -> None:
     picture = noise(1600, 1200, 3)
-    assert measure(picture)["mean_luma"] == pytest.approx((picture @ [0.299, 0.587, 0.114]).mean(), abs=0.5)
+    assert measure(picture)["mean_luma"] == pytest.approx((picture @ [0.299, 0.587, 0.114]).mean(), abs=0.01)
     assert measure(flat(9, 9, 9, width=5000, height=3))["mean_luma"] == pytest.approx(9)
     levels = np.repeat([10, 100, 255], [30, 50, 20]).astype(np.uint8)
     found = measure(np.broadcast_to(levels[:, None, None], (100, 8, 3)))

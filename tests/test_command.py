@@ -128,7 +128,8 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [*((name, "numpy") for name in command.PROGRAMS), ("pack", "argparse")]
+    ("name", "module"),
+    [*((name, "numpy") for name in command.PROGRAMS), ("pack", "argparse"), ("pack", "fcntl")],
 )
 def test_ctrl_c_during_an_import_is_quiet(name: str, module: str, tmp_path: Path) -> None:
     """Also where the module that is imported makes another error of it."""

@@ -572,8 +572,8 @@ def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
     ("select", "probe", "epochs", "said"),
     [
         ("loss", (0.9, 0.13), [(0.2, 2027.0)], "fine-tuning brought nothing: validation cross entropy 0.13 after the linear probe, 2027 after epoch 0; the weights after the linear probe are kept"),
-        ("loss", (0.9, 0.3), [(0.9, 0.25)], "fine-tuning helped: validation cross entropy 0.3 after the linear probe, 0.25 after epoch 0; the weights after epoch 0 are kept"),
-        ("accuracy", (0.9, 0.3), [(0.95, 0.5), (0.92, 0.4)], "fine-tuning helped: validation accuracy 0.9 after the linear probe, 0.95 after epoch 0, 0.92 after epoch 1; the weights after epoch 0 are kept"),
+        ("loss", (0.9, 0.3), [(0.9, 0.25)], "fine-tuning: validation cross entropy 0.3 after the linear probe, 0.25 after epoch 0; the weights after epoch 0 are kept"),
+        ("accuracy", (0.9, 0.3), [(0.95, 0.5), (0.92, 0.4)], "fine-tuning: validation accuracy 0.9 after the linear probe, 0.95 after epoch 0, 0.92 after epoch 1; the weights after epoch 0 are kept"),
         ("accuracy", None, [(0.5, 1.0), (0.25, 2.0)], "training: validation accuracy 0.5 after epoch 0, 0.25 after epoch 1; the weights after epoch 0 are kept"),
         ("loss", (0.9, 0.3), [], ""),
     ],

@@ -62,8 +62,8 @@ ODD_ASPECT: Final = 3.0
 NAMED: Final = 3
 """Near twins of one image that its reason names; of the others it says how many there are."""
 ATTEMPTS: Final = 8
-"""Pairs of one label in which an image is looked at in vain, before one whose other image was too is skipped.
-Pairs of two labels are all looked at."""
+"""Two images of one label are no longer compared when each was in so many pairs that are none. Pairs of two
+labels are all compared."""
 _MEASURED: Final = {field.name for field in fields(Row)} & {field.name for field in fields(ImageInfo)}
 """What a row takes over from a scan."""
 PROBLEMS: Final[dict[str, Finding]] = {"truncated": "truncated", "bomb": "bomb"}

@@ -283,15 +283,15 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
 
 
 def say_stages(reached: Sequence[Stage], select: str) -> str:
-    """What each stage reached, which is kept, and whether fine-tuning helped; empty where there is one."""
+    """What each stage reached, and which is kept; empty where there is one."""
     if len(reached) < 2:
         return ""
     name, key = ("accuracy",) * 2 if select == "accuracy" else ("cross entropy", "valid_loss")
     values = ((stage.result.get(key), stage.after) for stage in reached)
     came = ", ".join(f"{value:.4g} after {after}" for value, after in values if finite(value))
     kept = next(stage.after for stage in reached if stage.best)
-    tuned = reached[0].after == ALONE
-    what = "fine-tuning brought nothing" if kept == ALONE else "fine-tuning helped" if tuned else "training"
+    tuned = "fine-tuning" if reached[0].after == ALONE else "training"
+    what = "fine-tuning brought nothing" if kept == ALONE else tuned
     return f"{what}: validation {name} {came}; the weights after {kept} are kept"
 
 
