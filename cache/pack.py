@@ -31,6 +31,7 @@ from greyhound.cache.folder import (
     find_labelled,
     named_as_image,
 )
+from greyhound.cache.index import add_index
 from greyhound.cache.picture import draw, encode_png
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
@@ -49,7 +50,7 @@ from greyhound.cache.selection import (
 )
 from greyhound.cache.shards import check_name_free, divide, shard_paths
 from greyhound.cache.split import Assigned, Kept, Table, assign
-from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
+from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError
 from greyhound.cache.tables import check_paths
 from greyhound.cache.thumbnail import make_thumbnail
 from greyhound.cache.twins import find_originals
@@ -179,12 +180,12 @@ def _write_shards(
     with replacing_all(shard_paths(out, shards)) as temporaries:
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
-            checksum = index_checksum(_index_arrays(rows, places))
-            headers.append(replace(header, index_crc32=checksum, shard=index, shards=shards))
+            headers.append(replace(header, shard=index, shards=shards))
             schema = headers[-1].schema()
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
                 for batch in _record_batches(rows, places, header.background):
                     writer.write_batch(batch)
+            add_index(temporary)
     return headers[0]
 
 

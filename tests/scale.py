@@ -25,9 +25,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from greyhound.cache.cli import read_or_exit
+from greyhound.cache.index import add_index
 from greyhound.cache.options import read_options
 from greyhound.cache.shards import divide, shard_paths
-from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
+from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack
 from greyhound.pipelines.augment import Augment, draw, epoch_order, rank_share
 
 T = TypeVar("T")
@@ -61,11 +62,12 @@ def main(scale: Scale) -> None:
 def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_RECORD_BATCH) -> None:
     for index, path in enumerate(shard_paths(pack, shards)):
         columns = index_of(np.arange(*divide(images, shards)[index]))
-        header = Header(CLASSES, "0" * 64, 0, index_crc32=index_checksum(columns), shard=index, shards=shards)
+        header = Header(CLASSES, "0" * 64, 0, shard=index, shards=shards)
         table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
             for batch in table.to_batches(max_chunksize=rows_a_batch):
                 writer.write_batch(batch)
+        add_index(path)
 
 
 def index_of(rows: NDArray[np.int64]) -> dict[str, pa.Array]:
