@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +309,10 @@ NO_HEADERS = [SCHEMA.with_metadata({b"greyhound": text}) for text in TEXTS]
         (pa.schema([("x", pa.int64())]), NO_PACK),
         (SCHEMA, NO_PACK),  # without a header
         (NEWER.schema(), "{file} has pack format 4, newer than 3, the newest known here; update Greyhound"),
-        (OLDER.schema(), "{file} has pack format 2, older than 3, the one that is read here; pack the images again"),
+        (
+            OLDER.schema(),
+            "{file} has pack format 2, older than 3, the one that is read here; pack the images again",
+        ),
         *((data, "{file} is no readable pack ( ... ); pack the images again") for data in NOT_READABLE),
         *((schema, "{file} has a corrupt header ( ... ") for schema in NO_HEADERS),
     ],
