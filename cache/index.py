@@ -187,3 +187,14 @@ def read_index(path: Path, data: NDArray[np.uint8]) -> Index:
     if not index.rows:
         raise PackError(f"{path} holds no images; pack the images again")
     return index
+
+
+def read_paths(path: Path, text: bytes | bytearray, count: int) -> list[str]:
+    """So many images' paths, of a block of the index. Raises PackError."""
+    try:
+        paths = TypeAdapter(list[str]).validate_json(text, strict=True)
+    except ValueError:
+        paths = []
+    if len(paths) != count:
+        raise other_index(path)
+    return paths

@@ -33,6 +33,7 @@ from greyhound.cache.index import (
     open_arrow,
     other_index,
     read_index,
+    read_paths,
 )
 
 FORMAT: Final = 3
@@ -197,7 +198,8 @@ class Shard:
             start, size, crc32 = self._index.paths[block]
             text = bytearray(size)
             self._read(start, memoryview(text), crc32)
-            self._paths = known = (block, json.loads(text))
+            rows = min(PATHS, len(self) - block * PATHS)
+            self._paths = known = (block, read_paths(self.path, text, rows))
         return known[1][place]
 
     def _read(self, place: int, into: memoryview, crc32: int) -> None:

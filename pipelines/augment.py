@@ -142,8 +142,10 @@ def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int
     than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at 1/2
     to 1/8. Along x and y of `sizes`, int32 `[n, 2]`; only squash reduces them differently.
     """
-    exponent = np.floor(np.log2(np.maximum(_fitted(augment, sizes) / augment.size, 1)))
-    return np.asarray(np.minimum(exponent, MAX_LOG2_REDUCTION), dtype=np.int32)
+    fitted, found = _fitted(augment, sizes), np.zeros(sizes.shape, dtype=np.int32)
+    for exponent in range(1, MAX_LOG2_REDUCTION + 1):
+        found += fitted >= augment.size << exponent
+    return found
 
 
 def to_stored(

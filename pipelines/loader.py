@@ -135,11 +135,11 @@ class Loader:
         corrupt = pack.corrupt(self.ids) if resources.on_corrupt == "skip" else []
         self.corrupt = np.array(corrupt, dtype=np.int64)
         self.ids = np.sort(self.ids) if shuffle else self.ids[~np.isin(self.ids, self.corrupt)]
-        self._replacements = replacements(pack.labels, self.ids, self.corrupt)
+        self._replacements = replacements(pack.labels, self.ids, self.corrupt) if corrupt else None
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.position, self.data_time, self.images_done = start, 0.0, 0
-        rows, reduction = self._replacements[self.ids], log2_reduction(augment, pack.stored_sizes)
+        rows, reduction = self._replaced(self.ids), log2_reduction(augment, pack.stored_sizes)
         nbytes = parse_bytes(resources.cache_bytes) if resources.cache_bytes else None
         self.plan = plan(resources.image_cache, pack, rows, reduction[rows], nbytes, epochs, self.engine)
         config = EngineConfig(
@@ -240,8 +240,10 @@ class Loader:
                 positions = rank_share(np.arange(low, high), self.rank, self.world_size)
                 if self.shuffle:
                     positions = order_at(positions, len(self.ids), self.seed, epoch)
-                ids = self.ids[positions]
-                yield self.spec(epoch, self._replacements[ids] if len(self.corrupt) else ids, high)
+                yield self.spec(epoch, self._replaced(self.ids[positions]), high)
+
+    def _replaced(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ids if self._replacements is None else self._replacements[ids]
 
     def describe_corrupt(self) -> str:
         """What became of the corrupt images, in a line; empty where there are none."""
@@ -255,7 +257,7 @@ class Loader:
     def corrupt_rows(self) -> list[dict[str, Any]]:
         """The corrupt images by row and path, and the row in place of each; None where they are left out."""
         rows = self.corrupt.tolist()
-        others = self._replacements[rows].tolist() if self.shuffle else [None] * len(rows)
+        others = self._replaced(self.corrupt).tolist() if self.shuffle else [None] * len(rows)
         pairs = zip(rows, others, strict=True)
         return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in pairs]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import pytest
 import scale
 from pictures import encode, noise, packed
 
-from greyhound.cache.index import add_index
+from greyhound.cache.index import _END, INDEX, PATHS, add_index, read_paths
 from greyhound.cache.pack import Options
-from greyhound.cache.shards import FORMAT
+from greyhound.cache.shards import FORMAT, Shard
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError
 
 FILES = {
@@ -121,6 +122,107 @@ def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(path
     assert pack.encoded(1).tobytes() == ALL[1]
     assert pack.corrupt(np.array([0, 2, 4])) == [2]
     assert pack.corrupt(np.array([0, 4])) == []
+
+
+OTHER = "p.arrow is corrupt: labels, splits, sizes or paths are not those that were packed; copy it again, or pack"
+FIRST_USE: dict[str, Callable[[Pack], object]] = {
+    "size": lambda pack: pack.sizes,
+    "orientation": lambda pack: pack.stored_sizes,
+    "mean_luma": lambda pack: pack.mean_lumas,
+    "crc32": lambda pack: pack.encoded(0),
+    "place": lambda pack: pack.make_resident(),
+    "paths": lambda pack: pack.describe(2),
+}
+
+
+@pytest.mark.parametrize("column", [*INDEX, "paths"])
+def test_a_damaged_column_is_refused_at_first_use_and_not_before(
+    path: Path, target: Path, column: str
+) -> None:
+    """Labels and splits are used by whoever opens a pack; each time anew, for no column is taken in half checked."""
+    index = Shard(path)._index
+    place = index.paths[0][0] if column == "paths" else index.columns[column][0]
+    copied(path, target, place + 3, bytes([path.read_bytes()[place + 3] ^ 64]))
+    if column not in FIRST_USE:
+        assert OTHER in complaint(target)
+        return
+    pack = Pack(target)
+    assert pack.labels.tolist() == [0, 0, 1, 1, 1]
+    for _ in range(2):
+        with pytest.raises(PackError, match=OTHER):
+            FIRST_USE[column](pack)
+
+
+def test_a_column_that_was_read_stays_and_one_that_was_not_is_checked(path: Path, target: Path) -> None:
+    pack = Pack(target)
+    sizes = pack.sizes.tolist()
+    with target.open("r+b") as file:
+        for name in ("size", "mean_luma"):
+            file.seek(Shard(path)._index.columns[name][0])
+            file.write(b"xyz")
+    assert pack.sizes.tolist() == sizes
+    with pytest.raises(PackError, match=OTHER):
+        pack.mean_lumas  # noqa: B018
+
+
+def test_arrows_readers_see_the_rows_and_not_the_index(path: Path) -> None:
+    whole, data = Pack(path), path.read_bytes()
+    by_footer, by_stream = pa.ipc.open_file(path).read_all(), pa.ipc.open_stream(data[8:]).read_all()
+    assert by_footer.equals(by_stream)
+    assert by_footer.column("path").to_pylist() == [whole.image_path(row) for row in range(5)]
+    assert by_footer.column("image").to_pylist() == ALL
+
+
+def test_rows_that_differ_from_the_index_are_found_when_the_pack_is_verified(
+    path: Path, target: Path
+) -> None:
+    """They are for other programs; nothing here reads them."""
+    place = path.read_bytes().find(b"a/0000.imga/0001.img")
+    pack = Pack(copied(path, target, place, b"b"))
+    assert [pack.encoded(row).tobytes() for row in range(5)] == ALL
+    assert pack.image_path(0) == "a/0000.img"
+    with pytest.raises(PackError, match=OTHER):
+        pack.corrupt()
+    assert Pack(path).corrupt() == []
+
+
+CONTENTS: tuple[dict[str, object], ...] = (
+    {"rows": 10**18},
+    {"rows": -1},
+    {"rows": "5"},
+    {"columns": {}},
+    {"columns": {name: [-8, 0] for name in INDEX}},
+    {"columns": {name: [10**9, 0] for name in INDEX}},
+    {"paths": []},
+    {"paths": [[0, 10**12, 0]]},
+)
+
+
+@pytest.mark.parametrize("contents", CONTENTS)
+def test_a_table_of_contents_that_makes_no_sense_is_one_line(
+    path: Path, tmp_path: Path, contents: dict[str, object]
+) -> None:
+    """With its checksum in order."""
+    data = path.read_bytes()
+    end = len(data) - 10 - int.from_bytes(data[-10:-6], "little") - _END.size
+    _, size, magic = _END.unpack(data[end : end + _END.size])
+    text = json.dumps(json.loads(data[end - size : end]) | contents).encode()
+    changed = (
+        data[: end - size] + text + _END.pack(zlib.crc32(text), len(text), magic) + data[end + _END.size :]
+    )
+    (tmp_path / "p.arrow").write_bytes(changed)
+    assert OTHER in complaint(tmp_path / "p.arrow")
+
+
+def test_paths_of_several_blocks_and_blocks_that_make_no_sense(tmp_path: Path) -> None:
+    scale.write(tmp_path / "p.arrow", 2 * PATHS + 1)
+    pack = Pack(tmp_path / "p.arrow")
+    for row in (0, 2 * PATHS, PATHS - 1, PATHS, 1):
+        assert pack.image_path(row) == f"{row % 1000}/photograph_of_it_number_{row}"
+    for text in (b"[", b"{}", b'["a"]', b"[1, 2]", b"\xff"):
+        with pytest.raises(PackError, match=OTHER):
+            read_paths(tmp_path / "p.arrow", text, 2)
+    assert read_paths(tmp_path, b'["a", "\\u00e9"]', 2) == ["a", "\u00e9"]
 
 
 FLIP = """
