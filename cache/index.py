@@ -15,6 +15,7 @@ import os
 import struct
 import zlib
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +74,9 @@ class Index:
     image_bytes: int
     columns: dict[str, tuple[int, int]]
     paths: tuple[tuple[int, int, int], ...]
+
+
+_contents: Final = cache(lambda: TypeAdapter(Index))  # takes longer to make than an index to read
 
 
 def no_arrow_pack(path: Path) -> PackError:
@@ -176,7 +180,7 @@ def read_index(path: Path, data: NDArray[np.uint8]) -> Index:
         text = data[end - size : end].tobytes()
         if (zlib.crc32(text), magic) != (crc32, _MAGIC):
             raise ValueError("its checksum is another")
-        index = TypeAdapter(Index).validate_json(text, strict=True)
+        index = _contents().validate_json(text, strict=True)
         starts = [(index.columns[name][0], index.rows * kind.itemsize) for name, kind in INDEX.items()]
         starts += [(start, length) for start, length, _ in index.paths]
         inside = all(min(start, length) >= 0 and start + length <= end for start, length in starts)

@@ -15,6 +15,7 @@ import stat
 import weakref
 import zlib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,7 +100,7 @@ class Header:
                 raise ValueError("its checksum is another")
             version = json.loads(text)["format"]
             if version == FORMAT:
-                return TypeAdapter(Header).validate_json(text, strict=True)
+                return _header().validate_json(text, strict=True)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"has a corrupt header ({type(error).__name__})"
             raise PackError(f"{path} {what}; pack the images again") from None
@@ -108,6 +109,9 @@ class Header:
             raise PackError(f"{path} has {older}; pack the images again")
         newer = f"pack format {version}, newer than {FORMAT}, the newest known here"
         raise PackError(f"{path} has {newer}; update Greyhound")
+
+
+_header: Final = cache(lambda: TypeAdapter(Header))  # takes longer to make than a header to read
 
 
 def shard_paths(pack: Path, count: int) -> list[Path]:

@@ -6,6 +6,7 @@ Before it: a pack file, or the shards of one, that `pack` wrote. After it: `pipe
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from bisect import bisect_right
 from collections import Counter
@@ -36,6 +37,7 @@ _RANGES: Final = {
     "orientation": ("orientations", 1, 8),
     "mean_luma": ("mean lumas", 0, 256),
 }
+_ANY: Final = ("", -math.inf, math.inf)
 
 Originals = Literal["mmap", "ram"]
 
@@ -95,17 +97,20 @@ class Pack:
     def _column(self, name: str) -> NDArray[Any]:
         """A column of the index, of all files. Raises PackError."""
         values: NDArray[Any] = np.empty(len(self), INDEX[name])
-        for shard, low, high in zip(self._shards, self._firsts, self._firsts[1:], strict=False):
-            shard.read(name, values[low:high])
-        ranges = _RANGES | {"label": ("labels", -1, len(self.classes) - 1)}
-        if name in ranges:  # a checksum proves no sense: refuse what no photograph has
-            what, least, most = ranges[name]
-            low, high = values.min(), values.max()
-            if not (least <= low and high <= most):
-                found = f"{what} go from {low} to {high}; expected {least} to {most}"
-                raise PackError(f"{self.path} is corrupt: {found}; pack the images again")
+        for shard, first in zip(self._shards, self._firsts, strict=False):
+            part = values[first : first + len(shard)]
+            shard.read(name, part)
+            if why := self._nonsense(name, part):
+                raise PackError(f"{shard.path} is corrupt: {why}; pack the images again")
         values.flags.writeable = False
         return values
+
+    def _nonsense(self, name: str, values: NDArray[Any]) -> str:
+        """What a column says that no photograph has, or nothing: a checksum proves no sense."""
+        what, least, most = (_RANGES | {"label": ("labels", -1, len(self.classes) - 1)}).get(name, _ANY)
+        low, high = values.min(), values.max()
+        inside = least <= low and high <= most
+        return "" if inside else f"{what} go from {low} to {high}; expected {least} to {most}"
 
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
