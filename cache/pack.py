@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 from PIL import ImageColor
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
+from greyhound.cache.index import add_index, column, split_column
 from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
@@ -43,7 +43,7 @@ from greyhound.cache.selection import (
 )
 from greyhound.cache.shards import check_name_free, divide, shard_paths
 from greyhound.cache.split import Assigned, Kept, Table, assign
-from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, PackError, index_checksum
+from greyhound.cache.store import SCHEMA, Excluded, Header, PackError
 from greyhound.cache.tables import check_paths
 from greyhound.cache.thumbnail import make_thumbnail
 from greyhound.cache.twins import find_originals
@@ -177,12 +177,12 @@ def _write_shards(
     with replacing_all(shard_paths(out, shards)) as temporaries:
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
-            checksum = index_checksum(_index_arrays(rows, places))
-            headers.append(replace(header, index_crc32=checksum, shard=index, shards=shards))
+            headers.append(replace(header, shard=index, shards=shards))
             schema = headers[-1].schema()
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
                 for batch in _record_batches(rows, places, header.background):
                     writer.write_batch(batch)
+            add_index(temporary)
     return headers[0]
 
 
@@ -360,10 +360,7 @@ def _record_batches(kept: Sequence[Kept], splits: Sequence[str], background: str
         size += len(images[-1])
         if stop == len(kept) or size >= BATCH_BYTES:
             arrays = _index_arrays(kept[start:stop], splits[start:stop])
-            arrays |= {
-                "image": _column("image", images),
-                "crc32": _column("crc32", [*map(zlib.crc32, images)]),
-            }
+            arrays |= {"image": column("image", images), "crc32": column("crc32", [*map(zlib.crc32, images)])}
             yield pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
             start, size, images = stop, 0, []
 
@@ -389,21 +386,5 @@ def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.A
         "path": [source.path.encode() for source, _ in kept],
     }
     columns |= {name: [getattr(info, name) for _, info in kept] for name in of_info}
-    arrays = {name: _column(name, values) for name, values in columns.items()}
-    numbers = _array(pa.int8(), [SPLITS.index(split) for split in splits])
-    names = _array(pa.string(), [name.encode() for name in SPLITS])
-    return arrays | {"split": pa.DictionaryArray.from_arrays(numbers, names)}
-
-
-def _column(name: str, values: Sequence[Any]) -> pa.Array:
-    return _array(SCHEMA.field(name).type, values)
-
-
-def _array(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
-    """Numbers, or bytes, which a column of text takes as UTF-8. pyarrow's own `array` imports pandas."""
-    if pa.types.is_primitive(kind):
-        buffers: list[Any] = [np.array(values, kind.to_pandas_dtype())]
-    else:
-        offsets = np.int64 if pa.types.is_large_binary(kind) else np.int32
-        buffers = [np.cumsum([0, *map(len, values)], dtype=offsets), b"".join(values)]
-    return pa.Array.from_buffers(kind, len(values), [None, *map(pa.py_buffer, buffers)])
+    arrays = {name: column(name, values) for name, values in columns.items()}
+    return arrays | {"split": split_column(splits)}

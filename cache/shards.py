@@ -14,42 +14,36 @@ import re
 import stat
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.index import (
+    INDEX,
+    PATHS,
+    SCHEMA,
+    PackError,
+    index_of,
+    no_arrow_pack,
+    open_arrow,
+    other_index,
+    read_index,
+    read_paths,
+)
 from greyhound.cache.scan import WHITE
 
-FORMAT: Final = 2
-"""Version of the layout; a newer one is refused."""
-SPLITS: Final = ("train", "val", "test")
-_COLUMNS: Final = {
-    "image": pa.large_binary(),
-    "label": pa.int32(),
-    "split": pa.dictionary(pa.int8(), pa.string()),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "orientation": pa.uint8(),
-    "mean_luma": pa.float32(),
-    "crc32": pa.uint32(),
-    "path": pa.string(),
-}
-SCHEMA: Final = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
+FORMAT: Final = 3
+"""Version of the layout; any other is refused."""
 _METADATA: Final = b"greyhound"
 _CHECKSUM: Final = b"greyhound_crc32"
 _SHARD: Final = re.compile(r"(?P<pack>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})")
 MAX_SHARDS: Final = 99_999
-
-
-class PackError(UserError):
-    """The pack, or what was to become one, is not what was expected; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,8 @@ class Header:
     of a person's decisions that were for no file of the folder. background: the colour under what was
     transparent. digest: sha256 over every row's path, label,
     split and content: two packs with one digest hold the same data. shard: which of the `shards` files this
-    is; index_crc32: `index_checksum` of its rows; all else is said of the whole pack. split_by, notes: how
-    the split was made, and what a person should know of it, in words. empty: split without images -> why.
+    is; all else is said of the whole pack. split_by, notes: how the split was made, and what a person should
+    know of it, in words. empty: split without images -> why.
     """
 
     classes: tuple[str, ...]
@@ -86,7 +80,6 @@ class Header:
     notes: tuple[str, ...] = ()
     empty: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
-    index_crc32: int = 0
     shard: int = 0
     shards: int = 1
     background: str = WHITE
@@ -101,19 +94,25 @@ class Header:
         """The header in `schema`. Raises PackError."""
         metadata = schema.metadata or {}
         if _METADATA not in metadata:
-            raise _no_arrow_pack(path)
+            raise no_arrow_pack(path)
         text = metadata[_METADATA]
         try:
             if int(metadata[_CHECKSUM]) != zlib.crc32(text):
                 raise ValueError("its checksum is another")
             version = json.loads(text)["format"]
-            if version <= FORMAT:
-                return TypeAdapter(Header).validate_json(text, strict=True)
+            if version == FORMAT:
+                return _header().validate_json(text, strict=True)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"has a corrupt header ({type(error).__name__})"
             raise PackError(f"{path} {what}; pack the images again") from None
+        if version < FORMAT:
+            older = f"pack format {version}, older than {FORMAT}, the one that is read here"
+            raise PackError(f"{path} has {older}; pack the images again")
         newer = f"pack format {version}, newer than {FORMAT}, the newest known here"
         raise PackError(f"{path} has {newer}; update Greyhound")
+
+
+_header: Final = cache(lambda: TypeAdapter(Header))  # takes longer to make than a header to read
 
 
 def shard_paths(pack: Path, count: int) -> list[Path]:
@@ -170,37 +169,87 @@ def divide(images: int, shards: int) -> list[tuple[int, int]]:
 
 
 class Shard:
-    """One file of a pack, mapped. starts, stops: int64 `[n]`, where in `bytes` each image lies."""
+    """One file of a pack, mapped. bytes: all of it, uint8, read-only; header: what it says of the pack."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file, and check all that it says of its rows. Raises PackError."""
+        """Map the file, and read all but its rows. Raises PackError."""
         self.path, self._descriptor = path, _open(path)
         weakref.finalize(self, os.close, self._descriptor)
-        try:
-            buffer = pa.py_buffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))
-        except ValueError:
-            raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
-        except OSError as error:
-            raise _no_pack(path, error.strerror) from None
-        self.table = _read_table(path, buffer)
-        self.header = Header.read(self.table.schema, path)
+        buffer = _map(path, self._descriptor)
+        self.header = Header.read(open_arrow(path, buffer).schema, path)
         self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
-        self.starts, self.stops = _locate(path, buffer, self.table.column("image"))
-        columns = dict(zip(self.table.column_names, self.table.columns, strict=True))
-        if self.header.index_crc32 != index_checksum(columns):
-            what = "labels, splits, sizes or paths are not those that were packed"
-            raise PackError(f"{path} is corrupt: {what}; copy it again, or pack the images again")
+        self._index, self._copied = read_index(path, self.bytes), False
+        self._paths: tuple[int, list[str]] = (-1, [])  # the block that was asked for last
+
+    def __len__(self) -> int:
+        """Images."""
+        return self._index.rows
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all its images."""
+        return self._index.image_bytes
+
+    def read(self, name: str, out: NDArray[Any]) -> None:
+        """Read a column of `INDEX` into `out` `[n, ...]`, and compare its checksum. Raises PackError."""
+        place, crc32 = self._index.columns[name]
+        self._read(place, out.data.cast("B"), crc32)
+
+    def image_path(self, row: int) -> str:
+        """Where the image came from. Reads and checks the paths of a block at a time. Raises PackError."""
+        block, place = divmod(row, PATHS)
+        known = self._paths
+        if known[0] != block:
+            start, size, crc32 = self._index.paths[block]
+            text = bytearray(size)
+            self._read(start, memoryview(text), crc32)
+            rows = min(PATHS, len(self) - block * PATHS)
+            self._paths = known = (block, read_paths(self.path, text, rows))
+        return known[1][place]
+
+    def _read(self, place: int, into: memoryview, crc32: int) -> None:
+        """Copy bytes of the file and compare their checksum: the copy stays as checked. Raises PackError."""
+        self.version()
+        done = len(into) if self._copied else 0
+        into[:done] = self.bytes[place : place + done].data
+        try:
+            while done < len(into):  # a call reads 2 GB at most
+                done += os.preadv(self._descriptor, [into[done:]], place + done) or len(into)
+        except OSError as error:
+            raise _no_pack(self.path, error.strerror) from None
+        if zlib.crc32(into) != crc32:
+            raise other_index(self.path)
+
+    def check_rows(self) -> None:
+        """Compare the Arrow rows, which other programs read, with the index. Raises PackError."""
+        columns, paths = index_of(self.path, pa.py_buffer(self.bytes))
+        for name, values in columns.items():
+            known = np.empty(len(self), INDEX[name])
+            self.read(name, known)
+            if values.tobytes() != known.tobytes():
+                raise other_index(self.path)
+        if any(path != self.image_path(row) for row, path in enumerate(paths.to_pylist())):
+            raise other_index(self.path)
+
+    def copy(self) -> None:
+        """Hold the file in memory of our own, whatever becomes of it. Raises PackError."""
+        self.version()
+        self.bytes = self.bytes.copy()
+        self.bytes.flags.writeable = False
+        self._copied = True
 
     def version(self) -> int:
-        """Another number whenever somebody wrote to the file, or renamed it, since the last time.
+        """Another number whenever somebody wrote to the file, or renamed it, since the last time; never 0.
 
         Raises PackError where it was cut short: to read what is mapped and gone ends the process.
         """
+        if self._copied:
+            return 1
         found = os.fstat(self._descriptor)
         if found.st_size < len(self.bytes):
             todo = "copy the pack again, or pack the images again; --originals ram reads it once and for all"
             raise PackError(f"{self.path} was cut short while it was in use; {todo}")
-        return hash((found.st_mtime_ns, found.st_ctime_ns))
+        return hash((found.st_mtime_ns, found.st_ctime_ns)) or 1
 
 
 def _open(path: Path) -> int:
@@ -215,71 +264,15 @@ def _open(path: Path) -> int:
         raise _no_pack(path, error.strerror) from None
 
 
+def _map(path: Path, descriptor: int) -> pa.Buffer:
+    """All of an open file, not read yet. Raises PackError."""
+    try:
+        return pa.py_buffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    except ValueError:
+        raise PackError(f"{path} is no readable pack (it is empty); pack the images again") from None
+    except OSError as error:
+        raise _no_pack(path, error.strerror) from None
+
+
 def _no_pack(path: Path, reason: str | None) -> PackError:
     return PackError(f"{path} cannot be opened ({reason}); expected a pack file")
-
-
-def _no_arrow_pack(path: Path) -> PackError:
-    return PackError(f"{path} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK")
-
-
-def _read_table(path: Path, buffer: pa.Buffer) -> pa.Table:
-    try:
-        table = pa.ipc.open_file(pa.BufferReader(buffer)).read_all()
-        if table.schema.equals(SCHEMA):
-            table.drop_columns("image").validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise PackError(f"{path} is no readable pack ({reason}); pack the images again") from None
-    if not table.schema.equals(SCHEMA):
-        raise _no_arrow_pack(path)
-    if not len(table):
-        raise PackError(f"{path} holds no images; pack the images again")
-    if any(column.null_count for column in table.columns):
-        raise PackError(f"{path} is corrupt: rows without a value; pack the images again")
-    if any(chunk.dictionary.to_pylist() != list(SPLITS) for chunk in table.column("split").chunks):
-        raise PackError(f"{path} is corrupt: its splits have other names; pack the images again")
-    return table
-
-
-def _locate(
-    path: Path, buffer: pa.Buffer, column: pa.ChunkedArray
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where in the file each image starts and stops, whatever record batch it lies in. Raises PackError."""
-    bounds = []
-    for chunk in column.chunks:
-        _, offsets, data = chunk.buffers()
-        count = min(chunk.offset + len(chunk) + 1, offsets.size // 8)
-        relative = np.frombuffer(offsets, dtype=np.int64, count=count)[chunk.offset :]
-        inside = len(relative) > len(chunk) and relative[0] >= 0 and relative[-1] <= data.size
-        if not inside or (np.diff(relative) < 0).any():
-            raise PackError(f"{path} is corrupt: its images lie outside of it; pack the images again")
-        bounds.append(relative + (data.address - buffer.address))
-    return np.concatenate([b[:-1] for b in bounds]), np.concatenate([b[1:] for b in bounds])
-
-
-def index_checksum(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> int:
-    """crc32 over what the index says of every row: all columns but the images and their own checksums.
-
-    columns: by name; more are welcome. How the rows are divided into record batches plays no part.
-    """
-    checksum = 0
-    for name in SCHEMA.names:
-        if name not in ("image", "crc32"):
-            column = columns[name]
-            chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-            for piece in itertools.chain(*zip(*map(_parts, chunks), strict=True)):
-                checksum = zlib.crc32(piece, checksum)
-    return checksum
-
-
-def _parts(chunk: pa.Array) -> Iterator[memoryview | bytes]:
-    """An array's values as bytes: numbers as they are, texts as their lengths and then their letters."""
-    if pa.types.is_string(chunk.type):
-        count = chunk.offset + len(chunk) + 1  # the buffer may be longer, and of any length
-        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32, count=count)[chunk.offset :]
-        yield np.diff(offsets).tobytes()
-        yield memoryview(chunk.buffers()[2] or b"")[offsets[0] : offsets[-1]]
-    else:
-        numbers = chunk.indices if pa.types.is_dictionary(chunk.type) else chunk
-        yield numbers.to_numpy().tobytes()

@@ -6,6 +6,7 @@ Before it: a pack file, or the shards of one, that `pack` wrote. After it: `pipe
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from bisect import bisect_right
 from collections import Counter
@@ -13,22 +14,30 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from greyhound.cache.index import INDEX, SCHEMA, SPLITS, PackError
 from greyhound.cache.machine import available_cores, available_memory
-from greyhound.cache.shards import SCHEMA, SPLITS, Excluded, Header, PackError, Shard, find, index_checksum
+from greyhound.cache.shards import Excluded, Header, Shard, find
 
-__all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Originals", "Pack", "PackError", "index_checksum"]
+__all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Originals", "Pack", "PackError"]
 
 NAMED: Final = 100
 """Corrupt images that a message names."""
-# The version of its file at which an image was checked: not yet; of a copy in memory of our own.
-_NEVER, _COPIED = -1, 0
+_NEVER: Final = 0  # the version of its file at which an image was checked: not yet
+# What a row may say, by column of the index: its name for people, the least and the most.
+_RANGES: Final = {
+    "split": ("splits", 0, len(SPLITS) - 1),
+    "size": ("widths and heights", 1, np.iinfo(np.int32).max),
+    "orientation": ("orientations", 1, 8),
+    "mean_luma": ("mean lumas", 0, 256),
+}
+_ANY: Final = ("", -math.inf, math.inf)
 
 Originals = Literal["mmap", "ram"]
 
@@ -38,43 +47,70 @@ class Pack:
 
     labels: int32 `[n]`. sizes: int32 `[n, 2]`, width and height after EXIF rotation; stored_sizes: before it.
     orientations: uint8 `[n]`, EXIF 1..8. mean_lumas: float32 `[n]`, 0..255. crc32s: uint32 `[n]`.
+    Labels and splits are read and checked when the pack is opened, each other column when it is first used.
+    They are then in memory of our own, whatever becomes of the file. A corrupt one raises PackError.
     """
 
     def __init__(self, path: Path | str, originals: Originals = "mmap") -> None:
         """Open without reading the images; `make_resident` reads them. Raises PackError."""
         self.path, self.originals = Path(path), originals
-        shards = [Shard(file) for file in find(self.path)]
-        _check_together(shards)
-        self.header = shards[0].header
-        self._files = [shard.path for shard in shards]
-        self._bytes = [shard.bytes for shard in shards]
-        self._places = [(shard.starts, shard.stops) for shard in shards]
-        self._firsts = [0, *np.cumsum([len(shard.starts) for shard in shards])[:-1].tolist()]
-        self._mapped, self._resident = shards, False
-        table = pa.concat_tables([shard.table for shard in shards])
-        self._checked = np.full(len(table), _NEVER)
-        memory = pa.default_cpu_memory_manager()  # of our own, whatever becomes of the file
-        paths = table.column("path").chunks
-        self._paths = pa.chunked_array([chunk.copy_to(memory) for chunk in paths])
-        self._splits = np.concatenate([chunk.indices.to_numpy() for chunk in table.column("split").chunks])
-        self.labels: NDArray[np.int32] = _own(table.column("label"))
-        sides = [table.column(side).to_numpy() for side in ("width", "height")]
-        self.sizes: NDArray[np.int32] = np.stack(sides, axis=1)
-        self.orientations: NDArray[np.uint8] = _own(table.column("orientation"))
-        self.stored_sizes = np.where((self.orientations >= 5)[:, None], self.sizes[:, ::-1], self.sizes)
-        self.mean_lumas: NDArray[np.float32] = _own(table.column("mean_luma"))
-        self.crc32s: NDArray[np.uint32] = _own(table.column("crc32"))
-        # a checksum proves no sense: refuse what no photograph has
-        for name, values, least, most in (
-            ("labels", self.labels, -1, len(self.classes) - 1),
-            ("widths and heights", self.sizes, 1, np.iinfo(np.int32).max),
-            ("orientations", self.orientations, 1, 8),
-            ("mean lumas", self.mean_lumas, 0, 256),
-        ):
-            low, high = values.min(), values.max()
-            if not (least <= low and high <= most):
-                found = f"{name} go from {low} to {high}; expected {least} to {most}"
-                raise PackError(f"{self.path} is corrupt: {found}; pack the images again")
+        self._shards = [Shard(file) for file in find(self.path)]
+        _check_together(self._shards)
+        self.header = self._shards[0].header
+        self._firsts = [0, *itertools.accumulate(map(len, self._shards))]
+        self._resident = False
+        self._checked = np.zeros(self._firsts[-1], dtype=np.int64)
+        self.labels: NDArray[np.int32] = self._column("label")
+        self._splits: NDArray[np.int8] = self._column("split")
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """Width and height after EXIF rotation."""
+        return self._column("size")
+
+    @cached_property
+    def stored_sizes(self) -> NDArray[np.int32]:
+        """Width and height before EXIF rotation."""
+        turned = self.orientations >= 5
+        return np.where(turned[:, None], self.sizes[:, ::-1], self.sizes) if turned.any() else self.sizes
+
+    @cached_property
+    def orientations(self) -> NDArray[np.uint8]:
+        """EXIF orientations."""
+        return self._column("orientation")
+
+    @cached_property
+    def mean_lumas(self) -> NDArray[np.float32]:
+        """Mean of each original's luma."""
+        return self._column("mean_luma")
+
+    @cached_property
+    def crc32s(self) -> NDArray[np.uint32]:
+        """Checksum of each image."""
+        return self._column("crc32")
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Where in its file each image starts and stops."""
+        return self._column("place")
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """A column of the index, of all files. Raises PackError."""
+        values: NDArray[Any] = np.empty(len(self), INDEX[name])
+        for shard, first in zip(self._shards, self._firsts, strict=False):
+            part = values[first : first + len(shard)]
+            shard.read(name, part)
+            if why := self._nonsense(name, part):
+                raise PackError(f"{shard.path} is corrupt: {why}; pack the images again")
+        values.flags.writeable = False
+        return values
+
+    def _nonsense(self, name: str, values: NDArray[Any]) -> str:
+        """What a column says that no photograph has, or nothing: a checksum proves no sense."""
+        what, least, most = (_RANGES | {"label": ("labels", -1, len(self.classes) - 1)}).get(name, _ANY)
+        low, high = values.min(), values.max()
+        inside = least <= low and high <= most
+        return "" if inside else f"{what} go from {low} to {high}; expected {least} to {most}"
 
     def make_resident(self) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
@@ -82,22 +118,20 @@ class Pack:
         originals "mmap" touches every page of the shared page cache, unless they are more than fit: then each
         is read when it is needed. "ram" makes a private copy, which memory pressure can swap but not drop.
         """
+        _ = self._places, self.crc32s  # here, not in each thread that reads its first image
         fits = self.nbytes <= available_memory()
         if self._resident or not (fits or self.originals == "ram"):
             return
-        for shard in self._mapped:
+        for shard in self._shards:
             shard.version()  # refuses what was cut short
-        if self.originals == "ram":
-            self._bytes = [data.copy() for data in self._bytes]
-            self._mapped = []
-        for data in self._bytes:
-            data.flags.writeable = False
-            data[::4096].max(initial=0)  # a byte of every page
+            if self.originals == "ram":
+                shard.copy()
+            shard.bytes[::4096].max(initial=0)  # a byte of every page
         self._resident = True
 
     def __len__(self) -> int:
         """Images."""
-        return len(self.labels)
+        return self._firsts[-1]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -107,7 +141,7 @@ class Pack:
     @property
     def nbytes(self) -> int:
         """Bytes of all the images."""
-        return sum(int((stops - starts).sum()) for starts, stops in self._places)
+        return sum(shard.image_bytes for shard in self._shards)
 
     def encoded(self, index: int) -> NDArray[np.uint8]:
         """The original bytes of image `index`, a read-only view into the file: nothing is copied.
@@ -128,7 +162,7 @@ class Pack:
             raise self._damage(found) if found else error from None
 
     def _damage(self, rows: Sequence[int]) -> PackError:
-        files = ", ".join(dict.fromkeys(str(self._files[self._shard(row)]) for row in rows))
+        files = ", ".join(dict.fromkeys(str(self._shards[self._shard(row)].path) for row in rows))
         named = ", ".join(map(self.describe, rows[:NAMED]))
         named += f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         what = f"{named} {'has' if len(rows) == 1 else 'have'} not the bytes that were packed"
@@ -137,29 +171,28 @@ class Pack:
 
     def is_valid(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""
-        version = self._version(index)  # before the bytes: what is written meanwhile is of a later one
+        version = self._shards[
+            self._shard(index)
+        ].version()  # before the bytes: what is written meanwhile is of a later one
         valid = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
         self._checked[index] = version if valid else _NEVER
         return valid
 
     def _is_checked(self, index: int) -> bool:
         """Whether image `index` was found valid, and nobody wrote to its file since. Raises PackError."""
-        return bool(self._checked[index] == self._version(index))
-
-    def _version(self, index: int) -> int:
-        return self._mapped[self._shard(index)].version() if self._mapped else _COPIED
+        return bool(self._checked[index] == self._shards[self._shard(index)].version())
 
     def _raw(self, index: int) -> NDArray[np.uint8]:
-        shard = self._shard(index)
-        (starts, stops), row = self._places[shard], index - self._firsts[shard]
-        return self._bytes[shard][starts[row] : stops[row]]
+        start, stop = self._places[index]
+        return self._shards[self._shard(index)].bytes[start:stop]
 
     def _shard(self, index: int) -> int:
         return bisect_right(self._firsts, index) - 1
 
     def image_path(self, index: int) -> str:
-        """Where image `index` came from, relative to the packed folder."""
-        return str(self._paths[int(index)].as_py())
+        """Where image `index` came from, relative to the packed folder. Raises PackError."""
+        shard = self._shard(index)
+        return self._shards[shard].image_path(int(index) - self._firsts[shard])
 
     def describe(self, index: int) -> str:
         """Name image `index` for a message."""
@@ -181,7 +214,12 @@ class Pack:
             raise PackError(f"{self.path} {found}; expected those {known}")
 
     def corrupt(self, ids: NDArray[np.int64] | None = None) -> list[int]:
-        """The corrupt rows of `ids`; what was found valid before is not read again. Without `ids`: of all."""
+        """The corrupt rows of `ids`; what was found valid before is not read again. Without `ids`: of all.
+
+        Of all, what the Arrow rows say of them is also compared with the index. Raises PackError.
+        """
+        for shard in self._shards if ids is None else ():
+            shard.check_rows()
         rows = np.arange(len(self)) if ids is None else ids
 
         def check_rows(some: NDArray[np.int64]) -> list[int]:
@@ -229,10 +267,3 @@ def _check_together(shards: Sequence[Shard]) -> None:
         if (header.digest, header.classes) != (first.digest, first.classes):
             what = f"is of another pack than {shards[0].path.name} beside it"
             raise PackError(f"{shard.path} {what}; copy all shards again, or pack the images again")
-
-
-def _own(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column's numbers in memory of our own, whatever becomes of the file; read-only."""
-    values: NDArray[Any] = column.to_numpy().copy()
-    values.flags.writeable = False
-    return values

@@ -2,7 +2,8 @@
 
 Before it: ids, sizes and mean lumas from the pack. After it: `loader` asks for one batch after another; an
 engine warps by the geometry and multiplies by the colour. Nothing else draws random numbers for images: what
-one looked like in any epoch can be computed again. The order survives a change of batch size or of ranks.
+one looked like in any epoch can be computed again. The order survives a change of batch size or of ranks,
+not of the number of images.
 
 Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in
 HSV); contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the
@@ -11,7 +12,9 @@ steps; crop, rotation and shear are one interpolation: the photograph rotates in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -38,6 +41,7 @@ _LOW: Final = np.uint64(0xFFFFFFFF)
 _SHIFT: Final = np.uint64(32)
 _ON_THE_EDGE: Final = 1e-3  # source pixels; more than float32 rounds a place to
 _LEVEL: Final = 1e-12  # source pixels a column: the edge is crossed nowhere in the row
+_ORDER_ROUNDS: Final = 12  # after 6, some orders of 3 to 6 images are likelier; after 8 no test sees it
 _ORDER: Final = 0xFFFFFFFF  # the counter's last word; the blocks of an image's numbers count up from 0
 
 
@@ -138,8 +142,10 @@ def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int
     than 2 at scale 1, where bilinear interpolation needs no antialiasing; and libjpeg decodes directly at 1/2
     to 1/8. Along x and y of `sizes`, int32 `[n, 2]`; only squash reduces them differently.
     """
-    exponent = np.floor(np.log2(np.maximum(_fitted(augment, sizes) / augment.size, 1)))
-    return np.asarray(np.minimum(exponent, MAX_LOG2_REDUCTION), dtype=np.int32)
+    fitted, found = _fitted(augment, sizes), np.zeros(sizes.shape, dtype=np.int32)
+    for exponent in range(1, MAX_LOG2_REDUCTION + 1):
+        found += fitted >= augment.size << exponent
+    return found
 
 
 def to_stored(
@@ -298,15 +304,44 @@ def _orientation_tables() -> tuple[Matrices, Matrices]:
 _ORIENT, _CORNERS = _orientation_tables()
 
 
-def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Shuffle `ids` for one epoch.
+def order_at(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Which of `count` images each position of an epoch's order has; over all positions, a permutation.
 
-    ids: int64 `[n]`, each at most once. Returns a permutation. Every id is sorted by 64 random bits of
-    its own, drawn from (seed, epoch, id): adding or removing an image never reorders the others.
+    positions: int64 `[n]`, of 0..count; count < 2**32. Each is found by itself, from (count, seed, epoch),
+    without a table of the others: a resumed training and each rank ask for theirs alone.
+
+    A Feistel network on a square of at least `count` places, whose round functions are tables of Philox's
+    words. A position that it takes outside of `count` goes through again until it is inside.
+    Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
     """
-    ids = np.sort(ids)
-    words = philox((ids, epoch, 0, _ORDER), seed).astype(np.uint64)
-    return ids[np.argsort(words[:, 0] << _SHIFT | words[:, 1], kind="stable")]
+    side = 2 * math.ceil(math.sqrt(count) / 2)  # even: on an odd square no permutation would be an odd one
+    tables = _round_tables(side, seed, epoch)
+
+    def permute(places: NDArray[np.int64]) -> NDArray[np.int64]:
+        left, right = np.divmod(places, side)
+        for table in tables:
+            moved = (left + table[right]).view(np.uint64)
+            # less than `side`: what is not wraps to a huge number
+            left, right = right, np.minimum(moved, moved - np.uint64(side)).view(np.int64)
+        return left * side + right
+
+    places = permute(positions)
+    while len(outside := np.flatnonzero(places >= count)):
+        places[outside] = permute(places[outside])
+    return places
+
+
+@lru_cache(maxsize=2)
+def _round_tables(side: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Of each round a number in 0..side for each of `side` places: int64 `[rounds, side]`."""
+    words = philox((np.arange(-(-_ORDER_ROUNDS * side // 4)), epoch, 0, _ORDER), seed).astype(np.uint64)
+    numbers = words.ravel()[: _ORDER_ROUNDS * side] * np.uint64(side) >> _SHIFT
+    return numbers.astype(np.int64).reshape(_ORDER_ROUNDS, side)
+
+
+def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """All of `ids` as an epoch shuffles them, whatever their order. ids: int64 `[n]`, each at most once."""
+    return np.sort(ids)[order_at(np.arange(len(ids)), len(ids), seed, epoch)]
 
 
 def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:

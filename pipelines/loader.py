@@ -22,10 +22,10 @@ from greyhound.pipelines import dali, threads
 from greyhound.pipelines.augment import (
     Augment,
     draw,
-    epoch_order,
     even_bounds,
     full_bounds,
     log2_reduction,
+    order_at,
     rank_share,
     to_stored,
 )
@@ -134,13 +134,12 @@ class Loader:
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
         corrupt = pack.corrupt(self.ids) if resources.on_corrupt == "skip" else []
         self.corrupt = np.array(corrupt, dtype=np.int64)
-        if not shuffle:
-            self.ids = self.ids[~np.isin(self.ids, self.corrupt)]
-        self._replacements = replacements(pack.labels, self.ids, self.corrupt)
+        self.ids = np.sort(self.ids) if shuffle else self.ids[~np.isin(self.ids, self.corrupt)]
+        self._replacements = replacements(pack.labels, self.ids, self.corrupt) if corrupt else None
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.position, self.data_time, self.images_done = start, 0.0, 0
-        rows, reduction = self._replacements[self.ids], log2_reduction(augment, pack.stored_sizes)
+        rows, reduction = self._replaced(self.ids), log2_reduction(augment, pack.stored_sizes)
         nbytes = parse_bytes(resources.cache_bytes) if resources.cache_bytes else None
         self.plan = plan(resources.image_cache, pack, rows, reduction[rows], nbytes, epochs, self.engine)
         config = EngineConfig(
@@ -236,11 +235,15 @@ class Loader:
         cut = even_bounds if self.shuffle else full_bounds
         numbers = itertools.count(start.epoch) if epochs is None else range(start.epoch, start.epoch + epochs)
         for epoch in numbers:
-            order = epoch_order(self.ids, self.seed, epoch) if self.shuffle else self.ids
-            order = self._replacements[order] if len(self.corrupt) else order
             done = start.images if epoch == start.epoch else 0
-            for low, high in cut(len(order), self.batch_size, done):
-                yield self.spec(epoch, rank_share(order[low:high], self.rank, self.world_size), high)
+            for low, high in cut(len(self.ids), self.batch_size, done):
+                positions = rank_share(np.arange(low, high), self.rank, self.world_size)
+                if self.shuffle:
+                    positions = order_at(positions, len(self.ids), self.seed, epoch)
+                yield self.spec(epoch, self._replaced(self.ids[positions]), high)
+
+    def _replaced(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ids if self._replacements is None else self._replacements[ids]
 
     def describe_corrupt(self) -> str:
         """What became of the corrupt images, in a line; empty where there are none."""
@@ -254,7 +257,7 @@ class Loader:
     def corrupt_rows(self) -> list[dict[str, Any]]:
         """The corrupt images by row and path, and the row in place of each; None where they are left out."""
         rows = self.corrupt.tolist()
-        others = self._replacements[rows].tolist() if self.shuffle else [None] * len(rows)
+        others = self._replaced(self.corrupt).tolist() if self.shuffle else [None] * len(rows)
         pairs = zip(rows, others, strict=True)
         return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in pairs]
 

@@ -29,10 +29,11 @@ from greyhound import explain, recipe, review
 from greyhound.cache import __main__ as room
 from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
+from greyhound.cache.index import add_index
 from greyhound.cache.options import read_call, read_options
 from greyhound.cache.pack import Options
 from greyhound.cache.split import read_split
-from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError, index_checksum
+from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError
 from greyhound.cache.survey import table as survey
 from greyhound.cache.validate import validate_image
 from greyhound.model import checkpoint
@@ -124,9 +125,10 @@ def read_index(folder: Path, data: bytes) -> None:
     arrays["path"] = pa.array([f"{row}.jpg" for row in range(count)])
     arrays["image"] = pa.array([IMAGE] * count, pa.large_binary())
     arrays["crc32"] = pa.array([zlib.crc32(IMAGE)] * count, pa.uint32())
-    header = Header(tuple(map(str, range(CLASSES))), "0" * 64, 0, index_crc32=index_checksum(arrays))
+    header = Header(tuple(map(str, range(CLASSES))), "0" * 64, 0)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, header.schema()) as writer:
         writer.write_batch(pa.record_batch([arrays[name] for name in SCHEMA.names], schema=header.schema()))
+    add_index(file)
     opened, resources = Pack(file), Resources("threads", "cpu", threads=1, prefetch=1, image_cache="encoded")
     with Loader(opened, TINY.augment, np.arange(count), resources, batch_size=4, epochs=1) as loader:
         list(loader)

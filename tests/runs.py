@@ -38,7 +38,7 @@ TINY = replace(
     weights="none",
     augment=Augment(size=32, hue=0.02),
     batch_size=8,
-    phases=(Phase(epochs=2, high=0.01, low=0.002, cycles=0.5),),
+    phases=(Phase(epochs=2, high=0.02, low=0.002, cycles=0.5),),
     averaging=Averaging(steps=2, rate=0.002),
     precision="fp32",
 )

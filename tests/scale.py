@@ -1,71 +1,109 @@
-"""How long an index of millions of images takes to open, to order and to draw for, and what memory: docs/scale.md.
+"""What grows how fast with the number of images: docs/scale.md.
 
-    python tests/scale.py --images 1300000 --shards 8
+    python tests/scale.py
 
-Before it: nothing; it writes a pack whose images are four bytes each, so that all but the photographs is as in a pack of
-that size. After it: one line of JSON.
+Before it: nothing; it writes packs whose images are four bytes each, so that all but the photographs is as in a pack
+of that size. After it: two tables in Markdown, core-seconds with the exponent of their growth, and memory.
+`MEASURES` has the rows: add one that takes the path of a pack and says what it costs, in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
-import resource
+import math
 import subprocess
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from greyhound.cache.cli import read_or_exit
+from greyhound.cache.index import add_index
 from greyhound.cache.options import read_options
 from greyhound.cache.shards import divide, shard_paths
-from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, index_checksum
-from greyhound.pipelines.augment import Augment, draw, epoch_order, rank_share
-
-T = TypeVar("T")
+from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack
+from greyhound.pipelines.augment import Augment, draw, order_at
 
 ROWS_A_RECORD_BATCH = 300
 """As many photographs of 110 kB as fill the packer's 32 MiB."""
-BATCH = 1024
+ROWS_A_SHARD = 218_750
+"""Files of 24 GB."""
+SAMPLES = 3
+"""Of each measure, whose median counts."""
+BATCH = 256
+"""Images that a batch has, or a rank's share of it."""
 IMAGE = bytes(4)
 CLASSES = tuple(f"class {number:04d}" for number in range(1000))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Write a pack of so many rows without photographs, and measure it."""
+    """Write packs without photographs, and measure them."""
 
-    images: int = 1_300_000
-    """Rows of the pack."""
-    shards: int = 8
-    """Files that they are divided into."""
+    images: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000, 14_000_000)
+    """Rows of each pack."""
+    measures: tuple[str, ...] = ()
+    """Names in MEASURES; all where none is named."""
     folder: Path | None = None
-    """Where the pack is written for a while; default: the system's temporary folder."""
+    """Where the packs are written for a while; default: the system's temporary folder."""
+
+
+@dataclass(frozen=True, order=True)
+class Cost:
+    """Of one measure at one size: seconds of a processor, and bytes resident at most, the program's own among them."""
+
+    seconds: float
+    peak_bytes: int
 
 
 def main(scale: Scale) -> None:
-    with tempfile.TemporaryDirectory(dir=scale.folder) as temporary:
-        pack = Path(temporary) / "scale.arrow"
-        write(pack, scale.images, scale.shards)
-        print(subprocess.check_output([sys.executable, __file__, "measure", str(pack)], text=True), end="")
+    costs: dict[str, list[Cost]] = {name: [] for name in scale.measures or MEASURES}
+    for images in scale.images:
+        with tempfile.TemporaryDirectory(dir=scale.folder) as temporary:
+            pack = Path(temporary) / "scale.arrow"
+            write(pack, images, -(-images // ROWS_A_SHARD))
+            for name, found in costs.items():
+                command = [sys.executable, __file__, "measure", name, str(pack)]
+                answers = [Cost(**json.loads(subprocess.check_output(command))) for _ in range(SAMPLES)]
+                found.append(sorted(answers)[SAMPLES // 2])
+    print_tables(scale.images, costs)
+
+
+def print_tables(sizes: Sequence[int], costs: dict[str, list[Cost]]) -> None:
+    """Core-seconds by size and their exponent between the last two sizes, where constants hide it least; then MB."""
+    head = "| " + " | ".join(f"{size:,}" for size in sizes) + " |"
+    print(f"| core-seconds {head} exponent |\n|{'---|' * (len(sizes) + 2)}")
+    for name, found in costs.items():
+        cells = " | ".join(f"{cost.seconds:.3g}" for cost in found)
+        print(f"| {name} | {cells} | {exponent(sizes, [cost.seconds for cost in found]):.2f} |")
+    print(f"\n| MB resident at most {head}\n|{'---|' * (len(sizes) + 1)}")
+    for name, found in costs.items():
+        print(f"| {name} | " + " | ".join(f"{cost.peak_bytes / 1e6:.0f}" for cost in found) + " |")
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The x of n to the power of x between the last two sizes; 0 where there is one size."""
+    if len(sizes) < 2:
+        return 0.0
+    return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_RECORD_BATCH) -> None:
     for index, path in enumerate(shard_paths(pack, shards)):
         columns = index_of(np.arange(*divide(images, shards)[index]))
-        header = Header(CLASSES, "0" * 64, 0, index_crc32=index_checksum(columns), shard=index, shards=shards)
+        header = Header(CLASSES, "0" * 64, 0, shard=index, shards=shards)
         table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, header.schema()) as writer:
             for batch in table.to_batches(max_chunksize=rows_a_batch):
                 writer.write_batch(batch)
+        add_index(path)
 
 
 def index_of(rows: NDArray[np.int64]) -> dict[str, pa.Array]:
@@ -84,47 +122,69 @@ def index_of(rows: NDArray[np.int64]) -> dict[str, pa.Array]:
     }
 
 
-def measure(path: str) -> None:
-    before = peak()
-    pack, opened = timed(lambda: Pack(path))
-    ids = pack.ids("train")
-    order, ordered = timed(lambda: epoch_order(ids, 0, 1))
-    peaks = peak() - before
-    augment, mine = Augment(), rank_share(order, 0, 8)
-
-    def draw_batches() -> None:
-        for low in range(0, 64 * BATCH, BATCH):
-            rows = mine[low : low + BATCH]
-            draw(augment, 0, 1, rows, pack.sizes[rows], lumas=pack.mean_lumas[rows])
-
-    _, drawn = timed(draw_batches)
-    found = {
-        "images": len(pack),
-        "shards": pack.header.shards,
-        "index_bytes": sum(file.stat().st_size for file in Path(path).parent.iterdir()),
-        "open_s": round(opened, 2),
-        "order_s": round(ordered, 2),
-        "draw_s_a_million": round(drawn / (64 * BATCH) * 1e6, 1),
-        "peak_bytes_added": peaks,
-        "peak_bytes": peak(),
-    }
-    print(json.dumps(found))
+def open_pack(path: Path) -> float:
+    """Open it, and ask for the rows of every split, as a training does first."""
+    return timed(lambda: [Pack(path).ids(split) for split in SPLITS])
 
 
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it returns, and how many seconds of a processor it took."""
+def read_columns(path: Path) -> float:
+    """Read and check every other column, as a training does before its first batch."""
+    pack = Pack(path)
+    return timed(lambda: (pack.stored_sizes, pack.mean_lumas, pack.crc32s, pack._places))
+
+
+def order(path: Path) -> float:
+    """All batches of an epoch, in order."""
+    ids = Pack(path).ids("train")
+
+    def every_batch() -> None:
+        for low in range(0, len(ids), BATCH):
+            ids[order_at(np.arange(low, min(low + BATCH, len(ids))), len(ids), 0, 1)]
+
+    return timed(every_batch)
+
+
+def draws(path: Path) -> float:
+    """The augmentation of all images of an epoch, batch by batch."""
+    pack, augment = Pack(path), Augment()
+    ids, sizes, lumas = pack.ids("train"), pack.sizes, pack.mean_lumas
+
+    def every_batch() -> None:
+        for low in range(0, len(ids), BATCH):
+            rows = ids[low : low + BATCH]
+            draw(augment, 0, 1, rows, sizes[rows], lumas=lumas[rows])
+
+    return timed(every_batch)
+
+
+MEASURES: dict[str, Callable[[Path], float]] = {
+    "open, and the rows of each split": open_pack,
+    "all other columns": read_columns,
+    "order of an epoch": order,
+    "draws of an epoch": draws,
+}
+"""What is measured, by its name in the table: seconds of a processor that it takes on a pack."""
+
+
+def measure(name: str, path: Path) -> Cost:
+    """One measure, in this process."""
+    return Cost(MEASURES[name](path), peak())
+
+
+def timed(work: Callable[[], object]) -> float:
+    """How many seconds of a processor it took."""
     started = time.process_time()
-    value = work()
-    return value, time.process_time() - started
+    work()
+    return time.process_time() - started
 
 
 def peak() -> int:
-    """Bytes that were resident at most, the mapped pages of the pack among them."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Bytes that were resident at most, mapped pages among them. Not ru_maxrss, which exec hands on from the parent."""
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
-        measure(sys.argv[2])
+        print(json.dumps(asdict(measure(sys.argv[2], Path(sys.argv[3])))))
     else:
         main(read_or_exit(lambda: read_options(Scale, sys.argv[1:], "python tests/scale.py")))

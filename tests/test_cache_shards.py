@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -214,12 +213,25 @@ def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here
 def test_scale_measures_a_small_index_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "scale.arrow"
     scale.write(path, 1000, 3)
-    scale.measure(str(path))
-    found = json.loads(capsys.readouterr().out)
-    assert (found["images"], found["shards"]) == (1000, 3)
-    assert found["peak_bytes"] > found["index_bytes"] > 0
-    assert min(found[name] for name in ("open_s", "order_s", "draw_s_a_million")) >= 0
     pack = Pack(path)
+    assert (len(pack), pack.header.shards) == (1000, 3)
     assert len(pack.ids("train")) == 900
     assert pack.labels.tolist() == (np.arange(1000) % len(scale.CLASSES)).tolist()
     assert pack.image_path(7) == "7/photograph_of_it_number_7"
+    costs = {name: [scale.measure(name, path)] * 2 for name in scale.MEASURES}
+    assert all(
+        cost.seconds > 0 and cost.peak_bytes > path.parent.stat().st_size for [cost, _] in costs.values()
+    )
+    scale.print_tables((1000, 2000), costs)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * (2 + len(scale.MEASURES)) + 1
+    assert lines[0] == "| core-seconds | 1,000 | 2,000 | exponent |"
+    assert all(line.endswith("| 0.00 |") for line in lines[2 : 2 + len(scale.MEASURES)])
+
+
+def test_the_exponent_of_what_grows() -> None:
+    sizes = (10, 1000, 8000)
+    for power in (0, 0.5, 1, 2):
+        assert scale.exponent(sizes, [size**power for size in sizes]) == pytest.approx(power)
+    assert scale.exponent(sizes, [99, 2, 16]) == pytest.approx(1)
+    assert scale.exponent((7,), (3,)) == 0

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import pytest
 import scale
 from pictures import encode, noise, packed
 
+from greyhound.cache.index import _END, INDEX, PATHS, add_index, read_paths
 from greyhound.cache.pack import Options
-from greyhound.cache.shards import FORMAT
-from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError, index_checksum
+from greyhound.cache.shards import FORMAT, Shard
+from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError
 
 FILES = {
     "a": [encode(noise(30, 20, 0), "JPEG"), encode(noise(20, 30, 1), "JPEG", 6)],
@@ -123,6 +124,107 @@ def test_a_damaged_image_is_named_when_it_is_first_asked_for_and_not_before(path
     assert pack.corrupt(np.array([0, 4])) == []
 
 
+OTHER = "p.arrow is corrupt: labels, splits, sizes or paths are not those that were packed; copy it again, or pack"
+FIRST_USE: dict[str, Callable[[Pack], object]] = {
+    "size": lambda pack: pack.sizes,
+    "orientation": lambda pack: pack.stored_sizes,
+    "mean_luma": lambda pack: pack.mean_lumas,
+    "crc32": lambda pack: pack.encoded(0),
+    "place": lambda pack: pack.make_resident(),
+    "paths": lambda pack: pack.describe(2),
+}
+
+
+@pytest.mark.parametrize("column", [*INDEX, "paths"])
+def test_a_damaged_column_is_refused_at_first_use_and_not_before(
+    path: Path, target: Path, column: str
+) -> None:
+    """Labels and splits are used by whoever opens a pack; each time anew, for no column is taken in half checked."""
+    index = Shard(path)._index
+    place = index.paths[0][0] if column == "paths" else index.columns[column][0]
+    copied(path, target, place + 3, bytes([path.read_bytes()[place + 3] ^ 64]))
+    if column not in FIRST_USE:
+        assert OTHER in complaint(target)
+        return
+    pack = Pack(target)
+    assert pack.labels.tolist() == [0, 0, 1, 1, 1]
+    for _ in range(2):
+        with pytest.raises(PackError, match=OTHER):
+            FIRST_USE[column](pack)
+
+
+def test_a_column_that_was_read_stays_and_one_that_was_not_is_checked(path: Path, target: Path) -> None:
+    pack = Pack(target)
+    sizes = pack.sizes.tolist()
+    with target.open("r+b") as file:
+        for name in ("size", "mean_luma"):
+            file.seek(Shard(path)._index.columns[name][0])
+            file.write(b"xyz")
+    assert pack.sizes.tolist() == sizes
+    with pytest.raises(PackError, match=OTHER):
+        pack.mean_lumas  # noqa: B018
+
+
+def test_arrows_readers_see_the_rows_and_not_the_index(path: Path) -> None:
+    whole, data = Pack(path), path.read_bytes()
+    by_footer, by_stream = pa.ipc.open_file(path).read_all(), pa.ipc.open_stream(data[8:]).read_all()
+    assert by_footer.equals(by_stream)
+    assert by_footer.column("path").to_pylist() == [whole.image_path(row) for row in range(5)]
+    assert by_footer.column("image").to_pylist() == ALL
+
+
+def test_rows_that_differ_from_the_index_are_found_when_the_pack_is_verified(
+    path: Path, target: Path
+) -> None:
+    """They are for other programs; nothing here reads them."""
+    place = path.read_bytes().find(b"a/0000.imga/0001.img")
+    pack = Pack(copied(path, target, place, b"b"))
+    assert [pack.encoded(row).tobytes() for row in range(5)] == ALL
+    assert pack.image_path(0) == "a/0000.img"
+    with pytest.raises(PackError, match=OTHER):
+        pack.corrupt()
+    assert Pack(path).corrupt() == []
+
+
+CONTENTS: tuple[dict[str, object], ...] = (
+    {"rows": 10**18},
+    {"rows": -1},
+    {"rows": "5"},
+    {"columns": {}},
+    {"columns": {name: [-8, 0] for name in INDEX}},
+    {"columns": {name: [10**9, 0] for name in INDEX}},
+    {"paths": []},
+    {"paths": [[0, 10**12, 0]]},
+)
+
+
+@pytest.mark.parametrize("contents", CONTENTS)
+def test_a_table_of_contents_that_makes_no_sense_is_one_line(
+    path: Path, tmp_path: Path, contents: dict[str, object]
+) -> None:
+    """With its checksum in order."""
+    data = path.read_bytes()
+    end = len(data) - 10 - int.from_bytes(data[-10:-6], "little") - _END.size
+    _, size, magic = _END.unpack(data[end : end + _END.size])
+    text = json.dumps(json.loads(data[end - size : end]) | contents).encode()
+    changed = (
+        data[: end - size] + text + _END.pack(zlib.crc32(text), len(text), magic) + data[end + _END.size :]
+    )
+    (tmp_path / "p.arrow").write_bytes(changed)
+    assert OTHER in complaint(tmp_path / "p.arrow")
+
+
+def test_paths_of_several_blocks_and_blocks_that_make_no_sense(tmp_path: Path) -> None:
+    scale.write(tmp_path / "p.arrow", 2 * PATHS + 1)
+    pack = Pack(tmp_path / "p.arrow")
+    for row in (0, 2 * PATHS, PATHS - 1, PATHS, 1):
+        assert pack.image_path(row) == f"{row % 1000}/photograph_of_it_number_{row}"
+    for text in (b"[", b"{}", b'["a"]', b"[1, 2]", b"\xff"):
+        with pytest.raises(PackError, match=OTHER):
+            read_paths(tmp_path / "p.arrow", text, 2)
+    assert read_paths(tmp_path, b'["a", "\\u00e9"]', 2) == ["a", "\u00e9"]
+
+
 FLIP = """
 import sys
 from pathlib import Path
@@ -145,12 +247,13 @@ for place, bit in generator.integers((len(data), 8), size=(1000, 2)).tolist():
     print(place, bit, file=sys.stderr, flush=True)
     try:
         pack = Pack(target)
+        read = content(pack)  # what is not refused at first is refused when it is first used
+        bad = pack.corrupt()
     except PackError as error:
         assert str(target) in str(error) and chr(10) not in str(error), error
         found["refused"] += 1
         continue
-    bad = pack.corrupt()
-    assert content(pack) == whole or bad, "an undetected change of the index"
+    assert read == whole or bad, "an undetected change of the index"
     for row in range(len(pack)):
         try:
             assert pack.encoded(row).tobytes() == images[row], "other bytes"
@@ -168,14 +271,21 @@ def in_a_process(program: str, *arguments: str | Path) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
 
 
-@pytest.mark.parametrize("originals", ["mmap", "ram"])
-def test_the_names_of_a_pack_that_is_cut_short_are_still_there(target: Path, originals: str) -> None:
+@pytest.mark.parametrize(
+    ("originals", "said"),
+    [("mmap", "p.arrow was cut short while it was in use; copy the pack again"), ("ram", "b/0001.img")],
+)
+def test_the_names_of_a_pack_that_is_cut_short_are_one_line_or_in_memory(
+    target: Path, originals: str, said: str
+) -> None:
     program = (
-        "import os, sys; from cache.store import Pack; pack = Pack(*sys.argv[1:]); pack.make_resident(); "
-        "os.truncate(sys.argv[1], 0); print(pack.image_path(3))"
+        "import os, sys; from cache.store import Pack, PackError; pack = Pack(*sys.argv[1:])\n"
+        "pack.make_resident(); os.truncate(sys.argv[1], 0)\n"
+        "try: print(pack.image_path(3))\n"
+        "except PackError as error: print(error)"
     )
     answer = in_a_process(program, target, originals)
-    assert (answer.returncode, answer.stdout) == (0, "b/0001.img\n"), answer.stderr
+    assert answer.returncode == 0 and said in answer.stdout and answer.stdout.count("\n") == 1, answer.stderr
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -208,10 +318,8 @@ def test_a_buffer_of_another_length_is_no_traceback(path: Path, tmp_path: Path, 
                 assert "\n" not in str(error)
 
 
-def test_the_header_survives_the_file(path: Path, tmp_path: Path) -> None:
-    header = Pack(arrow(tmp_path / "p.arrow", HEADER)).header
-    assert replace(header, index_crc32=HEADER.index_crc32) == HEADER
-    assert header.index_crc32 and Pack(path).header.index_crc32
+def test_the_header_survives_the_file(tmp_path: Path) -> None:
+    assert Pack(arrow(tmp_path / "p.arrow", HEADER)).header == HEADER
 
 
 def test_a_pack_that_is_replaced_while_in_use_stays_as_it_was_opened(target: Path, tmp_path: Path) -> None:
@@ -271,11 +379,14 @@ def arrow(path: Path, schema: pa.Schema | Header, rows: int = 1, image: bytes = 
         else pa.array([values.get(field.type, 1)] * rows, field.type)
         for field in (SCHEMA if isinstance(schema, Header) else schema)
     }
+    indexed = False
     if isinstance(schema, Header):
-        schema = replace(schema, index_crc32=index_checksum(columns) if rows else 0).schema()
+        schema, indexed = schema.schema(), True
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         if rows:
             writer.write_batch(pa.record_batch([*columns.values()], schema=schema))
+    if indexed:
+        add_index(path)
     return path
 
 
@@ -285,7 +396,7 @@ HEADER = Header(("a", "b"), "0" * 64, 7, EXCLUDED, (("x.gif", "a GIF"),), MOVED,
 
 
 NO_PACK = "{file} is an Arrow file but not a pack; make one: greyhound pack IMAGES --out PACK"
-NEWER = Header(("a", "b"), "0" * 64, 0, format=FORMAT + 1)
+NEWER, OLDER = (Header(("a", "b"), "0" * 64, 0, format=FORMAT + step) for step in (1, -1))
 
 
 NOT_READABLE = (b"", b"ARROW1", b"hello, world" * 100, bytes(5000))
@@ -299,7 +410,11 @@ NO_HEADERS = [SCHEMA.with_metadata({b"greyhound": text}) for text in TEXTS]
         (None, "there is no pack at {file}; make one: greyhound pack IMAGES --out {file}"),
         (pa.schema([("x", pa.int64())]), NO_PACK),
         (SCHEMA, NO_PACK),  # without a header
-        (NEWER.schema(), "{file} has pack format 3, newer than 2, the newest known here; update Greyhound"),
+        (NEWER.schema(), "{file} has pack format 4, newer than 3, the newest known here; update Greyhound"),
+        (
+            OLDER.schema(),
+            "{file} has pack format 2, older than 3, the one that is read here; pack the images again",
+        ),
         *((data, "{file} is no readable pack ( ... ); pack the images again") for data in NOT_READABLE),
         *((schema, "{file} has a corrupt header ( ... ") for schema in NO_HEADERS),
     ],
