@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, portrait
 from PIL import Image
 
+from greyhound.cache import nearby
 from greyhound.cache import twins as module
 from greyhound.cache.demo.brushes import BREEDS
 from greyhound.cache.demo.dogs import draw_dog
@@ -113,11 +114,11 @@ def look_alikes() -> tuple[NDArray[np.uint8], Callable[[int], NDArray[np.uint8]]
 def test_among_look_alikes_the_twins_are_found_and_no_stranger(
     look_alikes: tuple[NDArray[np.uint8], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waves, told = module.low_waves(luma(look_alikes[0])), list[int]()
-    assert ((waves @ waves.T > module.ALIKE).sum(axis=1) > 30).all()
+    waves, told = nearby.low_waves(luma(look_alikes[0])), list[int]()
+    assert ((waves @ waves.T > nearby.ALIKE).sum(axis=1) > 30).all()
     for rows, columns in ((512, 1024), (7, 30)):
-        monkeypatch.setattr(module, "_ROWS", rows)
-        monkeypatch.setattr(module, "_COLUMNS", columns)
+        monkeypatch.setattr(nearby, "_ROWS", rows)
+        monkeypatch.setattr(nearby, "_COLUMNS", columns)
         found = find_pairs(*look_alikes, told.append)
         assert found_in(found) == {(place, place + 50) for place in range(14)}
     assert told == []
@@ -148,8 +149,13 @@ def test_pairs_are_the_same_in_any_order_and_block(dogs: list[Any], monkeypatch:
     order = np.random.default_rng(0).permutation(24)
     shuffled = {tuple(sorted((order[p.one], order[p.other]))) for p in find_pairs(pictures[order])}
     assert shuffled == found_in(whole)
-    for name, value in (("_ROWS", 5), ("_COLUMNS", 7), ("_PAIRS", 3)):
-        monkeypatch.setattr(module, name, value)
+    for room, name, value in (
+        (nearby, "_ROWS", 5),
+        (nearby, "_COLUMNS", 7),
+        (nearby, "_BATCH", 9),
+        (module, "_PAIRS", 3),
+    ):
+        monkeypatch.setattr(room, name, value)
     pairs = [[(p.one, p.other, p.mirrored) for p in found] for found in (find_pairs(pictures), whole)]
     assert pairs[0] == pairs[1]
 
@@ -158,8 +164,8 @@ def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
     """The rule, for two pictures as they lie: as bright, alike from afar, near when laid on one another."""
     both = np.stack([one, other]).astype(np.float32)
     shades = luma(np.stack([one, other]))
-    bright, waves = shades.mean(axis=(1, 2)), module.low_waves(shades).astype(np.float16).astype(np.float32)
-    if abs(bright[0] - bright[1]) > module.BRIGHTNESS or waves[0] @ waves[1] <= module.ALIKE:
+    bright, waves = shades.mean(axis=(1, 2)), nearby.quantised(shades).astype(float) / 4000
+    if abs(bright[0] - bright[1]) > nearby.BRIGHTNESS or waves[0] @ waves[1] <= nearby.ALIKE:
         return False
     grey = aligned_rmse(shades[:1, ..., None], shades[1:, ..., None])[0]
     return bool(grey <= 1.2 * APART and aligned_rmse(both[:1], both[1:])[0] <= APART)
@@ -186,8 +192,13 @@ def test_the_search_finds_what_comparing_all_with_all_finds(changes: list[Any]) 
         if any(is_pair(pictures[one], each) for each in (pictures[other], pictures[other][:, ::-1]))
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_ROWS", 3), ("_COLUMNS", 2), ("_PAIRS", 2)):
-            patch.setattr(module, name, value)
+        for room, name, value in (
+            (nearby, "_ROWS", 3),
+            (nearby, "_COLUMNS", 2),
+            (nearby, "_BATCH", 4),
+            (module, "_PAIRS", 2),
+        ):
+            patch.setattr(room, name, value)
         assert found_in(find_pairs(pictures)) == expected
 
 
