@@ -26,7 +26,7 @@ BRIGHTNESS: Final = 14.0
 """Levels of mean luma by which a crop may differ; with 5 % cropped the farthest of 522 was 13.2."""
 WHOLE: Final = 20_000
 """Pictures up to which all are compared with all. Of more, each is compared with those in cells near it."""
-REACH: Final = 0.12
+REACH: Final = 0.14
 """How far beyond its border with another a cell is searched. A vector has length 1. Of 1,800 planted twins
 among 100,000, 300,000 and 1,000,000 pictures 2, 0 and 1 were missed (docs/log.md)."""
 _UNIT: Final = 4000
@@ -110,7 +110,11 @@ def _divided(band: Indices, members: int, waves: Waves) -> Iterator[tuple[Indice
     count = int(2 * members**0.5)
     centres = waves[band[np.arange(count) * members // count]]
     even, odd = _products(centres, centres)
-    apart = np.sqrt(np.maximum(2 * (_UNIT**2 - even - np.abs(odd)), 0))
+    near = even + np.abs(odd)
+    # of centres that are all but equal the first one stays: frames of a burst are of one cell, not of all
+    first = np.flatnonzero((near > _SURE * _UNIT**2).argmax(axis=1) == np.arange(count))
+    count, centres = len(first), centres[first]
+    apart = np.sqrt(np.maximum(2 * (_UNIT**2 - near[np.ix_(first, first)]), 0))
     homes, visits = np.empty(members, np.int64), []
     for some in blocks(len(band), _COLUMNS):
         even, odd = _products(waves[band[some]], centres)

@@ -55,7 +55,7 @@ LOOKED_AT: Final = 256
 composition 60 are twins of another; for each there were at most 150 that looked more alike."""
 FINALISTS: Final = 16
 """Of these pairs so many are verified, at most, the nearest."""
-SLANT: Final = 0.35
+SLANT: Final = 0.38
 """Sine of the angle between the low waves of two pictures above which no crop lays one on the other."""
 _PAIRS: Final = 256
 
