@@ -28,7 +28,7 @@ WHOLE: Final = 20_000
 """Pictures up to which all are compared with all. Of more, each is compared with those in cells near it."""
 REACH: Final = 0.14
 """How far beyond its border with another a cell is searched, where vectors have length 1. Of 1,775 planted
-twins that comparing all with all finds one was missed, among 100,000 pictures as among 300,000 (docs/log.md)."""
+twins that comparing all with all finds one was missed, among 100,000 and among 300,000 (docs/log.md)."""
 _UNIT: Final = 4000
 """Length of the low waves in whole numbers. A sum of products stays below 2**24, so float32 holds it exactly:
 the same pairs are found whatever processor adds them up, in any order, on any number of threads."""
