@@ -130,7 +130,7 @@ def _lay_upon(one: Pictures, other: Pictures, cuts: tuple[float, ...] = _CUTS) -
     # windows leave the level as it is, and sums of squares lose less without it
     level = other.mean(axis=(1, 2), keepdims=True)
     one, other = one - level, other - level
-    windows = _windows(one.shape[1], cuts)
+    windows = crop_windows(one.shape[1], cuts)
     columns = np.zeros(len(one), np.int64)  # of the windows: nothing cut off
     for _ in range(2):
         rows = _best(windows, _across(windows[columns], one), other)
@@ -164,7 +164,7 @@ def _across(matrix: NDArray[np.float32], pictures: Pictures) -> Pictures:
 
 
 @lru_cache
-def _windows(side: int, cuts: tuple[float, ...]) -> NDArray[np.float32]:
+def crop_windows(side: int, cuts: tuple[float, ...]) -> NDArray[np.float32]:
     """Matrices `[k, side, side]` that cut off either end and stretch the rest; the first cuts nothing."""
     found = []
     for before in cuts:

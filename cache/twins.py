@@ -1,34 +1,40 @@
 """Twins: the same file again, or the same picture re-encoded, resized, cropped or mirrored.
 
 Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.findings` shows those that are
-the same picture beyond doubt, and `pack` never lets a split separate any. All pictures of about one
-brightness are compared by the low waves of their thumbnails. The few pairs that agree are aligned, and must
-differ by little. Close-ups of those that remain must be alike in detail.
+the same picture beyond doubt, and `pack` never lets a split separate any. `nearby` proposes pairs whose
+thumbnails are alike from afar. They are aligned, and must differ by little. Close-ups of those that remain
+must be alike in detail.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greyhound.cache.files import DiskList, Series
+from greyhound.cache.nearby import (
+    ALIKE,
+    WHOLE,
+    WIDTH,
+    Indices,
+    Waves,
+    blocks,
+    candidates,
+    likeness,
+    quantised,
+    rank,
+    slant,
+)
 from greyhound.cache.overlay import aligned_rmse, normalised_cross_correlation, unlike_share
 from greyhound.cache.scan import ImageInfo
-from greyhound.cache.stats import THUMBNAIL, cosines, luma
+from greyhound.cache.stats import THUMBNAIL, luma
 from greyhound.cache.thumbnail import Reader
 
-Indices = NDArray[np.int64]
-
-ALIKE: Final = 0.85
-"""Cosine of the low waves of two thumbnails from which a pair is looked at closely. Measured on 522 pictures,
-drawn and photographed, with 5 % of both sides cropped: the lowest 0.915 (docs/log.md)."""
-BRIGHTNESS: Final = 14.0
-"""Levels of mean luma by which a crop may differ; with 5 % cropped the farthest of 522 was 13.2."""
 APART: Final = 0.25
 """Aligned RMSE of two thumbnails up to which they are twins. Of 522 crops 99 % measured at most 0.22; the
 nearest two of the demo's dogs that are none 0.41."""
@@ -49,10 +55,10 @@ LOOKED_AT: Final = 256
 composition 60 are twins of another; for each there were at most 150 that looked more alike."""
 FINALISTS: Final = 16
 """Of these pairs so many are verified, at most, the nearest."""
-_WAVES: Final = 7
-_EVEN: Final = _WAVES * (_WAVES // 2 + 1) - 1
-"""So many of the low waves, the first, are the same in a mirror."""
-_ROWS, _COLUMNS, _PAIRS = 512, 1024, 256
+SLANT: Final = 0.38
+"""Sine of the angle between the low waves of two pictures above which no crop lays one on the other. In a
+large set alone: of 1,977 pairs it loses one (docs/log.md)."""
+_PAIRS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +146,17 @@ def find_pairs(
 ) -> list[Pair]:
     """Near twins among thumbnails, each pair once, by index. closeup, crowded: as in `find_twins`."""
     brightness, contrast = np.empty((2, len(thumbnails)), np.float32)
-    for places in _blocks(len(thumbnails), _PAIRS):
+    waves = np.empty((len(thumbnails), WIDTH), np.int16)
+    for places in blocks(len(thumbnails), _PAIRS):
         shades = luma(thumbnails[places])
         brightness[places], contrast[places] = shades.mean(axis=(1, 2)), shades.std(axis=(1, 2))
+        waves[places] = quantised(shades)
     busy = np.flatnonzero(contrast >= FLAT)
     order = busy[np.argsort(brightness[busy], kind="stable")]
-    waves = np.empty((len(order), _WAVES**2 - 1), np.float16)  # in half precision: 96 bytes a picture
-    for places in _blocks(len(order), _PAIRS):
-        waves[places] = low_waves(luma(thumbnails[order[places]]))
-    found = _Found(thumbnails, closeup)
-    blocks = _candidates(brightness[order], waves)
+    found = _Found(thumbnails, waves if len(order) > WHOLE else None, closeup)
     many = 0
-    with DiskList(found.verify_closest(_oriented(alike, order)) for alike in blocks) as left:
+    batches = candidates(order, brightness, waves, LOOKED_AT)
+    with DiskList(found.verify_closest(_oriented(alike)) for alike in batches) as left:
         for likely in left:
             many += len(np.unique(likely[likely[:, 3] == LOOKED_AT - 1, 0]))
             found.verify(found.nearest(likely))
@@ -166,9 +171,9 @@ class _Found:
     A likely pair is int64 `[4]`: both indices, whether the other is mirrored, its rank for the first.
     """
 
-    def __init__(self, thumbnails: Pictures, closeup: Reader) -> None:
+    def __init__(self, thumbnails: Pictures, waves: Waves | None, closeup: Reader) -> None:
         self.pairs: dict[tuple[int, int], Pair] = {}
-        self._thumbnails, self._closeup = thumbnails, closeup
+        self._thumbnails, self._waves, self._closeup = thumbnails, waves, closeup
         self._parents = np.arange(len(thumbnails))
 
     def verify_closest(self, likely: Indices) -> Indices:
@@ -179,7 +184,8 @@ class _Found:
 
     def verify(self, likely: Indices) -> None:
         """Add those of the likely pairs `[k, 4]` that are twins."""
-        for places in _blocks(len(likely), _PAIRS):
+        likely = likely[self._fit(likely)]
+        for places in blocks(len(likely), _PAIRS):
             some = likely[places]
             # luma alone costs a third, and spares nearly every stranger the colours
             some = some[self._apart(some) <= 1.2 * APART]
@@ -195,15 +201,25 @@ class _Found:
 
     def nearest(self, likely: Indices) -> Indices:
         """The FINALISTS of each picture that are nearest when aligned, one a group of known twins."""
-        roots = np.sort(find_roots(self._parents)[likely[:, :2]], axis=1)
-        apart = roots[:, 0] != roots[:, 1]
+        roots = np.sort(find_roots(self._parents, likely[:, :2]), axis=1)
+        apart = np.flatnonzero(roots[:, 0] != roots[:, 1])
+        apart = apart[self._fit(likely[apart])]
         likely, roots = likely[apart], roots[apart]
-        parts = (self._apart(likely[each]) for each in _blocks(len(likely), _PAIRS))
+        parts = (self._apart(likely[each]) for each in blocks(len(likely), _PAIRS))
         distance = np.concatenate([np.empty(0, np.float32), *parts])
         order = np.argsort(distance, kind="stable")
         order = order[np.sort(np.unique(roots[order], axis=0, return_index=True)[1])]
         likely = likely[order[distance[order] <= 1.2 * APART]]
-        return likely[_rank(likely[:, 0], np.arange(len(likely))) < FINALISTS]
+        return likely[rank(likely[:, 0], np.arange(len(likely))) < FINALISTS]
+
+    def _fit(self, likely: Indices) -> NDArray[np.bool_]:
+        """Whether a crop could lay one on the other, by the low waves. In a small set all are aligned."""
+        found = np.ones(len(likely), np.bool_)
+        if self._waves is not None:
+            for places in blocks(len(likely), 16 * _PAIRS):
+                one, other, mirrored, _ = likely[places].T
+                found[places] = slant(self._waves[one], self._waves[other], mirrored) <= SLANT
+        return found
 
     def _apart(self, likely: Indices) -> NDArray[np.float32]:
         """How far apart pairs are in luma `[k]`."""
@@ -231,76 +247,22 @@ def _turned(pictures: NDArray[np.uint8], mirrored: Indices) -> NDArray[np.uint8]
     return np.where(chosen, pictures[:, :, ::-1], pictures)
 
 
-def _blocks(count: int, size: int) -> Iterator[Indices]:
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
-
-
-def _candidates(brightness: NDArray[np.float32], waves: NDArray[np.float16]) -> Iterator[NDArray[np.float64]]:
-    """Pairs of places worth a closer look, by block, LOOKED_AT of each at most. brightness ascends."""
-    for start in range(0, len(waves), _ROWS):
-        stop = min(start + _ROWS, len(waves))
-        end = int(np.searchsorted(brightness, brightness[stop - 1] + BRIGHTNESS, side="right"))
-        found = np.empty((0, 4))
-        for left in range(start, end, _COLUMNS):
-            alike = _alike(brightness, waves, slice(start, stop), slice(left, min(left + _COLUMNS, end)))
-            found = np.concatenate([found, alike])
-            found = found[_rank(found[:, 0], -_likeness(found)) < LOOKED_AT]
-        yield found
-
-
-def _oriented(alike: NDArray[np.float64], order: Indices) -> Indices:
-    """Likely pairs of `_alike`, the upright ones and the mirrored ones. order: whose places they are."""
-    rank = _rank(alike[:, 0], -_likeness(alike))
+def _oriented(alike: NDArray[np.float64]) -> Indices:
+    """Likely pairs of those of `candidates`, the upright ones and the mirrored ones."""
+    ranks = rank(alike[:, 0], -likeness(alike))
     rows = [
-        np.column_stack([alike[:, :2], np.full(len(alike), mirrored), rank])[likeness > ALIKE]
-        for mirrored, likeness in ((0, alike[:, 2] + alike[:, 3]), (1, alike[:, 2] - alike[:, 3]))
+        np.column_stack([alike[:, :2], np.full(len(alike), mirrored), ranks])[cosine > ALIKE]
+        for mirrored, cosine in ((0, alike[:, 2] + alike[:, 3]), (1, alike[:, 2] - alike[:, 3]))
     ]
-    likely = np.concatenate(rows).astype(np.int64)
-    likely[:, :2] = order[likely[:, :2]]
-    return likely
+    return np.concatenate(rows).astype(np.int64)
 
 
-def _alike(
-    brightness: NDArray[np.float32], waves: NDArray[np.float16], rows: slice, columns: slice
-) -> NDArray[np.float64]:
-    """Pairs above ALIKE `[k, 4]`: the places of both, and the two parts of the cosine."""
-    one, other = waves[rows].astype(np.float32), waves[columns].astype(np.float32)
-    even, odd = one[:, :_EVEN] @ other[:, :_EVEN].T, one[:, _EVEN:] @ other[:, _EVEN:].T
-    found = np.flatnonzero(even + np.abs(odd) > ALIKE)
-    row, column = np.divmod(found, len(other))
-    row, column = row + rows.start, column + columns.start
-    near = (row < column) & (brightness[column] <= brightness[row] + BRIGHTNESS)
-    pairs = np.stack([row, column, even.ravel()[found], odd.ravel()[found]], axis=1)
-    return np.asarray(pairs[near], np.float64)
-
-
-def _likeness(alike: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(alike[:, 2] + np.abs(alike[:, 3]))
-
-
-def _rank(rows: NDArray[Any], keys: NDArray[Any]) -> Indices:
-    """The place of each among those of its row, by ascending keys: int64 `[k]`."""
-    order = np.lexsort((keys, rows))
-    ranks = np.empty(len(rows), np.int64)
-    ranks[order] = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
-    return ranks
-
-
-def low_waves(shades: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Luma `[n, 16, 16]` from afar: vectors `[n, 48]` of length 1; first the waves that no mirror changes."""
-    waves = cosines(_WAVES, shades.shape[1])
-    grid = waves @ shades @ waves.T
-    even, odd = grid[:, :, ::2].reshape(len(shades), -1)[:, 1:], grid[:, :, 1::2].reshape(len(shades), -1)
-    found = np.concatenate([even, odd], axis=1)
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6), np.float32)
-
-
-def find_roots(parents: Indices) -> Indices:
-    """The root of every index, the lowest that hangs together with it: int64 `[n]`."""
-    while not np.array_equal(parents, higher := parents[parents]):
-        parents = higher
-    return parents
+def find_roots(parents: Indices, at: Indices | None = None) -> Indices:
+    """The lowest index that hangs together with each of `at`, of any shape; without `at`, of all."""
+    found = parents if at is None else at
+    while not np.array_equal(found, higher := parents[found]):
+        found = higher
+    return found
 
 
 def join(parents: Indices, *indices: int) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import re
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -743,3 +744,23 @@ def test_more_than_a_tenth_of_long_images_is_said(tmp_path: Path, long: int, sai
     }
     header = pack(folder(tmp_path / "images", files), tmp_path / "p.arrow", Options(0, 0))
     assert any("longer than 2:1" in note and "--augment.fit" in note for note in header.notes) == said
+
+
+def test_packing_and_opening_leave_pandas_alone(tmp_path: Path) -> None:
+    """Pyarrow 26.0.1 imports it for a list or a scalar: a quarter of a second (findings/)."""
+    pytest.importorskip("pandas")
+    folder(
+        tmp_path / "kennel",
+        {
+            f"{name}/{place}.png": encode(noise(20, 16, place + 9 * (name == "b")))
+            for name in "ab"
+            for place in range(4)
+        },
+    )
+    code = (
+        "import sys; from pathlib import Path; from greyhound.cache.pack import pack; from greyhound.cache.store import Pack\n"
+        "kennel, out = map(Path, sys.argv[1:]); pack(kennel, out); opened = Pack(out); opened.corrupt(); opened.image_path(0)\n"
+        "print(len(opened), 'pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "kennel"), str(tmp_path / "k.arrow")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "4 False\n"

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from pictures import coded, encode, noise, portrait
 from PIL import Image
 
+from greyhound.cache import nearby
 from greyhound.cache import twins as module
 from greyhound.cache.demo.brushes import BREEDS
 from greyhound.cache.demo.dogs import draw_dog
-from greyhound.cache.overlay import aligned_rmse, unlike_share
+from greyhound.cache.overlay import aligned_rmse, crop_windows, unlike_share
 from greyhound.cache.scan import ImageInfo
-from greyhound.cache.stats import luma, measure
+from greyhound.cache.stats import cosines, luma, measure
 from greyhound.cache.thumbnail import DETAIL, SIDE
 from greyhound.cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins, show_one_picture
 
@@ -113,11 +114,11 @@ def look_alikes() -> tuple[NDArray[np.uint8], Callable[[int], NDArray[np.uint8]]
 def test_among_look_alikes_the_twins_are_found_and_no_stranger(
     look_alikes: tuple[NDArray[np.uint8], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waves, told = module.low_waves(luma(look_alikes[0])), list[int]()
-    assert ((waves @ waves.T > module.ALIKE).sum(axis=1) > 30).all()
+    waves, told = nearby.low_waves(luma(look_alikes[0])), list[int]()
+    assert ((waves @ waves.T > nearby.ALIKE).sum(axis=1) > 30).all()
     for rows, columns in ((512, 1024), (7, 30)):
-        monkeypatch.setattr(module, "_ROWS", rows)
-        monkeypatch.setattr(module, "_COLUMNS", columns)
+        monkeypatch.setattr(nearby, "_ROWS", rows)
+        monkeypatch.setattr(nearby, "_COLUMNS", columns)
         found = find_pairs(*look_alikes, told.append)
         assert found_in(found) == {(place, place + 50) for place in range(14)}
     assert told == []
@@ -148,8 +149,13 @@ def test_pairs_are_the_same_in_any_order_and_block(dogs: list[Any], monkeypatch:
     order = np.random.default_rng(0).permutation(24)
     shuffled = {tuple(sorted((order[p.one], order[p.other]))) for p in find_pairs(pictures[order])}
     assert shuffled == found_in(whole)
-    for name, value in (("_ROWS", 5), ("_COLUMNS", 7), ("_PAIRS", 3)):
-        monkeypatch.setattr(module, name, value)
+    for room, name, value in (
+        (nearby, "_ROWS", 5),
+        (nearby, "_COLUMNS", 7),
+        (nearby, "_BATCH", 9),
+        (module, "_PAIRS", 3),
+    ):
+        monkeypatch.setattr(room, name, value)
     pairs = [[(p.one, p.other, p.mirrored) for p in found] for found in (find_pairs(pictures), whole)]
     assert pairs[0] == pairs[1]
 
@@ -158,8 +164,8 @@ def is_pair(one: Thumbnail, other: Thumbnail) -> bool:
     """The rule, for two pictures as they lie: as bright, alike from afar, near when laid on one another."""
     both = np.stack([one, other]).astype(np.float32)
     shades = luma(np.stack([one, other]))
-    bright, waves = shades.mean(axis=(1, 2)), module.low_waves(shades).astype(np.float16).astype(np.float32)
-    if abs(bright[0] - bright[1]) > module.BRIGHTNESS or waves[0] @ waves[1] <= module.ALIKE:
+    bright, waves = shades.mean(axis=(1, 2)), nearby.quantised(shades).astype(float) / 4000
+    if abs(bright[0] - bright[1]) > nearby.BRIGHTNESS or waves[0] @ waves[1] <= nearby.ALIKE:
         return False
     grey = aligned_rmse(shades[:1, ..., None], shades[1:, ..., None])[0]
     return bool(grey <= 1.2 * APART and aligned_rmse(both[:1], both[1:])[0] <= APART)
@@ -186,8 +192,13 @@ def test_the_search_finds_what_comparing_all_with_all_finds(changes: list[Any]) 
         if any(is_pair(pictures[one], each) for each in (pictures[other], pictures[other][:, ::-1]))
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_ROWS", 3), ("_COLUMNS", 2), ("_PAIRS", 2)):
-            patch.setattr(module, name, value)
+        for room, name, value in (
+            (nearby, "_ROWS", 3),
+            (nearby, "_COLUMNS", 2),
+            (nearby, "_BATCH", 4),
+            (module, "_PAIRS", 2),
+        ):
+            patch.setattr(room, name, value)
         assert found_in(find_pairs(pictures)) == expected
 
 
@@ -266,3 +277,88 @@ def test_a_long_burst_costs_no_square() -> None:
     found = find_pairs(frames)
     assert len(found) <= 1000 * module.CLOSEST
     assert set(Twins(np.arange(1000), tuple(found)).groups()) == {0}
+
+
+def fields(count: int, seed: int) -> NDArray[np.float32]:
+    """Smooth random pictures `[n, 16, 16, 3]`, whose waves are the weaker the finer they are, as a photograph's."""
+    random, waves = np.random.default_rng(seed), cosines(16, 16)
+    weights = 1 / (1 + np.hypot(*np.indices((16, 16))))
+    weights[0, 0] = 0.3
+    shades = waves.T @ (random.standard_normal((count, 16, 16)) * weights) @ waves
+    levels = (
+        128
+        + 400 * shades[..., None] * random.uniform(0.3, 1, (count, 1, 1, 1))
+        + random.uniform(-9, 9, (count, 1, 1, 3))
+    )
+    return np.asarray(np.clip(levels, 0, 255), np.float32)
+
+
+def planted(count: int, changed: int) -> NDArray[np.uint8]:
+    """Random pictures, and after them changed copies of the first: cropped, every second one mirrored, lit, with grain."""
+    random, pictures = np.random.default_rng(1), fields(count, 0)
+    crops = crop_windows(16, (0.0, 0.03))
+    rows, columns = crops[random.integers(len(crops), size=(2, changed))]
+    copies = np.einsum("nij,njkc,nlk->nilc", rows, pictures[:changed], columns)
+    copies[::2] = copies[::2, :, ::-1]
+    copies += random.uniform(-4, 4, (changed, 1, 1, 1)) + random.normal(0, 1, copies.shape)
+    return np.concatenate([pictures, np.clip(copies, 0, 255)]).round().astype(np.uint8)
+
+
+def test_in_a_large_set_cells_propose_nearly_all_that_comparing_all_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures = planted(12_000, 2_000)
+    whole = found_in(find_pairs(pictures))
+    assert len(whole & {(place, place + 12_000) for place in range(2_000)}) > 1_800
+    products: list[int] = []
+    monkeypatch.setattr(nearby, "_products", counted(nearby._products, products))
+    for room in (nearby, module):
+        monkeypatch.setattr(room, "WHOLE", 1_000)
+    found = found_in(find_pairs(pictures))
+    assert len(found & whole) >= 0.995 * len(whole), f"{len(found & whole)} of {len(whole)}"
+    assert found <= whole
+    assert sum(products) < 14_000**2 / 10
+
+
+def counted(work: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
+    def products(one: NDArray[Any], other: NDArray[Any]) -> Any:
+        counts.append(len(one) * len(other))
+        return work(one, other)
+
+    return products
+
+
+def test_the_same_pairs_whatever_adds_them_up() -> None:
+    """Products of low waves are whole numbers that float32 holds: no order of the sums, no thread changes one."""
+    one_row = np.broadcast_to(255 * np.eye(16)[:, :, None, None], (16, 16, 16, 3))
+    waves = nearby.quantised(luma(np.concatenate([fields(500, 2), one_row])))
+    even, odd = nearby._products(waves, waves)
+    parts = waves[:, : nearby._EVEN].astype(int), waves[:, nearby._EVEN :].astype(int)
+    assert np.array_equal(even, parts[0] @ parts[0].T)
+    assert np.array_equal(odd, parts[1] @ parts[1].T)
+    assert np.abs(waves.astype(int) @ waves.astype(int).T).max() < 2**24
+
+
+def test_among_many_equal_pictures_the_search_stays_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of one picture fall into one cell, whose members all look like all others."""
+    frame, grain = fields(1, 3), np.random.default_rng(0)
+    sums = []
+    limits = (
+        (nearby, "WHOLE", 900),
+        (module, "WHOLE", 900),
+        (module, "LOOKED_AT", 32),
+        (nearby, "_COLUMNS", 128),
+    )
+    for room, name, value in limits:
+        monkeypatch.setattr(room, name, value)
+    for count in (1_000, 3_000):
+        frames = np.clip(frame + grain.integers(-1, 2, (count, 16, 16, 3)), 0, 255)
+        pictures = np.concatenate([fields(1_000, 4), frames]).astype(np.uint8)
+        products: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(nearby, "_products", counted(nearby._products, products))
+            found = find_pairs(pictures)
+        assert len(set(Twins(np.arange(len(pictures)), tuple(found)).groups()[1_000:])) == 1
+        assert len(found) <= count * module.CLOSEST + 50
+        sums.append(sum(products))
+    assert sums[1] < 4 * sums[0]
