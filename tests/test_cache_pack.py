@@ -763,4 +763,4 @@ def test_packing_and_opening_leave_pandas_alone(tmp_path: Path) -> None:
         "print(len(opened), 'pandas' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "kennel"), str(tmp_path / "k.arrow")]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "4 False\n"
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "8 False\n"
