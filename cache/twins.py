@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from greyhound.cache.files import DiskList, Series
 from greyhound.cache.nearby import (
@@ -156,7 +157,11 @@ def find_pairs(
     found = _Found(thumbnails, waves if len(order) > WHOLE else None, closeup)
     many = 0
     batches = candidates(order, brightness, waves, LOOKED_AT)
-    with DiskList(found.verify_closest(_oriented(alike)) for alike in batches) as left:
+    # products as small as these cost BLAS's threads several times as much in waiting for each other
+    with (
+        threadpool_limits(1, "blas"),
+        DiskList(found.verify_closest(_oriented(alike)) for alike in batches) as left,
+    ):
         for likely in left:
             many += len(np.unique(likely[likely[:, 3] == LOOKED_AT - 1, 0]))
             found.verify(found.nearest(likely))
