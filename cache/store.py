@@ -171,9 +171,8 @@ class Pack:
 
     def is_valid(self, index: int) -> bool:
         """Whether image `index` has the checksum that it was packed with."""
-        version = self._shards[
-            self._shard(index)
-        ].version()  # before the bytes: what is written meanwhile is of a later one
+        # Before the bytes: what is written meanwhile is of a later version.
+        version = self._shards[self._shard(index)].version()
         valid = zlib.crc32(self._raw(index).data) == int(self.crc32s[index])
         self._checked[index] = version if valid else _NEVER
         return valid
