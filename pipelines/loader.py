@@ -134,8 +134,8 @@ class Loader:
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
         corrupt = pack.corrupt(self.ids) if resources.on_corrupt == "skip" else []
         self.corrupt = np.array(corrupt, dtype=np.int64)
-        self.ids = np.sort(self.ids) if shuffle else self.ids[~np.isin(self.ids, self.corrupt)]
         self._replacements = replacements(pack.labels, self.ids, self.corrupt) if corrupt else None
+        self.ids = np.sort(self.ids) if shuffle else self.ids[~np.isin(self.ids, self.corrupt)]
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.position, self.data_time, self.images_done = start, 0.0, 0

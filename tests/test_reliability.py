@@ -489,6 +489,9 @@ def test_an_evaluation_needs_no_validation_image_that_can_be_read(
     assert (
         "; temperature 1: no validation image can be read, so none can be fitted" in capsys.readouterr().out
     )
+    count = len(colour_pack.ids("val"))
+    with pytest.raises(PackError, match=f"all of the {count} images asked for are corrupt"):
+        evaluation.evaluate(replace(job, split="val", resources=replace(ONE_THREAD, on_corrupt="skip")))
 
 
 # --- bytes from elsewhere -----------------------------------------------------------------------------------
