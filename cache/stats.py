@@ -153,10 +153,10 @@ def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
 
     if min(shades.shape) < 5:
         return 0.0, 0.0
-    soft, slope, bend = np.array([1, 2, 1]) / 4, np.array([-1, 0, 1]) / 2, np.array([1, -2, 1])
-    softened = cv2.sepFilter2D(shades, cv2.CV_32F, soft, soft)
-    kernels = ((bend, np.array([0, 1, 0])), (slope, slope), (np.array([0, 1, 0]), bend))
-    found = [cv2.sepFilter2D(softened, cv2.CV_32F, *each)[2:-2, 2:-2].ravel() for each in kernels]
+    soft = np.array([1, 2, 1]) / 4
+    slope, bend = np.convolve(soft, [-0.5, 0, 0.5]), np.convolve(soft, [1, -2, 1])
+    kernels = ((bend, soft), (slope, slope), (soft, bend))
+    found = [cv2.sepFilter2D(shades, cv2.CV_32F, *each)[2:-2, 2:-2].ravel() for each in kernels]
     spread = np.array([[np.dot(one, other) for one in found] for other in found]) / found[0].size
     means = np.array([each.mean() for each in found])
     spread -= np.outer(means, means)
