@@ -50,17 +50,17 @@ class Job:
     """auto: swa or best, whichever did better on the validation split."""
     worst_first: bool = False
     """List the classes by accuracy instead of by name."""
-    batch_size: int = 64
-    """Crops in one forward pass; the crops of one image stay together."""
+    batch_size: int | None = None
+    """Crops in one forward pass; the crops of one image stay together. Default: 64 on a GPU, 16 on a CPU."""
     seed: int = 0
     """Another seed draws other crops."""
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         """Refuse contradictions. Raises ValueError."""
-        for name in ("crops", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least 1")
+        for flag, value in {"--crops": self.crops, "--batch-size": self.batch_size}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{flag} is {value}; expected at least 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.images and (self.pack or self.split != "test"):
@@ -86,18 +86,18 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey.table import Lines
 from greyhound.model import calibration, distributed, metrics, precision
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.report import figures, report
 from greyhound.model.run import EVALUATION, PACK, RECIPE, Run
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
-from greyhound.session import open_device, open_trained_pack
+from greyhound.session import EVALUATED, open_device, open_trained_pack
 
 
 def evaluate(job: Job) -> int:
     """Predict every crop, and write what came of it. The exit code."""
-    size = f"{max(job.batch_size, job.crops)} crops at once"
-    remedy = "lower --batch-size and --crops, or use --device cpu"
     engine, where, device = open_device(job.resources)
+    at_once = job.batch_size or EVALUATED[where]
+    job, size = replace(job, batch_size=at_once), f"{max(at_once, job.crops)} crops at once"
+    remedy = "lower --batch-size and --crops, or use --device cpu"
     with refusing_out_of_memory(size, remedy), distributed.process_group(device):
         if distributed.world_size() > 1 and job.images:
             raise UserError("--images is for one process; start it without torchrun, or pack the images")
@@ -232,6 +232,7 @@ def predict(
     Each rank predicts its share; the first one gets all.
     """
     parts, rows = [], []
+    assert job.batch_size  # since `evaluate` has chosen it
     loader = Loader(
         pack,
         trained.crops() if job.crops > 1 else trained.centre(),
@@ -258,6 +259,8 @@ def predict(
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     """Write the result's JSON, its confusion matrix and the report; print the tables."""
+    from greyhound.model.report import figures, report  # matplotlib, which predictions do not need
+
     folder.write(name, result)
     shown = metrics.most_confused(result, figures.DRAWN)
     rows = [result["classes"][index] for index in shown]

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from greyhound.cache.errors import UserError
 from greyhound.model import checkpoint
+from greyhound.model.imports import import_timm
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
 Triple: TypeAlias = tuple[float, float, float]
@@ -141,10 +142,8 @@ def build(
     and ours stays random. activation_checkpointing: keep less of the forward pass and compute it again in the
     backward pass (Chen et al. 2016). Raises WeightsError, which says what to install or to give.
     """
-    import timm
-
     check_name(name)
-    network: Any = timm.create_model(name, num_classes=classes)
+    network: Any = import_timm().create_model(name, num_classes=classes)
     if weights != "none":
         load_state(network, *_find_state(network, name, weights))
     if activation_checkpointing:
@@ -172,10 +171,8 @@ def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | Non
 
 def normalisation(name: str) -> tuple[Triple, Triple]:
     """Mean and std of RGB, in 0..1, that the pretrained weights of `name` expect. Raises WeightsError."""
-    import timm
-
     check_name(name)
-    described = timm.get_pretrained_cfg(name)
+    described = import_timm().get_pretrained_cfg(name)
     return tuple(described.mean), tuple(described.std)
 
 
@@ -189,9 +186,7 @@ def set_train_mode(network: nn.Module, freeze_bn: bool) -> None:
 
 def convert_sync_batchnorm(network: nn.Module) -> nn.Module:
     """The network with torch's SyncBatchNorm, whose statistics are of all ranks. Weights keep their names."""
-    from timm.layers import convert_sync_batchnorm
-
-    converted: nn.Module = convert_sync_batchnorm(network)
+    converted: nn.Module = import_timm().layers.convert_sync_batchnorm(network)
     return converted
 
 
@@ -223,8 +218,7 @@ def preserve_state(network: nn.Module) -> Iterator[None]:
 
 def check_name(name: str) -> None:
     """Refuse a name that timm does not know, and say which it may have been. Raises WeightsError."""
-    import timm
-
+    timm = import_timm()
     if not timm.is_model(name) or ("." in name and name not in timm.list_pretrained()):
         known = timm.list_pretrained() if "." in name else timm.list_models()
         near = difflib.get_close_matches(name, known, n=3)
@@ -285,8 +279,7 @@ def _in_order(state: StateDict, network: nn.Module, source: Path) -> StateDict:
 
 def _download(name: str, package: str | None) -> StateDict:
     """Timm's tensors for `name`, from its cache or the hub. Raises WeightsError, soon if offline."""
-    import timm
-
+    timm = import_timm()
     described = timm.get_pretrained_cfg(name)
     if not described.has_weights:
         raise WeightsError(f"timm has no pretrained weights for {name}; give --weights a path, or none")

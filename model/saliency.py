@@ -7,7 +7,7 @@ images.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from greyhound.model.network import eval_mode
 
 _BRIGHTEST: Final = 99
 """The percentile of a map that is drawn white: by the maximum, one pixel could leave the rest black."""
+AT_ONCE: Final = {"cuda": 64, "cpu": 2}
+"""Images in a backward pass, by device. On a CPU more take more memory, and no less time."""
+Maps: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,28 @@ def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
     images: `[B, 3, S, S]` on the network's device. labels: int64 `[B]`. In evaluation mode, where no image
     sees another. Parameters get no gradient; network and images stay as they were.
     """
-    pixels = images.detach().clone().requires_grad_()
+    at_once = AT_ONCE.get(images.device.type, len(images))
     with eval_mode(network), torch.enable_grad():
-        logits = network(pixels)
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        (gradient,) = torch.autograd.grad(losses.sum(), pixels)
+        parts = [
+            _backpropagate(network, *pair)
+            for pair in zip(images.split(at_once), labels.split(at_once), strict=True)
+        ]
+    gradient, losses, logits = map(torch.cat, zip(*parts, strict=True))
     return Saliency(
-        gradient=gradient.abs().amax(dim=1).float().numpy(force=True),
-        loss=losses.float().numpy(force=True),
+        gradient=gradient.numpy(force=True),
+        loss=losses.numpy(force=True),
         predictions=logits.argmax(dim=1).numpy(force=True),
-        probabilities=logits.float().softmax(dim=1).numpy(force=True),
+        probabilities=logits.softmax(dim=1).numpy(force=True),
     )
+
+
+def _backpropagate(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Maps:
+    """Of a few images: the gradient `[B, S, S]`, the losses `[B]`, the logits `[B, K]`; float32."""
+    pixels = images.detach().clone().requires_grad_()
+    logits = network(pixels)
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    (gradient,) = torch.autograd.grad(losses.sum(), pixels)
+    return gradient.abs().amax(dim=1).float(), losses.detach().float(), logits.detach().float()
 
 
 def normalise(gradient: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from greyhound.model import distributed
 from greyhound.model.precision import forward
-from greyhound.model.report import figures
 from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, Run, RunError
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
@@ -154,6 +153,8 @@ def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: in
     """
     folder.write(DIVERGED, asdict(found))
     picture = folder.folder / DIVERGED_PICTURE
+    from greyhound.model.report import figures  # matplotlib, which a step that goes well does not need
+
     figures.image_sheet(picture, _sheet(pixels), [""] * SHEET_COLUMNS)
     place = f"in epoch {found.epoch}, after {found.images} of {images} images"
     batch = f"the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them"

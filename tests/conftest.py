@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import runpy
 import shutil
@@ -60,6 +61,12 @@ def pytest_runtest_setup() -> None:
     """Heed every signal, whatever a shell, nohup or an earlier test had ignored: tests send them."""
     for number in ENDINGS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_runtest_teardown() -> None:
+    """Collect garbage again: a program that a test ran in this process does not, while it imports."""
+    gc.enable()
+    gc.unfreeze()
 
 
 def pytest_runtest_call() -> None:
