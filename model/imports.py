@@ -78,5 +78,5 @@ class _LaterUtils(ModuleType):
 def _disable_later(
     fn: Callable[..., Any] | None = None, recursive: bool = True, *, reason: str | None = None
 ) -> Any:
-    """`torch.compiler.disable`, as torch itself uses it inside: torch._dynamo is imported at the first call."""
+    """`torch.compiler.disable` as torch itself has it inside: torch._dynamo is imported at the first call."""
     return _disable_dynamo(fn, recursive)
