@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -82,6 +82,7 @@ from greyhound.cache.cli import from_json, note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import NO_LABEL, Source, find_unlabelled, named_as_image
 from greyhound.cache.pack import Options, write
+from greyhound.cache.scan import scan
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey.table import Lines
 from greyhound.model import calibration, distributed, metrics, precision
@@ -107,7 +108,7 @@ def evaluate(job: Job) -> int:
         trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
         bf16 = recipe["precision"] == "bf16" and precision.has_bf16(device)
         origin, network = folder.network(job.checkpoint, device)
-        with open_images(job, folder) as (pack, asked, name):
+        with open_images(job, folder, engine) as (pack, asked, name):
             if (job.predictions or job.probabilities) and (pack.labels[asked] >= 0).any():
                 flag = "--predictions" if job.predictions else "--probabilities"
                 raise UserError(f"{flag} is for images without labels; these have labels")
@@ -144,10 +145,10 @@ def evaluate(job: Job) -> int:
 
 
 @contextmanager
-def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64], str]]:
+def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDArray[np.int64], str]]:
     """The pack to evaluate, its rows, and the result's file: eval.json is for the run's own test split.
 
-    A folder of images is packed for the time of the block.
+    A folder of images is packed for the time of the block, for this engine alone.
     """
     if job.images is None:
         pack = open_trained_pack(folder, job.pack, job.resources)
@@ -166,8 +167,10 @@ def open_images(job: Job, folder: Run) -> Iterator[tuple[Pack, NDArray[np.int64]
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
         out = Path(temporary) / "images.arrow"
         options = Options(grayscale="keep", duplicates="keep", background=background)
-        with progress_bar("looking at every image") as update:
-            header = write(find_images(job.images, classes), classes, out, options, update, split="test")
+        sources = find_images(job.images, classes)
+        infos = scan((each.file for each in sources), background=background, dali=engine == "dali")
+        with progress_bar("looking at every image") as update, closing(infos):
+            header = write(sources, classes, out, options, update, split="test", infos=infos)
         for row in header.excluded:
             print(plain(f"left out: {row.path}: {row.reason} ({row.detail})"), file=sys.stderr)
         pack = Pack(out)

@@ -38,6 +38,8 @@ TIMEOUT: Final = 60.0
 """Seconds that one file may take before its child is ended and the file is called undecodable."""
 AHEAD: Final = 512
 """Files scanned ahead of the reader: so long one slow file holds up no other."""
+WITHOUT_DALI: Final = "--without-dali"
+"""Tells a child that DALI need not decode the files; importing it takes more time than a small file."""
 FEW: Final = 64
 SMALL: Final = 16 << 20
 """Of fewer files, and fewer bytes together, one child is enough: to start a second takes longer."""
@@ -90,18 +92,18 @@ class ScanError(UserError):
 
 
 def scan(
-    paths: Iterable[Path], workers: int | None = None, background: str = WHITE
+    paths: Iterable[Path], workers: int | None = None, background: str = WHITE, dali: bool = True
 ) -> Generator[ImageInfo, None, None]:
     """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError.
 
     workers: child processes; without it one for a few files, else one a core. background: the colour on
-    which transparent pixels are laid.
+    which transparent pixels are laid. dali: whether DALI must decode them too, where it is installed.
     """
     waiting = iter(paths)
     first = list(islice(waiting, FEW))
     quick = len(first) < FEW and sum(map(_bytes, first)) <= SMALL
     workers = workers or (1 if quick else available_cores())
-    with _children(background) as info:
+    with _children(background, dali) as info:
         yield from in_order(info, chain(first, waiting), workers, AHEAD)
 
 
@@ -138,7 +140,7 @@ def _bytes(path: Path) -> int:
 
 
 @contextmanager
-def _children(background: str) -> Iterator[Callable[[Path], ImageInfo]]:
+def _children(background: str, dali: bool) -> Iterator[Callable[[Path], ImageInfo]]:
     """Yield a function that scans a file in an idle child process, or in a new one."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
@@ -147,7 +149,7 @@ def _children(background: str) -> Iterator[Callable[[Path], ImageInfo]]:
         try:
             child = idle.get_nowait()
         except queue.Empty:
-            child = _Child(background)
+            child = _Child(background, dali)
             started.append(child)
         try:
             return child.info(path)
@@ -164,8 +166,8 @@ def _children(background: str) -> Iterator[Callable[[Path], ImageInfo]]:
 class _Child:
     """Owns one decoder process and its pipes."""
 
-    def __init__(self, background: str) -> None:
-        self.background = background
+    def __init__(self, background: str, dali: bool) -> None:
+        self.arguments = [background, *([] if dali else [WITHOUT_DALI])]
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
         try:
             self._start()
@@ -205,7 +207,7 @@ class _Child:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "greyhound.cache.validate", self.background],
+            [sys.executable, "-P", "-m", "greyhound.cache.validate", *self.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

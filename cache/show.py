@@ -9,23 +9,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from greyhound.cache.cli import plain
-from greyhound.cache.selection import FINDINGS
 from greyhound.cache.shards import find
 from greyhound.cache.store import SPLITS, Pack, PackError
-from greyhound.cache.survey.table import Row
+
+if TYPE_CHECKING:
+    from greyhound.cache.survey.table import Row
 
 _ANY: Final = "any of them"
 
 
 def summarise(rows: Iterable[Row], out: Path) -> None:
     """Counts by finding, and what to do next."""
+    from greyhound.cache.selection import FINDINGS  # and with it much that `info` does not need
+
     found, excluded, images = Counter[str](), Counter[str](), 0
     for images, row in enumerate(rows, start=1):  # noqa: B007  their number is wanted after the last
         names = (*row.findings, _ANY) if row.findings else ()

@@ -35,7 +35,7 @@ from greyhound.cache.picture import (
     read_orientation,
     to_rgb,
 )
-from greyhound.cache.scan import WHITE, ImageInfo
+from greyhound.cache.scan import WHITE, WITHOUT_DALI, ImageInfo
 from greyhound.cache.stats import measure
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
@@ -186,9 +186,9 @@ def _coded_avif(data: bytes) -> bytes:
 class DaliDecoder:
     """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
 
-    def __init__(self) -> None:
-        """Without DALI on this machine, every check passes: its engine cannot be chosen here either."""
-        self._pipeline = _decoder() if has_dali() else None
+    def __init__(self, wanted: bool = True) -> None:
+        """Unless it is `wanted` and on this machine, every check passes: its engine is not chosen here."""
+        self._pipeline = _decoder() if wanted and has_dali() else None
 
     def check(self, encoded: NDArray[np.uint8], expected: Pixels) -> None:
         """Raise DecodeError unless DALI decodes `encoded` to about `expected`."""
@@ -289,7 +289,7 @@ def main() -> None:
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
     Image.MAX_IMAGE_PIXELS = None  # `validate_image` refuses bombs itself, by what the header claims
-    dali, background = DaliDecoder(), (*sys.argv[1:], WHITE)[0]
+    dali, background = DaliDecoder(WITHOUT_DALI not in sys.argv), (*sys.argv[1:], WHITE)[0]
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
         info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), dali, background)

@@ -113,11 +113,11 @@ def fuse_conv_bn(network: nn.Module, size: int) -> nn.Module:
     not the network's, because a convolution's output is also used elsewhere, nothing is fused.
     """
     device = next(network.parameters()).device
-    plain = deepcopy(network).eval().cpu()  # where the comparison is not blurred by TF32
+    copy = deepcopy(network).eval().cpu()  # where the comparison is not blurred by TF32
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    copy = deepcopy(plain)
     names = {module: name for name, module in copy.named_modules()}
-    for convolution, norm in _pairs(copy, image):
+    pairs, expected = _pairs(copy, image)
+    for convolution, norm in pairs:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
@@ -131,13 +131,17 @@ def fuse_conv_bn(network: nn.Module, size: int) -> nn.Module:
         )
         parent, _, leaf = names[norm].rpartition(".")
         setattr(copy.get_submodule(parent), leaf, _activation(norm))
-    expected, found = plain(image), copy(image)
-    same = (found - expected).abs().max() <= _TOLERANCE * expected.abs().max()
-    return (copy.eval() if same else plain).to(device)
+    same = (copy(image) - expected).abs().max() <= _TOLERANCE * expected.abs().max()
+    return copy.eval().to(device) if same else deepcopy(network).eval()
 
 
-def _pairs(network: nn.Module, image: torch.Tensor) -> list[tuple[nn.Conv2d, _BatchNorm]]:
-    """Every convolution whose result goes to a BatchNorm with running statistics, and that BatchNorm."""
+def _pairs(
+    network: nn.Module, image: torch.Tensor
+) -> tuple[list[tuple[nn.Conv2d, _BatchNorm]], torch.Tensor]:
+    """Every convolution whose result goes to a BatchNorm with running statistics, and that BatchNorm.
+
+    And the network's output.
+    """
     returned: dict[
         int, tuple[torch.Tensor, nn.Conv2d]
     ] = {}  # the tensors are kept, so that no id is used twice
@@ -159,10 +163,10 @@ def _pairs(network: nn.Module, image: torch.Tensor) -> list[tuple[nn.Conv2d, _Ba
         for module in network.modules()
         if isinstance(module, _BatchNorm)
     ]
-    network(image)
+    output = network(image)
     for hook in hooks:
         hook.remove()
-    return found
+    return found, output
 
 
 def _activation(norm: _BatchNorm) -> nn.Module:

@@ -130,8 +130,8 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def scan_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are scanned in this process: the children have a test file of their own."""
-    for module in ("pack", "survey.findings"):
-        monkeypatch.setattr(f"greyhound.cache.{module}.scan", scan_here)
+    for module in ("cache.pack", "cache.survey.findings", "eval"):
+        monkeypatch.setattr(f"greyhound.{module}.scan", scan_here)
 
 
 @pytest.fixture
