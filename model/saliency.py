@@ -47,7 +47,7 @@ def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
     with eval_mode(network), torch.enable_grad():
         parts = [
             _backpropagate(network, *pair)
-            for pair in zip(images.split(at_once), labels.split(at_once), strict=True)
+            for pair in zip(torch.split(images, at_once), torch.split(labels, at_once), strict=True)
         ]
     gradient, losses, logits = map(torch.cat, zip(*parts, strict=True))
     return Saliency(

@@ -356,7 +356,9 @@ def test_pictures_are_compared_block_by_block(levels: int, apart: float) -> None
     assert module.most_apart(np.full((64, 80, 3), 100, np.uint8), other) == pytest.approx(apart)
 
 
-def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "has_dali", lambda: False)
-    look = validate_image(encode(PICTURE), DaliDecoder())
+@pytest.mark.parametrize(("wanted", "there"), [(True, False), (False, True)])
+def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch, wanted: bool, there: bool) -> None:
+    monkeypatch.setattr(module, "has_dali", lambda: there)
+    monkeypatch.setattr(module, "_decoder", lambda: pytest.fail("DALI is imported"))
+    look = validate_image(encode(PICTURE), DaliDecoder(wanted))
     assert (look.problem, look.transcode) == ("", "")

@@ -325,8 +325,8 @@ def test_the_background_is_chosen_and_known_to_the_pack(tmp_path: Path) -> None:
 def test_predictions_lie_on_the_background_of_the_trained_pack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("greyhound.cache.pack.scan", scan_here)
+    monkeypatch.setattr("greyhound.eval.scan", scan_here)
     job: Any = SimpleNamespace(images=folder(tmp_path / "images", {"1.png": encode(Image.fromarray(RGBA))}))
     run: Any = SimpleNamespace(read=lambda _: {"classes": ["a", "b"], "background": "#204060"})
-    with open_images(job, run) as (opened, _, _):
+    with open_images(job, run, "threads") as (opened, _, _):
         assert abs(decode(opened.encoded(0)).astype(int) - over((32, 64, 96))).max() <= 1

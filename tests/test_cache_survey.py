@@ -31,10 +31,6 @@ CHILD = """
 import os, time
 from greyhound.cache import validate
 
-class NoProbe:
-    def check(self, encoded, expected):
-        pass
-
 def answer(path, probe, background, real=validate._answer):
     acts = {
         "abort": os.abort,
@@ -48,7 +44,8 @@ def answer(path, probe, background, real=validate._answer):
             act()
     return real(path, probe, background)
 
-validate.DaliDecoder, validate._answer = NoProbe, answer
+without = validate.DaliDecoder(False)
+validate.DaliDecoder, validate._answer = lambda _: without, answer
 validate.main()
 """
 """The child process, but for DALI's probe, which takes seconds to start, and with files that end it."""
@@ -195,6 +192,22 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
     measured = measure(coded(10, 9))
     assert {name: getattr(looks[0], name) for name in measured} == measured
     assert (looks[0].mode, looks[0].animated) == ("RGB", False)
+
+
+@pytest.mark.parametrize("dali", [True, False])
+def test_a_child_is_told_whether_dali_must_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dali: bool
+) -> None:
+    commands: list[list[str]] = []
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert widths(scan(files(tmp_path, "a.png"), dali=dali)) == [10]
+    assert [command[-1] == module.WITHOUT_DALI for command in commands] == [not dali]
 
 
 def test_a_child_that_was_killed_between_two_files_costs_none(

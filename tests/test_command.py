@@ -65,6 +65,16 @@ def test_an_unknown_command_is_one_line(word: str, says: str, monkeypatch: Patch
     assert answer(monkeypatch, capsys, word) == (2, "", says)
 
 
+def test_imports_and_the_end_collect_no_garbage() -> None:
+    program = (
+        "import atexit, gc; from greyhound.cache.cli import end_quietly, run\n"
+        "atexit.register(lambda: print(len(gc.get_objects()) < 1000))\n"
+        "end_quietly(); print(gc.isenabled()); run(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\nTrue True\nTrue\n", done.stderr
+
+
 def words(name: str) -> str:
     return f"{name}{' fast' * (name == 'train')}{' x' * (name in command.CACHE)}"
 

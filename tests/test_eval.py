@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import encode, folder, noise, packed
+from pictures import encode, folder, noise, packed, scan_here
 from PIL import Image
 from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
@@ -21,7 +21,7 @@ from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import calibration, checkpoint, metrics
+from greyhound.model import calibration, checkpoint, metrics, precision
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
 from greyhound.model.saliency import saliency
@@ -105,6 +105,37 @@ def test_accuracy_is_the_mean_over_single_crops_of_the_network(run: Path, colour
     assert result["accuracy"] == pytest.approx((chances.argmax(2) == batch.labels).float().mean().item())
     mean = chances.mean(0)[torch.arange(12), batch.labels]
     assert result["cross_entropy"] == pytest.approx(-mean.log().mean().item(), rel=1e-4)
+
+
+def test_on_a_cpu_few_crops_are_computed_at_once(run: Path, monkeypatch: Patch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    forward = precision.forward
+
+    def look(network: torch.nn.Module, images: torch.Tensor, bf16: bool) -> torch.Tensor:
+        shapes.append(tuple(images.shape[:1]))
+        return forward(network, images, bf16)
+
+    monkeypatch.setattr(precision, "forward", look)
+    for crops, size, most in ((3, None, 15), (20, None, 20), (3, 7, 6)):
+        shapes.clear()
+        evaluate(run, crops=crops, batch_size=size)
+        assert max(shapes) == (most,)
+
+
+@pytest.mark.parametrize("engine", ["threads", "dali"])
+def test_files_to_predict_are_checked_by_the_engine_that_reads_them(
+    run: Path, images: Path, monkeypatch: Patch, engine: str
+) -> None:
+    asked: list[bool] = []
+
+    def look(*arguments: Any, dali: bool, **named: Any) -> Any:
+        asked.append(dali)
+        return scan_here(*arguments, **named)
+
+    monkeypatch.setattr(evaluation, "scan", look)
+    with evaluation.open_images(evaluation.Job(run=run, images=images), Run(run), engine) as (pack, _, _):
+        assert len(pack) == 6
+    assert asked == [engine == "dali"]
 
 
 def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> None:

@@ -138,9 +138,11 @@ def test_every_promise_is_proven_by_a_test_that_exists() -> None:
 
 
 ABSENT = {
+    "cache.show": ("PIL", "greyhound.cache.selection", "greyhound.cache.survey.table"),
     "cache.pack cache.store cache.cli": ("torch", "cv2", "nvidia.dali", "greyhound.pipelines"),
     "cache.__main__": ("torch",),
     "pipelines.loader": ("nvidia.dali", "timm", "greyhound.model"),
+    "eval": ("nvidia.dali", "timm", "matplotlib", "pandas"),
     # A slip on the command line is answered in seconds: timm brings torchvision, that half of torch's compiler.
     "train eval explain review": ("nvidia.dali", "timm", "torchvision", "torch._dynamo"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,27 @@ from greyhound.model.network import (
 )
 
 TINY = "test_efficientnet"
+LATER = {
+    """
+import gc, sys, torch
+from greyhound.model.network import build
+with torch.no_grad():
+    build("test_efficientnet", 3, weights="none").eval()(torch.zeros(1, 3, 32, 32))
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules], gc.isenabled())
+named = sys.modules["torchvision.ops.roi_align"].is_compile_supported
+from torch._dynamo.utils import is_compile_supported
+print(named("cpu") == is_compile_supported("cpu"), torch.compiler.disable.__module__)
+""": "[] True\nTrue torch.compiler\n",
+    """
+import sys, torch
+from greyhound.model import imports
+with imports._compiler_later():
+    later = torch.compiler.disable(torch.compiler.is_compiling, reason="a test")
+    from torch._dynamo.utils import counters
+print(sys.modules["torch._dynamo.utils"].counters is counters, later())
+""": "True False\n",
+}
+"""Programs, and what they print."""
 
 
 @pytest.fixture(autouse=True)
@@ -329,3 +352,9 @@ def test_set_training_leaves_frozen_statistics_alone(frozen: bool) -> None:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert [norm.training for norm in norms] == [not frozen, not frozen]
     assert network[1].training
+
+
+@pytest.mark.parametrize("program", LATER)
+def test_a_network_needs_no_compiler_and_whoever_needs_it_has_it(program: str) -> None:
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (found.stdout, found.returncode) == (LATER[program], 0), found.stderr

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from greyhound.model import saliency as module
 from greyhound.model.network import build
 from greyhound.model.saliency import normalise, saliency
 
@@ -55,6 +56,18 @@ def test_finite_differences() -> None:
     expected = slopes.view(3, 3, 4, 4).abs().amax(1)
     result = saliency(network.train(), pixels, labels)
     np.testing.assert_allclose(result.gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_images_are_taken_a_few_at_a_time_and_it_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, pixels, labels = normed(), images(5), torch.tensor([0, 4, 2, 1, 3])
+    taken: list[int] = []
+    network.register_forward_hook(lambda _, inputs, __: taken.append(len(inputs[0])))
+    few = saliency(network, pixels, labels)
+    assert taken == [2, 2, 1], "on a CPU"
+    monkeypatch.setitem(module.AT_ONCE, "cpu", 5)
+    for one, other in zip(vars(few).values(), vars(saliency(network, pixels, labels)).values(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert taken[3:] == [5]
 
 
 def test_shapes_and_types() -> None:
