@@ -14,14 +14,18 @@ from types import ModuleType
 from typing import Any, Final
 
 import torch
-from torch._compile import _disable_dynamo
+
+try:
+    from torch._compile import _disable_dynamo
+except ImportError:  # torch's own, which may go: then the compiler is imported, as always
+    _disable_dynamo = None  # type: ignore[assignment]
 
 _UTILS: Final = "torch._dynamo.utils"
 
 
 def import_timm() -> Any:
     """The module timm. Raises ImportError."""
-    if "timm" not in sys.modules and "torch._dynamo" not in sys.modules:
+    if _disable_dynamo and not {"timm", "torch._dynamo"} & {*sys.modules}:
         with _without_garbage(), _compiler_later():
             return importlib.import_module("timm")
     return importlib.import_module("timm")
