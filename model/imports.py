@@ -15,11 +15,8 @@ from typing import Any, Final
 
 import torch
 
-try:
-    from torch._compile import _disable_dynamo
-except ImportError:  # torch's own, which may go: then the compiler is imported, as always
-    _disable_dynamo = None  # type: ignore[assignment]
-
+_disable_dynamo: Any = getattr(getattr(torch, "_compile", None), "_disable_dynamo", None)
+"""torch's own, which may go: then the compiler is imported, as always."""
 _UTILS: Final = "torch._dynamo.utils"
 
 
