@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from greyhound.cache.folder import SPLIT_FOLDERS, Source
+from greyhound.cache.folder import NAMED, SPLIT_FOLDERS, Source
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import once_each, read_table
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 Kept: TypeAlias = tuple[Source, ImageInfo]
 HELD_OUT: Final = ("test", "val")
-NAMED: Final = 5
-"""Classes that a note names."""
 SWAPPED: Final = 150
 """Of at most so many families, also pairs are swapped for nearer shares: their number squared is tried."""
 FAR: Final = 0.05

@@ -121,6 +121,26 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     assert [note.split(":")[0] for note in pack(root, out, Options(duplicates="keep")).notes[1:]] == lacking
 
 
+@pytest.mark.parametrize(
+    ("files", "empty"),
+    [
+        ("a/1.png b/1.png c/.keep", "c"),
+        ("a/1.png b/1.png c/deep/.keep d/@eaDir/1.png e/deep/1.png", "c, d"),
+        ("train/a/1.png train/b/1.png train/c/.keep test/c/1.png test/d/.keep train/d/.keep", "d"),
+        ("a/train/1.png a/test/1.png b/train/1.png b/test/.keep c/test/.keep", "c"),
+        ("a/1.png b/1.png " + " ".join(f"c{n}/.keep" for n in range(7)), "c0, c1, c2, c3, c4 and 2 more"),
+    ],
+)
+def test_class_folders_without_files_are_named(files: str, empty: str, tmp_path: Path) -> None:
+    """In a pack's notes and by a survey."""
+    root = folder(tmp_path / "images", dict.fromkeys(files.split(), b""))
+    said: list[str] = []
+    with inspect(root, say=said.append) as rows:
+        assert len([*rows])
+    for notes in (said, find_labelled(root)[2]):
+        assert notes[-1] == f"class folders without files, which are no classes: {empty}"
+
+
 def test_what_systems_make_is_left_alone_and_said_once(tmp_path: Path) -> None:
     mess = [
         "__MACOSX/a/x.jpg",
@@ -233,12 +253,8 @@ def test_class_names_that_look_alike_are_said(names: Sequence[str], alike: str, 
         (note,) = notes
         assert re.match(f"the class folders {alike} differ only in case, in blanks,", note)
     assert bool(notes) == bool(alike)
-    assert (
-        find_tree(
-            folder(tmp_path / "splits", {f"{s}/{n}/1.png": b"" for s in ("test", "train") for n in "ab"})
-        ).notes()
-        == []
-    )
+    splits = folder(tmp_path / "splits", {f"{s}/{n}/1.png": b"" for s in ("test", "train") for n in "ab"})
+    assert find_labelled(splits)[2] == []
 
 
 def kept(names: Sequence[tuple[str, int]], looks: Sequence[str] | None = None) -> list[Kept]:
