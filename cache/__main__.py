@@ -106,7 +106,7 @@ def pack(
     table = read_split(split) if split else None
     colour = WHITE if background is None else background
     options = packing.Options(
-        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, colour
+        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, colour, str(exclude)
     )
     old = show.name_old(out)
     with progress_bar("looking at every image") as update:

@@ -76,7 +76,7 @@ def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(file: Path
     ("content", "message"),
     [
         (None, "cannot be read (No such file or directory); expected decisions.csv; greyhound survey"),
-        (b"\xff\xd8\xff\xe0", "is no CSV ('utf-8' codec can't decode byte"),
+        (b"\xff\xd8\xff\xe0", "is no text in UTF-8 or UTF-16; expected decisions.csv; greyhound survey"),
         (b"", "is empty; expected decisions.csv; greyhound survey"),
         (b"path,reason\n", "has 'path, reason' in its first line and lacks sha256, class, decision, to;"),
         (

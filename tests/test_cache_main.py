@@ -181,6 +181,10 @@ WRONG = {
         PACK + " --exclude {tmp}/none.csv",
         "{tmp}/none.csv cannot be read (No such file or directory)",
     ),
+    "an exclusion of no image": (
+        PACK + " --exclude {images}-paths.csv",
+        "{images}-paths.csv names 'Akita/none.jpg', which is not among the images; expected paths",
+    ),
     "info of nothing": ("info {tmp}/none", "there is no pack at {tmp}/none; make one:"),
     "info of a folder": ("info {tmp}", "{tmp} cannot be opened ("),
     "verify of some file": ("verify /proc/self/cmdline", "/proc/self/cmdline is no readable pack ("),
@@ -200,6 +204,7 @@ WRONG = {
 def test_one_line_and_exit_code_2(name: str, images: Path, tmp_path: Path, call: Call) -> None:
     arguments, message = (text.format(tmp=tmp_path, images=images) for text in WRONG[name])
     images.with_name("images-survey.csv").write_text("path,verdict,reason\n")
+    images.with_name("images-paths.csv").write_text("path,reason\nAkita/none.jpg,\n")
     images.with_name("images.csv").write_text("sha256,path,class,decision,to,reason\n")
     answer = call(*arguments.split())
     assert (answer.code, answer.out) == (2, "")
