@@ -57,7 +57,9 @@ def survey(images: Path, out: Path) -> int:
     with progress_bar("looking at every image") as update, inspect(images, update, crowded, note) as rows:
         table.write(rows, out)
     found = table.Rows(out / "survey.csv")
+    replaced = page.is_of_another(out / "survey.html", images)
     page.draw(found, images, out)
+    note(f"{out} replaces the survey of another folder that was there" if replaced else "")
     show.summarise(found, out)
     return 0
 

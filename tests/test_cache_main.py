@@ -72,7 +72,7 @@ def test_pack_info_and_verify(packed: tuple[Path, Answer], tmp_path: Path, call:
         assert row.split() in table(answer.out)
     assert left_out in answer.out
     assert "  Akita/cut.jpg: truncated, " in answer.out
-    assert "  [b]eagle/two\ufffdlines.jpg: undecodable, not an image" in answer.out
+    assert "  [b]eagle/two\ufffdlines.jpg: undecodable, no image that is read here" in answer.out
     pack = Pack(out)
     assert (len(pack), pack.header.seed) == (21, 4)
     assert {path.name for path in out.parent.iterdir() if path.suffix != ".csv"} == {"images", "images.arrow"}
@@ -139,6 +139,15 @@ def test_survey(images: Path, tmp_path: Path, call: Call) -> None:
     assert len(rows) == 23
     excluded = [path for path, verdict in rows.items() if verdict == "exclude"]
     assert excluded == ["Akita/cut.jpg", "[b]eagle/two\nlines.jpg"]
+
+
+def test_a_survey_in_place_of_another_folders_says_so(tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "found"
+    one, other = (folder(tmp_path / name, {"a/1.png": encode(noise(30, 30, 1))}) for name in ("one", "other"))
+    said = f"note: {out} replaces the survey of another folder that was there\n"
+    for images, note in ((one, ""), (one, ""), (other, said), (other, ""), (one, said)):
+        answer = call("survey", images, "--out", out)
+        assert (answer.code, answer.err) == (0, note)
 
 
 def test_help_says_what_there_is(call: Call) -> None:

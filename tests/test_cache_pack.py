@@ -299,7 +299,7 @@ def test_everything_into_one_split_with_classes_kept(tmp_path: Path) -> None:
     assert opened.labels.tolist() == [-1, -1]
     assert opened.ids("test").tolist() == [0, 1]
     bad = folder(tmp_path / "bad", {"1.jpg": b"bad"})
-    message = "none of 1 files is a usable image; the first: 1.jpg: undecodable (not an image)"
+    message = "none of 1 files is a usable image; the first: 1.jpg: undecodable (no image that is read here)"
     with pytest.raises(PackError, match=f"^{re.escape(message)}$"):
         write(find_unlabelled(bad), (), out, split="test")
 
@@ -635,7 +635,7 @@ UNPACKABLE: dict[str, tuple[dict[str, bytes], list[str], str]] = {
     "one usable class": (
         ONE_IMAGE | {"b/bad.jpg": b"bad", "b/cut.jpg": b"", "empty/.hidden": b""},
         [],
-        "class b has no image left; left out: 2 undecodable; the first: b/bad.jpg: undecodable (not an image); "
+        "class b has no image left; left out: 2 undecodable; the first: b/bad.jpg: undecodable (no image that is read here); "
         "mend them or decide otherwise, or move the folder of the class away",
     ),
     "nothing usable": (
