@@ -259,7 +259,10 @@ def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("purple/1.jpg", "subfolder 'purple', which is no class of this run; expected only blue <b>, green, red$"),
+        (
+            "purple/1.jpg",
+            "subfolder 'purple', which is no class of this run; expected only blue <b>, green, red$",
+        ),
         ("loose.jpg", r"'loose\.jpg' for one; move them into a class"),
     ],
 )

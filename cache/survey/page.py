@@ -47,7 +47,7 @@ Notes: TypeAlias = "Mapping[str, Note]"
 """More about suspects, by their paths."""
 # What a finding means, in words for a person.
 MEANINGS: Final[Mapping[Finding, str]] = {
-    "undecodable": "Training cannot read these files. Why stands beside each.",
+    "undecodable": "Training cannot read this file. The reason says why.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
     "grayscale": "No colour at all. Among colour photographs, a network may learn to do without colour.",
@@ -63,7 +63,7 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "bright": "So bright that little is to be seen.",
     "blurred": "Hardly a sharp edge anywhere.",
     "wrong-extension": "The name promises another format than the file holds. Harmless to training.",
-    "transcoded": "Engines do not decode this file alike: it is packed as PNG. Harmless to training.",
+    "transcoded": "Packed as PNG, so that all engines read the same pixels. Harmless to training.",
     "transparent": "Parts are transparent: they are laid on white, or on the colour of pack --background.",
     "animated": "More than one frame: training sees the first.",
     "cmyk": "Made for print: its colours are converted.",
