@@ -96,11 +96,11 @@ def find_paths(rows: Mapping[str, Value], known: Iterable[str], whose: str) -> d
         alike[_plain(path)].append(path)
     found, unknown = dict[str, Value](), []
     for name, value in rows.items():
-        path, *others = [name] if name in exact else alike[_plain(name)] or [""]
-        if not path or others:
+        fits = [name] if name in exact else alike[_plain(name)]
+        if len(fits) != 1:
             unknown.append(name)
-        elif found.setdefault(path, value) != value:
-            raise PackError(f"{whose} says two things of {path!r}; expected one line a file")
+        elif found.setdefault(fits[0], value) != value:
+            raise PackError(f"{whose} says two things of {fits[0]!r}; expected one line a file")
     if unknown:
         more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
         what = f"names {min(unknown)!r}{more} not among the images"
