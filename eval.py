@@ -219,7 +219,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
         return sources
     if foreign := names - set(classes):
         found = f"{images} has the subfolder {min(foreign)!r}, which is no class of this run"
-        raise UserError(f"{found}; expected only {', '.join(classes[:5])}, ...")
+        more = ", ..." if len(classes) > 5 else ""
+        raise UserError(f"{found}; expected only {', '.join(classes[:5])}{more}")
     loose = [source.path for source in sources if source not in inside and named_as_image(source.file)]
     if loose:
         found = f"{images} has images beside its class folders, {loose[0]!r} for one"

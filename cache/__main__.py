@@ -57,7 +57,9 @@ def survey(images: Path, out: Path) -> int:
     with progress_bar("looking at every image") as update, inspect(images, update, crowded, note) as rows:
         table.write(rows, out)
     found = table.Rows(out / "survey.csv")
+    replaced = page.is_of_another(out / "survey.html", images)
     page.draw(found, images, out)
+    note(f"{out} replaces the survey of another folder that was there" if replaced else "")
     show.summarise(found, out)
     return 0
 
@@ -106,7 +108,7 @@ def pack(
     table = read_split(split) if split else None
     colour = WHITE if background is None else background
     options = packing.Options(
-        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, colour
+        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, colour, str(exclude)
     )
     old = show.name_old(out)
     with progress_bar("looking at every image") as update:

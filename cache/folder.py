@@ -19,6 +19,8 @@ from greyhound.cache.picture import UNREAD, named_as_read
 from greyhound.cache.store import SPLITS, PackError
 
 NO_LABEL: Final = -1
+NAMED: Final = 5
+"""Classes that a note names."""
 MAX_CLASSES: Final = 10_000
 """As many as were packed, trained, evaluated and explained in one go (docs/reliability.md)."""
 
@@ -60,10 +62,13 @@ class Tree:
     class_at: the place of the class folder in a path, 0 or 1. split_at: that of the split's folder, or None.
     """
 
+    split_at: int | None
+
     def __init__(self, images: Path) -> None:
         """Look at what lies directly in the folder. Raises PackError."""
         self.images, self._home = images, images.resolve()
-        self._left_alone, self._links = set[str](), dict[str, str]()
+        self.class_at, self.split_at = 0, None
+        self._left_alone, self._links, self._filled = set[str](), dict[str, str](), set[str]()
         if not images.is_dir():
             found = "a file" if images.exists() else "not there"
             raise PackError(f"{images} is {found}; expected a folder of images")
@@ -71,8 +76,6 @@ class Tree:
         back = [each for each in folders if self._home.is_relative_to(each.resolve())]
         self._links |= {_relative(each, images): "leads back to where it lies" for each in back}
         self.folders = [each for each in folders if each not in back]
-        self.class_at = 0
-        self.split_at: int | None = None
 
     def files(self) -> Iterator[Path]:
         """Those that lie in the folder, then those in each of its folders. Raises PackError."""
@@ -151,9 +154,15 @@ class Tree:
         found = [f"left alone, because systems make them: {', '.join(names)}"] if names else []
         found += [f"the folder {path} is left alone: it {why}" for path, why in sorted(self._links.items())]
         alike = defaultdict[str, dict[str, None]](dict)
-        for folder in self.class_folders():
-            key = unicodedata.normalize("NFKC", _text(folder.name)).casefold()
-            alike["".join(key.split())][ascii(folder.name)] = None
+        names = list(dict.fromkeys(_text(folder.name) for folder in self.class_folders()))
+        if empty := [name for name in names if name not in self._filled]:
+            more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+            found.append(
+                f"class folders without files, which are no classes: {', '.join(empty[:NAMED])}{more}"
+            )
+        for name in names:
+            key = unicodedata.normalize("NFKC", name).casefold()
+            alike["".join(key.split())][ascii(name)] = None
         for few in alike.values():
             if len(few) > 1:
                 how = "differ only in case, in blanks, or in how Unicode writes a letter"
@@ -174,6 +183,7 @@ class Tree:
                 self._left_alone.add(_relative(folder / name, self.images))
             else:
                 found[not is_folder].append(folder / name)
+        self._filled |= {self.class_of(_relative(file, self.images)) for file in found[1][:1]}
         return found
 
     def _is_new(self, folder: Path, seen: set[Path]) -> bool:

@@ -44,7 +44,7 @@ from greyhound.cache.selection import (
 from greyhound.cache.shards import check_name_free, divide, shard_paths
 from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import SCHEMA, Excluded, Header, PackError
-from greyhound.cache.tables import check_paths
+from greyhound.cache.tables import find_paths
 from greyhound.cache.thumbnail import make_thumbnail
 from greyhound.cache.twins import find_originals
 
@@ -60,7 +60,7 @@ _SAFE: Final = ("", "truncated")
 
 @dataclass(frozen=True)
 class Options:
-    """How to pack. val, test: shares of each class. exclude: path -> why it is left out.
+    """How to pack. val, test: shares of each class. exclude: path -> why it is left out, by exclude_file.
 
     grayscale: which images without colour are left out, see `choose_colours`. duplicates: whether copies of a
     file are left out, all of them if their classes differ. decisions: what a person decided image by image;
@@ -80,6 +80,7 @@ class Options:
     group: str | None = None
     table: Table | None = None
     background: str = WHITE
+    exclude_file: str = "the exclusion list"
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -130,7 +131,7 @@ def write(
     before; then `split` is needed. notes: what the pack is to say of the folder.
     """
     _check_out(out, options.shards)
-    _check_tables(options, sources)
+    options = _check_tables(options, sources)
     decided_loose = any(each.by == "person" and not each.image.label for each in options.decisions)
     scan_all = split is not None or decided_loose  # also what lies beside the class folders
     loose = [] if scan_all else [source for source in sources if source.label == NO_LABEL]
@@ -207,14 +208,16 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
-def _check_tables(options: Options, sources: Sequence[Source]) -> None:
-    """Whether the tables fit to the files, as far as it can be told before the images are looked at."""
+def _check_tables(options: Options, sources: Sequence[Source]) -> Options:
+    """The options, their tables by the images' paths. Refuses what can be told before they are looked at."""
     paths = {source.path for source in sources}
-    check_paths(options.exclude, paths, "the exclusion list")
-    if table := options.table:
-        check_paths({*table.splits, *table.groups}, paths, str(table.file))
+    exclude, table = find_paths(options.exclude, paths, options.exclude_file), options.table
+    if table:
+        splits, groups = (find_paths(each, paths, str(table.file)) for each in (table.splits, table.groups))
+        table = replace(table, splits=splits, groups=groups)
         labelled = (each for each in sources if each.label != NO_LABEL and named_as_read(each.file.suffix))
-        table.check(each.path for each in labelled if each.path not in options.exclude)
+        table.check(each.path for each in labelled if each.path not in exclude)
+    return replace(options, exclude=exclude, table=table)
 
 
 def _match(

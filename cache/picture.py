@@ -203,7 +203,7 @@ FOREIGN: Final = {
     "raw": "a camera's raw file, whose picture is still to be developed; export it as JPEG, PNG or TIFF",
     "dicom": "DICOM, whose values need a window of grey levels; export it as PNG",
     "svg": "SVG, which is a drawing in text and has no pixels; export it as PNG",
-    "not-an-image": "not an image",
+    "not-an-image": "an annotation or other text",
 }
 """Kinds of files that are known and not read, and what to do about it."""
 UNREAD: Final = frozenset(f".{ending}" for ending in (*_RAW, "avif", "dcm", "heic", "heif", "hif", "svg"))

@@ -67,7 +67,7 @@ def describe(opened: Pack, most: int | None) -> None:
     if reasons["grayscale"] + reasons["tinted"]:
         _say("images without colour are left out by --grayscale; --grayscale keep keeps them")
     if header.transcoded:
-        _say(f"stored as PNG, because engines do not decode their own format alike: {len(header.transcoded)}")
+        _say(f"stored as PNG, so that all engines read the same pixels: {len(header.transcoded)}")
     _list(opened, [f"{path}: {reason}" for path, reason in header.transcoded], most)
     if header.relabelled:
         _say(f"relabelled by hand: {len(header.relabelled)}")

@@ -10,12 +10,12 @@ import hashlib
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from greyhound.cache.folder import SPLIT_FOLDERS, Source
+from greyhound.cache.folder import NAMED, SPLIT_FOLDERS, Source
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import once_each, read_table
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 Kept: TypeAlias = tuple[Source, ImageInfo]
 HELD_OUT: Final = ("test", "val")
-NAMED: Final = 5
-"""Classes that a note names."""
 SWAPPED: Final = 150
 """Of at most so many families, also pairs are swapped for nearer shares: their number squared is tried."""
 FAR: Final = 0.05
@@ -37,7 +35,7 @@ FAR: Final = 0.05
 
 @dataclass(frozen=True)
 class Table:
-    """A person's own split. splits, groups: path -> split, or the group that stays in one."""
+    """A person's own split. splits, groups: path -> split, or the group that stays in one, "" for none."""
 
     file: Path
     splits: Mapping[str, str]
@@ -80,8 +78,8 @@ def read_split(file: Path) -> Table:
                 what = f"has {said!r} as the split in line {row.number}"
                 raise PackError(f"{file} {what}; expected {', '.join(SPLITS)}")
             splits[path] = split
-    groups = {path: row.cells.get("group", "").strip() for path, row in rows.items()}
-    return Table(file, splits, {path: group for path, group in groups.items() if group})
+    groups = {path: row.cells["group"].strip() for path, row in rows.items() if "group" in row.cells}
+    return Table(file, splits, groups)
 
 
 def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assigned:
@@ -105,6 +103,7 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
         given = [split or "train" for split in given]
         how = f"as {table.file.name} says" if table and said else "as the folders say"
         shares = {} if "val" in given or not asked.val else {"val": asked.val}
+        notes += _say_unused(asked, given, shares, how)
         how += (
             f"; val is {asked.val:g} of each class, drawn from train by seed {asked.seed}" if shares else ""
         )
@@ -126,7 +125,7 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
 def _groups(paths: Sequence[str], asked: Options) -> tuple[list[str], list[str]]:
     """The group of each image, "" for none; and what is to be said of it. Raises PackError."""
     named = asked.table.groups if asked.table else {}
-    if asked.group and named:
+    if asked.group and any(named.values()):
         raise PackError("--group and the column group of --split both name groups; expected one of them")
     if not (asked.group or named):
         return [""] * len(paths), []
@@ -137,9 +136,13 @@ def _groups(paths: Sequence[str], asked: Options) -> tuple[list[str], list[str]]
         groups = [named.get(path, "") for path in paths]
     alone = [path for path, group in zip(paths, groups, strict=True) if not group]
     whose = f"--group {asked.group!r}" if asked.group else "the column group"
+    if not (asked.group or any(groups)):
+        return groups, [f"{whose} is blank in every line, so no groups are named"]
     if len(alone) == len(paths):
         todo = "expected it to match a part of each image's path in the folder"
         raise PackError(f"{whose} names no group, for example none for {paths[0]!r}; {todo}")
+    if len({*groups} - {""}) == len(paths) - len(alone):
+        return [""] * len(paths), [f"{whose} groups nothing: every image is a group of its own"]
     if not alone:
         return groups, []
     said = f"{whose} names no group for {len(alone):,} of {len(paths):,} images, {alone[0]} for example"
@@ -286,6 +289,14 @@ def _nearest(families: Sequence[Counter[int]], sizes: Mapping[int, int], room: R
     return places
 
 
+def _say_unused(asked: Options, given: Sequence[str], drawn: Collection[str], how: str) -> Iterator[str]:
+    """Shares that a person asked for, of splits that are given."""
+    for split in HELD_OUT:
+        share, default = getattr(asked, split), getattr(type(asked), split)
+        if split not in drawn and share != default and (share or split in given):
+            yield f"--{split} {share:g} changes nothing: the split is {how}"
+
+
 def _say_far(splits: Sequence[str], shares: Mapping[str, float]) -> Iterator[str]:
     got = {split: splits.count(split) / len(splits) for split in shares}
     far = [split for split in shares if abs(got[split] - shares[split]) > FAR]
@@ -304,7 +315,7 @@ def _say_crossing(families: Sequence[_Family], given: Sequence[str], paths: Sequ
         other = next(row for row in crossing[0] if given[row] != given[one])
         pair = f"{paths[one]} in {given[one]} and {paths[other]} in {given[other]}"
         what = f"{len(crossing):,} pictures or groups lie in more than one split, as {pair}"
-        yield f"{what}: what was trained on is no test"
+        yield f"{what}: what is measured on them is too good"
 
 
 def _missing(
@@ -321,7 +332,7 @@ def _missing(
         if not lacking or asked == 0:
             continue
         if asked is None and not there[split]:
-            yield split, "no image: that is how it was given"
+            yield split, f"no image: {_GIVEN}"
             continue
         sizes = {label: images[label] for label in lacking}
         named = [
@@ -329,10 +340,15 @@ def _missing(
             for label, size in [*sizes.items()][:NAMED]
         ]
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-        why = "that is how it was given" if asked is None else _remedy(split, sizes, stratified, shares)
-        if asked and why == _NONE:
-            alike = "what looks alike, or is of one group, stays in one split"
-            why += alike if any(units[label] < size for label, size in sizes.items()) else "they are too few"
+        why = _GIVEN if asked is None else _remedy(split, sizes, stratified, shares)
+        if not why:
+            why = f"no --{split} gives them one, because "
+            if any(stratified.given):
+                why += "train, as you gave it, has none to spare"
+            elif any(units[label] < size for label, size in sizes.items()):
+                why += "images that look alike, or are of one group, stay together"
+            else:
+                why += "they are too few"
         yield split, f"no image of {', '.join(named)}{more}: {why}"
 
 
@@ -344,20 +360,20 @@ def _say_images(images: int, units: int) -> str:
     return f"{said}, kept together" + (f" in {units} sets" if units > 1 else "")
 
 
-_NONE: Final = "no share gives them one, because "
+_GIVEN: Final = "the split that you gave has none"
 
 
 def _remedy(
     split: str, sizes: Mapping[int, int], stratified: _Stratified, shares: Mapping[str, float]
 ) -> str:
-    """The least share tried with which most of the classes that lack an image have one; or that none does.
+    """The least share tried with which most of the classes that lack an image have one; "" if none does.
 
     sizes: images of each of those classes, by label.
     """
     least = min((size for size in sizes.values() if size > 1), default=1)
     others = sum(share for name, share in shares.items() if name != split)
     tried = {-(-100 // least) / 100, 0.25, 0.3, 0.4, 0.5}
-    most, best = 0, _NONE
+    most, best = 0, ""
     for share in sorted(each for each in tried if shares[split] < each <= 0.5 and each + others < 1):
         found = stratified({**shares, split: share})
         labels = {stratified.label(row) for row, at in enumerate(found) if at == split}

@@ -11,16 +11,20 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from greyhound.cache.store import PackError
 
+Value = TypeVar("Value")
 DELIMITERS: Final = (",", ";", "\t")
 _START: Final = re.compile(r"[\r\n]*(?:sep=([,;|\t])[\r\n]+)?", re.IGNORECASE)
 """Blank lines, and the one in which Excel says its delimiter."""
+_SAVE: Final = 'in Excel, save it as "CSV UTF-8"'
 _MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -46,7 +50,9 @@ def read_table(
     check: called with the column names, in lower case, before the rows are read; it may refuse them.
     """
     try:
-        whole = _text(file.read_bytes())
+        if (data := file.read_bytes()).startswith(b"PK\x03\x04"):
+            raise PackError(f"{file} is an Excel workbook, or another zip; expected {expected}; {_SAVE}")
+        whole = _text(data)
         start = next(_START.finditer(whole))
         if not (text := whole[start.end() :]).strip():
             raise PackError(f"{file} is empty; expected {expected}")
@@ -56,9 +62,12 @@ def read_table(
         return list(_lines(text, delimiter, headers[delimiter], file, len(start[0].splitlines())))
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected {expected}") from None
-    except (csv.Error, UnicodeError) as error:
-        what = expected.removeprefix("a CSV with ")
-        raise PackError(f"{file} is no CSV ({error}); expected {what}, in UTF-8 or UTF-16") from None
+    except UnicodeError:
+        raise PackError(f"{file} is no text in UTF-8 or UTF-16; expected {expected}; {_SAVE}") from None
+    except csv.Error as error:
+        raise PackError(
+            f"{file} is no CSV ({error}); expected {expected.removeprefix('a CSV with ')}"
+        ) from None
 
 
 def once_each(rows: list[Line], file: Path) -> dict[str, Line]:
@@ -74,12 +83,33 @@ def once_each(rows: list[Line], file: Path) -> dict[str, Line]:
     return found
 
 
-def check_paths(names: Collection[str], known: Collection[str], whose: str) -> None:
-    """Refuse a path that is none of the images: a mistake, perhaps in its path. Raises PackError."""
-    if unknown := set(names).difference(known):
+def find_paths(rows: Mapping[str, Value], known: Iterable[str], whose: str) -> dict[str, Value]:
+    """The rows by the paths of the images that they mean. Raises PackError.
+
+    A path is taken as it is written. Where it is none of the images, it means the only one that differs from
+    it in backslashes, in "./" before it, or in how Unicode writes a letter.
+    """
+    exact, alike = {*known}, defaultdict[str, list[str]](list)
+    if exact.issuperset(rows):
+        return dict(rows)
+    for path in exact:
+        alike[_plain(path)].append(path)
+    found, unknown = dict[str, Value](), []
+    for name, value in rows.items():
+        fits = [name] if name in exact else alike[_plain(name)]
+        if len(fits) != 1:
+            unknown.append(name)
+        elif found.setdefault(fits[0], value) != value:
+            raise PackError(f"{whose} says two things of {fits[0]!r}; expected one line a file")
+    if unknown:
         more = f" and {len(unknown) - 1} more paths that are" if len(unknown) > 1 else ", which is"
         what = f"names {min(unknown)!r}{more} not among the images"
         raise PackError(f"{whose} {what}; expected paths relative to the packed folder")
+    return found
+
+
+def _plain(path: str) -> str:
+    return unicodedata.normalize("NFC", path.replace("\\", "/").removeprefix("./"))
 
 
 def _text(data: bytes) -> str:

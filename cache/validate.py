@@ -53,7 +53,7 @@ TOLERANCE: Final = 3.0
 """Mean levels by which DALI's pixels may differ from ours in a block before the file is packed as PNG."""
 BLOCK: Final = 16
 """Pixels of a block's side."""
-NO_IMAGE: Final = "not an image"
+NO_IMAGE: Final = "no image that is read here"
 ODD_TIFF: Final = "a TIFF of a kind that no decoder here reads; save it with 8 bits a channel"
 
 

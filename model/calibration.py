@@ -46,7 +46,7 @@ def probabilities(logits: torch.Tensor, temperature: float = 1.0) -> Probabiliti
 
 def too_few(n: int) -> str:
     """That n validation images are too few to fit a temperature, in words; empty where they are enough."""
-    return f"{n} validation images are too few to fit one, {LEAST} are needed" if n < LEAST else ""
+    return f"{n} validation images are too few to fit a temperature, {LEAST} are needed" if n < LEAST else ""
 
 
 def fit(logits: torch.Tensor, labels: Integers) -> Temperature:

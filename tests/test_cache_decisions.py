@@ -76,7 +76,7 @@ def test_what_the_machine_said_is_told_apart_and_a_person_outranks_it(file: Path
     ("content", "message"),
     [
         (None, "cannot be read (No such file or directory); expected decisions.csv; greyhound survey"),
-        (b"\xff\xd8\xff\xe0", "is no CSV ('utf-8' codec can't decode byte"),
+        (b"\xff\xd8\xff\xe0", "is no text in UTF-8 or UTF-16; expected decisions.csv; greyhound survey"),
         (b"", "is empty; expected decisions.csv; greyhound survey"),
         (b"path,reason\n", "has 'path, reason' in its first line and lacks sha256, class, decision, to;"),
         (
@@ -209,7 +209,7 @@ def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
         "a/1.png": ("excluded by hand", ""),
         "b/1.png": ("excluded by hand", "near-duplicate"),
         "c/grey.png": ("excluded by hand", "grayscale"),
-        "c/bad.png": ("undecodable", "not an image"),
+        "c/bad.png": ("undecodable", "no image that is read here"),
         "d/0.png": ("excluded by hand", why),
         "d/1.png": ("near-duplicate", "the same picture as b/1.png"),
         "d/2.png": ("odd", "exclusion list"),
@@ -247,7 +247,7 @@ def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> Non
     found = left_out(opened)
     assert found["1.png"] == ("excluded by hand", "")
     assert found["2.png"] == found["3.png"] == ("no class", "beside the class folders")
-    assert found["bad.png"] == ("undecodable", "not an image")
+    assert found["bad.png"] == ("undecodable", "no image that is read here")
 
 
 def test_relabelled_by_hand_and_without_decisions_nothing_changes(root: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_person_outranks_clean_up_and_exclusions_not_decoders(root: Path, choi
     assert labels(opened)["c/grey.png"] == (to or "c")
     assert labels(opened)["b/1.png"] == (to or "b")
     assert left_out(opened)["b/2.png"] == ("near-duplicate", "exclusion list")
-    assert left_out(opened)["c/bad.png"] == ("undecodable", "not an image")
+    assert left_out(opened)["c/bad.png"] == ("undecodable", "no image that is read here")
     assert "c/bad.png" not in {path for path, *_ in opened.header.relabelled}
 
 
@@ -364,7 +364,7 @@ def test_the_command_says_what_was_relabelled_and_lost(
     assert "relabelled by hand: 1\n  a/1.png: a -> b\n" in packed
     assert "relabelled by hand: 1\n" in info
     assert "a/1.png" not in info and "a/x.png" not in info
-    assert "  b/1.png: excluded by hand\n  c/bad.png: undecodable, not an image\n" in files
+    assert "  b/1.png: excluded by hand\n  c/bad.png: undecodable, no image that is read here\n" in files
     assert "\n  a/1.png: a -> b\n" in files
     said_of_lost = "note: 1 decision has no image any more: no file here is the one that it was about"
     assert f"{said_of_lost}; --files names it\n" in info

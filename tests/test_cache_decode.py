@@ -192,9 +192,9 @@ NOISE = np.random.default_rng(0).bytes(50_000)
 BOMB = "the header claims 60000 x 60000 pixels, more than 178,956,970"
 UNDECODABLE = {
     "empty": (b"", "undecodable", "the file is empty"),
-    "text": (b"hello\n", "undecodable", "not an image"),
-    "zeros": (bytes(1000), "undecodable", "not an image"),
-    "garbage": (NOISE[:5000], "undecodable", "not an image"),
+    "text": (b"hello\n", "undecodable", "no image that is read here"),
+    "zeros": (bytes(1000), "undecodable", "no image that is read here"),
+    "garbage": (NOISE[:5000], "undecodable", "no image that is read here"),
     "truncated jpeg": (encode(PICTURE, "JPEG")[:-2000], "truncated", None),
     "truncated png": (encode(PICTURE)[:-2000], "truncated", None),
     "noise behind its header": (encode(PICTURE)[:60] + NOISE, None, None),
@@ -313,7 +313,7 @@ def test_some_formats_are_not_opened() -> None:
     png = encode(Image.new("RGBA", (900, 900), "red"))
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png
     for look in (look_at(icon), look_at(EPS)):
-        assert (look.problem, look.detail, look.width) == ("undecodable", "not an image", 0)
+        assert (look.problem, look.detail, look.width) == ("undecodable", "no image that is read here", 0)
     Image.init()
     assert set(FORMATS) <= Image.OPEN.keys()
 
@@ -329,7 +329,11 @@ def test_a_long_file_that_is_no_picture_is_not_held_in_memory(tmp_path: Path) ->
     tracemalloc.stop()
     assert peak < 4 << 20
     assert look == look_at(file.read_bytes())
-    assert (look.problem, look.detail, look.bytes) == ("undecodable", "not an image", module.LONG + 5)
+    assert (look.problem, look.detail, look.bytes) == (
+        "undecodable",
+        "no image that is read here",
+        module.LONG + 5,
+    )
 
 
 @needs_dali

@@ -7,7 +7,9 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import encode, folder, noise
@@ -109,7 +111,7 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     assert opened.summary()["split_by"] == header.split_by and opened.summary()["notes"] == list(header.notes)
     header = pack(root, out, Options(val=0, duplicates="keep"))
     assert (header.split_by, list(header.empty)) == ("as the folders say", ["val"])
-    assert header.notes[1:] == ("val has no image: that is how it was given",)
+    assert header.notes[1:] == ("val has no image: the split that you gave has none",)
     folder(root, {"train/eel/1.png": encode(noise(40, 30, 90)), "test/ele/1.png": encode(noise(40, 30, 91))})
     lacking = [
         "train has no image of ele (1 image)",
@@ -117,6 +119,26 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
         "test has no image of eel (1 image)",
     ]
     assert [note.split(":")[0] for note in pack(root, out, Options(duplicates="keep")).notes[1:]] == lacking
+
+
+@pytest.mark.parametrize(
+    ("files", "empty"),
+    [
+        ("a/1.png b/1.png c/.keep", "c"),
+        ("a/1.png b/1.png c/deep/.keep d/@eaDir/1.png e/deep/1.png", "c, d"),
+        ("train/a/1.png train/b/1.png train/c/.keep test/c/1.png test/d/.keep train/d/.keep", "d"),
+        ("a/train/1.png a/test/1.png b/train/1.png b/test/.keep c/test/.keep", "c"),
+        ("a/1.png b/1.png " + " ".join(f"c{n}/.keep" for n in range(7)), "c0, c1, c2, c3, c4 and 2 more"),
+    ],
+)
+def test_class_folders_without_files_are_named(files: str, empty: str, tmp_path: Path) -> None:
+    """In a pack's notes and by a survey."""
+    root = folder(tmp_path / "images", dict.fromkeys(files.split(), b""))
+    said: list[str] = []
+    with inspect(root, say=said.append) as rows:
+        assert len([*rows])
+    for notes in (said, find_labelled(root)[2]):
+        assert notes[-1] == f"class folders without files, which are no classes: {empty}"
 
 
 def test_what_systems_make_is_left_alone_and_said_once(tmp_path: Path) -> None:
@@ -231,12 +253,8 @@ def test_class_names_that_look_alike_are_said(names: Sequence[str], alike: str, 
         (note,) = notes
         assert re.match(f"the class folders {alike} differ only in case, in blanks,", note)
     assert bool(notes) == bool(alike)
-    assert (
-        find_tree(
-            folder(tmp_path / "splits", {f"{s}/{n}/1.png": b"" for s in ("test", "train") for n in "ab"})
-        ).notes()
-        == []
-    )
+    splits = folder(tmp_path / "splits", {f"{s}/{n}/1.png": b"" for s in ("test", "train") for n in "ab"})
+    assert find_labelled(splits)[2] == []
 
 
 def kept(names: Sequence[tuple[str, int]], looks: Sequence[str] | None = None) -> list[Kept]:
@@ -361,6 +379,70 @@ def test_an_image_without_a_group_is_one_of_its_own_and_that_is_said() -> None:
     assert found.notes[0] == said
 
 
+LONE = "groups nothing: every image is a group of its own"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"group": ".*"}, f"--group '.*' {LONE}"),
+        ({"group": r"(animal.*[1-4])\."}, f"--group '(animal.*[1-4])\\\\.' {LONE}"),
+        ({"table": {f"{a % 2}/animal{a:03}_{n}.jpg": f"{a} {n}" for a in range(12) for n in range(5)}}, f"the column group {LONE}"),
+        ({"table": {"0/animal000_0.jpg": ""}}, "the column group is blank in every line, so no groups are named"),
+    ],
+)  # fmt: skip
+def test_groups_that_group_nothing_are_no_groups_and_that_is_said(options: dict[str, Any], said: str) -> None:
+    """The hint at series, which groups that are named silence, comes all the same."""
+    rows = herd([5] * 12)
+    plain, _ = assigned(rows)
+    (hint,) = plain.notes
+    assert "look like series" in hint
+    if "table" in options:
+        options = {"table": Table(Path("t.csv"), {}, options["table"])}
+    found, _ = assigned(rows, **options)
+    assert (found.splits, found.how, found.notes) == (plain.splits, plain.how, (said, hint))
+
+
+def test_a_group_column_is_blank_in_a_table(tmp_path: Path) -> None:
+    (file := tmp_path / "t.csv").write_text("path,group\na/1.png,\nb/1.png, \n")
+    assert read_split(file).groups == {"a/1.png": "", "b/1.png": ""}
+    file.write_text("path,split\na/1.png,test\n")
+    assert read_split(file).groups == {}
+
+
+GIVEN = {"train": 6, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        (GIVEN, {}, []),
+        (GIVEN, {"val": 0.3}, ["--val 0.3 changes nothing: the split is as t.csv says"]),
+        (GIVEN, {"val": 0, "test": 0.4}, [f"--{each} changes nothing: the split is as t.csv says" for each in ("test 0.4", "val 0")]),
+        ({"train": 8, "test": 2}, {"val": 0.25}, []),
+        ({"train": 8, "val": 2}, {"test": 0}, ["test has no image: the split that you gave has none"]),
+        ({"train": 1, "test": 9}, {}, ["val has no image of class 0 (10 images): no --val gives them one, because train, as you gave it, has none to spare"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("folders", [False, True])
+def test_a_given_split_counts_and_what_it_leaves_out_is_said(
+    given: dict[str, int], options: dict[str, float], said: Sequence[str], folders: bool
+) -> None:
+    """Also a share that is asked for beside it, and why val cannot be drawn from its train."""
+    splits = [split for split, count in given.items() for _ in range(count)]
+    rows = kept([(f"0/{n}x.png", 0) for n in range(10)])
+    if folders:
+        rows = [
+            (replace(source, split=split), info) for (source, info), split in zip(rows, splits, strict=True)
+        ]
+        found, _ = assigned(rows, **options)
+        assert list(found.notes) == [each.replace("as t.csv says", "as the folders say") for each in said]
+    else:
+        by_path = {source.path: split for (source, _), split in zip(rows, splits, strict=True)}
+        found, _ = assigned(rows, table=Table(Path("t.csv"), by_path, {}), **options)
+        assert list(found.notes) == said
+
+
 def test_a_persons_own_split(tmp_path: Path) -> None:
     """By a table of theirs; groups that it cuts in two are said."""
     names = [f"{label}/{n}.png" for label in "ab" for n in range(4)]
@@ -375,7 +457,7 @@ def test_a_persons_own_split(tmp_path: Path) -> None:
     assert [opened.image_path(row) for row in opened.ids("test")] == ["a/2.png", "b/2.png"]
     assert header.split_by == "as mine.csv says; images of a group together (4 groups)"
     said = "4 pictures or groups lie in more than one split, as a/0.png in train and a/2.png in test"
-    assert header.notes == (f"{said}: what was trained on is no test",)
+    assert header.notes == (f"{said}: what is measured on them is too good",)
     file.write_text("path,group\n" + "\n".join(f"{name},{name[2]}" for name in names))
     header = pack(root, out, Options(val=0.25, test=0.25, table=read_split(file)))
     assert header.split_by.endswith("0.25 for test; images of a group together (4 groups)")
@@ -412,7 +494,7 @@ def test_a_split_that_is_none(
     assert str(refusal.value).startswith(f"{file} {message}")
 
 
-ALIKE = "no share gives them one, because what looks alike, or is of one group, stays in one split"
+ALIKE = "gives them one, because images that look alike, or are of one group, stay together"
 
 
 @pytest.mark.parametrize(
@@ -420,9 +502,9 @@ ALIKE = "no share gives them one, because what looks alike, or is of one group, 
     [
         ([4, 4], 99, {}, ["val has no image of class 0 (4 images), class 1 (4 images): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 3], 99, {}, ["val has no image of class 1 (3 images): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
-        ([20, 1], 99, {}, [f"{split} has no image of class 1 (1 image): no share gives them one, because they are too few" for split in ("val", "test")]),
+        ([20, 1], 99, {}, [f"{split} has no image of class 1 (1 image): no --{split} gives them one, because they are too few" for split in ("val", "test")]),
         ([20, 4, 1], 99, {"test": 0}, ["val has no image of class 1 (4 images), class 2 (1 image): 0.1 of so few is none; pack with --val 0.25, which gives 1 of them one"]),
-        ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, kept together), class 1 (20 images, kept together): {ALIKE}" for split in ("val", "test")]),
+        ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, kept together), class 1 (20 images, kept together): no --{split} {ALIKE}" for split in ("val", "test")]),
         ([20, 20], 4, {"test": 0}, ["val has no image of class 0 (20 images, kept together in 4 sets), class 1 (20 images, kept together in 4 sets): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([4] * 7, 99, {"test": 0}, ["val has no image of class 0 (4 images), class 1 (4 images), class 2 (4 images), class 3 (4 images), class 4 (4 images) and 2 more: 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 4], 99, {"val": 0, "test": 0}, []),

@@ -72,7 +72,7 @@ def test_pack_info_and_verify(packed: tuple[Path, Answer], tmp_path: Path, call:
         assert row.split() in table(answer.out)
     assert left_out in answer.out
     assert "  Akita/cut.jpg: truncated, " in answer.out
-    assert "  [b]eagle/two\ufffdlines.jpg: undecodable, not an image" in answer.out
+    assert "  [b]eagle/two\ufffdlines.jpg: undecodable, no image that is read here" in answer.out
     pack = Pack(out)
     assert (len(pack), pack.header.seed) == (21, 4)
     assert {path.name for path in out.parent.iterdir() if path.suffix != ".csv"} == {"images", "images.arrow"}
@@ -141,6 +141,15 @@ def test_survey(images: Path, tmp_path: Path, call: Call) -> None:
     assert excluded == ["Akita/cut.jpg", "[b]eagle/two\nlines.jpg"]
 
 
+def test_a_survey_in_place_of_another_folders_says_so(tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "found"
+    one, other = (folder(tmp_path / name, {"a/1.png": encode(noise(30, 30, 1))}) for name in ("one", "other"))
+    said = f"note: {out} replaces the survey of another folder that was there\n"
+    for images, note in ((one, ""), (one, ""), (other, said), (other, ""), (one, said)):
+        answer = call("survey", images, "--out", out)
+        assert (answer.code, answer.err) == (0, note)
+
+
 def test_help_says_what_there_is(call: Call) -> None:
     answer = call("--help")
     assert (answer.code, answer.err) == (0, "")
@@ -181,6 +190,10 @@ WRONG = {
         PACK + " --exclude {tmp}/none.csv",
         "{tmp}/none.csv cannot be read (No such file or directory)",
     ),
+    "an exclusion of no image": (
+        PACK + " --exclude {images}-paths.csv",
+        "{images}-paths.csv names 'Akita/none.jpg', which is not among the images; expected paths",
+    ),
     "info of nothing": ("info {tmp}/none", "there is no pack at {tmp}/none; make one:"),
     "info of a folder": ("info {tmp}", "{tmp} cannot be opened ("),
     "verify of some file": ("verify /proc/self/cmdline", "/proc/self/cmdline is no readable pack ("),
@@ -200,6 +213,7 @@ WRONG = {
 def test_one_line_and_exit_code_2(name: str, images: Path, tmp_path: Path, call: Call) -> None:
     arguments, message = (text.format(tmp=tmp_path, images=images) for text in WRONG[name])
     images.with_name("images-survey.csv").write_text("path,verdict,reason\n")
+    images.with_name("images-paths.csv").write_text("path,reason\nAkita/none.jpg,\n")
     images.with_name("images.csv").write_text("sha256,path,class,decision,to,reason\n")
     answer = call(*arguments.split())
     assert (answer.code, answer.out) == (2, "")

@@ -230,7 +230,7 @@ def test_of_many_near_twins_the_first_are_named() -> None:
     rows = list(judge([f"a/{seed:03}.jpg" for seed in range(300)], ["a"] * 300, burst(300)))
     assert max(row.reason.count("the same picture as") for row in rows) == NAMED
     assert max(len(row.reason) for row in rows) < 500
-    assert any(row.reason.endswith(" more files show this picture") for row in rows)
+    assert any(" more files show this picture" in row.reason for row in rows)
 
 
 @pytest.mark.parametrize(("same", "named"), [(False, 0), (True, 5)])

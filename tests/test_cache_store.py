@@ -86,7 +86,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         pack.ids("valid")
     summary = json.loads(json.dumps(pack.summary()))
     assert len(summary.pop("digest")) == 64
-    why = "no share gives them one, because they are too few"
+    why = "no --val gives them one, because they are too few"
     cut = "training with --augment.fit crop, the default, sees only a part of each; consider pad or squash"
     assert summary == {
         "path": str(path),

@@ -88,7 +88,12 @@ def test_the_real_child_looks_at_real_files(tmp_path: Path) -> None:
     folder(tmp_path, images)
     good, bad, other, *none = scan([tmp_path / name for name in (*images, "missing.png", "")], workers=1)
     assert (good.format, good.width, good.height, good.problem, good.transcode) == ("PNG", 20, 10, "", "")
-    assert (bad.width, bad.height, bad.problem, bad.detail) == (0, 0, "undecodable", "not an image")
+    assert (bad.width, bad.height, bad.problem, bad.detail) == (
+        0,
+        0,
+        "undecodable",
+        "no image that is read here",
+    )
     assert other.transcode == "GIF is not a format that both engines decode"
     assert none == [ImageInfo(problem="undecodable", detail="not a regular file")] * 2
 

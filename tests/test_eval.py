@@ -46,7 +46,9 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: Capture) -> None:
     )
     assert lines[4].startswith(f"balanced accuracy: {result['balanced_accuracy']:.3f}, macro F1: ")
     assert lines[5].startswith(f"mean of 4 probabilities: {result['ensemble_accuracy']:.3f} (95 % interval ")
-    assert lines[6].endswith("; temperature 1: 6 validation images are too few to fit one, 50 are needed")
+    assert lines[6].endswith(
+        "; temperature 1: 6 validation images are too few to fit a temperature, 50 are needed"
+    )
     assert (result["n"], result["crops"], result["split"], result["checkpoint"]) == (12, 4, "test", "swa")
     assert np.array(result["confusion"]).sum(axis=1).tolist() == [4, 4, 4]
     assert result["ensemble_interval"] == pytest.approx(list(wilson(result["ensemble_accuracy"] * 12, 12)))
@@ -183,7 +185,11 @@ def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, cap
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["b.jpg", "broken.jpg", 'odd, "na\rme".jpg']
     broken = rows.pop(1)
-    assert {broken.pop("path"), *broken.values()} == {"broken.jpg", "", "undecodable (not an image)"}
+    assert {broken.pop("path"), *broken.values()} == {
+        "broken.jpg",
+        "",
+        "undecodable (no image that is read here)",
+    }
     for row in rows:
         assert row["left out"] == ""
         guesses = [row["prediction"], row["prediction_2"], row["prediction_3"]]
@@ -194,9 +200,10 @@ def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, cap
     assert not (run / "eval.json").exists()
     assert (run / "report.html").read_bytes() == before
     said = capsys.readouterr()
-    assert "left out: broken.jpg: undecodable (not an image)" in said.err
+    assert "left out: broken.jpg: undecodable (no image that is read here)" in said.err
     assert (
-        "note: the probabilities are not calibrated: 6 validation images are too few to fit one" in said.err
+        "note: the probabilities are not calibrated: 6 validation images are too few to fit a temperature"
+        in said.err
     )
     assert said.out.endswith(f"2 predictions, 1 left out: {run / 'predictions.csv'}\n")
     evaluate(run, "pack.json", images=tmp_path / "new" / "b.jpg", crops=2)
@@ -252,7 +259,10 @@ def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("purple/1.jpg", "subfolder 'purple', which is no class of this run"),
+        (
+            "purple/1.jpg",
+            "subfolder 'purple', which is no class of this run; expected only blue <b>, green, red$",
+        ),
         ("loose.jpg", r"'loose\.jpg' for one; move them into a class"),
     ],
 )

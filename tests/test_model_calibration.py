@@ -57,7 +57,10 @@ def test_it_is_the_minimum() -> None:
 def test_of_too_few_images_and_of_no_mistakes_it_is_1() -> None:
     logits, labels = drawn(49, 3.0)
     few = fit(logits, labels)
-    assert (few.temperature, few.why) == (1.0, "49 validation images are too few to fit one, 50 are needed")
+    assert (few.temperature, few.why) == (
+        1.0,
+        "49 validation images are too few to fit a temperature, 50 are needed",
+    )
     logits, _ = drawn(60, 3.0)
     perfect = fit(logits, logits[:, 0].argmax(1).numpy())
     assert (perfect.temperature, perfect.images) == (1.0, 60)

@@ -655,3 +655,21 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path: Path) -> 
             inner, scroll, *found = page.ask(SHOWN)
             assert scroll <= inner == width
             assert found == [len(SECTIONS), 0, 0], "sections, unseen pictures, scripts that ran"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY)
+def test_the_table_of_classes_is_whole_on_a_laptop(tmp_path: Path) -> None:
+    """Also where every number is as long as it can be."""
+    names = ("Old_English_sheepdog", "Australian_terrier", "Rhodesian_ridgeback", "dingo")
+    run = full_run(tmp_path / "run", names)
+    rows = [class_row(name, 1000, 1.0) for name in names]
+    edit(run, "eval.json", classes=[row | {"interval": [1, 1], "ensemble_interval": [1, 1]} for row in rows])
+    path = report.build(run)
+    with browser(tmp_path / "profile", tmp_path / "downloads") as page:
+        page.resize(1280, 900)
+        page.open(path.as_uri())
+        shown, whole = page.ask(
+            "[...document.querySelectorAll('#classes .scroll')].flatMap((e) => [e.clientWidth, e.scrollWidth])"
+        )
+        assert whole <= shown

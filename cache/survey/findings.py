@@ -139,7 +139,7 @@ def judge(
             why, excludes = describe_copy(paths[twin], label, labels[twin], count)
             remarks.append(Remark("exact-duplicate", why, paths[twin], excludes))
         remarks += _near_remarks(index, near.get(index, ()), paths, labels)
-        remarks.sort(key=lambda remark: not remark.excludes)
+        remarks.sort(key=lambda remark: (not remark.excludes, FINDINGS.index(remark.finding)))
         named = {remark.finding for remark in remarks}
         yield Row(
             path,

@@ -47,8 +47,7 @@ Notes: TypeAlias = "Mapping[str, Note]"
 """More about suspects, by their paths."""
 # What a finding means, in words for a person.
 MEANINGS: Final[Mapping[Finding, str]] = {
-    "undecodable": "Nothing can decode these files, or only a part of a decoder can. They cannot be "
-    "trained on.",
+    "undecodable": "Training cannot read this file. The reason says why.",
     "truncated": "The file ends before its picture does. What is there of it is shown.",
     "bomb": "The header claims more pixels than any photograph has. It was not opened.",
     "grayscale": "No colour at all. Among colour photographs, a network may learn to do without colour.",
@@ -64,7 +63,7 @@ MEANINGS: Final[Mapping[Finding, str]] = {
     "bright": "So bright that little is to be seen.",
     "blurred": "Hardly a sharp edge anywhere.",
     "wrong-extension": "The name promises another format than the file holds. Harmless to training.",
-    "transcoded": "Engines do not decode this file alike: it is packed as PNG. Harmless to training.",
+    "transcoded": "Packed as PNG, so that all engines read the same pixels. Harmless to training.",
     "transparent": "Parts are transparent: they are laid on white, or on the colour of pack --background.",
     "animated": "More than one frame: training sees the first.",
     "cmyk": "Made for print: its colours are converted.",
@@ -178,13 +177,14 @@ def _note_on(image: Ranked, images: Path) -> Note:
 
 
 def gather(rows: Iterable[Row], notes: Notes) -> Shown:
-    """What the page shows of the rows of a survey: MOST suspects, and their twins."""
+    """What the page shows of the rows of a survey: MOST suspects, those without a picture last, and twins."""
     rank = {path: place for place, path in enumerate(notes)}
     classes: set[str] = set()
     counts: Counter[bool] = Counter()
 
-    def order(row: Row) -> tuple[int, int, str, str]:
-        return FINDINGS.index(row.findings[0]), rank.get(row.path, len(rank)), row.of, row.path
+    def order(row: Row) -> tuple[bool, int, int, str, str]:
+        place = FINDINGS.index(row.findings[0])
+        return not is_safe(row), place, rank.get(row.path, len(rank)), row.of, row.path
 
     def find_suspects() -> Iterator[Row]:
         for row in rows:
@@ -216,6 +216,20 @@ def _fold(suspects: Sequence[Row]) -> list[Row]:
     return [row for row in known.values() if row.path in listed]
 
 
+def is_of_another(page: Path, images: Path) -> bool:
+    """Whether a survey's page is there, and of another folder."""
+    try:
+        with page.open(encoding="utf-8", errors="replace") as lines:
+            data = next((line for line in lines if 'id="data"' in line), "")
+    except OSError:
+        return False
+    return bool(data) and f'"key":"{_key(images)}"' not in data
+
+
+def _key(images: Path) -> str:
+    return hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32]
+
+
 def describe(shown: Shown, images: Path, folder: Path) -> dict[str, Any]:
     """All that the page's script knows, JSON-able; pictures are numbers, the items' first.
 
@@ -227,7 +241,7 @@ def describe(shown: Shown, images: Path, folder: Path) -> dict[str, Any]:
     home = os.path.relpath(images.resolve(), folder.resolve())  # so that both may be moved together
     return {
         "images": quote(os.fsencode(home)),
-        "key": hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:32],
+        "key": _key(images),
         "suspects": shown.suspects,
         "block": BLOCK,
         "classes": shown.classes,

@@ -111,9 +111,8 @@ function makeCard(place) {
   part("name").title = plain(item.path);
   part("label").textContent = plain(item.label || "no class");
   const hint = doubt(item);
-  if (hint) part("label").append(element("i", `, ${hint}`)); // says why, and may take the line of it
+  if (hint) part("label").append(element("i", `, ${hint}`));
   part("why").textContent = plain(item.reason || (item.findings || []).join(", "));
-  part("why").hidden = Boolean(hint);
   part("text").title = plain(item.reason || "");
   return card;
 }
