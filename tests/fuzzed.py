@@ -195,6 +195,7 @@ def run_seeds(_: Path) -> list[bytes]:
     evaluated["confusion_pairs"] = [[0, 1, 2]]
     image = {"path": "a/9.jpg", "reason": "dark", "detail": "d", "thumbnail": None}
     packed = {"path": "p.arrow", "digest": "0", "classes": ["a", "b"], "splits": {"train": 9}}
+    packed |= {"beside": "../p.arrow", "background": "#ffffff"}
     packed |= {"excluded": {"total": 1, "reasons": {"dark": 1}, "images": [image]}, "transcoded": []}
     contents = {
         RECIPE: asdict(TINY),

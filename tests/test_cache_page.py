@@ -16,10 +16,10 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -307,7 +307,7 @@ class Work:
     """The page of the kennel in a browser."""
 
     def __init__(self, page: Page, folder: Path) -> None:
-        self.page, self.folder = page, folder
+        self.page, self.folder, self._held = page, folder, ExitStack()
         self.url = (folder / "survey.html").as_uri()
         page.resize(1280, 900)
         self.reopen(forget=True)
@@ -347,11 +347,15 @@ class Work:
         return {decision.image.path: decision for decision in read_decisions(self.save())}
 
     def reopen(self, forget: bool = False) -> None:
-        """The page anew. forget: with nothing decided."""
+        """The page anew. forget: with nothing decided: its memory has a new name, as clearing may come late."""
         self.page.open("about:blank")
-        # In the new page, before its own script: what an older page cleared may reach the browser too late.
-        with self.page.before("localStorage.clear()") if forget else nullcontext():
-            self.page.open(self.url)
+        if forget:
+            self._held.enter_context(self.page.before(RENAMED % next(NAMES)))
+        self.page.open(self.url)
+
+    def end(self) -> None:
+        """Its pages' memory is as any other page's again."""
+        self._held.close()
 
     def load(self, file: Path) -> str:
         """Load decisions; what the page says of them."""
@@ -365,6 +369,12 @@ class Work:
         return [(path, each.choice, each.to) for path, each in found]
 
 
+NAMES = count()
+RENAMED = """for (const name of ["getItem", "setItem"]) {
+    const real = Storage.prototype[name];
+    Storage.prototype[name] = function (key, ...rest) { return real.call(this, `%s ${key}`, ...rest); };
+}"""
+"""Run before a page: what it remembers, no page without this can recall."""
 CURRENT = "items[Number(document.querySelector('[aria-current]').dataset.place)].path"
 
 
@@ -383,7 +393,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, P
 def work(chromium: tuple[Page, Path]) -> Iterator[Work]:
     page, root = chromium
     page.errors.clear()
-    yield Work(page, root)
+    work = Work(page, root)
+    yield work
+    work.end()
     assert page.errors == []
     assert page.ask("window.pwned") is None
     assert {url.split(":")[0] for url in page.requests} <= {"file", "data", "about", "blob"}
@@ -589,7 +601,6 @@ def test_decisions_survive_a_reload_and_a_browser_that_may_not_remember_says_so(
     badges = [work.badge(path) for path in (*GREY, COPY)]
     assert badges == ["✓ keep", "✓ exclude", "machine: exclude"]
     assert page.ask(forgetful) is False
-    page.ask("localStorage.clear()")
     forbid = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError') }})"
     with page.before(forbid):
         work.reopen()
@@ -778,4 +789,6 @@ def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
     assert page.ask(f"{cards}.length") < 60
     page.wait(f"{cards}.every((card) => card.querySelector('img')?.naturalWidth === 128)")
     assert work.current() == gather(rows, {}).rows[-1].path
-    page.ask("localStorage.clear()")
+    page.ask(
+        "Object.keys(localStorage).filter((name) => name.endsWith(KEY)).forEach((name) => delete localStorage[name])"
+    )

@@ -304,7 +304,7 @@ def test_what_is_not_deterministic_is_said(
 TRAIN = f"fine --pack PACK --out new {' '.join(SMALL)} --no-linear-probe"
 OUT_OF_MEMORY = {
     f"train.py {TRAIN}": "at batch size 32; lower --batch-size or --micro-batch, or add --activation-checkpointing;",
-    "eval.py --run run --device cpu": "at 64 crops at once; lower --batch-size and --crops, or use --device cpu",
+    "eval.py --run run --device cpu": "at 16 crops at once; lower --batch-size and --crops, or use --device cpu",
     "explain.py --run run --device cpu --count 7": "at 7 images at once; lower --count, or use --device cpu",
 }
 """A program, and what it says."""
