@@ -6,6 +6,7 @@ hashes.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -195,10 +196,18 @@ def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     import cv2
 
     halved = downsample(pixels, int(np.log2(max(1, min(pixels.shape[:2]) / side))))
-    width, height = _reduced(pixels, side)
-    across, down = _box_centres(halved.shape[1], width), _box_centres(halved.shape[0], height)
-    places = np.tile(across, (height, 1)), np.repeat(down[:, None], width, axis=1)
-    return np.asarray(cv2.remap(halved, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    boxes = _boxes(halved.shape[:2], _reduced(pixels, side))
+    return np.asarray(cv2.remap(halved, *boxes, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _boxes(shape: tuple[int, int], size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The middle of each pixel's box, as `cv2.remap` takes it. shape: height and width. size: the new one."""
+    import cv2
+
+    across, down = _box_centres(shape[1], size[0]), _box_centres(shape[0], size[1])
+    places = np.tile(across, (size[1], 1)), np.repeat(down[:, None], size[0], axis=1)
+    return cv2.convertMaps(*places, cv2.CV_16SC2)
 
 
 def _box_centres(length: int, count: int) -> NDArray[np.float32]:
