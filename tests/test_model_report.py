@@ -263,6 +263,7 @@ def test_what_other_weights_gave_is_called_outdated_wherever_it_stands(run: Path
     fresh = Page(run)
     assert "Outdated" not in "".join(fresh.texts.values()) + fresh.texts["result"]
     assert "trained for 4 epochs on 2,540 images of 4 classes, names 90.1 % of test" in fresh.text("")
+    assert "crops together, with its weights after averaging." in fresh.text("")
     weigh(run, "swa.ckpt", 3.0)
     old = Page(run)
     command = f"Measure again: greyhound eval --run {run}"
