@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# What tests, formatting and types need beside it: the demo does not wait for them.
+DEV := $(VENV)/.dev
 override DEMO := demo
 IMAGES ?= $(wildcard ../shared/data/photos)
 MINUTES ?= 13
@@ -15,8 +17,12 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[dev,weights]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[weights]"
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/greyhound
+	@touch $@
+
+$(DEV): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP)
@@ -28,10 +34,10 @@ demo: $(STAMP)
 	$(BIN)/greyhound explain --run $(DEMO)/run
 	@echo "Open $(DEMO)/run/report.html"
 
-test: $(STAMP)
+test: $(DEV)
 	$(PYTEST)
 
-check: $(STAMP)
+check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -43,13 +49,13 @@ bench: $(STAMP)
 	$(BIN)/greyhound benchmark --images "$(IMAGES)" --json bench.json --chart bench.png
 
 # make says 2 for whatever the script says; its codes are in docs/gpu.md.
-gpu-check: $(STAMP)
+gpu-check: $(DEV)
 	REQUIRE_GPU=1 $(BIN)/python tests/gpu_check.py $(if $(PACK),--pack "$(PACK)")
 
-soak: $(STAMP)
+soak: $(DEV)
 	$(BIN)/python tests/soak.py --minutes 30
 
-fuzz: $(STAMP)
+fuzz: $(DEV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[fuzz]"
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
