@@ -9,6 +9,7 @@ fit the linear probe, train epoch by epoch, average weights, report.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 
@@ -65,16 +66,17 @@ def train(options: TrainOptions, stop: Stop) -> int:
 
 
 def conclude(context: TrainContext) -> None:
-    """What each stage brought; of few validation images, how little their accuracy says; and the report."""
+    """What each stage brought, what the kept weights reach, the report, and the command that comes next."""
     folder, classes = context.run.folder, len(context.pack.classes)
     reached = report.reached(folder)
     if said := report.say_stages(reached, context.recipe.select):
         print(said)
     kept = next((dict(stage.result) for stage in reached if stage.best), None)
-    if kept and kept["n"] < metrics.FEW * classes:
+    if kept:
         kept["interval"] = metrics.wilson(kept["accuracy"] * kept["n"], kept["n"])
         print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")
     print(f"report: {report.build(folder)}")
+    print(f"next: greyhound eval --run {shlex.quote(str(folder))} --crops 10")
 
 
 def probe(context: TrainContext) -> None:

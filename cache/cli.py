@@ -15,6 +15,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ Value = TypeVar("Value")
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
 BAD_INPUT = 2
+LINE_SECONDS: Final = 10.0
+LINE_SHARE: Final = 0.02
 """Exit code when what the user gave is not what was expected."""
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
 
@@ -167,22 +170,44 @@ class Update(Protocol):
 
 @contextmanager
 def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
-    """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it."""
+    """A bar on standard error for as long as the block runs, if it is `shown`; yields what moves it.
+
+    Where that is no terminal, lines: one at most every `LINE_SECONDS`, and for every `LINE_SHARE` of the way.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield progress_lines(title) if shown else (lambda done, total, note="": None)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     title_column, note_column = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
     columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note_column)
-    console = Console(stderr=True)
-    # into a file or a pipe even a transient bar would write an empty line
-    silent = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:
             bar.update(task, completed=done, total=total, note=note)
 
         yield update
+
+
+def progress_lines(title: str, clock: Callable[[], float] = time.monotonic) -> Update:
+    """What says on standard error how far it is, and how long the rest will take at the speed so far."""
+    start, said = (clock(), 0), (clock(), 0)
+
+    def update(done: int, total: int, note: str = "") -> None:
+        nonlocal start, said
+        now = clock()
+        if not start[1]:  # a pass that is resumed does not begin at 0
+            start = said = now, done
+        if now - said[0] < LINE_SECONDS or done - said[1] < LINE_SHARE * total or done >= total:
+            return
+        said = now, done
+        left = round((now - start[0]) * (total - done) / (done - start[1]))
+        far = f"{title}: {done:,} of {total:,}, {left // 60}:{left % 60:02} left"
+        _complain(", ".join(filter(None, (far, note))))
+
+    return update
 
 
 def plain(text: str) -> str:

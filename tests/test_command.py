@@ -14,6 +14,7 @@ import pytest
 from runs import Capture, Patch
 
 from greyhound import __main__ as command
+from greyhound.cache import cli
 
 # A recipe holds an Augment, beside which its arithmetic lies: train alone needs numpy, the first of these.
 SLOW = ("numpy", "torch", "PIL", "pyarrow", "pydantic", "rich", "matplotlib", "cv2", "multiprocessing")
@@ -163,3 +164,31 @@ def test_ctrl_c_during_an_import_leaves_nothing_half_written(tmp_path: Path) -> 
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
     assert [(file.name, file.read_text()) for file in out.iterdir()] == [("two.csv", "old")]
+
+
+def test_without_a_terminal_a_long_pass_says_how_far_it_is(capsys: Capture) -> None:
+    now = 0.0
+    update = cli.progress_lines("training epoch 3", clock=lambda: now)
+    for done in range(401, 1001):  # resumed at 400: the speed is that of 401 and later
+        now += 0.5
+        update(done, 1000, "2 img/s")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training epoch 3: 421 of 1,000, 4:50 left, 2 img/s"
+    assert len(lines) == 29  # one in ten seconds of five minutes, but for the last
+
+    update = cli.progress_lines("packing", clock=lambda: now)
+    for done in range(0, 1001):
+        now += 60
+        update(done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "packing: 21 of 1,000, 979:00 left"
+    assert len(lines) == 49  # two per cent each, however long it takes
+
+
+def test_a_pass_that_is_not_shown_is_silent(capsys: Capture) -> None:
+    with cli.progress_bar("evaluating", shown=False) as update:
+        update(1, 2)
+    with cli.progress_bar("evaluating") as update:
+        update(1, 2)
+        update(2, 2)
+    assert capsys.readouterr().err == ""

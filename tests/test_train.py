@@ -78,6 +78,8 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("image cache: decoded, 42 of 42 images in ")
     assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
+    assert re.match(r"validation: acc = \d\.\d{3} \(95 % interval \d\.\d{3} to \d\.\d{3}, n = ", lines[-3])
+    assert lines[-1] == f"next: greyhound eval --run {tmp_path / 'run'} --crops 10"
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
         "recipe.json",
