@@ -177,7 +177,7 @@ def test_without_a_terminal_a_long_pass_says_how_far_it_is(capsys: Capture) -> N
     assert len(lines) == 29  # one in ten seconds of five minutes, but for the last
 
     update = cli.progress_lines("packing", clock=lambda: now)
-    for done in range(0, 1001):
+    for done in range(1001):
         now += 60
         update(done, 1000)
     lines = capsys.readouterr().err.splitlines()
