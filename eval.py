@@ -74,23 +74,20 @@ if __name__ == "__main__":
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from greyhound.cache.cli import from_json, note, plain, progress_bar, run
+from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import NO_LABEL, Source, find_unlabelled, named_as_image
 from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import scan
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.cache.survey.table import Lines
-from greyhound.model import calibration, distributed, metrics, precision
+from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.run import EVALUATION, PACK, RECIPE, Run
-from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Loader
+from greyhound.model.run import EVALUATION, PACK, Run
 from greyhound.session import EVALUATED, open_device, open_trained_pack
+from greyhound.trained import collect, open_trained, temperature
 
 
 def evaluate(job: Job) -> int:
@@ -103,22 +100,17 @@ def evaluate(job: Job) -> int:
         if distributed.world_size() > 1 and job.images:
             raise UserError("--images is for one process; start it without torchrun, or pack the images")
         job = replace(job, resources=job.resources.shared(distributed.local_world_size()))
-        folder = Run(job.run)
-        recipe = folder.read(RECIPE)
-        trained = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment")
-        bf16 = recipe["precision"] == "bf16" and precision.has_bf16(device)
-        origin, network = folder.network(job.checkpoint, device)
+        folder, resources = Run(job.run), job.resources
+        trained = open_trained(folder, job.checkpoint, resources)
+        origin = trained.origin
         with open_images(job, folder, engine) as (pack, asked, name):
             if (job.predictions or job.probabilities) and (pack.labels[asked] >= 0).any():
                 flag = "--predictions" if job.predictions else "--probabilities"
                 raise UserError(f"{flag} is for images without labels; these have labels")
-            inference = precision.fuse_conv_bn(network, trained.size)
-            ids, logits = predict(job, trained, inference, pack, asked, bf16)
+            batches = trained.logits(pack, asked, resources, job.crops, at_once, job.seed)
+            ids, logits = collect(batches, len(asked))
             labels = pack.labels[ids].astype("int64")
-            if name == EVALUATION:
-                fitted = fit_temperature(job, trained, inference, pack, bf16)
-            else:
-                fitted = known_temperature(job, folder, origin["weights"])
+            fitted = temperature(trained, job.crops, resources, pack.path if name == EVALUATION else None)
             if not distributed.is_main():
                 return 0
             left_out = sorted({*asked.tolist()} - {*ids.tolist()})
@@ -135,7 +127,7 @@ def evaluate(job: Job) -> int:
             result["calibration"] = calibration.describe(logits, labels, fitted)
     result |= {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
     result |= origin | {
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": "bf16" if trained.bf16 else "fp32",
         "engine": engine,
         "device": where,
         "seed": job.seed,
@@ -177,30 +169,6 @@ def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDAr
         yield pack, pack.ids("test"), "eval-images.json"
 
 
-def fit_temperature(
-    job: Job, trained: Augment, network: nn.Module, pack: Pack, bf16: bool
-) -> calibration.Temperature:
-    """What the validation images give; 1 where --on-corrupt skip leaves none of them."""
-    try:
-        ids, logits = predict(job, trained, network, pack, pack.ids("val"), bf16)
-    except PackError:
-        if job.resources.on_corrupt != "skip":
-            raise
-        return calibration.Temperature(why="no validation image can be read, so none can be fitted")
-    return calibration.fit(logits, pack.labels[ids].astype("int64"))
-
-
-def known_temperature(job: Job, folder: Run, weights: str) -> calibration.Temperature:
-    """What the last evaluation of the test split fitted, to the same weights and as many crops."""
-    content = folder.read(EVALUATION) if (folder.folder / EVALUATION).exists() else {}
-    found = content.get("calibration") or {}
-    if (content.get("weights"), content.get("crops")) == (weights, job.crops) and found.get("temperature"):
-        return calibration.Temperature(found["temperature"], found.get("images") or 0, found.get("why") or "")
-    images = folder.read(PACK).get("splits", {}).get("val", 0)
-    command = f"first fit a temperature: greyhound eval --run {job.run} --crops {job.crops}"
-    return calibration.Temperature(images=images, why=calibration.too_few(images) or command)
-
-
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
     """The files of a folder, labelled if its subfolders have the names of the classes; or the one file.
 
@@ -226,39 +194,6 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
         found = f"{images} has images beside its class folders, {loose[0]!r} for one"
         raise UserError(f"{found}; move them into a class")
     return [replace(source, label=classes.index(name)) for source, name in inside.items()]
-
-
-def predict(
-    job: Job, trained: Augment, network: nn.Module, pack: Pack, ids: NDArray[np.int64], bf16: bool
-) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """The valid rows, int64 `[n]`, and the logits of every crop: float32 `[n, crops, K]`, in host memory.
-
-    Each rank predicts its share; the first one gets all.
-    """
-    parts, rows = [], []
-    assert job.batch_size  # since `evaluate` has chosen it
-    loader = Loader(
-        pack,
-        trained.crops() if job.crops > 1 else trained.centre(),
-        ids,
-        job.resources,
-        batch_size=max(1, job.batch_size // job.crops) * distributed.world_size(),
-        seed=job.seed,
-        views=job.crops,
-        epochs=1,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
-    with torch.no_grad(), loader, progress_bar("evaluating", distributed.is_main()) as update:
-        distributed.on_main(note, loader.describe_corrupt())
-        for batch in loader:
-            logits = precision.forward(network, batch.flat()[0], bf16)
-            parts.append(logits.view(len(batch.ids), job.crops, logits.shape[1]))
-            rows.append(batch.ids)
-            update(loader.position.images, len(loader.ids))
-    found, logits = distributed.gather(torch.cat(rows)), distributed.gather(torch.cat(parts)).cpu()
-    order = found.argsort()
-    return found[order].numpy(), logits[order]
 
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 PROBE: Final = "probe.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
+CALIBRATION: Final = "calibration.json"
 SALIENCY: Final = "saliency.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
@@ -82,6 +83,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     PROBE: _RESULT | {"images": int},
     SWA: {"before": _RESULT, "after": _RESULT},
+    CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
     SALIENCY: _ORIGIN | {"images": [{"path": str}]},
     EVALUATION: _ORIGIN
     | _SCORE
@@ -328,7 +330,7 @@ def versions(**more: str) -> dict[str, str]:
 
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
-    r"|(recipe|pack|versions|probe|swa|saliency|corrupt|diverged|eval(-[\w-]+)?)\.json"
+    r"|(recipe|pack|versions|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
     r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|report\.html|predictions\.csv"
 )

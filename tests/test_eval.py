@@ -229,23 +229,23 @@ def test_predictions_use_the_temperature_of_the_same_weights_and_crops(
     run: Path, images: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(calibration, "LEAST", 1)
-    plain = evaluate(run, crops=2)
-    assert plain["calibration"]["images"] == 6
+    assert evaluate(run, crops=2)["calibration"]["images"] == 6
+    (row,) = Run(run).read("calibration.json")
 
     def probability(**options: Any) -> float:
         evaluate(run, "pack.json", images=images / "red" / "0.jpg", **options)
         with (run / "predictions.csv").open(newline="") as file:
             return float(next(csv.DictReader(file))["probability"])
 
-    changed = plain["calibration"] | {"temperature": 1e6, "why": ""}
+    Run(run).write("calibration.json", [row | {"temperature": 1e6, "why": ""}])
     capsys.readouterr()
-    Run(run).write("eval.json", plain | {"calibration": changed})
     assert probability(crops=2) == pytest.approx(1 / 3, abs=1e-3)
     assert "not calibrated" not in capsys.readouterr().err
     for options in ({"crops": 1}, {"crops": 2, "checkpoint": "last"}):
         assert probability(**options) > 0.34
-        advice = f"first fit a temperature: greyhound eval --run {run} --crops {options['crops']}"
-        assert f"not calibrated: {advice}" in capsys.readouterr().err
+    kept = [(row["weights"], row["crops"]) for row in Run(run).read("calibration.json")]
+    swa, last = map(Run(run).weights_id, ("swa", "last"))
+    assert kept == [(swa, 2), (swa, 1), (last, 2)]
 
 
 def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Capture) -> None:

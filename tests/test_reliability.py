@@ -33,7 +33,7 @@ from greyhound.cache.cli import Stopped, ValueFormatError, from_json
 from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.validate import DaliDecoder, validate_image
-from greyhound.model import checkpoint
+from greyhound.model import calibration, checkpoint
 from greyhound.model.checkpoint import FORMAT, CheckpointError, fingerprint, numbered, rotate
 from greyhound.model.report import report
 from greyhound.model.run import (
@@ -477,9 +477,10 @@ def test_evaluation_leaves_damaged_images_out_and_says_so(
 
 
 def test_an_evaluation_needs_no_validation_image_that_can_be_read(
-    run: Path, colour_pack: Pack, damage: Damage, capsys: Capture
+    run: Path, colour_pack: Pack, damage: Damage, capsys: Capture, monkeypatch: Patch
 ) -> None:
     """They fit the temperature, and no more."""
+    monkeypatch.setattr(calibration, "LEAST", 1)
     job = evaluation.Job(run=run, pack=damage(*colour_pack.ids("val")).path, crops=2, resources=ONE_THREAD)
     with pytest.raises(PackError, match="is corrupt: row"):
         evaluation.evaluate(job)

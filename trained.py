@@ -1,0 +1,173 @@
+"""A trained run, opened to look at images: its network, what it saw in training, its temperature.
+
+Before it: a run folder. After it: eval, predict, export, serve and Python's calls use what was opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from greyhound.cache.cli import from_json, note, progress_bar
+from greyhound.cache.store import Pack, PackError
+from greyhound.model import calibration, distributed, precision
+from greyhound.model.run import CALIBRATION, PACK, RECIPE, CheckpointName, Run, RunError
+from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.engine import Resources
+from greyhound.pipelines.loader import Loader, choose
+from greyhound.session import EVALUATED, open_device, open_trained_pack
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained run, opened to look at images with.
+
+    origin: which checkpoint, after what, its `weights_id`. network: on `device`, in evaluation mode, its
+    BatchNorm fused. augment: the recipe's. background: a colour, under what is transparent.
+    """
+
+    run: Run
+    origin: dict[str, Any]
+    network: nn.Module
+    augment: Augment
+    classes: tuple[str, ...]
+    background: str
+    bf16: bool
+    device: torch.device
+
+    def logits(
+        self,
+        pack: Pack,
+        ids: NDArray[np.int64],
+        resources: Resources,
+        crops: int = 1,
+        at_once: int | None = None,
+        seed: int = 0,
+    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Batch by batch: rows of the pack, int64 `[n]`, and their crops' logits, float32 `[n, crops, K]`.
+
+        Of several ranks, each sees its share. crops: random ones, from `seed`; 1: the window in the centre.
+        at_once: crops in a forward pass; None: as many as are fast. An image that cannot be read is left out
+        where resources.on_corrupt is "skip". Raises PackError, StreamError.
+        """
+        at_once = at_once or EVALUATED[choose(resources.engine, resources.device)[1]]
+        loader = Loader(
+            pack,
+            self.augment.crops() if crops > 1 else self.augment.centre(),
+            ids,
+            resources,
+            batch_size=max(1, at_once // crops) * distributed.world_size(),
+            seed=seed,
+            views=crops,
+            epochs=1,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+        with torch.no_grad(), loader:
+            distributed.on_main(note, loader.describe_corrupt())
+            for batch in loader:
+                found = precision.forward(self.network, batch.flat()[0], self.bf16)
+                yield batch.ids.numpy(), found.view(len(batch.ids), crops, -1)
+
+
+def collect(
+    batches: Iterable[tuple[NDArray[np.int64], torch.Tensor]], total: int
+) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """The rows and logits of all batches and ranks, on rank 0, in the order of the rows, in host memory.
+
+    total: images, for the progress bar.
+    """
+    parts, rows, done = [], [], 0
+    with progress_bar("evaluating", distributed.is_main()) as update:
+        for some, logits in batches:
+            parts.append(logits)
+            rows.append(torch.from_numpy(some))
+            done += len(some) * distributed.world_size()
+            update(min(done, total), total)
+    found, logits = distributed.gather(torch.cat(rows)), distributed.gather(torch.cat(parts)).cpu()
+    order = found.argsort()
+    return found[order].numpy(), logits[order]
+
+
+def open_trained(run: Run, checkpoint: CheckpointName, resources: Resources) -> Trained:
+    """A trained run, on the device of `resources`. Raises RunError, CheckpointError, ResourcesError."""
+    recipe, packed = run.read(RECIPE), run.read(PACK)
+    augment = from_json(Augment, recipe["augment"], f"{run.folder / RECIPE}, augment")
+    *_, device = open_device(resources)
+    origin, network = run.network(checkpoint, device)
+    return Trained(
+        run,
+        origin,
+        precision.fuse_conv_bn(network, augment.size),
+        augment,
+        tuple(packed["classes"]),
+        packed["background"],
+        recipe["precision"] == "bf16" and precision.has_bf16(device),
+        device,
+    )
+
+
+def temperature(
+    trained: Trained, crops: int, resources: Resources, pack: Path | None = None
+) -> calibration.Temperature:
+    """What makes the probabilities of so many crops mean what they say; 1, with the reason, where none can.
+
+    It is fitted to the validation split of the run's pack (`pack`: where that is now), and kept in the run
+    folder. Raises PackError for a corrupt image, unless resources.on_corrupt is "skip"; and RunError.
+    """
+    known = distributed.broadcast_from_main(lambda: _known_temperature(trained, crops))
+    return known or _fit_temperature(trained, crops, resources, pack)
+
+
+def _known_temperature(trained: Trained, crops: int) -> calibration.Temperature | None:
+    """The one in the run folder, or that there cannot be one."""
+    if why := calibration.too_few(images := trained.run.read(PACK).get("splits", {}).get("val", 0)):
+        return calibration.Temperature(images=images, why=why)
+    wanted = {"weights": trained.origin["weights"], "crops": crops}
+    for row in _temperatures(trained.run):
+        if wanted.items() <= row.items() and (row.get("temperature") or 0) > 0:
+            return calibration.Temperature(row["temperature"], row.get("images") or 0, row.get("why") or "")
+    return None
+
+
+def _temperatures(run: Run) -> list[dict[str, Any]]:
+    """The rows of calibration.json. Raises RunError."""
+    rows: list[dict[str, Any]] = run.read(CALIBRATION) if (run.folder / CALIBRATION).exists() else []
+    return rows
+
+
+def _fit_temperature(
+    trained: Trained, crops: int, resources: Resources, path: Path | None
+) -> calibration.Temperature:
+    """The temperature of the validation images, which the run folder keeps where it can be written."""
+    try:
+        pack = open_trained_pack(trained.run, path, resources)
+    except (PackError, RunError) as error:
+        return calibration.Temperature(why=str(error))
+    if pack.header.digest != trained.run.read(PACK)["digest"]:
+        return calibration.Temperature(
+            why=f"{pack.path} is not the pack that {trained.run.folder} was trained on"
+        )
+    try:
+        asked = pack.ids("val")
+        ids, logits = collect(trained.logits(pack, asked, resources, crops), len(asked))
+    except PackError:
+        if resources.on_corrupt != "skip":
+            raise
+        return calibration.Temperature(why="no validation image can be read, so none can be fitted")
+    if not distributed.is_main():
+        return calibration.Temperature()
+    fitted = calibration.fit(logits, pack.labels[ids].astype("int64"))
+    row = {"weights": trained.origin["weights"], "crops": crops, **vars(fitted)}
+    try:
+        trained.run.write(CALIBRATION, [*_temperatures(trained.run), row])
+    except RunError as error:
+        note(f"the temperature is not kept: {error}")
+    return fitted
