@@ -23,7 +23,6 @@ from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
 from greyhound.model import distributed, dry_run, resume
 from greyhound.model.checkpoint import fingerprint
-from greyhound.model.network import normalisation
 from greyhound.model.precision import has_bf16
 from greyhound.model.report import figures
 from greyhound.model.run import (
@@ -47,6 +46,7 @@ from greyhound.pipelines.loader import Clock, Loader, Position
 from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions, refuse_run
 from greyhound.session import (
     TrainContext,
+    normalised,
     open_device,
     open_loaders,
     open_pack,
@@ -188,10 +188,7 @@ def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     if recipe.micro_batch == AUTO:
         small = device.type == "cpu" and recipe.freeze_bn and not recipe.compile
         recipe = replace(recipe, micro_batch=8 if small else 0)
-    if recipe.normalise:
-        mean, std = normalisation(recipe.network)
-        recipe = replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
-    return recipe
+    return normalised(recipe)
 
 
 def unresolved(recipe: Recipe) -> Recipe:

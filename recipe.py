@@ -302,15 +302,19 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
     base = TrainOptions(recipe=recipes[first or usual or "fast"])
     parser = _parser(base, first)
     named = vars(parser.read(arguments[1:] if first else arguments))
-    stretched = {name: named.pop(name) for name in ("epochs", "lr") if name in named}
+    epochs, lr = named.pop("epochs", None), named.pop("lr", None)
     read = apply_named(base, named, _INLINE, ("out",), "greyhound train")
     try:
-        phases = read.recipe.phases or FINE.phases * ("epochs" in stretched)
-        phases = with_epochs(phases, stretched["epochs"]) if "epochs" in stretched else phases
-        phases = with_lr(phases, stretched["lr"]) if "lr" in stretched else phases
-        return replace(read, recipe=replace(read.recipe, phases=phases))
+        return replace(read, recipe=stretched(read.recipe, epochs, lr))
     except ValueError as error:
         raise OptionError(str(error)) from None
+
+
+def stretched(recipe: Recipe, epochs: int | None = None, lr: float | None = None) -> Recipe:
+    """The recipe with so many epochs in all, and with this highest learning rate. Raises ValueError."""
+    phases = recipe.phases or (FINE.phases if epochs is not None else ())
+    phases = phases if epochs is None else with_epochs(phases, epochs)
+    return replace(recipe, phases=phases if lr is None else with_lr(phases, lr))
 
 
 def _parser(base: TrainOptions, first: str) -> Parser:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from greyhound.cache.shards import find
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.dry_run import check_input_size
-from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm, set_train_mode
+from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm, normalisation, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, Run, RunError, versions
 from greyhound.model.state import NEVER, CheckpointSaver, TrainState
@@ -216,6 +216,17 @@ def open_state(
         raise RunError(str(error)) from None
     check_input_size(network, recipe.network, recipe.augment.size, recipe.bf16)
     return TrainState(network=network, optimizer=open_optimizer(recipe, network), since=started)
+
+
+def normalised(recipe: Recipe) -> Recipe:
+    """The recipe with the mean and std that its network's weights expect, where it normalises by them.
+
+    Raises WeightsError.
+    """
+    if not recipe.normalise:
+        return recipe
+    mean, std = normalisation(recipe.network)
+    return replace(recipe, augment=replace(recipe.augment, mean=mean, std=std))
 
 
 def open_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:

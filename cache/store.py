@@ -152,6 +152,23 @@ class Pack:
             raise self._damage([index])
         return self._raw(index)
 
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Image `index` as training sees it before it is augmented: upright RGB, uint8 `[height, width, 3]`.
+
+        Raises PackError where there is no such row, or its bytes are corrupt or no longer decode.
+        """
+        from greyhound.cache.decode import DecodeError, decode
+        from greyhound.cache.picture import turn_upright
+
+        if not 0 <= index < len(self):
+            raise PackError(f"{self.path} has no row {index}; expected 0 to {len(self) - 1}")
+        try:
+            pixels = decode(self.encoded(index))
+        except DecodeError as error:
+            what = f"{self.describe(index)} no longer decodes ({error})"
+            raise PackError(f"{self.path}: {what}; check the pack: greyhound verify {self.path}") from None
+        return turn_upright(pixels, int(self.orientations[index]))
+
     @contextmanager
     def naming_corrupt(self, ids: NDArray[np.int64]) -> Iterator[None]:
         """If the block meets a corrupt image, name all corrupt ones of the rows `ids`. Raises PackError."""

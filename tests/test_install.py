@@ -113,7 +113,8 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
     tree = [
         path for room in rooms for end in ("py", "js", "jinja") for path in (ROOT / room).rglob(f"*.{end}")
     ]
-    assert ours == {f"greyhound/{path.relative_to(ROOT)}" for path in (*ROOT.glob("*.py"), *tree)}
+    tree += [*ROOT.glob("*.py"), ROOT / "py.typed"]
+    assert ours == {f"greyhound/{path.relative_to(ROOT)}" for path in tree}
     assert any(name.endswith(".js") for name in ours)
     assert sum(name.endswith(".jinja") for name in ours) == 3
 
