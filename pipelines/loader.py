@@ -306,7 +306,7 @@ def replacements(
     valid row takes the next one of any. Returns int64 `[rows]`. Raises PackError where all are corrupt.
     """
     found = np.arange(len(labels))
-    valid = np.setdiff1d(ids, corrupt)
+    valid = np.sort(ids[~np.isin(ids, corrupt)])  # setdiff1d takes 19 s for 14 million (findings)
     if not len(valid):
         raise PackError(f"all of the {len(ids)} images asked for are corrupt; pack the images again")
     for row in corrupt.tolist():
