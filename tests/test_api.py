@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from runs import ONE_THREAD, TINY, Capture, Patch
 
 import greyhound
+from greyhound import api
 from greyhound.cache.store import Pack
 from greyhound.model.schedule import Phase
 from greyhound.pipelines.augment import Augment
@@ -165,7 +166,7 @@ def test_the_usual_augmentation_is_the_recipes(coded_pack: Pack) -> None:
     batches = greyhound.loader(coded_pack, size=48, resources=ONE_THREAD)
     expected = normalised(FAST).augment
     assert expected.mean != (0, 0, 0)
-    assert batches._source.augment == greyhound.api._augment("fast", expected, 48)
+    assert batches._source.augment == api._augment("fast", expected, 48)
     assert batches._source.augment.size == 48
     images, _ = next(iter(batches))
     assert images.shape[1:] == (3, 48, 48)
@@ -328,7 +329,7 @@ def test_a_recipe_that_cannot_be_is_refused_in_a_line(
 
 def test_fields_are_replaced_as_values(tmp_path: Path) -> None:
     phases = (Phase(epochs=1, high=0.1, low=0.1), Phase(epochs=1, high=0.2, low=0.1))
-    changed = greyhound.api._changed(TINY, {"phases": phases, "probe_grids": (0, 2), "size": 40})
+    changed = api._changed(TINY, {"phases": phases, "probe_grids": (0, 2), "size": 40})
     assert (changed.phases, changed.probe_grids, changed.augment.size) == (phases, (0, 2), 40)
 
 
