@@ -17,6 +17,7 @@ PROGRAMS = {
     "eval": ("greyhound.eval", "test a run: accuracy in total and by class; or predict a folder"),
     "explain": ("greyhound.explain", "show where a run's network looks"),
     "review": ("greyhound.review", "rank the labels that look wrong"),
+    "export": ("greyhound.export", "write a run as one file for ONNX Runtime, OpenVINO, OpenCV or timm"),
     "doctor": ("greyhound.pipelines.doctor", "say what this machine has, and what does not fit together"),
     "benchmark": ("greyhound.pipelines.benchmark", "measure the loaders on your own photographs"),
     "demo": ("greyhound.cache", "draw a small data set with planted faults"),

@@ -389,3 +389,15 @@ def _first(items: list[str]) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def licence(name: str, weights: str) -> str:
+    """Of the weights that a training of the network `name` started from, as far as it is known."""
+    check_name(name)
+    if weights == "none":
+        return "none: trained from random weights"
+    if weights != "auto":
+        return "unknown"
+    architecture = name.partition(".")[0]
+    known = "apache-2.0" if architecture in PACKAGES else import_timm().get_pretrained_cfg(name).license
+    return known or "unknown"

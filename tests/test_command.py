@@ -129,6 +129,7 @@ NEEDED = {
     "eval": "eval --run x",
     "explain": "explain --run x",
     "review": "review --run x --out y",
+    "export": "export --run x --out y.onnx",
     "benchmark": "benchmark --images .",
     "demo": "demo x",
     "survey": "survey . --out x",

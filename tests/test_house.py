@@ -13,17 +13,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cache", "pipelines", "model")
-SCRIPTS = ("train", "eval", "explain", "review")
+SCRIPTS = ("train", "eval", "explain", "review", "export")
 FRONT = "api"
 """The front door from Python: it may know everything, and nothing knows it."""
 FORBIDDEN = {
     "cache": {"pipelines", "model", *SCRIPTS, FRONT},
     "pipelines": {"model", *SCRIPTS, FRONT},
     "model": {"cache", "pipelines", *SCRIPTS, FRONT},
-    "train": {"eval", "explain", "review", FRONT},
-    "eval": {"train", "explain", "review", FRONT},
-    "explain": {"train", "eval", "review", FRONT},
-    "review": {"train", "eval", "explain", FRONT},
+    **{script: {*SCRIPTS, FRONT} - {script} for script in SCRIPTS},
     FRONT: set(),
 }
 ALLOWED = {"model": {"cache.files", "cache.machine", "cache.errors"}}
@@ -34,6 +31,10 @@ FOREIGN = {
     "simplejpeg": {"cache", "pipelines"},
     "timm": {"model"},
     "cleanlab": {"review"},
+    "onnx": {"model", "export"},
+    "onnxscript": {"pipelines", "model"},
+    "onnxruntime": {"export"},
+    "openvino": {"export"},
 }
 """Libraries that only some rooms may know."""
 
@@ -148,7 +149,7 @@ ABSENT = {
     "pipelines.loader": ("nvidia.dali", "timm", "greyhound.model"),
     "eval": ("nvidia.dali", "timm", "matplotlib", "pandas"),
     # A slip on the command line is answered in seconds: timm brings torchvision, that half of torch's compiler.
-    "train eval explain review": ("nvidia.dali", "timm", "torchvision", "torch._dynamo"),
+    "train eval explain review export": ("nvidia.dali", "timm", "torchvision", "torch._dynamo", "onnx"),
 }
 """Modules in the order in which one process imports them, and what must not be there after them."""
 IMPORTING = """
