@@ -14,7 +14,8 @@ CACHE = ("demo", "survey", "pack", "info", "verify")
 """Subcommands of the room `cache`, which share one program."""
 PROGRAMS = {
     "train": ("greyhound.train", "fine-tune a network on a pack"),
-    "eval": ("greyhound.eval", "test a run: accuracy in total and by class; or predict a folder"),
+    "eval": ("greyhound.eval", "test a run: accuracy in total and by class"),
+    "predict": ("greyhound.predict", "name the class of photographs: a row for each file"),
     "explain": ("greyhound.explain", "show where a run's network looks"),
     "review": ("greyhound.review", "rank the labels that look wrong"),
     "export": ("greyhound.export", "write a run as one file for ONNX Runtime, OpenVINO, OpenCV or timm"),

@@ -3,14 +3,12 @@
     greyhound eval --run runs/dogs --crops 10
     greyhound eval --run runs/dogs --images FOLDER
 
-Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder; for a
-folder without labels, a table of predictions.
+Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder. Images
+without labels are for `greyhound predict`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 import tempfile
@@ -18,30 +16,23 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
-GUESSES: Final = 3
-"""Classes in a row of the table of predictions, the most probable first."""
-
 
 @dataclass(frozen=True)
 class Job:
-    """Measure a trained network on images that it has not seen, or predict a folder of images."""
+    """Measure a trained network on images that it has not seen."""
 
     run: Path
     """The run folder of a training."""
     crops: int = 10
     """Random crops of each image; 1: only the window in the centre."""
     images: Path | None = None
-    """A folder of images, or one image, instead of a pack. It has one subfolder a class, or no labels."""
-    predictions: Path | None = None
-    """The CSV file for a folder without labels; default: predictions.csv in the run folder."""
-    probabilities: bool = False
-    """In that file, the probability of every class too."""
+    """A folder of images, one subfolder a class, instead of a pack."""
     split: Literal["test", "val", "train"] = "test"
     """The images of the pack to evaluate."""
     pack: Path | None = None
@@ -78,11 +69,10 @@ from numpy.typing import NDArray
 
 from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
-from greyhound.cache.folder import NO_LABEL, Source, find_unlabelled, named_as_image
+from greyhound.cache.folder import Source, find_unlabelled, named_as_image
 from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import scan
 from greyhound.cache.store import Pack
-from greyhound.cache.survey.table import Lines
 from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.run import EVALUATION, PACK, Run
@@ -91,22 +81,19 @@ from greyhound.trained import collect, open_trained, temperature
 
 
 def evaluate(job: Job) -> int:
-    """Predict every crop, and write what came of it. The exit code."""
+    """Look at every crop, and write what came of it. The exit code."""
     engine, where, device = open_device(job.resources)
     at_once = job.batch_size or EVALUATED[where]
-    job, size = replace(job, batch_size=at_once), f"{max(at_once, job.crops)} crops at once"
+    size = f"{max(at_once, job.crops)} crops at once"
     remedy = "lower --batch-size and --crops, or use --device cpu"
     with refusing_out_of_memory(size, remedy), distributed.process_group(device):
         if distributed.world_size() > 1 and job.images:
             raise UserError("--images is for one process; start it without torchrun, or pack the images")
-        job = replace(job, resources=job.resources.shared(distributed.local_world_size()))
-        folder, resources = Run(job.run), job.resources
+        resources = job.resources.shared(distributed.local_world_size())
+        job, folder = replace(job, resources=resources), Run(job.run)
         trained = open_trained(folder, job.checkpoint, resources)
         origin = trained.origin
         with open_images(job, folder, engine) as (pack, asked, name):
-            if (job.predictions or job.probabilities) and (pack.labels[asked] >= 0).any():
-                flag = "--predictions" if job.predictions else "--probabilities"
-                raise UserError(f"{flag} is for images without labels; these have labels")
             batches = trained.logits(pack, asked, resources, job.crops, at_once, job.seed)
             ids, logits = collect(batches, len(asked))
             labels = pack.labels[ids].astype("int64")
@@ -114,11 +101,6 @@ def evaluate(job: Job) -> int:
             if not distributed.is_main():
                 return 0
             left_out = sorted({*asked.tolist()} - {*ids.tolist()})
-            if (labels < 0).all():
-                found = calibration.probabilities(logits, fitted.temperature)
-                write_predictions(job, pack, ids, found, left_out)
-                note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
-                return 0
             try:
                 result = metrics.evaluate(logits.softmax(2).numpy(), labels, pack.classes)
             except ValueError as error:  # the network diverged
@@ -170,21 +152,16 @@ def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDAr
 
 
 def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
-    """The files of a folder, labelled if its subfolders have the names of the classes; or the one file.
-
-    Raises UserError.
-    """
-    if not images.exists():
-        raise UserError(f"there is no {images}; expected a folder of images, or one image")
-    if images.is_file():
-        return [Source(images, images.name, NO_LABEL)]
+    """The files of a folder whose subfolders have the names of the classes. Raises UserError."""
+    wanted = "to predict images without labels: greyhound predict"
+    if not images.is_dir():
+        found = "is a file" if images.exists() else "is not there"
+        raise UserError(f"{images} {found}; expected a folder with one subfolder a class, or, {wanted}")
     sources = find_unlabelled(images)
     inside = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
     names = set(inside.values())
     if not names & set(classes):
-        if names:
-            note(f"no subfolder of {images} is named as a class of this run, so its images have no labels")
-        return sources
+        raise UserError(f"no subfolder of {images} is named as a class of this run; {wanted}")
     if foreign := names - set(classes):
         found = f"{images} has the subfolder {min(foreign)!r}, which is no class of this run"
         more = ", ..." if len(classes) > 5 else ""
@@ -198,7 +175,7 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
 
 def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     """Write the result's JSON, its confusion matrix and the report; print the tables."""
-    from greyhound.model.report import figures, report  # matplotlib, which predictions do not need
+    from greyhound.model.report import figures, report  # matplotlib, which takes long
 
     folder.write(name, result)
     shown = metrics.most_confused(result, figures.DRAWN)
@@ -217,34 +194,6 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
     if name != EVALUATION:
         print(f"result: {folder.folder / name}")
     print(f"report: {report.build(folder.folder)}")
-
-
-def write_predictions(
-    job: Job, pack: Pack, ids: NDArray[np.int64], probabilities: calibration.Probabilities, corrupt: list[int]
-) -> None:
-    """A CSV with a row for every file that was asked for: its most probable classes, or why it has none.
-
-    probabilities: `[n, K]`, of the rows `ids`. corrupt: rows that could not be read again.
-    """
-    path, guesses = job.predictions or job.run / "predictions.csv", min(GUESSES, len(pack.classes))
-    every = [f"probability of {name}" for name in pack.classes] if job.probabilities else []
-    rows = {}
-    for index, row in zip(ids, probabilities, strict=True):
-        likeliest = (-row).argsort(kind="stable")[:guesses]
-        cells = [cell for label in likeliest for cell in (pack.classes[label], f"{row[label]:.4f}")]
-        rows[pack.image_path(index)] = [*cells, "", *(f"{value:.6f}" for value in row[: len(every)])]
-    reasons = {row.path: f"{row.reason} ({row.detail})" for row in pack.header.excluded}
-    reasons |= {pack.image_path(row): "corrupt" for row in corrupt}
-    rows |= {name: [*[""] * (2 * guesses), why, *[""] * len(every)] for name, why in reasons.items()}
-    text = io.StringIO()
-    table = csv.writer(Lines(text))
-    more = [f"{name}_{place}" for place in range(2, guesses + 1) for name in ("prediction", "probability")]
-    table.writerow(["path", "prediction", "probability", *more, "left out", *every])
-    table.writerows([name, *rows[name]] for name in sorted(rows))
-    replaced = ", in place of the table that was there" if path.exists() else ""
-    Run(path.parent).write_text(path.name, text.getvalue())
-    plural = "s" * (len(ids) != 1)
-    print(f"{len(ids)} prediction{plural}, {len(reasons)} left out: {path}{replaced}")
 
 
 if __name__ == "__main__":

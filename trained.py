@@ -5,10 +5,16 @@ Before it: a run folder. After it: eval, predict, export, serve and Python's cal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import tempfile
+import threading
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,13 +22,24 @@ from numpy.typing import NDArray
 from torch import nn
 
 from greyhound.cache.cli import from_json, note, progress_bar
+from greyhound.cache.errors import UserError
+from greyhound.cache.folder import NO_LABEL, Source
+from greyhound.cache.pack import Options, write
+from greyhound.cache.scan import ImageInfo, scan
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import calibration, distributed, precision
 from greyhound.model.run import CALIBRATION, PACK, RECIPE, CheckpointName, Run, RunError
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, choose
+from greyhound.prediction import Asked, Prediction, error_of
 from greyhound.session import EVALUATED, open_device, open_trained_pack
+
+FIRST: Final = 64
+CHUNK: Final = 512
+"""Files that are packed and looked at together: the first, so that their rows come soon, and the others."""
+CHUNK_BYTES: Final = 128 << 20
+"""Bytes of files after which a chunk ends. Up to three lie in TMPDIR's folder at a time. Guesses."""
 
 
 @dataclass(frozen=True)
@@ -171,3 +188,121 @@ def _fit_temperature(
     except RunError as error:
         note(f"the temperature is not kept: {error}")
     return fitted
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some of the files. errors: why each is not in the pack, "" where it is. pack: None where none is."""
+
+    asked: list[Asked]
+    errors: list[str]
+    pack: Path | None
+
+
+def predict(
+    trained: Trained,
+    asked: Iterable[Asked],
+    resources: Resources,
+    crops: int = 1,
+    at_once: int | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+) -> Generator[Prediction]:
+    """A prediction of every file, in order, as soon as it is known; close it to end early.
+
+    While the network looks at a chunk of the files, packed for that time, the next chunk is scanned. crops,
+    at_once, seed: see `Trained.logits`. Raises ScanError, PackError, StreamError, and UserError where the
+    network has diverged.
+    """
+    stop = threading.Event()
+    with (
+        tempfile.TemporaryDirectory(prefix="greyhound-") as folder,
+        ThreadPoolExecutor(1) as pool,
+        closing(_chunks(trained, asked, resources, Path(folder), stop)) as chunks,
+    ):
+        coming = pool.submit(next, chunks, None)
+        try:
+            while (chunk := coming.result()) is not None:
+                coming = pool.submit(next, chunks, None)
+                found = _look(trained, chunk, resources, crops, at_once, seed, temperature)
+                for each, error in zip(chunk.asked, chunk.errors, strict=True):
+                    yield Prediction(each, error=error) if error else Prediction(each, next(found))
+                found.close()
+                if chunk.pack:
+                    chunk.pack.unlink()
+        finally:
+            stop.set()
+            wait([coming])
+
+
+def _look(
+    trained: Trained,
+    chunk: _Chunk,
+    resources: Resources,
+    crops: int,
+    at_once: int | None,
+    seed: int,
+    temperature: float,
+) -> Generator[NDArray[np.float64]]:
+    """The probabilities of the files in a chunk's pack, `[K]` each, in order."""
+    if chunk.pack is None:
+        return
+    pack = Pack(chunk.pack)
+    for _, logits in trained.logits(pack, pack.ids("test"), resources, crops, at_once, seed):
+        if not torch.isfinite(logits).all():
+            what = f"{trained.run.folder}, checkpoint {trained.origin['checkpoint']}"
+            raise UserError(f"{what}: the network's logits are not finite; train again")
+        yield from calibration.probabilities(logits, temperature)
+
+
+def _chunks(
+    trained: Trained, asked: Iterable[Asked], resources: Resources, folder: Path, stop: threading.Event
+) -> Generator[_Chunk]:
+    """The files, scanned and packed, chunk by chunk, until the stop."""
+    files, ahead = tee(asked)
+    dali = choose(resources.engine, resources.device)[0] == "dali"
+    infos = scan((each.file for each in ahead), background=trained.background, dali=dali)
+    rows, size, count = list[tuple[Asked, ImageInfo]](), 0, 0
+    with closing(infos):
+        for row in zip(files, infos, strict=True):
+            if stop.is_set():
+                return
+            rows.append(row)
+            size += row[1].bytes
+            if len(rows) >= (CHUNK if count else FIRST) or size > CHUNK_BYTES:
+                yield _pack(trained, rows, folder / f"{count}.arrow")
+                rows, size, count = [], 0, count + 1
+    if rows:
+        yield _pack(trained, rows, folder / f"{count}.arrow")
+
+
+def _pack(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: Path) -> _Chunk:
+    """Pack the files that can be read. One that has changed since its scan cannot."""
+    options = Options(grayscale="keep", duplicates="keep", background=trained.background)
+    errors = [error_of(*row) for row in rows]
+    while sound := [place for place, error in enumerate(errors) if not error]:
+        sources = [Source(rows[place][0].file, str(place), NO_LABEL) for place in sound]
+        try:
+            write(
+                sources,
+                trained.classes,
+                out,
+                options,
+                split="test",
+                infos=[rows[place][1] for place in sound],
+            )
+            break
+        except PackError:
+            changed = [place for place in sound if not _is_as_scanned(*rows[place])]
+            if not changed:
+                raise
+            for place in changed:
+                errors[place] = "unreadable (it changed while it was read)"
+    return _Chunk([each for each, _ in rows], errors, out if sound else None)
+
+
+def _is_as_scanned(asked: Asked, info: ImageInfo) -> bool:
+    try:
+        return zlib.crc32(asked.file.read_bytes()) == info.crc32
+    except OSError:
+        return False

@@ -48,12 +48,13 @@ class OptionError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One flag. place: the path to its field, such as `("augment", "size")`."""
+    """One flag. place: the path to its field, such as `("augment", "size")`. bare: words without a flag."""
 
     place: tuple[str, ...]
     kind: Any
     default: Any
     help: str
+    bare: bool = False
 
     @property
     def name(self) -> str:
@@ -75,7 +76,8 @@ def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ())
             for index, item in enumerate(held):
                 found += options(item, inline, (*path, str(index)))
         else:
-            found.append(Option(path, hints[each.name], held, docs.get(each.name, "")))
+            bare = bool(each.metadata.get("bare"))
+            found.append(Option(path, hints[each.name], held, docs.get(each.name, ""), bare))
     return found
 
 
@@ -124,7 +126,7 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Only what was named is in the result. Raises OptionError."""
-        found, unknown = self.parse_known_args(arguments)
+        found, unknown = self.parse_known_intermixed_args(arguments)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if flags:
             wanted = flags[0][2:]
@@ -158,6 +160,11 @@ class Parser(argparse.ArgumentParser):
         if kind is not bool:
             words = "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
             more |= {"type": partial(_read_word, kind, flags[0]), "metavar": words}
+        if option.bare:
+            group.add_argument(
+                option.name, default=argparse.SUPPRESS, **more | {"metavar": option.name.upper()}
+            )
+            return
         group.add_argument(*flags, dest=".".join(option.place), default=argparse.SUPPRESS, **more)
 
 

@@ -15,8 +15,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.model.run import confused
-
 Integers = NDArray[np.int64]
 
 TABLED: Final = 200
@@ -75,6 +73,18 @@ def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers
     """Counts int64 `[K, K]`; row: true class, column: predicted class. labels, predictions: int64 `[n]`."""
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return counts.reshape(classes, classes).astype(np.int64)
+
+
+def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """The pairs that occur in eval.json, which people may have edited: true class, predicted class, count."""
+    table, pairs = evaluation.get("confusion") or [], evaluation.get("confusion_pairs") or []
+    rows = (
+        (true, predicted, count)
+        for true, row in enumerate(table)
+        for predicted, count in enumerate(row)
+        if count
+    )
+    return [*rows, *(tuple(pair) for pair in pairs if len(pair) == 3 and None not in pair)]
 
 
 def most_confused(evaluation: Mapping[str, Any], most: int) -> Integers:

@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -127,18 +127,6 @@ def violations(content: Any, shape: Any, place: str) -> Iterator[str]:
     elif isinstance(shape, list):
         for index, item in enumerate(content):
             yield from violations(item, shape[0], f"{place}[{index}]")
-
-
-def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """The pairs that occur in eval.json, which people may have edited: true class, predicted class, count."""
-    table, pairs = evaluation.get("confusion") or [], evaluation.get("confusion_pairs") or []
-    rows = (
-        (true, predicted, count)
-        for true, row in enumerate(table)
-        for predicted, count in enumerate(row)
-        if count
-    )
-    return [*rows, *(tuple(pair) for pair in pairs if len(pair) == 3 and None not in pair)]
 
 
 def _brief(value: object) -> str:

@@ -130,7 +130,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def scan_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are scanned in this process: the children have a test file of their own."""
-    for module in ("cache.pack", "cache.survey.findings", "eval"):
+    for module in ("cache.pack", "cache.survey.findings", "eval", "trained", "exported"):
         monkeypatch.setattr(f"greyhound.{module}.scan", scan_here)
 
 

@@ -25,7 +25,7 @@ from pictures import coded, decoder, encode, packed
 from runs import TINY
 
 from greyhound import eval as evaluation
-from greyhound import explain, recipe, review
+from greyhound import explain, predict, recipe, review
 from greyhound.cache import __main__ as room
 from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
@@ -287,6 +287,7 @@ def _sound_members() -> dict[str, bytes]:
 COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
     recipe.read_options,
     lambda words: read_options(evaluation.Job, words, "eval"),
+    lambda words: read_options(predict.Job, words, "predict"),
     lambda words: read_options(explain.Job, words, "explain"),
     lambda words: read_options(review.Job, words, "review"),
     lambda words: read_call(room.COMMANDS[words[0]], words[1:], words[0]) if words[:1] else None,
@@ -299,6 +300,7 @@ def command_seeds(_: Path) -> list[bytes]:
     lines = (
         "fine --pack p --out o --batch-size 8 --augment.hue 0.1 --phases.0.high 1e-2 --checkpoints.steps 2",
         "--run r --crops 10 --split val --cache-bytes 4GB",
+        "--run r --top 3 a.jpg - --out p.csv",
         "--run r --count 3 --engine threads --on-corrupt skip",
         "--out o --images i --folds 3",
         "pack images --out p --val 0.1 --grayscale keep",

@@ -127,6 +127,7 @@ run(write)
 NEEDED = {
     "train": "train demo --pack x --out y",
     "eval": "eval --run x",
+    "predict": "predict --run x y",
     "explain": "explain --run x",
     "review": "review --run x --out y",
     "export": "export --run x --out y.onnx",

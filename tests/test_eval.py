@@ -1,8 +1,7 @@
-"""eval.py: the seed's table, the ensemble, folders with and without labels, refusals; and explain.py."""
+"""eval.py: the seed's table, the ensemble, folders with labels, refusals; and explain.py."""
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,16 @@ import pytest
 import torch
 from pictures import encode, folder, noise, packed, scan_here
 from PIL import Image
-from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
+from runs import NAMES, ONE_THREAD, Capture, Here, Patch
 
 from greyhound import eval as evaluation
-from greyhound import explain, review
+from greyhound import explain, predict, review
 from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
-from greyhound.model import calibration, checkpoint, metrics, precision
+from greyhound.model import checkpoint, metrics, precision
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
 from greyhound.model.saliency import saliency
@@ -125,7 +124,7 @@ def test_on_a_cpu_few_crops_are_computed_at_once(run: Path, monkeypatch: Patch) 
 
 
 @pytest.mark.parametrize("engine", ["threads", "dali"])
-def test_files_to_predict_are_checked_by_the_engine_that_reads_them(
+def test_files_to_evaluate_are_checked_by_the_engine_that_reads_them(
     run: Path, images: Path, monkeypatch: Patch, engine: str
 ) -> None:
     asked: list[bool] = []
@@ -177,83 +176,21 @@ def test_a_labelled_folder_is_evaluated(run: Path, images: Path) -> None:
     assert [row["n"] for row in result["classes"]] == [2, 2, 2]
 
 
-def test_a_folder_without_labels_gets_predictions(run: Path, tmp_path: Path, capsys: Capture) -> None:
-    files = {'odd, "na\rme".jpg': tinted(0, 1), "b.jpg": tinted(1, 2), "broken.jpg": b"not an image"}
-    before = (run / "report.html").read_bytes()
-    evaluate(run, "pack.json", images=folder(tmp_path / "new", files), crops=2)
-    with (run / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ["b.jpg", "broken.jpg", 'odd, "na\rme".jpg']
-    broken = rows.pop(1)
-    assert {broken.pop("path"), *broken.values()} == {
-        "broken.jpg",
-        "",
-        "undecodable (no image that is read here)",
-    }
-    for row in rows:
-        assert row["left out"] == ""
-        guesses = [row["prediction"], row["prediction_2"], row["prediction_3"]]
-        chances = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
-        assert sorted(guesses) == list(NAMES)
-        assert chances == sorted(chances, reverse=True)
-        assert sum(chances) == pytest.approx(1, abs=2e-4)
-    assert not (run / "eval.json").exists()
-    assert (run / "report.html").read_bytes() == before
-    said = capsys.readouterr()
-    assert "left out: broken.jpg: undecodable (no image that is read here)" in said.err
-    assert (
-        "note: the probabilities are not calibrated: 6 validation images are too few to fit a temperature"
-        in said.err
-    )
-    assert said.out.endswith(f"2 predictions, 1 left out: {run / 'predictions.csv'}\n")
-    evaluate(run, "pack.json", images=tmp_path / "new" / "b.jpg", crops=2)
-    replaced = "1 prediction, 0 left out: {}, in place of the table that was there\n"
-    assert capsys.readouterr().out == replaced.format(run / "predictions.csv")
-
-
-def test_one_image_is_predicted_with_the_probability_of_every_class(
-    run: Path, images: Path, capsys: Capture
-) -> None:
-    evaluate(run, "pack.json", images=images / "red" / "0.jpg", crops=1, probabilities=True)
-    with (run / "predictions.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    every = [float(row[f"probability of {name}"]) for name in NAMES]
-    assert sum(every) == pytest.approx(1, abs=1e-5)
-    assert row["path"] == "0.jpg"
-    assert float(row["probability"]) == pytest.approx(max(every), abs=1e-4)
-    with pytest.raises(UserError, match="--probabilities is for images without labels; these have labels"):
-        evaluate(run, images=images, probabilities=True)
-
-
-def test_predictions_use_the_temperature_of_the_same_weights_and_crops(
-    run: Path, images: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    monkeypatch.setattr(calibration, "LEAST", 1)
-    assert evaluate(run, crops=2)["calibration"]["images"] == 6
-    (row,) = Run(run).read("calibration.json")
-
-    def probability(**options: Any) -> float:
-        evaluate(run, "pack.json", images=images / "red" / "0.jpg", **options)
-        with (run / "predictions.csv").open(newline="") as file:
-            return float(next(csv.DictReader(file))["probability"])
-
-    Run(run).write("calibration.json", [row | {"temperature": 1e6, "why": ""}])
-    capsys.readouterr()
-    assert probability(crops=2) == pytest.approx(1 / 3, abs=1e-3)
-    assert "not calibrated" not in capsys.readouterr().err
-    for options in ({"crops": 1}, {"crops": 2, "checkpoint": "last"}):
-        assert probability(**options) > 0.34
-    kept = [(row["weights"], row["crops"]) for row in Run(run).read("calibration.json")]
-    swa, last = map(Run(run).weights_id, ("swa", "last"))
-    assert kept == [(swa, 2), (swa, 1), (last, 2)]
-
-
-def test_find_images_reads_labels_from_class_folders(images: Path, capsys: Capture) -> None:
+def test_find_images_reads_labels_from_class_folders(images: Path) -> None:
     sources = evaluation.find_images(images, NAMES)
     assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
     assert [source.label for source in sources] == [0, 0, 1, 1, 2, 2]
-    assert {source.label for source in evaluation.find_images(images, ("cats", "dogs"))} == {-1}
-    assert "is named as a class of this run, so its images have no labels" in capsys.readouterr().err
+
+
+def test_images_without_labels_are_for_predict(images: Path, run: Path) -> None:
+    todo = "; to predict images without labels: greyhound predict$"
+    with pytest.raises(UserError, match=f"no subfolder of {images} is named as a class of this run{todo}"):
+        evaluation.find_images(images, ("cats", "dogs"))
+    for named, found in (("red", "no subfolder of"), ("red/0.jpg", "is a file; expected a folder")):
+        with pytest.raises(
+            UserError, match=rf"{found}.*to predict images without labels: greyhound predict$"
+        ):
+            evaluate(run, images=images / named)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +209,9 @@ def test_a_folder_that_is_labelled_in_part_is_refused(images: Path, more: str, m
 
 
 def test_what_does_not_fit_the_run_is_refused(run: Path, coded_pack: Pack, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--predictions is for images without labels"):
-        evaluate(run, predictions=tmp_path / "p.csv")
-    with pytest.raises(UserError, match=r"there is no .*; expected a folder of images, or one image"):
+    with pytest.raises(
+        UserError, match=r"nothere is not there; expected a folder with one subfolder a class"
+    ):
         evaluate(run, images=tmp_path / "nothere")
     with pytest.raises(PackError, match="other classes"):
         evaluate(run, pack=coded_pack.path)
@@ -335,7 +272,8 @@ def test_every_program_sees_the_picture_as_the_recipe_fits_it(
 
     monkeypatch.setattr(Loader, "__next__", look)
     if program == "predict":
-        evaluate(run, "pack.json", images=folder(tmp_path / "one", {"1.png": wide(0)}), crops=1)
+        (one,) = folder(tmp_path / "one", {"1.png": wide(0)}).iterdir()
+        predict.main(predict.Job(run=run, paths=(str(one),), resources=ONE_THREAD))
     elif program == "explain":
         explain.explain(explain.Job(run=run, pack=pack, count=3, resources=ONE_THREAD))
     else:

@@ -129,6 +129,7 @@ def test_the_whole_flow_takes_them_and_the_report_escapes_them(
         f"train.py fast --pack {packed_hostile[0]} --out run {small}",
         "eval.py --run run --crops 2 --device cpu",
         f"eval.py --run run --images {hostile} --crops 1 --device cpu",
+        f"predict.py --run run {hostile} --device cpu --out rows.csv",
         "explain.py --run run --device cpu",
     ):
         answer = here(*step.split())

@@ -16,7 +16,19 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-NEIGHBOURS = ["model", "train", "pipelines", "eval", "explain", "review", "session", "recipe", "begin"]
+NEIGHBOURS = [
+    "model",
+    "train",
+    "pipelines",
+    "eval",
+    "explain",
+    "review",
+    "session",
+    "recipe",
+    "begin",
+    "trained",
+    "predict",
+]
 """A user's own modules beside his images; `cache` is a package of his."""
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 SPY = "open({log!r}, 'a').write(__name__ + ' ')\nraise RuntimeError(__name__ + ' is not for import')\n"
@@ -39,6 +51,7 @@ COMMANDS = (
     "train demo --pack dogs.arrow --out run --size 32 --network test_efficientnet --weights none --epochs 1"
     " --batch-size 8 --no-linear-probe --averaging.steps 0 --device cpu --threads 1",
     "eval --run run --crops 1 --device cpu --threads 1",
+    "predict --run run images --device cpu --threads 1 --out predictions.jsonl",
     "explain --run run --count 2 --device cpu --threads 1",
 )
 

@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from greyhound.model import metrics
-from greyhound.model.metrics import confusion, evaluate, score, table, wilson
-from greyhound.model.run import confused
+from greyhound.model.metrics import confused, confusion, evaluate, score, table, wilson
 
 NAMES = ("cat", "dog", "emu")
 

@@ -50,10 +50,13 @@ def test_an_image_that_may_not_be_read_is_left_out_by_name(
     answer = here("cache/__main__.py", "survey", "images", "--out", "found")
     assert (answer.code, answer.err) == (0, "")
     assert "red/0.jpg" in (tmp_path / "found" / "excluded.csv").read_text()
-    answer = here("eval.py", "--run", "run", "--images", "images/red", "--device", "cpu")
+    answer = here("predict.py", "--run", "run", "images/red", "--device", "cpu")
     assert answer.code == 0
-    assert answer.err.splitlines()[0] == "left out: 0.jpg: unreadable (Permission denied)"
-    assert len((run / "predictions.csv").read_text().splitlines()) == 3
+    assert answer.out.splitlines()[1] == "images/red/0.jpg,,,unreadable (Permission denied)"
+    assert len(answer.out.splitlines()) == 3
+    answer = here("eval.py", "--run", "run", "--images", "images", "--device", "cpu")
+    assert answer.code == 0
+    assert answer.err.splitlines()[0] == "left out: red/0.jpg: unreadable (Permission denied)"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,8 @@ def test_an_image_that_may_not_be_read_is_left_out_by_name(
         ("cache/__main__.py demo run/demo", "run/demo cannot be made (NO)"),
         ("train.py fast --pack PACK --out run/new SMALL", "run/new cannot be made or written (NO)"),
         ("eval.py --run run --crops 1 --device cpu", "run/eval.json cannot be written (NO)"),
-        ("eval.py --run run --images images/red --device cpu", "run/predictions.csv cannot be written (NO)"),
+        ("eval.py --run run --images images --device cpu", "run/eval-images.json cannot be written (NO)"),
+        ("predict.py --run run images --out run/p.csv --device cpu", "run/p.csv cannot be written (NO)"),
         ("explain.py --run run --device cpu", "run/saliency.json cannot be written (NO)"),
         ("review.py --run run --out run/labels.json --device cpu", "run/labels.json cannot be written (NO)"),
     ],

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from greyhound.cache.files import replacing
+from greyhound.model.metrics import confused
 from greyhound.model.report.figures import DRAWN, curve
 from greyhound.model.report.text import (
     clock,
@@ -49,7 +50,6 @@ from greyhound.model.run import (
     VERSIONS,
     Run,
     RunError,
-    confused,
     first_error,
     read_text,
 )

@@ -1,0 +1,163 @@
+"""Predict: photographs in, a row for each out: its class and how sure the network is, or why it has none.
+
+    greyhound predict --run runs/dogs dog.jpg new/ 'more/*.png' --out predictions.csv
+    find . -name '*.jpg' -print0 | greyhound predict --run runs/dogs - > predictions.csv
+    greyhound predict --model dogs.onnx new/
+
+Before it: `greyhound train`, or `greyhound export`. After it: a table in the order of the files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from greyhound.cache.cli import end_quietly, read_or_exit
+from greyhound.cache.options import read_options
+from greyhound.pipelines.engine import Resources
+
+
+@dataclass(frozen=True)
+class Job:
+    """Predict photographs with a trained network: a row for each, in order, as soon as it is known."""
+
+    paths: tuple[str, ...] = field(default=(), metadata={"bare": True})
+    """Files, folders with all that is in them, quoted patterns such as 'new/**/*.jpg'; -: a list of files on
+    standard input, one a line, or ended by NUL."""
+    run: Path | None = None
+    """The run folder of a training."""
+    model: Path | None = None
+    """An ONNX file of greyhound export instead of a run; torch is not needed then."""
+    out: Path | None = None
+    """The table, a .csv, .jsonl or .parquet file. Default: standard output, as CSV, or as lines to read where
+    that is a terminal."""
+    top: int = 1
+    """Classes in a row, the most probable first."""
+    probabilities: bool = False
+    """The probability of every class too."""
+    crops: int = 1
+    """Random crops of each image, whose probabilities are averaged; 1: the window in the centre."""
+    checkpoint: Literal["auto", "swa", "best", "last"] = "auto"
+    """auto: swa or best, whichever did better on the validation split."""
+    pack: Path | None = None
+    """Where the pack of the training is now, if its probabilities are to be calibrated for the first time."""
+    batch_size: int | None = None
+    """Crops in one forward pass. Default: 64 on a GPU, 16 on a CPU."""
+    seed: int = 0
+    """Another seed draws other crops."""
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions. Raises ValueError."""
+        if (self.run is None) == (self.model is None):
+            raise ValueError("name one network: --run RUN, or --model FILE.onnx")
+        if not self.paths:
+            raise ValueError("name the photographs: files, folders, patterns, or - for a list")
+        for flag, value in {
+            "--crops": self.crops,
+            "--batch-size": self.batch_size,
+            "--top": self.top,
+        }.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{flag} is {value}; expected at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
+        if self.out and self.out.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
+            raise ValueError(f"--out is {self.out}; expected a name that ends in .csv, .jsonl or .parquet")
+        if self.model and (self.crops > 1 or self.batch_size or self.pack or self.checkpoint != "auto"):
+            raise ValueError("--model has its own crop and weights; expected none of a run's flags beside it")
+
+
+if __name__ == "__main__":
+    # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
+    end_quietly()
+    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound predict"))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
+
+from greyhound.cache.cli import note, progress_bar, run
+from greyhound.cache.errors import UserError
+from greyhound.cache.files import DiskList
+from greyhound.prediction import Asked, Prediction, columns, expand, find, open_rows, to_row
+
+
+@dataclass(frozen=True)
+class Network:
+    """What looks at the files. why: why its probabilities are not calibrated, "" where they are."""
+
+    classes: tuple[str, ...]
+    predict: Callable[[Iterable[Asked]], Iterator[Prediction]]
+    why: str = ""
+
+
+def main(job: Job) -> int:
+    """Predict what the command line names. The exit code."""
+    words = expand(job.paths)
+    if job.out and not job.out.absolute().parent.is_dir():
+        raise UserError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
+    if job.model:
+        from greyhound.exported import open_exported
+
+        exported = open_exported(job.model)
+        predict(job, words, Network(exported.classes, exported.predict))
+        return 0
+    from greyhound.model.dry_run import refusing_out_of_memory
+
+    remedy = "lower --batch-size and --crops, or use --device cpu"
+    with refusing_out_of_memory(f"{max(job.batch_size or 1, job.crops)} crops at once", remedy):
+        predict(job, words, open_run(job))
+    return 0
+
+
+def open_run(job: Job) -> Network:
+    """The trained network, its temperature known. Raises RunError."""
+    from greyhound.model.run import Run
+    from greyhound.trained import open_trained, predict, temperature
+
+    assert job.run
+    trained = open_trained(Run(job.run), job.checkpoint, job.resources)
+    fitted = temperature(trained, job.crops, replace(job.resources, on_corrupt="skip"), job.pack)
+
+    def look(asked: Iterable[Asked]) -> Iterator[Prediction]:
+        return predict(trained, asked, job.resources, job.crops, job.batch_size, job.seed, fitted.temperature)
+
+    return Network(trained.classes, look, fitted.why)
+
+
+def predict(job: Job, words: list[str], network: Network) -> None:
+    """Write the rows, and say what they come to. Raises UserError where no file could be read."""
+    right, unread, labelled, first = 0, 0, 0, ""
+    with DiskList(find(words, network.classes)) as asked:
+        names = columns(network.classes, job.top, job.probabilities, any(each.true for each in asked))
+        shown = bool(job.out) or not sys.stdout.isatty()
+        with open_rows(job.out, names) as write, progress_bar("predicting", shown) as update:
+            for done, prediction in enumerate(network.predict(asked), start=1):
+                row = to_row(prediction, network.classes, names)
+                write(row)
+                update(done, len(asked))
+                first = first or f"{prediction.asked.path}: {prediction.error}" * bool(prediction.error)
+                unread += bool(prediction.error)
+                labelled += row.get("right") is not None
+                right += row.get("right") is True
+        if unread == len(asked):
+            raise UserError(f"none of {unread:,} files could be read; the first: {first}")
+    if labelled:
+        say_accuracy(right, labelled)
+    note(f"{unread:,} of {len(asked):,} files could not be read; the column error says why" * bool(unread))
+    note(network.why and f"the probabilities are not calibrated: {network.why}")
+
+
+def say_accuracy(right: int, labelled: int) -> None:
+    """The share of the labelled files that were right, on standard error: standard output has the rows."""
+    from greyhound.model.metrics import wilson
+
+    low, high = wilson(right, labelled)
+    found = f"accuracy: {right / labelled:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {labelled:,})"
+    print(found, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(lambda: main(JOB))
