@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,13 +29,13 @@ _SIDES: Final = tuple(round(side * AUGMENT.size) for side in AUGMENT.scale)
 _AREA: Final = (1 / AUGMENT.scale[1] ** 2, 1.0)
 """Share of a photograph in the window. A crop cannot reach past the edge: scales below 1 are missing."""
 
-Finish = Callable[[Any], torch.Tensor]
-"""Encoded bytes -> float32 `[3, S, S]`."""
+Finish = Callable[[Any], Any]
+"""Encoded bytes -> what is made of them, for the network float32 `[3, S, S]`."""
 
 
 @dataclass(frozen=True)
-class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Endless rows of a pack for torch's DataLoader."""
+class Originals(torch.utils.data.Dataset[tuple[Any, int]]):
+    """Endless rows of a pack for torch's DataLoader, and for FFCV's writer."""
 
     pack: Pack
     finish: Finish
@@ -44,7 +44,7 @@ class Originals(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         """As good as endless."""
         return 2**40
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         """The image and its label."""
         row = index % len(self.pack)
         return self.finish(self.pack.encoded(row)), int(self.pack.labels[row])
@@ -110,42 +110,6 @@ def albumentations() -> Finish:
     return lambda encoded: compose(image=simplejpeg.decode_jpeg(encoded, "RGB"))["image"]
 
 
-def dali_naive(pack: Pack, threads: int) -> Iterator[int]:
-    """DALI's CPU backend as its examples would port the recipe: an operator a step, with random arguments."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    rows = np.random.default_rng(0).permutation(len(pack))
-
-    def source(info: Any) -> Any:
-        return pack.encoded(int(rows[info.idx_in_epoch % len(rows)]))
-
-    spread = [1 - AUGMENT.brightness, 1 + AUGMENT.brightness]
-
-    @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=BATCH_SIZE, num_threads=threads, device_id=None
-    )
-    def path() -> Any:
-        images = fn.decoders.image(fn.external_source(source, batch=False, dtype=types.UINT8))
-        images = fn.random_resized_crop(
-            images, size=AUGMENT.size, random_area=list(_AREA), random_aspect_ratio=[1.0, 1.0]
-        )
-        centre = [AUGMENT.size / 2, AUGMENT.size / 2]
-        angle = fn.random.uniform(range=[-AUGMENT.rotation, AUGMENT.rotation])
-        turn = fn.transforms.rotation(angle=angle, center=centre)
-        lean = fn.stack(fn.random.uniform(range=[-AUGMENT.shear, AUGMENT.shear]), types.Constant(0.0))
-        matrix = fn.transforms.shear(turn, angles=lean, center=centre)
-        images = fn.warp_affine(images, matrix, interp_type=types.INTERP_LINEAR)
-        light, contrast, colour = (fn.random.uniform(range=spread) for _ in range(3))
-        hue = fn.random.uniform(range=[-360 * AUGMENT.hue, 360 * AUGMENT.hue])
-        images = fn.color_twist(images, brightness=light, contrast=contrast, saturation=colour, hue=hue)
-        return fn.crop_mirror_normalize(images, dtype=types.FLOAT, output_layout="CHW", std=[255.0] * 3)
-
-    pipeline = path()
-    while True:
-        (output,) = pipeline.run()
-        yield len(output)
-
-
 def webdataset_writer(pack: Pack, threads: int) -> Iterator[int]:
     """A tar file of all originals, written by WebDataset. It copies them and looks at none."""
     from webdataset import TarWriter
@@ -164,36 +128,21 @@ def ffcv_writer(pack: Pack, threads: int) -> Iterator[int]:
     """A file of all originals, written by FFCV: decoded, and encoded again."""
     with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
         while True:
-            _write_ffcv(pack, Path(folder) / "images.beton", "jpg", threads)
+            _write_ffcv(pack, Path(folder) / "images.beton", threads)
             yield len(pack)
 
 
-def _write_ffcv(pack: Pack, file: Path, mode: Literal["jpg", "raw"], workers: int) -> None:
-    from ffcv.fields import RGBImageField
+def _write_ffcv(pack: Pack, file: Path, workers: int) -> None:
+    from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
-    writer = DatasetWriter(str(file), {"image": RGBImageField(write_mode=mode)}, num_workers=workers)
-    writer.from_indexed_dataset(Decoded(pack.path, len(pack)))
+    fields = {"image": RGBImageField(write_mode="jpg"), "label": IntField()}
+    writer = DatasetWriter(str(file), fields, num_workers=workers)
+    writer.from_indexed_dataset(Originals(pack, decode), indices=list(range(len(pack))))
 
 
-@dataclass(frozen=True)
-class Decoded(torch.utils.data.Dataset[tuple[Any, ...]]):
-    """A pack as FFCV's writer takes it, in a process of its own: uint8 RGB `[H, W, 3]`, one image a row."""
-
-    path: Path
-    count: int
-
-    def __len__(self) -> int:
-        """Images."""
-        return self.count
-
-    def __getitem__(self, row: int) -> tuple[Any, ...]:
-        """The image alone."""
-        return (decode(Pack(self.path).encoded(row)),)
-
-
-def ffcv(mode: Literal["jpg", "raw"], pack: Pack, threads: int) -> Iterator[int]:
-    """FFCV from its own file in the page cache, the pixels encoded again (jpg) or as they are (raw); threads.
+def ffcv(pack: Pack, threads: int) -> Iterator[int]:
+    """FFCV from its own file in the page cache, the pixels encoded again; threads.
 
     It has no rotation, no shear and no hue. Leclerc et al. 2023, "FFCV: Accelerating Training by Removing
     Data Bottlenecks".
@@ -213,8 +162,8 @@ def ffcv(mode: Literal["jpg", "raw"], pack: Pack, threads: int) -> Iterator[int]
     ]
     with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
         file = Path(folder) / "images.beton"
-        _write_ffcv(pack, file, mode, workers=1)
-        options = {"order": OrderOption.RANDOM, "pipelines": {"image": steps}}
+        _write_ffcv(pack, file, workers=1)
+        options = {"order": OrderOption.RANDOM, "pipelines": {"image": steps, "label": None}}
         loader = Loader(str(file), BATCH_SIZE, num_workers=threads, os_cache=True, **options)
         while True:
             for (images,) in loader:

@@ -5,6 +5,7 @@ Before it: a resident pack. After it: `measure` runs each of them against the cl
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -56,33 +57,18 @@ class Row:
 
 def decode_only(pack: Pack, workers: int) -> Iterator[int]:
     """The floor: libjpeg-turbo alone, as the engine calls it, on as many threads."""
-    cache = ImageCache(
-        pack, np.zeros(len(pack), dtype=bool), log2_reduction(peers.AUGMENT, pack.stored_sizes)
-    )
-    yield from _on_threads(workers, lambda row: cache.pixels(row % len(pack)))
+    none = np.zeros(len(pack), dtype=bool)
+    cache = ImageCache(pack, none, log2_reduction(peers.AUGMENT, pack.stored_sizes))
 
-
-def copy_only(pack: Pack, workers: int) -> Iterator[int]:
-    """The other floor: a batch of floats is written to memory, whatever is in it."""
-    source = np.zeros((peers.AUGMENT.size, peers.AUGMENT.size, 3), dtype=np.float32)
-    batch = np.empty((BATCH_SIZE, *source.shape), dtype=np.float32)
-    yield from _on_threads(workers, lambda row: np.copyto(batch[row % BATCH_SIZE], source))
-
-
-def _on_threads(workers: int, work: Callable[[int], Any]) -> Iterator[int]:
-    """Batches of calls `work(0)`, `work(1)`, ... on a pool whose threads take them off a common counter."""
-
-    def some(rows: Iterator[int]) -> None:
+    def decode(rows: Iterator[int]) -> None:
         for row in rows:
-            work(row)
+            cache.pixels(row)
 
     with ThreadPoolExecutor(workers) as pool:
-        start = 0
-        while True:
-            rows = iter(range(start, start + BATCH_SIZE))
-            for task in [pool.submit(some, rows) for _ in range(workers)]:
+        for start in itertools.count(0, BATCH_SIZE):
+            rows = iter([row % len(pack) for row in range(start, start + BATCH_SIZE)])  # `next` is atomic
+            for task in [pool.submit(decode, rows) for _ in range(workers)]:
                 task.result()
-            start += BATCH_SIZE
             yield BATCH_SIZE
 
 
@@ -118,15 +104,9 @@ def packing(pack: Pack, workers: int) -> Iterator[int]:
             file.write_bytes(pack.encoded(row).data)
             for copy in range(1, _COPIES):
                 (place / f"{copy}-{file.name}").hardlink_to(file)
-        sources = find_unlabelled(place)
+        sources, options = find_unlabelled(place), Options(grayscale="keep", duplicates="keep")
         while True:
-            write(
-                sources,
-                (),
-                place / "images.arrow",
-                Options(grayscale="keep", duplicates="keep"),
-                split="train",
-            )
+            write(sources, (), place / "images.arrow", options, split="train")
             yield len(sources)
 
 
@@ -161,9 +141,7 @@ _FFCV: Final = ("ffcv", f"ffcv, which is built from source: {_FROM_SOURCE}")
 _VIEWS: Final = "each view counts"
 _ALBUMENTATIONS: Final = partial(peers.in_workers, peers.albumentations)
 _TORCHVISION: Final = partial(peers.in_workers, peers.torchvision_pil)
-_NO_SHEAR: Final = "no rotation, shear or hue"
 ROWS: Final[dict[str, Row]] = {
-    "copy-only": Row(copy_only, "ceiling", note="ceiling: memory alone"),
     "decode-only": Row(decode_only, "ceiling", note="ceiling: libjpeg-turbo alone"),
     "threads-encoded": Row(engine("threads"), "ours"),
     "threads-decoded": Row(engine("threads", "decoded"), "ours", note="originals decoded before"),
@@ -173,9 +151,7 @@ ROWS: Final[dict[str, Row]] = {
     "dali-gpu-encoded": Row(engine("dali", device="gpu"), "ours", *_DALI, device="gpu"),
     "albumentations": Row(_ALBUMENTATIONS, "peer", *("albumentations",) * 2, "colour and geometry apart"),
     "torchvision-pil": Row(_TORCHVISION, "peer", *("torchvision",) * 2, "the original program's way"),
-    "dali-naive": Row(peers.dali_naive, "peer", *_DALI, "no scale below 1"),
-    "ffcv": Row(partial(peers.ffcv, "jpg"), "peer", *_FFCV, f"encoded again; {_NO_SHEAR}"),
-    "ffcv-raw": Row(partial(peers.ffcv, "raw"), "peer", *_FFCV, f"decoded before; {_NO_SHEAR}"),
+    "ffcv": Row(peers.ffcv, "peer", *_FFCV, "encoded again; no rotation, shear or hue"),
     "pack": Row(packing, "packing", note="decoded by each engine, and measured", warm_up=1),
     "webdataset-writer": Row(
         peers.webdataset_writer, "packing", *("webdataset",) * 2, "copies, looks at none"

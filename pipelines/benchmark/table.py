@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -72,15 +73,13 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     kinds = {name: row.kind for name, row in ROWS.items() if row.kind not in ("packing", "training")}
     found = [row for row in result["rows"] if row["name"] in kinds]
     rows = sorted(found, key=lambda row: float(row["core_ms_per_image"]))
+    names, costs = [row["name"] for row in rows], np.array([row["core_ms_per_image"] for row in rows])
+    spreads = np.array([row["spread"] for row in rows]).reshape(-1, 2).T  # lowest and highest
+    colours = {"ours": "#1c5d7a", "ceiling": "#b9b3a6", "peer": "#a5421c"}
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
-    colours = {"ours": "#1c5d7a", "ceiling": "#b9b3a6", "peer": "#a5421c"}
-    for place, row in enumerate(rows):
-        cost, (low, high) = row["core_ms_per_image"], row["spread"]
-        axes.barh(place, cost, color=colours[kinds[row["name"]]], height=0.62)
-        axes.plot([low, high], [place, place], color="black", linewidth=1.2)
-        axes.text(max(cost, high), place, f"  {cost:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    bars = axes.barh(names, costs, xerr=abs(spreads - costs), color=[colours[kinds[name]] for name in names])
+    axes.bar_label(bars, fmt="%.2f", padding=4, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("core-milliseconds an image; less is better. A line spans the lowest and highest sample")
     axes.set_title(f"{result['data']}; {result['machine']}; {result['date']}", fontsize=9, loc="left")
