@@ -65,7 +65,7 @@ def survey(images: Path, out: Path) -> int:
 
 
 def pack(
-    images: Path,
+    source: Path,
     out: Path,
     val: float = 0.1,
     test: float = 0.2,
@@ -78,11 +78,13 @@ def pack(
     group: str | None = None,
     split: Path | None = None,
     background: str | None = None,
+    label: str = "",
+    class_order: str = "",
 ) -> int:
-    """Pack a folder of labelled photographs, IMAGES/CLASS/image.jpg, into one file or several.
+    """Pack labelled photographs, SOURCE/CLASS/image.jpg or what lists them, into one file or several.
 
     Args:
-        images: The folder, with one subfolder a class.
+        source: A folder with one subfolder a class, a manifest, tars or Parquet files; see docs/data.md.
         out: The pack to write.
         val: Share of each class held out for validation, 0 to below 1.
         test: Share of each class held out for the final test, 0 to below 1.
@@ -95,11 +97,14 @@ def pack(
         shards: Files to divide the pack into, OUT-00000-of-00004 and so on; name them all as OUT.
         group: A pattern on the path, as in '(.*)_': images that match alike, in its brackets, share a split.
         split: A CSV of your own with the columns path and split, or path and group; default: none.
+        label: The column of the classes in a manifest or Parquet file, or the field in a tar's .json.
+        class_order: sorted, natural, or a file that lists the classes; default: sorted ignoring case.
     """
     from greyhound.cache import pack as packing
     from greyhound.cache import show
     from greyhound.cache.scan import WHITE
     from greyhound.cache.selection import read_decisions, read_exclusions
+    from greyhound.cache.source import Reading
     from greyhound.cache.split import read_split
     from greyhound.cache.store import Pack
 
@@ -108,11 +113,23 @@ def pack(
     table = read_split(split) if split else None
     colour = WHITE if background is None else background
     options = packing.Options(
-        val, test, seed, grayscale, duplicates, chosen, decided, shards, group, table, colour, str(exclude)
+        val,
+        test,
+        seed,
+        grayscale,
+        duplicates,
+        chosen,
+        decided,
+        shards,
+        group,
+        table,
+        colour,
+        str(exclude),
+        Reading(label, class_order),
     )
     old = show.name_old(out)
     with progress_bar("looking at every image") as update:
-        packing.pack(images, out, options, update)
+        packing.pack(source, out, options, update)
     note(old and f"{out} replaces {old}")
     show.describe(Pack(out), most=50)
     return 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from greyhound.cache.picture import UNREAD, named_as_read
+from greyhound.cache.place import Place
 from greyhound.cache.store import SPLITS, PackError
 
 NO_LABEL: Final = -1
@@ -45,15 +46,16 @@ SYSTEMS: Final = (
 
 @dataclass(frozen=True)
 class Source:
-    """One file to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL.
+    """One image to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL.
 
-    split: the one that its folder names, "" for none.
+    split, group: those that its folder, or its line in a table, names; "" for none.
     """
 
-    file: Path
+    file: Place
     path: str
     label: int
     split: str = ""
+    group: str = ""
 
 
 class Tree:
@@ -74,7 +76,7 @@ class Tree:
             raise PackError(f"{images} is {found}; expected a folder of images")
         folders, self.beside = self._list(images)
         back = [each for each in folders if self._home.is_relative_to(each.resolve())]
-        self._links |= {_relative(each, images): "leads back to where it lies" for each in back}
+        self._links |= {relative(each, images): "leads back to where it lies" for each in back}
         self.folders = [each for each in folders if each not in back]
 
     def files(self) -> Iterator[Path]:
@@ -110,14 +112,14 @@ class Tree:
             for other in others:
                 if any(map(named_as_image, self.below(other))):
                     self._refuse(f"has the splits {_names(named)} and, beside them, images in {other.name}")
-                self._links[_text(other.name)] = "holds no images"
+                self._links[as_text(other.name)] = "holds no images"
             self.folders, self.class_at, self.split_at = named, 1, 0
             self._check_train(named)
         elif any(len({*map(_split, folders)} - {""}) > 1 for folders, _ in inside.values()):
             for folders, image in inside.values():
                 loose = [each for each in folders if not _split(each)] + ([image] if image else [])
                 if loose:
-                    where = _relative(loose[0], self.images)
+                    where = relative(loose[0], self.images)
                     self._refuse(f"has splits in its class folders, and {where} is in none of them")
             self.split_at = 1
             self._check_train([each for folders, _ in inside.values() for each in folders])
@@ -154,7 +156,7 @@ class Tree:
         found = [f"left alone, because systems make them: {', '.join(names)}"] if names else []
         found += [f"the folder {path} is left alone: it {why}" for path, why in sorted(self._links.items())]
         alike = defaultdict[str, dict[str, None]](dict)
-        names = list(dict.fromkeys(_text(folder.name) for folder in self.class_folders()))
+        names = list(dict.fromkeys(as_text(folder.name) for folder in self.class_folders()))
         if empty := [name for name in names if name not in self._filled]:
             more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
             found.append(
@@ -180,10 +182,10 @@ class Tree:
         found: tuple[list[Path], list[Path]] = ([], [])
         for name, is_folder in sorted(shown):
             if name.lower() in SYSTEMS:
-                self._left_alone.add(_relative(folder / name, self.images))
+                self._left_alone.add(relative(folder / name, self.images))
             else:
                 found[not is_folder].append(folder / name)
-        self._filled |= {self.class_of(_relative(file, self.images)) for file in found[1][:1]}
+        self._filled |= {self.class_of(relative(file, self.images)) for file in found[1][:1]}
         return found
 
     def _is_new(self, folder: Path, seen: set[Path]) -> bool:
@@ -197,7 +199,7 @@ class Tree:
         elif target in seen:
             why = "leads to what is read already"
         if why:
-            self._links[_relative(folder, self.images)] = why
+            self._links[relative(folder, self.images)] = why
         else:
             seen.add(target)
         return not why
@@ -222,7 +224,7 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source], list[str
     link, but none that leads back to `images`; links below are followed once. Raises PackError.
     """
     tree = find_tree(images)
-    classes = tuple(dict.fromkeys(_text(folder.name) for folder in tree.class_folders()))
+    classes = tuple(dict.fromkeys(as_text(folder.name) for folder in tree.class_folders()))
     if len(classes) < 2:
         where = "SPLIT/CLASS" if tree.class_at else "CLASS"
         kinds = "class folders in its splits" if tree.class_at else "subfolders"
@@ -238,20 +240,20 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source], list[str
     sources = []
     for folder in sorted(tree.folders, key=_order):
         for file in tree.below(folder):
-            path = _relative(file, images)
+            path = relative(file, images)
             sources.append(
                 Source(file, path, numbers.get(tree.class_of(path), NO_LABEL), tree.split_of(path))
             )
     if not sources:
         raise PackError(f"the {len(classes)} subfolders of {images} hold no files; expected images in them")
     beside = filter(named_as_image, tree.beside)
-    sources += [Source(file, _relative(file, images), NO_LABEL) for file in beside]
+    sources += [Source(file, relative(file, images), NO_LABEL) for file in beside]
     return classes, sources, tree.notes()
 
 
 def find_unlabelled(images: Path) -> list[Source]:
     """Every file below a folder, without labels; links as in `find_labelled`. Raises PackError."""
-    sources = [Source(file, _relative(file, images), NO_LABEL) for file in Tree(images).files()]
+    sources = [Source(file, relative(file, images), NO_LABEL) for file in Tree(images).files()]
     if not sources:
         raise PackError(f"{images} holds no files; expected images")
     return sources
@@ -261,7 +263,7 @@ def find_images(tree: Tree) -> Iterator[str]:
     """The path of every file below a folder, in order, as in `find_labelled`. Raises PackError."""
     for file in tree.files():
         if file.parent != tree.images or named_as_image(file):
-            yield _relative(file, tree.images)
+            yield relative(file, tree.images)
 
 
 def find_file(images: Path, path: str) -> Path:
@@ -308,19 +310,20 @@ def _split(folder: Path) -> str:
 
 
 def _names(folders: Iterable[Path]) -> str:
-    return ", ".join(dict.fromkeys(_text(folder.name) for folder in folders))
+    return ", ".join(dict.fromkeys(as_text(folder.name) for folder in folders))
 
 
-def named_as_image(file: Path) -> bool:
+def named_as_image(file: Place) -> bool:
     """Whether a file's name ends as that of a picture, be it one that is not read here."""
     return file.suffix.lower() in UNREAD or named_as_read(file.suffix)
 
 
-def _relative(file: Path, images: Path) -> str:
-    return _text(file.relative_to(images).as_posix())
+def relative(file: Path, images: Path) -> str:
+    """The path of a file below a folder, as `as_text` writes it, with forward slashes."""
+    return as_text(file.relative_to(images).as_posix())
 
 
-def _text(name: str) -> str:
+def as_text(name: str) -> str:
     r"""A name as valid Unicode: a byte that is no text as \xff, a backslash before such text as \x5c"""
     escaped = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(name))
     return escaped.decode("utf-8", "backslashreplace")

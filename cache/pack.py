@@ -1,6 +1,6 @@
 """Write the pack: verified originals, labels, split and statistics in one Arrow file, or in several shards.
 
-Before it: a folder with one subfolder a class, scanned by `scan`. After it: `store.Pack`. Files are written
+Before it: labelled images that `source` found, scanned by `scan`. After it: `store.Pack`. Files are written
 in constant memory under temporary names, and renamed when all are complete: an interrupted packing leaves an
 older pack untouched. Killed between two renamings, it leaves shards of either pack, which `store` refuses.
 """
@@ -13,7 +13,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,8 @@ from PIL import ImageColor
 
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
-from greyhound.cache.folder import NO_LABEL, Source, check_outside, check_writable, find_labelled
+from greyhound.cache.folder import NO_LABEL, Source, check_writable
+from greyhound.cache.found import LeftOut
 from greyhound.cache.index import add_index, column, split_column
 from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
@@ -42,6 +43,7 @@ from greyhound.cache.selection import (
     match,
 )
 from greyhound.cache.shards import check_name_free, divide, shard_paths
+from greyhound.cache.source import Reading, opened
 from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import SCHEMA, Excluded, Header, PackError
 from greyhound.cache.tables import find_paths
@@ -66,7 +68,7 @@ class Options:
     file are left out, all of them if their classes differ. decisions: what a person decided image by image;
     they outrank the others. shards: files that the pack is divided into. group: a pattern; images that it
     matches alike, in their paths, stay in one split. table: a person's own split, or groups.
-    background: a colour, under what is transparent.
+    background: a colour, under what is transparent. reading: how the source is read.
     """
 
     val: float = 0.1
@@ -81,6 +83,7 @@ class Options:
     table: Table | None = None
     background: str = WHITE
     exclude_file: str = "the exclusion list"
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -105,14 +108,23 @@ class Options:
             raise PackError(f"background is {self.background!r}; {wanted}") from None
 
 
-def pack(images: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
-    """Pack a folder with one subfolder a class (at least two with a usable image) into the file `out`.
+def pack(source: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
+    """Pack the labelled images of a source (at least two classes with a usable image) into the file `out`.
 
-    progress: called with (files looked at, files in all). Raises PackError; then `out` is as it was before.
+    source: as in `source.opened`. progress: called with (files looked at, files in all). Raises PackError;
+    then `out` is as it was before.
     """
-    classes, sources, notes = find_labelled(images)
-    check_outside(out, images)
-    return write(sources, classes, out, options, progress, notes=notes)
+    with opened(source, out, options.reading) as found:
+        return write(
+            found.sources,
+            found.classes,
+            out,
+            options,
+            progress,
+            notes=found.notes,
+            left_out=found.left_out,
+            says=found.says,
+        )
 
 
 def write(
@@ -124,19 +136,22 @@ def write(
     split: str | None = None,
     infos: Iterable[ImageInfo] | None = None,
     notes: Sequence[str] = (),
+    left_out: Sequence[LeftOut] = (),
+    says: str = "as the folders say",
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
     split: put every image into this one, and keep all `classes`. infos: of the sources, if they were scanned
-    before; then `split` is needed. notes: what the pack is to say of the folder.
+    before; then `split` is needed. notes, left_out, says: of the source, as in `found.Found`.
     """
     _check_out(out, options.shards)
-    options = _check_tables(options, sources)
+    unseen = {source.path for source, _ in left_out}
+    options = _check_tables(options, sources, unseen)
     decided_loose = any(each.by == "person" and not each.image.label for each in options.decisions)
     scan_all = split is not None or decided_loose  # also what lies beside the class folders
     loose = [] if scan_all else [source for source in sources if source.label == NO_LABEL]
-    unseen = {source.path for source in loose}
-    sources = [source for source in sources if source.path not in unseen]
+    beside = {source.path for source in loose}
+    sources = [source for source in sources if source.path not in beside]
     check_classes(options.decisions, classes)
     files = (source.file for source in sources)
     found = scan(files, background=options.background) if infos is None else infos
@@ -144,6 +159,7 @@ def write(
     unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem not in _SAFE}
     decided, lost = _match(sources, infos, classes, options)
     kept, relabelled, excluded = _select(sources, infos, classes, decided, options)
+    excluded += left_out
     if split is None:
         loose += [source for source, _ in kept if source.label == NO_LABEL]
         kept = [(source, info) for source, info in kept if source.label != NO_LABEL]
@@ -151,14 +167,14 @@ def write(
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
-    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options)
+    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, says)
     splits = assigned.splits
     header = Header(
         classes=classes,
         digest=_digest(kept, splits, options.background),
         background=options.background,
         seed=options.seed,
-        excluded=tuple(_with_thumbnails(excluded, unseen | unsafe, options.background)),
+        excluded=tuple(_with_thumbnails(excluded, unseen | beside | unsafe, options.background)),
         transcoded=tuple((source.path, info.transcode) for source, info in kept if info.transcode),
         relabelled=tuple(relabelled),
         lost=tuple(lost),
@@ -208,9 +224,9 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
-def _check_tables(options: Options, sources: Sequence[Source]) -> Options:
+def _check_tables(options: Options, sources: Sequence[Source], unseen: Collection[str]) -> Options:
     """The options, their tables by the images' paths. Refuses what can be told before they are looked at."""
-    paths = {source.path for source in sources}
+    paths = {source.path for source in sources}.union(unseen)
     exclude, table = find_paths(options.exclude, paths, options.exclude_file), options.table
     if table:
         splits, groups = (find_paths(each, paths, str(table.file)) for each in (table.splits, table.groups))

@@ -25,6 +25,7 @@ from typing import IO, Any, Final, TypeVar
 
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
+from greyhound.cache.place import Place, length, to_line
 
 FORMATS: Final = (
     "AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX",
@@ -92,7 +93,7 @@ class ScanError(UserError):
 
 
 def scan(
-    paths: Iterable[Path], workers: int | None = None, background: str = WHITE, dali: bool = True
+    paths: Iterable[Place], workers: int | None = None, background: str = WHITE, dali: bool = True
 ) -> Generator[ImageInfo, None, None]:
     """What was found in every file, in the order of `paths`; close it to end early. Raises ScanError.
 
@@ -132,20 +133,20 @@ def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Ite
             progress(done, total)
 
 
-def _bytes(path: Path) -> int:
+def _bytes(path: Place) -> int:
     try:
-        return path.stat().st_size
+        return length(path)
     except OSError:
         return 0
 
 
 @contextmanager
-def _children(background: str, dali: bool) -> Iterator[Callable[[Path], ImageInfo]]:
+def _children(background: str, dali: bool) -> Iterator[Callable[[Place], ImageInfo]]:
     """Yield a function that scans a file in an idle child process, or in a new one."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 
-    def info(path: Path) -> ImageInfo:
+    def info(path: Place) -> ImageInfo:
         try:
             child = idle.get_nowait()
         except queue.Empty:
@@ -175,7 +176,7 @@ class _Child:
             self.errors.close()
             raise
 
-    def info(self, path: Path) -> ImageInfo:
+    def info(self, path: Place) -> ImageInfo:
         if self.process.poll() is not None:  # ended since its last answer: no fault of this file
             self._close()
             self._start()
@@ -190,9 +191,9 @@ class _Child:
         self._close()
         self.errors.close()
 
-    def _ask(self, path: Path) -> dict[str, Any] | None:
+    def _ask(self, path: Place) -> dict[str, Any] | None:
         try:
-            self.questions.write(json.dumps(os.fsencode(path).hex()).encode() + b"\n")
+            self.questions.write(to_line(path))
             self.questions.flush()
         except BrokenPipeError:
             return None

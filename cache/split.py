@@ -82,18 +82,21 @@ def read_split(file: Path) -> Table:
     return Table(file, splits, groups)
 
 
-def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assigned:
-    """A split for every image: as a table or the folders say, or drawn. Raises PackError.
+def assign(
+    kept: Sequence[Kept], classes: Sequence[str], asked: Options, says: str = "as the folders say"
+) -> Assigned:
+    """A split for every image: as a table or the source says, or drawn. Raises PackError.
 
     A drawn split is stratified by class, and a pure function of seed, content and groups: file names play no
-    other part. Of a split that is given without val, the images of train are drawn from for it.
+    other part. Of a split that is given without val, the images of train are drawn from for it. says: how
+    the splits of the source came about.
     """
     table, paths = asked.table, [source.path for source, _ in kept]
     if table:
         table.check(paths)
     said = table.splits if table else {}
     given = [said.get(path, source.split) for path, (source, _) in zip(paths, kept, strict=True)]
-    groups, notes = _groups(paths, asked)
+    groups, notes = _groups([source for source, _ in kept], asked)
     shares = {"test": asked.test, "val": asked.val}
     if drawn := not any(given):
         how = f"drawn by seed {asked.seed}: {asked.val:g} of each class for val, {asked.test:g} for test"
@@ -101,7 +104,7 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
             return Assigned(["train"] * len(kept), how, tuple(notes))
     else:
         given = [split or "train" for split in given]
-        how = f"as {table.file.name} says" if table and said else "as the folders say"
+        how = f"as {table.file.name} says" if table and said else says
         shares = {} if "val" in given or not asked.val else {"val": asked.val}
         notes += _say_unused(asked, given, shares, how)
         how += (
@@ -122,11 +125,14 @@ def assign(kept: Sequence[Kept], classes: Sequence[str], asked: Options) -> Assi
     return Assigned(splits, how, tuple(notes), empty)
 
 
-def _groups(paths: Sequence[str], asked: Options) -> tuple[list[str], list[str]]:
+def _groups(sources: Sequence[Source], asked: Options) -> tuple[list[str], list[str]]:
     """The group of each image, "" for none; and what is to be said of it. Raises PackError."""
-    named = asked.table.groups if asked.table else {}
+    paths = [source.path for source in sources]
+    own = {source.path: source.group for source in sources if source.group}
+    named = asked.table.groups if asked.table and asked.table.groups else own
     if asked.group and any(named.values()):
-        raise PackError("--group and the column group of --split both name groups; expected one of them")
+        whose = "the source" if named is own else "--split"
+        raise PackError(f"--group and the column group of {whose} both name groups; expected one of them")
     if not (asked.group or named):
         return [""] * len(paths), []
     if asked.group:

@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from greyhound.cache.picture import open_image, to_rgb
+from greyhound.cache.place import Place
 from greyhound.cache.scan import WHITE
 
 MOST_OF_JPEG: Final = 64 << 20
@@ -35,7 +35,7 @@ Reader = Callable[[int], Closeup | None]
 """From an image's index to its close-up; None where it cannot be had."""
 
 
-def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
+def make_thumbnail(file: Place, side: int, background: str = WHITE) -> str:
     """A JPEG in base64, at most `side` pixels a side, of what there is; "" if nothing can be shown."""
     if not file.is_file():  # to open a pipe would wait for ever
         return ""
@@ -53,26 +53,26 @@ def make_thumbnail(file: Path, side: int, background: str = WHITE) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _read_image(file: Path) -> bytes:
+def _read_image(file: Place) -> bytes:
     """A file's bytes, if it is an image: a video is not held in memory. Raises what Pillow raises."""
-    with open_image(file):
+    with file.open("rb") as stream, open_image(stream):
         pass
     return file.read_bytes()
 
 
-def _start_of(file: Path) -> bytes:
+def _start_of(file: Place) -> bytes:
     """A JPEG as far as it goes; nothing of any other file. Raises OSError."""
     with file.open("rb") as stream:
         start = stream.read(2)
         return start + stream.read(MOST_OF_JPEG) if start == b"\xff\xd8" else b""
 
 
-def closeup_reader(find: Callable[[int], Path], side: int = SIDE, background: str = WHITE) -> Reader:
+def closeup_reader(find: Callable[[int], Place], side: int = SIDE, background: str = WHITE) -> Reader:
     """Reads close-ups from the files that `find` names."""
     return lru_cache(HELD // side**2)(lambda index: read_closeup(find(index), side, background))
 
 
-def read_closeup(file: Path, side: int = SIDE, background: str = WHITE) -> Closeup | None:
+def read_closeup(file: Place, side: int = SIDE, background: str = WHITE) -> Closeup | None:
     """Luma `[side, side]` of a file, upright, its aspect ratio ignored; None if nothing reads it."""
     try:
         picture = Image.fromarray(to_rgb(_read_image(file), background, max(128, 2 * side)).pixels)

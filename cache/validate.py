@@ -1,6 +1,6 @@
 """Validate a file with every decoder that training may use: the child process of `scan`.
 
-Before it: paths, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
+Before it: places, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
 apart from the packing, because a file may crash a decoder. It does without torch, because it starts often.
 """
 
@@ -15,7 +15,6 @@ import sys
 import warnings
 import zlib
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import cv2
@@ -35,6 +34,7 @@ from greyhound.cache.picture import (
     read_orientation,
     to_rgb,
 )
+from greyhound.cache.place import Place, from_line, length
 from greyhound.cache.scan import WHITE, WITHOUT_DALI, ImageInfo
 from greyhound.cache.stats import measure
 
@@ -240,11 +240,11 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _answer(path: Path, dali: DaliDecoder, background: str = WHITE) -> ImageInfo:
+def _answer(path: Place, dali: DaliDecoder, background: str = WHITE) -> ImageInfo:
     try:
         if not path.is_file():
             return ImageInfo(problem="undecodable", detail="not a regular file")
-        if path.stat().st_size > LONG and not _is_picture(path):
+        if length(path) > LONG and not _is_picture(path):
             return _skim(path)
         return validate_image(path.read_bytes(), dali, path.suffix, background)
     except OSError as error:
@@ -253,21 +253,22 @@ def _answer(path: Path, dali: DaliDecoder, background: str = WHITE) -> ImageInfo
         return ImageInfo(problem="undecodable", detail="needs more memory than there is")
 
 
-def _is_picture(path: Path) -> bool:
+def _is_picture(path: Place) -> bool:
     """Whether it begins as a picture does, or may be one whose header is corrupt."""
     try:
         with path.open("rb") as file:
             if name_foreign(file.read(1024), path.suffix):
                 return False
-        with open_image(path):
-            return True
+            file.seek(0)
+            with open_image(file):
+                return True
     except UnidentifiedImageError:
         return False
     except Exception:
         return True
 
 
-def _skim(path: Path) -> ImageInfo:
+def _skim(path: Place) -> ImageInfo:
     """A look at a long file that is no picture, a video perhaps, which is not held in memory."""
     size, crc32, sha256 = 0, 0, hashlib.sha256()
     with path.open("rb") as file:
@@ -292,7 +293,7 @@ def main() -> None:
     dali, background = DaliDecoder(WITHOUT_DALI not in sys.argv), (*sys.argv[1:], WHITE)[0]
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
-        info = _answer(Path(os.fsdecode(bytes.fromhex(json.loads(line)))), dali, background)
+        info = _answer(from_line(line), dali, background)
         answers.write(json.dumps(asdict(info), default=bytes.hex).encode() + b"\n")
 
 

@@ -1,0 +1,70 @@
+"""The order of classes, which numbers the labels, and names without their WordNet numbers.
+
+Before it: the classes that a source has. After it: their order in the pack, compared with networks trained
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from greyhound.cache.store import PackError
+
+NATURAL: Final = re.compile(r"(\d+)")
+
+
+def in_order(names: Sequence[str], wanted: str) -> list[str]:
+    """The names in the order that is `wanted`. Raises PackError.
+
+    sorted: by their letters, capitals first, as torchvision, Keras and Hugging Face sort folders. natural:
+    numbers by value, without regard to case, as timm does. Any other text is a file that lists them.
+    """
+    if wanted == "sorted":
+        return sorted(names)
+    if wanted == "natural":
+        return sorted(names, key=_natural)
+    listed = _read_list(Path(wanted))
+    for what, ones, others in (("lacks", names, listed), ("has", listed, names)):
+        known = {*others}
+        if strange := [name for name in ones if name not in known]:
+            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            found = f"{wanted} {what} {strange[0]!r}{more}"
+            raise PackError(f"{found}; expected just the {len(names)} classes with images in the source")
+    if len(listed) > len(names):
+        twice = next(name for name in listed if listed.count(name) > 1)
+        raise PackError(f"{wanted} names {twice!r} twice; expected each class once")
+    return listed
+
+
+def _natural(name: str) -> tuple[list[Any], str]:
+    """Text and numbers by turns; names that differ only in case by their letters."""
+    parts = NATURAL.split(name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def _read_list(file: Path) -> list[str]:
+    """A name a line, a JSON list of names, or a JSON object name -> index. Raises PackError."""
+    wanted = "expected sorted, natural, or a file: a class a line, a JSON list, or JSON {name: index}"
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise PackError(f"--class-order {file} cannot be read ({why}); {wanted}") from None
+    if text.lstrip()[:1] not in ("[", "{"):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PackError(f"{file} is no valid JSON; {wanted}") from None
+    if isinstance(content, dict):
+        places = {place: name for name, place in content.items() if type(place) is int}
+        if sorted(places) != list(range(len(content))):
+            raise PackError(f"{file} does not number its {len(content)} classes from 0; {wanted}")
+        return [places[place] for place in range(len(places))]
+    if not all(isinstance(name, str) for name in content):
+        raise PackError(f"{file} lists what is no text; {wanted}")
+    return list(content)

@@ -1,0 +1,89 @@
+"""What a source of labelled images holds: the same for a folder, a manifest, tars and Parquet files.
+
+Before it: `folder`, `manifest`, `tars` and `parquet` name images and their classes. After it: `pack` scans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from greyhound.cache.folder import MAX_CLASSES, NO_LABEL, SPLIT_FOLDERS, Source
+from greyhound.cache.place import Place
+from greyhound.cache.store import Excluded, PackError
+
+SPLIT_WORDS: Final = SPLIT_FOLDERS | {"dev": "val", "eval": "test", "evaluation": "test"}
+"""What a split is called in a table, or in the name of a tar or Parquet file, in lower case."""
+LeftOut = tuple[Source, Excluded]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images with labels. classes: names, index = label. left_out: what cannot be packed, and why.
+
+    notes: what a person should know. says: how the splits came about, if there are any.
+    """
+
+    classes: tuple[str, ...]
+    sources: Sequence[Source]
+    notes: Sequence[str] = ()
+    left_out: Sequence[LeftOut] = ()
+    says: str = "as the folders say"
+
+
+@dataclass
+class Collection:
+    """Images as they are met, with the names of their classes. name: of what they are in, for messages."""
+
+    name: str
+    _places: dict[str, tuple[Place, str, str, str]] = field(default_factory=dict)
+    _left_out: list[tuple[Source, str, Excluded]] = field(default_factory=list)
+
+    def add(self, place: Place, path: str, label: str, split: str = "", group: str = "") -> None:
+        """One image. A path that came before is left out, if it says the same. Raises PackError."""
+        row = (place, label, split, group)
+        first = self._places.setdefault(path, row)
+        if first is row:
+            return
+        for what, one, other in zip(("class", "split", "group"), first[1:], row[1:], strict=True):
+            if one != other:
+                said = f"names {path!r} twice, with the {what} {one!r} and with {other!r}"
+                raise PackError(f"{self.name} {said}; expected one line a file: delete one of the two")
+        self.leave_out(place, path, label, "duplicate path", "named before")
+
+    def leave_out(self, place: Place, path: str, label: str, reason: str, detail: str = "") -> None:
+        """One image that cannot be used. label: "" for none."""
+        self._left_out.append((Source(place, path, NO_LABEL), label, Excluded(path, reason, detail)))
+
+    def knows(self, path: str) -> bool:
+        """Whether an image of this path was added or left out."""
+        return path in self._places or any(each.path == path for each, *_ in self._left_out)
+
+    def found(self, notes: Sequence[str] = (), says: str = "") -> Found:
+        """All of them, their classes sorted without regard to case. Raises PackError."""
+        if not self._places:
+            raise PackError(f"{self.name} names no image that can be packed; {self._first_left_out()}")
+        names = {label for _, label, *_ in self._places.values()}
+        names |= {label for _, label, _ in self._left_out if label}
+        classes = tuple(sorted(names, key=lambda name: (name.casefold(), name)))
+        if not 2 <= len(classes) <= MAX_CLASSES:
+            few = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
+            found = (
+                f"{self.name} names {len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({few})"
+            )
+            todo = "if another column has the classes, name it: --label COLUMN"
+            raise PackError(f"{found}; expected 2 to {MAX_CLASSES:,}; {todo}")
+        numbers = {"": NO_LABEL} | {name: label for label, name in enumerate(classes)}
+        sources = [
+            Source(place, path, numbers[label], split, group)
+            for path, (place, label, split, group) in self._places.items()
+        ]
+        left_out = [(replace(each, label=numbers[label]), row) for each, label, row in self._left_out]
+        return Found(classes, sources, notes, left_out, says)
+
+    def _first_left_out(self) -> str:
+        if not self._left_out:
+            return "expected a line or a sample for each"
+        _, _, row = self._left_out[0]
+        return f"the first: {row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")

@@ -1,0 +1,223 @@
+"""A table that names images: CSV, JSON lines or Parquet, of any program or as Hugging Face's metadata.csv.
+
+Before it: the table, and images on the disk. After it: `found.Collection`. What it says is text: the label
+001 stays 001, and no is no boolean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from greyhound.cache.folder import Tree, as_text, find_file, named_as_image, relative
+from greyhound.cache.found import SPLIT_WORDS, Collection, Found
+from greyhound.cache.parts import are_splits
+from greyhound.cache.store import SPLITS, PackError
+from greyhound.cache.tables import read_table
+
+PATHS: Final = ("path", "file_name", "filename", "image", "file")
+"""What a column of paths is called, in any case; the first that is there is taken."""
+LABELS: Final = ("label", "class", "class_name", "category")
+"""What a column of classes is called, unless --label names another."""
+OTHERS: Final = ("split", "group", "weight")
+SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Of files that can be nothing but a manifest; a Parquet file may be one too."""
+EXPECTED: Final = f"a table with a path ({', '.join(PATHS)}) and a class ({', '.join(LABELS)})"
+_METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
+
+Row = dict[str, Any]
+"""Lower-case column name -> what stands there."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """names: of the columns, in lower case. rows: each with its line, from 1."""
+
+    file: Path
+    names: Sequence[str]
+    rows: Sequence[tuple[int, Row]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column says what, "" for one that is not there."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+    weight: str
+
+
+def is_url(source: str) -> bool:
+    """Whether it names something elsewhere; `Path` makes one slash of two."""
+    return bool(_URL.match(source))
+
+
+def load(file: Path) -> Table:
+    """Raises PackError."""
+    if file.suffix.lower() in (".csv", ".tsv"):
+        names: list[str] = []
+        lines = read_table(file, EXPECTED, (*PATHS, *LABELS, *OTHERS), names.extend)
+        return Table(file, names, [(line.number, line.cells) for line in lines])
+    if file.suffix.lower() in (".jsonl", ".ndjson"):
+        rows = _json_lines(file)
+    else:
+        from greyhound.cache.parquet import read_rows
+
+        rows = [*enumerate(read_rows(file), start=1)]
+    return Table(file, [*dict.fromkeys(name for _, row in rows for name in row)], rows)
+
+
+def _json_lines(file: Path) -> list[tuple[int, Row]]:
+    """Raises PackError."""
+    rows, number = [], 0
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append((number, {name.lower(): value for name, value in json.loads(line).items()}))
+    except OSError as error:
+        raise PackError(f"{file} cannot be read ({error.strerror}); expected {EXPECTED}") from None
+    except UnicodeError:
+        raise PackError(f"{file} is no text in UTF-8; expected {EXPECTED}") from None
+    except (ValueError, AttributeError, RecursionError):
+        wanted = f"expected {EXPECTED}, one object in every line"
+        raise PackError(f"{file} has no JSON object in line {number}; {wanted}") from None
+    if not rows:
+        raise PackError(f"{file} is empty; expected {EXPECTED}")
+    return rows
+
+
+def choose(table: Table, label: str = "") -> Columns:
+    """label: the column of classes that a person named. Raises PackError."""
+    labels = (label.lower(),) if label else LABELS
+    path, kind = (next((each for each in known if each in table.names), "") for known in (PATHS, labels))
+    if not (path and kind):
+        wanted = f"a column {label!r}, which --label names" if path and label else EXPECTED
+        raise PackError(f"{table.file} has the columns {', '.join(table.names)[:100]}; expected {wanted}")
+    said = [each if any(row.get(each) for _, row in table.rows) else "" for each in OTHERS]
+    return Columns(path, kind, *said)
+
+
+def metadata_below(folder: Path) -> list[Path]:
+    """The tables of a Hugging Face image folder: in it, or in the folders of its splits; perhaps none."""
+    beside = sorted(each for each in folder.iterdir() if each.name.lower() in SPLIT_WORDS and each.is_dir())
+    for places in ([folder], beside):
+        files = (
+            next((place / name for name in _METADATA if (place / name).is_file()), None) for place in places
+        )
+        if found := [file for file in files if file]:
+            return found
+    return []
+
+
+def read(file: Path, label: str = "") -> Found:
+    """The images that a table names, below its folder or anywhere. Raises PackError."""
+    images = Collection(str(file))
+    notes = _read(load(file), file.parent, "", label, images)
+    return images.found(notes, f"as {file.name} says")
+
+
+def read_folder(folder: Path, files: Sequence[Path], label: str = "") -> Found:
+    """The images of a folder that its `metadata_below` name; others are left out. Raises PackError."""
+    images, notes = Collection(str(folder)), list[str]()
+    named = [SPLIT_WORDS.get(file.parent.name.lower(), "") for file in files]
+    splits = named if are_splits(named) else [""] * len(files)
+    for file, split in zip(files, splits, strict=True):
+        notes += _read(load(file), folder, split, label, images)
+    for each in Tree(folder).files():
+        if named_as_image(each) and not images.knows(path := relative(each, folder)):
+            images.leave_out(each, path, "", "not listed", f"{files[0].name} has no line for it")
+    return images.found(notes, "as the folders say" if any(splits) else f"as {files[0].name} says")
+
+
+def _read(table: Table, home: Path, split: str, label: str, images: Collection) -> list[str]:
+    """Add every row; what is to be said of the table. Raises PackError."""
+    columns = choose(table, label)
+    taken = {columns.path, columns.label, *OTHERS}
+    lines = _Lines(table.file, home, columns, split, images)
+    for number, row in table.rows:
+        lines.add(number, row)
+    unused = [name for name in table.names if name not in taken]
+    return [f"columns of {table.file.name} that are not used: {', '.join(unused)[:200]}"] if unused else []
+
+
+def _plain(place: Path) -> Path:
+    """Absolute, without . and .. in it; links are left as they are."""
+    return Path(os.path.normpath(place.absolute()))
+
+
+class _Lines:
+    """Adds the images that the lines of one table name."""
+
+    def __init__(self, file: Path, home: Path, columns: Columns, split: str, images: Collection) -> None:
+        self.file, self.columns, self.split, self.images = file, columns, split, images
+        self.home = _plain(home)
+        self.kinds, self.weight = dict[str, int](), (0, "")
+
+    def add(self, number: int, row: Row) -> None:
+        """Raises PackError."""
+        names = self.columns
+        name, label, said, group, weight = (
+            self._text(row.get(column), column, number)
+            for column in (names.path, names.label, names.split, names.group, names.weight)
+        )
+        if not name:
+            raise PackError(f"{self.file} names no path in line {number}; expected one in every line")
+        if is_url(name):
+            what = f"names the address {name[:100]!r} in line {number}"
+            raise PackError(f"{self.file} {what}; expected a file: download it first")
+        self._check(number, row.get(names.label), weight)
+        place = self._find(name)
+        path = relative(place, self.home) if place.is_relative_to(self.home) else as_text(place.as_posix())
+        split = SPLIT_WORDS.get(said.lower(), "") if names.split else self.split
+        if not label:
+            self.images.leave_out(place, path, "", "no label", f"line {number}")
+        elif names.split and not split:
+            why = f"line {number} says {said!r}; expected {', '.join(SPLITS)}"
+            self.images.leave_out(place, path, label, "unknown split", why)
+        elif not place.is_file():
+            self.images.leave_out(place, path, label, "missing file", f"line {number}")
+        else:
+            self.images.add(place, path, label, split, group)
+
+    def _find(self, name: str) -> Path:
+        """Below the table's folder, or anywhere; with / for Windows' backslash where only that is there."""
+        found = find_file(self.file.parent, name)
+        other = find_file(self.file.parent, name.replace("\\", "/"))
+        return _plain(found if found.is_file() or not other.is_file() else other)
+
+    def _text(self, value: Any, column: str, number: int) -> str:
+        """A cell as text, "" for none. Raises PackError."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return ""
+        if isinstance(value, str):
+            return value.strip().encode("utf-8", "backslashreplace").decode()
+        if type(value) is int or (column == "weight" and isinstance(value, float)):
+            return str(value)
+        what = f"has {str(value)[:60]} ({type(value).__name__}) as the {column} in line {number}"
+        raise PackError(f"{self.file} {what}; expected text or a whole number")
+
+    def _check(self, number: int, label: Any, weight: str) -> None:
+        """Refuse labels of two kinds, and weights. Raises PackError."""
+        if label not in (None, ""):
+            kind = "text" if isinstance(label, str) else "a number"
+            self.kinds.setdefault(kind, number)
+            if len(self.kinds) > 1:
+                (one, first), (other, second) = self.kinds.items()
+                what = f"has {one} as the {self.columns.label} in line {first} and {other} in line {second}"
+                raise PackError(f"{self.file} {what}; expected one kind: put all in quotes")
+        self.weight = self.weight if self.weight[0] else (number, weight)
+        if weight != self.weight[1]:
+            what = (
+                f"weighs images, {self.weight[1]!r} in line {self.weight[0]} and {weight!r} in line {number}"
+            )
+            raise PackError(f"{self.file} {what}; training does not weigh them: remove that column")

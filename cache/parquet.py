@@ -1,0 +1,155 @@
+"""Images that lie in Parquet files, as Hugging Face's `datasets` writes them, and rows of a Parquet table.
+
+Before it: the files. After it: `found.Collection`; the images lie one after the other in a file of ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from greyhound.cache.found import Collection, Found
+from greyhound.cache.manifest import LABELS
+from greyhound.cache.parts import Parts
+from greyhound.cache.place import Part
+from greyhound.cache.store import PackError
+
+SUFFIXES: Final = (".parquet", ".pq")
+IMAGES: Final = ("image", "img", "picture", "jpg", "png")
+"""What a column of images is called, unless the file's features name it, or there is just one."""
+ROWS: Final = 64
+"""Read at a time."""
+
+
+def has_images(file: Path) -> bool:
+    """Whether a column of a file may hold images. Raises PackError."""
+    return bool(_image_columns(_open(file)))
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table, names in lower case, numbers of named classes as their names. Raises PackError."""
+    opened = _open(file)
+    for row in _rows(opened, file, opened.schema_arrow.names):
+        yield {name.lower(): value for name, value in row.items()}
+
+
+def read(parts: Parts, spool: Path, label: str = "") -> Found:
+    """Every image of the files, written into the file `spool`. label: the column of classes.
+
+    Raises PackError, WriteError.
+    """
+    splits, notes = parts.splits()
+    images = Collection(parts.whole)
+    with spool.open("wb") as file:
+        for source, name, split in zip(parts.files, parts.names, splits, strict=True):
+            opened = _open(source)
+            image, kind = _choose(opened, source, label)
+            others = [each for each in opened.schema_arrow.names if each not in (image, kind)]
+            if others and (said := f"columns that are not used: {', '.join(others)[:200]}") not in notes:
+                notes.append(said)
+            for number, row in enumerate(_rows(opened, source, [image, kind])):
+                data, path = _image(row[image])
+                path = f"{name}/{number:06d}" + (f"-{path}" if path else "")
+                place = Part(spool, file.tell(), len(data), path)
+                text = "" if row[kind] is None else str(row[kind]).strip()
+                if not data:
+                    images.leave_out(place, path, text, "missing file", "the table holds no bytes of it")
+                elif not text:
+                    images.leave_out(place, path, "", "no label")
+                else:
+                    file.write(data)
+                    images.add(place, path, text, split)
+    return images.found(notes, "as the names of the files say")
+
+
+def _image(value: Any) -> tuple[bytes, str]:
+    """The bytes of an image and its path, b"" or "" for none."""
+    if isinstance(value, dict):
+        return value.get("bytes") or b"", value.get("path") or ""
+    return value or b"", ""
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    """Raises PackError."""
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> PackError:
+    why = " ".join(str(error).split())[:150]
+    return PackError(f"{file} cannot be read ({why}); expected a whole Parquet file: copy it again")
+
+
+def _rows(opened: pq.ParquetFile, file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of every row; what is numbered in the file's features by its name. Raises PackError."""
+    classes = {name: each["names"] for name, each in _features(opened).items() if each.get("names")}
+    try:
+        for batch in opened.iter_batches(ROWS, columns=[*columns]):
+            for row in batch.to_pylist():
+                yield {name: _name(row[name], classes.get(name, ()), file) for name in columns}
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _name(value: Any, names: Sequence[str], file: Path) -> Any:
+    """The name of a class for its number, None for -1; anything else as it is. Raises PackError."""
+    if not names or type(value) is not int:
+        return value
+    if value >= len(names):
+        raise PackError(f"{file} has the label {value}; expected 0 to {len(names) - 1}, as its features say")
+    return names[value] if value >= 0 else None
+
+
+def _features(opened: pq.ParquetFile) -> dict[str, dict[str, Any]]:
+    """What `datasets` wrote of each column, none where it did not."""
+    text = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json.loads(text)["info"]["features"]
+        return {name: each for name, each in features.items() if isinstance(each, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _image_columns(opened: pq.ParquetFile) -> list[str]:
+    """Those that the features call images; where they call none, those that hold bytes."""
+    features = _features(opened)
+    named = [name for name, each in features.items() if each.get("_type") == "Image"]
+    return named or [field.name for field in opened.schema_arrow if _holds_bytes(field.type)]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _choose(opened: pq.ParquetFile, file: Path, label: str) -> tuple[str, str]:
+    """The columns of images and of classes. Raises PackError."""
+    schema, there = opened.schema_arrow, ", ".join(opened.schema_arrow.names)[:100]
+    images = _image_columns(opened)
+    if len(images) > 1:
+        images = [name for name in images if name.lower() in IMAGES] or images
+    if len(images) != 1:
+        what = f"several columns of images ({', '.join(images)})" if images else f"the columns {there}"
+        raise PackError(f"{file} has {what}; expected one column of images: {', '.join(IMAGES)}")
+    numbered = [name for name, each in _features(opened).items() if each.get("names")]
+    wanted = (label.lower(),) if label else LABELS
+    named = [name for each in wanted for name in schema.names if name.lower() == each]
+    labels = named[:1] or ([] if label else numbered)
+    if len(labels) != 1:
+        what = f"several columns of classes ({', '.join(labels)})" if labels else f"the columns {there}"
+        todo = f"expected {label!r}, as --label says" if label else "name that of the classes: --label COLUMN"
+        raise PackError(f"{file} has {what}; {todo}")
+    kind = schema.field(labels[0]).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (text or pa.types.is_integer(kind)):
+        raise PackError(f"{file} has {kind} in the column {labels[0]}; expected text or whole numbers")
+    return images[0], labels[0]

@@ -1,0 +1,129 @@
+"""WebDataset: samples in tar files, one member an image and another its class; each is read where it lies.
+
+Before it: tar files. After it: `found.Collection` of parts of them. Nothing is unpacked. A sample is the
+members of a tar whose names are alike up to the first dot after the folder; they need not be adjacent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from greyhound.cache.folder import as_text, named_as_image
+from greyhound.cache.found import Collection, Found
+from greyhound.cache.parts import Parts
+from greyhound.cache.place import Part
+from greyhound.cache.store import PackError
+
+COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+SUFFIXES: Final = (".tar", *COMPRESSED)
+FIELDS: Final = ("label", "class", "class_name", "category", "cls")
+"""Where the class may stand in a sample's .json, unless --label names another; the first that is there."""
+_KEY: Final = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
+"""As webdataset's `base_plus_ext`: the folder and the base name up to its first dot; and the rest."""
+_OF_TAR: Final = re.compile(r"__[^/]*__($|/)")
+"""What webdataset keeps of a tar itself."""
+_LONG: Final = 1 << 20
+"""Bytes of a class or a JSON object that are read."""
+
+Sample = dict[str, Part]
+"""Extension in lower case -> where it lies."""
+
+
+def read(parts: Parts, label: str = "") -> Found:
+    """Every sample of tar files. label: the field of a .json that has its class. Raises PackError."""
+    splits, notes = parts.splits()
+    images, unused = Collection(parts.whole), Counter[str]()
+    for file, name, split in zip(parts.files, parts.names, splits, strict=True):
+        try:
+            with file.open("rb") as stream:
+                _read_one(stream, file, name, split, label, images, unused)
+        except (tarfile.TarError, OSError, ValueError) as error:
+            what = f"{file} is no whole tar ({' '.join(str(error).split())[:100]})"
+            raise PackError(f"{what}; expected one that is not compressed: copy or write it again") from None
+    said = ", ".join(f"{kind} ({count:,})" for kind, count in unused.most_common(10))
+    notes += [f"members that are not used: {said}"] if said else []
+    return images.found(notes, "as the names of the files say")
+
+
+def _read_one(
+    stream: IO[bytes], file: Path, name: str, split: str, label: str, images: Collection, unused: Counter[str]
+) -> None:
+    """Add the samples of one tar. Raises PackError, and what tarfile raises."""
+    samples = defaultdict[str, Sample](dict)
+    for part in _members(stream, file, unused):
+        if not (found := _KEY.fullmatch(part.name)):
+            unused["hidden, or named without an ending"] += 1
+        elif samples[found[1]].setdefault(found[2].lower(), part) is not part:
+            images.leave_out(part, f"{name}/{part.name}", "", "duplicate path", "twice in one tar")
+    for key, sample in samples.items():
+        pictures = _pictures(sample)
+        kind, why = _class(sample, label, stream)
+        unused.update(f".{each}" for each in sample if each not in (*pictures, "cls", "json"))
+        part = sample[pictures[0]] if pictures else next(iter(sample.values()))
+        path = f"{name}/{part.name if pictures else key}"
+        if len(pictures) != 1:
+            several = ", ".join(f".{each}" for each in pictures)
+            reason = "several images" if pictures else "no image"
+            images.leave_out(part, path, kind, reason, several or "its sample has none")
+        elif not kind:
+            images.leave_out(part, path, "", "no label", why)
+        else:
+            images.add(part, path, kind, split)
+
+
+def _members(stream: IO[bytes], file: Path, unused: Counter[str]) -> Iterator[Part]:
+    """Every file in a tar. Raises what tarfile raises, and ReadError for one that ends early or goes on."""
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        while member := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # a million of them take a gigabyte
+            if member.isdir() or _OF_TAR.match(member.name):
+                continue
+            if member.isreg() and not member.issparse():
+                yield Part(file, member.offset_data, member.size, as_text(member.name))
+            else:
+                unused["links and the like"] += 1
+        stream.seek(tar.offset)  # where tarfile stops without a word, also at a header that is damaged
+        if len(end := stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it ends early")
+        while end:
+            if end.strip(b"\0"):
+                raise tarfile.ReadError(f"what stands at byte {tar.offset:,} is none of its members")
+            end = stream.read(_LONG)
+
+
+def _pictures(sample: Sample) -> list[str]:
+    """The extensions that are of images; of .jpg and .seg.png the one without a dot in it."""
+    found = [kind for kind, part in sample.items() if named_as_image(part)]
+    return [kind for kind in found if "." not in kind] or found
+
+
+def _class(sample: Sample, label: str, stream: IO[bytes]) -> tuple[str, str]:
+    """What a sample's .cls says, or a field of its .json; or "" and why there is none."""
+    try:
+        if "cls" in sample and not label:
+            return _read(sample["cls"], stream).decode().strip(), "its .cls is empty"
+        if "json" not in sample:
+            return "", "it has no .json" if label else "it has neither .cls nor .json"
+        content = json.loads(_read(sample["json"], stream))
+    except (ValueError, RecursionError):
+        return "", "its .cls is no text" if "cls" in sample and not label else "its .json is no JSON"
+    fields = (label,) if label else FIELDS
+    value = (
+        next((content[name] for name in fields if name in content), None)
+        if isinstance(content, dict)
+        else None
+    )
+    if isinstance(value, str) or type(value) is int:
+        return str(value).strip(), "its label is empty"
+    return "", f"its .json has no text or whole number as {' or '.join(fields)}"
+
+
+def _read(part: Part, stream: IO[bytes]) -> bytes:
+    stream.seek(part.start)
+    return stream.read(min(part.size, _LONG))

@@ -1,0 +1,322 @@
+"""Manifests, tars and Parquet files give the pack that the folder gives; the real webdataset and datasets write them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import encode, folder, noise
+
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.source import Reading
+from greyhound.cache.store import SPLITS, Pack, PackError
+
+pytestmark = pytest.mark.usefixtures("scan_in_process")
+
+NAMES = ("beagle", "Akita", "007", "no")
+FILES = {
+    f"{name}/{n}.{'jpg' if n % 2 else 'png'}": 10 * k + n for k, name in enumerate(NAMES) for n in range(6)
+}
+DATA = {
+    path: encode(noise(50, 40, seed), "JPEG" if path.endswith("jpg") else "PNG")
+    for path, seed in FILES.items()
+}
+DEFAULT = Options()
+Rows = Counter[tuple[str, bytes, str]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return folder(tmp_path / "images", DATA)
+
+
+def label_of(path: str) -> str:
+    return path.split("/")[0]
+
+
+def rows(source: Path | str, options: Options = DEFAULT, **reading: str) -> Rows:
+    """Class, content and split of every row of a source's pack."""
+    place = Path(source)
+    out = place.parent / "packed.arrow" if place.parent.is_dir() else Path("packed.arrow")
+    pack(place, out, replace(options, reading=Reading(**reading)))
+    return rows_of(Pack(out))
+
+
+def rows_of(found: Pack) -> Rows:
+    splits = {row: split for split in SPLITS for row in found.ids(split).tolist()}
+    return Counter(
+        (found.classes[found.labels[row]], found.encoded(row).tobytes(), splits[row])
+        for row in range(len(found))
+    )
+
+
+def refused(source: Path, out: Path | None = None, **reading: str) -> str:
+    """What is said of a source, in one line; nothing is left behind."""
+    before = {*source.parent.rglob("*")} if source.parent.is_dir() else set()
+    with pytest.raises(PackError) as refusal:
+        pack(source, out or source.parent / "out.arrow", Options(reading=Reading(**reading)))
+    assert "\n" not in str(refusal.value)
+    assert before == ({*source.parent.rglob("*")} if before else set())
+    return str(refusal.value)
+
+
+def left_out(header: Any) -> dict[str, tuple[str, str]]:
+    return {row.path: (row.reason, row.detail) for row in header.excluded}
+
+
+def as_csv(lines: Iterable[Mapping[str, str]]) -> str:
+    """Every cell in quotes, so that nothing depends on what it holds."""
+    table = [*lines]
+    cells = [[*table[0]], *([*line.values()] for line in table)]
+    return "".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in cells)
+
+
+def write_table(file: Path, table: Sequence[Mapping[str, Any]]) -> Path:
+    """By its ending: CSV, JSON lines or Parquet."""
+    if file.suffix == ".csv":
+        file.write_text(as_csv(table))
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(line) + "\n" for line in table))
+    else:
+        pq.write_table(pa.Table.from_pylist([*table]), file)
+    return file
+
+
+TABLE = [{"path": path, "label": label_of(path)} for path in FILES]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("path", ["path", "file_name", "Filename", "image", "file"])
+def test_a_manifest_gives_the_folders_pack(root: Path, ending: str, path: str) -> None:
+    """Labels are text: 007 keeps its zeros, and no is a class."""
+    expected = rows(root)
+    table = [{path: line["path"], "Category": line["label"]} for line in TABLE]
+    assert rows(write_table(root / f"list.{ending}", table)) == expected
+    absolute = [{path: str(root / line["path"]), "class": line["label"]} for line in TABLE]
+    assert rows(write_table(root.parent / f"list.{ending}", absolute)) == expected
+    assert sorted(Pack(root.parent / "packed.arrow").image_path(row) for row in range(len(FILES))) == sorted(
+        f"images/{path}" for path in FILES
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_manifests_splits_and_groups_are_taken(root: Path, ending: str) -> None:
+    words = {"0": "train", "1": "Training", "2": "dev", "3": "test", "4": "train", "5": "validation"}
+    meant = {"0": "train", "1": "train", "2": "val", "3": "test", "4": "train", "5": "val"}
+    table = [{**line, "split": words[Path(line["path"]).stem]} for line in TABLE]
+    file = write_table(root / f"list.{ending}", table)
+    expected = Counter((label_of(path), DATA[path], meant[Path(path).stem]) for path in FILES)
+    assert rows(file) == expected
+    assert Pack(root / "packed.arrow").header.split_by == f"as list.{ending} says"
+    grouped = [{**line, "group": int(Path(line["path"]).stem) // 2} for line in TABLE]
+    found = rows(write_table(file, grouped), Options(val=0.3, test=0.3))
+    assert {split for *_, split in found} == {*SPLITS}
+    together = {FILES[path] % 10 // 2: set[str]() for path in FILES}
+    for _, data, split in found:
+        together[next(FILES[path] for path in FILES if DATA[path] == data) % 10 // 2].add(split)
+    assert [len(splits) for splits in together.values()] == [1, 1, 1]
+    assert "images of a group together (3 groups)" in Pack(root / "packed.arrow").header.split_by
+
+
+def test_what_a_manifest_cannot_give_is_left_out_and_counted(root: Path) -> None:
+    table = [{**line, "split": "train" if n % 3 else "test", "note": "x"} for n, line in enumerate(TABLE)]
+    table += [
+        {"path": "gone.jpg", "label": "no", "split": "train", "note": ""},
+        {"path": "", "label": "", "split": "", "note": ""},
+        {"path": "no/5.jpg", "label": " ", "split": "train", "note": ""},
+        {"path": "./no//0.png", "label": "no", "split": "test", "note": ""},
+        {"path": "loose.png", "label": "no", "split": "holdout", "note": "x"},
+        {"path": "bad.png", "label": "no", "split": "train", "note": "x"},
+    ]
+    folder(root, {"loose.png": encode(noise(9, 9, 99)), "bad.png": b"bad"})
+    table[0]["path"], table[1]["path"] = table[0]["path"].replace("/", "\\"), f"./{table[1]['path']}"
+    del table[23]  # whose label is blank below
+    header = pack(write_table(root / "list.csv", table), root / "out.arrow")
+    assert left_out(header) == {
+        "gone.jpg": ("missing file", "line 25"),
+        "no/5.jpg": ("no label", "line 27"),
+        "no/0.png": ("duplicate path", "named before"),
+        "loose.png": ("unknown split", "line 29 says 'holdout'; expected train, val, test"),
+        "bad.png": ("undecodable", "no image that is read here"),
+    }
+    assert "columns of list.csv that are not used: note" in header.notes
+    assert sum(rows_of(Pack(root / "out.arrow")).values()) == 23
+    assert all(row.thumbnail is None for row in header.excluded if row.reason == "duplicate path")
+
+
+REFUSED = {
+    "nothing": ("csv", "", " is empty; expected a table with a path (path, file_name, "),
+    "no line": ("csv", "path,label\n", " names no image that can be packed; expected a line or a sample"),
+    "no column of paths": ("csv", "where,label\na,b\n", " has the columns where, label; expected a table with a path"),
+    "no column of classes": ("csv", "path,kind\na,b\n", " has the columns path, kind; expected a table with a path"),
+    "no file": ("csv", "path,label\na,b\nc,d\n", " names no image that can be packed; the first: a: missing file (line 2)"),
+    "an address": ("csv", "path,label\nhttps://a.b/c.jpg,b\n", " names the address 'https://a.b/c.jpg' in line 2; expected a file"),
+    "no path": ("csv", "path,label\n,b\n", " names no path in line 2; expected one in every line"),
+    "two classes": ("csv", "path,label\nno/0.png,no\nno/0.png,yes\n", " names 'no/0.png' twice, with the class 'no' and with 'yes'; expected one line a file"),
+    "two splits": ("csv", "path,label,split\nno/0.png,no,val\nno/0.png,no,test\n", " names 'no/0.png' twice, with the split 'val' and with 'test'"),
+    "one class": ("csv", "path,label\nno/0.png,no\n", " names 1 class ('no'); expected 2 to 10,000; if another column has"),
+    "weights": ("csv", "path,label,weight\nno/0.png,no,1\nno/1.jpg,no,2\n", " weighs images, '1' in line 2 and '2' in line 3; training does not"),
+    "no JSON": ("jsonl", '{"path": "a", "label": "b"}\n{"path"\n', " has no JSON object in line 2; expected a table"),
+    "a JSON list": ("jsonl", '["a", "b"]\n', " has no JSON object in line 1; expected a table"),
+    "no text": ("jsonl", "\udcff", " is no text in UTF-8; expected a table"),
+    "blank lines": ("jsonl", "\n\n", " is empty; expected a table"),
+    "a boolean": ("jsonl", '{"path": "no/0.png", "label": false}\n', " has False (bool) as the label in line 1; expected text or a whole number"),
+    "a list": ("jsonl", '{"path": "no/0.png", "label": ["a", "b"]}\n', " has ['a', 'b'] (list) as the label in line 1; expected text"),
+    "mixed types": ("jsonl", '{"path": "no/0.png", "label": 1}\n{"path": "no/1.jpg", "label": "1"}\n', " has a number as the label in line 1 and text in line 2; expected one kind"),
+    "no Parquet": ("parquet", "PAR1", " cannot be read ("),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_manifest_that_cannot_be_read_is_refused(name: str, root: Path) -> None:
+    ending, text, said = REFUSED[name]
+    file = root / f"list.{ending}"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert refused(file).startswith(f"{file}{said}")
+
+
+def test_a_class_whose_files_are_all_missing_is_refused(root: Path) -> None:
+    table = [*TABLE, {"path": "none.jpg", "label": "eel"}]
+    said = refused(write_table(root / "list.csv", table))
+    assert said.startswith("class eel has no image left; left out: 1 missing file; the first: none.jpg:")
+
+
+def test_lone_surrogates_and_numbers_in_json(root: Path) -> None:
+    """What no file can be called is a missing one; whole numbers are classes by their digits."""
+    table: list[dict[str, Any]] = [{"path": line["path"], "label": n % 12} for n, line in enumerate(TABLE)]
+    header = pack(
+        write_table(root / "list.jsonl", [*table, {"path": "\ud800.png", "label": 1}]), root / "out.arrow"
+    )
+    assert header.classes == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert left_out(header) == {"\\ud800.png": ("missing file", "line 25")}
+
+
+def test_another_column_has_the_classes(root: Path) -> None:
+    table = [{**line, "label": "x", "Kind": line["label"]} for line in TABLE]
+    for ending in ("csv", "jsonl", "parquet"):
+        file = write_table(root / f"list.{ending}", table)
+        assert {kind for kind, *_ in rows(file, label="kind")} == {*NAMES}
+        said = refused(file, label="sort")
+        assert (
+            said == f"{file} has the columns path, label, kind; expected a column 'sort', which --label names"
+        )
+    said = f"--label names a column, and {root} has none; expected class folders without --label"
+    assert refused(root, root.parent / "out.arrow", label="kind") == said
+
+
+METADATA = [{"file_name": path, "label": label_of(path)} for path in FILES]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_an_image_folder_of_hugging_face_is_a_manifest(ending: str, root: Path) -> None:
+    """Its metadata outranks the folders; what it does not name is left out."""
+    expected = rows(root)
+    flat = folder(root.parent / "flat", {path.replace("/", "-"): data for path, data in DATA.items()})
+    table = [{**line, "file_name": line["file_name"].replace("/", "-")} for line in METADATA]
+    file = write_table(flat / f"metadata.{ending}", table)
+    assert rows(flat) == expected
+    folder(flat, {"more/x.png": encode(noise(9, 9, 99)), "notes.txt": b""})
+    header = pack(flat, root.parent / "p")
+    assert left_out(header) == {"more/x.png": ("not listed", f"{file.name} has no line for it")}
+    other = {name: f"{name}s" for name in NAMES}
+    write_table(root / "metadata.csv", [{**line, "label": other[line["label"]]} for line in METADATA])
+    assert rows(root) == {(other[kind], data, split): 1 for kind, data, split in expected}
+
+
+def test_metadata_in_the_folders_of_splits(root: Path) -> None:
+    for place, names in (("train", "0134"), ("validation", "5"), ("test", "2")):
+        some = [path for path in FILES if Path(path).stem in names]
+        files = {f"{place}/{path.replace('/', '-')}": DATA[path] for path in some}
+        folder(root.parent / "hf", files)
+        lines = [{"file_name": path.replace("/", "-"), "label": label_of(path)} for path in some]
+        write_table(root.parent / "hf" / place / "metadata.jsonl", lines)
+    meant = {"2": "test", "5": "val"}
+    expected = {(label_of(path), DATA[path], meant.get(Path(path).stem, "train")): 1 for path in FILES}
+    assert rows(root.parent / "hf") == expected
+    assert Pack(root.parent / "packed.arrow").header.split_by == "as the folders say"
+
+
+def test_metadata_without_classes_leaves_the_class_folders(root: Path) -> None:
+    expected = rows(root)
+    file = write_table(root / "metadata.csv", [{"file_name": path, "text": "a dog"} for path in FILES])
+    assert rows(root) == expected
+    said = f"{file} has the columns file_name, text; expected a table with a path"
+    (note,) = Pack(root.parent / "packed.arrow").header.notes
+    assert note.startswith(said) and note.endswith("; so the class folders are read")
+    flat = folder(root.parent / "flat", {"a.png": DATA["no/0.png"]})
+    file = write_table(flat / "metadata.csv", [{"file_name": "a.png"}])
+    assert refused(flat, root.parent / "p").startswith(f"{file} has the columns file_name; expected a table")
+
+
+ORDERS = {
+    "": ("1", "10", "2", "a", "B", "b"),
+    "sorted": ("1", "10", "2", "B", "a", "b"),
+    "natural": ("1", "2", "10", "a", "B", "b"),
+    "b\n10\r\n1\n\na\n2\nB\n": ("b", "10", "1", "a", "2", "B"),
+    '["2", "b", "a", "B", "10", "1"]': ("2", "b", "a", "B", "10", "1"),
+    '{"a": 5, "b": 0, "B": 1, "10": 2, "2": 3, "1": 4}': ("b", "B", "10", "2", "1", "a"),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_classes_are_numbered_in_the_order_that_is_asked_for(order: str, tmp_path: Path) -> None:
+    """The labels too, of folder and manifest alike. A class folder without files is none."""
+    files = {f"{name}/1.png": encode(noise(20, 20, n)) for n, name in enumerate(ORDERS[""])}
+    root = folder(tmp_path / "images", files)
+    (root / "0 empty").mkdir()
+    (tmp_path / "order").write_text(order)
+    wanted = order if order in ("", "sorted", "natural") else str(tmp_path / "order")
+    table = [{"path": path, "label": label_of(path)} for path in files]
+    for source in (root, write_table(root / "list.csv", table)):
+        opened = pack(source, tmp_path / "p", Options(val=0, test=0, reading=Reading(order=wanted)))
+        assert opened.classes == ORDERS[order]
+        packed = Pack(tmp_path / "p")
+        for row in range(len(files)):
+            assert packed.classes[packed.labels[row]] == label_of(packed.image_path(row))
+
+
+WRONG_ORDERS = {
+    "none": (None, "--class-order {file} cannot be read (No such file or directory); expected sorted, natural, or"),
+    "bytes": ("\udcff", "--class-order {file} cannot be read (it is no text in UTF-8); expected sorted, natural"),
+    "missing": ("Akita\nbeagle\nno\n", "{file} lacks '007'; expected just the 4 classes with images in the source"),
+    "more": ("Akita\nbeagle\nno\n007\nx\ny\n", "{file} has 'x' and 1 more; expected just the 4 classes"),
+    "twice": ("Akita\nbeagle\nno\n007\nno\n", "{file} names 'no' twice; expected each class once"),
+    "no JSON": ("[1,", "{file} is no valid JSON; expected sorted, natural"),
+    "numbers": ("[1, 2]", "{file} lists what is no text; expected"),
+    "a gap": ('{"Akita": 0, "beagle": 1, "no": 2, "007": 4}', "{file} does not number its 4 classes from 0; exp"),
+    "no index": ('{"Akita": 0, "beagle": 1, "no": 2, "007": true}', "{file} does not number its 4 classes from"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_ORDERS)
+def test_an_order_of_other_classes_is_refused(name: str, root: Path) -> None:
+    text, said = WRONG_ORDERS[name]
+    file = root.parent / "order"
+    if text is not None:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert refused(root, root.parent / "p", order=str(file)).startswith(said.format(file=file))
+
+
+NO_SOURCE = {
+    "https://a.b/c.tar": "https://a.b/c.tar is an address; expected a folder with one subfolder a class, a manifest",
+    "{tmp}/x.tar": "{tmp}/x.tar is not there; expected a folder with one subfolder a class, a manifest",
+    "{tmp}/x.csv": "{tmp}/x.csv is not there; expected a folder with one subfolder a class, a manifest",
+    "{tmp}/x-{{0..3}}.tar": "{tmp}/x-0.tar is not there; expected a file that the pattern names",
+    "{tmp}/*.parquet": "{tmp}/*.parquet is not there; expected a file that the pattern names",
+    "{tmp}/a.zip": "{tmp}/a.zip is a file; expected a folder with one subfolder a class",
+    "{tmp}/a.*": "{tmp}/a.* is 2 files; expected a folder with one subfolder a class",
+}
+
+
+@pytest.mark.parametrize("source", NO_SOURCE)
+def test_what_is_no_source_is_refused(source: str, tmp_path: Path) -> None:
+    folder(tmp_path, {"a.zip": b"PK", "a.csv": b""})
+    said = NO_SOURCE[source].format(tmp=tmp_path)
+    assert refused(Path(source.format(tmp=tmp_path))).startswith(said)

@@ -1,0 +1,318 @@
+"""WebDataset tars and Parquet files with images, written by the real packages, give the folder's pack."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import encode, folder, noise
+from test_cache_source import DATA, FILES, label_of, left_out, refused, rows
+
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.source import Reading
+from greyhound.cache.store import Pack, PackError
+
+pytestmark = pytest.mark.usefixtures("scan_in_process")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return folder(tmp_path / "images", DATA)
+
+
+def write_tar(file: Path, members: Sequence[tuple[str, bytes]], **options: Any) -> Path:
+    """The members in this order."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, **{"mode": "w", **options}) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file
+
+
+def members(kind: str) -> list[tuple[str, bytes]]:
+    """An image and its class for each of FILES. kind: how the class is said."""
+    found = []
+    for n, (path, data) in enumerate(DATA.items()):
+        said = {
+            "cls": ("cls", label_of(path).encode()),
+            "CLS": ("CLS", f" {label_of(path)}\n".encode()),
+            "json": ("json", json.dumps({"width": 4, "Label": "x", "label": label_of(path)}).encode()),
+            "class": ("JSON", json.dumps({"class": label_of(path)}).encode()),
+        }[kind]
+        ending = path.rpartition(".")[2].upper() if n % 3 else path.rpartition(".")[2]
+        found += [(f"{n // 7}/{n:04}.{ending}", data), (f"{n // 7}/{n:04}.{said[0]}", said[1])]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cls", "CLS", "json", "class"])
+def test_a_tar_gives_the_folders_pack(kind: str, root: Path) -> None:
+    assert rows(write_tar(root.parent / "set.tar", members(kind))) == rows(root)
+    opened = Pack(root.parent / "packed.arrow")
+    pack(root.parent / "set.tar", opened.path)
+    paths = [Pack(opened.path).image_path(row) for row in range(3)]
+    assert paths == ["set.tar/0/0000.png", "set.tar/0/0001.JPG", "set.tar/0/0002.PNG"]
+
+
+def test_members_need_not_be_adjacent_and_a_key_ends_at_the_first_dot(root: Path) -> None:
+    """Classes first, then images: webdataset makes nothing of it, and of 1.left.jpg it makes the key 1."""
+    found = members("cls")
+    apart = [*found[1::2], *((name.replace(".", ".v2.0.", 1), data) for name, data in found[::2])]
+    assert rows(write_tar(root.parent / "set.tar", apart)) == rows(root)
+
+
+@pytest.mark.parametrize("shape", ["folder", "pattern", "list", "glob", "folders"])
+def test_shards_as_webdataset_writes_them(shape: str, root: Path) -> None:
+    """Splits are taken from the names of shards where all have one."""
+    wds = pytest.importorskip("webdataset")
+    names = ["train", "val", "test"]
+    home = root.parent / "shards"
+    for split in names:
+        place = home / split if shape == "folders" else home
+        place.mkdir(parents=True, exist_ok=True)
+        pattern = "%06d.tar" if shape == "folders" else f"{split}-%06d.tar"
+        with wds.ShardWriter(str(place / pattern), maxcount=3, verbose=0) as sink:
+            for path, data in DATA.items():
+                if names[FILES[path] % 3] == split:
+                    key, _, ending = path.replace("/", "_").rpartition(".")
+                    sink.write({"__key__": key, ending: data, "cls": label_of(path).encode()})
+    source = {
+        "pattern": "{train,test,val}-{000000..000002}.tar",
+        "list": "{train-000000,train-000001,train-000002,val-000000,val-000001,val-000002}.tar",
+        "glob": "*-*.tar",
+    }.get(shape, "")
+    found = rows(home / source if source else home)
+    taken = {path: seed for path, seed in FILES.items() if shape != "list" or seed % 3 < 2}
+    assert found == {(label_of(path), DATA[path], names[seed % 3]): 1 for path, seed in taken.items()}
+
+
+def test_a_class_as_a_number_is_its_digits(root: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    with wds.TarWriter(str(root.parent / "set.tar")) as sink:
+        for n, (path, data) in enumerate(DATA.items()):
+            sink.write({"__key__": f"{n}", path.rpartition(".")[2]: data, "cls": n % 12})
+    reading = Reading(order="natural")
+    assert pack(root.parent / "set.tar", root.parent / "p", Options(reading=reading)).classes == tuple(
+        map(str, range(12))
+    )
+
+
+def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
+    picture = encode(noise(9, 9, 99))
+    odd = [
+        ("a.jpg", picture),
+        ("b.cls", b"no"),
+        ("c.jpg", picture),
+        ("c.png", picture),
+        ("c.cls", b"no"),
+        ("d.jpg", picture),
+        ("d.jpg", encode(noise(9, 9, 98))),
+        ("d.json", b'{"label": "no"}'),
+        ("e.jpg", picture),
+        ("e.json", b"{"),
+        ("f.jpg", picture),
+        ("f.json", b'{"label": [1]}'),
+        ("g.jpg", picture),
+        ("g.cls", b"\xff"),
+        ("h.jpg", b"bad"),
+        ("h.cls", b"no"),
+        ("h.txt", b"a dog"),
+        ("._h.jpg", b"x"),
+        ("__meta__/x.txt", b"x"),
+        ("README", b"x"),
+    ]
+    header = pack(write_tar(root.parent / "set.tar", [*members("cls"), *odd]), root.parent / "p")
+    assert left_out(header) == {
+        "set.tar/a.jpg": ("no label", "it has neither .cls nor .json"),
+        "set.tar/b": ("no image", "its sample has none"),
+        "set.tar/c.jpg": ("several images", ".jpg, .png"),
+        "set.tar/d.jpg": ("duplicate path", "twice in one tar"),
+        "set.tar/e.jpg": ("no label", "its .json is no JSON"),
+        "set.tar/f.jpg": (
+            "no label",
+            "its .json has no text or whole number as label or class or class_name or category or cls",
+        ),
+        "set.tar/g.jpg": ("no label", "its .cls is no text"),
+        "set.tar/h.jpg": ("undecodable", "no image that is read here"),
+    }
+    assert "members that are not used: hidden, or named without an ending (2), .txt (1)" in header.notes
+    assert len(Pack(root.parent / "p")) == len(FILES) + 1
+
+
+def test_a_tar_that_is_not_whole_is_refused(root: Path) -> None:
+    """Also where tarfile stops without a word: cut between two members, or a header in the middle damaged."""
+    file = write_tar(root.parent / "set.tar", members("cls"))
+    whole = file.read_bytes()
+    with tarfile.open(file) as tar:
+        starts = [member.offset for member in tar]
+    end = len(whole.rstrip(b"\0")) + 511 & ~511
+    damaged = bytearray(whole)
+    damaged[starts[5] : starts[5] + 8] = b"\xff" * 8
+    said = {
+        "empty file": b"",
+        "truncated header": whole[:100],
+        "invalid header": b"no tar" * 200,
+        "it ends early": whole[: starts[4]],
+        "unexpected end of data": whole[: starts[5] - 600],
+        f"what stands at byte {starts[5]:,} is none of its members": bytes(damaged),
+        f"what stands at byte {end:,} is none of its members": whole + whole,
+    }
+    for why, data in said.items():
+        file.write_bytes(data)
+        assert refused(file).startswith(f"{file} is no whole tar ({why}"), why
+    file.write_bytes(whole[: end + 512])
+    assert rows(file) == rows(root)
+    packed = write_tar(root.parent / "set.tar.gz", members("cls"), mode="w:gz")
+    assert "expected one that is not compressed" in refused(packed)
+
+
+def test_a_tar_that_changes_while_it_is_packed_is_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_tar(root.parent / "set.tar", members("cls"))
+
+    def cut(*arguments: Any) -> Any:
+        file.write_bytes(file.read_bytes()[:2000])
+        return assign(*arguments)
+
+    from greyhound.cache.split import assign
+
+    monkeypatch.setattr("greyhound.cache.pack.assign", cut)
+    with pytest.raises(PackError, match=r"0/000\d.\w+ in .*set.tar changed while it was being packed"):
+        pack(file, root.parent / "p")
+
+
+def dataset(parts: Mapping[str, bytes], names: Sequence[str] = (), **columns: Any) -> Any:
+    """A set of `datasets` with images and their classes."""
+    datasets = pytest.importorskip("datasets")
+    labels = [label_of(path) for path in parts]
+    images = [{"bytes": data, "path": path.rpartition("/")[2]} for path, data in parts.items()]
+    features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=[*names])}
+    kinds = [names.index(label) for label in labels]
+    made = datasets.Dataset.from_dict(
+        {"picture": images, "kind": kinds}, features=datasets.Features(features)
+    )
+    for name, values in columns.items():
+        made = made.add_column(name, values)
+    return made
+
+
+def test_parquet_as_datasets_writes_it_gives_the_folders_pack(root: Path) -> None:
+    """Class names are those of the file's features, each by its own: two files number them in another way."""
+    home = root.parent / "hf" / "data"
+    home.mkdir(parents=True)
+    half = len(DATA) // 2
+    for n, (some, names) in enumerate(
+        [
+            ([*DATA.items()][:half], ("no", "007", "Akita", "beagle")),
+            ([*DATA.items()][half:], ("beagle", "no", "007", "Akita")),
+        ]
+    ):
+        dataset(dict(some), names).to_parquet(home / f"train-{n:05}-of-00002.parquet")
+    expected = rows(root)
+    for source in (
+        home.parent,
+        home,
+        home / "train-*.parquet",
+        home / "train-{00000..00001}-of-00002.parquet",
+    ):
+        assert rows(source) == expected
+    assert not [*root.parent.rglob(".review-*")]
+    path = Pack(home / "packed.arrow").image_path(1)
+    assert path == "train-00000-of-00002.parquet/000001-1.jpg"
+
+
+def test_the_splits_of_parquet_files_are_their_names(root: Path) -> None:
+    home = root.parent / "hf"
+    home.mkdir()
+    names = {"train": "train", "validation": "val", "test": "test"}
+    for n, split in enumerate(names):
+        some = {path: data for path, data in DATA.items() if FILES[path] % 3 == n}
+        dataset(some, sorted({*map(label_of, FILES)})).to_parquet(home / f"{split}-00000-of-00001.parquet")
+    found = rows(home)
+    said = [*names.values()]
+    assert found == {(label_of(path), DATA[path], said[FILES[path] % 3]): 1 for path in FILES}
+
+
+def test_plain_parquet_with_bytes_is_read_too(root: Path) -> None:
+    table = {"image": [*DATA.values()], "label": [label_of(path) for path in DATA], "id": [*range(len(DATA))]}
+    expected = rows(root)
+    for kind in (pa.binary(), pa.large_binary()):
+        arrays = [
+            pa.array(table["image"], kind),
+            pa.array(table["label"]).dictionary_encode(),
+            pa.array(table["id"]),
+        ]
+        pq.write_table(pa.table(arrays, names=[*table]), root.parent / "set.parquet")
+        assert rows(root.parent / "set.parquet") == expected
+    assert "columns that are not used: id" in Pack(root.parent / "packed.arrow").header.notes
+
+
+def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
+    images = [{"bytes": data, "path": None} for data in DATA.values()]
+    labels: list[Any] = [label_of(path) for path in DATA]
+    images += [{"bytes": None, "path": "x.jpg"}, {"bytes": DATA["no/0.png"], "path": "y/z.jpg"}]
+    file = root.parent / "set.parquet"
+    pq.write_table(pa.table({"image": images, "label": [*labels, "no", None]}), file)
+    header = pack(file, root.parent / "p")
+    assert left_out(header) == {
+        "set.parquet/000024-x.jpg": ("missing file", "the table holds no bytes of it"),
+        "set.parquet/000025-y/z.jpg": ("no label", ""),
+    }
+
+
+def parquet(**columns: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+REFUSED = {
+    "no images": (parquet(text=["a"], label=["b"]), "has the columns text, label; expected a table with a path"),
+    "two images": (parquet(one=[b"a"], two=[b"a"], label=["b"]), "has several columns of images (one, two); expected one"),
+    "no classes": (parquet(image=[b"a"], size=[1]), "has the columns image, size; name that of the classes: --label"),
+    "numbers": (parquet(image=[b"a"], label=[1.5]), "has double in the column label; expected text or whole numbers"),
+    "booleans": (parquet(image=[b"a"], label=[True]), "has bool in the column label; expected text or whole numbers"),
+    "lists": (parquet(image=[b"a"], label=[["a"]]), "has list<element: string> in the column label; expected text"),
+    "nothing": (parquet(image=pa.array([], pa.binary()), label=pa.array([], pa.string())), "names no image that can"),
+    "cut": (parquet(image=[b"a"], label=["b"])[:-20], "cannot be read (Parquet magic bytes not found in footer"),
+    "damaged": (parquet(image=[b"a" * 999], label=["b"]).replace(b"a" * 9, b"\xff" * 9), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name != "damaged"])
+def test_parquet_that_cannot_be_read_is_refused(name: str, root: Path) -> None:
+    data, said = REFUSED[name]
+    file = root.parent / "set.parquet"
+    file.write_bytes(data)
+    assert refused(file).startswith(f"{file} {said}")
+
+
+def test_a_label_that_the_features_do_not_name_is_refused(root: Path) -> None:
+    file = root.parent / "set.parquet"
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    text = json.dumps({"info": {"features": features}}).encode()
+    table = pa.table({"image": [b"a", b"b"], "label": [1, 2]}).replace_schema_metadata({b"huggingface": text})
+    pq.write_table(table, file)
+    assert refused(file) == f"{file} has the label 2; expected 0 to 1, as its features say"
+
+
+def test_two_columns_of_classes_are_asked_about(root: Path) -> None:
+    made = dataset(DATA, sorted({*map(label_of, FILES)}))
+    datasets = pytest.importorskip("datasets")
+    coarse = ["dog" if label_of(path) != "no" else "none" for path in DATA]
+    made = made.add_column("coarse", coarse).cast_column("coarse", datasets.ClassLabel(names=["none", "dog"]))
+    file = root.parent / "set.parquet"
+    made.to_parquet(file)
+    assert refused(file).startswith(
+        f"{file} has several columns of classes (kind, coarse); name that of the cl"
+    )
+    assert {kind for kind, *_ in rows(file, label="coarse")} == {"dog", "none"}
