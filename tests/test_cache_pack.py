@@ -627,8 +627,16 @@ def test_names_of_every_kind(tmp_path: Path) -> None:
 ONE_A_CLASS = "expected one a class, at least 2: {root}/CLASS/image.jpg"
 ONE_IMAGE = {"a/1.png": encode(noise(12, 10))}
 UNPACKABLE: dict[str, tuple[dict[str, bytes], list[str], str]] = {
-    "missing": ({}, [], "{root} is not there; expected a folder of images"),
-    "a file": ({"": b""}, [], "{root} is a file; expected a folder of images"),
+    "missing": (
+        {},
+        [],
+        "{root} is not there; expected a folder with one subfolder a class, a manifest (.csv, .tsv, .jsonl, .parquet), WebDataset tars, or Parquet files with images",
+    ),
+    "a file": (
+        {"": b""},
+        [],
+        "{root} is a file; expected a folder with one subfolder a class, a manifest (.csv, .tsv, .jsonl, .parquet), WebDataset tars, or Parquet files with images",
+    ),
     "empty": ({}, [""], "{root} has no subfolders; " + ONE_A_CLASS),
     "one class": (ONE_IMAGE, [], "{root} has 1 subfolder; " + ONE_A_CLASS),
     "no files": ({}, ["a", "b"], "the 2 subfolders of {root} hold no files; expected images in them"),

@@ -257,7 +257,7 @@ def test_plain_parquet_with_bytes_is_read_too(root: Path) -> None:
 
 
 def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
-    images = [{"bytes": data, "path": None} for data in DATA.values()]
+    images: list[dict[str, Any]] = [{"bytes": data, "path": None} for data in DATA.values()]
     labels: list[Any] = [label_of(path) for path in DATA]
     images += [{"bytes": None, "path": "x.jpg"}, {"bytes": DATA["no/0.png"], "path": "y/z.jpg"}]
     file = root.parent / "set.parquet"
