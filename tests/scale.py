@@ -1,9 +1,11 @@
 """What grows how fast with the number of images: docs/scale.md.
 
-    python tests/scale.py
+    python tests/scale.py --json measured.json
+    python tests/scale.py --draw docs/benchmarks/scale-2026-11-29.json docs/benchmarks/scale-2026-11-29.png
 
 Before it: nothing; it writes packs whose images are four bytes each, so that all but the photographs is as in a pack
-of that size. After it: two tables in Markdown, core-seconds with the exponent of their growth, and memory.
+of that size. After it: two tables in Markdown, core-seconds with the exponent of their growth, and memory; and a
+picture of all rows of a JSON file, to which rows that were measured otherwise may be added by hand.
 `MEASURES` has the rows: add one that takes the path of a pack and says what it costs, in a process of its own.
 """
 
@@ -16,12 +18,16 @@ import sys
 import tempfile
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from matplotlib import colors
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from greyhound.cache.cli import read_or_exit
@@ -53,6 +59,10 @@ class Scale:
     """Names in MEASURES; all where none is named."""
     folder: Path | None = None
     """Where the packs are written for a while; default: the system's temporary folder."""
+    json: Path | None = None
+    """Write the figures here too."""
+    draw: tuple[Path, Path] | None = None
+    """Measure nothing: draw the figures of a JSON file, the first, as a PNG, the second."""
 
 
 @dataclass(frozen=True, order=True)
@@ -63,7 +73,29 @@ class Cost:
     peak_bytes: int
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a measure costs by the number of images. peak_mb: resident at most, where that was measured."""
+
+    name: str
+    images: tuple[int, ...]
+    core_seconds: tuple[float, ...]
+    peak_mb: tuple[float, ...] = ()
+
+    @property
+    def exponent(self) -> float:
+        """The x of n to the power of x between the last two sizes, where constants hide it least; 0 where there is one."""
+        if len(self.images) < 2:
+            return 0.0
+        return math.log(self.core_seconds[-1] / self.core_seconds[-2]) / math.log(
+            self.images[-1] / self.images[-2]
+        )
+
+
 def main(scale: Scale) -> None:
+    if scale.draw:
+        draw_chart(scale.draw[1], read(scale.draw[0]))
+        return
     costs: dict[str, list[Cost]] = {name: [] for name in scale.measures or MEASURES}
     for images in scale.images:
         with tempfile.TemporaryDirectory(dir=scale.folder) as temporary:
@@ -73,26 +105,62 @@ def main(scale: Scale) -> None:
                 command = [sys.executable, __file__, "measure", name, str(pack)]
                 answers = [Cost(**json.loads(subprocess.check_output(command))) for _ in range(SAMPLES)]
                 found.append(sorted(answers)[SAMPLES // 2])
-    print_tables(scale.images, costs)
+    rows = [as_row(name, scale.images, found) for name, found in costs.items()]
+    print(as_markdown(rows))
+    if scale.json:
+        scale.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
-def print_tables(sizes: Sequence[int], costs: dict[str, list[Cost]]) -> None:
-    """Core-seconds by size and their exponent between the last two sizes, where constants hide it least; then MB."""
-    head = "| " + " | ".join(f"{size:,}" for size in sizes) + " |"
-    print(f"| core-seconds {head} exponent |\n|{'---|' * (len(sizes) + 2)}")
-    for name, found in costs.items():
-        cells = " | ".join(f"{cost.seconds:.3g}" for cost in found)
-        print(f"| {name} | {cells} | {exponent(sizes, [cost.seconds for cost in found]):.2f} |")
-    print(f"\n| MB resident at most {head}\n|{'---|' * (len(sizes) + 1)}")
-    for name, found in costs.items():
-        print(f"| {name} | " + " | ".join(f"{cost.peak_bytes / 1e6:.0f}" for cost in found) + " |")
+def as_row(name: str, images: tuple[int, ...], costs: Sequence[Cost]) -> Row:
+    return Row(name, images, tuple(c.seconds for c in costs), tuple(c.peak_bytes / 1e6 for c in costs))
 
 
-def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """The x of n to the power of x between the last two sizes; 0 where there is one size."""
-    if len(sizes) < 2:
-        return 0.0
-    return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
+def read(file: Path) -> list[Row]:
+    """The rows of a JSON file."""
+    rows = json.loads(file.read_text())["rows"]
+    names = ("images", "core_seconds", "peak_mb")
+    return [Row(row["name"], *(tuple(row.get(name, ())) for name in names)) for row in rows]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Two tables of rows of the same sizes: core-seconds with their exponent, and MB."""
+    head = "| " + " | ".join(f"{size:,}" for size in rows[0].images) + " |"
+    lines = [f"| core-seconds {head} exponent |", "|" + "---|" * (len(rows[0].images) + 2)]
+    for row in rows:
+        cells = " | ".join(f"{seconds:.3g}" for seconds in row.core_seconds)
+        lines.append(f"| {row.name} | {cells} | {row.exponent:.2f} |")
+    lines += ["", f"| MB resident at most {head}", "|" + "---|" * (len(rows[0].images) + 1)]
+    lines += [f"| {row.name} | " + " | ".join(f"{peak:.0f}" for peak in row.peak_mb) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def draw_chart(path: Path, rows: Sequence[Row]) -> None:
+    """Cost over the number of images, both logarithmic; at the end of each line its name and exponent."""
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = min(row.images[0] for row in rows), max(row.images[-1] for row in rows)
+    for row, colour in zip(rows, colors.TABLEAU_COLORS, strict=False):
+        axes.plot(row.images, row.core_seconds, color=colour, marker="o", markersize=4)
+        # beside the end where there is nothing more, else above the line, which others may cross
+        last = row.images[-1] == high
+        place: dict[str, Any] = (
+            {"xytext": (7, 0), "va": "center"} if last else {"xytext": (0, 6), "ha": "right"}
+        )
+        text, end = f"{row.name}: {row.exponent:.2f}", (row.images[-1], row.core_seconds[-1])
+        axes.annotate(text, end, textcoords="offset points", color=colour, fontsize=10, **place)
+    for cost in 10.0 ** np.arange(-7, 4):
+        axes.plot([low, high], [cost, cost * high / low], color="#e8e4dc", linewidth=0.8, zorder=0)
+    axes.set_xlim(low / 1.5, high * 300)  # room for the names
+    axes.set_xticks(10 ** np.arange(3, 8))
+    axes.minorticks_off()
+    axes.set_ylim(1e-4, 1e3)
+    axes.set_xlabel("images; grey lines grow as their number")
+    axes.set_ylabel("core-seconds")
+    axes.set_title("What grows how fast: cost as n to the power of ...", loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
 
 
 def write(pack: Path, images: int, shards: int = 1, rows_a_batch: int = ROWS_A_RECORD_BATCH) -> None:
@@ -157,11 +225,22 @@ def draws(path: Path) -> float:
     return timed(every_batch)
 
 
+def epoch(path: Path) -> float:
+    """All that a loader says of an epoch before anything is decoded: order, draws and matrices of every batch."""
+    from greyhound.pipelines.engine import Resources  # here: torch would count as memory of the other rows
+    from greyhound.pipelines.loader import Loader, Position
+
+    pack, resources = Pack(path), Resources("threads", "cpu", 1, image_cache="encoded")
+    with Loader(pack, Augment(), pack.ids("train"), resources, batch_size=BATCH, shuffle=True) as loader:
+        return timed(lambda: deque(loader._specs(Position(), 1), maxlen=0))
+
+
 MEASURES: dict[str, Callable[[Path], float]] = {
     "open, and the rows of each split": open_pack,
     "all other columns": read_columns,
     "order of an epoch": order,
     "draws of an epoch": draws,
+    "an epoch's batches": epoch,
 }
 """What is measured, by its name in the table: seconds of a processor that it takes on a pack."""
 

@@ -13,6 +13,7 @@ import pytest
 import scale
 from pictures import encode, noise, scan_here
 from pictures import folder as write_folder
+from PIL import Image
 from runs import Here
 
 from greyhound.cache import store
@@ -210,7 +211,7 @@ def test_the_command_line_packs_describes_and_verifies_shards(images: Path, here
     assert answer.err == "error: shards is 99; expected 1 to 7, at least an image in each\n"
 
 
-def test_scale_measures_a_small_index_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scale_measures_a_small_index_in_shards(tmp_path: Path) -> None:
     path = tmp_path / "scale.arrow"
     scale.write(path, 1000, 3)
     pack = Pack(path)
@@ -222,8 +223,8 @@ def test_scale_measures_a_small_index_in_shards(tmp_path: Path, capsys: pytest.C
     assert all(
         cost.seconds > 0 and cost.peak_bytes > path.parent.stat().st_size for [cost, _] in costs.values()
     )
-    scale.print_tables((1000, 2000), costs)
-    lines = capsys.readouterr().out.splitlines()
+    rows = [scale.as_row(name, (1000, 2000), found) for name, found in costs.items()]
+    lines = scale.as_markdown(rows).splitlines()
     assert len(lines) == 2 * (2 + len(scale.MEASURES)) + 1
     assert lines[0] == "| core-seconds | 1,000 | 2,000 | exponent |"
     assert all(line.endswith("| 0.00 |") for line in lines[2 : 2 + len(scale.MEASURES)])
@@ -232,6 +233,16 @@ def test_scale_measures_a_small_index_in_shards(tmp_path: Path, capsys: pytest.C
 def test_the_exponent_of_what_grows() -> None:
     sizes = (10, 1000, 8000)
     for power in (0, 0.5, 1, 2):
-        assert scale.exponent(sizes, [size**power for size in sizes]) == pytest.approx(power)
-    assert scale.exponent(sizes, [99, 2, 16]) == pytest.approx(1)
-    assert scale.exponent((7,), (3,)) == 0
+        assert scale.Row("x", sizes, tuple(n**power for n in sizes)).exponent == pytest.approx(power)
+    assert scale.Row("x", sizes, (99, 2, 16)).exponent == pytest.approx(1)
+    assert scale.Row("x", (7,), (3,)).exponent == 0
+
+
+def test_the_page_on_scale_has_the_figures_that_its_picture_draws(tmp_path: Path) -> None:
+    file = max((Path(__file__).parents[1] / "docs" / "benchmarks").glob("scale-*.json"))
+    rows, page = scale.read(file), (file.parents[1] / "scale.md").read_text()
+    assert scale.as_markdown([row for row in rows if row.name in scale.MEASURES]) in page
+    assert f"benchmarks/{file.stem}.png" in page and file.with_suffix(".png").exists()
+    scale.draw_chart(tmp_path / "scale.png", rows)
+    with Image.open(tmp_path / "scale.png") as chart:
+        assert chart.width > 800
