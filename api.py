@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.cli import from_json, progress_bar
+from greyhound.cache.cli import from_json, note, progress_bar
 from greyhound.cache.errors import UserError
 from greyhound.cache.options import SYNONYMS
 from greyhound.cache.pack import Options as PackOptions
@@ -29,11 +29,14 @@ from greyhound.cache.pack import pack as write_pack
 from greyhound.cache.store import Pack
 from greyhound.model.run import EVALUATION, METRICS, PACK, RECIPE, CheckpointName
 from greyhound.model.run import Run as RunFolder
+from greyhound.pipelines import threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, Position
+from greyhound.prediction import columns, expand, find, to_row
 from greyhound.recipe import RECIPES, Recipe, TrainOptions, stretched
 from greyhound.session import normalised, open_device
+from greyhound.trained import open_trained, predict, temperature
 
 __all__ = [
     "Augment",
@@ -294,6 +297,43 @@ class Run:
         """
         *_, device = open_device(resources)
         return RunFolder(self.folder).network(checkpoint, device)[1]
+
+    def transform(self) -> Callable[[NDArray[np.uint8]], torch.Tensor]:
+        """What makes one image for `network`: upright RGB, uint8 `[H, W, 3]`, to float32 `[3, S, S]`.
+
+        See `threads.centre_window`. Raises RunError.
+        """
+        augment = self.recipe.augment
+        return lambda pixels: torch.from_numpy(threads.centre_window(pixels, augment)).permute(2, 0, 1)
+
+    def predict(
+        self,
+        files: Path | str | Sequence[Path | str],
+        *,
+        crops: int = 1,
+        top: int = 1,
+        probabilities: bool = False,
+        pack: Path | str | None = None,
+        checkpoint: CheckpointName = "auto",
+        seed: int = 0,
+        resources: Resources = DEFAULT,
+    ) -> Iterator[dict[str, Any]]:
+        """A row for each file, in order, as soon as it is known, as `greyhound predict` writes them.
+
+        files: files, folders, patterns. A row has path, class and probability; class_2, probability_2 and so
+        on, up to `top`; true_class and right, where a folder is named as a class; error, why a file could not
+        be read, else None. probabilities: also "probability of CLASS" of every class. pack: where the run's
+        pack is now, for the calibration. Raises UserError, ValueError.
+        """
+        words = [files] if isinstance(files, str | Path) else files
+        asked = list(find(expand([*map(str, words)]), self.classes))
+        trained = open_trained(RunFolder(self.folder), checkpoint, resources)
+        lenient = replace(resources, on_corrupt="skip")
+        fitted = temperature(trained, crops, lenient, Path(pack) if pack else None)
+        note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
+        names = columns(self.classes, top, probabilities, any(each.true for each in asked))
+        found = predict(trained, asked, resources, crops, None, seed, fitted.temperature)
+        return (to_row(each, trained.classes, names) for each in found)
 
     def evaluate(
         self,

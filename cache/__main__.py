@@ -135,19 +135,26 @@ def pack(
     return 0
 
 
-def info(pack: Path, files: bool = False, json_: bool = False) -> int:
+def info(pack: Path, files: bool = False, json_: bool = False, export: Path | None = None) -> int:
     """Say what is in a pack.
 
     Args:
         pack: The pack.
         files: List every file that was left out, with its reason, that was relabelled, or stored as PNG.
         json_: Print it as JSON, and nothing else.
+        export: A new folder to write the images to, byte for byte, as SPLIT/CLASS/image.jpg; default: none.
     """
     from greyhound.cache import show
     from greyhound.cache.store import Pack
 
     opened = Pack(pack)
-    if json_:
+    if export:
+        from greyhound.cache.unpack import unpack
+
+        with progress_bar("writing images") as update:
+            unpack(opened, export, update)
+        show.say_unpacked(opened, export)
+    elif json_:
         print(json.dumps(opened.summary(thumbnails=False), indent=1))
     else:
         show.describe(opened, None if files else 0)

@@ -120,8 +120,11 @@ def _rename(temporaries: Sequence[Path], outs: Sequence[Path]) -> None:
 
 
 @contextmanager
-def folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the disk that `out` is for: TMPDIR may be in memory. Raises WriteError."""
+def folder_beside(out: Path, flag: str = "--out") -> Iterator[Path]:
+    """A temporary folder on the disk that `out` is for: TMPDIR may be in memory. Raises WriteError.
+
+    flag: what names `out`, for the message.
+    """
     with ExitStack() as held:
         try:
             _sweep_left([each for each in out.absolute().parent.iterdir() if each.name.startswith(_FOLDER)])
@@ -130,7 +133,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
             held.enter_context(_held(folder / _LOCK))
         except OSError as error:
             why = error.strerror or error
-            raise WriteError(f"{out} cannot be written ({why}); name another: --out") from None
+            raise WriteError(f"{out} cannot be written ({why}); name another: {flag}") from None
         yield folder
 
 

@@ -207,7 +207,7 @@ class Tree:
     def _is_read(self, target: Path) -> bool:
         """Whether a folder lies in this one, and neither is nor lies in one that is left alone."""
         inside = target.is_relative_to(self._home)
-        return inside and all(map(_is_shown, target.relative_to(self._home).parts))
+        return inside and all(map(is_shown, target.relative_to(self._home).parts))
 
 
 def find_tree(images: Path) -> Tree:
@@ -268,10 +268,14 @@ def find_images(tree: Tree) -> Iterator[str]:
 
 def find_file(images: Path, path: str) -> Path:
     """The file whose path `_text` writes as `path`."""
-    written = path.encode("utf-8", "replace")
-    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), written)
-    file = images / os.fsdecode(raw)
+    file = images / raw_name(path)
     return file if file.exists() else images / path  # as a person writes it
+
+
+def raw_name(text: str) -> str:
+    """The name that `_text` writes so."""
+    written = text.encode("utf-8", "replace")
+    return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), written))
 
 
 def check_outside(out: Path, images: Path) -> None:
@@ -295,7 +299,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
     """Whether it is neither hidden nor a system's."""
     return name[0] != "." and name.lower() not in SYSTEMS
 

@@ -81,6 +81,17 @@ def describe(opened: Pack, most: int | None) -> None:
     _list(opened, header.lost, most)
 
 
+def say_unpacked(opened: Pack, out: Path) -> None:
+    """What was written to a folder, and how it becomes a pack again."""
+    counts = {split: len(opened.ids(split)) for split in SPLITS}
+    parts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+    _say(f"{out}: {len(opened):,} images, as SPLIT/CLASS/image.jpg: {parts}")
+    if opened.header.transcoded:
+        _say(f"written as the PNG that they are stored as: {len(opened.header.transcoded):,}")
+    plain = "" if counts["val"] else " --val 0"
+    _say(f"a pack again: greyhound pack {out} --out PACK{plain} --grayscale keep --duplicates keep")
+
+
 def name_old(out: Path) -> str:
     """The pack that is where a new one is to be written, "" for none: how many images, and since when."""
     try:

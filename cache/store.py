@@ -139,6 +139,11 @@ class Pack:
         return self.header.classes
 
     @property
+    def files(self) -> list[Path]:
+        """The pack's file, or its shards in order."""
+        return [shard.path for shard in self._shards]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all the images."""
         return sum(shard.image_bytes for shard in self._shards)

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greyhound.cache.decode import downsample
 from greyhound.cache.store import Pack
-from greyhound.pipelines.augment import spans
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, spans, to_stored
 from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamError
 
 Floats = NDArray[np.float32]
@@ -179,6 +180,25 @@ def fill_rows(
                 colour(scratch.warped, spec.colour[row, view], scratch, image)
     finally:
         scratches.append(scratch)
+
+
+def centre_window(pixels: NDArray[np.uint8], augment: Augment) -> Floats:
+    """What evaluation sees of an upright image in full, uint8 RGB `[H, W, 3]`: float32 `[S, S, 3]`.
+
+    Of a large JPEG a loader sees a little else, up to a few levels: libjpeg reduces it while it decodes.
+    """
+    sizes = np.array([[pixels.shape[1], pixels.shape[0]]], dtype=np.int32)
+    reduction, size = log2_reduction(augment, sizes), augment.size
+    geometry, colours = draw(augment.centre(), 0, 0, np.array([0]), sizes)
+    stored = to_stored(geometry, sizes, np.array([1], dtype=np.uint8), reduction)[:, None]
+    across, down = reduction[0].tolist()
+    both, scratch = min(across, down), Scratch(size, augment.fill)
+    reduced = downsample(downsample(pixels, both), across - both, down - both)
+    warp(scratch.pad(reduced, 1), to_opencv(stored)[0, 0] + _PADDED, scratch.warped)
+    scratch.fill(*spans(stored, sizes, reduction, size)[0, 0])
+    out = np.empty((size, size, 3), dtype=np.float32)
+    colour(scratch.warped, colours[0], scratch, out)
+    return out
 
 
 def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], out: NDArray[np.uint8]) -> None:

@@ -8,14 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pictures import BLUE_STEP, coded, encode, folder, identities, packed, store_as
+from pictures import BLUE_STEP, coded, encode, folder, identities, noise, packed, store_as
 from PIL import Image, ImageOps
 from runs import ONE_THREAD, TINY, Capture, Patch
 
@@ -23,6 +24,7 @@ import greyhound
 from greyhound import api
 from greyhound.cache.store import Pack
 from greyhound.model.schedule import Phase
+from greyhound.pipelines import threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
 from greyhound.recipe import FAST
@@ -359,3 +361,62 @@ def test_pack_images_packs_and_opens(tmp_path: Path, scan_in_process: None) -> N
     )
     assert (len(pack), pack.classes) == (8, ("a", "b"))
     assert pack.image(0)[0, 0, 2] == BLUE_STEP // 2
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(40, 90), (301, 64), (24, 17), (64, 64), (160, 131)])
+def test_the_transform_makes_what_evaluation_sees(
+    tmp_path: Path, run: Path, fit: Literal["crop", "pad", "squash"], size: tuple[int, int]
+) -> None:
+    augment = replace(SMALL, fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
+    pixels = noise(*size)
+    pack = packed(tmp_path, {"a": [encode(pixels, "PNG")], "b": [encode(coded(9, 9))]})
+    ((images, _),) = greyhound.loader(pack, training=False, augment=augment, resources=ONE_THREAD)
+    found = threads.centre_window(pixels, augment)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, images[0].permute(1, 2, 0).numpy())
+    of_run = greyhound.open_run(run).transform()(pixels)
+    expected = torch.from_numpy(threads.centre_window(pixels, TINY.augment)).permute(2, 0, 1)
+    assert of_run.shape == (3, 32, 32) and torch.equal(of_run, expected)
+
+
+def test_every_file_has_its_row(run: Path, images: Path) -> None:
+    (images / "green" / "broken.jpg").write_bytes(b"no picture")
+    mine = greyhound.open_run(run)
+    rows = list(mine.predict(images, top=2, probabilities=True, resources=ONE_THREAD))
+    assert [Path(row["path"]).relative_to(images).as_posix() for row in rows] == sorted(
+        path.relative_to(images).as_posix() for path in images.rglob("*.jpg")
+    )
+    for row in rows:
+        assert row["true_class"] == Path(row["path"]).parent.name
+        chances = [row[f"probability of {name}"] for name in mine.classes]
+        if row["error"]:
+            assert "broken" in row["path"] and row["class"] is row["probability"] is None
+        else:
+            assert sum(chances) == pytest.approx(1)
+            assert row["probability"] == max(chances) >= row["probability_2"]
+            assert row["class"] == mine.classes[int(np.argmax(chances))]
+            assert row["right"] == (row["class"] == row["true_class"])
+    assert sum(bool(row["error"]) for row in rows) == 1
+
+
+def test_files_are_named_one_by_one_and_by_pattern(run: Path, images: Path) -> None:
+    mine, files = greyhound.open_run(run), sorted(images.rglob("*.jpg"))
+    (one,) = mine.predict(str(files[0]), resources=ONE_THREAD)
+    assert set(one) == {"path", "class", "probability", "error"}
+    two = mine.predict(files[1::-1], crops=2, resources=ONE_THREAD)
+    assert [row["path"] for row in two] == [str(files[1]), str(files[0])]
+    many = mine.predict(f"{images}/*/*.jpg", resources=ONE_THREAD)
+    assert len(list(many)) == len(files)
+    with pytest.raises(greyhound.UserError, match="there is no nothing"):
+        mine.predict("nothing")  # before a row is asked for
+
+
+def test_a_prediction_is_the_networks(run: Path, images: Path) -> None:
+    """By way of `network` and `transform`; the temperature moves no class."""
+    mine, files = greyhound.open_run(run), sorted(images.rglob("*.jpg"))
+    network, transform = mine.network(resources=ONE_THREAD), mine.transform()
+    for row in mine.predict(files, resources=ONE_THREAD):
+        with Image.open(row["path"]) as image, torch.no_grad():
+            logits = network(transform(np.asarray(image.convert("RGB")))[None])
+        assert mine.classes[int(logits.argmax())] == row["class"]

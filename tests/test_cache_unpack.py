@@ -1,0 +1,183 @@
+"""A pack's images as folders again: the same bytes, labels and splits when they are packed, and no way out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pictures import coded, encode, folder, noise
+from runs import Patch
+
+from greyhound.cache import show
+from greyhound.cache.files import WriteError
+from greyhound.cache.pack import Options, pack
+from greyhound.cache.selection import Decision, Photograph
+from greyhound.cache.store import SPLITS, Pack, PackError
+from greyhound.cache.unpack import places, unpack
+
+KEEP = Options(grayscale="keep", duplicates="keep")
+
+
+def described(packed: Pack) -> set[tuple[str, str, str, str]]:
+    """Of every row: where it would be unpacked to, its class, its split, and its content's digest."""
+    splits = {row: split for split in SPLITS for row in packed.ids(split).tolist()}
+    return {
+        (
+            place,
+            packed.classes[packed.labels[row]],
+            splits[row],
+            hashlib.sha256(packed.encoded(row).data).hexdigest(),
+        )
+        for row, place in enumerate(places(packed))
+    }
+
+
+def again(packed: Pack, root: Path, options: Options = KEEP) -> Pack:
+    """The pack of what was unpacked."""
+    unpack(packed, root / "back")
+    pack(root / "back", root / "back.arrow", options)
+    return Pack(root / "back.arrow")
+
+
+def photographs(root: Path, paths: list[str]) -> Path:
+    return folder(root / "images", {path: encode(noise(40, 30, n), "JPEG") for n, path in enumerate(paths)})
+
+
+@pytest.fixture
+def whole(tmp_path: Path, scan_in_process: None) -> Pack:
+    """Twelve photographs in all three splits, nested, of odd names, one turned, one stored as PNG, one relabelled."""
+    images = photographs(tmp_path, [f"{name}/{n}.jpg" for name in ("a", "B [x]") for n in range(5)])
+    odd = os.fsdecode(b"caf\xe9 \\x41")
+    folder(
+        images,
+        {
+            f"a/deep/{odd}.JPG": encode(coded(30, 20, 1), "JPEG", 6),
+            "a/0.tif": encode(coded(31, 20, 2), "TIFF"),
+        },
+    )
+    content = hashlib.sha256((images / "a" / "1.jpg").read_bytes()).hexdigest()
+    moved = Decision(Photograph("a/1.jpg", "a", content), "relabel", "B [x]")
+    pack(images, tmp_path / "whole.arrow", Options(val=0.2, test=0.2, decisions=[moved]))
+    return Pack(tmp_path / "whole.arrow")
+
+
+def test_what_is_unpacked_and_packed_is_the_same(tmp_path: Path, whole: Pack) -> None:
+    assert (len(whole), len(whole.header.transcoded), len(whole.header.relabelled)) == (12, 1, 1)
+    assert all(len(whole.ids(split)) for split in SPLITS)
+    back = again(whole, tmp_path)
+    assert (back.classes, len(back.header.transcoded)) == (whole.classes, 0)
+    assert described(back) == described(whole)
+    originals = {path.read_bytes() for path in (tmp_path / "images").rglob("*.*") if path.suffix != ".tif"}
+    written = {path.read_bytes() for path in (tmp_path / "back").rglob("*.*") if path.suffix != ".png"}
+    assert written == originals
+    names = {os.fsencode(path.name) for path in (tmp_path / "back").rglob("*.JPG")}
+    assert names == {b"caf\xe9 \\x41.JPG"}
+    (png,) = (tmp_path / "back").rglob("*.png")
+    assert png.name == "0.tif.png"
+
+
+def test_a_pack_that_was_unpacked_unpacks_to_the_same_places(tmp_path: Path, whole: Pack) -> None:
+    back = again(whole, tmp_path)
+    assert sorted(places(back)) == sorted(places(whole))
+
+
+def test_a_pack_for_training_alone_stays_so(tmp_path: Path, scan_in_process: None) -> None:
+    images = photographs(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg"])
+    pack(images, tmp_path / "x.arrow", Options(val=0, test=0))
+    back = again(Pack(tmp_path / "x.arrow"), tmp_path, Options(val=0))
+    assert (back.classes, len(back.ids("train"))) == (("a", "b"), 3)
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(SPLITS)
+
+
+def test_shards_are_unpacked_as_one(tmp_path: Path, whole: Pack, scan_in_process: None) -> None:
+    pack(tmp_path / "images", tmp_path / "many.arrow", Options(val=0.2, test=0.2, shards=3))
+    unpack(Pack(tmp_path / "many.arrow"), tmp_path / "many")
+    assert sum(path.is_file() for path in (tmp_path / "many").rglob("*")) == 12
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("../../x.jpg", "train/a/_../_../x.jpg"),
+        ("/etc/x.jpg", "train/a/etc/x.jpg"),
+        ("a/../../x.jpg", "train/a/_../_../x.jpg"),
+        ("a/./x.jpg", "train/a/_./x.jpg"),
+        ("a//x.jpg", "train/a/x.jpg"),
+        ("a", "train/a/a"),
+        ("/", "train/a/image"),
+        ("a/\\x2e\\x2e\\x2fx.jpg", "train/a/_../x.jpg"),
+        ("a/x\\x00.jpg", "train/a/x_.jpg"),
+        ("a/.hidden.jpg", "train/a/_.hidden.jpg"),
+        ("a/Thumbs.db", "train/a/_Thumbs.db"),
+        ("train/a/x.jpg", "train/a/x.jpg"),
+        ("test/a/x.jpg", "train/a/test/a/x.jpg"),
+        ("b/x.jpg", "train/a/b/x.jpg"),
+    ],
+)
+def test_no_path_leads_out_of_the_folder(
+    path: str, place: str, tmp_path: Path, coded_pack: Pack, monkeypatch: Patch
+) -> None:
+    """Rows 1 and 2 have the same path, and go elsewhere."""
+    monkeypatch.setattr(Pack, "image_path", lambda self, row: path)
+    monkeypatch.setattr(Pack, "classes", ("a", "a"))
+    first, second, *_ = places(coded_pack)
+    assert first == place
+    assert second != first and Path(second).parent == Path(first).parent
+    unpack(coded_pack, tmp_path / "out")
+    assert sum(file.is_file() for file in (tmp_path / "out").rglob("*")) == 20
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_no_class_leads_out_and_no_two_become_one(coded_pack: Pack, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Pack, "classes", ("x/y", "x_y"))
+    assert {place.split("/")[1] for place in places(coded_pack)} == {"x_y", "x_y-2"}
+    monkeypatch.setattr(Pack, "classes", ("..", ""))
+    assert {place.split("/")[1] for place in places(coded_pack)} == {"_..", "_"}
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, coded_pack: Pack) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(WriteError, match="is there and is not an empty folder; name a new one: --export"):
+            unpack(coded_pack, out)
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_empty_folder_is_filled_and_a_linked_one_too(tmp_path: Path, coded_pack: Pack) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    unpack(coded_pack, tmp_path / "link")
+    assert (tmp_path / "real" / "train").is_dir() and (tmp_path / "link").is_symlink()
+
+
+def full_disk(self: Pack, index: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def corrupt(self: Pack, index: int) -> None:
+    raise PackError("row 0 has not the bytes that were packed")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [(full_disk, "No space left .*nothing was"), (corrupt, "not the bytes")]
+)
+def test_a_fault_leaves_nothing_behind(
+    fault: Callable[[Pack, int], None], said: str, tmp_path: Path, coded_pack: Pack, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(Pack, "encoded", fault)
+    with pytest.raises((WriteError, PackError), match=said):
+        unpack(coded_pack, tmp_path / "deep" / "out")
+    assert not list((tmp_path / "deep").iterdir())
+
+
+def test_what_was_done_is_said(tmp_path: Path, whole: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+    show.say_unpacked(whole, Path("out"))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("out: 12 images, as SPLIT/CLASS/image.jpg: ")
+    assert said[1:] == [
+        "written as the PNG that they are stored as: 1",
+        "a pack again: greyhound pack out --out PACK --grayscale keep --duplicates keep",
+    ]
