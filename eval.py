@@ -67,6 +67,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 import numpy as np
 from numpy.typing import NDArray
 
+from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source, find_unlabelled, named_as_image
@@ -158,7 +159,8 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
         found = "is a file" if images.exists() else "is not there"
         raise UserError(f"{images} {found}; expected a folder with one subfolder a class, or, {wanted}")
     sources = find_unlabelled(images)
-    inside = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
+    folders = {source: source.path.split("/")[0] for source in sources if "/" in source.path}
+    inside = {source: class_of(name, classes) or name for source, name in folders.items()}
     names = set(inside.values())
     if not names & set(classes):
         raise UserError(f"no subfolder of {images} is named as a class of this run; {wanted}")

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import replacing
@@ -98,9 +99,10 @@ def _inside(folder: Path, classes: set[str]) -> Iterator[Asked]:
     for file in Tree(folder).files():
         empty = False
         name = _text(file.relative_to(folder).parts[0]) if file.parent != folder else ""
-        true = name if name in classes else ""
+        true = class_of(name, classes)
         labelled |= bool(true)
-        others |= {name} - {true, ""}
+        if name and not true:
+            others.add(name)
         yield Asked(file, _text(str(file)), true)
     if empty:
         raise UserError(f"{folder} holds no files; expected images")

@@ -80,6 +80,7 @@ def pack(
     background: str | None = None,
     label: str = "",
     class_order: str = "",
+    class_names: Literal["auto", "as-is"] = "auto",
 ) -> int:
     """Pack labelled photographs, SOURCE/CLASS/image.jpg or what lists them, into one file or several.
 
@@ -99,6 +100,7 @@ def pack(
         split: A CSV of your own with the columns path and split, or path and group; default: none.
         label: The column of the classes in a manifest or Parquet file, or the field in a tar's .json.
         class_order: sorted, natural, or a file that lists the classes; default: sorted ignoring case.
+        class_names: auto calls a class Chihuahua where all are named as n02085620-Chihuahua.
     """
     from greyhound.cache import pack as packing
     from greyhound.cache import show
@@ -125,7 +127,7 @@ def pack(
         table,
         colour,
         str(exclude),
-        Reading(label, class_order),
+        Reading(label, class_order, class_names),
     )
     old = show.name_old(out)
     with progress_bar("looking at every image") as update:

@@ -8,26 +8,42 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from greyhound.cache.store import PackError
 
 NATURAL: Final = re.compile(r"(\d+)")
+_WORDNET: Final = re.compile(r"n\d{8}-(.+)")
 
 
-def in_order(names: Sequence[str], wanted: str) -> list[str]:
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """n02085620-Chihuahua -> Chihuahua, if all names are such and the short ones differ; else none."""
+    short = {name: found[1] for name in names if (found := _WORDNET.fullmatch(name))}
+    return short if len({*short.values()}) == len(names) else {}
+
+
+def class_of(folder: str, classes: Container[str]) -> str:
+    """The class that a folder is named as, perhaps with a WordNet number before it; "" for none of them."""
+    found = _WORDNET.fullmatch(folder)
+    names = [folder, *([found[1]] if found else [])]
+    return next((name for name in names if name in classes), "")
+
+
+def in_order(names: Sequence[str], wanted: str, short: Mapping[str, str]) -> list[str]:
     """The names in the order that is `wanted`. Raises PackError.
 
     sorted: by their letters, capitals first, as torchvision, Keras and Hugging Face sort folders. natural:
-    numbers by value, without regard to case, as timm does. Any other text is a file that lists them.
+    numbers by value, without regard to case, as timm does. Any other text is a file that lists them, perhaps
+    by their `short_names`.
     """
     if wanted == "sorted":
         return sorted(names)
     if wanted == "natural":
         return sorted(names, key=_natural)
-    listed = _read_list(Path(wanted))
+    full = {new: old for old, new in short.items()}
+    listed = [full.get(name, name) for name in _read_list(Path(wanted))]
     for what, ones, others in (("lacks", names, listed), ("has", listed, names)):
         known = {*others}
         if strange := [name for name in ones if name not in known]:

@@ -5,7 +5,7 @@ Before it: `folder`, `manifest`, `tars` and `parquet` name images and their clas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -22,7 +22,8 @@ LeftOut = tuple[Source, Excluded]
 class Found:
     """Images with labels. classes: names, index = label. left_out: what cannot be packed, and why.
 
-    notes: what a person should know. says: how the splits came about, if there are any.
+    notes: what a person should know. says: how the splits came about, if there are any. renamed: class ->
+    its shorter name, which `classes` has.
     """
 
     classes: tuple[str, ...]
@@ -30,6 +31,10 @@ class Found:
     notes: Sequence[str] = ()
     left_out: Sequence[LeftOut] = ()
     says: str = "as the folders say"
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING: Final = Found((), ())
 
 
 @dataclass

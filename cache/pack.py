@@ -24,7 +24,7 @@ from PIL import ImageColor
 from greyhound.cache.cli import note
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import NO_LABEL, Source, check_writable
-from greyhound.cache.found import LeftOut
+from greyhound.cache.found import NOTHING, Found
 from greyhound.cache.index import add_index, column, split_column
 from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
@@ -115,16 +115,7 @@ def pack(source: Path, out: Path, options: Options = Options(), progress: Progre
     then `out` is as it was before.
     """
     with opened(source, out, options.reading) as found:
-        return write(
-            found.sources,
-            found.classes,
-            out,
-            options,
-            progress,
-            notes=found.notes,
-            left_out=found.left_out,
-            says=found.says,
-        )
+        return write(found.sources, found.classes, out, options, progress, found=found)
 
 
 def write(
@@ -135,18 +126,16 @@ def write(
     progress: Progress | None = None,
     split: str | None = None,
     infos: Iterable[ImageInfo] | None = None,
-    notes: Sequence[str] = (),
-    left_out: Sequence[LeftOut] = (),
-    says: str = "as the folders say",
+    found: Found = NOTHING,
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
     split: put every image into this one, and keep all `classes`. infos: of the sources, if they were scanned
-    before; then `split` is needed. notes, left_out, says: of the source, as in `found.Found`.
+    before; then `split` is needed. found: what else is known of the source.
     """
     _check_out(out, options.shards)
-    unseen = {source.path for source, _ in left_out}
-    options = _check_tables(options, sources, unseen)
+    unseen = {source.path for source, _ in found.left_out}
+    options = _rename(_check_tables(options, sources, unseen), found.renamed)
     decided_loose = any(each.by == "person" and not each.image.label for each in options.decisions)
     scan_all = split is not None or decided_loose  # also what lies beside the class folders
     loose = [] if scan_all else [source for source in sources if source.label == NO_LABEL]
@@ -154,12 +143,12 @@ def write(
     sources = [source for source in sources if source.path not in beside]
     check_classes(options.decisions, classes)
     files = (source.file for source in sources)
-    found = scan(files, background=options.background) if infos is None else infos
-    infos = list(counted(found, len(sources), progress))
+    looks = scan(files, background=options.background) if infos is None else infos
+    infos = list(counted(looks, len(sources), progress))
     unsafe = {source.path for source, info in zip(sources, infos, strict=True) if info.problem not in _SAFE}
     decided, lost = _match(sources, infos, classes, options)
     kept, relabelled, excluded = _select(sources, infos, classes, decided, options)
-    excluded += left_out
+    excluded += found.left_out
     if split is None:
         loose += [source for source, _ in kept if source.label == NO_LABEL]
         kept = [(source, info) for source, info in kept if source.label != NO_LABEL]
@@ -167,7 +156,7 @@ def write(
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
-    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, says)
+    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, found.says)
     splits = assigned.splits
     header = Header(
         classes=classes,
@@ -179,7 +168,7 @@ def write(
         relabelled=tuple(relabelled),
         lost=tuple(lost),
         split_by=assigned.how,
-        notes=(*notes, *assigned.notes, *([] if split else _say_long(kept))),
+        notes=(*found.notes, *assigned.notes, *([] if split else _say_long(kept))),
         empty=assigned.empty,
     )
     return _write_shards(kept, splits, header, out, options.shards)
@@ -234,6 +223,15 @@ def _check_tables(options: Options, sources: Sequence[Source], unseen: Collectio
         labelled = (each for each in sources if each.label != NO_LABEL and named_as_read(each.file.suffix))
         table.check(each.path for each in labelled if each.path not in exclude)
     return replace(options, exclude=exclude, table=table)
+
+
+def _rename(options: Options, renamed: Mapping[str, str]) -> Options:
+    """The options, their decisions about classes by the names that the pack has."""
+    decisions = []
+    for each in options.decisions if renamed else ():
+        image = replace(each.image, label=renamed.get(each.image.label, each.image.label))
+        decisions.append(replace(each, image=image, to=renamed.get(each.to, each.to)))
+    return replace(options, decisions=decisions) if renamed else options
 
 
 def _match(

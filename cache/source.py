@@ -5,14 +5,14 @@ Before it: what a person typed. After it: `found.Found`, which `pack` scans. REA
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from greyhound.cache import manifest, tars
-from greyhound.cache.classes import in_order
+from greyhound.cache import manifest, stanford, tars
+from greyhound.cache.classes import in_order, short_names
 from greyhound.cache.files import folder_beside
 from greyhound.cache.folder import NO_LABEL, Tree, check_outside, find_labelled, named_as_image
 from greyhound.cache.found import Found
@@ -30,11 +30,13 @@ KINDS: Final = (
 class Reading:
     """How a source is read. label: the column, or the field of a .json, that has the class; "" for the usual.
 
-    order: of the classes, as `classes.in_order` has it; "" for sorted without regard to case.
+    order: of the classes, as `classes.in_order` has it; "" for sorted without regard to case. names: whether
+    classes may be called by their `short_names`.
     """
 
     label: str = ""
     order: str = ""
+    names: Literal["auto", "as-is"] = "auto"
 
 
 @contextmanager
@@ -54,7 +56,10 @@ def opened(source: Path, out: Path, reading: Reading = Reading()) -> Iterator[Fo
             found = _in_files(expand(str(source)), out, reading.label, held)
         else:
             found = _in_files(Parts(str(source), [source], [source.name]), out, reading.label, held)
-        yield _ordered(found, reading.order) if reading.order else found
+        short = short_names(found.classes) if reading.names == "auto" else {}
+        if reading.order:
+            found = _ordered(found, reading.order, short)
+        yield _renamed(found, short) if short else found
 
 
 def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Found:
@@ -72,6 +77,9 @@ def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Found:
         for suffixes in (tars.SUFFIXES, PARQUET):
             if (parts := below(folder, suffixes)).files:
                 return _in_files(parts, out, label, held)
+    if not label and (lists := stanford.lists_in(folder)):
+        check_outside(out, folder)
+        return stanford.read(folder, lists)
     if label:
         raise PackError(
             f"--label names a column, and {folder} has none; expected class folders without --label"
@@ -103,12 +111,20 @@ def _in_files(parts: Parts, out: Path, label: str, held: ExitStack) -> Found:
     raise PackError(f"{parts.whole} {found}; expected {KINDS}")
 
 
-def _ordered(found: Found, order: str) -> Found:
+def _renamed(found: Found, short: Mapping[str, str]) -> Found:
+    """With the short names of the classes, which is said."""
+    old, new = next(iter(short.items()))
+    said = f"classes are called {new} for {old} and so on; --class-names as-is keeps the names as they are"
+    classes = tuple(short[name] for name in found.classes)
+    return replace(found, classes=classes, renamed=short, notes=[*found.notes, said])
+
+
+def _ordered(found: Found, order: str, short: Mapping[str, str]) -> Found:
     """With the classes that have images in another order. Raises PackError."""
     used = sorted(
         {each.label for each in (*found.sources, *(each for each, _ in found.left_out))} - {NO_LABEL}
     )
-    classes = in_order([found.classes[label] for label in used], order)
+    classes = in_order([found.classes[label] for label in used], order, short)
     places = {name: place for place, name in enumerate(classes)}
     numbers = {label: places[found.classes[label]] for label in used} | {NO_LABEL: NO_LABEL}
     return replace(

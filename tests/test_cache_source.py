@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pictures import encode, folder, noise
 
+from greyhound.cache.classes import class_of
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.selection import Decision, Photograph
 from greyhound.cache.source import Reading
 from greyhound.cache.store import SPLITS, Pack, PackError
 
@@ -41,7 +45,7 @@ def label_of(path: str) -> str:
     return path.split("/")[0]
 
 
-def rows(source: Path | str, options: Options = DEFAULT, **reading: str) -> Rows:
+def rows(source: Path | str, options: Options = DEFAULT, **reading: Any) -> Rows:
     """Class, content and split of every row of a source's pack."""
     place = Path(source)
     out = place.parent / "packed.arrow" if place.parent.is_dir() else Path("packed.arrow")
@@ -57,7 +61,7 @@ def rows_of(found: Pack) -> Rows:
     )
 
 
-def refused(source: Path, out: Path | None = None, **reading: str) -> str:
+def refused(source: Path, out: Path | None = None, **reading: Any) -> str:
     """What is said of a source, in one line; nothing is left behind."""
     before = {*source.parent.rglob("*")} if source.parent.is_dir() else set()
     with pytest.raises(PackError) as refusal:
@@ -320,3 +324,120 @@ def test_what_is_no_source_is_refused(source: str, tmp_path: Path) -> None:
     folder(tmp_path, {"a.zip": b"PK", "a.csv": b""})
     said = NO_SOURCE[source].format(tmp=tmp_path)
     assert refused(Path(source.format(tmp=tmp_path))).startswith(said)
+
+
+STANFORD = {
+    f"n0208562{k}-{name}/n0208562{k}_{n}.png": name
+    for k, name in enumerate(("maltese_dog", "Borzoi", "10"))
+    for n in range(5)
+}
+
+
+@pytest.fixture
+def dogs(tmp_path: Path) -> Path:
+    """Stanford Dogs' own layout, with lists as text: the last of each class is for the test."""
+    files = {f"Images/{path}": encode(noise(30, 30, seed)) for seed, path in enumerate(STANFORD)}
+    folder(tmp_path / "dogs", files | {"Annotation/n02085620-maltese_dog/n02085620_0": b"<xml>"})
+    for split in ("train", "test"):
+        lines = [path for path in STANFORD if (split == "test") == path.endswith("4.png")]
+        (tmp_path / "dogs" / f"{split}_list.txt").write_text("\n".join(lines))
+    return tmp_path / "dogs"
+
+
+def as_matlab(dogs: Path) -> None:
+    """The lists as Stanford has them: cells of text, annotations and labels beside them."""
+    scipy = pytest.importorskip("scipy.io")
+    (dogs / "lists").mkdir()
+    for split in ("train", "test"):
+        paths = (dogs / f"{split}_list.txt").read_text().split()
+        (dogs / f"{split}_list.txt").unlink()
+        cells = np.array(paths, dtype=object)[:, None]
+        labels = np.ones((len(paths), 1), np.uint8)
+        scipy.savemat(dogs / "lists" / f"{split}_list.mat", {"file_list": cells, "labels": labels})
+
+
+@pytest.mark.parametrize("lists", ["txt", "mat"])
+def test_stanford_dogs_keep_their_split(lists: str, dogs: Path) -> None:
+    """Classes are called without their WordNet numbers, in the order of their folders, unless asked otherwise."""
+    if lists == "mat":
+        as_matlab(dogs)
+    header = pack(dogs, dogs.parent / "p", Options(val=0))
+    assert header.classes == ("maltese_dog", "Borzoi", "10")
+    assert header.split_by == f"as train_list.{lists} and test_list.{lists} say"
+    assert header.notes[0].startswith("classes are called maltese_dog for n02085620-maltese_dog and so on;")
+    packed = Pack(dogs.parent / "p")
+    said = {packed.image_path(row): split for split in SPLITS for row in packed.ids(split).tolist()}
+    assert said == {path: "test" if path.endswith("4.png") else "train" for path in STANFORD}
+    assert all(packed.classes[packed.labels[row]] == STANFORD[packed.image_path(row)] for row in range(15))
+    header = pack(dogs, dogs.parent / "p", Options(val=0, reading=Reading(names="as-is", order="sorted")))
+    assert header.classes == ("n02085620-maltese_dog", "n02085621-Borzoi", "n02085622-10")
+    for names in ("n02085621-Borzoi\n10\nmaltese_dog\n", "Borzoi\nn02085622-10\nn02085620-maltese_dog"):
+        (dogs.parent / "order").write_text(names)
+        order = Reading(order=str(dogs.parent / "order"))
+        assert pack(dogs, dogs.parent / "p", Options(val=0, reading=order)).classes == (
+            "Borzoi",
+            "10",
+            "maltese_dog",
+        )
+
+
+def test_what_stanfords_lists_do_not_agree_with_is_left_out(dogs: Path) -> None:
+    gone, extra = (
+        "n02085620-maltese_dog/n02085620_1.png",
+        {"Images/n02085621-Borzoi/more.png": encode(noise(9, 9))},
+    )
+    folder(dogs, extra)
+    (dogs / "Images" / gone).unlink()
+    header = pack(dogs, dogs.parent / "p", Options(val=0))
+    assert left_out(header) == {
+        gone: ("missing file", "in train_list.txt"),
+        "n02085621-Borzoi/more.png": ("not listed", "neither in train_list.txt and test_list.txt"),
+    }
+
+
+def test_stanfords_lists_that_make_no_sense_are_refused(dogs: Path) -> None:
+    train, test = (dogs / f"{split}_list.txt" for split in ("train", "test"))
+    said = train.read_text()
+    test.write_text(test.read_text() + "\n" + said.split()[0])
+    assert refused(dogs, dogs.parent / "p").startswith(
+        f"{test} lists 'n02085620-maltese_dog/n02085620_0.png', which"
+    )
+    train.write_text("a/b\n")
+    test.write_text("")
+    assert refused(dogs, dogs.parent / "p").startswith(
+        f"train_list.txt and test_list.txt in {dogs} list none of the"
+    )
+    train.rename(train.with_suffix(".mat"))
+    said = refused(dogs, dogs.parent / "p")
+    assert said.startswith(f"{train.with_suffix('.mat')} is no list of images (")
+
+
+def test_decisions_by_the_folders_names_or_the_short_ones_are_obeyed(dogs: Path) -> None:
+    """A survey knows the folders, a review by a run the classes of the pack."""
+    first, second, *_ = STANFORD
+    rows = [(first, "n02085621-Borzoi"), (second, "Borzoi")]
+    made = [Decision(Photograph(path, "n02085620-maltese_dog", ""), "relabel", to) for path, to in rows]
+    decisions = [
+        replace(each, image=replace(each.image, sha256=digest(dogs, each.image.path))) for each in made
+    ]
+    header = pack(dogs / "Images", dogs.parent / "p", Options(val=0, decisions=decisions))
+    assert header.relabelled == ((first, "maltese_dog", "Borzoi"), (second, "maltese_dog", "Borzoi"))
+    assert header.split_by.startswith("drawn by seed 0")
+
+
+def digest(dogs: Path, path: str) -> str:
+    return hashlib.sha256((dogs / "Images" / path).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("names", ["b n02085620-a", "n02012849-crane n03126707-crane", "n02085620 n02085621"])
+def test_names_stay_where_the_short_ones_would_not_do(names: str, tmp_path: Path) -> None:
+    root = folder(
+        tmp_path / "x", {f"{name}/1.png": encode(noise(9, 9, n)) for n, name in enumerate(names.split())}
+    )
+    assert pack(root, tmp_path / "p", Options(val=0, test=0)).classes == tuple(names.split())
+
+
+def test_a_class_is_known_by_the_folder_it_may_have_had() -> None:
+    assert [class_of(name, ["a", "n00000001-b"]) for name in ("a", "n00000001-a", "n00000001-b", "b", "n1-a")] == [
+        "a", "a", "n00000001-b", "", "",
+    ]  # fmt: skip

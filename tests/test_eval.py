@@ -193,6 +193,16 @@ def test_images_without_labels_are_for_predict(images: Path, run: Path) -> None:
             evaluate(run, images=images / named)
 
 
+def test_find_images_knows_folders_by_their_short_names(images: Path) -> None:
+    """As `pack` called the classes of such folders."""
+    for number, name in enumerate(NAMES):
+        (images / name).rename(images / f"n0208562{number}-{name}")
+    sources = evaluation.find_images(images, NAMES)
+    assert {source.path.split("/")[0]: NAMES[source.label] for source in sources} == {
+        f"n0208562{number}-{name}": name for number, name in enumerate(NAMES)
+    }
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
