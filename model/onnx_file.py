@@ -17,9 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from greyhound.cache.errors import UserError
+
 OUTPUT: Final = "probabilities"
 """float32 `[n, K]`, in the order of `classes`."""
 _WINDOW: Final = "window"
+
+
+class ExportError(UserError):
+    """The network has no form in ONNX; the message is one line for the user."""
 
 
 class Probabilities(nn.Module):
@@ -39,7 +45,7 @@ class Probabilities(nn.Module):
 def network_nodes(network: nn.Module, size: int, temperature: float, opset: int) -> Any:
     """The network from `window`, float32 `[n, 3, size, size]`, to OUTPUT; an `onnx.ModelProto`.
 
-    network: in evaluation mode, on the CPU. opset: of ONNX's operators.
+    network: in evaluation mode, on the CPU. opset: of ONNX's operators. Raises ExportError.
     """
     pooling = torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten._adaptive_avg_pool2d.default
     loud = logging.getLogger("torch.onnx").level
@@ -57,6 +63,9 @@ def network_nodes(network: nn.Module, size: int, temperature: float, opset: int)
             custom_translation_table=dict.fromkeys(pooling, _pool),
             verbose=False,
         )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ExportError(f"torch cannot export this network: {reason}; --format safetensors can") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(loud)
     assert program is not None

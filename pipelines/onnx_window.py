@@ -26,16 +26,20 @@ _UP: Final = (
 
 
 class _Axis(NamedTuple):
-    """One axis of the image. Numbers are int64 `[1]`, all but `size` known at run time."""
+    """One axis of the image, known at run time: int64 `[1]`, of each pixel of the window `[S]`."""
 
-    length: Value
-    """Pixels."""
-    side: Value
-    """The length that becomes `size`."""
+    start: Value
+    """The first pixel that the window sees."""
+    end: Value
+    """The pixel after the last one."""
     block: Value
     """So many pixels are averaged first."""
-    size: int
-    """Window pixels."""
+    first: Value
+    """Of each window pixel, the averaged pixel before its centre, counted from `start`; `[S]`."""
+    weight: Value
+    """And what the one after it has in the mixture, float32 `[S]`."""
+    inside: Value
+    """Whether its centre lies in the image, edge included; bool `[S]`."""
 
 
 def window(augment: Augment) -> Any:
@@ -56,41 +60,57 @@ def window(augment: Augment) -> Any:
 
 def _window(op: Any, images: Value, augment: Augment) -> Value:
     """Reduce, warp, fill, colour. Runtimes are fast along an axis where what follows it is long."""
-    down, across = _axes(op, op.Shape(images), augment)
-    pixels = _blend(op, _reduce(op, images, down, across, augment), across, 1)
-    pixels = op.Round(_blend(op, op.Transpose(pixels, perm=[0, 3, 2, 1]), down, 2))
+    shape = op.Shape(images)
+    lengths = [op.Slice(shape, [place], [place + 1]) for place in (1, 2)]
+    sides = lengths
+    if augment.fit != "squash":
+        sides = [(op.Min if augment.fit == "crop" else op.Max)(*lengths)] * 2
+    down, across = (_axis(op, *pair, augment.size) for pair in zip(lengths, sides, strict=True))
+    ends = [op.Concat(*pair, axis=0) for pair in ((down.start, across.start), (down.end, across.end))]
+    pixels = _reduce(op, op.Slice(images, *ends, [1, 2]), down, across, augment)
+    pixels = op.Transpose(_blend(op, pixels, across, 1), perm=[0, 3, 2, 1])
+    pixels = op.Round(_blend(op, pixels, down, 2))
     if augment.fit == "pad":
-        shown = op.And(op.Unsqueeze(_inside(op, down), [1]), _inside(op, across))
+        shown = op.And(op.Unsqueeze(down.inside, [1]), across.inside)
         pixels = op.Where(shown, pixels, float(augment.fill))
     scale = [1 / (255 * std) for std in augment.std]
     offset = [-mean / std for mean, std in zip(augment.mean, augment.std, strict=True)]
     return op.Add(op.Mul(pixels, op.Unsqueeze(scale, [1, 2])), op.Unsqueeze(offset, [1, 2]))
 
 
-def _axes(op: Any, shape: Value, augment: Augment) -> tuple[_Axis, _Axis]:
-    """Along y and x; see `augment.log2_reduction`."""
-    lengths = [op.Slice(shape, [axis], [axis + 1]) for axis in (1, 2)]
-    sides = lengths
-    if augment.fit != "squash":
-        sides = [(op.Min if augment.fit == "crop" else op.Max)(*lengths)] * 2
-    found = []
-    for length, side in zip(lengths, sides, strict=True):
-        block: Value = [1]
-        for exponent in range(1, MAX_LOG2_REDUCTION + 1):
-            halved = op.Cast(op.GreaterOrEqual(side, [augment.size << exponent]), to=_INT64)
-            block = op.Mul(block, op.Add(halved, [1]))
-        found.append(_Axis(length, side, block, augment.size))
-    return found[0], found[1]
+def _axis(op: Any, length: Value, side: Value, size: int) -> _Axis:
+    """An axis of so many pixels, `side` of which become `size`; see `augment.log2_reduction` and `spans`."""
+    block: Value = [1]
+    for exponent in range(1, MAX_LOG2_REDUCTION + 1):
+        halved = op.Cast(op.GreaterOrEqual(side, [size << exponent]), to=_INT64)
+        block = op.Mul(block, op.Add(halved, [1]))
+    # In steps of which a pixel has 2 * size, all of this is in whole numbers.
+    pixel = op.Mul(block, [2 * size])
+    centres = op.Mul([2 * place + 1 for place in range(size)], side)
+    centres = op.Add(centres, op.Mul(op.Sub(length, side), [size]))
+    edge = op.Div(pixel, [_EDGE])
+    end = op.Add(op.Mul(length, [2 * size]), edge)
+    inside = op.And(op.GreaterOrEqual(op.Add(centres, edge), [0]), op.LessOrEqual(centres, end))
+    places = op.Sub(centres, op.Mul(block, [size]))
+    ahead = op.Mul(pixel, side)  # Div rounds towards 0: keep it above
+    first = op.Sub(op.Div(op.Add(places, ahead), pixel), side)
+    weight = op.Div(op.Cast(op.Sub(places, op.Mul(first, pixel)), to=_FLOAT), op.Cast(pixel, to=_FLOAT))
+    low = op.Max(op.Slice(first, [0], [1]), [0])
+    high = op.Add(op.Slice(first, [size - 1], [size]), [2])
+    return _Axis(
+        op.Mul(low, block), op.Min(op.Mul(high, block), length), block, op.Sub(first, low), weight, inside
+    )
 
 
 def _reduce(op: Any, images: Value, down: _Axis, across: _Axis, augment: Augment) -> Value:
     """Each axis by its block, as `decoded` does: first by what both have in common; `[n, W, H, 3]`."""
+    lengths = op.Sub(down.end, down.start), op.Sub(across.end, across.start)
     if augment.fit != "squash":
-        return _average(op, images, (down.length, across.length), (down.block, across.block))
+        return _average(op, images, lengths, (down.block, across.block))
     both = op.Min(down.block, across.block)
-    pixels = _average(op, images, (down.length, across.length), (both, both))
-    lengths = _count(op, across.length, both), _count(op, down.length, both)
-    pixels = _average(op, pixels, lengths, (op.Div(across.block, both), op.Div(down.block, both)))
+    pixels = _average(op, images, lengths, (both, both))
+    high, wide = (_count(op, length, both) for length in lengths)
+    pixels = _average(op, pixels, (wide, high), (op.Div(across.block, both), op.Div(down.block, both)))
     return op.Transpose(pixels, perm=[0, 2, 1, 3])
 
 
@@ -121,34 +141,12 @@ def _mean(op: Any, pixels: Value, length: Value, block: Value, run: Value) -> Va
     return op.ReduceMean(blocks, [2], keepdims=0)
 
 
-def _corners(op: Any, axis: _Axis) -> tuple[Value, Value]:
-    """How far from the image's edge the window's centres lie, `[S]`, and the side of a reduced pixel, `[1]`.
-
-    Both in steps of which a pixel of the image has 2 * size, so that they are whole numbers.
-    """
-    centres = op.Mul([2 * pixel + 1 for pixel in range(axis.size)], axis.side)
-    start = op.Mul(op.Sub(axis.length, axis.side), [axis.size])
-    return op.Add(centres, start), op.Mul(axis.block, [2 * axis.size])
-
-
 def _blend(op: Any, pixels: Value, axis: _Axis, place: int) -> Value:
     """Along axis `place`, the bilinear mixture for each window pixel; past its edge the image repeats."""
-    corners, pixel = _corners(op, axis)
-    centres = op.Sub(corners, op.Mul(axis.block, [axis.size]))
-    ahead = op.Mul(pixel, axis.side)  # Div rounds towards 0: keep it above
-    first = op.Sub(op.Div(op.Add(centres, ahead), pixel), axis.side)
-    weight = op.Div(op.Cast(op.Sub(centres, op.Mul(first, pixel)), to=_FLOAT), op.Cast(pixel, to=_FLOAT))
-    last = op.Sub(_count(op, axis.length, axis.block), [1])
+    last = op.Sub(_count(op, op.Sub(axis.end, axis.start), axis.block), [1])
     one, other = (
         op.Gather(pixels, op.Max(op.Min(index, last), [0]), axis=place)
-        for index in (first, op.Add(first, [1]))
+        for index in (axis.first, op.Add(axis.first, [1]))
     )
-    return op.Add(one, op.Mul(op.Sub(other, one), op.Unsqueeze(weight, [1, 2] if place == 1 else [1])))
-
-
-def _inside(op: Any, axis: _Axis) -> Value:
-    """Whether the centres of the window's pixels lie in the image, edge included: bool `[S]`."""
-    corners, pixel = _corners(op, axis)
-    edge = op.Div(pixel, [_EDGE])
-    end = op.Add(op.Mul(axis.length, [2 * axis.size]), edge)
-    return op.And(op.GreaterOrEqual(op.Add(corners, edge), [0]), op.LessOrEqual(corners, end))
+    weight = op.Unsqueeze(axis.weight, [1, 2] if place == 1 else [1])
+    return op.Add(one, op.Mul(op.Sub(other, one), weight))

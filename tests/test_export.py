@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,15 +20,20 @@ import pytest
 import timm
 import torch
 from pictures import noise
-from PIL import Image
-from runs import NAMES, ONE_THREAD, Here, Patch
+from PIL import Image, ImageOps
+from runs import NAMES, ONE_THREAD, Here, Patch, never
+from runtimes import in_onnxruntime, in_opencv, in_openvino
 
-from greyhound import export
+from greyhound import export, train
 from greyhound.cache.errors import UserError
+from greyhound.cache.folder import NO_LABEL, Source
+from greyhound.cache.pack import Options, pack, write
+from greyhound.cache.store import Pack
 from greyhound.export import Job
 from greyhound.model import checkpoint, network, onnx_file
 from greyhound.model.run import Run
-from greyhound.trained import open_trained
+from greyhound.recipe import FAST, TrainOptions
+from greyhound.trained import Trained, open_trained
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "export.md"
@@ -257,11 +261,68 @@ def test_the_program_for_onnx_runtime(exported: Path) -> None:
 
 
 def test_the_program_for_opencv(exported: Path) -> None:
-    if int(cv2.__version__.split(".")[0]) < 5:
-        pytest.skip("OpenCV's DNN reads graphs of free sizes since 5.0")
+    in_opencv(exported / "dogs.onnx")  # skips where OpenCV is too old
     run_program("## OpenCV", exported)
 
 
 def test_the_program_for_timm(exported: Path) -> None:
     export.export(job(exported / "run", exported / "dogs-timm", format="safetensors"))
     assert "tensor([[" in python(programs("## timm")[0], exported)
+
+
+class Undecided(torch.nn.Module):
+    """A network that goes another way for other images, which no graph can."""
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        return window.mean((2, 3)) if window.sum() > 0 else window.amax((2, 3))
+
+
+def test_a_network_without_a_form_in_onnx_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        onnx_file.ExportError, match=r"torch cannot export this network: .*; --format safetensors can"
+    ):
+        onnx_file.network_nodes(Undecided(), 8, 1.0, 20)
+
+
+@pytest.mark.slow
+def test_photographs_get_the_class_that_the_run_gives_them(tmp_path: Path) -> None:
+    """500 of three data sets, in three runtimes; the run computes in float32, as the file does."""
+    data = ROOT.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"needs {data}, which is no part of the product")
+    files = [file for name in ("clothing", "dogs25", "photos") for file in spread(data / name)]
+    trained = trained_on(data / "clothing", tmp_path)
+    sources = [Source(file, f"{place}{file.suffix}", NO_LABEL) for place, file in enumerate(files)]
+    options = Options(grayscale="keep", duplicates="keep")
+    write(sources, trained.classes, tmp_path / "asked.arrow", options, split="test")
+    asked = Pack(tmp_path / "asked.arrow")
+    export.export(Job(run=trained.run.folder, out=tmp_path / "run.onnx", resources=ONE_THREAD))
+    runtimes = [opened(tmp_path / "run.onnx") for opened in (in_onnxruntime, in_openvino, in_opencv)]
+    same = [0 for _ in runtimes]
+    for rows, logits in replace(trained, bf16=False).logits(asked, asked.ids("test"), ONE_THREAD):
+        for row, expected in zip(rows.tolist(), logits[:, 0].argmax(1).tolist(), strict=True):
+            file = files[int(asked.image_path(row).partition(".")[0])]
+            image = np.array(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))[None]
+            for place, answer in enumerate(runtimes):
+                same[place] += answer(image)[0].argmax() == expected
+    assert len(asked.ids("test")) == 500
+    assert min(same) >= 498, same
+
+
+def spread(folder: Path) -> list[Path]:
+    """200 photographs over all of a folder, 100 of the folder photos."""
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
+    return found[:: len(found) // (100 if folder.name == "photos" else 200)][
+        : 100 if folder.name == "photos" else 200
+    ]
+
+
+def trained_on(photographs: Path, folder: Path) -> Trained:
+    """The recipe `fast` on a folder of photographs, with a smaller network."""
+    pack(photographs, folder / "pack.arrow")
+    recipe = replace(FAST, network="tf_efficientnet_lite0")
+    options = TrainOptions(
+        pack=folder / "pack.arrow", out=folder / "run", recipe=recipe, resources=ONE_THREAD
+    )
+    train.train(options, never)
+    return open_trained(Run(folder / "run"), "auto", ONE_THREAD)

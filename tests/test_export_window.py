@@ -6,21 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from pictures import encode, noise, packed
+from runtimes import Answer, in_onnxruntime, in_opencv, in_openvino
 
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
-from greyhound.pipelines.onnx_window import INPUT, window
+from greyhound.pipelines.onnx_window import window
 
 Pixels = NDArray[np.uint8]
-Answer = Callable[[Pixels], Any]
 SIDE = 35
 SIZES = [
     (35, 35), (1, 1), (1, 70), (90, 2), (34, 36), (17, 22), (11, 300), (69, 71), (70, 70), (71, 139), (141, 140),
@@ -32,29 +30,6 @@ FITS: dict[str, dict[str, Any]] = {
     "pad": {"fit": "pad", "fill": 77},
     "squash": {"fit": "squash", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)},
 }
-
-
-def in_onnxruntime(path: Path) -> Answer:
-    session = onnxruntime.InferenceSession(path)
-    return lambda images: session.run(None, {INPUT: images})[0]
-
-
-def in_openvino(path: Path) -> Answer:
-    openvino = pytest.importorskip("openvino")
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: compiled(images)[0]
-
-
-def in_opencv(path: Path) -> Answer:
-    if int(cv2.__version__.split(".")[0]) < 5:
-        pytest.skip("OpenCV's DNN reads graphs of free sizes since 5.0")
-    network = cv2.dnn.readNetFromONNX(str(path))
-
-    def answer(images: Pixels) -> Any:
-        network.setInput(images, INPUT)
-        return network.forward()
-
-    return answer
 
 
 def seen(root: Path, images: list[Pixels], augment: Augment) -> NDArray[np.float32]:
