@@ -102,8 +102,8 @@ from torch import nn
 from greyhound.cache.cli import from_json, note, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import folder_beside
+from greyhound.cache.nearby import THUMBNAIL
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.stats import THUMBNAIL
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
 from greyhound.cache.survey.labels import Neighbour, Ranked, Review, pack_surveyed

@@ -34,7 +34,7 @@ from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report
-from greyhound.model.run import AVERAGED, PROBE, SWA, Run
+from greyhound.model.run import AVERAGED, PROBE, SWA, Run, RunError
 from greyhound.model.state import NEVER, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
@@ -264,7 +264,7 @@ def rebuild_report(folder: Run) -> None:
     """The report so far. A report that cannot be built must not end a training."""
     try:
         report.build(folder.folder)
-    except report.ReportError as error:
+    except RunError as error:
         note(f"no report yet: {error}")
 
 

@@ -7,7 +7,7 @@ them. OpenCV and the like are imported where they are used, because a recipe nee
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,11 @@ Pixels = NDArray[np.uint8]
 
 LUMA: Final = (0.299, 0.587, 0.114)
 """Rec. 601 weights of red, green and blue."""
+
+
+def luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Rec. 601 luma of RGB `[..., 3]`, 0..255."""
+    return np.asarray(pixels, np.float32) @ np.array(LUMA, np.float32)
 
 
 class DecodeError(ValueError):

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greyhound.cache.overlay import crop_windows
-from greyhound.cache.stats import THUMBNAIL, cosines
 
 Indices = NDArray[np.int64]
 Waves = NDArray[np.int16]
 """Low waves `[n, 48]` in whole numbers, each of length _UNIT."""
 
+THUMBNAIL: Final = 16
+"""Side of the thumbnail that near-duplicates are told by."""
 ALIKE: Final = 0.85
 """Cosine of the low waves of two thumbnails from which a pair is looked at closely. Measured on 522 pictures,
 drawn and photographed, with 5 % of both sides cropped: the lowest 0.915 (docs/log.md)."""
@@ -203,3 +204,11 @@ def rank(rows: NDArray[Any], keys: NDArray[Any]) -> Indices:
     ranks = np.empty(len(rows), np.int64)
     ranks[order] = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
     return ranks
+
+
+def cosines(count: int, length: int) -> NDArray[np.float32]:
+    """The first `count` rows of the orthonormal cosine transform (DCT-II) of `length` values."""
+    places = (np.arange(length) + 0.5) * np.pi / length
+    waves = np.cos(np.arange(count)[:, None] * places) * np.sqrt(2 / length)
+    waves[0] /= np.sqrt(2)
+    return np.asarray(waves, np.float32)

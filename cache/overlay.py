@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.stats import luma
+from greyhound.cache.decode import luma
 
 Pictures = NDArray[np.float32]
 

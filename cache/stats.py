@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.decode import LUMA, downsample
+from greyhound.cache.decode import LUMA, downsample, luma
+from greyhound.cache.nearby import THUMBNAIL, cosines
 
 GREY_SPREAD: Final = 6.0
 """Levels: an image has no colour when no place of it, averaged down, has a larger difference between its
@@ -33,8 +35,6 @@ TINT_DETAIL: Final = 10.0
 """Standard deviation of luma below which a picture is too flat to tell a tint from a colour."""
 TINT_STRENGTH: Final = 64.0
 """Levels of colour beyond which the light is coloured, as under a red lamp, not the print."""
-THUMBNAIL: Final = 16
-"""Side of the thumbnail that near-duplicates are told by."""
 LONGEST: Final = 16_384
 """Rows and columns, about, that are measured."""
 
@@ -45,8 +45,6 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
     Luma's mean is of all pixels, the rest of the image averaged down to a short side of at most 256 pixels.
     Of a side longer than LONGEST some rows are left out, because a strip would not shrink.
     """
-    import cv2
-
     pixels = pixels[tuple(slice(None, None, max(1, side // LONGEST)) for side in pixels.shape[:2])]
     small = shrink(pixels, 256)
     shades = np.asarray(cv2.cvtColor(small.astype(np.float32), cv2.COLOR_RGB2GRAY), np.float32)
@@ -72,8 +70,6 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
 
 def _spread(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
     """The 5th and the 95th percentile of the luma of `[H, W, 3]`, in whole levels, and the share from 252."""
-    import cv2
-
     shades = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     counts = cv2.calcHist([shades], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     low, high = np.searchsorted(counts.cumsum(), (0.05 * counts.sum(), 0.95 * counts.sum()))
@@ -82,8 +78,6 @@ def _spread(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
 
 def colourfulness(pixels: NDArray[np.uint8]) -> float:
     """Hasler & Suesstrunk 2003, of RGB `[H, W, 3]`."""
-    import cv2
-
     red, green, blue = cv2.split(pixels)
     yellow, twice = (cv2.add(one, other, dtype=cv2.CV_16S) for one, other in ((red, green), (blue, blue)))
     opponents = cv2.subtract(red, green, dtype=cv2.CV_16S), cv2.subtract(yellow, twice)
@@ -97,8 +91,6 @@ def is_grey(pixels: NDArray[np.uint8], gain: float = 1.0) -> bool:
 
     gain: what would light a dark image as any other, whose colours are as dark.
     """
-    import cv2
-
     red, green, blue = cv2.split(pixels)
     spread = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     return float(spread.max()) * gain <= GREY_SPREAD
@@ -136,8 +128,6 @@ def _nearly_all(values: NDArray[np.float32]) -> float:
 
 def sharpness(shades: NDArray[np.float32]) -> float:
     """Variance of the Laplacian of luma `[H, W]` (Pech-Pacheco et al. 2000); 0 if too small."""
-    import cv2
-
     if min(shades.shape) < 3:
         return 0.0
     _, spread = cv2.meanStdDev(cv2.Laplacian(shades, cv2.CV_32F)[1:-1, 1:-1])
@@ -150,8 +140,6 @@ def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
     Motion leaves no detail along its way, and all that lies across it. Three derivatives give that of every
     direction (Freeman & Adelson 1991). Luma is softened, because grain and JPEG came after the motion.
     """
-    import cv2
-
     if min(shades.shape) < 5:
         return 0.0, 0.0
     soft = np.array([1, 2, 1]) / 4
@@ -174,27 +162,12 @@ def perceptual_hash(thumbnail: NDArray[np.uint8]) -> str:
     return np.packbits(found > np.median(found)).tobytes().hex()
 
 
-def cosines(count: int, length: int) -> NDArray[np.float32]:
-    """The first `count` rows of the orthonormal cosine transform (DCT-II) of `length` values."""
-    places = (np.arange(length) + 0.5) * np.pi / length
-    waves = np.cos(np.arange(count)[:, None] * places) * np.sqrt(2 / length)
-    waves[0] /= np.sqrt(2)
-    return np.asarray(waves, np.float32)
-
-
-def luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Rec. 601 luma of RGB `[..., 3]`, 0..255."""
-    return np.asarray(pixels, np.float32) @ np.array(LUMA, np.float32)
-
-
 def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """An image `[H, W, 3]` with a short side of at most `side`: each pixel the mean of those in its box.
 
     A pixel is in the box that its centre lies in, as in Pillow's BOX filter. Boxes of fractions of pixels
     blur, most of all where little is to be shrunk: sharpness would depend on the image's size.
     """
-    import cv2
-
     halved = downsample(pixels, int(np.log2(max(1, min(pixels.shape[:2]) / side))))
     boxes = _boxes(halved.shape[:2], _reduced(pixels, side))
     return np.asarray(cv2.remap(halved, *boxes, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
@@ -203,8 +176,6 @@ def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 @lru_cache(maxsize=8)
 def _boxes(shape: tuple[int, int], size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The middle of each pixel's box, as `cv2.remap` takes it. shape: height and width. size: the new one."""
-    import cv2
-
     across, down = _box_centres(shape[1], size[0]), _box_centres(shape[0], size[1])
     places = np.tile(across, (size[1], 1)), np.repeat(down[:, None], size[0], axis=1)
     return cv2.convertMaps(*places, cv2.CV_16SC2)
@@ -218,8 +189,6 @@ def _box_centres(length: int, count: int) -> NDArray[np.float32]:
 
 def _average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """An image `[H, W, 3]` averaged over areas; size: width and height."""
-    import cv2
-
     narrow = cv2.resize(pixels, (size[0], len(pixels)), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(narrow, size, interpolation=cv2.INTER_AREA), np.uint8)
 

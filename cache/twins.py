@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from greyhound.cache.decode import luma
 from greyhound.cache.files import DiskList, Series
 from greyhound.cache.nearby import (
     ALIKE,
+    THUMBNAIL,
     WHOLE,
     WIDTH,
     Indices,
@@ -33,7 +35,6 @@ from greyhound.cache.nearby import (
 )
 from greyhound.cache.overlay import aligned_rmse, normalised_cross_correlation, unlike_share
 from greyhound.cache.scan import ImageInfo
-from greyhound.cache.stats import THUMBNAIL, luma
 from greyhound.cache.thumbnail import Reader
 
 APART: Final = 0.25

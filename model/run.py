@@ -175,22 +175,17 @@ class Run:
 
     def read(self, name: str) -> Any:
         """The JSON content of one file. Raises RunError."""
-        path = self.folder / name
+        path, todo = self.folder / name, "train again into another folder"
         try:
-            content = json.loads(read_text(path))
+            content = read_checked(path, todo)
         except (FileNotFoundError, NotADirectoryError):
             there = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
                 f"{self.folder} {there}; expected a run folder, as made by: "
                 "greyhound train fast --pack PACK --out RUN"
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{path} cannot be read ({reason}); train again into another folder") from None
-        found = first_error(name, content)
-        missing = [key for key in _NEEDED.get(name, ()) if found is None and content.get(key) is None]
-        if found or missing:
-            raise RunError(f"{path}: {found or f'no {missing[0]}'}; train again into another folder")
+        if missing := [key for key in _NEEDED.get(name, ()) if content.get(key) is None]:
+            raise RunError(f"{path}: no {missing[0]}; {todo}")
         return content
 
     def write(self, name: str, content: Any) -> None:
@@ -212,15 +207,7 @@ class Run:
     def rows(self, name: Literal["metrics.jsonl", "times.jsonl"]) -> list[dict[str, Any]]:
         """One row an epoch, in their order: what it came to, or how long it took. Raises RunError."""
         path = self.folder / name
-        try:
-            lines = read_text(path).splitlines() if path.exists() else []
-            rows = [json.loads(line) for line in lines]
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} cannot be read ({error}); expected one JSON object a line") from None
-        found = first_error(name, rows)
-        if found:
-            raise RunError(f"{path}: {found}; put back the file that train wrote")
-        return rows
+        return read_checked(path, "put back the file that train wrote") if path.exists() else []
 
     def write_rows(self, name: Literal["metrics.jsonl", "times.jsonl"], rows: list[dict[str, Any]]) -> None:
         """Replace the rows of all epochs."""
@@ -273,11 +260,26 @@ class Run:
         return origin, network.to(device).eval()
 
 
-def read_text(path: Path) -> str:
-    """The text of a file. Raises OSError, also for a pipe, which would wait for ever; and ValueError."""
-    if path.exists() and not path.is_file():
-        raise OSError("no regular file")
-    return path.read_text(encoding="utf-8")
+def read_checked(path: Path, remedy: str) -> Any:
+    """The content of a JSON file, or of each line of a .jsonl, as `SCHEMAS` has it.
+
+    remedy: what to do about a corrupt one, for the message. Raises RunError, and FileNotFoundError or
+    NotADirectoryError where it is not there.
+    """
+    lines = path.suffix == ".jsonl"
+    try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise OSError("no regular file")
+        text = path.read_text(encoding="utf-8")
+        content = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        found, expected = " ".join(str(error).split()), "one JSON object a line" if lines else "JSON"
+        raise RunError(f"{path} cannot be read ({found}); expected {expected}; {remedy}") from None
+    if fault := first_error(path.name, content):
+        raise RunError(f"{path}: {fault}; {remedy}")
+    return content
 
 
 def score_of(content: dict[str, Any]) -> float:

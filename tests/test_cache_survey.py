@@ -21,9 +21,10 @@ from pictures import coded, encode, folder, noise, store_as
 from PIL import Image, ImageFilter
 
 from greyhound.cache import scan as module
+from greyhound.cache.nearby import THUMBNAIL
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo, ScanError, counted, scan
-from greyhound.cache.stats import THUMBNAIL, least_and_most_detail, measure, sharpness
+from greyhound.cache.stats import least_and_most_detail, measure, sharpness
 from greyhound.cache.store import Pack
 from greyhound.cache.survey import findings, page
 

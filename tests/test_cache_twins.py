@@ -18,11 +18,13 @@ from PIL import Image
 
 from greyhound.cache import nearby
 from greyhound.cache import twins as module
+from greyhound.cache.decode import luma
 from greyhound.cache.demo.brushes import BREEDS
 from greyhound.cache.demo.dogs import draw_dog
+from greyhound.cache.nearby import cosines
 from greyhound.cache.overlay import aligned_rmse, crop_windows, unlike_share
 from greyhound.cache.scan import ImageInfo
-from greyhound.cache.stats import cosines, luma, measure
+from greyhound.cache.stats import measure
 from greyhound.cache.thumbnail import DETAIL, SIDE
 from greyhound.cache.twins import APART, Pair, Twins, find_originals, find_pairs, find_twins, show_one_picture
 

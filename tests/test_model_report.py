@@ -19,7 +19,8 @@ from runs import Patch
 
 from greyhound.model import checkpoint
 from greyhound.model.report import figures, report, text
-from greyhound.model.report.report import ReportError, chart
+from greyhound.model.report.report import chart
+from greyhound.model.run import RunError
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
@@ -471,7 +472,7 @@ def test_less_than_two_values_make_no_curve(run: Path, rows: list[dict[str, Any]
 @pytest.mark.parametrize("damage", [b'{"n": ', b"\xff\xfe", b"[" * 100_000, b"null", b"7"])
 def test_a_corrupt_file_is_named_in_one_line(run: Path, name: str, damage: bytes) -> None:
     (run / name).write_bytes(damage)
-    with pytest.raises(ReportError) as caught:
+    with pytest.raises(RunError) as caught:
         report.build(run)
     message = str(caught.value)
     assert message.startswith(str(run / name)) and "expected" in message and "greyhound " in message
@@ -494,17 +495,17 @@ def test_a_corrupt_file_is_named_in_one_line(run: Path, name: str, damage: bytes
 )
 def test_a_value_of_another_kind_is_named(run: Path, name: str, change: dict[str, Any], message: str) -> None:
     edit(run, name, **change)
-    with pytest.raises(ReportError, match=rf"{re.escape(f'{run / name}: {message}')}.*; "):
+    with pytest.raises(RunError, match=rf"{re.escape(f'{run / name}: {message}')}.*; "):
         report.build(run)
 
 
 def test_what_is_no_run_and_no_picture_is_refused(run: Path, tmp_path: Path) -> None:
     there = list(tmp_path.iterdir())
-    with pytest.raises(ReportError, match=r"has no recipe\.json; expected .* made by: greyhound train"):
+    with pytest.raises(RunError, match=r"has no recipe\.json; expected .* made by: greyhound train"):
         report.build(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == there
     (run / "saliency.png").write_bytes(b"GIF89a")
-    with pytest.raises(ReportError, match=r"saliency\.png is no picture; .* then: greyhound explain"):
+    with pytest.raises(RunError, match=r"saliency\.png is no picture; .* then: greyhound explain"):
         report.build(run)
 
 
@@ -516,7 +517,7 @@ def test_a_report_that_fails_leaves_the_old_one(run: Path, monkeypatch: Patch) -
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(ReportError, match="disk full"):
+    with pytest.raises(RunError, match="disk full"):
         report.build(run)
     monkeypatch.undo()
     assert (run / "report.html").read_bytes() == before

@@ -69,7 +69,7 @@ def test_a_pipe_among_its_files_is_not_waited_for(tmp_path: Path) -> None:
         Run(tmp_path).read("recipe.json")
     with pytest.raises(RunError, match=r"metrics\.jsonl cannot be read \(no regular file\)"):
         Run(tmp_path).rows(METRICS)
-    with pytest.raises(report.ReportError, match=r"recipe\.json cannot be read \(no regular file\)"):
+    with pytest.raises(RunError, match=r"recipe\.json cannot be read \(no regular file\)"):
         report.build(tmp_path)
 
 

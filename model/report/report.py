@@ -8,7 +8,6 @@ missing.
 from __future__ import annotations
 
 import base64
-import json
 import math
 import shlex
 from collections import Counter
@@ -50,8 +49,7 @@ from greyhound.model.run import (
     VERSIONS,
     Run,
     RunError,
-    first_error,
-    read_text,
+    read_checked,
 )
 
 REPORT: Final = "report.html"
@@ -67,10 +65,6 @@ CONFUSIONS: Final = 10
 
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Row]
-
-
-class ReportError(RunError):
-    """A file of the run folder is missing or not what was expected; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -108,21 +102,21 @@ class Stage:
 
 
 def build(run: Path) -> Path:
-    """Write `report.html` into the run folder, whole or not at all. Its path. Raises ReportError."""
+    """Write `report.html` into the run folder, whole or not at all. Its path. Raises RunError."""
     page = _environment().get_template("report.html.jinja").render(gather(run))
     try:
         with replacing(run / REPORT) as temporary:
             temporary.write_bytes(page.encode("utf-8", "replace"))  # a file's name may be invalid text
     except OSError as error:
-        raise ReportError(f"{run / REPORT} cannot be written ({error.strerror or error})") from None
+        raise RunError(f"{run / REPORT} cannot be written ({error.strerror or error})") from None
     return run / REPORT
 
 
 def gather(run: Path) -> dict[str, Any]:
-    """Everything that the page shows, by the names that the template uses. Raises ReportError."""
+    """Everything that the page shows, by the names that the template uses. Raises RunError."""
     recipe, pack, evaluation, swa = (read(run, name) for name in (RECIPE, PACK, EVALUATION, SWA))
     if recipe is None:
-        raise ReportError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
+        raise RunError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
     times = {row.get("epoch"): row for row in read(run, TIMES) or []}
     metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
     probe = read(run, PROBE)
@@ -161,20 +155,11 @@ def gather(run: Path) -> dict[str, Any]:
 
 
 def read(run: Path, name: str) -> Any:
-    """The content of one JSON file of the run folder; None if there is no such file. Raises ReportError."""
+    """The content of one JSON file of the run folder; None if there is no such file. Raises RunError."""
     try:
-        text = read_text(run / name)
-        lines = name in (METRICS, TIMES)
-        content = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
-    except FileNotFoundError:
+        return read_checked(run / name, remedy(run / name))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        why = f"{run / name} cannot be read ({' '.join(str(error).split())}); expected JSON"
-        raise ReportError(f"{why}; {remedy(run / name)}") from None
-    fault = first_error(name, content)
-    if fault:
-        raise ReportError(f"{run / name}: {fault}; {remedy(run / name)}")
-    return content
 
 
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
@@ -198,15 +183,15 @@ def remedy(path: Path) -> str:
 
 
 def picture(path: Path) -> str | None:
-    """A PNG file as a data URI; None if there is no such file. Raises ReportError."""
+    """A PNG file as a data URI; None if there is no such file. Raises RunError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ReportError(f"{path} cannot be read ({error.strerror or error}); {remedy(path)}") from None
+        raise RunError(f"{path} cannot be read ({error.strerror or error}); {remedy(path)}") from None
     if not data.startswith(b"\x89PNG"):
-        raise ReportError(f"{path} is no picture; expected a PNG; {remedy(path)}")
+        raise RunError(f"{path} is no picture; expected a PNG; {remedy(path)}")
     return data_uri(data)
 
 
@@ -306,7 +291,7 @@ def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage
 
 
 def reached(run: Path) -> list[Stage]:
-    """What the stages of a run reached so far. Raises ReportError."""
+    """What the stages of a run reached so far. Raises RunError."""
     recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
     return stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
 
