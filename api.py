@@ -65,10 +65,10 @@ class ApiError(UserError):
     """A function was asked for what is not there; the message is one line."""
 
 
-def pack_images(images: Path | str, out: Path | str, options: PackOptions = PACKING) -> Pack:
-    """Pack what `greyhound pack` packs into the file `out`, and open it. Raises PackError."""
+def pack_images(source: Path | str, out: Path | str, options: PackOptions = PACKING) -> Pack:
+    """Pack a folder, or what else `greyhound pack` takes, into `out`, and open it. Raises PackError."""
     with progress_bar("looking at every image") as update:
-        write_pack(Path(images), Path(out), options, update)
+        write_pack(Path(source), Path(out), options, update)
     return Pack(out)
 
 

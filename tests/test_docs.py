@@ -113,6 +113,13 @@ def test_every_test_and_target_that_is_named_exists(page: Path) -> None:
         assert f"\n{target}:" in makefile, target
 
 
+def test_the_comparison_names_files_of_ours_that_exist() -> None:
+    text = (ROOT / "docs" / "compare.md").read_text()
+    named = re.findall(r"`((?:(?:cache|model|pipelines)/[\w/]+|\w+)\.py)`", text)
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_every_flag_of_train_is_documented() -> None:
     said = flags(code(ROOT / "docs" / "training.md")) | {"--help", "--augment.size"}
     assert not {flag for flag in flags_of("train") if not flag.startswith("--no-")} - said
