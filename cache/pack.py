@@ -114,6 +114,7 @@ def pack(source: Path, out: Path, options: Options = Options(), progress: Progre
     source: as in `source.opened`. progress: called with (files looked at, files in all). Raises PackError;
     then `out` is as it was before.
     """
+    _check_out(out, options.shards)  # before images out of Parquet are laid down beside it
     with opened(source, out, options.reading) as found:
         return write(found.sources, found.classes, out, options, progress, found=found)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from greyhound.cache.files import WriteError
 from greyhound.cache.found import Collection, Found
 from greyhound.cache.manifest import LABELS
 from greyhound.cache.parts import Parts
@@ -24,6 +25,8 @@ IMAGES: Final = ("image", "img", "picture", "jpg", "png")
 """What a column of images is called, unless the file's features name it, or there is just one."""
 ROWS: Final = 64
 """Read at a time."""
+BUFFER: Final = 1 << 20
+"""Bytes of a column that are read at a time; else it is a whole row group, perhaps all of the file."""
 
 
 def has_images(file: Path) -> bool:
@@ -45,26 +48,37 @@ def read(parts: Parts, spool: Path, label: str = "") -> Found:
     """
     splits, notes = parts.splits()
     images = Collection(parts.whole)
-    with spool.open("wb") as file:
-        for source, name, split in zip(parts.files, parts.names, splits, strict=True):
-            opened = _open(source)
-            image, kind = _choose(opened, source, label)
-            others = [each for each in opened.schema_arrow.names if each not in (image, kind)]
-            if others and (said := f"columns that are not used: {', '.join(others)[:200]}") not in notes:
-                notes.append(said)
-            for number, row in enumerate(_rows(opened, source, [image, kind])):
-                data, path = _image(row[image])
-                path = f"{name}/{number:06d}" + (f"-{path}" if path else "")
-                place = Part(spool, file.tell(), len(data), path)
-                text = "" if row[kind] is None else str(row[kind]).strip()
-                if not data:
-                    images.leave_out(place, path, text, "missing file", "the table holds no bytes of it")
-                elif not text:
-                    images.leave_out(place, path, "", "no label")
-                else:
-                    file.write(data)
-                    images.add(place, path, text, split)
+    try:
+        with spool.open("wb") as file:
+            for source, name, split in zip(parts.files, parts.names, splits, strict=True):
+                opened = _open(source)
+                columns = image, kind = _choose(opened, source, label)
+                others = [each for each in opened.schema_arrow.names if each not in columns]
+                if others and (said := f"columns that are not used: {', '.join(others)[:200]}") not in notes:
+                    notes.append(said)
+                for number, row in enumerate(_rows(opened, source, columns)):
+                    _add(f"{name}/{number:06d}", row[image], row[kind], split, file, images)
+    except OSError as error:
+        what = (
+            f"the images of {parts.whole} cannot be laid down in {spool.parent} ({error.strerror or error})"
+        )
+        raise WriteError(f"{what}; free space there, or name another place: --out") from None
     return images.found(notes, "as the names of the files say")
+
+
+def _add(name: str, image: Any, label: Any, split: str, file: IO[bytes], images: Collection) -> None:
+    """One image, its bytes at the end of the file. Raises PackError, OSError."""
+    data, path = _image(image)
+    path = f"{name}-{path}" if path else name
+    place = Part(Path(file.name), file.tell(), len(data), path)
+    text = "" if label is None else str(label).strip()
+    if not data:
+        images.leave_out(place, path, text, "missing file", "the table holds no bytes of it")
+    elif not text:
+        images.leave_out(place, path, "", "no label")
+    else:
+        file.write(data)
+        images.add(place, path, text, split)
 
 
 def _image(value: Any) -> tuple[bytes, str]:
@@ -77,9 +91,13 @@ def _image(value: Any) -> tuple[bytes, str]:
 def _open(file: Path) -> pq.ParquetFile:
     """Raises PackError."""
     try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+        opened = pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
+        names = opened.schema_arrow.names
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PackError(f"{file} has two columns {twice[0]!r}; expected each once")
+    return opened
 
 
 def _unreadable(file: Path, error: Exception) -> PackError:
@@ -94,7 +112,7 @@ def _rows(opened: pq.ParquetFile, file: Path, columns: Sequence[str]) -> Iterato
         for batch in opened.iter_batches(ROWS, columns=[*columns]):
             for row in batch.to_pylist():
                 yield {name: _name(row[name], classes.get(name, ()), file) for name in columns}
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
 
 
@@ -112,7 +130,8 @@ def _features(opened: pq.ParquetFile) -> dict[str, dict[str, Any]]:
     text = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(text)["info"]["features"]
-        return {name: each for name, each in features.items() if isinstance(each, dict)}
+        known = {*opened.schema_arrow.names}
+        return {name: each for name, each in features.items() if isinstance(each, dict) and name in known}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 

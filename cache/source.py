@@ -103,7 +103,8 @@ def _in_files(parts: Parts, out: Path, label: str, held: ExitStack) -> Found:
         from greyhound.cache import parquet
 
         if parquet.has_images(first):
-            spool = held.enter_context(folder_beside(out)) / "images"
+            there = next(each for each in out.absolute().parents if each.exists())
+            spool = held.enter_context(folder_beside(there / out.name)) / "images"
             return parquet.read(parts, spool, label)
     if len(names) == 1 and names[0].endswith((*manifest.SUFFIXES, *PARQUET)):
         return manifest.read(first, label)

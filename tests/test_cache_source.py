@@ -17,10 +17,11 @@ import pytest
 from pictures import encode, folder, noise
 
 from greyhound.cache.classes import class_of
+from greyhound.cache.errors import UserError
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.selection import Decision, Photograph
 from greyhound.cache.source import Reading
-from greyhound.cache.store import SPLITS, Pack, PackError
+from greyhound.cache.store import SPLITS, Pack
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
 
@@ -64,7 +65,7 @@ def rows_of(found: Pack) -> Rows:
 def refused(source: Path, out: Path | None = None, **reading: Any) -> str:
     """What is said of a source, in one line; nothing is left behind."""
     before = {*source.parent.rglob("*")} if source.parent.is_dir() else set()
-    with pytest.raises(PackError) as refusal:
+    with pytest.raises(UserError) as refusal:
         pack(source, out or source.parent / "out.arrow", Options(reading=Reading(**reading)))
     assert "\n" not in str(refusal.value)
     assert before == ({*source.parent.rglob("*")} if before else set())
