@@ -22,7 +22,6 @@ from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
 from greyhound.pipelines.benchmark.rows import BenchmarkError, Row
-from greyhound.pipelines.loader import Loader
 
 ROOT = Path(__file__).parents[1]
 RUNNING = ["decode-only", "threads-encoded", "threads-decoded", "threads-ten-views"]
@@ -56,8 +55,6 @@ def test_every_row_of_the_issue_is_there() -> None:
         "webdataset-writer",
         "ffcv-writer",
         "albumentations",
-        "model-only",
-        "train-step",
         "dali-gpu-encoded",
     } <= set(rows.ROWS)
 
@@ -91,21 +88,6 @@ def test_a_table_ends_in_json(colour_pack: Pack, tmp_path: Path, capsys: pytest.
         assert chart.width > 800
     with pytest.raises(BenchmarkError, match=r"b\.json cannot be written \(No such file or directory\)"):
         table.report(result, tmp_path / "nowhere" / "b.json")
-
-
-@pytest.mark.alone
-def test_the_share_of_waiting_in_a_training(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 ms of waiting to 10 ms of work."""
-
-    def fake(loader: Loader, with_loader: bool) -> Iterator[int]:
-        assert with_loader
-        while True:
-            loader.data_time += 0.03
-            time.sleep(0.04)
-            yield 1
-
-    monkeypatch.setattr(measure, "steps", fake)
-    assert measure.data_time_share(colour_pack.path, 0.5) == pytest.approx(0.75, abs=0.1)
 
 
 def burn(pack: Pack, workers: int) -> Iterator[int]:

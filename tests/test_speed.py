@@ -88,7 +88,7 @@ def test_nothing_is_allocated_after_the_first_epoch(colour_pack: Pack, cache: Im
 
 LOADER_RATIO = 1.10
 """What a batch costs in the loader, by what the calls that it makes for the pixels cost alone. Median of 20 runs of the
-test on 2 cores of a Xeon with AVX-512 at a load of 4 to 6, 2026-11-29; lowest 1.088, highest 1.136."""
+test on 2 cores of an AMD EPYC (Zen 4) at a load of 4 to 6, 2026-11-29; lowest 1.088, highest 1.136."""
 LOADER_NOISE = 0.07
 """How far above that is still noise: a guess, twice what was seen. One more copy of the batch adds 0.10."""
 INSIDE = Augment(scale=(1.45, 1.45), placement="centre")

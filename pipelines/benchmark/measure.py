@@ -24,7 +24,7 @@ from greyhound.cache.machine import available_cores, describe_machine, installed
 from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import peers
 from greyhound.pipelines.benchmark.peers import BATCH_SIZE
-from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError, lacking, open_loader, steps
+from greyhound.pipelines.benchmark.rows import ROWS, BenchmarkError, lacking
 from greyhound.pipelines.engine import EngineName, ImageCacheName, Resources
 from greyhound.pipelines.loader import Loader
 
@@ -65,23 +65,22 @@ def measure(pack: Pack, data: str, names: tuple[str, ...], seconds: float, repea
     check_agreement(pack)
     missing = {name: why for name in names if (why := lacking(ROWS[name]))}
     present = [name for name in names if name not in missing]
-    result: dict[str, Any] = {"missing": missing}
     samples: dict[str, list[Sample]] = {name: [] for name in present}
     turns = present * repeats
     with progress_bar("measuring") as update:
         for done, name in enumerate(turns):
             update(done, len(turns), name)
             samples[name].append(_in_a_process(sample, name, pack.path, seconds))
-    if "train-step" in present:
-        result["data_time_in_training"] = _in_a_process(data_time_share, pack.path, seconds)
-    result["rows"] = [asdict(summarise(name, taken)) for name, taken in samples.items()]
-    conditions = {
+    return {
         "machine": describe_machine(),
         "versions": installed(*PACKAGES),
         "date": datetime.now(UTC).date().isoformat(),
         "data": f"{data}: {len(pack)} images, {pack.nbytes / len(pack) / 1000:.0f} kB each",
+        "seconds": seconds,
+        "repeats": repeats,
+        "missing": missing,
+        "rows": [asdict(summarise(name, taken)) for name, taken in samples.items()],
     }
-    return conditions | {"seconds": seconds, "repeats": repeats} | result
 
 
 def check_agreement(pack: Pack) -> None:
@@ -104,17 +103,6 @@ def first_batch(pack: Pack, name: EngineName, cache: ImageCacheName) -> torch.Te
     with Loader(pack, peers.AUGMENT, ids, resources, batch_size=len(ids), epochs=2) as loader:
         *_, last = loader
     return last.images
-
-
-def data_time_share(path: Path, seconds: float) -> float:
-    """Share of a training's time, 0..1, that it waits for data: as the row `train-step`, once it is warm."""
-    with open_loader(Pack(path), Resources("threads", "cpu"), batch_size=8) as loader:
-        stream = steps(loader, with_loader=True)
-        next(stream)
-        waited, started = loader.data_time, time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            next(stream)
-        return (loader.data_time - waited) / (time.perf_counter() - started)
 
 
 def _in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:

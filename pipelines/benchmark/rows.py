@@ -47,7 +47,7 @@ class Row:
     """
 
     run: Pass
-    kind: Literal["ours", "ceiling", "peer", "packing", "training"]
+    kind: Literal["ours", "ceiling", "peer", "packing"]
     needs: str = ""
     package: str = ""
     note: str = ""
@@ -78,8 +78,9 @@ def engine(
     """One of ours; with more than one view each view counts."""
 
     def work(pack: Pack, workers: int) -> Iterator[int]:
-        resources = Resources(name, device, workers, image_cache=cache)
-        with open_loader(pack, resources, BATCH_SIZE // views, views) as loader:
+        resources, size = Resources(name, device, workers, image_cache=cache), BATCH_SIZE // views
+        every = pack, peers.AUGMENT, np.arange(len(pack)), resources
+        with Loader(*every, batch_size=size, shuffle=True, views=views) as loader:
             if cache == "decoded":
                 for _ in loader.epoch():  # which decodes every image, once
                     pass
@@ -87,12 +88,6 @@ def engine(
                 yield len(batch.ids) * views
 
     return work
-
-
-def open_loader(pack: Pack, resources: Resources, batch_size: int, views: int = 1) -> Loader:
-    """Training batches of every image of the pack, endless."""
-    rows = np.arange(len(pack))
-    return Loader(pack, peers.AUGMENT, rows, resources, batch_size=batch_size, shuffle=True, views=views)
 
 
 def packing(pack: Pack, workers: int) -> Iterator[int]:
@@ -108,30 +103,6 @@ def packing(pack: Pack, workers: int) -> Iterator[int]:
         while True:
             write(sources, (), place / "images.arrow", options, split="train")
             yield len(sources)
-
-
-def train_step(with_loader: bool, pack: Pack, workers: int) -> Iterator[int]:
-    """The paper's network trained on batches of 8; without the loader, on one batch again and again."""
-    with open_loader(pack, Resources("threads", "cpu", workers), batch_size=8) as loader:
-        yield from steps(loader, with_loader)
-
-
-def steps(loader: Loader, with_loader: bool) -> Iterator[int]:
-    """EfficientNet-B2 forward and backward with SGD: the images of each step."""
-    from torchvision.models import efficientnet_b2
-
-    network = efficientnet_b2(num_classes=25).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    labels = torch.zeros(8, dtype=torch.int64)
-    images = next(loader).images
-    while True:
-        loss = torch.nn.functional.cross_entropy(network(images), labels[: len(images)])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        yield len(images)
-        if with_loader:
-            images = next(loader).images
 
 
 _COPIES: Final = 5
@@ -157,8 +128,6 @@ ROWS: Final[dict[str, Row]] = {
         peers.webdataset_writer, "packing", *("webdataset",) * 2, "copies, looks at none"
     ),
     "ffcv-writer": Row(peers.ffcv_writer, "packing", *_FFCV, "decoded, and encoded again", warm_up=1),
-    "model-only": Row(partial(train_step, False), "training", note="EfficientNet-B2, float32, batch 8"),
-    "train-step": Row(partial(train_step, True), "training", note="the same with its loader"),
 }
 
 

@@ -52,9 +52,6 @@ def report(result: dict[str, Any], file: Path | None = None, chart: Path | None 
     for name, why in result["missing"].items():
         table.add_row(name, *["-"] * len(_COLUMNS), why)
     console.print(table)
-    if "data_time_in_training" in result:
-        share = result["data_time_in_training"]
-        console.print(f"train-step waited for data {share:.2%} of its time", highlight=False, soft_wrap=True)
     text = json.dumps(result) + "\n"
     console.file.write(text)  # before what may fail: a measurement takes minutes
     if file:
@@ -70,7 +67,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     """Core-milliseconds an image of every loader as bars with their spread, cheapest on top; ours in blue."""
     from matplotlib.figure import Figure
 
-    kinds = {name: row.kind for name, row in ROWS.items() if row.kind not in ("packing", "training")}
+    kinds = {name: row.kind for name, row in ROWS.items() if row.kind != "packing"}
     found = [row for row in result["rows"] if row["name"] in kinds]
     rows = sorted(found, key=lambda row: float(row["core_ms_per_image"]))
     names, costs = [row["name"] for row in rows], np.array([row["core_ms_per_image"] for row in rows])
