@@ -31,9 +31,10 @@ Value = TypeVar("Value")
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end: Ctrl-C, a shutdown or preemption, a terminal that closes."""
 BAD_INPUT = 2
+"""Exit code when what the user gave is not what was expected."""
 LINE_SECONDS: Final = 10.0
 LINE_SHARE: Final = 0.02
-"""Exit code when what the user gave is not what was expected."""
+"""How often a pass without a terminal says how far it is: see `progress_bar`."""
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
 
 
@@ -182,7 +183,8 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
 
     title_column, note_column = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
     columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note_column)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    ours = sys.stdout.isatty()  # else rich would take what is printed from the file that it goes to
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=ours) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def update(done: int, total: int, note: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -194,3 +195,24 @@ def test_a_pass_that_is_not_shown_is_silent(capsys: Capture) -> None:
         update(1, 2)
         update(2, 2)
     assert capsys.readouterr().err == ""
+
+
+ROWS = """
+from greyhound.cache.cli import progress_bar
+with progress_bar("predicting") as update:
+    for row in range(3):
+        print(f"row {row}", flush=True)
+        update(row, 3)
+print("the end")
+"""
+
+
+def test_what_is_printed_beside_a_bar_goes_where_it_was_sent(tmp_path: Path) -> None:
+    """Rich 15 would take it from the file, and show it on the terminal that the bar is on."""
+    ours, theirs = pty.openpty()
+    with (tmp_path / "rows.csv").open("wb") as file:
+        subprocess.run([sys.executable, "-c", ROWS], stdout=file, stderr=theirs, check=True)
+    os.close(theirs)
+    assert (tmp_path / "rows.csv").read_text() == "row 0\nrow 1\nrow 2\nthe end\n"
+    assert "predicting" in os.read(ours, 1 << 16).decode()
+    os.close(ours)
