@@ -16,6 +16,7 @@ PROGRAMS = {
     "train": ("greyhound.train", "fine-tune a network on a pack"),
     "eval": ("greyhound.eval", "test a run: accuracy in total and by class"),
     "predict": ("greyhound.predict", "name the class of photographs: a row for each file"),
+    "serve": ("greyhound.serve", "show on a page what a network says of a photograph"),
     "explain": ("greyhound.explain", "show where a run's network looks"),
     "review": ("greyhound.review", "rank the labels that look wrong"),
     "export": ("greyhound.export", "write a run as one file for ONNX Runtime, OpenVINO, OpenCV or timm"),

@@ -191,7 +191,7 @@ def _fit_temperature(
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Some of the files. errors: why each is not in the pack, "" where it is. pack: None where none is."""
 
     asked: list[Asked]
@@ -237,7 +237,7 @@ def predict(
 
 def _look(
     trained: Trained,
-    chunk: _Chunk,
+    chunk: Chunk,
     resources: Resources,
     crops: int,
     at_once: int | None,
@@ -257,7 +257,7 @@ def _look(
 
 def _chunks(
     trained: Trained, asked: Iterable[Asked], resources: Resources, folder: Path, stop: threading.Event
-) -> Generator[_Chunk]:
+) -> Generator[Chunk]:
     """The files, scanned and packed, chunk by chunk, until the stop."""
     files, ahead = tee(asked)
     dali = choose(resources.engine, resources.device)[0] == "dali"
@@ -270,13 +270,13 @@ def _chunks(
             rows.append(row)
             size += row[1].bytes
             if len(rows) >= (CHUNK if count else FIRST) or size > CHUNK_BYTES:
-                yield _pack(trained, rows, folder / f"{count}.arrow")
+                yield pack_chunk(trained, rows, folder / f"{count}.arrow")
                 rows, size, count = [], 0, count + 1
     if rows:
-        yield _pack(trained, rows, folder / f"{count}.arrow")
+        yield pack_chunk(trained, rows, folder / f"{count}.arrow")
 
 
-def _pack(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: Path) -> _Chunk:
+def pack_chunk(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: Path) -> Chunk:
     """Pack the files that can be read. One that has changed since its scan cannot."""
     options = Options(grayscale="keep", duplicates="keep", background=trained.background)
     errors = [error_of(*row) for row in rows]
@@ -298,7 +298,7 @@ def _pack(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: Path) 
                 raise
             for place in changed:
                 errors[place] = "unreadable (it changed while it was read)"
-    return _Chunk([each for each, _ in rows], errors, out if sound else None)
+    return Chunk([each for each, _ in rows], errors, out if sound else None)
 
 
 def _is_as_scanned(asked: Asked, info: ImageInfo) -> bool:

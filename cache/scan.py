@@ -104,7 +104,7 @@ def scan(
     first = list(islice(waiting, FEW))
     quick = len(first) < FEW and sum(map(_bytes, first)) <= SMALL
     workers = workers or (1 if quick else available_cores())
-    with _children(background, dali) as info:
+    with children(background, dali) as info:
         yield from in_order(info, chain(first, waiting), workers, AHEAD)
 
 
@@ -141,8 +141,8 @@ def _bytes(path: Place) -> int:
 
 
 @contextmanager
-def _children(background: str, dali: bool) -> Iterator[Callable[[Place], ImageInfo]]:
-    """Yield a function that scans a file in an idle child process, or in a new one."""
+def children(background: str, dali: bool) -> Iterator[Callable[[Place], ImageInfo]]:
+    """Yield a function that scans a file in an idle child process, or in a new one; for any thread."""
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 

@@ -35,6 +35,7 @@ PROBE: Final = "probe.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
 CALIBRATION: Final = "calibration.json"
+NEIGHBOURS: Final = "neighbours.npz"
 SALIENCY: Final = "saliency.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
@@ -322,7 +323,7 @@ _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
     r"|(recipe|pack|versions|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
     r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
-    r"|report\.html|predictions\.csv"
+    r"|report\.html|predictions\.csv|neighbours\.npz"
 )
 """The files of a run folder."""
 

@@ -87,11 +87,11 @@ class Page:
             " e.dispatchEvent(new Event('change', {bubbles: true})) })()"
         )
 
-    def choose_file(self, selector: str, file: Path) -> None:
-        """Give a file to an input."""
+    def choose_file(self, selector: str, *files: Path) -> None:
+        """Give files to an input."""
         root = self._send("DOM.getDocument")["root"]["nodeId"]
         node = self._send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self._send("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+        self._send("DOM.setFileInputFiles", nodeId=node, files=list(map(str, files)))
 
     def resize(self, width: int, height: int) -> None:
         """The window's size in pixels."""

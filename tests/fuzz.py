@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fuzzed import Target
 
 INSTRUMENTED: Final = [
-    *("cache", "model", "pipelines", "train", "eval", "predict", "explain", "review"),
+    *("cache", "model", "pipelines", "train", "eval", "predict", "serve", "explain", "review"),
     *("json", "csv", "zipfile", "PIL"),
 ]
 """Python whose branches count as coverage."""

@@ -129,6 +129,7 @@ NEEDED = {
     "train": "train demo --pack x --out y",
     "eval": "eval --run x",
     "predict": "predict --run x y",
+    "serve": "serve --run x",
     "explain": "explain --run x",
     "review": "review --run x --out y",
     "export": "export --run x --out y.onnx",

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cache", "pipelines", "model")
-SCRIPTS = ("train", "eval", "predict", "explain", "review", "export")
-OPENINGS = ("recipe", "session", "begin", "trained", "prediction", "exported")
+SCRIPTS = ("train", "eval", "predict", "serve", "explain", "review", "export")
+OPENINGS = ("recipe", "session", "begin", "trained", "prediction", "exported", "viewer")
 """What scripts share: they stand on the rooms, and know no script."""
 FRONT = "api"
 """The front door from Python: it may know everything, and nothing knows it."""
@@ -154,7 +154,13 @@ ABSENT = {
     "pipelines.loader": ("nvidia.dali", "timm", "greyhound.model"),
     "eval": ("nvidia.dali", "timm", "matplotlib", "pandas"),
     # A slip on the command line is answered in seconds: timm brings torchvision, that half of torch's compiler.
-    "train eval explain review export": ("nvidia.dali", "timm", "torchvision", "torch._dynamo", "onnx"),
+    "train eval explain review export predict serve": (
+        "nvidia.dali",
+        "timm",
+        "torchvision",
+        "torch._dynamo",
+        "onnx",
+    ),
 }
 """Modules in the order in which one process imports them, and what must not be there after them."""
 IMPORTING = """
