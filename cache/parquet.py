@@ -70,9 +70,9 @@ def _add(name: str, image: Any, label: Any, split: str, file: IO[bytes], images:
     """One image, its bytes at the end of the file. Raises PackError, OSError."""
     data, path = _image(image)
     path = f"{name}-{path}" if path else name
-    place = Part(Path(file.name), file.tell(), len(data), path)
+    place = Part(Path(file.name), file.tell(), len(data or b""), path)
     text = "" if label is None else str(label).strip()
-    if not data:
+    if data is None:
         images.leave_out(place, path, text, "missing file", "the table holds no bytes of it")
     elif not text:
         images.leave_out(place, path, "", "no label")
@@ -81,11 +81,9 @@ def _add(name: str, image: Any, label: Any, split: str, file: IO[bytes], images:
         images.add(place, path, text, split)
 
 
-def _image(value: Any) -> tuple[bytes, str]:
-    """The bytes of an image and its path, b"" or "" for none."""
-    if isinstance(value, dict):
-        return value.get("bytes") or b"", value.get("path") or ""
-    return value or b"", ""
+def _image(value: Any) -> tuple[bytes | None, str]:
+    """The bytes of an image, None for none, and its path, "" for none."""
+    return (value.get("bytes"), value.get("path") or "") if isinstance(value, dict) else (value, "")
 
 
 def _open(file: Path) -> pq.ParquetFile:

@@ -70,6 +70,13 @@ def test_members_need_not_be_adjacent_and_a_key_ends_at_the_first_dot(root: Path
     assert rows(write_tar(root.parent / "set.tar", apart)) == rows(root)
 
 
+def test_of_an_image_and_its_mask_the_one_with_the_plain_ending_is_taken(root: Path) -> None:
+    masks = [(name.replace(".cls", ".seg.png"), encode(noise(8, 8))) for name, _ in members("cls")[1::2]]
+    expected = rows(root)
+    assert rows(write_tar(root.parent / "set.tar", [*masks, *members("cls")])) == expected
+    assert "members that are not used: .seg.png (24)" in Pack(root.parent / "packed.arrow").header.notes
+
+
 @pytest.mark.parametrize("shape", ["folder", "pattern", "list", "glob", "folders"])
 def test_shards_as_webdataset_writes_them(shape: str, root: Path) -> None:
     """Splits are taken from the names of shards where all have one."""
@@ -93,6 +100,28 @@ def test_shards_as_webdataset_writes_them(shape: str, root: Path) -> None:
     found = rows(home / source if source else home)
     taken = {path: seed for path, seed in FILES.items() if shape != "list" or seed % 3 < 2}
     assert found == {(label_of(path), DATA[path], names[seed % 3]): 1 for path, seed in taken.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ("val-0 test-0", "there is none for training"),
+        ("train-0 val-0 more-0", "more-0.tar names none"),
+        ("train-0 train-val-0", ""),
+        ("train-0 train-1", ""),
+        ("trainer-0 testing2-validated", ""),
+    ],
+)
+def test_names_that_may_be_no_splits_are_not_taken(names: str, why: str, root: Path) -> None:
+    expected, parts = rows(root), names.split()
+    for n, name in enumerate(parts):
+        write_tar(
+            root.parent / "set" / f"{name}.tar",
+            members("cls")[2 * n :: 2 * len(parts)] + members("cls")[2 * n + 1 :: 2 * len(parts)],
+        )
+    assert rows(root.parent / "set") == expected
+    said = [f"the splits that files are named after are not taken: {why}"] if why else []
+    assert [*Pack(root.parent / "packed.arrow").header.notes] == said
 
 
 def test_a_class_as_a_number_is_its_digits(root: Path) -> None:
@@ -261,12 +290,14 @@ def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
     images: list[dict[str, Any]] = [{"bytes": data, "path": None} for data in DATA.values()]
     labels: list[Any] = [label_of(path) for path in DATA]
     images += [{"bytes": None, "path": "x.jpg"}, {"bytes": DATA["no/0.png"], "path": "y/z.jpg"}]
+    images += [{"bytes": b"", "path": "empty.jpg"}]
     file = root.parent / "set.parquet"
-    pq.write_table(pa.table({"image": images, "label": [*labels, "no", None]}), file)
+    pq.write_table(pa.table({"image": images, "label": [*labels, "no", None, "no"]}), file)
     header = pack(file, root.parent / "p")
     assert left_out(header) == {
         "set.parquet/000024-x.jpg": ("missing file", "the table holds no bytes of it"),
         "set.parquet/000025-y/z.jpg": ("no label", ""),
+        "set.parquet/000026-empty.jpg": ("undecodable", "the file is empty"),
     }
 
 
