@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 from pictures import encode, folder
 from PIL import Image
+from runs import ONE_THREAD, Capture
 
+from greyhound import export, predict
 from greyhound.cache.errors import UserError
 from greyhound.exported import open_exported
 from greyhound.prediction import Asked
@@ -133,6 +136,27 @@ def test_the_rows_are_the_same_without_torch(tmp_path: Path, pictures: Path) -> 
         "accuracy: 0.500 (95 % interval 0.150 to 0.850, n = 4)",
         "note: 1 of 5 files could not be read; the column error says why",
     ]
+
+
+def test_a_real_export_gives_the_rows_of_its_run(
+    run: Path, images: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    pytest.importorskip("onnxscript")
+    export.export(export.Job(run=run, out=tmp_path / "tiny.onnx", resources=ONE_THREAD))
+    ours = predict.Job(run=run, paths=(str(images),), probabilities=True, resources=ONE_THREAD)
+    rows = []
+    for job in (ours, replace(ours, run=None, model=tmp_path / "tiny.onnx")):
+        capsys.readouterr()
+        predict.main(job)
+        rows.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    assert len(rows[0]) == 6
+    for one, other in zip(*rows, strict=True):
+        assert [*one] == [*other]
+        for name, value in one.items():
+            if name.startswith("probability"):
+                assert float(other[name]) == pytest.approx(float(value), abs=0.02)
+            else:
+                assert other[name] == value
 
 
 @pytest.mark.parametrize(
