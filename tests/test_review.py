@@ -209,7 +209,10 @@ def test_without_cleanlab_one_line_says_what_to_do(job: review.Job, monkeypatch:
     ("arguments", "said"),
     [
         ("--out labels.json", "there is nothing to review; name a folder, a pack or a run"),
-        ("--images nowhere --out labels.json", "nowhere is not there; expected a folder of images"),
+        (
+            "--images nowhere --out labels.json",
+            "nowhere is not there; expected a folder with one subfolder a class",
+        ),
         ("--run nowhere --out labels.json", "nowhere is no folder; expected a run folder"),
         ("--pack nowhere --out no/labels.json", "no is no folder; make it"),
     ],
