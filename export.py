@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.errors import UserError
+from greyhound.cache.machine import alone
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
@@ -65,7 +66,9 @@ def check_packages(job: Job) -> Job:
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
     end_quietly()
-    JOB = read_or_exit(lambda: check_packages(read_options(Job, sys.argv[1:], "greyhound export")))
+    JOB = read_or_exit(
+        lambda: check_packages(alone(read_options(Job, sys.argv[1:], "greyhound export"), "export"))
+    )
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import tempfile
@@ -89,6 +92,7 @@ from greyhound.model import onnx_file, timm_folder
 from greyhound.model.network import licence
 from greyhound.model.run import EVALUATION, RECIPE, Run
 from greyhound.pipelines.onnx_window import INPUT, OPSET, window
+from greyhound.prediction import check_out
 from greyhound.trained import Trained, open_trained, temperature
 
 Probabilities = NDArray[np.float32]
@@ -110,8 +114,9 @@ CONVENTIONS: Final[dict[FormatName, str]] = {"onnx": _PIXELS, "openvino": _PIXEL
 
 def export(job: Job) -> None:
     """Write the file, hold it against the run, and say how it compares. Raises UserError."""
+    check_out(job.out)
     trained = open_trained(Run(job.run), job.checkpoint, job.resources)
-    fitted = temperature(trained, 1, job.resources, job.pack)
+    fitted = temperature(trained, 1, replace(job.resources, on_corrupt="skip"), job.pack)
     note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
     cpu = torch.device("cpu")
     trained = replace(trained, network=trained.network.to(cpu), device=cpu, bf16=False)

@@ -7,7 +7,8 @@ RGB pixels of any size go in.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import tee
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from greyhound.cache.errors import UserError
 from greyhound.cache.picture import to_rgb
@@ -30,7 +32,7 @@ class Exported:
     classes: tuple[str, ...]
     background: str
 
-    def predict(self, asked: Iterable[Asked]) -> Iterator[Prediction]:
+    def predict(self, asked: Iterable[Asked]) -> Generator[Prediction]:
         """A prediction of every file, in order, as soon as it is known. Raises ScanError."""
         files, ahead = tee(asked)
         infos = scan((each.file for each in ahead), background=self.background, dali=False)
@@ -41,7 +43,8 @@ class Exported:
 
     def _look(self, asked: Asked) -> Prediction:
         try:
-            pixels = to_rgb(asked.file.read_bytes(), self.background).pixels
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                pixels = to_rgb(asked.file.read_bytes(), self.background).pixels  # scan has seen its size
             (found,) = self.session.run(["probabilities"], {"images": np.ascontiguousarray(pixels[None])})
         except Exception as error:  # whatever a decoder or the runtime raises is of this file
             return Prediction(asked, error=" ".join(f"unreadable ({error})".split()))
@@ -72,9 +75,9 @@ def open_exported(file: Path) -> Exported:
             raise ValueError
     except (KeyError, ValueError):
         raise UserError(f"{file} is an ONNX file that names no classes; {wanted}") from None
-    inputs = [(each.name, each.type, len(each.shape), each.shape[-1]) for each in session.get_inputs()]
-    outputs = [(each.name, each.shape[-1]) for each in session.get_outputs()]
-    if inputs != [("images", "tensor(uint8)", 4, 3)] or outputs != [("probabilities", len(classes))]:
+    inputs = [(each.name, each.type, len(each.shape), each.shape[-1:]) for each in session.get_inputs()]
+    outputs = [(each.name, each.shape[-1:]) for each in session.get_outputs()]
+    if inputs != [("images", "tensor(uint8)", 4, [3])] or outputs != [("probabilities", [len(classes)])]:
         took = f"takes {inputs} and gives {outputs}"
         raise UserError(
             f"{file} {took}, not images, uint8 [n, height, width, 3], and probabilities; {wanted}"

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from greyhound.cache.cli import end_quietly, read_or_exit
+from greyhound.cache.machine import alone
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
@@ -68,20 +70,21 @@ class Job:
             raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.out and self.out.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
             raise ValueError(f"--out is {self.out}; expected a name that ends in .csv, .jsonl or .parquet")
-        if self.model and (self.crops > 1 or self.batch_size or self.pack or self.checkpoint != "auto"):
+        changed = self.crops > 1 or self.batch_size or self.pack or self.seed or self.checkpoint != "auto"
+        if self.model and (changed or self.resources != Resources()):
             raise ValueError("--model has its own crop and weights; expected none of a run's flags beside it")
 
 
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
     end_quietly()
-    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound predict"))
+    JOB = read_or_exit(lambda: alone(read_options(Job, sys.argv[1:], "greyhound predict"), "predict"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 from greyhound.cache.cli import note, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import DiskList
-from greyhound.prediction import Asked, Prediction, columns, expand, find, open_rows, to_row
+from greyhound.prediction import Asked, Prediction, check_out, columns, expand, find, open_rows, to_row
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,15 @@ class Network:
     """What looks at the files. why: why its probabilities are not calibrated, "" where they are."""
 
     classes: tuple[str, ...]
-    predict: Callable[[Iterable[Asked]], Iterator[Prediction]]
+    predict: Callable[[Iterable[Asked]], Generator[Prediction]]
     why: str = ""
 
 
 def main(job: Job) -> int:
     """Predict what the command line names. The exit code."""
     words = expand(job.paths)
-    if job.out and not job.out.absolute().parent.is_dir():
-        raise UserError(f"{job.out.parent} is no folder; make it, or name a file in another: --out")
+    if job.out:
+        check_out(job.out)
     if job.model:
         from greyhound.exported import open_exported
 
@@ -105,9 +108,11 @@ def main(job: Job) -> int:
         predict(job, words, Network(exported.classes, exported.predict))
         return 0
     from greyhound.model.dry_run import refusing_out_of_memory
+    from greyhound.session import EVALUATED, open_device
 
+    at_once = job.batch_size or EVALUATED[open_device(job.resources)[1]]
     remedy = "lower --batch-size and --crops, or use --device cpu"
-    with refusing_out_of_memory(f"{max(job.batch_size or 1, job.crops)} crops at once", remedy):
+    with refusing_out_of_memory(f"{max(at_once, job.crops)} crops at once", remedy):
         predict(job, words, open_run(job))
     return 0
 
@@ -121,7 +126,7 @@ def open_run(job: Job) -> Network:
     trained = open_trained(Run(job.run), job.checkpoint, job.resources)
     fitted = temperature(trained, job.crops, replace(job.resources, on_corrupt="skip"), job.pack)
 
-    def look(asked: Iterable[Asked]) -> Iterator[Prediction]:
+    def look(asked: Iterable[Asked]) -> Generator[Prediction]:
         return predict(trained, asked, job.resources, job.crops, job.batch_size, job.seed, fitted.temperature)
 
     return Network(trained.classes, look, fitted.why)
@@ -131,10 +136,16 @@ def predict(job: Job, words: list[str], network: Network) -> None:
     """Write the rows, and say what they come to. Raises UserError where no file could be read."""
     right, unread, labelled, first = 0, 0, 0, ""
     with DiskList(find(words, network.classes)) as asked:
+        if not len(asked):
+            raise UserError("the list on standard input names no files")
         names = columns(network.classes, job.top, job.probabilities, any(each.true for each in asked))
         shown = bool(job.out) or not sys.stdout.isatty()
-        with open_rows(job.out, names) as write, progress_bar("predicting", shown) as update:
-            for done, prediction in enumerate(network.predict(asked), start=1):
+        with (
+            open_rows(job.out, names) as write,
+            progress_bar("predicting", shown) as update,
+            closing(network.predict(asked)) as found,
+        ):
+            for done, prediction in enumerate(found, start=1):
                 row = to_row(prediction, network.classes, names)
                 write(row)
                 update(done, len(asked))

@@ -25,7 +25,7 @@ from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import replacing
-from greyhound.cache.folder import Tree
+from greyhound.cache.folder import Tree, as_text, check_writable
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.survey.table import Lines
 
@@ -57,21 +57,30 @@ class Prediction:
 
 def error_of(asked: Asked, info: ImageInfo) -> str:
     """Why a file that was scanned cannot be looked at; "" where it can."""
-    if info.problem and not asked.file.exists():
+    if info.problem == "undecodable" and not os.access(asked.file, os.F_OK):
         return "there is no such file"
     return f"{info.problem} ({info.detail})" if info.problem else ""
 
 
 def expand(words: Sequence[str]) -> list[str]:
-    """The words, patterns replaced by what they match. Raises UserError where there is nothing."""
+    """The words, patterns replaced by what they match, of which a folder stands for all in it.
+
+    Raises UserError where there is nothing.
+    """
     found = []
     for word in words:
         there = word == STDIN or os.path.lexists(word)
-        matches = [word] if there else sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - as it is typed
+        matches = [word] if there else _outermost(glob.glob(word, recursive=True))  # noqa: PTH207 - as typed
         if not matches:
             raise UserError(f"there is no {word}; expected files, folders or patterns, or - for a list")
         found += matches
     return found
+
+
+def _outermost(matches: list[str]) -> list[str]:
+    """Those that lie in no folder among them, sorted."""
+    folders = {path for match in matches if (path := Path(match)).is_dir()}
+    return sorted(match for match in matches if folders.isdisjoint(Path(match).parents))
 
 
 def find(words: Sequence[str], classes: Sequence[str]) -> Iterator[Asked]:
@@ -81,11 +90,11 @@ def find(words: Sequence[str], classes: Sequence[str]) -> Iterator[Asked]:
     """
     for word in words:
         if word == STDIN:
-            yield from (Asked(Path(name), _text(name)) for name in _listed(sys.stdin.buffer.read()))
+            yield from (Asked(Path(name), as_text(name)) for name in _listed(sys.stdin.buffer.read()))
         elif Path(word).is_dir():
             yield from _inside(Path(word), {*classes})
         else:
-            yield Asked(Path(word), _text(word))
+            yield Asked(Path(word), as_text(word))
 
 
 def _listed(data: bytes) -> list[str]:
@@ -98,20 +107,16 @@ def _inside(folder: Path, classes: set[str]) -> Iterator[Asked]:
     others, labelled, empty = set[str](), False, True
     for file in Tree(folder).files():
         empty = False
-        name = _text(file.relative_to(folder).parts[0]) if file.parent != folder else ""
+        name = as_text(file.relative_to(folder).parts[0]) if file.parent != folder else ""
         true = class_of(name, classes)
         labelled |= bool(true)
         if name and not true:
             others.add(name)
-        yield Asked(file, _text(str(file)), true)
+        yield Asked(file, as_text(str(file)), true)
     if empty:
         raise UserError(f"{folder} holds no files; expected images")
     if labelled and others:
         note(f"{folder / min(others)} is named as no class; what is in it has no true class")
-
-
-def _text(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def columns(classes: Sequence[str], top: int, every: bool, labelled: bool) -> dict[str, type]:
@@ -158,18 +163,47 @@ def open_rows(out: Path | None, names: Mapping[str, type]) -> Iterator[Callable[
             _print(_csv_line(dict(zip(names, names, strict=True))))
         yield lambda row: _print(lines(row))
         return
+    of_block = None
     try:
-        if out.suffix.lower() == ".parquet":
-            with replacing(out) as temporary, _parquet(temporary, names) as write:
-                yield write
-            return
-        with out.open("wb", buffering=0) as file:
-            as_json = out.suffix.lower() == ".jsonl"
-            if not as_json:
-                file.write(_csv_line(dict(zip(names, names, strict=True))).encode())
-            yield lambda row: _put(file, (_json_line if as_json else _csv_line)(row))
+        with (_parquet if out.suffix.lower() == ".parquet" else _lines)(out, names) as write:
+            try:
+                yield lambda row: _write(write, row, out)
+            except OSError as error:
+                of_block = error
+                raise
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); name another: --out") from None
+        if error is of_block:
+            raise
+        raise _unwritable(out, error) from None
+
+
+def check_out(out: Path) -> None:
+    """Check that a file can be written, its folder made, before any work. Raises UserError."""
+    try:
+        check_writable(out.absolute().parent)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"{out} cannot be written ({error.strerror or error}); name another: --out")
+
+
+def _write(write: Callable[[Row], None], row: Row, out: Path) -> None:
+    try:
+        write(row)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+@contextmanager
+def _lines(out: Path, names: Mapping[str, type]) -> Iterator[Callable[[Row], None]]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("wb", buffering=0) as file:
+        as_json = out.suffix.lower() == ".jsonl"
+        if not as_json:
+            file.write(_csv_line(dict(zip(names, names, strict=True))).encode())
+        yield lambda row: _put(file, (_json_line if as_json else _csv_line)(row))
 
 
 def _put(file: io.RawIOBase | Any, line: str) -> None:
@@ -209,13 +243,17 @@ def _say(row: Row) -> str:
 
 
 @contextmanager
-def _parquet(file: Path, names: Mapping[str, type]) -> Iterator[Callable[[Row], None]]:
+def _parquet(out: Path, names: Mapping[str, type]) -> Iterator[Callable[[Row], None]]:
     import pyarrow as pa  # slow, and rarely needed
     from pyarrow import parquet
 
     kinds = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
     schema, rows = pa.schema({name: kinds[kind] for name, kind in names.items()}), list[Row]()
-    with file.open("wb") as stream, parquet.ParquetWriter(stream, schema) as writer:
+    with (
+        replacing(out) as temporary,
+        temporary.open("wb") as stream,
+        parquet.ParquetWriter(stream, schema) as writer,
+    ):
 
         def write(row: Row, most: int = _GROUP) -> None:
             rows.append(row)

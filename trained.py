@@ -28,7 +28,7 @@ from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import ImageInfo, scan
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import calibration, distributed, precision
-from greyhound.model.run import CALIBRATION, PACK, RECIPE, CheckpointName, Run, RunError
+from greyhound.model.run import CALIBRATION, PACK, RECIPE, CheckpointName, Run, RunError, read_checked
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, choose
@@ -39,7 +39,7 @@ FIRST: Final = 64
 CHUNK: Final = 512
 """Files that are packed and looked at together: the first, so that their rows come soon, and the others."""
 CHUNK_BYTES: Final = 128 << 20
-"""Bytes of files after which a chunk ends. Up to three lie in TMPDIR's folder at a time. Guesses."""
+"""Bytes of images, as they are packed, after which a chunk ends. A guess."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,10 @@ def _known_temperature(trained: Trained, crops: int) -> calibration.Temperature 
 
 def _temperatures(run: Run) -> list[dict[str, Any]]:
     """The rows of calibration.json. Raises RunError."""
-    rows: list[dict[str, Any]] = run.read(CALIBRATION) if (run.folder / CALIBRATION).exists() else []
+    try:
+        rows: list[dict[str, Any]] = read_checked(run.folder / CALIBRATION, "delete it; it is made again")
+    except FileNotFoundError:
+        return []
     return rows
 
 
@@ -268,7 +271,7 @@ def _chunks(
             if stop.is_set():
                 return
             rows.append(row)
-            size += row[1].bytes
+            size += 3 * row[1].width * row[1].height if row[1].transcode else row[1].bytes
             if len(rows) >= (CHUNK if count else FIRST) or size > CHUNK_BYTES:
                 yield pack_chunk(trained, rows, folder / f"{count}.arrow")
                 rows, size, count = [], 0, count + 1

@@ -11,7 +11,11 @@ import os
 import platform
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+from greyhound.cache.errors import UserError
+
+Job = TypeVar("Job")
 
 _GROUP: Final = Path("/sys/fs/cgroup")
 _MEMORY: Final = Path("/proc/meminfo")
@@ -48,6 +52,13 @@ def installed(*names: str) -> dict[str, str]:
 
     found = {each.name: each.version for each in metadata.distributions()}
     return {name: found[name] for name in sorted(found) if any(fnmatchcase(name, each) for each in names)}
+
+
+def alone(job: Job, command: str) -> Job:
+    """The job, of a command that does it once. Raises UserError where torchrun started several of them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{command} is for one process; start it without torchrun")
+    return job
 
 
 def _quota_in_cores() -> int:

@@ -31,7 +31,9 @@ from greyhound.cache.pack import Options, pack, write
 from greyhound.cache.store import Pack
 from greyhound.export import Job
 from greyhound.model import checkpoint, network, onnx_file
+from greyhound.model.calibration import Temperature
 from greyhound.model.run import Run
+from greyhound.pipelines.engine import Resources
 from greyhound.recipe import FAST, TrainOptions
 from greyhound.trained import Trained, open_trained
 
@@ -210,6 +212,31 @@ def test_a_head_that_timm_does_not_know_comes_with_its_loader(run: Path, tmp_pat
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=1e-5, atol=1e-5)
     bare = timm.create_model(f"local-dir:{tmp_path / 'dogs-timm'}", pretrained=True).eval()
     assert bare(images).shape == (5, bare.num_features)
+
+
+@pytest.mark.usefixtures("ordinary")
+@pytest.mark.parametrize(("format", "name"), [("onnx", "a.onnx"), ("safetensors", "a")])
+def test_a_place_that_cannot_be_written_is_found_at_once(
+    run: Path, tmp_path: Path, format: Any, name: str, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(export, "open_trained", None)
+    (tmp_path / "closed").mkdir(mode=0o555)
+    out = tmp_path / "closed" / "new" / name
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); name another: --out"):
+        export.export(job(run, out, format=format))
+
+
+def test_a_corrupt_validation_image_is_left_out(run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """As predict leaves it out of the temperature, which is the same."""
+    asked = []
+
+    def look(trained: Trained, crops: int, resources: Resources, pack: Path | None) -> Temperature:
+        asked.append(resources.on_corrupt)
+        return Temperature()
+
+    monkeypatch.setattr(export, "temperature", look)
+    export.export(job(run, tmp_path / "timm", format="safetensors"))
+    assert asked == ["skip"]
 
 
 def test_a_folder_with_other_files_is_left_alone(run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pictures import encode, folder
 from PIL import Image
-from runs import ONE_THREAD, Capture
+from runs import ONE_THREAD, Capture, Patch
 
 from greyhound import export, predict
 from greyhound.cache.errors import UserError
@@ -102,6 +102,13 @@ def test_upright_opaque_pixels_go_in(tmp_path: Path, pictures: Path) -> None:
     assert gone.error == "there is no such file"
 
 
+def test_a_large_picture_is_no_warning(tmp_path: Path, pictures: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    exported = open_exported(network(tmp_path / "n.onnx"))
+    (found,) = exported.predict([Asked(pictures / "green" / "1.png", "1.png")])
+    assert found.error == ""
+
+
 WITHOUT_TORCH = """
 import runpy, sys
 class Refusing:
@@ -175,6 +182,16 @@ def test_another_kind_of_onnx_file_is_one_line(tmp_path: Path, changes: dict[str
     with pytest.raises(UserError, match=says) as refused:
         open_exported(file)
     assert "\n" not in str(refused.value)
+
+
+def test_a_network_that_takes_one_number_is_one_line(tmp_path: Path) -> None:
+    one = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in "ab"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["a"], ["b"])], "one", one[:1], one[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.helper.set_model_props(model, OURS)
+    onnx.save(model, tmp_path / "n.onnx")
+    with pytest.raises(UserError, match="not images, uint8"):
+        open_exported(tmp_path / "n.onnx")
 
 
 def test_what_is_no_onnx_file_is_one_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import folder, scan_here
+from PIL import Image
 from pyarrow import parquet
 from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
 from greyhound import eval as evaluation
 from greyhound import predict, trained
 from greyhound.cache.errors import UserError
+from greyhound.cache.folder import as_text
 from greyhound.cache.scan import ImageInfo
 from greyhound.model import calibration, checkpoint
 from greyhound.model.run import Run
-from greyhound.prediction import columns, expand, find, open_rows
+from greyhound.prediction import Asked, Prediction, columns, expand, find, open_rows
 
 ODD = 'odd, "na\rme".jpg'
 
@@ -182,11 +185,25 @@ def test_a_file_that_changes_meanwhile_is_a_row(
     assert [row["error"] for row in rows] == ["unreadable (it changed while it was read)"] * 2 + [""]
 
 
+def test_a_chunk_ends_by_what_its_images_take_as_packed(
+    run: Path, tmp_path: Path, scan_in_process: None, monkeypatch: Patch
+) -> None:
+    """Pictures of one colour, which as files are small and in a pack may not be."""
+    monkeypatch.setattr(trained, "CHUNK_BYTES", 40_000)
+    stream = io.BytesIO()
+    Image.new("RGB", (100, 100)).save(stream, "GIF")
+    new = folder(tmp_path / "new", {f"{n}.gif": stream.getvalue() for n in range(4)})
+    opened = trained.open_trained(Run(run), "auto", ONE_THREAD)
+    chunks = trained._chunks(opened, find([str(new)], NAMES), ONE_THREAD, tmp_path, threading.Event())
+    assert [len(each.asked) for each in chunks] == [2, 2]
+
+
 def test_every_format_has_the_same_rows(run: Path, images: Path, tmp_path: Path, capsys: Capture) -> None:
     (images / "red" / "1.jpg").write_bytes(b"")
     rows = predicted(run, capsys, images, top=2)
     for name in ("p.csv", "p.JSONL", "p.parquet"):
-        assert predicted(run, capsys, images, top=2, out=tmp_path / name) == []
+        assert predicted(run, capsys, images, top=2, out=tmp_path / "made" / name) == []
+    tmp_path /= "made"
     with (tmp_path / "p.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == rows
     as_json = [json.loads(line) for line in (tmp_path / "p.JSONL").read_text().splitlines()]
@@ -223,13 +240,23 @@ def test_a_list_on_standard_input(
     tmp_path: Path, monkeypatch: Patch, separator: bytes, run: Path, scan_in_process: None, capsys: Capture
 ) -> None:
     new = folder(tmp_path / "new", {"a b.jpg": tinted(0, 1), "c.jpg": tinted(1, 2)})
-    names = [new / "c.jpg", new / "gone.jpg", new, new / "a b.jpg"]
+    names = [new / "c.jpg", new / "gone.jpg", new, new / "a b.jpg", Path("x" * 300)]
     stdin = io.TextIOWrapper(io.BytesIO(separator.join(os.fsencode(name) for name in names)))
     monkeypatch.setattr(sys, "stdin", stdin)
     rows = predicted(run, capsys, "-")
     assert [row["path"] for row in rows] == list(map(str, names))
     errors = ["", "there is no such file", "undecodable (not a regular file)", ""]
-    assert [row["error"] for row in rows] == errors
+    assert [row["error"] for row in rows] == [*errors, "unreadable (File name too long)"]
+
+
+def test_an_empty_list_is_refused_before_anything_is_written(
+    monkeypatch: Patch, run: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    out = tmp_path / "p.csv"
+    with pytest.raises(UserError, match="list on standard input names no files"):
+        predict.main(predict.Job(run=run, paths=("-",), out=out, resources=ONE_THREAD))
+    assert not out.exists()
 
 
 def test_words_are_files_folders_and_patterns(images: Path, monkeypatch: Patch) -> None:
@@ -242,7 +269,9 @@ def test_words_are_files_folders_and_patterns(images: Path, monkeypatch: Patch) 
     assert named("red", "a[1].jpg") == ["red/0.jpg", "red/1.jpg", "a[1].jpg"]
     assert named("*/1.jpg") == ["blue <b>/1.jpg", "green/1.jpg", "red/1.jpg"]
     assert named("g*/**/*.jpg") == ["green/0.jpg", "green/1.jpg", "green/sub/deep.jpg"]
-    assert named("gr*") == ["green/0.jpg", "green/1.jpg", "green/sub/deep.jpg"]
+    assert named("gr*") == named("gre*/**") == ["green/0.jpg", "green/1.jpg", "green/sub/deep.jpg"]
+    assert sorted(named("**")) == sorted(named("."))
+    assert [each.true for each in find(expand(["./**"]), NAMES)].count("red") == 2
     with pytest.raises(UserError, match=r"there is no no\*; expected files, folders or patterns"):
         named("red", "no*")
     (images / "empty").mkdir()
@@ -257,6 +286,12 @@ def test_a_name_that_is_no_text_is_text_in_the_row(tmp_path: Path) -> None:
     assert found.file.exists()
 
 
+def test_a_class_is_found_under_the_name_that_its_pack_gave_it(tmp_path: Path) -> None:
+    new = folder(tmp_path / "new", {r"a\x41/1.jpg": b""})
+    (found,) = find([str(new)], [as_text(r"a\x41"), "b"])
+    assert found.true == as_text(r"a\x41")
+
+
 # --- what cannot be done ----------------------------------------------------------------------------------------------
 
 
@@ -269,11 +304,13 @@ def test_a_name_that_is_no_text_is_text_in_the_row(tmp_path: Path) -> None:
         ("x.jpg", "name one network: --run RUN, or --model FILE.onnx"),
         ("x.jpg --run a --model b", "name one network: --run RUN, or --model FILE.onnx"),
         ("x.jpg --model b --crops 3", "--model has its own crop and weights"),
+        ("x.jpg --model b --seed 3", "--model has its own crop and weights"),
+        ("x.jpg --model b --device cpu", "--model has its own crop and weights"),
         ("x.jpg --run nowhere --top 0", "--top is 0; expected at least 1"),
         ("x.jpg --run nowhere --crops 0", "--crops is 0; expected at least 1"),
         ("x.jpg --run nowhere --seed -1", "--seed is -1; expected 0 to"),
         ("x.jpg --run nowhere --out p.xlsx", "expected a name that ends in .csv, .jsonl or .parquet"),
-        ("x.jpg --run nowhere --out no/p.csv", "no is no folder; make it, or name a file in another: --out"),
+        ("x.jpg --run nowhere --out x.jpg/p.csv", "x.jpg/p.csv cannot be written (Not a directory); name"),
         ("x.jpg --run nowhere --tpo 3", "there is no flag --tpo; did you mean --top?"),
     ],
 )
@@ -281,6 +318,41 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_pa
     (tmp_path / "x.jpg").write_bytes(b"")
     assert says in here("predict.py", *arguments.split()).error
     assert [file.name for file in tmp_path.iterdir()] == ["x.jpg"]
+
+
+@pytest.mark.parametrize("program", ["predict", "export"])
+def test_several_processes_are_refused(program: str, monkeypatch: Patch, here: Here) -> None:
+    words = {"predict": ["x.jpg"], "export": ["--out", "x.onnx"]}[program]
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    said = here(f"{program}.py", "--run", "nowhere", *words).error
+    assert said == f"{program} is for one process; start it without torchrun\n"
+
+
+def test_out_of_memory_tells_the_number_that_was_tried(run: Path, images: Path, monkeypatch: Patch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(predict, "predict", full)
+    with pytest.raises(UserError, match="out of memory at 16 crops at once"):
+        predict.main(predict.Job(run=run, paths=(str(images),), resources=ONE_THREAD))
+
+
+def test_a_write_that_fails_ends_the_network_at_once(tmp_path: Path, images: Path) -> None:
+    ended = []
+
+    def look(asked: Iterable[Asked]) -> Generator[Prediction, None, None]:
+        try:
+            yield from (Prediction(each, error="none") for each in asked)
+        finally:
+            ended.append(True)
+
+    out = tmp_path / "full.jsonl"
+    out.symlink_to("/dev/full")
+    job = predict.Job(run=tmp_path, paths=("-",), out=out)
+    with pytest.raises(UserError, match="No space left on device") as refused:
+        predict.predict(job, [str(images)], predict.Network(NAMES, look))
+    assert ended and refused.tb, "its frames are still there"
 
 
 def test_where_nothing_can_be_read_the_rows_say_why_and_the_exit_code_is_2(
@@ -358,6 +430,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         open_rows(full(tmp_path), names) as write,
     ):
         write(dict.fromkeys(names))
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
+def test_an_error_of_what_is_read_is_not_said_to_be_the_tables(tmp_path: Path, name: str) -> None:
+    names = columns(NAMES, 1, False, False)
+    with pytest.raises(OSError, match="of a photograph"), open_rows(tmp_path / name, names) as write:
+        write(dict.fromkeys(names))
+        raise OSError("of a photograph")
 
 
 def full(tmp_path: Path) -> Path:

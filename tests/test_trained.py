@@ -13,7 +13,7 @@ from runs import NAMES, ONE_THREAD, Capture, Patch
 
 from greyhound.cache.store import Pack
 from greyhound.model import calibration, precision
-from greyhound.model.run import Run
+from greyhound.model.run import Run, RunError
 from greyhound.trained import Trained, collect, open_trained, temperature
 
 MADE = calibration.Temperature(1.7, 6)
@@ -67,6 +67,12 @@ def test_a_temperature_is_fitted_once_for_its_weights_and_crops(opened: Trained,
     assert sum(seen) == 30
     rows = opened.run.read("calibration.json")
     assert [row["crops"] for row in rows] == [1, 2, 2]
+
+
+def test_temperatures_that_cannot_be_read_are_to_be_deleted(opened: Trained) -> None:
+    (opened.run.folder / "calibration.json").write_text("[{")
+    with pytest.raises(RunError, match=r"calibration.json cannot be read .*; delete it; it is made again"):
+        temperature(opened, 1, ONE_THREAD)
 
 
 @pytest.mark.parametrize("broken", [{"temperature": None}, {"temperature": -1.0}, {"crops": None}])
