@@ -76,7 +76,8 @@ def conclude(context: TrainContext) -> None:
         kept["interval"] = metrics.wilson(kept["accuracy"] * kept["n"], kept["n"])
         print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")
     print(f"report: {report.build(folder)}")
-    print(f"next: greyhound eval --run {shlex.quote(str(folder))} --crops 10")
+    there = "" if len(context.pack.ids("test")) else " --split val"
+    print(f"next: greyhound eval --run {shlex.quote(str(folder))} --crops 10{there}")
 
 
 def probe(context: TrainContext) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 from reads import host_reads
 from runs import (
     FULL,
+    NAMES,
     ONE_THREAD,
     SMALL,
     TINY,
@@ -593,6 +594,16 @@ def test_the_step_loop_reads_nothing_from_the_device(colour_pack: Pack) -> None:
             row = train.epoch_row(context, 0, clock)
         assert row["epoch"] == 0
     assert found == ["aten._local_scalar_dense.default"], "how many weights changed"
+
+
+def test_without_test_images_the_next_command_is_one_that_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {name: [tinted(2 - k, 100 * k + n) for n in range(8)] for k, name in enumerate(NAMES)}
+    pack = packed(tmp_path, images, Options(val=0.25, test=0.0))
+    recipe = replace(TINY, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),), averaging=Averaging(steps=0))
+    train.train(tiny_job(pack.path, tmp_path / "run", recipe=recipe), never)
+    assert capsys.readouterr().out.endswith(f"--run {tmp_path / 'run'} --crops 10 --split val\n")
 
 
 def test_a_linear_probe_starts_where_a_random_one_does_not(
