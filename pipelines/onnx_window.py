@@ -20,9 +20,8 @@ INPUT: Final = "images"
 _FLOAT: Final = 1  # onnx.TensorProto's number of the type
 _INT64: Final = 7
 _EDGE: Final = 1000  # so many-th of a pixel past its edge a place still is in the image; as augment.spans
-_UP: Final = (
-    1 / 16
-)  # OpenCV rounds a half up in the mean of 2 x 2 pixels, and to even in that of any other block
+_UP: Final = 1 / 16
+"""OpenCV rounds a half up in the mean of 2 x 2 pixels, and to even in that of any other block."""
 
 
 class _Axis(NamedTuple):
