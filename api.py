@@ -109,7 +109,8 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch. A pass that was left early is not taken up again: the next one is the next epoch.
 
-        Raises ApiError where this is closed, or where another pass began meanwhile; StreamError, PackError.
+        Raises ApiError where this is closed, before or meanwhile, and where another pass began; StreamError,
+        PackError.
         """
         if not self._last.alive:
             raise ApiError("this loader is closed; make another one: greyhound.loader")
@@ -120,6 +121,8 @@ class Batches:
             yield batch.flat()
             if source is not self._source:
                 raise ApiError("another pass over this loader has begun; for two at once make two loaders")
+        if source.position.images:
+            raise ApiError("this loader was closed during a pass, which ends before its epoch does")
 
     def _reopen(self, start: Position) -> None:
         self._last()

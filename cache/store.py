@@ -29,6 +29,8 @@ __all__ = ["SCHEMA", "SPLITS", "Excluded", "Header", "Originals", "Pack", "PackE
 
 NAMED: Final = 100
 """Corrupt images that a message names."""
+FEW: Final = 16
+"""Of a pack this many times as large as what is read of it, the rest is left on the disk. A guess."""
 _NEVER: Final = 0  # the version of its file at which an image was checked: not yet
 # What a row may say, by column of the index: its name for people, the least and the most.
 _RANGES: Final = {
@@ -112,15 +114,18 @@ class Pack:
         inside = least <= low and high <= most
         return "" if inside else f"{what} go from {low} to {high}; expected {least} to {most}"
 
-    def make_resident(self) -> None:
+    def make_resident(self, asked: int | None = None) -> None:
         """Bring every image into memory, once, so that no epoch reads the disk.
+
+        asked: images that will be read; of few, in a large pack, each is read when it is needed.
 
         originals "mmap" touches every page of the shared page cache, unless they are more than fit: then each
         is read when it is needed. "ram" makes a private copy, which memory pressure can swap but not drop.
         """
         _ = self._places, self.crc32s  # here, not in each thread that reads its first image
         fits = self.nbytes <= available_memory()
-        if self._resident or not (fits or self.originals == "ram"):
+        few = asked is not None and asked * FEW < len(self)
+        if self._resident or not ((fits and not few) or self.originals == "ram"):
             return
         for shard in self._shards:
             shard.version()  # refuses what was cut short

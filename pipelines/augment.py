@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from typing import Final, Literal
 
 import numpy as np
@@ -79,7 +80,8 @@ class Augment:
     def __post_init__(self) -> None:
         """Refuse numbers that no image could have."""
         checks = {
-            f"size is {self.size}; expected at least 1 pixel": self.size >= 1,
+            f"size is {self.size!r}; expected at least 1 pixel": isinstance(self.size, Integral)
+            and self.size >= 1,
             f"scale is {self.scale}; expected 0 < low <= high": 0 < self.scale[0] <= self.scale[1],
             f"rotation is {self.rotation}; expected 0..180 degrees": 0 <= self.rotation <= 180,
             f"shear is {self.shear}; expected 0..<90 degrees": 0 <= self.shear < 90,

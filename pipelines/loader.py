@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
@@ -129,8 +130,9 @@ class Loader:
         out in evaluation; `corrupt` has them. Raises ResourcesError, ValueError, PackError.
         """
         _check(len(pack), ids, {"batch_size": batch_size, "views": views, "world_size": world_size}, rank)
+        _check_draws(seed, start.epoch)
         self.engine, self.device = choose(resources.engine, resources.device)
-        pack.make_resident()
+        pack.make_resident(len(ids))
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
         corrupt = pack.corrupt(self.ids) if resources.on_corrupt == "skip" else []
         self.corrupt = np.array(corrupt, dtype=np.int64)
@@ -316,11 +318,18 @@ def replacements(
     return found
 
 
+def _check_draws(seed: int, epoch: int) -> None:
+    """Refuse what the random draws cannot count."""
+    for name, value, bits in (("seed", seed, 63), ("epoch", epoch, 32)):
+        if not (isinstance(value, Integral) and 0 <= value < 2**bits):
+            raise ValueError(f"loader: {name} is {value!r}; expected 0 to 2**{bits} - 1")
+
+
 def _check(rows: int, ids: NDArray[np.int64], counts: dict[str, int], rank: int) -> None:
     """Refuse a stream that cannot be: of a pack of `rows` rows, with `counts` that must be at least 1."""
     for name, value in {**counts, "images": len(ids)}.items():
-        if value < 1:
-            raise ValueError(f"loader: {name} is {value}; expected at least 1")
+        if not (isinstance(value, Integral) and value >= 1):
+            raise ValueError(f"loader: {name} is {value!r}; expected at least 1")
     if not 0 <= rank < counts["world_size"]:
         raise ValueError(f"loader: rank is {rank}; expected 0 to {counts['world_size'] - 1}")
     low, high = np.min(ids), np.max(ids)

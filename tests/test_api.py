@@ -25,7 +25,7 @@ from greyhound import api
 from greyhound.cache.store import Pack
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import threads
-from greyhound.pipelines.augment import Augment
+from greyhound.pipelines.augment import Augment, epoch_order
 from greyhound.pipelines.loader import Loader
 from greyhound.recipe import FAST
 from greyhound.session import normalised
@@ -157,10 +157,9 @@ def test_views_follow_each_other(coded_pack: Pack) -> None:
     images, labels = next(iter(batches))
     assert images.shape == (12, 3, 32, 32)
     assert labels.view(4, 3).eq(labels.view(4, 3)[:, :1]).all()
-    source = batches._source.again(batches._source.position)
-    row = int(source.spec(0, coded_pack.ids("train")[:1]).ids[0])
-    source.close()
+    row = int(epoch_order(coded_pack.ids("train"), 0, 0)[0])
     shown = [greyhound.show(coded_pack, 0, row, augment=SMALL, view=view) for view in range(3)]
+    assert np.array_equal(SMALL.to_pixels(images[:3].numpy()), shown)
     assert not np.array_equal(shown[0], shown[1]) and not np.array_equal(shown[1], shown[2])
 
 
@@ -184,6 +183,36 @@ def test_what_a_loader_refuses(coded_pack: Pack) -> None:
         greyhound.loader(coded_pack, recipe="fats")
     with pytest.raises(greyhound.UserError, match=r"there is no pack at nothing\.arrow"):
         greyhound.loader("nothing.arrow", augment=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"batch_size": "8"}, "batch_size is '8'; expected at least 1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5; expected at least 1"),
+        ({"views": 0}, "views is 0; expected at least 1"),
+        ({"seed": -1}, r"seed is -1; expected 0 to 2\*\*63 - 1"),
+        ({"seed": "1"}, "seed is '1'; expected 0 to"),
+        ({"size": "x"}, "size is 'x'; expected at least 1 pixel"),
+    ],
+)
+def test_a_number_that_cannot_be_is_a_value_error(coded_pack: Pack, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        greyhound.loader(coded_pack, resources=ONE_THREAD, **asked)
+
+
+@pytest.mark.parametrize("epoch", [-1, 2**32])
+def test_an_epoch_that_cannot_be_is_a_value_error(coded_pack: Pack, epoch: int) -> None:
+    with pytest.raises(ValueError, match=rf"epoch is {epoch}; expected 0 to 2\*\*32 - 1"):
+        greyhound.show(coded_pack, epoch, 0)
+
+
+def test_a_picture_of_a_large_pack_reads_no_other(coded_pack: Pack) -> None:
+    opened = Pack(coded_pack.path)
+    greyhound.show(opened, 0, 3, augment=SMALL)
+    assert not opened._resident
+    greyhound.loader(opened, augment=SMALL, resources=ONE_THREAD).close()
+    assert opened._resident
 
 
 def test_show_is_what_training_saw(coded_pack: Pack) -> None:
@@ -254,6 +283,19 @@ def test_two_passes_at_once_are_refused_and_a_closed_loader_too(
     batches.close()
     with pytest.raises(greyhound.UserError, match="is closed; make another"):
         next(iter(batches))
+
+
+def test_a_pass_that_was_closed_midway_is_no_whole_epoch(coded_pack: Pack, no_thread_left: None) -> None:
+    batches = greyhound.loader(coded_pack, batch_size=6, augment=SMALL, resources=ONE_THREAD)
+    midway, last = iter(batches), len(batches)
+    next(midway)
+    batches.close()
+    with pytest.raises(greyhound.UserError, match="was closed during a pass"):
+        next(midway)
+    batches = greyhound.loader(coded_pack, batch_size=6, augment=SMALL, resources=ONE_THREAD)
+    for place, _ in enumerate(batches, start=1):
+        if place == last:
+            batches.close()  # after which there is none to miss
 
 
 def test_pack_fit_open_and_evaluate(tmp_path: Path, colour_pack: Pack, capsys: Capture) -> None:

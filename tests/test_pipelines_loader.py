@@ -256,7 +256,7 @@ def test_a_loader_makes_the_pack_resident_has_threads_once_it_is_read_and_an_err
     coded_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Pack] = []
-    monkeypatch.setattr(Pack, "make_resident", lambda self: calls.append(self))
+    monkeypatch.setattr(Pack, "make_resident", lambda self, asked: calls.append(self))
     with pytest.raises(KeyError), open_loader(coded_pack, "threads") as stream:
         assert calls == [coded_pack]
         assert engine_threads() == []
