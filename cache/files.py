@@ -5,6 +5,7 @@ Before it: whoever has something to write. After it: packs, tables, pages and ch
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pickle
@@ -22,6 +23,7 @@ from greyhound.cache.errors import UserError
 Item = TypeVar("Item")
 _FOLDER: Final = ".review-"
 _LOCK: Final = "lock"
+_SPECIAL: Final = "a device or a pipe"
 _unfinished: Final = set[Path]()
 """Temporary files that are being written."""
 
@@ -37,6 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     If it does not (disk full, Ctrl-C, any error), the temporary file is removed and what was at `path` stays.
     The temporary name ends as `path` does, for writers that choose a format by the suffix. Raises OSError.
     """
+    if _is_special(path):
+        raise OSError(errno.EINVAL, f"it is {_SPECIAL}")
     temporary = _temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _unfinished.add(temporary)
@@ -54,6 +58,8 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
 
     What a killed process left for the same names is removed first. Raises WriteError.
     """
+    if special := [out for out in outs if _is_special(out)]:
+        raise WriteError(f"{special[0]} is {_SPECIAL}; expected the name of a file")
     temporaries = [_temporary(out) for out in outs]
     _unfinished.update(temporaries)
     with ExitStack() as held:
@@ -97,6 +103,11 @@ def sweep(folder: Path, is_ours: Callable[[str], bool]) -> None:
     for file in list(folder.iterdir()):
         if (name := intended(file)) and is_ours(name):
             file.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a device or a pipe, such as /dev/null: as root, a file would take its place."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def _temporary(path: Path) -> Path:

@@ -158,3 +158,16 @@ def test_a_full_disk_is_said_with_the_folder(items: int) -> None:
     refused = pytest.raises(WriteError, match=r"cannot be kept in .* \(File too large\).*TMPDIR")
     with files_up_to(100), refused, DiskList(bytes(768) for _ in range(items)):
         pytest.fail("an item was lost without a word")
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """As root, renaming would put a file in the place of /dev/null for everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="a device or a pipe"), replacing(pipe):
+        pytest.fail("it began to write")
+    held = replacing_all([tmp_path / "a", pipe])
+    with pytest.raises(WriteError, match=r"pipe is a device or a pipe; expected"), held:
+        pytest.fail("it began to write")
+    assert pipe.is_fifo()
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
