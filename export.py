@@ -97,7 +97,7 @@ from greyhound.trained import Trained, open_trained, temperature
 
 Probabilities = NDArray[np.float32]
 TOLERANCE: Final = 0.01
-"""How far a probability of the file may lie from the run's. A guess; 0.0005 was seen."""
+"""How far a probability of the file may lie from the run's. A guess; 0.0001 was seen, see docs/export.md."""
 SIZES: Final = ((1, 1), (1.5, 2.2), (2.3, 1.6), (0.2, 0.3), (0.4, 6.1), (5.2, 0.7), (8.3, 9.1))
 """Height and width of the images that a file is checked on, in window sides."""
 _PIXELS: Final = (

@@ -1,6 +1,7 @@
 """A trained run, opened to look at images: its network, what it saw in training, its temperature.
 
-Before it: a run folder. After it: eval, predict, export, serve and Python's calls use what was opened.
+Before it: a run folder. After it: eval, predict, export, serve and Python's calls use what was opened;
+explain, which needs gradients, opens its own.
 """
 
 from __future__ import annotations

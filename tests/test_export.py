@@ -96,7 +96,10 @@ def test_a_program_of_onnxruntime_gets_the_probabilities_of_the_run(exported: Pa
         trained, 1.0, lambda images: session.run(None, {"images": images})[0], tmp_path
     )
     assert 0 <= difference < 2e-4
-    batch = session.run(None, {"images": np.stack([noise(50, 40, seed) for seed in range(3)])})[0]
+    images = np.stack([noise(50, 40, seed) for seed in range(3)])
+    batch = session.run(None, {"images": images})[0]
+    single = [session.run(None, {"images": image[None]})[0][0] for image in images]
+    np.testing.assert_allclose(batch, single, atol=1e-6)
     assert batch.dtype == np.float32 and batch.shape == (3, 3)
     np.testing.assert_allclose(batch.sum(1), 1, rtol=1e-6)
     assert np.ptp(batch, axis=0).max() > 1e-3, "images differ"
@@ -294,7 +297,17 @@ def test_the_program_for_opencv(exported: Path) -> None:
 
 def test_the_program_for_timm(exported: Path) -> None:
     export.export(job(exported / "run", exported / "dogs-timm", format="safetensors"))
-    assert "tensor([[" in python(programs("## timm")[0], exported)
+    config = exported / "dogs-timm" / "config.json"
+    content = json.loads(config.read_text())
+    content["greyhound"]["temperature"] = 2.0
+    config.write_text(json.dumps(content))
+    label, probability = python(programs("## timm")[0], exported).split()
+    network = timm.create_model(f"local-dir:{exported / 'dogs-timm'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    with Image.open(exported / "photo.jpg") as image, torch.inference_mode():
+        expected = (network(transform(image)[None]) / 2).softmax(1)[0].numpy()
+    assert int(label) == expected.argmax()
+    np.testing.assert_allclose(float(probability), expected.max(), rtol=1e-5)
 
 
 class Undecided(torch.nn.Module):

@@ -153,7 +153,7 @@ def test_chunks_change_nothing(
 def test_rows_come_while_later_files_are_not_yet_looked_at(
     run: Path, tmp_path: Path, small_chunks: None, monkeypatch: Patch
 ) -> None:
-    """Memory and disk are those of three chunks, whatever the number of files."""
+    """Memory and disk are those of two chunks, whatever the number of files."""
     seen: list[Path] = []
 
     def scan(paths: Iterable[Path], **options: Any) -> Generator[ImageInfo, None, None]:
