@@ -1,10 +1,10 @@
-"""Load a network with a grid head, as `greyhound export --format safetensors` wrote it, from its folder.
+"""Load a network as `greyhound export --format safetensors` wrote it, from its folder.
 
     network = load("FOLDER")
     logits = network(images)  # float32 [n, 3, S, S]: size, mean and std are in config.json
 
-It needs torch, timm and safetensors alone, and stands in the folder as load.py. The head sees the pooled
-features of the last layer, and those of the last two stages averaged on a grid; timm loads all but the head.
+It needs torch, timm and safetensors alone, and stands in the folder as load.py. A head with a grid sees the
+pooled features of the last layer, and those of the last two stages averaged on it; timm loads the rest.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class GridClassifier(nn.Module):
         """grid: cells a side. head: weight `[K, D]` and bias `[K]`."""
         super().__init__()
         self.backbone, self.grid = backbone, grid
+        self.pretrained_cfg = backbone.pretrained_cfg  # of which timm makes the transform
         self.classifier = nn.Linear(head["weight"].shape[1], head["weight"].shape[0])
         self.classifier.load_state_dict(head)
 
@@ -42,5 +43,7 @@ class GridClassifier(nn.Module):
 def load(folder: str | Path) -> nn.Module:
     """The network, in evaluation mode, on the CPU."""
     grid = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["greyhound"]["grid"]
-    backbone = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    backbone: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if not grid:
+        return backbone
     return GridClassifier(backbone, grid, load_file(Path(folder, "classifier.safetensors"))).eval()

@@ -1,8 +1,8 @@
 """A trained network as a folder that timm opens: weights under timm's names, and its configuration.
 
-Before it: `export` has a trained network. After it: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
-timm does not know the head that the recipe `fast` may choose, which sees a grid; then the folder holds timm's
-network without a head, the head beside it, and load.py, which joins them.
+Before it: `export` has a trained network. After it: `load` of load.py, which lies in every such folder; or
+`timm.create_model("local-dir:FOLDER", pretrained=True)`. timm does not know the head that the recipe `fast`
+may choose, which sees a grid: this gives timm's network without a head, and `load` adds it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import nn
 
-from greyhound.model.imports import import_timm
 from greyhound.model.network import GridNetwork, Triple
 
 CROP_MODES: Final = {"crop": "center", "pad": "border", "squash": "squash"}
@@ -45,7 +44,7 @@ def write(
     if isinstance(network, GridNetwork):
         inner, grid = network.features.network, network.grid
         (folder / "classifier.safetensors").write_bytes(save(_tensors(network.classifier)))
-        shutil.copyfile(Path(__file__).with_name("grid_loader.py"), folder / "load.py")
+    shutil.copyfile(Path(__file__).with_name("grid_loader.py"), folder / "load.py")
     (folder / "model.safetensors").write_bytes(save(_tensors(inner), {"format": "pt"}))
     config = {
         "architecture": name.partition(".")[0],
@@ -59,13 +58,9 @@ def write(
 
 def load(folder: Path) -> nn.Module:
     """The network of such a folder, as its user loads it."""
-    timm = import_timm()
-    if (folder / "load.py").exists():
-        from greyhound.model import grid_loader
+    from greyhound.model import grid_loader
 
-        return grid_loader.load(folder)
-    network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    return network
+    return grid_loader.load(folder)
 
 
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -203,18 +203,31 @@ def test_timm_opens_the_folder_with_its_own_head(run: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_head_that_timm_does_not_know_comes_with_its_loader(run: Path, tmp_path: Path) -> None:
-    export.export(job(with_grid(run), tmp_path / "dogs-timm", format="safetensors"))
+@pytest.mark.parametrize("grid", [False, True])
+def test_the_program_for_timm(grid: bool, run: Path, tmp_path: Path) -> None:
+    """It is right for both kinds of head, also for the one that timm does not know."""
+    home = tmp_path / "dogs-timm"
+    export.export(job(with_grid(run) if grid else run, home, format="safetensors"))
+    content = json.loads((home / "config.json").read_text())
+    content["greyhound"]["temperature"] = 2.0
+    (home / "config.json").write_text(json.dumps(content))
     images, expected = windows(run)
     torch.save(images, tmp_path / "images.pt")
-    (*_, program) = programs("## timm")
-    asked = "import torch; torch.save(network(torch.load('images.pt')).detach(), 'logits.pt'); import sys"
-    seen = "print([name for name in sys.modules if name.startswith('greyhound')])"
-    answer = python(f"{program}{asked}\n{seen}", tmp_path)
-    assert answer == "[]\n", "it needs torch and timm alone"
+    Image.fromarray(noise(90, 61, 5)).save(tmp_path / "photo.jpg")
+    (program,) = programs("## timm")
+    more = "torch.save(network(torch.load('images.pt')).detach(), 'logits.pt')"
+    seen = "print([name for name in sys.modules if name.startswith('greyhound')], network.training)"
+    first, second = python(f"{program}{more}\n{seen}", tmp_path).splitlines()
+    assert second == "[] False", "it needs torch and timm alone"
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=1e-5, atol=1e-5)
-    bare = timm.create_model(f"local-dir:{tmp_path / 'dogs-timm'}", pretrained=True).eval()
-    assert bare(images).shape == (5, bare.num_features)
+    bare = timm.create_model(f"local-dir:{home}", pretrained=True).eval()
+    assert bare(images).shape == (5, bare.num_features if grid else 3)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(bare))
+    _, network = Run(run).network("auto", torch.device("cpu"))
+    with Image.open(tmp_path / "photo.jpg") as image, torch.inference_mode():
+        probabilities = (network(transform(image)[None]) / 2).softmax(1)[0].numpy()
+    assert int(first.split()[0]) == probabilities.argmax()
+    np.testing.assert_allclose(float(first.split()[1]), probabilities.max(), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("ordinary")
@@ -293,21 +306,6 @@ def test_the_program_for_onnx_runtime(exported: Path) -> None:
 def test_the_program_for_opencv(exported: Path) -> None:
     in_opencv(exported / "dogs.onnx")  # skips where OpenCV is too old
     run_program("## OpenCV", exported)
-
-
-def test_the_program_for_timm(exported: Path) -> None:
-    export.export(job(exported / "run", exported / "dogs-timm", format="safetensors"))
-    config = exported / "dogs-timm" / "config.json"
-    content = json.loads(config.read_text())
-    content["greyhound"]["temperature"] = 2.0
-    config.write_text(json.dumps(content))
-    label, probability = python(programs("## timm")[0], exported).split()
-    network = timm.create_model(f"local-dir:{exported / 'dogs-timm'}", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
-    with Image.open(exported / "photo.jpg") as image, torch.inference_mode():
-        expected = (network(transform(image)[None]) / 2).softmax(1)[0].numpy()
-    assert int(label) == expected.argmax()
-    np.testing.assert_allclose(float(probability), expected.max(), rtol=1e-5)
 
 
 class Undecided(torch.nn.Module):
