@@ -4,7 +4,6 @@
 # Run to its end on 2026-11-29, Python 3.11, exit 0; the versions are in the output:
 #   ultralytics 8.4.190 pillow 13.0.0
 #   expected: a data set that is opened for training reads the photographs and leaves the files as they are
-#   
 #   newline.jpg: 11,868 bytes before, 67,819 after; pixels differ by up to 4, at 12%
 #   plain.jpg: 11,867 bytes before, 11,867 after; pixels differ by up to 0, at 0%
 #   zeros.jpg: 11,883 bytes before, 67,819 after; pixels differ by up to 4, at 12%
