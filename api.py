@@ -27,7 +27,7 @@ from greyhound.cache.options import SYNONYMS
 from greyhound.cache.pack import Options as PackOptions
 from greyhound.cache.pack import pack as write_pack
 from greyhound.cache.store import Pack
-from greyhound.model.run import EVALUATION, METRICS, PACK, RECIPE, CheckpointName
+from greyhound.model.run import METRICS, PACK, RECIPE, CheckpointName
 from greyhound.model.run import Run as RunFolder
 from greyhound.pipelines import threads
 from greyhound.pipelines.augment import Augment
@@ -351,19 +351,14 @@ class Run:
         """What `greyhound eval` measures and writes: eval.json's content. Raises UserError, ValueError."""
         from greyhound.eval import Job, evaluate
 
-        folder, other = RunFolder(self.folder), Path(pack) if pack else None
-        digest = folder.read(PACK)["digest"]
-        evaluate(
+        return evaluate(
             Job(
                 self.folder,
                 crops,
                 split=split,
-                pack=other,
+                pack=Path(pack) if pack else None,
                 checkpoint=checkpoint,
                 seed=seed,
                 resources=resources,
             )
         )
-        kind = f"other-{split}" if other and Pack(other).header.digest != digest else split
-        found: dict[str, Any] = folder.read(EVALUATION if kind == "test" else f"eval-{kind}.json")
-        return found

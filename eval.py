@@ -81,8 +81,8 @@ from greyhound.session import EVALUATED, open_device, open_trained_pack
 from greyhound.trained import collect, open_trained, temperature
 
 
-def evaluate(job: Job) -> int:
-    """Look at every crop, and write what came of it. The exit code."""
+def evaluate(job: Job) -> dict[str, Any]:
+    """Look at every crop, write what came of it, and return it, on rank 0: what eval.json holds."""
     engine, where, device = open_device(job.resources)
     at_once = job.batch_size or EVALUATED[where]
     size = f"{max(at_once, job.crops)} crops at once"
@@ -100,7 +100,7 @@ def evaluate(job: Job) -> int:
             labels = pack.labels[ids].astype("int64")
             fitted = temperature(trained, job.crops, resources, pack.path if name == EVALUATION else None)
             if not distributed.is_main():
-                return 0
+                return {}
             left_out = sorted({*asked.tolist()} - {*ids.tolist()})
             try:
                 result = metrics.evaluate(logits.softmax(2).numpy(), labels, pack.classes)
@@ -116,7 +116,12 @@ def evaluate(job: Job) -> int:
         "seed": job.seed,
     }
     conclude(job, folder, name, result)
-    return 0
+    return result
+
+
+def main() -> None:
+    """Evaluate what the command line names."""
+    evaluate(JOB)
 
 
 @contextmanager
@@ -199,4 +204,4 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: evaluate(JOB))
+    run(main)

@@ -233,7 +233,10 @@ WRITERS = {"onnx": write_onnx, "openvino": write_openvino}
 def largest_difference(
     trained: Trained, fitted: float, answer: Callable[[NDArray[np.uint8]], Probabilities], folder: Path
 ) -> float:
-    """Between a file's probabilities and the run's own, over drawn images of all SIZES; folder: for them."""
+    """Between a file's probabilities and the run's own, over drawn images of all SIZES; folder: for them.
+
+    And between those of two images in one batch and one by one.
+    """
     images = [
         drawn(round(high * trained.augment.size), round(wide * trained.augment.size)) for high, wide in SIZES
     ]
@@ -249,7 +252,9 @@ def largest_difference(
             found = answer(images[int(pack.image_path(row).partition(".")[0])][None])[0]
             differences.append(float(np.abs(found - wanted).max()))
     assert len(differences) == len(SIZES)
-    return max(differences)
+    batch = np.stack([images[0], images[0][:, ::-1]])
+    single = np.concatenate([answer(image[None]) for image in batch])
+    return max(*differences, float(np.abs(answer(batch) - single).max()))
 
 
 def drawn(height: int, width: int) -> NDArray[np.uint8]:

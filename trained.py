@@ -96,14 +96,14 @@ class Trained:
 
 
 def collect(
-    batches: Iterable[tuple[NDArray[np.int64], torch.Tensor]], total: int
+    batches: Iterable[tuple[NDArray[np.int64], torch.Tensor]], total: int, title: str = "evaluating"
 ) -> tuple[NDArray[np.int64], torch.Tensor]:
     """The rows and logits of all batches and ranks, on rank 0, in the order of the rows, in host memory.
 
-    total: images, for the progress bar.
+    total: images, for the progress bar of this title.
     """
     parts, rows, done = [], [], 0
-    with progress_bar("evaluating", distributed.is_main()) as update:
+    with progress_bar(title, distributed.is_main()) as update:
         for some, logits in batches:
             parts.append(logits)
             rows.append(torch.from_numpy(some))
@@ -178,7 +178,8 @@ def _fit_temperature(
         )
     try:
         asked = pack.ids("val")
-        ids, logits = collect(trained.logits(pack, asked, resources, crops), len(asked))
+        batches = trained.logits(pack, asked, resources, crops)
+        ids, logits = collect(batches, len(asked), "fitting the temperature")
     except PackError:
         if resources.on_corrupt != "skip":
             raise

@@ -323,7 +323,7 @@ _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
     r"|(recipe|pack|versions|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
     r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
-    r"|report\.html|predictions\.csv|neighbours\.npz"
+    r"|report\.html|neighbours\.npz"
 )
 """The files of a run folder."""
 

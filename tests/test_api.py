@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -322,6 +323,7 @@ def test_pack_fit_open_and_evaluate(tmp_path: Path, colour_pack: Pack, capsys: C
     assert run.report.exists()
     found = run.evaluate(crops=2, resources=ONE_THREAD)
     assert (found["crops"], found["n"], found["split"]) == (2, 12, "test")
+    assert found == json.loads((out / "eval.json").read_text())
     assert run.evaluate("val", 1, resources=ONE_THREAD)["n"] == 6
     other = run.evaluate("train", 1, pack=colour_pack.path, resources=ONE_THREAD)
     assert (other["n"], other["split"]) == (42, "train")

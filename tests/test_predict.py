@@ -124,8 +124,8 @@ def test_the_probabilities_use_the_temperature(
     assert [row["crops"] for row in Run(run).read("calibration.json")] == [2, 1]
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: Patch) -> None:
+def make_chunks_small(monkeypatch: Patch) -> None:
+    """Two files in the first, three in each of the others."""
     monkeypatch.setattr(trained, "FIRST", 2)
     monkeypatch.setattr(trained, "CHUNK", 3)
 
@@ -141,8 +141,7 @@ def test_chunks_change_nothing(
     run: Path, tmp_path: Path, scan_in_process: None, monkeypatch: Patch, capsys: Capture
 ) -> None:
     whole = predicted(run, capsys, many(tmp_path))
-    monkeypatch.setattr(trained, "FIRST", 2)
-    monkeypatch.setattr(trained, "CHUNK", 3)
+    make_chunks_small(monkeypatch)
     assert predicted(run, capsys, many(tmp_path)) == whole
     assert [Path(row["path"]).stem for row in whole] == [f"{n:02}" for n in range(14)]
     assert [n for n, row in enumerate(whole) if row["error"]] == [2, 3, 4, 8, 13]
@@ -151,9 +150,10 @@ def test_chunks_change_nothing(
 
 
 def test_rows_come_while_later_files_are_not_yet_looked_at(
-    run: Path, tmp_path: Path, small_chunks: None, monkeypatch: Patch
+    run: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Memory and disk are those of two chunks, whatever the number of files."""
+    make_chunks_small(monkeypatch)
     seen: list[Path] = []
 
     def scan(paths: Iterable[Path], **options: Any) -> Generator[ImageInfo, None, None]:
