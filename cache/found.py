@@ -47,7 +47,7 @@ class Collection:
 
     def add(self, place: Place, path: str, label: str, split: str = "", group: str = "") -> None:
         """One image. A path that came before is left out, if it says the same. Raises PackError."""
-        row = (place, label, split, group)
+        row = (place, _as_unicode(label), split, group)
         first = self._places.setdefault(path, row)
         if first is row:
             return
@@ -59,7 +59,8 @@ class Collection:
 
     def leave_out(self, place: Place, path: str, label: str, reason: str, detail: str = "") -> None:
         """One image that cannot be used. label: "" for none."""
-        self._left_out.append((Source(place, path, NO_LABEL), label, Excluded(path, reason, detail)))
+        excluded = Excluded(path, reason, _as_unicode(detail))
+        self._left_out.append((Source(place, path, NO_LABEL), _as_unicode(label), excluded))
 
     def knows(self, path: str) -> bool:
         """Whether an image of this path was added or left out."""
@@ -85,10 +86,15 @@ class Collection:
             for path, (place, label, split, group) in self._places.items()
         ]
         left_out = [(replace(each, label=numbers[label]), row) for each, label, row in self._left_out]
-        return Found(classes, sources, notes, left_out, says)
+        return Found(classes, sources, [*map(_as_unicode, notes)], left_out, says)
 
     def _first_left_out(self) -> str:
         if not self._left_out:
             return "expected a line or a sample for each"
         _, _, row = self._left_out[0]
         return f"the first: {row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
+
+
+def _as_unicode(text: str) -> str:
+    r"""With \ud800 for a lone surrogate, which JSON may hold and no pack can."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -42,7 +42,7 @@ from greyhound.cache.selection import (
     judge,
     match,
 )
-from greyhound.cache.shards import check_name_free, divide, shard_paths
+from greyhound.cache.shards import Shard, check_name_free, divide, shard_paths
 from greyhound.cache.source import Reading, opened
 from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import SCHEMA, Excluded, Header, PackError
@@ -190,6 +190,7 @@ def _write_shards(
                 for batch in _record_batches(rows, places, header.background):
                     writer.write_batch(batch)
             add_index(temporary)
+            Shard(temporary)  # an older pack is replaced only by one that opens
     return headers[0]
 
 

@@ -745,6 +745,14 @@ def test_a_file_that_changes_while_it_is_packed(
     assert {path.name for path in out.parent.iterdir()} == {"images", out.name}
 
 
+def test_a_pack_that_would_not_open_replaces_none(root: Path) -> None:
+    """Whatever a source lets through: here, a class that is no Unicode."""
+    before, (_, sources, _) = pack_of(root), find_labelled(root)
+    with pytest.raises(PackError, match="has a corrupt header"):
+        write(sources, ("a", "\ud800"), before.path, ALL_TRAIN)
+    assert Pack(before.path).header == before.header
+
+
 def test_out_may_be_empty_or_a_pack_or_in_a_folder_that_is_not_there_yet(root: Path, tmp_path: Path) -> None:
     """Readers of the old pack keep theirs."""
     empty = tmp_path / "empty"

@@ -177,6 +177,22 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
     assert len(Pack(root.parent / "p")) == len(FILES) + 1
 
 
+def test_lone_surrogates_in_json_are_written_with_a_backslash(root: Path) -> None:
+    """Of a class, of a field that is asked for, and of a column that is not used."""
+    sample = [("x.png", encode(noise(9, 9, 99))), ("x.json", b'{"label": "\\ud800"}')]
+    source = write_tar(root.parent / "set.tar", [*members("cls"), *sample])
+    assert "\\ud800" in {kind for kind, *_ in rows(source)}
+    bare = [(name, said.replace(b'"label"', b'"\\udcff"')) for name, said in members("json")]
+    rows(write_tar(source, [*bare, ("x.png", sample[0][1]), ("x.json", b"{}")]), label="\udcff")
+    ((_, why),) = left_out(Pack(root.parent / "packed.arrow").header).values()
+    assert why == "its .json has no text or whole number as \\udcff"
+    table = root / "list.jsonl"
+    lines = [{"path": path, "label": label_of(path), "\ud800": 1} for path in FILES]
+    table.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows(table)
+    assert "columns of list.jsonl that are not used: \\ud800" in Pack(root / "packed.arrow").header.notes
+
+
 def test_a_tar_that_is_not_whole_is_refused(root: Path) -> None:
     """Also where tarfile stops without a word: cut between two members, or a header in the middle damaged."""
     file = write_tar(root.parent / "set.tar", members("cls"))
