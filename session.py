@@ -172,6 +172,14 @@ def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack
     return pack
 
 
+def open_own_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
+    """The pack that a run was trained on, and no other. Raises RunError, PackError."""
+    pack = open_trained_pack(run, path, resources)
+    if pack.header.digest != run.read(PACK)["digest"]:
+        raise RunError(f"{pack.path} is not the pack that {run.folder} was trained on")
+    return pack
+
+
 def trained_pack_path(run: Run) -> Path:
     """Where the pack of a run is: where it was, or, of the same digest, at the same place beside the run.
 

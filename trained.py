@@ -34,7 +34,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, choose
 from greyhound.prediction import Asked, Prediction, error_of
-from greyhound.session import EVALUATED, open_device, open_trained_pack
+from greyhound.session import EVALUATED, open_device, open_own_pack
 
 FIRST: Final = 64
 CHUNK: Final = 512
@@ -169,13 +169,9 @@ def _fit_temperature(
 ) -> calibration.Temperature:
     """The temperature of the validation images, which the run folder keeps where it can be written."""
     try:
-        pack = open_trained_pack(trained.run, path, resources)
+        pack = open_own_pack(trained.run, path, resources)
     except (PackError, RunError) as error:
         return calibration.Temperature(why=str(error))
-    if pack.header.digest != trained.run.read(PACK)["digest"]:
-        return calibration.Temperature(
-            why=f"{pack.path} is not the pack that {trained.run.folder} was trained on"
-        )
     try:
         asked = pack.ids("val")
         batches = trained.logits(pack, asked, resources, crops)

@@ -30,7 +30,7 @@ from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader
 from greyhound.prediction import Asked
-from greyhound.session import open_trained_pack
+from greyhound.session import open_own_pack
 from greyhound.trained import Trained, pack_chunk
 
 MOST: Final = 5000
@@ -122,7 +122,7 @@ class Viewer:
                     "path": pack.image_path(row),
                     "class": label,
                     "similarity": round(cosine, 4),
-                    "image": f"/image/{row}",
+                    "image": f"/image/{row}?{pack.header.digest[:12]}",  # a browser keeps it
                 }
             )
         return found
@@ -142,18 +142,18 @@ def open_index(trained: Trained, resources: Resources, path: Path | None, most: 
     None, and a note, where the pack is not there or is another one.
     """
     try:
-        pack = open_trained_pack(trained.run, path, resources)
+        pack = open_own_pack(trained.run, path, resources)
     except (PackError, RunError) as error:
         note(f"no nearest training images: {error}")
         return None
-    ids = pack.ids("train")
-    ids = ids[np.linspace(0, len(ids) - 1, min(most, len(ids)), dtype=np.int64)]
+    asked = pack.ids("train")
+    asked = asked[np.linspace(0, len(asked) - 1, min(most, len(asked)), dtype=np.int64)]
     known = {"weights": trained.origin["weights"], "digest": pack.header.digest}
-    features = _read(trained.run.folder / NEIGHBOURS, known, ids)
-    if features is None:
-        ids, features = _see_all(trained, pack, ids, resources)
-        _keep(trained.run.folder / NEIGHBOURS, known, ids, features)
-    return Index(pack, ids, features)
+    found = _read(trained.run.folder / NEIGHBOURS, known, asked)
+    if found is None:
+        found = _see_all(trained, pack, asked, resources)
+        _keep(trained.run.folder / NEIGHBOURS, known, asked, *found)
+    return Index(pack, *found)
 
 
 def _see_all(
@@ -172,22 +172,30 @@ def _see_all(
         return loader.ids, np.concatenate(parts)
 
 
-def _read(file: Path, known: dict[str, str], ids: NDArray[np.int64]) -> Rows | None:
-    """The features that were kept of these rows; None where they are of others, or cannot be read."""
+def _read(
+    file: Path, known: dict[str, str], asked: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Rows] | None:
+    """What was kept of these rows: those that could be read, and their features.
+
+    None where it is of others, or cannot be read.
+    """
     try:
         with file.open("rb") as stream, np.load(stream) as kept:
             same = all(str(kept[name]) == value for name, value in known.items())
-            features: Rows = kept["features"]
+            ids, features = kept["ids"], kept["features"]
             fits = features.dtype == np.float16 and features.ndim == 2 and len(features) == len(ids)
-            return features if same and fits and np.array_equal(kept["ids"], ids) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+            fits &= np.array_equal(kept["asked"], asked) and bool(np.isin(ids, asked).all())
+            return (ids, features) if same and fits else None
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return None  # RuntimeError: a damaged zip that asks for a password or a newer version
 
 
-def _keep(file: Path, known: dict[str, str], ids: NDArray[np.int64], features: Rows) -> None:
+def _keep(
+    file: Path, known: dict[str, str], asked: NDArray[np.int64], ids: NDArray[np.int64], features: Rows
+) -> None:
     try:
         with replacing(file) as temporary:
-            np.savez(temporary, ids=ids, features=features, **known)  # type: ignore[arg-type]
+            np.savez(temporary, asked=asked, ids=ids, features=features, **known)  # type: ignore[arg-type]
     except OSError as error:
         note(f"{file} cannot be written ({error.strerror}); the next start looks at them again")
 

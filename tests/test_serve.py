@@ -29,6 +29,7 @@ from PIL import Image
 from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
 from greyhound import predict, serve
+from greyhound.cache.pack import Options, pack
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
 from greyhound.model.run import NEIGHBOURS, Run
@@ -124,6 +125,7 @@ def test_the_nearest_training_images_are_named_and_shown(served: Served, colour_
     )
     train = {colour_pack.image_path(each) for each in colour_pack.ids("train").tolist()}
     assert len({each["path"] for each in near} & train) == 4
+    assert near[0]["image"] == f"/image/{row}?{colour_pack.header.digest[:12]}"
     status, content = served.ask("GET", near[0]["image"])
     assert (status, Image.open(io.BytesIO(content)).format) == (200, "JPEG")
     assert served.ask("GET", f"/image/{colour_pack.ids('test')[0]}")[0] == 404
@@ -244,7 +246,7 @@ def test_nothing_of_an_upload_is_left(tiny_run: Path, tmp_path: Path, monkeypatc
 
 
 def test_training_images_are_looked_at_once(
-    run: Path, colour_pack: Pack, monkeypatch: Patch, capsys: Capture, coded_pack: Pack
+    run: Path, colour_pack: Pack, monkeypatch: Patch, capsys: Capture
 ) -> None:
     trained = open_trained(Run(run), "auto", ONE_THREAD)
     index = open_index(trained, ONE_THREAD, None)
@@ -264,16 +266,47 @@ def test_training_images_are_looked_at_once(
     few = open_index(trained, ONE_THREAD, None, most=5)
     assert few is not None
     assert (looked, len(few.ids), {*few.ids} <= {*index.ids}) == ([5], 5, True)
-    for damage in (b"", b"PK\x03\x04 broken", (run / NEIGHBOURS).read_bytes()[:-300]):
+    kept_bytes = (run / NEIGHBOURS).read_bytes()
+    entry = kept_bytes.rindex(b"PK\x01\x02")
+    locked, newer = bytearray(kept_bytes), bytearray(kept_bytes)
+    locked[entry + 8] |= 1  # a password
+    newer[entry + 6] = 173  # version 17.3 of zip
+    for damage in (b"", b"PK\x03\x04 broken", kept_bytes[:-300], bytes(locked), bytes(newer)):
         (run / NEIGHBOURS).write_bytes(damage)
         assert open_index(trained, ONE_THREAD, None) is not None
-    assert looked == [5, 42, 42, 42]
+    assert looked == [5, *[42] * 5]
     other = replace(trained, origin=trained.origin | {"weights": "others"})
     assert open_index(other, ONE_THREAD, None) is not None
-    assert looked == [5, 42, 42, 42, 42]
-    capsys.readouterr()
-    assert open_index(trained, ONE_THREAD, coded_pack.path) is None
-    assert "note: no nearest training images: " in capsys.readouterr().err
+    assert looked == [5, *[42] * 6]
+
+
+def test_training_images_are_those_of_the_run_alone(
+    run: Path, colour_pack: Pack, coded_pack: Pack, tmp_path: Path, capsys: Capture, scan_in_process: None
+) -> None:
+    """Of another split of the same images, some were held out."""
+    trained = open_trained(Run(run), "auto", ONE_THREAD)
+    pack(colour_pack.path.parent / "images", tmp_path / "other.arrow", Options(val=0.1, test=0.2, seed=1))
+    for path in (coded_pack.path, tmp_path / "other.arrow"):
+        assert open_index(trained, ONE_THREAD, path) is None
+        assert capsys.readouterr().err.startswith(f"note: no nearest training images: {path} ")
+
+
+def test_with_a_corrupt_image_they_are_looked_at_once_too(
+    run: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    resources = replace(ONE_THREAD, on_corrupt="skip")
+    path, row = tmp_path / "damaged.arrow", int(colour_pack.ids("train")[3])
+    content = bytearray(colour_pack.path.read_bytes())
+    content[content.find(colour_pack.encoded(row).tobytes()) + 200] ^= 1
+    path.write_bytes(content)
+    trained = open_trained(Run(run), "auto", resources)
+    index = open_index(trained, resources, path)
+    assert index is not None
+    assert (len(index.ids), row in index.ids) == (41, False)
+    monkeypatch.setattr("greyhound.viewer._see_all", None)
+    kept = open_index(trained, resources, path)
+    assert kept is not None
+    assert np.array_equal(kept.ids, index.ids) and np.array_equal(kept.features, index.features)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
