@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from greyhound.cache.store import PackError
 
 NATURAL: Final = re.compile(r"(\d+)")
+_WHOLE: Final = re.compile(r"\d+")
+_FRACTION: Final = re.compile(r"-?\d+\.0")
 _WORDNET: Final = re.compile(r"n\d{8}-(.+)")
 
 
@@ -29,6 +33,32 @@ def class_of(folder: str, classes: Container[str]) -> str:
     found = _WORDNET.fullmatch(folder)
     names = [folder, *([found[1]] if found else [])]
     return next((name for name in names if name in classes), "")
+
+
+def say_alike(names: Iterable[str], what: str) -> list[str]:
+    """A sentence for each few that may be one. what: the names are of."""
+    alike, how = (
+        defaultdict[str, list[str]](list),
+        "differ only in case, in blanks, or in how Unicode writes a letter",
+    )
+    for name in names:
+        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(ascii(name))
+    several = [few for few in alike.values() if len(few) > 1]
+    return [f"the {what} {' and '.join(few)} {how}; they are {len(few)} classes" for few in several]
+
+
+def say_numbers(names: Sequence[str]) -> list[str]:
+    """What to know of classes that are all numbers, in the order that no one asked for."""
+    if all(_FRACTION.fullmatch(name) for name in names):
+        return [
+            f"all classes are numbers such as {names[0]}, as programs write whole ones beside an empty cell"
+        ]
+    if all(map(_WHOLE.fullmatch, names)) and [*names] != sorted(names, key=_natural):
+        few = ", ".join(names[:3])
+        return [
+            f"classes are numbered by their letters ({few}, ...); --class-order natural takes them by value"
+        ]
+    return []
 
 
 def in_order(names: Sequence[str], wanted: str, short: Mapping[str, str]) -> list[str]:
@@ -63,8 +93,11 @@ def _natural(name: str) -> tuple[list[Any], str]:
 
 
 def _read_list(file: Path) -> list[str]:
-    """A name a line, a JSON list of names, or a JSON object name -> index. Raises PackError."""
-    wanted = "expected sorted, natural, or a file: a class a line, a JSON list, or JSON {name: index}"
+    """A name a line, a JSON list of names, or a JSON object, name -> index or back. Raises PackError."""
+    wanted = (
+        "expected sorted, natural, or a file: "
+        "a class a line, a JSON list, JSON {name: index}, or {index: name}"
+    )
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
@@ -77,6 +110,8 @@ def _read_list(file: Path) -> list[str]:
     except (ValueError, RecursionError):
         raise PackError(f"{file} is no valid JSON; {wanted}") from None
     if isinstance(content, dict):
+        if all(key.isdecimal() and isinstance(name, str) for key, name in content.items()):
+            content = {name: int(place) for place, name in content.items()}  # as a network's id2label
         places = {place: name for name, place in content.items() if type(place) is int}
         if sorted(places) != list(range(len(content))):
             raise PackError(f"{file} does not number its {len(content)} classes from 0; {wanted}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+from greyhound.cache.classes import say_alike
 from greyhound.cache.picture import UNREAD, named_as_read
 from greyhound.cache.place import Place
 from greyhound.cache.store import SPLITS, PackError
@@ -71,6 +71,7 @@ class Tree:
         self.images, self._home = images, images.resolve()
         self.class_at, self.split_at = 0, None
         self._left_alone, self._links, self._filled = set[str](), dict[str, str](), set[str]()
+        self._leaves = set[str]()  # folders with images in them
         if not images.is_dir():
             found = "a file" if images.exists() else "not there"
             raise PackError(f"{images} is {found}; expected a folder of images")
@@ -155,21 +156,29 @@ class Tree:
         names = [name if count == 1 else f"{name} ({count} times)" for name, count in sorted(counts.items())]
         found = [f"left alone, because systems make them: {', '.join(names)}"] if names else []
         found += [f"the folder {path} is left alone: it {why}" for path, why in sorted(self._links.items())]
-        alike = defaultdict[str, dict[str, None]](dict)
         names = list(dict.fromkeys(as_text(folder.name) for folder in self.class_folders()))
         if empty := [name for name in names if name not in self._filled]:
             more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
             found.append(
                 f"class folders without files, which are no classes: {', '.join(empty[:NAMED])}{more}"
             )
-        for name in names:
-            key = unicodedata.normalize("NFKC", name).casefold()
-            alike["".join(key.split())][ascii(name)] = None
-        for few in alike.values():
-            if len(few) > 1:
-                how = "differ only in case, in blanks, or in how Unicode writes a letter"
-                found.append(f"the class folders {' and '.join(few)} {how}; they are {len(few)} classes")
-        return found
+        return [*found, *say_alike(names, "class folders"), *self._say_deeper()]
+
+    def _say_deeper(self) -> list[str]:
+        """A guess from names: folders of the same names in several class folders may be the classes."""
+        depth, deeper = 1 + max(self.class_at, self.split_at or 0), defaultdict[str, dict[str, str]](dict)
+        for path in sorted(self._leaves):
+            home = "/".join(path.split("/")[:depth])
+            where, _, name = path.rpartition("/")
+            if home != path and home not in self._leaves and name.lower() not in SPLIT_FOLDERS:
+                deeper[name].setdefault(self.class_of(f"{path}/"), where)
+        shared = {name: found for name, found in deeper.items() if len(found) > 1}
+        if len(shared) < 2:
+            return []
+        (one, first), (other, second) = [*next(iter(shared.values())).items()][:2]
+        what = f"{one} and {other} hold folders of the same names ({', '.join([*shared][:NAMED])})"
+        todo = f"pack {self.images / first} or {self.images / second}"
+        return [f"the class folders {what}; if those are the classes, move them up, or {todo}"]
 
     def _list(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """The folders and the files directly in a folder, sorted, what is hidden or a system's left alone."""
@@ -185,6 +194,8 @@ class Tree:
                 self._left_alone.add(relative(folder / name, self.images))
             else:
                 found[not is_folder].append(folder / name)
+        if any(map(named_as_image, found[1])):
+            self._leaves.add(relative(folder, self.images))
         self._filled |= {self.class_of(relative(file, self.images)) for file in found[1][:1]}
         return found
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from greyhound.cache.classes import say_alike
 from greyhound.cache.folder import MAX_CLASSES, NO_LABEL, SPLIT_FOLDERS, Source
 from greyhound.cache.place import Place
-from greyhound.cache.store import Excluded, PackError
+from greyhound.cache.store import SPLITS, Excluded, PackError
 
 SPLIT_WORDS: Final = SPLIT_FOLDERS | {"dev": "val", "eval": "test", "evaluation": "test"}
 """What a split is called in a table, or in the name of a tar or Parquet file, in lower case."""
@@ -39,9 +40,13 @@ NOTHING: Final = Found((), ())
 
 @dataclass
 class Collection:
-    """Images as they are met, with the names of their classes. name: of what they are in, for messages."""
+    """Images as they are met, with the names of their classes.
+
+    name: of what they are in, for messages. home: the folder below which paths were sought, if they were.
+    """
 
     name: str
+    home: str = ""
     _places: dict[str, tuple[Place, str, str, str]] = field(default_factory=dict)
     _left_out: list[tuple[Source, str, Excluded]] = field(default_factory=list)
 
@@ -85,14 +90,24 @@ class Collection:
             Source(place, path, numbers[label], split, group)
             for path, (place, label, split, group) in self._places.items()
         ]
+        self._check_splits({each.split for each in sources} - {""})
         left_out = [(replace(each, label=numbers[label]), row) for each, label, row in self._left_out]
-        return Found(classes, sources, [*map(_as_unicode, notes)], left_out, says)
+        return Found(
+            classes, sources, [*map(_as_unicode, notes), *say_alike(classes, "classes")], left_out, says
+        )
+
+    def _check_splits(self, said: set[str]) -> None:
+        """Raises PackError for splits without one for training."""
+        if said and "train" not in said:
+            found = f"names the splits {', '.join(sorted(said))} and none for training"
+            raise PackError(f"{self.name} {found}; expected {', '.join(SPLITS)}: name some images train")
 
     def _first_left_out(self) -> str:
         if not self._left_out:
             return "expected a line or a sample for each"
         _, _, row = self._left_out[0]
-        return f"the first: {row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
+        where = f"; paths are sought below {self.home}" if row.reason == "missing file" and self.home else ""
+        return f"the first: {row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "") + where
 
 
 def _as_unicode(text: str) -> str:

@@ -11,24 +11,29 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from greyhound.cache.folder import Tree, as_text, find_file, named_as_image, relative
+from greyhound.cache.folder import NAMED, Tree, as_text, find_file, named_as_image, relative
 from greyhound.cache.found import SPLIT_WORDS, Collection, Found
 from greyhound.cache.parts import are_splits
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import read_table
 
-PATHS: Final = ("path", "file_name", "filename", "image", "file")
+PATHS: Final = (
+    *("path", "file_name", "filename", "image", "file"),
+    *("file_path", "filepath", "image_path", "img_path"),
+)
 """What a column of paths is called, in any case; the first that is there is taken."""
-LABELS: Final = ("label", "class", "class_name", "category")
+LABELS: Final = ("label", "class", "class_name", "category", "target")
 """What a column of classes is called, unless --label names another."""
 OTHERS: Final = ("split", "group", "weight")
 SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Of files that can be nothing but a manifest; a Parquet file may be one too."""
-EXPECTED: Final = f"a table with a path ({', '.join(PATHS)}) and a class ({', '.join(LABELS)})"
+EXPECTED: Final = (
+    f"a table with a path ({', '.join(PATHS)}) and a class ({', '.join(LABELS)}, or what --label names)"
+)
 _METADATA: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
@@ -121,14 +126,14 @@ def metadata_below(folder: Path) -> list[Path]:
 
 def read(file: Path, label: str = "") -> Found:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
-    images = Collection(str(file))
+    images = Collection(str(file), str(file.parent))
     notes = _read(load(file), file.parent, "", label, images)
     return images.found(notes, f"as {file.name} says")
 
 
 def read_folder(folder: Path, files: Sequence[Path], label: str = "") -> Found:
     """The images of a folder that its `metadata_below` name; others are left out. Raises PackError."""
-    images, notes = Collection(str(folder)), list[str]()
+    images, notes = Collection(str(folder), str(folder)), list[str]()
     named = [SPLIT_WORDS.get(file.parent.name.lower(), "") for file in files]
     splits = named if are_splits(named) else [""] * len(files)
     for file, split in zip(files, splits, strict=True):
@@ -136,7 +141,21 @@ def read_folder(folder: Path, files: Sequence[Path], label: str = "") -> Found:
     for each in Tree(folder).files():
         if named_as_image(each) and not images.knows(path := relative(each, folder)):
             images.leave_out(each, path, "", "not listed", f"{files[0].name} has no line for it")
-    return images.found(notes, "as the folders say" if any(splits) else f"as {files[0].name} says")
+    found = images.found(notes, "as the folders say" if any(splits) else f"as {files[0].name} says")
+    return replace(found, notes=[*found.notes, *_say_folders(found, files[0].name)])
+
+
+def _say_folders(found: Found, name: str) -> list[str]:
+    """That class folders do not count, where their names are not the classes."""
+    folders = [PurePosixPath(each.path).parent.name for each in found.sources]
+    others = {each for each in folders if each and each.lower() not in SPLIT_WORDS}
+    pairs = zip(folders, found.sources, strict=True)
+    if len(others) < 2 or all(folder == found.classes[each.label] for folder, each in pairs):
+        return []
+    few = ", ".join(sorted(others)[:NAMED])
+    return [
+        f"{name} says the classes, and the names of the folders ({few}) do not: move it away if they should"
+    ]
 
 
 def _read(table: Table, home: Path, split: str, label: str, images: Collection) -> list[str]:
@@ -146,7 +165,7 @@ def _read(table: Table, home: Path, split: str, label: str, images: Collection) 
     lines = _Lines(table.file, home, columns, split, images)
     for number, row in table.rows:
         lines.add(number, row)
-    unused = [name for name in table.names if name not in taken]
+    unused = [name or "one without a name" for name in table.names if name not in taken]
     return [f"columns of {table.file.name} that are not used: {', '.join(unused)[:200]}"] if unused else []
 
 
@@ -167,7 +186,7 @@ class _Lines:
         """Raises PackError."""
         names = self.columns
         name, label, said, group, weight = (
-            self._text(row.get(column), column, number)
+            self._text(row.get(column) if column else None, column, number)
             for column in (names.path, names.label, names.split, names.group, names.weight)
         )
         if not name:
@@ -217,7 +236,7 @@ class _Lines:
                 raise PackError(f"{self.file} {what}; expected one kind: put all in quotes")
         self.weight = self.weight if self.weight[0] else (number, weight)
         if weight != self.weight[1]:
-            what = (
-                f"weighs images, {self.weight[1]!r} in line {self.weight[0]} and {weight!r} in line {number}"
-            )
-            raise PackError(f"{self.file} {what}; training does not weigh them: remove that column")
+            first, other = self.weight
+            what = f"has {other!r} as the weight in line {first} and {weight!r} in line {number}"
+            todo = "training does not weigh images: remove the column weight"
+            raise PackError(f"{self.file} {what}; {todo}")

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from greyhound.cache.files import WriteError
+from greyhound.cache.folder import find_file
 from greyhound.cache.found import Collection, Found
 from greyhound.cache.manifest import LABELS
 from greyhound.cache.parts import Parts
-from greyhound.cache.place import Part
+from greyhound.cache.place import Part, Place
 from greyhound.cache.store import PackError
 
 SUFFIXES: Final = (".parquet", ".pq")
@@ -53,11 +54,14 @@ def read(parts: Parts, spool: Path, label: str = "") -> Found:
             for source, name, split in zip(parts.files, parts.names, splits, strict=True):
                 opened = _open(source)
                 columns = image, kind = _choose(opened, source, label)
+                if not label and kind.lower() not in LABELS:
+                    said = f"the classes are those of the column {kind}; --label names another"
+                    notes += [said] if said not in notes else []
                 others = [each for each in opened.schema_arrow.names if each not in columns]
                 if others and (said := f"columns that are not used: {', '.join(others)[:200]}") not in notes:
                     notes.append(said)
                 for number, row in enumerate(_rows(opened, source, columns)):
-                    _add(f"{name}/{number:06d}", row[image], row[kind], split, file, images)
+                    _add(f"{name}/{number:06d}", row[image], row[kind], split, file, images, source.parent)
     except OSError as error:
         what = (
             f"the images of {parts.whole} cannot be laid down in {spool.parent} ({error.strerror or error})"
@@ -66,14 +70,20 @@ def read(parts: Parts, spool: Path, label: str = "") -> Found:
     return images.found(notes, "as the names of the files say")
 
 
-def _add(name: str, image: Any, label: Any, split: str, file: IO[bytes], images: Collection) -> None:
-    """One image, its bytes at the end of the file. Raises PackError, OSError."""
+def _add(
+    name: str, image: Any, label: Any, split: str, file: IO[bytes], images: Collection, home: Path
+) -> None:
+    """One image, its bytes at the end of the file; or where its path leads. Raises PackError, OSError."""
     data, path = _image(image)
+    there = find_file(home, path) if path and data is None else home
     path = f"{name}-{path}" if path else name
-    place = Part(Path(file.name), file.tell(), len(data or b""), path)
+    place: Place = Part(Path(file.name), file.tell(), len(data or b""), path)
     text = "" if label is None else str(label).strip()
+    if data is None and there.is_file():
+        place, data = there, b""
     if data is None:
-        images.leave_out(place, path, text, "missing file", "the table holds no bytes of it")
+        why = "the table holds no bytes of it, and its path is no file"
+        images.leave_out(place, path, text, "missing file", why)
     elif not text:
         images.leave_out(place, path, "", "no label")
     else:

@@ -255,6 +255,8 @@ class Shard:
 def _open(path: Path) -> int:
     """A descriptor of the file. Raises PackError."""
     try:
+        if path.is_dir():
+            raise PackError(f"{path} is a folder; pack it first: greyhound pack {path} --out {path}.arrow")
         if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for ever
             raise _no_pack(path, "no regular file")
         return os.open(path, os.O_RDONLY)

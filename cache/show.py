@@ -104,7 +104,8 @@ def name_old(out: Path) -> str:
 
 def _print_table(title: str, names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
     """A table of names and counts, whose last row sums up the others."""
-    shown = Table(*names, title=_plain(title), title_justify="left")
+    _say(title)
+    shown = Table(*names)
     for column in shown.columns[1:]:
         column.justify = "right"
     for place, row in enumerate(rows):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from greyhound.cache import manifest, stanford, tars
-from greyhound.cache.classes import in_order, short_names
+from greyhound.cache.classes import in_order, say_numbers, short_names
 from greyhound.cache.files import folder_beside
 from greyhound.cache.folder import NO_LABEL, Tree, check_outside, find_labelled, named_as_image
 from greyhound.cache.found import Found
@@ -20,6 +20,8 @@ from greyhound.cache.parts import Parts, below, expand, is_pattern
 from greyhound.cache.store import PackError
 
 PARQUET: Final = (".parquet", ".pq")
+SAVED: Final = ("dataset_dict.json", "state.json")
+"""Files by which a folder is known that `datasets` wrote with save_to_disk."""
 KINDS: Final = (
     "a folder with one subfolder a class, a manifest (.csv, .tsv, .jsonl, .parquet), "
     "WebDataset tars, or Parquet files with images"
@@ -56,6 +58,8 @@ def opened(source: Path, out: Path, reading: Reading = Reading()) -> Iterator[Fo
             found = _in_files(expand(str(source)), out, reading.label, held)
         else:
             found = _in_files(Parts(str(source), [source], [source.name]), out, reading.label, held)
+        if not reading.order:
+            found = replace(found, notes=[*found.notes, *say_numbers(found.classes)])
         short = short_names(found.classes) if reading.names == "auto" else {}
         if reading.order:
             found = _ordered(found, reading.order, short)
@@ -77,6 +81,13 @@ def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Found:
         for suffixes in (tars.SUFFIXES, PARQUET):
             if (parts := below(folder, suffixes)).files:
                 return _in_files(parts, out, label, held)
+        if any((folder / name).is_file() for name in SAVED):
+            todo = (
+                "open it with load_from_disk and write each split with to_parquet, to train.parquet and so on"
+            )
+            raise PackError(
+                f"{folder} is a set that save_to_disk of datasets wrote; expected Parquet: {todo}"
+            )
     if not label and (lists := stanford.lists_in(folder)):
         check_outside(out, folder)
         return stanford.read(folder, lists)
@@ -87,7 +98,7 @@ def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Found:
     try:
         classes, sources, notes = find_labelled(folder)
     except PackError as error:
-        raise PackError(why or str(error)) from None
+        raise PackError(f"{why}; and of class folders: {error}" if why else str(error)) from None
     check_outside(out, folder)
     return Found(classes, sources, [*notes, *([f"{why}; so the class folders are read"] if why else [])])
 

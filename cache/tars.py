@@ -28,6 +28,7 @@ _KEY: Final = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 """As webdataset's `base_plus_ext`: the folder and the base name up to its first dot; and the rest."""
 _OF_TAR: Final = re.compile(r"__[^/]*__($|/)")
 """What webdataset keeps of a tar itself."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _LONG: Final = 1 << 20
 """Bytes of a class or a JSON object that are read."""
 
@@ -107,9 +108,17 @@ def _class(sample: Sample, label: str, stream: IO[bytes]) -> tuple[str, str]:
     """What a sample's .cls says, or a field of its .json; or "" and why there is none."""
     try:
         if "cls" in sample and not label:
-            return _read(sample["cls"], stream).decode().strip(), "its .cls is empty"
+            text = _read(sample["cls"], stream).decode().strip()
+            return (
+                ("", "its .cls is no line of text") if _CONTROL.search(text) else (text, "its .cls is empty")
+            )
         if "json" not in sample:
-            return "", "it has no .json" if label else "it has neither .cls nor .json"
+            return (
+                "",
+                "it has no .json"
+                if label
+                else "it has neither .cls nor .json; unpack a tar of class folders",
+            )
         content = json.loads(_read(sample["json"], stream))
     except (ValueError, RecursionError):
         return "", "its .cls is no text" if "cls" in sample and not label else "its .json is no JSON"

@@ -130,6 +130,81 @@ def test_a_manifests_splits_and_groups_are_taken(root: Path, ending: str) -> Non
     assert "images of a group together (3 groups)" in Pack(root / "packed.arrow").header.split_by
 
 
+@pytest.mark.parametrize("name", ["filepath", "Image_Path", "img_path", "file_path"])
+def test_other_names_of_columns_that_are_common(root: Path, name: str) -> None:
+    expected = rows(root)
+    table = [{name: line["path"], "target": line["label"]} for line in TABLE]
+    assert rows(write_table(root / "list.csv", table)) == expected
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_column_without_a_name_is_nothing(root: Path, last: bool) -> None:
+    """As pandas' to_csv writes its index: neither weight nor group nor split."""
+    lines = [("path", "label", ""), *((line["path"], line["label"], n) for n, line in enumerate(TABLE))]
+    ordered = [(*line[:2], line[2]) if last else (line[2], *line[:2]) for line in lines]
+    (root / "list.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in ordered))
+    expected = rows(root)
+    assert rows(root / "list.csv") == expected
+    header = Pack(root / "packed.arrow").header
+    assert "columns of list.csv that are not used: one without a name" in header.notes
+    assert "group" not in header.split_by
+
+
+def test_what_the_names_of_classes_suggest_is_said(root: Path) -> None:
+    """Of every source that names them: numbers out of order, fractions, and what may be one class."""
+    said = {
+        "1 2 10": "classes are numbered by their letters (1, 10, 2, ...); --class-order natural",
+        "1.0 2.0 10.0": "all classes are numbers such as 1.0, as programs write whole ones beside an empty",
+        "dress Dress hat": "the classes 'Dress' and 'dress' differ only in case, in blanks, or in how",
+        "1 2 3": "",
+        "1 1.0": "",
+    }
+    for names, note in said.items():
+        kinds = names.split()
+        table = [{**line, "label": kinds[n % len(kinds)]} for n, line in enumerate(TABLE)]
+        header = pack(write_table(root / "list.csv", table), root.parent / "p", Options(val=0, test=0))
+        assert [each for each in header.notes if each.startswith(note)] if note else not header.notes
+    table = [{**line, "label": f"{n % 12}"} for n, line in enumerate(TABLE)]
+    asked = Options(val=0, test=0, reading=Reading(order="natural"))
+    assert not pack(write_table(root / "list.csv", table), root.parent / "p", asked).notes
+    named = {f"{n}/1.png": encode(noise(9, 9, n)) for n in range(12)}
+    header = pack(folder(root.parent / "named", named), root.parent / "p", Options(val=0, test=0))
+    assert header.notes[0].startswith("classes are numbered by their letters (0, 1, 10, ...)")
+
+
+DEEPER = {
+    "raw/hat raw/cap new/hat new/cap": "new and raw hold folders of the same names (cap, hat); if those are the "
+    "classes, move them up, or pack {root}/new or {root}/raw",
+    "a/a/hat a/a/cap b/b/hat b/b/cap c": "a and b hold folders of the same names (cap, hat); if those are the "
+    "classes, move them up, or pack {root}/a/a or {root}/b/b",
+    "train/a/hat train/a/cap test/b/hat test/b/cap": "b and a hold folders of the same names (cap, hat); if "
+    "those are the classes, move them up, or pack {root}/test/b or {root}/train/a",
+    "a/2019 b/2019": "",
+    "a a/hat a/cap b/hat b/cap": "",
+    "train/a/hat train/a/cap train/b test/a/hat test/a/cap": "",
+}
+
+
+@pytest.mark.parametrize("folders", DEEPER)
+def test_classes_that_may_lie_a_folder_deeper_are_pointed_out(folders: str, tmp_path: Path) -> None:
+    files = {f"{name}/1.png": encode(noise(9, 9, n)) for n, name in enumerate(folders.split())}
+    header = pack(folder(tmp_path / "x", files), tmp_path / "p", Options(val=0, test=0))
+    notes = [note.removeprefix("the class folders ") for note in header.notes if "same names" in note]
+    assert notes == ([DEEPER[folders].format(root=tmp_path / "x")] if DEEPER[folders] else [])
+
+
+def test_a_folder_of_save_to_disk_is_refused_with_the_way_out(root: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_dict({"label": [0, 1]})
+    made.save_to_disk(root.parent / "one")
+    datasets.DatasetDict({"train": made, "test": made}).save_to_disk(root.parent / "several")
+    for name in ("one", "several"):
+        said = refused(root.parent / name)
+        assert said.startswith(
+            f"{root.parent / name} is a set that save_to_disk of datasets wrote; expected Parq"
+        )
+
+
 def test_what_a_manifest_cannot_give_is_left_out_and_counted(root: Path) -> None:
     table = [{**line, "split": "train" if n % 3 else "test", "note": "x"} for n, line in enumerate(TABLE)]
     table += [
@@ -161,13 +236,14 @@ REFUSED = {
     "no line": ("csv", "path,label\n", " names no image that can be packed; expected a line or a sample"),
     "no column of paths": ("csv", "where,label\na,b\n", " has the columns where, label; expected a table with a path"),
     "no column of classes": ("csv", "path,kind\na,b\n", " has the columns path, kind; expected a table with a path"),
-    "no file": ("csv", "path,label\na,b\nc,d\n", " names no image that can be packed; the first: a: missing file (line 2)"),
+    "no file": ("csv", "path,label\na,b\nc,d\n", " names no image that can be packed; the first: a: missing file (line 2); paths are sought below {home}"),
+    "no training": ("csv", "path,label,split\nno/0.png,no,val\nbeagle/1.jpg,b,test\n", " names the splits test, val and none for training; expected train, val, test"),
     "an address": ("csv", "path,label\nhttps://a.b/c.jpg,b\n", " names the address 'https://a.b/c.jpg' in line 2; expected a file"),
     "no path": ("csv", "path,label\n,b\n", " names no path in line 2; expected one in every line"),
     "two classes": ("csv", "path,label\nno/0.png,no\nno/0.png,yes\n", " names 'no/0.png' twice, with the class 'no' and with 'yes'; expected one line a file"),
     "two splits": ("csv", "path,label,split\nno/0.png,no,val\nno/0.png,no,test\n", " names 'no/0.png' twice, with the split 'val' and with 'test'"),
     "one class": ("csv", "path,label\nno/0.png,no\n", " names 1 class ('no'); expected 2 to 10,000; if another column has"),
-    "weights": ("csv", "path,label,weight\nno/0.png,no,1\nno/1.jpg,no,2\n", " weighs images, '1' in line 2 and '2' in line 3; training does not"),
+    "weights": ("csv", "path,label,weight\nno/0.png,no,1\nno/1.jpg,no,2\n", " has '1' as the weight in line 2 and '2' in line 3; training does not weigh images: remove the column weight"),
     "no JSON": ("jsonl", '{"path": "a", "label": "b"}\n{"path"\n', " has no JSON object in line 2; expected a table"),
     "a JSON list": ("jsonl", '["a", "b"]\n', " has no JSON object in line 1; expected a table"),
     "no text": ("jsonl", "\udcff", " is no text in UTF-8; expected a table"),
@@ -184,7 +260,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(name: str, root: Path) -> Non
     ending, text, said = REFUSED[name]
     file = root / f"list.{ending}"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert refused(file).startswith(f"{file}{said}")
+    assert refused(file).startswith(f"{file}{said.replace('{home}', str(root))}")
 
 
 def test_a_class_whose_files_are_all_missing_is_refused(root: Path) -> None:
@@ -232,7 +308,10 @@ def test_an_image_folder_of_hugging_face_is_a_manifest(ending: str, root: Path) 
     assert left_out(header) == {"more/x.png": ("not listed", f"{file.name} has no line for it")}
     other = {name: f"{name}s" for name in NAMES}
     write_table(root / "metadata.csv", [{**line, "label": other[line["label"]]} for line in METADATA])
+    said = "metadata.csv says the classes, and the names of the folders (007, Akita, beagle, no) do not"
+    assert not [note for note in Pack(root.parent / "packed.arrow").header.notes if "folders" in note]
     assert rows(root) == {(other[kind], data, split): 1 for kind, data, split in expected}
+    assert [note for note in Pack(root.parent / "packed.arrow").header.notes if note.startswith(said)]
 
 
 def test_metadata_in_the_folders_of_splits(root: Path) -> None:
@@ -255,6 +334,9 @@ def test_metadata_without_classes_leaves_the_class_folders(root: Path) -> None:
     said = f"{file} has the columns file_name, text; expected a table with a path"
     (note,) = Pack(root.parent / "packed.arrow").header.notes
     assert note.startswith(said) and note.endswith("; so the class folders are read")
+    one = folder(root.parent / "one", {f"train/{path}": data for path, data in DATA.items()})
+    write_table(one / "train" / "metadata.jsonl", [{"file_name": path, "text": "a dog"} for path in FILES])
+    assert refused(one).endswith(f"{one}/CLASS/image.jpg; if the classes lie in train, pack {one / 'train'}")
     flat = folder(root.parent / "flat", {"a.png": DATA["no/0.png"]})
     file = write_table(flat / "metadata.csv", [{"file_name": "a.png"}])
     assert refused(flat, root.parent / "p").startswith(f"{file} has the columns file_name; expected a table")
@@ -266,6 +348,7 @@ ORDERS = {
     "natural": ("1", "2", "10", "a", "B", "b"),
     "b\n10\r\n1\n\na\n2\nB\n": ("b", "10", "1", "a", "2", "B"),
     '["2", "b", "a", "B", "10", "1"]': ("2", "b", "a", "B", "10", "1"),
+    '{"1": "10", "0": "B", "2": "a", "3": "1", "4": "2", "5": "b"}': ("B", "10", "a", "1", "2", "b"),
     '{"a": 5, "b": 0, "B": 1, "10": 2, "2": 3, "1": 4}': ("b", "B", "10", "2", "1", "a"),
 }
 

@@ -152,6 +152,8 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
         ("f.json", b'{"label": [1]}'),
         ("g.jpg", picture),
         ("g.cls", b"\xff"),
+        ("i.jpg", picture),
+        ("i.cls", b"no\0"),
         ("h.jpg", b"bad"),
         ("h.cls", b"no"),
         ("h.txt", b"a dog"),
@@ -161,7 +163,7 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
     ]
     header = pack(write_tar(root.parent / "set.tar", [*members("cls"), *odd]), root.parent / "p")
     assert left_out(header) == {
-        "set.tar/a.jpg": ("no label", "it has neither .cls nor .json"),
+        "set.tar/a.jpg": ("no label", "it has neither .cls nor .json; unpack a tar of class folders"),
         "set.tar/b": ("no image", "its sample has none"),
         "set.tar/c.jpg": ("several images", ".jpg, .png"),
         "set.tar/d.jpg": ("duplicate path", "twice in one tar"),
@@ -171,6 +173,7 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
             "its .json has no text or whole number as label or class or class_name or category or cls",
         ),
         "set.tar/g.jpg": ("no label", "its .cls is no text"),
+        "set.tar/i.jpg": ("no label", "its .cls is no line of text"),
         "set.tar/h.jpg": ("undecodable", "no image that is read here"),
     }
     assert "members that are not used: hidden, or named without an ending (2), .txt (1)" in header.notes
@@ -276,6 +279,20 @@ def test_parquet_as_datasets_writes_it_gives_the_folders_pack(root: Path) -> Non
     assert path == "train-00000-of-00002.parquet/000001-1.jpg"
 
 
+def test_parquet_without_bytes_is_read_from_the_files_that_it_names(root: Path) -> None:
+    """As to_parquet of `datasets` writes images that came from files."""
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [str(root / path) for path in FILES], "fine_label": [*map(label_of, FILES)]}
+    made = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    made = made.class_encode_column("fine_label")
+    made.to_parquet(root.parent / "set.parquet")
+    assert pq.read_table(root.parent / "set.parquet")["image"][0]["bytes"].as_py() is None
+    expected = rows(root)
+    assert rows(root.parent / "set.parquet") == expected
+    said = "the classes are those of the column fine_label; --label names another"
+    assert said in Pack(root.parent / "packed.arrow").header.notes
+
+
 def test_the_splits_of_parquet_files_are_their_names(root: Path) -> None:
     home = root.parent / "hf"
     home.mkdir()
@@ -311,7 +328,10 @@ def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
     pq.write_table(pa.table({"image": images, "label": [*labels, "no", None, "no"]}), file)
     header = pack(file, root.parent / "p")
     assert left_out(header) == {
-        "set.parquet/000024-x.jpg": ("missing file", "the table holds no bytes of it"),
+        "set.parquet/000024-x.jpg": (
+            "missing file",
+            "the table holds no bytes of it, and its path is no file",
+        ),
         "set.parquet/000025-y/z.jpg": ("no label", ""),
         "set.parquet/000026-empty.jpg": ("undecodable", "the file is empty"),
     }
