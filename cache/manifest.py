@@ -126,7 +126,7 @@ def metadata_below(folder: Path) -> list[Path]:
 
 def read(file: Path, label: str = "") -> Found:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
-    images = Collection(str(file), str(file.parent))
+    images = Collection(str(file), str(file.absolute().parent))
     notes = _read(load(file), file.parent, "", label, images)
     return images.found(notes, f"as {file.name} says")
 
@@ -195,7 +195,12 @@ class _Lines:
             what = f"names the address {name[:100]!r} in line {number}"
             raise PackError(f"{self.file} {what}; expected a file: download it first")
         self._check(number, row.get(names.label), weight)
-        place = self._find(name)
+        try:
+            place = self._find(name)
+            there = place.is_file()
+        except OSError as error:
+            what = f"has {name[:60]!r} in line {number}, which cannot be a path ({error.strerror})"
+            raise PackError(f"{self.file} {what}; expected the path of a file") from None
         path = relative(place, self.home) if place.is_relative_to(self.home) else as_text(place.as_posix())
         split = SPLIT_WORDS.get(said.lower(), "") if names.split else self.split
         if not label:
@@ -203,7 +208,7 @@ class _Lines:
         elif names.split and not split:
             why = f"line {number} says {said!r}; expected {', '.join(SPLITS)}"
             self.images.leave_out(place, path, label, "unknown split", why)
-        elif not place.is_file():
+        elif not there:
             self.images.leave_out(place, path, label, "missing file", f"line {number}")
         else:
             self.images.add(place, path, label, split, group)

@@ -195,7 +195,10 @@ WRONG = {
         "{images}-paths.csv names 'Akita/none.jpg', which is not among the images; expected paths",
     ),
     "info of nothing": ("info {tmp}/none", "there is no pack at {tmp}/none; make one:"),
-    "info of a folder": ("info {tmp}", "{tmp} cannot be opened ("),
+    "info of a folder": (
+        "info {tmp}",
+        "{tmp} is a folder; pack it first: greyhound pack {tmp} --out {tmp}.arrow",
+    ),
     "verify of some file": ("verify /proc/self/cmdline", "/proc/self/cmdline is no readable pack ("),
     "no number": (PACK + " --val much", "--val is 'much'; expected a number\n"),
     "an unknown flag": ("info {tmp} --yaml", "there is no flag --yaml; see greyhound info --help\n"),
