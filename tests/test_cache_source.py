@@ -237,7 +237,7 @@ REFUSED = {
     "no column of paths": ("csv", "where,label\na,b\n", " has the columns where, label; expected a table with a path"),
     "no column of classes": ("csv", "path,kind\na,b\n", " has the columns path, kind; expected a table with a path"),
     "no file": ("csv", "path,label\na,b\nc,d\n", " names no image that can be packed; the first: a: missing file (line 2); paths are sought below {home}"),
-    "no name": ("csv", f"path,label\n{'/9j/' + 'a' * 300},b\n", " has '/9j/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' in line 2, which cannot be a path (File name too long); exp"),
+    "no name": ("csv", f"path,label\n{'/9j/' + 'a' * 5000},b\n", " has '/9j/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' in line 2, which cannot be a path (File name too long); exp"),
     "no training": ("csv", "path,label,split\nno/0.png,no,val\nbeagle/1.jpg,b,test\n", " names the splits test, val and none for training; expected train, val, test"),
     "an address": ("csv", "path,label\nhttps://a.b/c.jpg,b\n", " names the address 'https://a.b/c.jpg' in line 2; expected a file"),
     "no path": ("csv", "path,label\n,b\n", " names no path in line 2; expected one in every line"),
