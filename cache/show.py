@@ -5,6 +5,7 @@ Before it: a survey's rows, or an opened pack. After it: a reader; `__main__` pr
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -15,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from greyhound.cache.classes import short_names
 from greyhound.cache.cli import plain
 from greyhound.cache.shards import find
 from greyhound.cache.store import SPLITS, Pack, PackError
@@ -83,13 +85,22 @@ def describe(opened: Pack, most: int | None) -> None:
 
 def say_unpacked(opened: Pack, out: Path) -> None:
     """What was written to a folder, and how it becomes a pack again."""
+    from greyhound.cache.scan import WHITE
+    from greyhound.cache.unpack import CLASS_LIST
+
     counts = {split: len(opened.ids(split)) for split in SPLITS}
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
     _say(f"{out}: {len(opened):,} images, as SPLIT/CLASS/image.jpg: {parts}")
     if opened.header.transcoded:
         _say(f"written as the PNG that they are stored as: {len(opened.header.transcoded):,}")
-    plain = "" if counts["val"] else " --val 0"
-    _say(f"a pack again: greyhound pack {out} --out PACK{plain} --grayscale keep --duplicates keep")
+    words = [*(() if counts["val"] else ("--val", "0")), "--grayscale", "keep", "--duplicates", "keep"]
+    if (out / CLASS_LIST).exists():
+        words += ["--class-order", str(out / CLASS_LIST)]
+    if short_names(opened.classes):
+        words += ["--class-names", "as-is"]
+    if opened.header.background != WHITE:
+        words += ["--background", opened.header.background]
+    _say(f"a pack again: greyhound pack {shlex.join([str(out), '--out', 'PACK', *words])}")
 
 
 def name_old(out: Path) -> str:

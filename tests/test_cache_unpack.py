@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,15 @@ from pictures import coded, encode, folder, noise
 from runs import Patch
 
 from greyhound.cache import show
+from greyhound.cache.__main__ import COMMANDS
 from greyhound.cache.files import WriteError
+from greyhound.cache.options import read_call
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.scan import WHITE
 from greyhound.cache.selection import Decision, Photograph
+from greyhound.cache.source import Reading
 from greyhound.cache.store import SPLITS, Pack, PackError
-from greyhound.cache.unpack import places, unpack
+from greyhound.cache.unpack import export_paths, unpack
 
 KEEP = Options(grayscale="keep", duplicates="keep")
 
@@ -31,7 +38,7 @@ def described(packed: Pack) -> set[tuple[str, str, str, str]]:
             splits[row],
             hashlib.sha256(packed.encoded(row).data).hexdigest(),
         )
-        for row, place in enumerate(places(packed))
+        for row, place in enumerate(export_paths(packed))
     }
 
 
@@ -79,9 +86,9 @@ def test_what_is_unpacked_and_packed_is_the_same(tmp_path: Path, whole: Pack) ->
     assert png.name == "0.tif.png"
 
 
-def test_a_pack_that_was_unpacked_unpacks_to_the_same_places(tmp_path: Path, whole: Pack) -> None:
+def test_a_pack_that_was_unpacked_unpacks_to_the_same_export_paths(tmp_path: Path, whole: Pack) -> None:
     back = again(whole, tmp_path)
-    assert sorted(places(back)) == sorted(places(whole))
+    assert sorted(export_paths(back)) == sorted(export_paths(whole))
 
 
 def test_a_pack_for_training_alone_stays_so(tmp_path: Path, scan_in_process: None) -> None:
@@ -90,6 +97,66 @@ def test_a_pack_for_training_alone_stays_so(tmp_path: Path, scan_in_process: Non
     back = again(Pack(tmp_path / "x.arrow"), tmp_path, Options(val=0))
     assert (back.classes, len(back.ids("train"))) == (("a", "b"), 3)
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(SPLITS)
+
+
+def repack(packed: Pack, root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, Pack]:
+    """The command that is printed after an export, and the pack that it makes."""
+    unpack(packed, root / "the copy")
+    show.say_unpacked(packed, root / "the copy")
+    said = capsys.readouterr().out.splitlines()[-1].removeprefix("a pack again: greyhound ")
+    first, *words = [str(root / "again.arrow") if word == "PACK" else word for word in shlex.split(said)]
+    assert read_call(COMMANDS[first], words, "greyhound pack")() == 0
+    return said, Pack(root / "again.arrow")
+
+
+def test_the_printed_command_numbers_the_classes_alike(
+    tmp_path: Path, scan_in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where they have WordNet numbers, were listed, or need marks in a list; transparent pixels too."""
+    orders = {
+        "natural": ["dog 2", "dog 10", "Ape"],
+        "listed": ["n00000002-b", "n00000001-a"],
+        "odd": ["[x]", " y ", "B\nC"],
+    }
+    for name, classes in orders.items():
+        root = tmp_path / name
+        images = photographs(root, [f"{each}/{n}.jpg" for each in classes for n in range(4)])
+        (root / "order").write_text(json.dumps(classes))
+        order = name if name == "natural" else str(root / "order")
+        reading = Reading(order=order, names="as-is")
+        colour = "#808080" if name == "odd" else WHITE
+        pack(images, root / "x.arrow", replace(KEEP, reading=reading, background=colour))
+        packed = Pack(root / "x.arrow")
+        said, again = repack(packed, root, capsys)
+        assert again.classes == packed.classes
+        assert described(again) == described(packed)
+        assert again.header.background == colour
+        assert ("--class-order" in said, "as-is" in said) == (True, name == "listed")
+
+
+def test_the_usual_order_needs_no_list(
+    tmp_path: Path, whole: Pack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--class" not in repack(whole, tmp_path, capsys)[0]
+    assert sorted(each.name for each in (tmp_path / "the copy").iterdir()) == sorted(SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["0.jpg", "0.jpg/x.jpg"], ["0.jpg", "0-2.jpg/x.jpg"]),
+        (["0.jpg/x.jpg", "0.jpg"], ["0.jpg/x.jpg", "0-2.jpg"]),
+        (["0.jpg", "0.jpg/x", "0.jpg/y", "0-2.jpg"], ["0.jpg", "0-2.jpg/x", "0-2.jpg/y", "0-2-2.jpg"]),
+    ],
+)
+def test_no_file_is_where_a_folder_is(
+    paths: list[str], found: list[str], tmp_path: Path, coded_pack: Pack, monkeypatch: Patch
+) -> None:
+    """As a tar may have them."""
+    monkeypatch.setattr(Pack, "image_path", lambda self, row: dict(enumerate(paths)).get(row, f"other/{row}"))
+    assert list(export_paths(coded_pack))[: len(paths)] == [f"train/first/{path}" for path in found]
+    unpack(coded_pack, tmp_path / "out")
+    assert sum(file.is_file() for file in (tmp_path / "out").rglob("*")) == 20
 
 
 def test_shards_are_unpacked_as_one(tmp_path: Path, whole: Pack, scan_in_process: None) -> None:
@@ -123,7 +190,7 @@ def test_no_path_leads_out_of_the_folder(
     """Rows 1 and 2 have the same path, and go elsewhere."""
     monkeypatch.setattr(Pack, "image_path", lambda self, row: path)
     monkeypatch.setattr(Pack, "classes", ("a", "a"))
-    first, second, *_ = places(coded_pack)
+    first, second, *_ = export_paths(coded_pack)
     assert first == place
     assert second != first and Path(second).parent == Path(first).parent
     unpack(coded_pack, tmp_path / "out")
@@ -133,9 +200,9 @@ def test_no_path_leads_out_of_the_folder(
 
 def test_no_class_leads_out_and_no_two_become_one(coded_pack: Pack, monkeypatch: Patch) -> None:
     monkeypatch.setattr(Pack, "classes", ("x/y", "x_y"))
-    assert {place.split("/")[1] for place in places(coded_pack)} == {"x_y", "x_y-2"}
+    assert {place.split("/")[1] for place in export_paths(coded_pack)} == {"x_y", "x_y-2"}
     monkeypatch.setattr(Pack, "classes", ("..", ""))
-    assert {place.split("/")[1] for place in places(coded_pack)} == {"_..", "_"}
+    assert {place.split("/")[1] for place in export_paths(coded_pack)} == {"_..", "_"}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, coded_pack: Pack) -> None:

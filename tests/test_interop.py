@@ -120,6 +120,23 @@ def test_dataset_from_file_refuses_a_pack(place: Path) -> None:
     assert "ArrowInvalid" in answer(REFUSED, place / "one")
 
 
+STREAMED = """
+import datasets, sys
+data = datasets.load_dataset("arrow", data_files=["dogs.arrow"], split="train", streaming=True)
+print(sum(1 for _ in data), sum(each.stat().st_size for each in hf.rglob("*") if each.is_file()), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("streaming", "copied"), [("True", False), ("False", True)])
+def test_datasets_copies_a_pack_unless_it_streams(
+    streaming: str, copied: bool, place: Path, tmp_path: Path
+) -> None:
+    cache = f"import os, pathlib; hf = pathlib.Path({str(tmp_path)!r}); os.environ['HF_HOME'] = str(hf)"
+    rows, size = answer(cache + STREAMED.replace("True", streaming), place / "one").split()
+    assert rows == "60"
+    assert (int(size) > (place / "one" / "dogs.arrow").stat().st_size / 2) == copied
+
+
 @pytest.mark.parametrize(
     ("title", "after"),
     [
