@@ -49,6 +49,7 @@ class Collection:
     home: str = ""
     _places: dict[str, tuple[Place, str, str, str]] = field(default_factory=dict)
     _left_out: list[tuple[Source, str, Excluded]] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
 
     def add(self, place: Place, path: str, label: str, split: str = "", group: str = "") -> None:
         """One image. A path that came before is left out, if it says the same. Raises PackError."""
@@ -65,11 +66,12 @@ class Collection:
     def leave_out(self, place: Place, path: str, label: str, reason: str, detail: str = "") -> None:
         """One image that cannot be used. label: "" for none."""
         excluded = Excluded(path, reason, _as_unicode(detail))
+        self._seen.add(path)
         self._left_out.append((Source(place, path, NO_LABEL), _as_unicode(label), excluded))
 
     def knows(self, path: str) -> bool:
         """Whether an image of this path was added or left out."""
-        return path in self._places or any(each.path == path for each, *_ in self._left_out)
+        return path in self._places or path in self._seen
 
     def found(self, notes: Sequence[str] = (), says: str = "") -> Found:
         """All of them, their classes sorted without regard to case. Raises PackError."""

@@ -31,6 +31,7 @@ LABELS: Final = ("label", "class", "class_name", "category", "target")
 OTHERS: Final = ("split", "group", "weight")
 SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Of files that can be nothing but a manifest; a Parquet file may be one too."""
+PARQUET: Final = (".parquet", ".pq")
 EXPECTED: Final = (
     f"a table with a path ({', '.join(PATHS)}) and a class ({', '.join(LABELS)}, or what --label names)"
 )
@@ -66,19 +67,19 @@ def is_url(source: str) -> bool:
     return bool(_URL.match(source))
 
 
-def load(file: Path) -> Table:
-    """Raises PackError."""
+def load(file: Path, label: str = "") -> Table:
+    """label: the column of classes that a person named. Raises PackError."""
     if file.suffix.lower() in (".csv", ".tsv"):
         names: list[str] = []
         lines = read_table(file, EXPECTED, (*PATHS, *LABELS, *OTHERS), names.extend)
         return Table(file, names, [(line.number, line.cells) for line in lines])
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         rows = _json_lines(file)
-    else:
-        from greyhound.cache.parquet import read_rows
+        return Table(file, [*dict.fromkeys(name for _, row in rows for name in row)], rows)
+    from greyhound.cache.parquet import read_rows
 
-        rows = [*enumerate(read_rows(file), start=1)]
-    return Table(file, [*dict.fromkeys(name for _, row in rows for name in row)], rows)
+    names, cells = read_rows(file, {*PATHS, *LABELS, *OTHERS, label.lower() or PATHS[0]})
+    return Table(file, names, [*enumerate(cells, start=1)])
 
 
 def _json_lines(file: Path) -> list[tuple[int, Row]]:
@@ -88,7 +89,12 @@ def _json_lines(file: Path) -> list[tuple[int, Row]]:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    rows.append((number, {name.lower(): value for name, value in json.loads(line).items()}))
+                    whole = json.loads(line)
+                    row = {name.lower(): value for name, value in whole.items()}
+                    if len(row) < len(whole):
+                        what = f"has two names that differ only in case in line {number}"
+                        raise PackError(f"{file} {what} ({', '.join(whole)[:100]}); expected each once")
+                    rows.append((number, row))
     except OSError as error:
         raise PackError(f"{file} cannot be read ({error.strerror}); expected {EXPECTED}") from None
     except UnicodeError:
@@ -127,22 +133,23 @@ def metadata_below(folder: Path) -> list[Path]:
 def read(file: Path, label: str = "") -> Found:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
     images = Collection(str(file), str(file.absolute().parent))
-    notes = _read(load(file), file.parent, "", label, images)
+    notes = _read(load(file, label), file.parent, "", label, images)
     return images.found(notes, f"as {file.name} says")
 
 
-def read_folder(folder: Path, files: Sequence[Path], label: str = "") -> Found:
+def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Found:
     """The images of a folder that its `metadata_below` name; others are left out. Raises PackError."""
     images, notes = Collection(str(folder), str(folder)), list[str]()
-    named = [SPLIT_WORDS.get(file.parent.name.lower(), "") for file in files]
-    splits = named if are_splits(named) else [""] * len(files)
-    for file, split in zip(files, splits, strict=True):
-        notes += _read(load(file), folder, split, label, images)
+    named = [SPLIT_WORDS.get(table.file.parent.name.lower(), "") for table in tables]
+    splits = named if are_splits(named) else [""] * len(tables)
+    for table, split in zip(tables, splits, strict=True):
+        notes += _read(table, folder, split, label, images)
+    name = tables[0].file.name
     for each in Tree(folder).files():
         if named_as_image(each) and not images.knows(path := relative(each, folder)):
-            images.leave_out(each, path, "", "not listed", f"{files[0].name} has no line for it")
-    found = images.found(notes, "as the folders say" if any(splits) else f"as {files[0].name} says")
-    return replace(found, notes=[*found.notes, *_say_folders(found, files[0].name)])
+            images.leave_out(each, path, "", "not listed", f"{name} has no line for it")
+    found = images.found(notes, "as the folders say" if any(splits) else f"as {name} says")
+    return replace(found, notes=[*found.notes, *_say_folders(found, name)])
 
 
 def _say_folders(found: Found, name: str) -> list[str]:
@@ -216,8 +223,10 @@ class _Lines:
     def _find(self, name: str) -> Path:
         """Below the table's folder, or anywhere; with / for Windows' backslash where only that is there."""
         found = find_file(self.file.parent, name)
-        other = find_file(self.file.parent, name.replace("\\", "/"))
-        return _plain(found if found.is_file() or not other.is_file() else other)
+        if "\\" in name and not found.is_file():
+            other = find_file(self.file.parent, name.replace("\\", "/"))
+            found = other if other.is_file() else found
+        return _plain(found)
 
     def _text(self, value: Any, column: str, number: int) -> str:
         """A cell as text, "" for none. Raises PackError."""

@@ -6,6 +6,8 @@ Before it: the files. After it: `found.Collection`; the images lie one after the
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Collection as Names
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -21,7 +23,6 @@ from greyhound.cache.parts import Parts
 from greyhound.cache.place import Part, Place
 from greyhound.cache.store import PackError
 
-SUFFIXES: Final = (".parquet", ".pq")
 IMAGES: Final = ("image", "img", "picture", "jpg", "png")
 """What a column of images is called, unless the file's features name it, or there is just one."""
 ROWS: Final = 64
@@ -35,11 +36,18 @@ def has_images(file: Path) -> bool:
     return bool(_image_columns(_open(file)))
 
 
-def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table, names in lower case, numbers of named classes as their names. Raises PackError."""
+def read_rows(file: Path, wanted: Names[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of all columns, and rows of those that are wanted, both with names in lower case.
+
+    Numbers of named classes are read as their names. Raises PackError.
+    """
     opened = _open(file)
-    for row in _rows(opened, file, opened.schema_arrow.names):
-        yield {name.lower(): value for name, value in row.items()}
+    names = {name: name.lower() for name in opened.schema_arrow.names}
+    some = [name for name in names if names[name] in wanted]
+    if twice := [name for name, count in Counter(map(str.lower, some)).items() if count > 1]:
+        raise PackError(f"{file} has two columns {twice[0]!r}, in lower case; expected each once")
+    rows = _rows(opened, file, some)
+    return [*names.values()], [{names[name]: value for name, value in row.items()} for row in rows]
 
 
 def read(parts: Parts, spool: Path, label: str = "") -> Found:
@@ -47,7 +55,7 @@ def read(parts: Parts, spool: Path, label: str = "") -> Found:
 
     Raises PackError, WriteError.
     """
-    splits, notes = parts.splits()
+    splits, notes = parts.splits(), list[str]()
     images = Collection(parts.whole)
     try:
         with spool.open("wb") as file:
@@ -145,10 +153,10 @@ def _features(opened: pq.ParquetFile) -> dict[str, dict[str, Any]]:
 
 
 def _image_columns(opened: pq.ParquetFile) -> list[str]:
-    """Those that the features call images; where they call none, those that hold bytes."""
+    """Those that hold bytes; of these, those that the features call images, if they call any so."""
+    holding = [field.name for field in opened.schema_arrow if _holds_bytes(field.type)]
     features = _features(opened)
-    named = [name for name, each in features.items() if each.get("_type") == "Image"]
-    return named or [field.name for field in opened.schema_arrow if _holds_bytes(field.type)]
+    return [name for name in holding if features.get(name, {}).get("_type") == "Image"] or holding
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -30,19 +30,20 @@ class Parts:
     files: Sequence[Path]
     names: Sequence[str]
 
-    def splits(self) -> tuple[list[str], list[str]]:
-        """The split that each name says, "" for none; and notes.
+    def splits(self) -> list[str]:
+        """The split that each name says, "" for none. Raises PackError where only some names say one.
 
         A name says one if just one of SPLIT_WORDS is a word of it, as in train-000000.tar or val/0.tar.
-        They count as `are_splits` says.
+        They count as `are_splits` says; a single one does not.
         """
         said = [_split(name) for name in self.names]
-        found = {*said} - {""}
         if are_splits(said):
-            return said, []
-        why = f"{self.names[said.index('')]} names none" if "" in said else "there is none for training"
-        note = f"the splits that files are named after are not taken: {why}"
-        return [""] * len(said), [note] if len(found) > 1 else []
+            return said
+        if len({*said} - {""}) > 1:
+            why = f"{self.names[said.index('')]} names none" if "" in said else "none is for training"
+            wanted = "expected every file to name one, train among them"
+            raise PackError(f"{self.whole} has files named after splits, and {why}; {wanted}: rename them")
+        return [""] * len(said)
 
 
 def are_splits(said: Sequence[str]) -> bool:
@@ -63,8 +64,11 @@ def expand(pattern: str) -> Parts:
     """The files that a pattern with {000..012}, {a,b}, * or ? means. Raises PackError."""
     files = list(itertools.chain.from_iterable(map(_glob, _expand_braces(pattern))))
     files = list(dict.fromkeys(files))
+    if not files:
+        raise PackError(f"{pattern} names no file; expected a range that goes up, as {{0..9}}")
     fixed = re.split(r"[*?\[{]", pattern)[0].rpartition("/")[0]
-    return Parts(pattern, files, [file.relative_to(fixed or ".").as_posix() for file in files])
+    beside = [file.relative_to(fixed) if fixed and file.is_relative_to(fixed) else file for file in files]
+    return Parts(pattern, files, [file.as_posix() for file in beside])
 
 
 def is_pattern(source: str) -> bool:

@@ -19,7 +19,6 @@ from greyhound.cache.found import Found
 from greyhound.cache.parts import Parts, below, expand, is_pattern
 from greyhound.cache.store import PackError
 
-PARQUET: Final = (".parquet", ".pq")
 SAVED: Final = ("dataset_dict.json", "state.json")
 """Files by which a folder is known that `datasets` wrote with save_to_disk."""
 KINDS: Final = (
@@ -68,17 +67,19 @@ def opened(source: Path, out: Path, reading: Reading = Reading()) -> Iterator[Fo
 
 def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Found:
     """Raises PackError, WriteError."""
-    tables, why = manifest.metadata_below(folder), ""
+    tables, why = [manifest.load(file, label) for file in manifest.metadata_below(folder)], ""
     try:
         for table in tables:
-            manifest.choose(manifest.load(table), label)
+            manifest.choose(table, label)
     except PackError as error:
+        if label:
+            raise
         why = str(error)
     if tables and not why:
         return manifest.read_folder(folder, tables, label)
     tree = Tree(folder)
     if not any(named_as_image(file) for each in tree.folders for file in tree.below(each)):
-        for suffixes in (tars.SUFFIXES, PARQUET):
+        for suffixes in (tars.SUFFIXES, manifest.PARQUET):
             if (parts := below(folder, suffixes)).files:
                 return _in_files(parts, out, label, held)
         if any((folder / name).is_file() for name in SAVED):
@@ -110,14 +111,14 @@ def _in_files(parts: Parts, out: Path, label: str, held: ExitStack) -> Found:
         raise PackError(f"{first} is not there; expected {KINDS}")
     if all(name.endswith(tars.SUFFIXES) for name in names):
         return tars.read(parts, label)
-    if all(name.endswith(PARQUET) for name in names):
+    if all(name.endswith(manifest.PARQUET) for name in names):
         from greyhound.cache import parquet
 
         if parquet.has_images(first):
             there = next(each for each in out.absolute().parents if each.exists())
             spool = held.enter_context(folder_beside(there / out.name)) / "images"
             return parquet.read(parts, spool, label)
-    if len(names) == 1 and names[0].endswith((*manifest.SUFFIXES, *PARQUET)):
+    if len(names) == 1 and names[0].endswith((*manifest.SUFFIXES, *manifest.PARQUET)):
         return manifest.read(first, label)
     found = f"is {len(names)} files" if len(names) > 1 else "is a file"
     raise PackError(f"{parts.whole} {found}; expected {KINDS}")

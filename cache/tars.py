@@ -16,13 +16,14 @@ from typing import IO, Final
 
 from greyhound.cache.folder import as_text, named_as_image
 from greyhound.cache.found import Collection, Found
+from greyhound.cache.manifest import LABELS
 from greyhound.cache.parts import Parts
 from greyhound.cache.place import Part
 from greyhound.cache.store import PackError
 
 COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 SUFFIXES: Final = (".tar", *COMPRESSED)
-FIELDS: Final = ("label", "class", "class_name", "category", "cls")
+FIELDS: Final = (*LABELS, "cls")
 """Where the class may stand in a sample's .json, unless --label names another; the first that is there."""
 _KEY: Final = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 """As webdataset's `base_plus_ext`: the folder and the base name up to its first dot; and the rest."""
@@ -38,7 +39,7 @@ Sample = dict[str, Part]
 
 def read(parts: Parts, label: str = "") -> Found:
     """Every sample of tar files. label: the field of a .json that has its class. Raises PackError."""
-    splits, notes = parts.splits()
+    splits, notes = parts.splits(), list[str]()
     images, unused = Collection(parts.whole), Counter[str]()
     for file, name, split in zip(parts.files, parts.names, splits, strict=True):
         try:
@@ -56,19 +57,21 @@ def _read_one(
     stream: IO[bytes], file: Path, name: str, split: str, label: str, images: Collection, unused: Counter[str]
 ) -> None:
     """Add the samples of one tar. Raises PackError, and what tarfile raises."""
-    samples = defaultdict[str, Sample](dict)
+    samples, twice = defaultdict[str, Sample](dict), dict[str, str]()
     for part in _members(stream, file, unused):
         if not (found := _KEY.fullmatch(part.name)):
             unused["hidden, or named without an ending"] += 1
         elif samples[found[1]].setdefault(found[2].lower(), part) is not part:
-            images.leave_out(part, f"{name}/{part.name}", "", "duplicate path", "twice in one tar")
+            twice[found[1]] = found[2]
     for key, sample in samples.items():
         pictures = _pictures(sample)
         kind, why = _class(sample, label, stream)
         unused.update(f".{each}" for each in sample if each not in (*pictures, "cls", "json"))
         part = sample[pictures[0]] if pictures else next(iter(sample.values()))
         path = f"{name}/{part.name if pictures else key}"
-        if len(pictures) != 1:
+        if key in twice:
+            images.leave_out(part, path, kind, "duplicate path", f"its .{twice[key]} is twice in the tar")
+        elif len(pictures) != 1:
             several = ", ".join(f".{each}" for each in pictures)
             reason = "several images" if pictures else "no image"
             images.leave_out(part, path, kind, reason, several or "its sample has none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pictures import encode, folder, noise
 
 from greyhound.cache.classes import class_of
 from greyhound.cache.errors import UserError
+from greyhound.cache.found import Collection
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.selection import Decision, Photograph
 from greyhound.cache.source import Reading
@@ -252,6 +254,7 @@ REFUSED = {
     "a boolean": ("jsonl", '{"path": "no/0.png", "label": false}\n', " has False (bool) as the label in line 1; expected text or a whole number"),
     "a list": ("jsonl", '{"path": "no/0.png", "label": ["a", "b"]}\n', " has ['a', 'b'] (list) as the label in line 1; expected text"),
     "mixed types": ("jsonl", '{"path": "no/0.png", "label": 1}\n{"path": "no/1.jpg", "label": "1"}\n', " has a number as the label in line 1 and text in line 2; expected one kind"),
+    "names alike": ("jsonl", '{"path": "a", "label": 1, "Label": 2}\n', " has two names that differ only in case in line 1 (path, label, Label)"),
     "no Parquet": ("parquet", "PAR1", " cannot be read ("),
 }  # fmt: skip
 
@@ -291,6 +294,43 @@ def test_another_column_has_the_classes(root: Path) -> None:
         )
     said = f"--label names a column, and {root} has none; expected class folders without --label"
     assert refused(root, root.parent / "out.arrow", label="kind") == said
+    file = write_table(root / "metadata.csv", METADATA)
+    said = f"{file} has the columns file_name, label; expected a column 'kind', which --label names"
+    assert refused(root, root.parent / "out.arrow", label="kind") == said
+
+
+def test_a_bad_line_in_the_metadata_of_class_folders_is_refused(root: Path) -> None:
+    file = write_table(root / "metadata.csv", METADATA)
+    file.write_text(file.read_text() + "no/0.png,no,more\n")
+    for label in ("", "label"):
+        said = refused(root, root.parent / "out.arrow", label=label)
+        assert said.startswith(f"{file} has 3 cells in line 26, and its first line names 2 columns")
+
+
+def test_columns_of_parquet_that_are_not_needed_are_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = [{**line, "Kind": line["label"], "embedding": [0.5] * 9} for line in TABLE]
+    asked, whole = list[list[str]](), pq.ParquetFile.iter_batches
+
+    def iter_batches(self: pq.ParquetFile, *arguments: Any, columns: list[str]) -> Any:
+        asked.append(columns)
+        return whole(self, *arguments, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+    rows(write_table(root / "list.parquet", table), label="kind")
+    assert asked == [["path", "label", "Kind"]]
+    said = "columns of list.parquet that are not used: label, embedding"
+    assert Pack(root / "packed.arrow").header.notes == (said,)
+
+
+def test_files_that_no_table_lists_are_looked_up_quickly(tmp_path: Path) -> None:
+    """Of 20,000, once each; a list would be gone through 20,000 times, which took over half a minute."""
+    images, start = Collection("x"), time.process_time()
+    for n in range(20_000):
+        assert not images.knows(f"{n}")
+        images.leave_out(tmp_path, f"{n}", "", "not listed")
+    assert images.knows("0") and time.process_time() - start < 5
 
 
 METADATA = [{"file_name": path, "label": label_of(path)} for path in FILES]
@@ -399,6 +439,7 @@ NO_SOURCE = {
     "{tmp}/x.csv": "{tmp}/x.csv is not there; expected a folder with one subfolder a class, a manifest",
     "{tmp}/x-{{0..3}}.tar": "{tmp}/x-0.tar is not there; expected a file that the pattern names",
     "{tmp}/*.parquet": "{tmp}/*.parquet is not there; expected a file that the pattern names",
+    "{tmp}/x-{{3..0}}.tar": "{tmp}/x-{{3..0}}.tar names no file; expected a range that goes up",
     "{tmp}/a.zip": "{tmp}/a.zip is a file; expected a folder with one subfolder a class",
     "{tmp}/a.*": "{tmp}/a.* is 2 files; expected a folder with one subfolder a class",
 }

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from limits import files_up_to
 from pictures import encode, folder, noise
-from test_cache_source import DATA, FILES, label_of, left_out, refused, rows
+from test_cache_source import DATA, FILES, label_of, left_out, refused, rows, rows_of
 
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.source import Reading
@@ -105,23 +105,37 @@ def test_shards_as_webdataset_writes_them(shape: str, root: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        ("val-0 test-0", "there is none for training"),
+        ("val-0 test-0", "none is for training"),
         ("train-0 val-0 more-0", "more-0.tar names none"),
         ("train-0 train-val-0", ""),
         ("train-0 train-1", ""),
         ("trainer-0 testing2-validated", ""),
     ],
 )
-def test_names_that_may_be_no_splits_are_not_taken(names: str, why: str, root: Path) -> None:
+def test_names_that_may_be_no_splits_are_refused_or_not_taken(names: str, why: str, root: Path) -> None:
+    """As class folders are: a split that only some names say is refused, a single one is no split."""
     expected, parts = rows(root), names.split()
     for n, name in enumerate(parts):
         write_tar(
             root.parent / "set" / f"{name}.tar",
             members("cls")[2 * n :: 2 * len(parts)] + members("cls")[2 * n + 1 :: 2 * len(parts)],
         )
-    assert rows(root.parent / "set") == expected
-    said = [f"the splits that files are named after are not taken: {why}"] if why else []
-    assert [*Pack(root.parent / "packed.arrow").header.notes] == said
+    if why:
+        said = f"{root.parent / 'set'} has files named after splits, and {why}; expected every file to"
+        assert refused(root.parent / "set").startswith(said)
+    else:
+        assert rows(root.parent / "set") == expected
+
+
+def test_tars_beside_a_pattern_that_begins_with_a_brace(root: Path) -> None:
+    """There is no folder before it that the names in the pack could be below."""
+    for n in range(2):
+        write_tar(root.parent / f"{n}" / "x.tar", members("cls")[24 * n : 24 * n + 24])
+    expected = rows(root)
+    source = f"{{{root.parent / '0'},{root.parent / '1'}}}/x.tar"
+    pack(Path(source), root.parent / "p")
+    assert rows_of(Pack(root.parent / "p")) == expected
+    assert Pack(root.parent / "p").image_path(0) == f"{root.parent}/0/x.tar/0/0000.png"
 
 
 def test_a_class_as_a_number_is_its_digits(root: Path) -> None:
@@ -157,6 +171,9 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
         ("h.jpg", b"bad"),
         ("h.cls", b"no"),
         ("h.txt", b"a dog"),
+        ("i.jpg", encode(noise(9, 9, 97))),
+        ("i.cls", b"no"),
+        ("i.CLS", b"007"),
         ("._h.jpg", b"x"),
         ("__meta__/x.txt", b"x"),
         ("README", b"x"),
@@ -166,7 +183,8 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
         "set.tar/a.jpg": ("no label", "it has neither .cls nor .json; unpack a tar of class folders"),
         "set.tar/b": ("no image", "its sample has none"),
         "set.tar/c.jpg": ("several images", ".jpg, .png"),
-        "set.tar/d.jpg": ("duplicate path", "twice in one tar"),
+        "set.tar/d.jpg": ("duplicate path", "its .jpg is twice in the tar"),
+        "set.tar/i.jpg": ("duplicate path", "its .CLS is twice in the tar"),
         "set.tar/e.jpg": ("no label", "its .json is no JSON"),
         "set.tar/f.jpg": (
             "no label",
@@ -177,7 +195,7 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
         "set.tar/h.jpg": ("undecodable", "no image that is read here"),
     }
     assert "members that are not used: hidden, or named without an ending (2), .txt (1)" in header.notes
-    assert len(Pack(root.parent / "p")) == len(FILES) + 1
+    assert len(Pack(root.parent / "p")) == len(FILES)
 
 
 def test_lone_surrogates_in_json_are_written_with_a_backslash(root: Path) -> None:
@@ -337,6 +355,12 @@ def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
     }
 
 
+def test_a_table_with_two_columns_that_differ_in_case_is_refused(root: Path) -> None:
+    file = root / "list.parquet"
+    file.write_bytes(parquet(path=[*FILES], label=[*FILES], Label=[*FILES]))
+    assert refused(file) == f"{file} has two columns 'label', in lower case; expected each once"
+
+
 def test_a_column_that_the_features_know_and_the_table_lacks_is_none(root: Path) -> None:
     """As a table that was cut in another program has them."""
     features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}, "image": {"_type": "Image"}}
@@ -347,6 +371,14 @@ def test_a_column_that_the_features_know_and_the_table_lacks_is_none(root: Path)
     assert refused(file).startswith(
         f"{file} has the columns picture, kind; name that of the classes: --label"
     )
+
+
+def test_a_table_of_paths_whose_features_say_images_is_a_manifest(root: Path) -> None:
+    features = {"image": {"_type": "Image"}}
+    text = json.dumps({"info": {"features": features}}).encode()
+    table = pa.table({"image": [*FILES], "label": [*map(label_of, FILES)]})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": text}), root / "set.parquet")
+    assert rows(root / "set.parquet") == rows(root)
 
 
 def test_a_full_disk_leaves_neither_pack_nor_spool(root: Path) -> None:
