@@ -188,7 +188,7 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
         "set.tar/e.jpg": ("no label", "its .json is no JSON"),
         "set.tar/f.jpg": (
             "no label",
-            "its .json has no text or whole number as label or class or class_name or category or cls",
+            "its .json has no text or whole number as label or class or class_name or category or target or cls",
         ),
         "set.tar/g.jpg": ("no label", "its .cls is no text"),
         "set.tar/i.jpg": ("no label", "its .cls is no line of text"),
