@@ -7,7 +7,8 @@ Before it: `greyhound train`. After it: a browser, or any program that posts a f
 
 One thread owns the network; uploads wait for it in a queue. Every file is scanned in a child process first.
 Only this machine is answered unless --host is named. A page of somebody else's cannot use this one: the Host
-header must name this server, and the Origin header, which browsers send with every post, must be the same.
+header must be an address or this server's name, the Origin header, which browsers send with every post, must
+be the same, and no other site may show its images.
 """
 
 from __future__ import annotations
@@ -65,22 +66,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 import asyncio
 import logging
 import secrets
+import shutil
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib.util import find_spec
-from urllib.parse import urlsplit
+from ipaddress import IPv4Address, IPv6Address
 
 from greyhound.cache.cli import note, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.scan import ImageInfo, children
+from greyhound.cache.store import PackError
 from greyhound.model.run import EVALUATION, Run
 from greyhound.pipelines.loader import choose
 from greyhound.prediction import Asked, error_of
 from greyhound.trained import open_trained, temperature
 
+ONLY_HERE: Final = ("localhost", LOOPBACK, "::1")
+"""Where nobody else's machine is answered."""
 NEEDED: Final = ("starlette", "uvicorn", "python_multipart")
 SCANNERS: Final = 2
 """Child processes that look at uploads."""
@@ -88,6 +94,12 @@ TOP: Final = 5
 """Classes in an answer."""
 PATIENCE: Final = 5
 """Seconds that the uploads under way have at the end."""
+MOST: Final = 64
+"""Connections at a time, each with at most one upload on disk; with so many a request is answered 503.
+A guess.
+"""
+THUMBNAILS: Final = 256
+"""Training images that are kept small in memory, some 10 kB each. A guess."""
 DRAINED: Final = 16
 """A refused upload is read on to so many times the limit: a browser that is still sending hears no answer."""
 
@@ -113,7 +125,9 @@ def serve(job: Job) -> int:
         logging.CRITICAL
     )  # the answer says what is wrong with a form
     with listen(job) as listener, open_app(job, listener.getsockname()[1]) as app:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=PATIENCE)
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="off", timeout_graceful_shutdown=PATIENCE, limit_concurrency=MOST
+        )
         name = f"[{job.host}]" if ":" in job.host else job.host
         print(f"http://{name}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[listener])
@@ -146,15 +160,16 @@ def open_app(job: Job, port: int) -> Iterator[Any]:
     dali = choose(job.resources.engine, job.resources.device)[0] == "dali"
     with (
         tempfile.TemporaryDirectory(prefix="greyhound-") as folder,
-        children(trained.background, dali) as scan,
         ThreadPoolExecutor(SCANNERS) as scanners,
+        ThreadPoolExecutor(1) as pictures,
         ThreadPoolExecutor(1) as network,
+        children(trained.background, dali) as scan,  # ends first, and with it a decoder that hangs
     ):
         try:
-            yield App(job, port, viewer, Path(folder), scan, scanners, network).build(fitted.why)
+            yield App(job, port, viewer, Path(folder), scan, scanners, pictures, network).build(fitted.why)
         finally:
-            for pool in (scanners, network):
-                pool.shutdown(cancel_futures=True)
+            for pool in (scanners, pictures, network):
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -167,13 +182,13 @@ class App:
     folder: Path
     scan: Callable[[Path], ImageInfo]
     scanners: ThreadPoolExecutor
+    pictures: ThreadPoolExecutor
     network: ThreadPoolExecutor
 
     def build(self, uncalibrated: str) -> Any:
         """The routes, and what stands before them."""
         from starlette.applications import Starlette
-        from starlette.middleware import Middleware
-        from starlette.middleware.base import BaseHTTPMiddleware
+        from starlette.datastructures import Headers, MutableHeaders
         from starlette.responses import HTMLResponse, Response
         from starlette.routing import Route
 
@@ -182,18 +197,18 @@ class App:
         policy = f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'"
         policy += f"; script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         safe = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
-
-        async def guard(request: Any, call: Callable[[Any], Awaitable[Any]]) -> Any:
-            refused = self.refuse_strangers(request.headers)
-            answer = say_error(403, refused) if refused else await call(request)
-            answer.headers.update(safe)
-            return answer
+        safe["Cross-Origin-Resource-Policy"] = "same-origin"
+        index = self.viewer.index
+        thumbnail = lru_cache(THUMBNAILS)(index.thumbnail) if index else None
 
         async def image(request: Any) -> Any:
-            index, row = self.viewer.index, request.path_params["row"]
-            if index is None or row not in index.ids:
+            row = request.path_params["row"]
+            if thumbnail is None or row not in index.ids:
                 return say_error(404, "there is no such training image")
-            jpeg = await self._in(self.scanners, index.thumbnail, row)
+            try:
+                jpeg = await self._in(self.pictures, thumbnail, row)
+            except PackError as error:  # it is damaged
+                return say_error(404, str(error))
             return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
         routes = [
@@ -201,17 +216,32 @@ class App:
             Route("/predict", self.answer, methods=["POST"]),
             Route("/image/{row:int}", image),
         ]
-        return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)])
+        inner = Starlette(routes=routes)
+
+        async def guard(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+            async def send_safe(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message).update(safe)
+                await send(message)
+
+            refused = self.refuse_strangers(Headers(scope=scope))
+            try:
+                await (say_error(403, refused) if refused else inner)(scope, receive, send_safe)
+            except asyncio.CancelledError:
+                with suppress(RuntimeError):  # an answer was under way
+                    await say_error(503, "the server ends")(scope, receive, send_safe)
+
+        return guard
 
     def refuse_strangers(self, headers: Any) -> str:
         """Why a request is refused: it was meant for another server, or comes from another one's page."""
-        host = headers.get("host", "")
-        names = ("localhost", LOOPBACK, "[::1]", self.job.host, f"[{self.job.host}]")
-        ours = {f"{name}:{self.port}" for name in names} | ({*names} if self.port == 80 else set())
-        if self.job.host not in ("0.0.0.0", "::") and host not in ours:
-            return f"this is not {host[:100]}; open http://{LOOPBACK}:{self.port}/"
+        host = headers.get("host", "").lower()
+        name = host.removesuffix(f":{self.port}")
+        ours = name in ("localhost", self.job.host.lower(), socket.gethostname().lower()) or is_address(name)
+        if not ours or (name == host and self.port != 80):
+            return f"this is not {host[:100]}; open http://{LOOPBACK}:{self.port}/ or this machine's address"
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != host
+        foreign = origin is not None and origin.lower().partition("://")[2] != host
         return "a page of another site may not post here" if foreign else ""
 
     async def answer(self, request: Any) -> Any:
@@ -245,6 +275,15 @@ class App:
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an IP address as a Host header has it: no DNS server can make that lead here."""
+    try:
+        kind = IPv6Address if name.startswith("[") and name.endswith("]") else IPv4Address
+        return bool(kind(name.strip("[]")))
+    except ValueError:
+        return False
 
 
 async def save_upload(request: Any, file: Path, megabytes: int) -> str:
@@ -286,8 +325,8 @@ async def unpack_form(request: Any, file: Path) -> str:
             uploads = [each for each in form.values() if isinstance(each, UploadFile)]
             if not uploads:
                 raise Refused(400, "the form has no file; name it: curl -F file=@photograph.jpg .../predict")
-            data = await uploads[0].read()
-            file.write_bytes(data)
+            with file.open("wb") as out:
+                shutil.copyfileobj(uploads[0].file, out)
             return uploads[0].filename or ""
 
 
@@ -316,6 +355,7 @@ def draw_page(job: Job, viewer: Any, uncalibrated: str, nonce: str) -> str:
         uncalibrated=uncalibrated,
         images=0 if viewer.index is None else len(viewer.index.ids),
         megabytes=job.megabytes,
+        local=job.host.lower() in ONLY_HERE,
         nonce=nonce,
     )
 

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,6 +170,7 @@ class _Child:
 
     def __init__(self, background: str, dali: bool) -> None:
         self.arguments = [background, *([] if dali else [WITHOUT_DALI])]
+        self.asked, self.ended = threading.Lock(), False
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
         try:
             self._start()
@@ -177,19 +179,29 @@ class _Child:
             raise
 
     def info(self, path: Place) -> ImageInfo:
+        with self.asked:
+            return self._info(path)
+
+    def end(self) -> None:
+        """End the process; one that was asked, from another thread, is killed, and its file undecodable."""
+        self.ended = True
+        if self.asked.locked():
+            self.process.kill()
+        with self.asked:
+            self._close()
+            self.errors.close()
+
+    def _info(self, path: Place) -> ImageInfo:
         if self.process.poll() is not None:  # ended since its last answer: no fault of this file
             self._close()
             self._start()
         if answer := self._ask(path):
             return ImageInfo(**answer | {"thumbnail": bytes.fromhex(answer["thumbnail"])})
         code = self._close()
-        self._start()
+        if not self.ended:
+            self._start()
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
         return ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")
-
-    def end(self) -> None:
-        self._close()
-        self.errors.close()
 
     def _ask(self, path: Place) -> dict[str, Any] | None:
         try:
@@ -214,6 +226,8 @@ class _Child:
             stderr=self.errors,
             env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path},
         )
+        if self.ended:  # meanwhile
+            self.process.kill()
         assert self.process.stdin and self.process.stdout
         self.questions, self.answers = self.process.stdin, self.process.stdout
         if self.answers.readline() != b"ready\n":

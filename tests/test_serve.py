@@ -8,13 +8,14 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copytree
@@ -30,7 +31,7 @@ from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
 from greyhound import predict, serve
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.store import Pack
+from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint
 from greyhound.model.run import NEIGHBOURS, Run
 from greyhound.pipelines.engine import Resources
@@ -75,6 +76,12 @@ class Served:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()
+
+    def whole(self, method: str, path: str, headers: dict[str, str]) -> Any:
+        """The headers of an answer."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, headers=headers)
+            return connection.getresponse().headers
 
     def post(self, data: bytes, name: str = "dog.jpg", query: str = "", **headers: str) -> tuple[int, Any]:
         """Status and JSON of the answer to a form with a file."""
@@ -172,7 +179,7 @@ def test_a_bad_file_is_one_line_and_the_server_lives_on(served: Served, kind: st
     ("body", "headers", "says"),
     [
         (b"", {}, "there is no file; post one: curl -F file=@photograph.jpg"),
-        (b"x", {"Content-Type": "multipart/form-data; boundary=b"}, ""),
+        (b"x", {"Content-Type": "multipart/form-data; boundary=b"}, "Invalid multipart data."),
         (b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}, "the form has no file"),
         (b"x", {"Content-Type": "multipart/form-data"}, "Missing boundary"),
     ],
@@ -181,7 +188,7 @@ def test_a_form_without_a_file_is_refused(
     served: Served, body: bytes, headers: dict[str, str], says: str
 ) -> None:
     status, content = served.ask("POST", "/predict", body, headers)
-    assert (status, json.loads(content)["error"].startswith(says)) == (400, True)
+    assert (status, json.loads(content)["error"].startswith(says)) == (400, True), content
 
 
 @pytest.mark.parametrize(
@@ -203,6 +210,60 @@ def test_strangers_are_refused(served: Served) -> None:
         assert served.ask("GET", "/", headers={"Host": host})[0] == status
     assert served.post(tinted(0, 4), Host="evil.example", Origin="http://evil.example")[0] == 403
     assert served.ask("GET", "/image/1", headers={"Host": "evil.example"})[0] == 403
+    assert served.post(tinted(0, 4), Origin="http://[evil")[0] == 403
+    answer = served.whole("GET", "/image/1", {"Host": own})
+    assert answer["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "status"),
+    [
+        ("0.0.0.0", "evil.example", 403),
+        ("0.0.0.0", "192.0.2.7", 200),
+        ("0.0.0.0", "[2001:db8::7]", 200),
+        ("0.0.0.0", "[evil]", 403),
+        ("0.0.0.0", "LocalHost", 200),
+        ("0.0.0.0", "the-box", 200),
+        ("MyBox", "mybox", 200),
+        ("MyBox", "MYBOX", 200),
+        ("MyBox", "mybox.example", 403),
+    ],
+)
+def test_a_server_for_others_is_called_by_its_own_name(
+    host: str, named: str, status: int, monkeypatch: Patch
+) -> None:
+    """A name of somebody else's may be made to lead here; an address cannot."""
+    monkeypatch.setattr("socket.gethostname", lambda: "The-Box")
+    pools = [None] * 4
+    app: Any = serve.App(serve.Job(Path("run"), host=host), 8000, None, Path(), *pools)  # type: ignore[arg-type]
+    for origin in (None, f"http://{named.lower()}:8000"):
+        headers = {"host": f"{named}:8000"} | ({"origin": origin} if origin else {})
+        assert bool(app.refuse_strangers(headers)) == (status == 403)
+    for port in ("", ":80", ":8001"):
+        assert app.refuse_strangers({"host": f"{named}{port}"})
+
+
+def test_a_damaged_training_image_is_one_line_and_an_image_is_decoded_once(
+    served: Served, colour_pack: Pack, monkeypatch: Patch
+) -> None:
+    asked, (bad, good) = [], colour_pack.ids("train")[:2].tolist()
+
+    def image(self: Pack, row: int) -> Any:
+        asked.append(row)
+        if row == bad:
+            raise PackError(f"row {row} has not the bytes that were packed")
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(Pack, "image", image)
+    with serving(serve.Job(run=served.run, port=0, resources=ONE_THREAD)) as port:
+        here = Served(port, served.run)
+        found = here.ask("GET", f"/image/{bad}")
+        assert (found[0], json.loads(found[1])) == (
+            404,
+            {"error": f"row {bad} has not the bytes that were packed"},
+        )
+        assert here.ask("GET", f"/image/{good}") == here.ask("GET", f"/image/{good}")
+    assert asked == [bad, good]
 
 
 def test_twenty_at_once_are_answered_each_with_its_own(served: Served) -> None:
@@ -359,10 +420,45 @@ def test_a_signal_ends_it_and_leaves_nothing(run: Path, tmp_path: Path, number: 
         assert url.endswith("/ (Ctrl-C ends it)\n")
         here = Served(int(url.split(":")[2].split("/")[0]), run)
         assert here.post(tinted(0, 7))[0] == 200
+        with ExitStack() as held:
+            for _ in range(serve.MOST):
+                held.enter_context(socket.create_connection(("127.0.0.1", here.port)))
+            assert here.ask("GET", "/")[0] == 503
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert (out, "Traceback" in err) == ("", False)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_while_a_decoder_hangs(run: Path, tmp_path: Path) -> None:
+    """The upload is answered that the server ends, within its patience and not the decoder's 60 s."""
+    (tmp_path / "tmp").mkdir()
+    words = ["--run", str(run), "--port", "0", "--device", "cpu", "--threads", "1", "--nearest", "0"]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "greyhound", "serve", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        ) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert process.stdout
+        here = Served(int(process.stdout.readline().split(":")[2].split("/")[0]), run)
+        assert here.post(tinted(0, 7))[0] == 200
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").parent.parent.glob("*/children")
+        (decoder,) = [int(each) for file in children for each in file.read_text().split()]
+        os.kill(decoder, signal.SIGSTOP)
+        waiting = pool.submit(here.post, tinted(0, 8))
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert waiting.result() == (503, {"error": "the server ends"})
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in err, err
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
