@@ -30,7 +30,7 @@ from greyhound.model.state import NEVER, CheckpointSaver, TrainState
 from greyhound.model.step import (
     Divergence,
     Loss,
-    balanced_weights,
+    image_weights,
     refuse,
     smoothed_cross_entropy,
     validate,
@@ -89,15 +89,7 @@ class TrainContext:
 
     def loss(self) -> Loss:
         """The recipe's, over this rank's images of a batch."""
-        loss = smoothed_cross_entropy(self.recipe.label_smoothing, len(self.pack.classes))
-        weights = self.class_weights()
-        return loss if weights is None else weighted(loss, weights.to(self.state.device))
-
-    def class_weights(self) -> torch.Tensor | None:
-        """How much an image of each class weighs, see `step.balanced_weights`; None: all the same."""
-        if self.recipe.class_weights == "none":
-            return None
-        return balanced_weights(self.pack.labels[self.pack.ids("train")], len(self.pack.classes))
+        return weighted(smoothed_cross_entropy(self.recipe.label_smoothing, len(self.pack.classes)))
 
     def raise_if_diverged(self) -> None:
         """Stop where a loss or gradient was not finite: say where, and on what. Raises RunError."""
@@ -156,10 +148,13 @@ def open_pack(path: Path, resources: Resources) -> Pack:
         if not len(pack.ids(split)):
             why = pack.header.empty.get(split) or f"pack again, with --{split} 0.2 for example"
             raise PackError(f"{pack.path} has no images in its split {split}; {why}")
-    trained = np.unique(pack.labels[pack.ids("train")])
-    if len(trained) < 2:
+    ids = pack.ids("train")
+    trained = np.unique(pack.labels[ids[pack.weights[ids] > 0]])
+    of = [pack.classes[label] for label in trained]
+    if len(of) < 2:
+        heavy = "" if pack.weights[ids].all() else ", of a weight above 0,"
         raise PackError(
-            f"{pack.path} has training images of {pack.classes[trained[0]]!r} alone; "
+            f"{pack.path} has training images{heavy} of {', '.join(map(repr, of)) or 'no class'} alone; "
             "expected at least 2 classes: pack more images, or smaller --val and --test"
         )
     return pack
@@ -272,7 +267,16 @@ def open_training(recipe: Recipe, pack: Pack, resources: Resources, start: Posit
         start=start,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        weights=open_weights(recipe, pack),
     )
+
+
+def open_weights(recipe: Recipe, pack: Pack) -> NDArray[np.float32] | None:
+    """What each row of the pack weighs in training, see `step.image_weights`; None: all the same."""
+    ids, balanced = pack.ids("train"), recipe.class_weights == "balanced"
+    weights = pack.weights.copy()
+    weights[ids] = image_weights(pack.labels[ids], weights[ids], balanced)
+    return weights if balanced or (weights[ids] != 1).any() else None
 
 
 def open_evaluation(

@@ -27,6 +27,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import nn
 
 from greyhound.begin import opened, try_out
@@ -92,6 +93,7 @@ def probe(context: TrainContext) -> None:
         examples = ((*batch.flat(), batch.ids) for batch in batches)
         local = linear_probe.features(inference, examples, recipe.bf16)
     features, labels, ids = map(distributed.gather, local)
+    weights = context.training.weights
     solution, head = distributed.broadcast_from_main(
         lambda: linear_probe.solve(
             features,
@@ -100,7 +102,7 @@ def probe(context: TrainContext) -> None:
             len(pack.classes),
             feature_network.columns(),
             pretrained_head(network, recipe.network, recipe.weights),
-            context.class_weights(),
+            None if weights is None else torch.from_numpy(weights)[ids],
         )
     )
     if solution.grid:
@@ -158,9 +160,9 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         set_lr(state.optimizer, recipe.lr_at(state.epoch + done, part))
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
-        total = batch.global_batch_size
-        for images, labels in micro_batches(*batch.flat(), recipe.micro_batch, total, recipe.views):
-            loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels)
+        total, examples = batch.global_batch_size, batch.examples()
+        for images, labels, *weights in micro_batches(examples, recipe.micro_batch, total, recipe.views):
+            loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels, *weights)
             shared = loss * ddp_loss_weight(len(labels), total * recipe.views)
             shared.backward()  # type: ignore[no-untyped-call]
             state.record(loss.detach(), len(labels) / recipe.views)  # several views count as one image
@@ -228,7 +230,7 @@ def average_weights(context: TrainContext) -> None:
 
     averaged = averaging.average(
         network,
-        lambda: (batch.flat() for batch in context.with_progress("averaging", context.training)),
+        lambda: (batch.examples() for batch in context.with_progress("averaging", context.training)),
         len(context.training.ids) * recipe.views,
         context.loss(),
         recipe.averaging.rate,

@@ -48,7 +48,7 @@ SYSTEMS: Final = (
 class Source:
     """One image to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL.
 
-    split, group: those that its folder, or its line in a table, names; "" for none.
+    split, group: those that its folder, or its line in a table, names; "" for none. weight: in training.
     """
 
     file: Place
@@ -56,6 +56,7 @@ class Source:
     label: int
     split: str = ""
     group: str = ""
+    weight: float = 1.0
 
 
 class Tree:

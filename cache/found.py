@@ -47,17 +47,19 @@ class Collection:
 
     name: str
     home: str = ""
-    _places: dict[str, tuple[Place, str, str, str]] = field(default_factory=dict)
+    _places: dict[str, tuple[Place, str, str, str, float]] = field(default_factory=dict)
     _left_out: list[tuple[Source, str, Excluded]] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
-    def add(self, place: Place, path: str, label: str, split: str = "", group: str = "") -> None:
+    def add(
+        self, place: Place, path: str, label: str, split: str = "", group: str = "", weight: float = 1.0
+    ) -> None:
         """One image. A path that came before is left out, if it says the same. Raises PackError."""
-        row = (place, _as_unicode(label), split, group)
+        row = (place, _as_unicode(label), split, group, weight)
         first = self._places.setdefault(path, row)
         if first is row:
             return
-        for what, one, other in zip(("class", "split", "group"), first[1:], row[1:], strict=True):
+        for what, one, other in zip(("class", "split", "group", "weight"), first[1:], row[1:], strict=True):
             if one != other:
                 said = f"names {path!r} twice, with the {what} {one!r} and with {other!r}"
                 raise PackError(f"{self.name} {said}; expected one line a file: delete one of the two")
@@ -89,8 +91,8 @@ class Collection:
             raise PackError(f"{found}; expected 2 to {MAX_CLASSES:,}; {todo}")
         numbers = {"": NO_LABEL} | {name: label for label, name in enumerate(classes)}
         sources = [
-            Source(place, path, numbers[label], split, group)
-            for path, (place, label, split, group) in self._places.items()
+            Source(place, path, numbers[label], split, group, weight)
+            for path, (place, label, split, group, weight) in self._places.items()
         ]
         self._check_splits({each.split for each in sources} - {""})
         left_out = [(replace(each, label=numbers[label]), row) for each, label, row in self._left_out]

@@ -40,6 +40,9 @@ _COLUMNS: Final = {
     "path": pa.string(),
 }
 SCHEMA: Final = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
+WEIGHT: Final = "weight"
+"""A further column, in packs alone that weigh their images."""
+WEIGHED: Final = SCHEMA.append(pa.field(WEIGHT, pa.float32(), nullable=False))
 INDEX: Final[dict[str, np.dtype[Any]]] = {
     "label": np.dtype("<i4"),
     "split": np.dtype("i1"),  # its number in SPLITS
@@ -48,6 +51,7 @@ INDEX: Final[dict[str, np.dtype[Any]]] = {
     "mean_luma": np.dtype("<f4"),
     "crc32": np.dtype("<u4"),
     "place": np.dtype(("<i8", 2)),  # where in the file the image starts and stops
+    WEIGHT: np.dtype("<f4"),
 }
 """Columns of the index; the paths are beside them."""
 PATHS: Final = 4096
@@ -102,7 +106,7 @@ def open_arrow(path: Path, buffer: pa.Buffer) -> pa.RecordBatchFileReader:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    if not reader.schema.equals(SCHEMA):
+    if not (reader.schema.equals(SCHEMA) or reader.schema.equals(WEIGHED)):
         raise no_arrow_pack(path)
     return reader
 
@@ -143,7 +147,7 @@ def _numbers(chunks: Sequence[pa.Array]) -> NDArray[Any]:
 def index_of(path: Path, buffer: pa.Buffer) -> tuple[dict[str, NDArray[Any]], pa.ChunkedArray]:
     """What the Arrow rows of a file say: the columns of `INDEX`, and the paths. Raises PackError."""
     table = _read_table(path, buffer)
-    known = {name: table.column(name).chunks for name in _COLUMNS if name not in ("image", "path")}
+    known = {name: table.column(name).chunks for name in table.column_names if name not in ("image", "path")}
     known["split"] = [chunk.indices for chunk in known["split"]]
     columns = {name: _numbers(chunks) for name, chunks in known.items()}
     columns["size"] = np.stack([columns.pop("width"), columns.pop("height")], axis=1)
@@ -152,8 +156,8 @@ def index_of(path: Path, buffer: pa.Buffer) -> tuple[dict[str, NDArray[Any]], pa
 
 
 def column(name: str, values: Sequence[Any]) -> pa.Array:
-    """A column of `SCHEMA` but the splits: numbers, bytes, or text as UTF-8."""
-    return _array(SCHEMA.field(name).type, values)
+    """A column of `WEIGHED` but the splits: numbers, bytes, or text as UTF-8."""
+    return _array(WEIGHED.field(name).type, values)
 
 
 def split_column(splits: Sequence[str]) -> pa.Array:
@@ -180,8 +184,8 @@ def add_index(path: Path) -> None:
         footer = buffer.slice(_footer(np.frombuffer(buffer, np.uint8))).to_pybytes()
         file.seek(-len(footer), os.SEEK_END)
         places, blocks = {}, []
-        for name, kind in INDEX.items():
-            data = columns[name].astype(kind.base, copy=False).tobytes()
+        for name in (each for each in INDEX if each in columns):
+            data = columns[name].astype(INDEX[name].base, copy=False).tobytes()
             places[name] = (file.tell(), zlib.crc32(data))
             file.write(data)
         for low in range(0, len(paths), PATHS):
@@ -208,7 +212,8 @@ def read_index(path: Path, data: NDArray[np.uint8]) -> Index:
         if (zlib.crc32(text), magic) != (crc32, _MAGIC):
             raise ValueError("its checksum is another")
         index = _contents().validate_json(text, strict=True)
-        starts = [(index.columns[name][0], index.rows * kind.itemsize) for name, kind in INDEX.items()]
+        names = [name for name in INDEX if name in index.columns or name != WEIGHT]
+        starts = [(index.columns[name][0], index.rows * INDEX[name].itemsize) for name in names]
         starts += [(start, length) for start, length, _ in index.paths]
         inside = all(min(start, length) >= 0 and start + length <= end for start, length in starts)
         if not inside or len(index.paths) != -(-index.rows // PATHS):

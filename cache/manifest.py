@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import numpy as np
+
 from greyhound.cache.folder import NAMED, Tree, as_text, find_file, named_as_image, relative
 from greyhound.cache.found import SPLIT_WORDS, Collection, Found
 from greyhound.cache.parts import are_splits
-from greyhound.cache.store import SPLITS, PackError
+from greyhound.cache.store import HEAVIEST, SPLITS, PackError
 from greyhound.cache.tables import read_table
 
 PATHS: Final = (
@@ -114,7 +116,7 @@ def choose(table: Table, label: str = "") -> Columns:
     if not (path and kind):
         wanted = f"a column {label!r}, which --label names" if path and label else EXPECTED
         raise PackError(f"{table.file} has the columns {', '.join(table.names)[:100]}; expected {wanted}")
-    said = [each if any(row.get(each) for _, row in table.rows) else "" for each in OTHERS]
+    said = [each if any(row.get(each) not in (None, "") for _, row in table.rows) else "" for each in OTHERS]
     return Columns(path, kind, *said)
 
 
@@ -187,7 +189,7 @@ class _Lines:
     def __init__(self, file: Path, home: Path, columns: Columns, split: str, images: Collection) -> None:
         self.file, self.columns, self.split, self.images = file, columns, split, images
         self.home = _plain(home)
-        self.kinds, self.weight = dict[str, int](), (0, "")
+        self.kinds = dict[str, int]()
 
     def add(self, number: int, row: Row) -> None:
         """Raises PackError."""
@@ -201,7 +203,7 @@ class _Lines:
         if is_url(name):
             what = f"names the address {name[:100]!r} in line {number}"
             raise PackError(f"{self.file} {what}; expected a file: download it first")
-        self._check(number, row.get(names.label), weight)
+        self._check(number, row.get(names.label))
         try:
             place = self._find(name)
             there = place.is_file()
@@ -218,7 +220,7 @@ class _Lines:
         elif not there:
             self.images.leave_out(place, path, label, "missing file", f"line {number}")
         else:
-            self.images.add(place, path, label, split, group)
+            self.images.add(place, path, label, split, group, self._weigh(number, weight))
 
     def _find(self, name: str) -> Path:
         """Below the table's folder, or anywhere; with / for Windows' backslash where only that is there."""
@@ -239,8 +241,19 @@ class _Lines:
         what = f"has {str(value)[:60]} ({type(value).__name__}) as the {column} in line {number}"
         raise PackError(f"{self.file} {what}; expected text or a whole number")
 
-    def _check(self, number: int, label: Any, weight: str) -> None:
-        """Refuse labels of two kinds, and weights. Raises PackError."""
+    def _weigh(self, number: int, said: str) -> float:
+        """What an image weighs, as a pack keeps it; 1 where nothing is said. Raises PackError."""
+        try:
+            weight = float(said or 1)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight <= HEAVIEST:
+            what = f"weighs an image by {said[:60]!r} in line {number}"
+            raise PackError(f"{self.file} {what}; expected a number from 0, such as 0.5")
+        return float(np.float32(weight))
+
+    def _check(self, number: int, label: Any) -> None:
+        """Refuse labels of two kinds. Raises PackError."""
         if label not in (None, ""):
             kind = "text" if isinstance(label, str) else "a number"
             self.kinds.setdefault(kind, number)
@@ -248,9 +261,3 @@ class _Lines:
                 (one, first), (other, second) = self.kinds.items()
                 what = f"has {one} as the {self.columns.label} in line {first} and {other} in line {second}"
                 raise PackError(f"{self.file} {what}; expected one kind: put all in quotes")
-        self.weight = self.weight if self.weight[0] else (number, weight)
-        if weight != self.weight[1]:
-            first, other = self.weight
-            what = f"has {other!r} as the weight in line {first} and {weight!r} in line {number}"
-            todo = "training does not weigh images: remove the column weight"
-            raise PackError(f"{self.file} {what}; {todo}")

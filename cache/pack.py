@@ -45,7 +45,7 @@ from greyhound.cache.selection import (
 from greyhound.cache.shards import Shard, check_name_free, divide, shard_paths
 from greyhound.cache.source import Reading, opened
 from greyhound.cache.split import Assigned, Kept, Table, assign
-from greyhound.cache.store import SCHEMA, Excluded, Header, PackError
+from greyhound.cache.store import Excluded, Header, PackError
 from greyhound.cache.tables import find_paths
 from greyhound.cache.thumbnail import make_thumbnail
 from greyhound.cache.twins import find_originals
@@ -159,6 +159,9 @@ def write(
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
     assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, found.says)
     splits = assigned.splits
+    trained = [source.weight for (source, _), where in zip(kept, splits, strict=True) if where == "train"]
+    if trained and not any(trained):
+        raise PackError(f"each of the {len(trained)} training images weighs 0; expected one that weighs more")
     header = Header(
         classes=classes,
         digest=_digest(kept, splits, options.background),
@@ -179,15 +182,15 @@ def _write_shards(
     kept: Sequence[Kept], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:
     """All files of the pack, or none: the header of the first, which is the pack's. Raises PackError."""
-    bounds = divide(len(kept), shards)
+    bounds, weighed = divide(len(kept), shards), any(source.weight != 1 for source, _ in kept)
     headers = []
     with replacing_all(shard_paths(out, shards)) as temporaries:
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
             rows, places = kept[low:high], splits[low:high]
             headers.append(replace(header, shard=index, shards=shards))
-            schema = headers[-1].schema()
+            schema = headers[-1].schema(weighed)
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-                for batch in _record_batches(rows, places, header.background):
+                for batch in _record_batches(rows, places, header.background, schema):
                     writer.write_batch(batch)
             add_index(temporary)
             Shard(temporary)  # an older pack is replaced only by one that opens
@@ -354,7 +357,8 @@ def _say_long(kept: Sequence[Kept]) -> list[str]:
 def _digest(kept: Sequence[Kept], splits: Iterable[str], background: str) -> str:
     digest = hashlib.sha256()
     for (source, info), split in zip(kept, splits, strict=True):
-        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}\n".encode())
+        weight = f"\0{source.weight}" if source.weight != 1 else ""
+        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}{weight}\n".encode())
     if background != WHITE and any(info.transparent for _, info in kept):
         digest.update(background.encode())
     return digest.hexdigest()
@@ -372,7 +376,9 @@ def _with_thumbnails(
         yield row
 
 
-def _record_batches(kept: Sequence[Kept], splits: Sequence[str], background: str) -> Iterator[pa.RecordBatch]:
+def _record_batches(
+    kept: Sequence[Kept], splits: Sequence[str], background: str, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     start, size, images = 0, 0, list[bytes]()
     for stop, (source, info) in enumerate(kept, start=1):
         images.append(_read(source, info, background))
@@ -380,7 +386,7 @@ def _record_batches(kept: Sequence[Kept], splits: Sequence[str], background: str
         if stop == len(kept) or size >= BATCH_BYTES:
             arrays = _index_arrays(kept[start:stop], splits[start:stop])
             arrays |= {"image": column("image", images), "crc32": column("crc32", [*map(zlib.crc32, images)])}
-            yield pa.record_batch([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
+            yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
             start, size, images = stop, 0, []
 
 
@@ -403,6 +409,7 @@ def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.A
     columns: dict[str, list[Any]] = {
         "label": [source.label for source, _ in kept],
         "path": [source.path.encode() for source, _ in kept],
+        "weight": [source.weight for source, _ in kept],
     }
     columns |= {name: [getattr(info, name) for _, info in kept] for name in of_info}
     arrays = {name: column(name, values) for name, values in columns.items()}

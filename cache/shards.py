@@ -28,6 +28,7 @@ from greyhound.cache.index import (
     INDEX,
     PATHS,
     SCHEMA,
+    WEIGHED,
     PackError,
     index_of,
     no_arrow_pack,
@@ -84,10 +85,11 @@ class Header:
     shards: int = 1
     background: str = WHITE
 
-    def schema(self) -> pa.Schema:
+    def schema(self, weighed: bool = False) -> pa.Schema:
         """The file's schema with this header in its metadata, and the header's own checksum."""
         text = json.dumps(self, default=vars).encode()
-        return SCHEMA.with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
+        columns = WEIGHED if weighed else SCHEMA
+        return columns.with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
 
     @staticmethod
     def read(schema: pa.Schema, path: Path) -> Header:
@@ -191,7 +193,13 @@ class Shard:
         return self._index.image_bytes
 
     def read(self, name: str, out: NDArray[Any]) -> None:
-        """Read a column of `INDEX` into `out` `[n, ...]`, and compare its checksum. Raises PackError."""
+        """Read a column of `INDEX` into `out` `[n, ...]`, and compare its checksum. Raises PackError.
+
+        Weights that the file does not have are 1.
+        """
+        if name not in self._index.columns:
+            out[:] = 1
+            return
         place, crc32 = self._index.columns[name]
         self._read(place, out.data.cast("B"), crc32)
 

@@ -58,6 +58,8 @@ def describe(opened: Pack, most: int | None) -> None:
     Console().print(f"{size}; digest {header.digest[:16]}")
     if header.split_by:
         _say(f"split: {header.split_by}")
+    if np.ptp(opened.weights):
+        _say(f"weights: {opened.weights.min():g} to {opened.weights.max():g}; they count in training alone")
     for line in header.notes:
         _say(f"note: {line}")
     reasons = Counter(row.reason for row in header.excluded)
@@ -93,6 +95,8 @@ def say_unpacked(opened: Pack, out: Path) -> None:
     _say(f"{out}: {len(opened):,} images, as SPLIT/CLASS/image.jpg: {parts}")
     if opened.header.transcoded:
         _say(f"written as the PNG that they are stored as: {len(opened.header.transcoded):,}")
+    if np.ptp(opened.weights):
+        _say("the weights of the images are not in folders: a pack of these weighs all alike")
     words = [*(() if counts["val"] else ("--val", "0")), "--grayscale", "keep", "--duplicates", "keep"]
     if (out / CLASS_LIST).exists():
         words += ["--class-order", str(out / CLASS_LIST)]

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.index import INDEX, SCHEMA, SPLITS, PackError
+from greyhound.cache.index import INDEX, SCHEMA, SPLITS, WEIGHT, PackError
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.shards import Excluded, Header, Shard, find
 
@@ -31,6 +31,8 @@ NAMED: Final = 100
 """Corrupt images that a message names."""
 FEW: Final = 16
 """Of a pack this many times as large as what is read of it, the rest is left on the disk. A guess."""
+HEAVIEST: Final = float(np.finfo(np.float32).max)
+"""The most that an image may weigh."""
 _NEVER: Final = 0  # the version of its file at which an image was checked: not yet
 # What a row may say, by column of the index: its name for people, the least and the most.
 _RANGES: Final = {
@@ -38,6 +40,7 @@ _RANGES: Final = {
     "size": ("widths and heights", 1, np.iinfo(np.int32).max),
     "orientation": ("orientations", 1, 8),
     "mean_luma": ("mean lumas", 0, 256),
+    WEIGHT: ("weights", 0, HEAVIEST),
 }
 _ANY: Final = ("", -math.inf, math.inf)
 
@@ -49,6 +52,7 @@ class Pack:
 
     labels: int32 `[n]`. sizes: int32 `[n, 2]`, width and height after EXIF rotation; stored_sizes: before it.
     orientations: uint8 `[n]`, EXIF 1..8. mean_lumas: float32 `[n]`, 0..255. crc32s: uint32 `[n]`.
+    weights: float32 `[n]`, from 0.
     Labels and splits are read and checked when the pack is opened, each other column when it is first used.
     They are then in memory of our own, whatever becomes of the file. A corrupt one raises PackError.
     """
@@ -85,6 +89,11 @@ class Pack:
     def mean_lumas(self) -> NDArray[np.float32]:
         """Mean of each original's luma."""
         return self._column("mean_luma")
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """How much each image counts in training, beside the others; 1 where nothing was said."""
+        return self._column(WEIGHT)
 
     @cached_property
     def crc32s(self) -> NDArray[np.uint32]:
@@ -267,6 +276,7 @@ class Pack:
             "classes": list(self.classes),
             "splits": {split: len(self.ids(split)) for split in SPLITS},
             "split_by": self.header.split_by,
+            "weights": [float(self.weights.min()), float(self.weights.max())],
             "notes": list(self.header.notes),
             "excluded": {
                 "total": len(excluded),

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from greyhound.model import distributed
 from greyhound.model.network import eval_mode, set_train_mode
-from greyhound.model.step import Loss, Pairs, mean_loss
+from greyhound.model.step import Examples, Loss, mean_loss
 
 Forward: TypeAlias = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """How a network is called: the place for autocast."""
@@ -30,7 +30,7 @@ def call(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def average(
     network: nn.Module,
-    passes: Callable[[], Pairs],
+    passes: Callable[[], Examples],
     images: int,
     loss: Loss,
     rate: float,
@@ -64,7 +64,7 @@ def average(
 
 def full_batch_step(
     network: nn.Module,
-    batches: Pairs,
+    batches: Examples,
     images: int,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
@@ -82,8 +82,8 @@ def full_batch_step(
     set_train_mode(network, freeze_bn)
     optimizer.zero_grad(set_to_none=True)
     total, seen = torch.zeros((), dtype=torch.float64, device=next(network.parameters()).device), 0
-    for pixels, labels in batches:
-        share = mean_loss(loss, forward(network, pixels), labels) * (len(labels) / images)
+    for pixels, labels, *weights in batches:
+        share = mean_loss(loss, forward(network, pixels), labels, *weights) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
     counted = torch.tensor([seen])  # in host memory
@@ -99,7 +99,7 @@ def full_batch_step(
 
 
 @torch.no_grad()
-def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = call) -> None:
+def refresh_batchnorm(network: nn.Module, batches: Examples, forward: Forward = call) -> None:
     """Set BatchNorm's running statistics to the mean of the batches' own, weighted by their images.
 
     Like torch's `update_bn`, but a short last batch counts by its size, and dropout is off, as in evaluation.
@@ -109,7 +109,7 @@ def refresh_batchnorm(network: nn.Module, batches: Pairs, forward: Forward = cal
     seen = 0
     try:
         with eval_mode(network):
-            for images, _ in batches if momenta else ():
+            for images, *_ in batches if momenta else ():
                 seen += len(images)
                 for norm in momenta:
                     # 1 at first: what was there before is gone.

@@ -94,15 +94,16 @@ def solve(
     classes: int,
     columns: Mapping[int, torch.Tensor],
     pretrained: Linear | None = None,
-    class_weights: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> tuple[Solution, Linear]:
     """The penalised logistic regression of labels int64 `[n]`, 0..K-1, on features float32 `[n, D]`.
 
     ids: int64 `[n]`; the result depends on the images, not on their order. columns: the features of each
     grid to choose among, see `GridFeatures.columns`. pretrained: the classifier that the network was trained
-    with, on the features of grid 0. class_weights: `[K]`, by which an image's cross entropy is multiplied, in
-    fitting and in choosing; their mean over the images is 1. The features are standardised for the penalty,
-    and the head takes them as they are. A class without images gets a constant logit below all others. Raises
+    with, on the features of grid 0. weights: `[n]`, by which an image's cross entropy is multiplied, in
+    fitting and in choosing; their mean is 1, and an image of weight 0 is left out. The features are
+    standardised for the penalty, and the head takes them as they are. A class without images gets a constant
+    logit below all others. Raises
     ValueError if the labels are not of two classes or more in 0..K-1, RunError if a feature is not finite.
     """
     _check(labels, classes)
@@ -111,9 +112,12 @@ def solve(
         what = f"the features of {len(wrong)} images are not finite, of row {wrong[0]} for one"
         raise RunError(f"{what}; add --precision fp32, or choose another --network or --weights")
     order = ids.argsort().to(labels.device)
+    if weights is not None:
+        weights = weights.to(features.device)
+        order = order[weights[order] > 0]
+        weights = weights[order].double()
     present, targets = torch.unique(labels[order], return_inverse=True)
     values = features[order].double()
-    weights = None if class_weights is None else class_weights.to(values)[labels[order]]
     starts, some = _starts(values, targets, len(present), pretrained), _sample(targets)
     of_some = None if weights is None else weights[some]
     found, problem, start = _choose(

@@ -6,7 +6,7 @@ Before it: images and labels on the network's device. After it: train writes out
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -22,8 +22,10 @@ from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, Run, RunError
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
-Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits `[B, K]` and labels `[B]`, or soft targets `[B, K]` -> the batch's mean loss."""
+Examples: TypeAlias = Iterable[tuple[torch.Tensor, ...]]
+"""Images, labels, and weights float32 `[B]` where images weigh differently, on the network's device."""
+Loss: TypeAlias = Callable[..., torch.Tensor]
+"""Logits `[B, K]`, labels `[B]`, and perhaps weights `[B]` -> the batch's mean loss."""
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -41,7 +43,7 @@ def ddp_loss_weight(local: int, total: int) -> float:
     return distributed.world_size() * local / total
 
 
-def micro_batches(images: torch.Tensor, labels: torch.Tensor, size: int, total: int, views: int) -> Pairs:
+def micro_batches(examples: Sequence[torch.Tensor], size: int, total: int, views: int) -> Examples:
     """A rank's share of a batch in parts of at most `size` images, 0: in one part.
 
     total: images of the batch over all ranks, in `views` views each. Every rank gets as many parts, since DDP
@@ -49,12 +51,12 @@ def micro_batches(images: torch.Tensor, labels: torch.Tensor, size: int, total: 
     """
     largest = -(-total // distributed.world_size()) * views
     parts = -(-largest // size) if size else 1
-    return zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    return zip(*(each.tensor_split(parts) for each in examples), strict=True)
 
 
-def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
     """The batch's mean loss. Of an empty share 0, with gradients of 0: the other ranks wait for them."""
-    return loss(logits, labels) if len(labels) else logits.sum()
+    return loss(logits, labels, *weights) if len(labels) else logits.sum()
 
 
 @torch.no_grad()
@@ -79,24 +81,34 @@ def validate(network: nn.Module, batches: Pairs, bf16: bool) -> dict[str, Any]:
     return {"valid_loss": loss / n, "accuracy": right / n, "n": int(n)}
 
 
-def balanced_weights(labels: NDArray[np.integer[Any]], classes: int) -> torch.Tensor:
-    """The weight of each class, float32 `[K]`, that makes all that have images weigh the same.
+def image_weights(
+    labels: NDArray[np.integer[Any]], weights: NDArray[np.floating[Any]], balanced: bool
+) -> NDArray[np.float32]:
+    """The weights of training images, their mean 1: float32 `[n]`.
 
-    Over the training images of these labels their mean is 1. A class without images has 0.
+    labels: `[n]`. weights: `[n]`, from 0, one above it. balanced: times one weight a class, so that all
+    classes with a weight weigh the same.
     """
-    counts = np.bincount(labels, minlength=classes)
-    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    return torch.from_numpy(np.where(counts, weights, 0).astype(np.float32))
+    found: NDArray[np.float64] = weights / weights.mean(dtype=np.float64)
+    if balanced:
+        sums = np.bincount(labels, found)
+        classes = len(found) / (np.count_nonzero(sums) * np.where(sums, sums, 1))
+        found *= classes[labels]
+    return found.astype(np.float32)
 
 
-def weighted(loss_fn: nn.CrossEntropyLoss, weights: torch.Tensor) -> Loss:
-    """The mean over a batch of each image's loss times its class's weight.
+def weighted(loss_fn: nn.CrossEntropyLoss) -> Loss:
+    """The loss; with weights `[B]`, the mean over a batch of each image's own times its weight.
 
-    weights: `[K]`, on the device of the logits. torch's own weights divide by their sum in the batch, so that
-    parts of a batch would not add up to it.
+    Torch's own weights divide by their sum in the batch, so that parts of a batch would not add up to it.
     """
     each = nn.CrossEntropyLoss(label_smoothing=loss_fn.label_smoothing, reduction="none")
-    return lambda logits, labels: (each(logits, labels) * weights[labels]).mean()
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        plain: torch.Tensor = loss_fn(logits, labels) if weights is None else each(logits, labels)
+        return plain if weights is None else (plain * weights).mean()
+
+    return loss
 
 
 def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:

@@ -55,18 +55,25 @@ class Batch:
     """images: float32 `[B, 3, S, S]`, `[B, K, 3, S, S]` for K > 1 views, channels_last, on the device.
 
     labels: int64 `[B]`, on the device. ids: int64 `[B]`, rows of the pack, in host memory. global_batch_size:
-    images of the batch over all ranks.
+    images of the batch over all ranks. weights: float32 `[B]`, on the device, where the loader has them.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
     global_batch_size: int
+    weights: torch.Tensor | None = None
 
     def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Every view as an image of its own: float32 `[B * K, 3, S, S]`, and its label, int64 `[B * K]`."""
-        views = self.images.shape[1] if self.images.ndim == 5 else 1
-        return self.images.reshape(-1, *self.images.shape[-3:]), self.labels.repeat_interleave(views)
+        return self.images.reshape(-1, *self.images.shape[-3:]), self._of_views(self.labels)
+
+    def examples(self) -> tuple[torch.Tensor, ...]:
+        """`flat`, and the weight of every view, float32 `[B * K]`, where the loader has weights."""
+        return self.flat() if self.weights is None else (*self.flat(), self._of_views(self.weights))
+
+    def _of_views(self, values: torch.Tensor) -> torch.Tensor:
+        return values.repeat_interleave(self.images.shape[1] if self.images.ndim == 5 else 1)
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,16 @@ class Loader:
         start: Position = Position(),
         rank: int = 0,
         world_size: int = 1,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         """Open a stream over the rows `ids` of `pack`.
 
         batch_size: images, over all ranks; 1 <= batch_size. shuffle: a new order every epoch and batches of
         nearly equal size (training); without it the rows in their order and a short last batch (evaluation).
         views: K, augmentations of each image in a batch. epochs: end after so many; endless without. start:
-        resume there. Corrupt images, where resources.on_corrupt is "skip", are replaced in training and left
-        out in evaluation; `corrupt` has them. Raises ResourcesError, ValueError, PackError.
+        resume there. weights: of every row of the pack, for the batches. Corrupt images, where
+        resources.on_corrupt is "skip", are replaced in training and left out in evaluation; `corrupt` has
+        them. Raises ResourcesError, ValueError, PackError.
         """
         _check(len(pack), ids, {"batch_size": batch_size, "views": views, "world_size": world_size}, rank)
         _check_draws(seed, start.epoch)
@@ -135,7 +144,7 @@ class Loader:
         pack.make_resident(len(ids))
         self.pack, self.augment, self.ids = pack, augment, np.asarray(ids, dtype=np.int64)
         corrupt = pack.corrupt(self.ids) if resources.on_corrupt == "skip" else []
-        self.corrupt = np.array(corrupt, dtype=np.int64)
+        self.corrupt, self.weights = np.array(corrupt, dtype=np.int64), weights
         self._replacements = replacements(pack.labels, self.ids, self.corrupt) if corrupt else None
         self.ids = np.sort(self.ids) if shuffle else self.ids[~np.isin(self.ids, self.corrupt)]
         self.resources, self.shuffle, self.seed, self.views = resources, shuffle, seed, views
@@ -265,10 +274,15 @@ class Loader:
 
     def _batch(self, spec: BatchSpec, images: torch.Tensor, global_batch_size: int) -> Batch:
         views = images.permute(0, 1, 4, 2, 3)
-        labels = torch.from_numpy(self.pack.labels[spec.ids].astype(np.int64))
         images = self._to_device(views[:, 0] if self.views == 1 else views)
-        labels = self._to_device(labels.pin_memory() if self.device == "gpu" else labels)
-        return Batch(images, labels, torch.from_numpy(spec.ids), global_batch_size)
+        labels = self._of_rows(self.pack.labels[spec.ids].astype(np.int64))
+        weights = None if self.weights is None else self._of_rows(self.weights[spec.ids])
+        return Batch(images, labels, torch.from_numpy(spec.ids), global_batch_size, weights)
+
+    def _of_rows(self, values: NDArray[Any]) -> torch.Tensor:
+        """On the device."""
+        tensor = torch.from_numpy(values)
+        return self._to_device(tensor.pin_memory() if self.device == "gpu" else tensor)
 
 
 class Clock:

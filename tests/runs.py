@@ -131,34 +131,32 @@ def batches_seen(look: Callable[[str, Loader, Batch], None]) -> Iterator[None]:
 
 
 class Batches:
-    """Stands for a loader: one epoch of the given batches, images `[B, 3, S, S]` and labels `[B]`.
+    """Stands for a loader: one epoch of the given batches: images `[B, 3, S, S]`, labels `[B]`, perhaps weights.
 
     whole: images of each batch over all ranks, where there are several.
     """
 
-    def __init__(
-        self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], classes: int, whole: int | None
-    ) -> None:
+    def __init__(self, batches: Sequence[tuple[torch.Tensor, ...]], classes: int, whole: int | None) -> None:
         self._batches, self._whole = batches, whole
         self.pack = SimpleNamespace(classes=range(classes))
-        self.ids = range(sum(self._count(labels) for _, labels in batches))
+        self.ids = range(sum(self._count(labels) for _, labels, *_ in batches))
         self.position, self.data_time, self.images_done = Position(), 0.0, 0
 
     def _count(self, labels: torch.Tensor) -> int:
         return len(labels) if self._whole is None else self._whole
 
     def epoch(self) -> Iterator[Batch]:
-        for images, labels in self._batches:
+        for images, labels, *weights in self._batches:
             rows = torch.arange(self.images_done, self.images_done + len(labels))
             self.images_done += self._count(labels)
             over = self.images_done == len(self.ids)
             self.position = Position(1, 0) if over else Position(0, self.images_done)
-            yield Batch(images, labels, rows, self._count(labels))
+            yield Batch(images, labels, rows, self._count(labels), *weights)
 
 
 def train_on(
     network: nn.Module,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batches: Sequence[tuple[torch.Tensor, ...]],
     lr: float,
     optimizer: torch.optim.Optimizer | None = None,
     called: nn.Module | None = None,

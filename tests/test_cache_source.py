@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,10 +21,12 @@ from pictures import encode, folder, noise
 from greyhound.cache.classes import class_of
 from greyhound.cache.errors import UserError
 from greyhound.cache.found import Collection
+from greyhound.cache.index import add_index
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.selection import Decision, Photograph
+from greyhound.cache.shards import Shard
 from greyhound.cache.source import Reading
-from greyhound.cache.store import SPLITS, Pack
+from greyhound.cache.store import SPLITS, Pack, PackError
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
 
@@ -246,7 +249,13 @@ REFUSED = {
     "two classes": ("csv", "path,label\nno/0.png,no\nno/0.png,yes\n", " names 'no/0.png' twice, with the class 'no' and with 'yes'; expected one line a file"),
     "two splits": ("csv", "path,label,split\nno/0.png,no,val\nno/0.png,no,test\n", " names 'no/0.png' twice, with the split 'val' and with 'test'"),
     "one class": ("csv", "path,label\nno/0.png,no\n", " names 1 class ('no'); expected 2 to 10,000; if another column has"),
-    "weights": ("csv", "path,label,weight\nno/0.png,no,1\nno/1.jpg,no,2\n", " has '1' as the weight in line 2 and '2' in line 3; training does not weigh images: remove the column weight"),
+    "two weights": ("csv", "path,label,weight\nno/0.png,no,1\nno/0.png,no,2\n", " names 'no/0.png' twice, with the weight 1.0 and with 2.0; expected one line"),
+    "a word": ("csv", "path,label,weight\nno/0.png,no,\nno/1.jpg,no,much\n", " weighs an image by 'much' in line 3; expected a number from 0, such as 0.5"),
+    "a weight below 0": ("csv", "path,label,weight\nno/0.png,no,-0.5\n", " weighs an image by '-0.5' in line 2; expected"),
+    "no number": ("csv", "path,label,weight\nno/0.png,no,nan\n", " weighs an image by 'nan' in line 2; expected"),
+    "an endless weight": ("csv", "path,label,weight\nno/0.png,no,inf\n", " weighs an image by 'inf' in line 2; expected"),
+    "no float32": ("jsonl", '{"path": "no/0.png", "label": "no", "weight": 1e39}\n', " weighs an image by '1e+39' in line 1; expected"),
+    "a true weight": ("jsonl", '{"path": "no/0.png", "label": "no", "weight": true}\n', " has True (bool) as the weight in line 1; expected"),
     "no JSON": ("jsonl", '{"path": "a", "label": "b"}\n{"path"\n', " has no JSON object in line 2; expected a table"),
     "a JSON list": ("jsonl", '["a", "b"]\n', " has no JSON object in line 1; expected a table"),
     "no text": ("jsonl", "\udcff", " is no text in UTF-8; expected a table"),
@@ -265,6 +274,68 @@ def test_a_manifest_that_cannot_be_read_is_refused(name: str, root: Path) -> Non
     file = root / f"list.{ending}"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert refused(file).startswith(f"{file}{said.replace('{home}', str(root))}")
+
+
+def weights_of(found: Pack) -> dict[str, float]:
+    return {found.image_path(row): weight for row, weight in enumerate(found.weights.tolist())}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_manifests_weights_go_with_their_images(root: Path, ending: str, shards: int) -> None:
+    """An empty cell is 1; what weighs all alike, and 1, leaves the pack as it is without the column."""
+    out, options = root / "out.arrow", Options(shards=shards)
+    cells: list[Any] = [0.1, 0, 2.5, None, 1, 1e-50]
+    table = [
+        {**line, "weight": None if n == 23 else float(n % 5) / 4 if ending == "parquet" else cells[n % 6]}
+        for n, line in enumerate(TABLE)
+    ]
+    if ending == "csv":
+        table = [{key: "" if value is None else str(value) for key, value in line.items()} for line in table]
+    header = pack(write_table(root / f"list.{ending}", table), out, options)
+    given = {line["path"]: line["weight"] for line in table}
+    expected = {path: np.float32(1 if said in (None, "") else said) for path, said in given.items()}
+    found = Pack(out)
+    assert weights_of(found) == expected and found.corrupt() == []
+    assert found.weights.dtype == np.float32 and len({*expected.values()}) > 3
+    assert found.summary()["weights"] == [0, float(max(expected.values()))]
+    column = pa.concat_tables(pa.ipc.open_file(file).read_all() for file in found.files)["weight"]
+    assert column.to_pylist() == found.weights.tolist()
+    plain = pack(write_table(root / f"list.{ending}", TABLE), out, options)
+    names = pa.ipc.open_file(Pack(out).files[0]).schema.names
+    assert "weight" not in names and weights_of(Pack(out)) == dict.fromkeys(FILES, 1.0)
+    ones = [{**line, "weight": 1} for line in TABLE]
+    again = pack(write_table(root / f"list.{ending}", ones), out, options)
+    assert again.digest == plain.digest != header.digest
+    assert pa.ipc.open_file(Pack(out).files[0]).schema.names == names
+
+
+def test_a_damaged_weight_is_found(root: Path) -> None:
+    """In the index when it is first used; in the rows when the pack is verified. Of no sense: refused too."""
+    out = root / "out.arrow"
+    pack(write_table(root / "list.csv", [{**line, "weight": "7.25"} for line in TABLE]), out)
+    data, place = out.read_bytes(), Shard(out)._index.columns["weight"][0]
+    rows_at = data.find(np.full(24, 7.25, "<f4").tobytes())
+    assert 0 < rows_at < place
+    for at, look in ((place, lambda: Pack(out).weights), (rows_at, lambda: Pack(out).corrupt())):
+        out.write_bytes(data[:at] + b"\1" + data[at + 1 :])
+        assert Pack(out).labels.tolist()
+        with pytest.raises(PackError, match="is corrupt: labels, splits, sizes or paths are not those"):
+            look()
+    for weight in (-1.0, math.nan, math.inf):
+        out.write_bytes(data[:rows_at] + np.float32(weight).tobytes() + data[rows_at + 4 :])
+        add_index(out)
+        with pytest.raises(PackError, match=r"weights go from .*; expected 0 to 3.4\d*e\+38; pack"):
+            Pack(out).weights  # noqa: B018
+
+
+def test_training_images_that_all_weigh_0_are_refused(root: Path) -> None:
+    for ending in ("csv", "jsonl"):
+        table = [{**line, "split": ("train", "val")[n % 2], "weight": n % 2} for n, line in enumerate(TABLE)]
+        said = refused(write_table(root / f"list.{ending}", table))
+        assert said == "each of the 12 training images weighs 0; expected one that weighs more"
+        said = refused(write_table(root / f"list.{ending}", [{**line, "weight": 0} for line in TABLE]))
+        assert said.endswith(" training images weighs 0; expected one that weighs more")
 
 
 def test_a_class_whose_files_are_all_missing_is_refused(root: Path) -> None:

@@ -427,6 +427,20 @@ def test_class_weights_count_as_copies_of_the_images_would() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_images_of_weight_0_change_no_head_and_weights_go_with_their_images() -> None:
+    """In any order; the third class has images of weight 0 alone, and is as one without images."""
+    generator = torch.Generator().manual_seed(0)
+    labels, weights = torch.tensor([0, 1] * 15 + [2] * 6), torch.tensor([1.0, 2.0, 0.5] * 10 + [0.0] * 6)
+    rows = torch.randn(36, 4, generator=generator) + 1.2 * labels[:, None]
+    columns, order = {0: torch.arange(4)}, torch.randperm(36, generator=generator)
+    expected = solve(rows[:30], labels[:30], torch.arange(30), 3, columns, None, weights[:30])
+    found = solve(rows[order], labels[order], order, 3, columns, None, weights[order])
+    plain = solve(rows[:30], labels[:30], torch.arange(30), 3, columns)
+    assert found[0] == expected[0]
+    assert found[1].weight.equal(expected[1].weight) and found[1].bias.equal(expected[1].bias)
+    assert (plain[1].weight - expected[1].weight).abs().max() > 0.01
+
+
 def test_a_rare_class_is_found_where_classes_weigh_the_same() -> None:
     """Two classes that overlap, 190 images and 10: the plain head calls all common."""
     generator = torch.Generator().manual_seed(0)
@@ -435,7 +449,8 @@ def test_a_rare_class_is_found_where_classes_weigh_the_same() -> None:
     columns, ids = {0: torch.arange(4)}, torch.arange(200)
     recalls = []
     for weights in (None, torch.tensor([200 / 380, 200 / 20])):
-        _, head = solve(rows, labels, ids, 2, columns, None, weights)
+        of_images = None if weights is None else weights[labels]
+        _, head = solve(rows, labels, ids, 2, columns, None, of_images)
         recalls.append(float((head(rows.double()).argmax(1) == 1)[labels == 1].float().mean()))
     assert recalls[1] >= recalls[0] + 0.1
     assert recalls[1] >= 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from greyhound.model.state import NEVER
-from greyhound.model.step import balanced_weights, smoothed_cross_entropy, validate, weighted
+from greyhound.model.step import image_weights, smoothed_cross_entropy, validate, weighted
 
 # --- a step, as train.train_epoch takes it ------------------------------------------------------------------
 
@@ -150,18 +151,61 @@ def test_the_most_that_can_be_smoothed() -> None:
         assert loss.label_smoothing == pytest.approx(1), "torch's own spreads evenly over all classes"
 
 
-def test_balanced_weights_by_hand() -> None:
-    """Three of class 0, one of class 1, none of class 2: both weigh 2 together, 1 on average."""
-    assert balanced_weights(np.array([0, 0, 1, 0]), 3).tolist() == [pytest.approx(2 / 3), 2.0, 0.0]
+def test_image_weights_by_hand() -> None:
+    """Three of class 0, one of class 2, none of class 1; balanced, both classes weigh 2 together."""
+    labels, alike, weights = np.array([0, 0, 2, 0]), np.ones(4, np.float32), np.array([1, 3, 4, 0])
+    third = pytest.approx(2 / 3)
+    assert image_weights(labels, alike, balanced=False).tolist() == [1, 1, 1, 1]
+    assert image_weights(labels, 7 * alike, balanced=False).tolist() == [1, 1, 1, 1]
+    assert image_weights(labels, alike, balanced=True).tolist() == [third, third, 2, third]
+    assert image_weights(labels, weights, balanced=False).tolist() == [0.5, 1.5, 2, 0]
+    assert image_weights(labels, weights, balanced=True).tolist() == [0.5, 1.5, 2, 0]
+    assert image_weights(labels, weights[::-1], balanced=True).tolist() == pytest.approx([0, 1.6, 2, 0.4])
+    huge = image_weights(labels, np.full(4, 3e38, np.float32), balanced=True)
+    assert huge.dtype == np.float32 and huge.tolist() == [third, third, 2, third]
 
 
 def test_the_weighted_loss_is_each_images_own_times_its_weight_and_adds_up_over_parts() -> None:
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels, weights = torch.tensor([0, 0, 0, 1, 0, 2, 0, 1]), torch.tensor([0.5, 1.5, 3.0])
+    labels = torch.tensor([0, 0, 0, 1, 0, 2, 0, 1])
+    weights = torch.tensor([0.5, 1.5, 3.0, 0.0, 1.0, 0.25, 0.75, 1.0])
     plain = smoothed_cross_entropy(0.1, 3)
-    loss = weighted(plain, weights)
+    loss = weighted(plain)
     each = torch.stack([plain(logits[k : k + 1], labels[k : k + 1]) for k in range(8)])
-    torch.testing.assert_close(loss(logits, labels), (each * weights[labels]).mean())
-    halves = (loss(logits[:4], labels[:4]) + loss(logits[4:], labels[4:])) / 2
-    torch.testing.assert_close(halves, loss(logits, labels))
-    torch.testing.assert_close(weighted(plain, torch.ones(3))(logits, labels), plain(logits, labels))
+    torch.testing.assert_close(loss(logits, labels, weights), (each * weights).mean())
+    low, high = (loss(logits[part], labels[part], weights[part]) for part in (slice(4), slice(4, 8)))
+    torch.testing.assert_close((low + high) / 2, loss(logits, labels, weights))
+    torch.testing.assert_close(loss(logits, labels, torch.ones(8)), plain(logits, labels))
+    assert loss(logits, labels).equal(plain(logits, labels)), "without weights to the bit"
+
+
+def gradient_of(batch: tuple[torch.Tensor, ...], **fields: Any) -> torch.Tensor:
+    """What the loop itself has as the gradient of a batch."""
+    network, weight = linear()
+    train_on(network, [batch], 0.0, label_smoothing=0.1, **fields)
+    assert weight.grad is not None and weight.grad.any()
+    return weight.grad
+
+
+def test_a_weight_of_2_is_the_image_twice_and_0_is_without_it() -> None:
+    images, labels = FOUR
+    counts = torch.tensor([1, 2, 0, 3])
+    copies = images.repeat_interleave(counts, 0), labels.repeat_interleave(counts)
+    expected = gradient_of(copies)
+    torch.testing.assert_close(gradient_of((images, labels, counts * 4 / 6)), expected)
+    assert (gradient_of(FOUR) - expected).abs().max() > 0.01, "weights change it"
+    assert gradient_of(FOUR).equal(gradient_of((images, labels, torch.ones(4)))), "of 4 images to the bit"
+
+
+def test_weights_reach_each_view_and_each_part_of_a_batch() -> None:
+    """Two views of four images, in parts of at most 3: as each view with its image's weight."""
+    images, labels = FOUR
+    weights = torch.tensor([0.5, 2.0, 0.0, 1.5])
+    views = torch.stack([images, images.flip(1)], 1)
+    flat = views.flatten(0, 1), labels.repeat_interleave(2), weights.repeat_interleave(2)
+    expected = gradient_of(flat)
+    for size in (0, 3):
+        found = gradient_of((views, labels, weights), views=2, micro_batch=size, freeze_bn=True)
+        torch.testing.assert_close(found, expected)
+    swapped = gradient_of((views, labels, weights.flip(0)), views=2)
+    assert (swapped - expected).abs().max() > 0.01
