@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import encode, folder, noise
 
+from greyhound.cache import show
 from greyhound.cache.classes import class_of
 from greyhound.cache.errors import UserError
 from greyhound.cache.found import Collection
@@ -327,6 +328,24 @@ def test_a_damaged_weight_is_found(root: Path) -> None:
         add_index(out)
         with pytest.raises(PackError, match=r"weights go from .*; expected 0 to 3.4\d*e\+38; pack"):
             Pack(out).weights  # noqa: B018
+
+
+def test_weights_are_said_where_they_differ(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, said = root / "out.arrow", []
+    for weights in ((0.5, 2.0), (2.0, 2.0)):
+        table = [{**line, "weight": str(weights[n % 2])} for n, line in enumerate(TABLE)]
+        pack(write_table(root / "list.csv", table), out)
+        capsys.readouterr()
+        show.describe(Pack(out), 0)
+        show.say_unpacked(Pack(out), Path("folder"))
+        said.append([line for line in capsys.readouterr().out.splitlines() if "weigh" in line])
+    assert said == [
+        [
+            "weights: 0.5 to 2; they count in training alone",
+            "the weights of the images are not in folders: a pack of these weighs all alike",
+        ],
+        [],
+    ]
 
 
 def test_training_images_that_all_weigh_0_are_refused(root: Path) -> None:

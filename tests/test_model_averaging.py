@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from greyhound.model.averaging import average, full_batch_step, refresh_batchnorm
+from greyhound.model.step import weighted
 
 # --- full-batch steps, and the mean of their parameters ---------------------------------------------------
 
@@ -64,6 +65,23 @@ def test_the_accumulated_gradient_is_that_of_one_batch(sizes: tuple[int, ...]) -
         assert mine.grad is not None and theirs.grad is not None
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(mine, theirs - 0.3 * theirs.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_a_weight_of_2_is_the_image_twice_and_0_is_without_it() -> None:
+    images, labels = data(4)
+    counts, found = torch.tensor([1, 2, 0, 3]), []
+    copies = [(images.repeat_interleave(counts, 0), labels.repeat_interleave(counts))]
+    weights = counts * 4 / 6
+    parts = [(images[k : k + 2], labels[k : k + 2], weights[k : k + 2]) for k in (0, 2)]
+    passes: list[tuple[list[Any], int]] = [(copies, 6), (parts, 4), ([(images, labels)], 4)]
+    for batches, count in passes:
+        network, loss = plain(), weighted(nn.CrossEntropyLoss(label_smoothing=0.1))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.3)
+        value = full_batch_step(network, batches, count, loss, optimizer)
+        found.append((value, network.get_parameter("0.weight").detach()))
+    (expected, moved), (value, weight), (without, _) = found
+    assert value == pytest.approx(expected, rel=1e-6) != without
+    torch.testing.assert_close(weight, moved, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(("sizes", "images"), [((5, 6), 12), ((6, 7), 12), ((), 12)])

@@ -31,7 +31,7 @@ from greyhound.model.network import build, convert_sync_batchnorm
 from greyhound.model.precision import fuse_conv_bn
 from greyhound.model.run import AVERAGED, BEST, EVALUATION, LAST, METRICS, PROBE, SWA, Run, RunError
 from greyhound.model.schedule import Phase
-from greyhound.model.step import smoothed_cross_entropy, validate
+from greyhound.model.step import smoothed_cross_entropy, validate, weighted
 from greyhound.pipelines.loader import Batch, Loader
 from greyhound.recipe import Averaging
 
@@ -47,6 +47,11 @@ def network() -> nn.Module:
 def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     drawn = torch.Generator().manual_seed(count)
     return torch.rand(count, 3, 32, 32, generator=drawn), torch.randint(3, (count,), generator=drawn)
+
+
+def weights_of(images: int) -> list[torch.Tensor]:
+    """Weights of seven images; of another number none."""
+    return [torch.linspace(0, 2, 7)] if images == 7 else []
 
 
 def share(*whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -170,9 +175,9 @@ def gradients(images: int, frozen: bool) -> list[torch.Tensor]:
     """Of one step on so many images, over all ranks; and what the step made of the weights."""
     learns = network()
     called = distributed.data_parallel(learns)
-    pixels, labels = share(*batch(images))
+    examples = share(*batch(images), *weights_of(images))
     smoothed: dict[str, Any] = {"label_smoothing": 0.1, "freeze_bn": frozen}
-    train_on(learns, [(pixels, labels)], 0.1, called=called, classes=3, whole=images, **smoothed)
+    train_on(learns, [examples], 0.1, called=called, classes=3, whole=images, **smoothed)
     found = [parameter.grad.clone() for parameter in learns.parameters() if parameter.grad is not None]
     return found + [parameter.detach().clone() for parameter in learns.parameters()]
 
@@ -207,10 +212,10 @@ def validated(images: int) -> dict[str, Any]:
 
 
 def averaged(images: int, frozen: bool) -> dict[str, torch.Tensor]:
-    pixels, labels = share(*batch(images))
-    half = (len(labels) + 1) // 2
-    passes = [(pixels[:half], labels[:half]), (pixels[half:], labels[half:])]
-    loss = smoothed_cross_entropy(0.1, 3)
+    examples = share(*batch(images), *weights_of(images))
+    half = (len(examples[0]) + 1) // 2
+    passes = [tuple(part[:half] for part in examples), tuple(part[half:] for part in examples)]
+    loss = weighted(smoothed_cross_entropy(0.1, 3))
     result = averaging.average(network(), lambda: passes, images, loss, 0.1, 2, freeze_bn=frozen)
     return result.state_dict()
 

@@ -73,6 +73,20 @@ def test_the_contract_of_a_batch_and_of_views(coded_pack: Pack, engine: str) -> 
 
 
 @both
+def test_weights_go_with_their_images_and_views(coded_pack: Pack, engine: str) -> None:
+    weights = np.arange(len(coded_pack), dtype=np.float32) / 4
+    for views in (1, 3):
+        for batch in taken(coded_pack, engine, 8, views=views, shuffle=True, seed=5, weights=weights):
+            expected = batch.ids.float() / 4
+            assert batch.weights is not None and batch.weights.equal(expected)
+            images, labels, flat = batch.examples()
+            assert flat.tolist() == expected.repeat_interleave(views).tolist()
+            assert len(images) == len(labels) == len(flat) and len(batch.flat()) == 2
+    (batch,) = taken(coded_pack, engine, 1)
+    assert batch.weights is None and len(batch.examples()) == 2
+
+
+@both
 @pytest.mark.parametrize(
     ("batch_size", "epochs", "expected"),
     [(1, 1, [1] * 20), (6, 1, [6, 6, 6, 2]), (50, 2, [20, 20]), (6, 3, [6, 6, 6, 2] * 3)],

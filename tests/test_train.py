@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from pictures import packed
+from pictures import folder, packed
 from PIL import Image
 from reads import host_reads
 from runs import (
@@ -40,7 +40,7 @@ from runs import (
 from greyhound import begin, session, train
 from greyhound.cache.cli import Stop, Stopped, ValueFormatError
 from greyhound.cache.errors import UserError
-from greyhound.cache.pack import Options
+from greyhound.cache.pack import Options, pack
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint
 from greyhound.model import state as state_module
@@ -509,6 +509,48 @@ def test_class_weights_are_resumed(tmp_path: Path, scan_in_process: None) -> Non
     train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe, resume=True), never)
     assert all(torch.equal(value, weights("parts")[key]) for key, value in weights("whole").items())
     assert not torch.equal(weights("plain")["classifier.weight"], weights("whole")["classifier.weight"])
+
+
+def test_weights_of_images_count_in_every_stage(tmp_path: Path, scan_in_process: None) -> None:
+    """Probe, epochs and averaging. What weighs all alike is as without weights, to the bit."""
+    images = {
+        f"{name}/{n}.jpg": tinted(k, 100 * k + n) for k, name in enumerate(("a", "b")) for n in range(12)
+    }
+    folder(tmp_path / "images", images)
+    ends = {}
+    for weigh in ("", "3", "uneven"):
+        lines = [
+            f"{path},{path[0]},{'train' if n % 12 < 9 else 'val'},{1 + n % 4 if weigh == 'uneven' else weigh}"
+            for n, path in enumerate(images)
+        ]
+        table, out = tmp_path / "images" / f"list{weigh}.csv", tmp_path / f"run{weigh}"
+        table.write_text("\n".join(["path,label,split,weight", *lines, ""]))
+        pack(table, out.with_suffix(".arrow"), Options(grayscale="keep"))
+        with tiny_context(Pack(out.with_suffix(".arrow")), FULL) as context:
+            found = context.training.weights
+        assert (found is None) == (weigh != "uneven")
+        train.train(tiny_job(out.with_suffix(".arrow"), out, recipe=FULL), never)
+        stages = [checkpoint.load(out / name)["network"] for name in (LAST, AVERAGED)]
+        ends[weigh] = [Run(out).read(PROBE)["valid_loss"], [{**stage} for stage in stages]]
+    assert found is not None
+    opened = Pack(out.with_suffix(".arrow"))
+    rows = opened.ids("train")
+    np.testing.assert_allclose(found[rows], opened.weights[rows] / opened.weights[rows].mean(), rtol=1e-6)
+    assert found[rows].mean() == pytest.approx(1)
+    assert ends["3"][0] == ends[""][0] != ends["uneven"][0]
+    for alike, plain, uneven in zip(*(ends[name][1] for name in ("3", "", "uneven")), strict=True):
+        assert all(torch.equal(alike[key], value) for key, value in plain.items())
+        assert not torch.equal(uneven["classifier.weight"], plain["classifier.weight"])
+
+
+def test_a_pack_whose_images_of_one_class_alone_weigh_anything(tmp_path: Path, scan_in_process: None) -> None:
+    folder(tmp_path, images := {f"{name}/{n}.jpg": tinted(1, n) for n, name in enumerate("aabb")})
+    lines = [f"{path},{path[0]},{('train', 'val')[n % 2]},{int(n < 2)}" for n, path in enumerate(images)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split,weight", *lines]))
+    pack(tmp_path / "list.csv", tmp_path / "p.arrow", Options(grayscale="keep"))
+    said = "p.arrow has training images, of a weight above 0, of 'a' alone; expected at least 2 classes"
+    with pytest.raises(PackError, match=said):
+        open_pack(tmp_path / "p.arrow", ONE_THREAD)
 
 
 def test_the_first_step_of_a_warm_up_changes_the_weights(colour_pack: Pack) -> None:
