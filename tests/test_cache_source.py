@@ -303,6 +303,11 @@ def test_a_manifests_weights_go_with_their_images(root: Path, ending: str, shard
     column = pa.concat_tables(pa.ipc.open_file(file).read_all() for file in found.files)["weight"]
     assert column.to_pylist() == found.weights.tolist()
     plain = pack(write_table(root / f"list.{ending}", TABLE), out, options)
+    content, split_of = hashlib.sha256(), {row: split for split in SPLITS for row in Pack(out).ids(split)}
+    for row, label in enumerate((opened := Pack(out)).labels):
+        image = hashlib.sha256(opened.encoded(row)).hexdigest()
+        content.update(f"{opened.image_path(row)}\0{label}\0{split_of[row]}\0{image}\n".encode())
+    assert plain.digest == content.hexdigest(), "as it was before there were weights"
     names = pa.ipc.open_file(Pack(out).files[0]).schema.names
     assert "weight" not in names and weights_of(Pack(out)) == dict.fromkeys(FILES, 1.0)
     ones = [{**line, "weight": 1} for line in TABLE]
