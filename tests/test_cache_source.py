@@ -305,7 +305,7 @@ def test_a_manifests_weights_go_with_their_images(root: Path, ending: str, shard
     plain = pack(write_table(root / f"list.{ending}", TABLE), out, options)
     content, split_of = hashlib.sha256(), {row: split for split in SPLITS for row in Pack(out).ids(split)}
     for row, label in enumerate((opened := Pack(out)).labels):
-        image = hashlib.sha256(opened.encoded(row)).hexdigest()
+        image = hashlib.sha256(opened.encoded(row).data).hexdigest()
         content.update(f"{opened.image_path(row)}\0{label}\0{split_of[row]}\0{image}\n".encode())
     assert plain.digest == content.hexdigest(), "as it was before there were weights"
     names = pa.ipc.open_file(Pack(out).files[0]).schema.names
@@ -343,7 +343,13 @@ def test_weights_are_said_where_they_differ(root: Path, capsys: pytest.CaptureFi
         capsys.readouterr()
         show.describe(Pack(out), 0)
         show.say_unpacked(Pack(out), Path("folder"))
-        said.append([line for line in capsys.readouterr().out.splitlines() if "weigh" in line])
+        said.append(
+            [
+                line
+                for line in capsys.readouterr().out.splitlines()
+                if line.startswith(("weights", "the weights"))
+            ]
+        )
     assert said == [
         [
             "weights: 0.5 to 2; they count in training alone",
