@@ -52,10 +52,24 @@ class Collection:
     _seen: set[str] = field(default_factory=set)
 
     def add(
-        self, place: Place, path: str, label: str, split: str = "", group: str = "", weight: float = 1.0
+        self,
+        place: Place,
+        path: str,
+        label: str,
+        split: str = "",
+        group: str = "",
+        weight: float = 1.0,
+        where: str = "it",
     ) -> None:
-        """One image. A path that came before is left out, if it says the same. Raises PackError."""
-        row = (place, _as_unicode(label), split, group, weight)
+        """One image. A path that came before is left out, if it says the same. Raises PackError.
+
+        split: if it is none of SPLIT_WORDS, the image is left out. where: the split is named, for messages.
+        """
+        if split and split.lower() not in SPLIT_WORDS:
+            why = f"{where} says {split!r}; expected {', '.join(SPLITS)}"
+            self.leave_out(place, path, label, "unknown split", why)
+            return
+        row = (place, _as_unicode(label), SPLIT_WORDS.get(split.lower(), ""), group, weight)
         first = self._places.setdefault(path, row)
         if first is row:
             return
@@ -76,7 +90,15 @@ class Collection:
         return path in self._places or path in self._seen
 
     def found(self, notes: Sequence[str] = (), says: str = "") -> Found:
-        """All of them, their classes sorted without regard to case. Raises PackError."""
+        """All of them, their classes sorted without regard to case. Raises PackError.
+
+        If one names a split, those that name none are left out.
+        """
+        if any(split for _, _, split, *_ in self._places.values()):
+            for path, (place, label, split, *_) in [*self._places.items()]:
+                if not split:
+                    del self._places[path]
+                    self.leave_out(place, path, label, "unknown split", "it names none")
         if not self._places:
             raise PackError(f"{self.name} names no image that can be packed; {self._first_left_out()}")
         names = {label for _, label, *_ in self._places.values()}

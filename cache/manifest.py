@@ -20,7 +20,7 @@ import numpy as np
 from greyhound.cache.folder import NAMED, Tree, as_text, find_file, named_as_image, relative
 from greyhound.cache.found import SPLIT_WORDS, Collection, Found
 from greyhound.cache.parts import are_splits
-from greyhound.cache.store import HEAVIEST, SPLITS, PackError
+from greyhound.cache.store import HEAVIEST, PackError
 from greyhound.cache.tables import read_table
 
 PATHS: Final = (
@@ -136,7 +136,7 @@ def read(file: Path, label: str = "") -> Found:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
     images = Collection(str(file), str(file.absolute().parent))
     notes = _read(load(file, label), file.parent, "", label, images)
-    return images.found(notes, f"as {file.name} says")
+    return _by_folders(images.found(notes, f"as {file.name} says"))
 
 
 def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Found:
@@ -150,7 +150,7 @@ def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Found
     for each in Tree(folder).files():
         if named_as_image(each) and not images.knows(path := relative(each, folder)):
             images.leave_out(each, path, "", "not listed", f"{name} has no line for it")
-    found = images.found(notes, "as the folders say" if any(splits) else f"as {name} says")
+    found = _by_folders(images.found(notes, "as the folders say" if any(splits) else f"as {name} says"))
     return replace(found, notes=[*found.notes, *_say_folders(found, name)])
 
 
@@ -165,6 +165,20 @@ def _say_folders(found: Found, name: str) -> list[str]:
     return [
         f"{name} says the classes, and the names of the folders ({few}) do not: move it away if they should"
     ]
+
+
+def _by_folders(found: Found) -> Found:
+    """Where no column names splits: with those that the first folders of the paths are named after."""
+    folders = [each.path.partition("/")[0] for each in found.sources]
+    said = [SPLIT_WORDS.get(folder.lower(), "") for folder in folders]
+    if any(each.split for each in found.sources) or len({*said} - {""}) < 2:
+        return found
+    if are_splits(said):
+        sources = [replace(each, split=split) for each, split in zip(found.sources, said, strict=True)]
+        return replace(found, sources=sources, says="as the folders say")
+    named = ", ".join(sorted({folder for folder, split in zip(folders, said, strict=True) if split}))
+    why = "images lie outside of them" if "" in said else "none is for training"
+    return replace(found, notes=[*found.notes, f"the folders {named} are not taken as splits: {why}"])
 
 
 def _read(table: Table, home: Path, split: str, label: str, images: Collection) -> list[str]:
@@ -211,16 +225,13 @@ class _Lines:
             what = f"has {name[:60]!r} in line {number}, which cannot be a path ({error.strerror})"
             raise PackError(f"{self.file} {what}; expected the path of a file") from None
         path = relative(place, self.home) if place.is_relative_to(self.home) else as_text(place.as_posix())
-        split = SPLIT_WORDS.get(said.lower(), "") if names.split else self.split
         if not label:
             self.images.leave_out(place, path, "", "no label", f"line {number}")
-        elif names.split and not split:
-            why = f"line {number} says {said!r}; expected {', '.join(SPLITS)}"
-            self.images.leave_out(place, path, label, "unknown split", why)
         elif not there:
             self.images.leave_out(place, path, label, "missing file", f"line {number}")
         else:
-            self.images.add(place, path, label, split, group, self._weigh(number, weight))
+            heavy = self._weigh(number, weight)
+            self.images.add(place, path, label, said or self.split, group, heavy, f"line {number}")
 
     def _find(self, name: str) -> Path:
         """Below the table's folder, or anywhere; with / for Windows' backslash where only that is there."""

@@ -56,47 +56,58 @@ def read(parts: Parts, spool: Path, label: str = "") -> Found:
     Raises PackError, WriteError.
     """
     splits, notes = parts.splits(), list[str]()
-    images = Collection(parts.whole)
+    images, naming = Collection(parts.whole), dict[bool, Path]()
     try:
         with spool.open("wb") as file:
             for source, name, split in zip(parts.files, parts.names, splits, strict=True):
                 opened = _open(source)
                 columns = image, kind = _choose(opened, source, label)
+                naming.setdefault(_names_classes(opened, kind), source)
+                if len(naming) > 1:
+                    what = f"{naming[False]} numbers its classes, and {naming[True]} names them"
+                    raise PackError(f"{what}; expected one of the two in all files of {parts.whole}")
+                more = _splits_and_groups(opened, columns)
                 if not label and kind.lower() not in LABELS:
                     said = f"the classes are those of the column {kind}; --label names another"
                     notes += [said] if said not in notes else []
-                others = [each for each in opened.schema_arrow.names if each not in columns]
+                used = *columns, *more.values()
+                others = [each for each in opened.schema_arrow.names if each not in used]
                 if others and (said := f"columns that are not used: {', '.join(others)[:200]}") not in notes:
                     notes.append(said)
-                for number, row in enumerate(_rows(opened, source, columns)):
-                    _add(f"{name}/{number:06d}", row[image], row[kind], split, file, images, source.parent)
+                for number, row in enumerate(_rows(opened, source, used)):
+                    said, group = (_text(row.get(more.get(each, ""))) for each in ("split", "group"))
+                    image_of = f"{name}/{number:06d}", row[image], _text(row[kind])
+                    _add(*image_of, said or split, group, file, images, source.parent)
     except OSError as error:
         what = (
             f"the images of {parts.whole} cannot be laid down in {spool.parent} ({error.strerror or error})"
         )
         raise WriteError(f"{what}; free space there, or name another place: --out") from None
-    return images.found(notes, "as the names of the files say")
+    return images.found(notes, "as the files say")
 
 
 def _add(
-    name: str, image: Any, label: Any, split: str, file: IO[bytes], images: Collection, home: Path
+    name: str, image: Any, label: str, split: str, group: str, file: IO[bytes], images: Collection, home: Path
 ) -> None:
     """One image, its bytes at the end of the file; or where its path leads. Raises PackError, OSError."""
     data, path = _image(image)
     there = find_file(home, path) if path and data is None else home
     path = f"{name}-{path}" if path else name
     place: Place = Part(Path(file.name), file.tell(), len(data or b""), path)
-    text = "" if label is None else str(label).strip()
     if data is None and there.is_file():
         place, data = there, b""
     if data is None:
         why = "the table holds no bytes of it, and its path is no file"
-        images.leave_out(place, path, text, "missing file", why)
-    elif not text:
+        images.leave_out(place, path, label, "missing file", why)
+    elif not label:
         images.leave_out(place, path, "", "no label")
     else:
         file.write(data)
-        images.add(place, path, text, split)
+        images.add(place, path, label, split, group)
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()
 
 
 def _image(value: Any) -> tuple[bytes | None, str]:
@@ -182,9 +193,31 @@ def _choose(opened: pq.ParquetFile, file: Path, label: str) -> tuple[str, str]:
         what = f"several columns of classes ({', '.join(labels)})" if labels else f"the columns {there}"
         todo = f"expected {label!r}, as --label says" if label else "name that of the classes: --label COLUMN"
         raise PackError(f"{file} has {what}; {todo}")
-    kind = schema.field(labels[0]).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not (text or pa.types.is_integer(kind)):
+    kind = _type(schema, labels[0])
+    if not (_is_text(kind) or pa.types.is_integer(kind)):
         raise PackError(f"{file} has {kind} in the column {labels[0]}; expected text or whole numbers")
     return images[0], labels[0]
+
+
+def _splits_and_groups(opened: pq.ParquetFile, columns: Sequence[str]) -> dict[str, str]:
+    """The columns split and group by these names, where they are there and hold text or whole numbers."""
+    schema = opened.schema_arrow
+    kinds = {name: _type(schema, name) for name in schema.names if name not in columns}
+    plain = [name for name, kind in kinds.items() if _is_text(kind) or pa.types.is_integer(kind)]
+    return {name.lower(): name for name in plain if name.lower() in ("split", "group")}
+
+
+def _names_classes(opened: pq.ParquetFile, column: str) -> bool:
+    """Whether a column has classes by name: as text, or as numbers that the features name."""
+    named = _features(opened).get(column, {}).get("names")
+    return bool(named) or _is_text(_type(opened.schema_arrow, column))
+
+
+def _type(schema: pa.Schema, name: str) -> pa.DataType:
+    """Of a column; of a dictionary's, that of its values."""
+    kind = schema.field(name).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from greyhound.cache.folder import NAMED, SPLIT_FOLDERS, Source
+from greyhound.cache.folder import NAMED, Source
+from greyhound.cache.found import SPLIT_WORDS
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import once_each, read_table
@@ -74,7 +75,7 @@ def read_split(file: Path) -> Table:
     splits = {}
     for path, row in rows.items():
         if (said := row.cells.get("split")) is not None:
-            if not (split := SPLIT_FOLDERS.get(said.strip().lower())):
+            if not (split := SPLIT_WORDS.get(said.strip().lower())):
                 what = f"has {said!r} as the split in line {row.number}"
                 raise PackError(f"{file} {what}; expected {', '.join(SPLITS)}")
             splits[path] = split
@@ -104,6 +105,7 @@ def assign(
             return Assigned(["train"] * len(kept), how, tuple(notes))
     else:
         given = [split or "train" for split in given]
+        _check_shared(given, [classes[source.label] for source, _ in kept])
         how = f"as {table.file.name} says" if table and said else says
         shares = {} if "val" in given or not asked.val else {"val": asked.val}
         notes += _say_unused(asked, given, shares, how)
@@ -123,6 +125,19 @@ def assign(
     notes += [f"{split} has {text}" for split, text in missing.items()]
     empty = {split: text for split, text in missing.items() if split not in splits}
     return Assigned(splits, how, tuple(notes), empty)
+
+
+def _check_shared(splits: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a split without one class of train, as where train's are names and test's numbers."""
+    of = {
+        split: sorted({name for each, name in zip(splits, names, strict=True) if each == split})
+        for split in SPLITS
+    }
+    for split in HELD_OUT:
+        if of["train"] and of[split] and not {*of["train"]} & {*of[split]}:
+            few, other = (", ".join(of[each][:NAMED]) for each in ("train", split))
+            what = f"train and {split} have no class in common: train has {few}, and {split} has {other}"
+            raise PackError(f"{what}; expected the same names in both")
 
 
 def _groups(sources: Sequence[Source], asked: Options) -> tuple[list[str], list[str]]:

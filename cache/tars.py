@@ -12,7 +12,7 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from greyhound.cache.folder import as_text, named_as_image
 from greyhound.cache.found import Collection, Found
@@ -50,7 +50,7 @@ def read(parts: Parts, label: str = "") -> Found:
             raise PackError(f"{what}; expected one that is not compressed: copy or write it again") from None
     said = ", ".join(f"{kind} ({count:,})" for kind, count in unused.most_common(10))
     notes += [f"members that are not used: {said}"] if said else []
-    return images.found(notes, "as the names of the files say")
+    return images.found(notes, "as the files say")
 
 
 def _read_one(
@@ -65,7 +65,8 @@ def _read_one(
             twice[found[1]] = found[2]
     for key, sample in samples.items():
         pictures = _pictures(sample)
-        kind, why = _class(sample, label, stream)
+        content = _content(sample, stream)
+        kind, why = _class(sample, label, content, stream)
         unused.update(f".{each}" for each in sample if each not in (*pictures, "cls", "json"))
         part = sample[pictures[0]] if pictures else next(iter(sample.values()))
         path = f"{name}/{part.name if pictures else key}"
@@ -78,7 +79,8 @@ def _read_one(
         elif not kind:
             images.leave_out(part, path, "", "no label", why)
         else:
-            images.add(part, path, kind, split)
+            said, group = (_text((content or {}).get(each)) for each in ("split", "group"))
+            images.add(part, path, kind, said or split, group or "", where="its .json")
 
 
 def _members(stream: IO[bytes], file: Path, unused: Counter[str]) -> Iterator[Part]:
@@ -107,33 +109,38 @@ def _pictures(sample: Sample) -> list[str]:
     return [kind for kind in found if "." not in kind] or found
 
 
-def _class(sample: Sample, label: str, stream: IO[bytes]) -> tuple[str, str]:
-    """What a sample's .cls says, or a field of its .json; or "" and why there is none."""
+def _content(sample: Sample, stream: IO[bytes]) -> dict[str, Any] | None:
+    """What a sample's .json says, nothing without one; None where it is no JSON object."""
     try:
-        if "cls" in sample and not label:
-            text = _read(sample["cls"], stream).decode().strip()
-            return (
-                ("", "its .cls is no line of text") if _CONTROL.search(text) else (text, "its .cls is empty")
-            )
-        if "json" not in sample:
-            return (
-                "",
-                "it has no .json"
-                if label
-                else "it has neither .cls nor .json; unpack a tar of class folders",
-            )
-        content = json.loads(_read(sample["json"], stream))
+        content = json.loads(_read(sample["json"], stream)) if "json" in sample else {}
     except (ValueError, RecursionError):
-        return "", "its .cls is no text" if "cls" in sample and not label else "its .json is no JSON"
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _class(sample: Sample, label: str, content: dict[str, Any] | None, stream: IO[bytes]) -> tuple[str, str]:
+    """What a sample's .cls says, or a field of its .json; or "" and why there is none."""
+    if "cls" in sample and not label:
+        try:
+            text = _read(sample["cls"], stream).decode().strip()
+        except UnicodeError:
+            return "", "its .cls is no text"
+        return ("", "its .cls is no line of text") if _CONTROL.search(text) else (text, "its .cls is empty")
+    if "json" not in sample:
+        neither = "it has neither .cls nor .json; unpack a tar of class folders"
+        return "", "it has no .json" if label else neither
+    if content is None:
+        return "", "its .json is no JSON object"
     fields = (label,) if label else FIELDS
-    value = (
-        next((content[name] for name in fields if name in content), None)
-        if isinstance(content, dict)
-        else None
-    )
-    if isinstance(value, str) or type(value) is int:
-        return str(value).strip(), "its label is empty"
-    return "", f"its .json has no text or whole number as {' or '.join(fields)}"
+    found = next((_text(content[name]) for name in fields if name in content), None)
+    if found is None:
+        return "", f"its .json has no text or whole number as {' or '.join(fields)}"
+    return found, "its label is empty"
+
+
+def _text(value: Any) -> str | None:
+    """Text or a whole number as text, None for anything else."""
+    return str(value).strip() if isinstance(value, str) or type(value) is int else None
 
 
 def _read(part: Part, stream: IO[bytes]) -> bytes:

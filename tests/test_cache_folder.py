@@ -469,12 +469,17 @@ def test_a_persons_own_split(tmp_path: Path) -> None:
     assert all(len(opened.ids(split)) == 2 for split in ("val", "test"))
 
 
+def test_a_table_of_splits_may_use_the_words_of_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("path,split\na.png,Dev\nb.png,testing\n")
+    assert read_split(tmp_path / "mine.csv").splits == {"a.png": "val", "b.png": "test"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("path,fold\na.png,1\n", "has the columns path, fold; expected path, and split or group"),
         ("split,group\ntest,1\n", "has the columns split, group; expected path, and split or group"),
-        ("path,split\na.png,dev\n", "has 'dev' as the split in line 2; expected train, val, test"),
+        ("path,split\na.png,held\n", "has 'held' as the split in line 2; expected train, val, test"),
         ("path,split\na.png,\n", "has '' as the split in line 2; expected train, val, test"),
         ("path,split\na.png,test\na.png,val\n", "names 'a.png' in line 2 and, with other words, in line 3"),
         ("path,split\na/9.png,test\n", "names 'a/9.png', which is not among the images; expected paths"),

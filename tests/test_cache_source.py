@@ -183,7 +183,7 @@ DEEPER = {
     "classes, move them up, or pack {root}/new or {root}/raw",
     "a/a/hat a/a/cap b/b/hat b/b/cap c": "a and b hold folders of the same names (cap, hat); if those are the "
     "classes, move them up, or pack {root}/a/a or {root}/b/b",
-    "train/a/hat train/a/cap test/b/hat test/b/cap": "b and a hold folders of the same names (cap, hat); if "
+    "train/a/hat train/a/cap train/b/x test/b/hat test/b/cap": "b and a hold folders of the same names (cap, hat); if "
     "those are the classes, move them up, or pack {root}/test/b or {root}/train/a",
     "a/2019 b/2019": "",
     "a a/hat a/cap b/hat b/cap": "",
@@ -211,6 +211,29 @@ def test_a_folder_of_save_to_disk_is_refused_with_the_way_out(root: Path) -> Non
         )
 
 
+def test_the_first_folders_in_a_manifests_paths_are_its_splits(root: Path) -> None:
+    home, names = root.parent / "set", {path: "test" if seed % 3 else "Train" for path, seed in FILES.items()}
+    files = {f"{names[path]}/{path.replace('/', '-')}": path for path in FILES}
+    folder(home, {name: DATA[path] for name, path in files.items()} | {"x.png": encode(noise(9, 9, 99))})
+    table = [{"file_name": name, "label": label_of(path)} for name, path in files.items()]
+    expected = {(label_of(path), DATA[path], names[path].lower()): 1 for path in FILES}
+    assert rows(write_table(home / "list.csv", table), Options(val=0)) == expected
+    write_table(home / "metadata.csv", table)
+    assert rows(home, Options(val=0)) == expected
+    assert Pack(root.parent / "packed.arrow").header.split_by == "as the folders say"
+    rows(write_table(home / "list.csv", [*table, {"file_name": "x.png", "label": "no"}]))
+    said = "the folders Train, test are not taken as splits: images lie outside of them"
+    assert said in Pack(home / "packed.arrow").header.notes
+
+
+def test_splits_without_a_class_in_common_are_refused(root: Path) -> None:
+    """Here because one folder names its classes, and the other numbers them."""
+    files = [f"train/{name}/1.png" for name in "ba"] + [f"test/{name}/1.png" for name in "01"]
+    source = folder(root.parent / "set", {name: encode(noise(20, 20, n)) for n, name in enumerate(files)})
+    said = "train and test have no class in common: train has a, b, and test has 0, 1; expected the same"
+    assert refused(source).startswith(said)
+
+
 def test_what_a_manifest_cannot_give_is_left_out_and_counted(root: Path) -> None:
     table = [{**line, "split": "train" if n % 3 else "test", "note": "x"} for n, line in enumerate(TABLE)]
     table += [
@@ -220,8 +243,10 @@ def test_what_a_manifest_cannot_give_is_left_out_and_counted(root: Path) -> None
         {"path": "./no//0.png", "label": "no", "split": "test", "note": ""},
         {"path": "loose.png", "label": "no", "split": "holdout", "note": "x"},
         {"path": "bad.png", "label": "no", "split": "train", "note": "x"},
+        {"path": "blank.png", "label": "no", "split": "", "note": "x"},
     ]
-    folder(root, {"loose.png": encode(noise(9, 9, 99)), "bad.png": b"bad"})
+    more = {"loose.png": encode(noise(9, 9, 99)), "bad.png": b"bad", "blank.png": encode(noise(9, 9, 98))}
+    folder(root, more)
     table[0]["path"], table[1]["path"] = table[0]["path"].replace("/", "\\"), f"./{table[1]['path']}"
     del table[23]  # whose label is blank below
     header = pack(write_table(root / "list.csv", table), root / "out.arrow")
@@ -231,6 +256,7 @@ def test_what_a_manifest_cannot_give_is_left_out_and_counted(root: Path) -> None
         "no/0.png": ("duplicate path", "named before"),
         "loose.png": ("unknown split", "line 29 says 'holdout'; expected train, val, test"),
         "bad.png": ("undecodable", "no image that is read here"),
+        "blank.png": ("unknown split", "it names none"),
     }
     assert "columns of list.csv that are not used: note" in header.notes
     assert sum(rows_of(Pack(root / "out.arrow")).values()) == 23

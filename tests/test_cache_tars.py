@@ -18,7 +18,7 @@ from test_cache_source import DATA, FILES, label_of, left_out, refused, rows, ro
 
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.source import Reading
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import SPLITS, Pack, PackError
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
 
@@ -185,7 +185,7 @@ def test_what_a_tar_cannot_give_is_left_out_and_counted(root: Path) -> None:
         "set.tar/c.jpg": ("several images", ".jpg, .png"),
         "set.tar/d.jpg": ("duplicate path", "its .jpg is twice in the tar"),
         "set.tar/j.jpg": ("duplicate path", "its .CLS is twice in the tar"),
-        "set.tar/e.jpg": ("no label", "its .json is no JSON"),
+        "set.tar/e.jpg": ("no label", "its .json is no JSON object"),
         "set.tar/f.jpg": (
             "no label",
             "its .json has no text or whole number as label or class or class_name or category or target or cls",
@@ -335,6 +335,61 @@ def test_plain_parquet_with_bytes_is_read_too(root: Path) -> None:
         pq.write_table(pa.table(arrays, names=[*table]), root.parent / "set.parquet")
         assert rows(root.parent / "set.parquet") == expected
     assert "columns that are not used: id" in Pack(root.parent / "packed.arrow").header.notes
+
+
+MEANT = {path: SPLITS[seed % 3] for path, seed in FILES.items()}
+
+
+def test_the_columns_split_and_group_of_parquet_are_taken(root: Path) -> None:
+    """They outrank the names of the files."""
+    home = root.parent / "set"
+    home.mkdir()
+    for n, name in enumerate(("train", "test")):
+        some = [path for path in FILES if FILES[path] % 2 == n]
+        images, labels = [DATA[path] for path in some], [label_of(path) for path in some]
+        groups = [MEANT[path] for path in some]
+        table = parquet(
+            image=images, label=labels, Split=[f" {MEANT[path].upper()}" for path in some], group=groups
+        )
+        (home / f"{name}.parquet").write_bytes(table)
+    assert rows(home) == {(label_of(path), DATA[path], split): 1 for path, split in MEANT.items()}
+    header = Pack(root.parent / "packed.arrow").header
+    assert header.split_by == "as the files say; images of a group together (3 groups)" and not header.notes
+
+
+def test_the_split_and_group_in_a_json_are_taken(root: Path) -> None:
+    """Beside a .cls too; a sample that names no split is left out where others name one."""
+    found = []
+    for n, (path, split) in enumerate(MEANT.items()):
+        content = json.dumps({"split": split, "group": FILES[path] % 3})
+        found += [
+            (f"{n}.png", DATA[path]),
+            (f"{n}.cls", label_of(path).encode()),
+            (f"{n}.json", content.encode()),
+        ]
+    for name, content in (("x", '{"split": "holdout"}'), ("y", '{"split": 1.5}')):
+        found += [
+            (f"{name}.png", encode(noise(9, 9, 99))),
+            (f"{name}.cls", b"no"),
+            (f"{name}.json", content.encode()),
+        ]
+    source = write_tar(root.parent / "set.tar", found)
+    assert rows(source) == {(label_of(path), DATA[path], split): 1 for path, split in MEANT.items()}
+    header = Pack(root.parent / "packed.arrow").header
+    assert header.split_by == "as the files say; images of a group together (3 groups)"
+    assert left_out(header) == {
+        "set.tar/x.png": ("unknown split", "its .json says 'holdout'; expected train, val, test"),
+        "set.tar/y.png": ("unknown split", "it names none"),
+    }
+
+
+def test_parquet_that_numbers_its_classes_beside_one_that_names_them_is_refused(root: Path) -> None:
+    home = root.parent / "set"
+    home.mkdir()
+    (home / "a.parquet").write_bytes(parquet(image=[*DATA.values()], label=[*map(label_of, DATA)]))
+    (home / "b.parquet").write_bytes(parquet(image=[encode(noise(9, 9, 99))], label=[1]))
+    said = f"{home / 'b.parquet'} numbers its classes, and {home / 'a.parquet'} names them; expected one of"
+    assert refused(home).startswith(said)
 
 
 def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
