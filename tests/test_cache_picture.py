@@ -31,6 +31,8 @@ from greyhound.eval import open_images
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
+from greyhound.prediction import Asked
+from greyhound.trained import pack_chunk
 
 Pixels = NDArray[np.uint8]
 DOWN, ACROSS = np.mgrid[:32, :48]
@@ -326,7 +328,13 @@ def test_predictions_lie_on_the_background_of_the_trained_pack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("greyhound.eval.scan", scan_here)
-    job: Any = SimpleNamespace(images=folder(tmp_path / "images", {"1.png": encode(Image.fromarray(RGBA))}))
+    job: Any = SimpleNamespace(images=folder(tmp_path / "images", {"a/1.png": encode(Image.fromarray(RGBA))}))
     run: Any = SimpleNamespace(read=lambda _: {"classes": ["a", "b"], "background": "#204060"})
     with open_images(job, run, "threads") as (opened, _, _):
         assert abs(decode(opened.encoded(0)).astype(int) - over((32, 64, 96))).max() <= 1
+    trained: Any = SimpleNamespace(classes=("a", "b"), background="#204060")
+    asked = Asked(tmp_path / "images" / "a" / "1.png", "1.png")
+    (info,) = scan_here([asked.file], background=trained.background)
+    chunk = pack_chunk(trained, [(asked, info)], tmp_path / "chunk.arrow")
+    assert chunk.pack
+    assert abs(decode(Pack(chunk.pack).encoded(0)).astype(int) - over((32, 64, 96))).max() <= 1

@@ -432,7 +432,9 @@ def test_what_is_no_pack_is_one_line(tmp_path: Path, content: pa.Schema | bytes 
 
 
 def test_a_folder_an_empty_and_a_truncated_pack(path: Path, tmp_path: Path) -> None:
-    assert complaint(tmp_path).startswith(f"{tmp_path} is a folder; pack it first: greyhound pack {tmp_path} ")
+    assert complaint(tmp_path).startswith(
+        f"{tmp_path} is a folder; pack it first: greyhound pack {tmp_path} "
+    )
     file = arrow(tmp_path / "p.arrow", HEADER, rows=0)
     assert complaint(file) == f"{file} holds no images; pack the images again"
     data = path.read_bytes()
