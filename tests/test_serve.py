@@ -401,19 +401,31 @@ def test_without_its_packages_it_says_what_to_install(run: Path, monkeypatch: Pa
     assert error == "starlette is not installed, which serves the page; pip install 'greyhound[serve]'\n"
 
 
+@contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[None]:
+    """No test waits for what it did not end."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_leaves_nothing(run: Path, tmp_path: Path, number: int) -> None:
     (tmp_path / "tmp").mkdir()
     words = ["--run", str(run), "--port", "0", "--device", "cpu", "--threads", "1"]
     program = [sys.executable, "-m", "greyhound", "serve", *words]
-    with subprocess.Popen(
-        program,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
-    ) as process:
+    with (
+        subprocess.Popen(
+            program,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        ) as process,
+        killed(process),
+    ):
         assert process.stdout
         url = process.stdout.readline()
         assert url.startswith("http://127.0.0.1:")
@@ -445,6 +457,7 @@ def test_a_signal_ends_it_while_a_decoder_hangs(run: Path, tmp_path: Path) -> No
             env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
         ) as process,
         ThreadPoolExecutor(1) as pool,
+        killed(process),
     ):
         assert process.stdout
         here = Served(int(process.stdout.readline().split(":")[2].split("/")[0]), run)
