@@ -71,7 +71,7 @@ from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Source, find_unlabelled, named_as_image
-from greyhound.cache.pack import Options, write
+from greyhound.cache.pack import write_all
 from greyhound.cache.scan import scan
 from greyhound.cache.store import Pack
 from greyhound.model import calibration, distributed, metrics
@@ -146,11 +146,10 @@ def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDAr
     classes, background = tuple(trained["classes"]), trained["background"]
     with tempfile.TemporaryDirectory(prefix="greyhound-") as temporary:
         out = Path(temporary) / "images.arrow"
-        options = Options(grayscale="keep", duplicates="keep", background=background)
         sources = find_images(job.images, classes)
         infos = scan((each.file for each in sources), background=background, dali=engine == "dali")
         with progress_bar("looking at every image") as update, closing(infos):
-            header = write(sources, classes, out, options, update, split="test", infos=infos)
+            header = write_all(sources, classes, out, background, infos, update)
         for row in header.excluded:
             print(plain(f"left out: {row.path}: {row.reason} ({row.detail})"), file=sys.stderr)
         pack = Pack(out)

@@ -86,7 +86,7 @@ from PIL import Image
 from greyhound.cache.cli import note, plain, run
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import find_unlabelled
-from greyhound.cache.pack import Options, write
+from greyhound.cache.pack import write_all
 from greyhound.cache.store import Pack
 from greyhound.model import onnx_file, timm_folder
 from greyhound.model.network import licence
@@ -242,8 +242,7 @@ def largest_difference(
     ]
     for place, pixels in enumerate(images):
         Image.fromarray(pixels).save(folder / f"{place}.png", compress_level=1)
-    options = Options(grayscale="keep", duplicates="keep")
-    write(find_unlabelled(folder), trained.classes, folder / "drawn.arrow", options, split="test")
+    write_all(find_unlabelled(folder), trained.classes, folder / "drawn.arrow")
     pack = Pack(folder / "drawn.arrow")
     differences = []
     for rows, logits in trained.logits(pack, pack.ids("test"), Resources(engine="threads", device="cpu")):

@@ -31,7 +31,6 @@ from greyhound.cache.survey.table import Lines
 
 STDIN: Final = "-"
 """The word for a list of files on standard input."""
-FORMATS: Final = (".csv", ".jsonl", ".parquet")
 _GROUP: Final = 1024
 """Rows of a group in a Parquet file."""
 Row: TypeAlias = dict[str, Any]
@@ -152,7 +151,7 @@ def to_row(prediction: Prediction, classes: Sequence[str], names: Mapping[str, t
 
 @contextmanager
 def open_rows(out: Path | None, names: Mapping[str, type]) -> Iterator[Callable[[Row], None]]:
-    """What writes a row, at once: to a file of one of FORMATS, or to standard output.
+    """What writes a row, at once: to a .csv, .jsonl or .parquet file, or to standard output.
 
     There it is CSV, or lines for a reader where that is a terminal. A Parquet file is there at the end of
     the block, or not at all; of the others a program that is killed leaves whole rows. Raises UserError.

@@ -274,9 +274,11 @@ def open_training(recipe: Recipe, pack: Pack, resources: Resources, start: Posit
 def open_weights(recipe: Recipe, pack: Pack) -> NDArray[np.float32] | None:
     """What each row of the pack weighs in training, see `step.image_weights`; None: all the same."""
     ids, balanced = pack.ids("train"), recipe.class_weights == "balanced"
+    if not (balanced or np.ptp(pack.weights[ids])):
+        return None
     weights = pack.weights.copy()
     weights[ids] = image_weights(pack.labels[ids], weights[ids], balanced)
-    return weights if balanced or (weights[ids] != 1).any() else None
+    return weights
 
 
 def open_evaluation(

@@ -25,7 +25,7 @@ from torch import nn
 from greyhound.cache.cli import from_json, note, progress_bar
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import NO_LABEL, Source
-from greyhound.cache.pack import Options, write
+from greyhound.cache.pack import write_all
 from greyhound.cache.scan import ImageInfo, scan
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import calibration, distributed, precision
@@ -279,19 +279,12 @@ def _chunks(
 
 def pack_chunk(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: Path) -> Chunk:
     """Pack the files that can be read. One that has changed since its scan cannot."""
-    options = Options(grayscale="keep", duplicates="keep", background=trained.background)
     errors = [error_of(*row) for row in rows]
     while sound := [place for place, error in enumerate(errors) if not error]:
         sources = [Source(rows[place][0].file, str(place), NO_LABEL) for place in sound]
         try:
-            write(
-                sources,
-                trained.classes,
-                out,
-                options,
-                split="test",
-                infos=[rows[place][1] for place in sound],
-            )
+            infos = [rows[place][1] for place in sound]
+            write_all(sources, trained.classes, out, trained.background, infos)
             break
         except PackError:
             changed = [place for place in sound if not _is_as_scanned(*rows[place])]

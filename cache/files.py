@@ -21,7 +21,7 @@ from typing import IO, Final, Generic, TypeAlias, TypeVar
 from greyhound.cache.errors import UserError
 
 Item = TypeVar("Item")
-_FOLDER: Final = ".review-"
+_FOLDER: Final = ".greyhound-"
 _LOCK: Final = "lock"
 _SPECIAL: Final = "a device or a pipe"
 _unfinished: Final = set[Path]()

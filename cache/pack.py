@@ -178,6 +178,19 @@ def write(
     return _write_shards(kept, splits, header, out, options.shards)
 
 
+def write_all(
+    sources: Sequence[Source],
+    classes: tuple[str, ...],
+    out: Path,
+    background: str = WHITE,
+    infos: Iterable[ImageInfo] | None = None,
+    progress: Progress | None = None,
+) -> Header:
+    """Pack all that can be read, copies and grey pictures too, for a network to look at; see `write`."""
+    options = Options(grayscale="keep", duplicates="keep", background=background)
+    return write(sources, classes, out, options, progress, split="test", infos=infos)
+
+
 def _write_shards(
     kept: Sequence[Kept], splits: Sequence[str], header: Header, out: Path, shards: int
 ) -> Header:

@@ -69,6 +69,10 @@ class Pack:
         self.labels: NDArray[np.int32] = self._column("label")
         self._splits: NDArray[np.int8] = self._column("split")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is its name: another process opens the files itself, which are not this one's there."""
+        return Pack, (self.path.absolute(), self.originals)
+
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
         """Width and height after EXIF rotation."""

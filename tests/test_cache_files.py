@@ -65,7 +65,7 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: 
 
 
 def test_a_folder_that_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
-    begun = tmp_path / ".review-begun"
+    begun = tmp_path / ".greyhound-begun"
     with one_dead_one_alive(tmp_path / "labels.json") as ((_, alive), left):
         begun.mkdir()
         with folder_beside(tmp_path / "others.json") as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -496,3 +497,16 @@ def test_an_index_of_imagenets_size_opens_within_a_second(tmp_path: Path) -> Non
         pack.encoded(row)
     assert time.process_time() - started < 0.2
     assert pack.encoded(rows - 1).tobytes() == scale.IMAGE
+
+
+def test_a_pickled_pack_opens_its_files_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor is another file in another process; and no image goes through the pipe."""
+    monkeypatch.chdir(path.parent)
+    pack = Pack(path.name, "ram")
+    data = pickle.dumps(pack)
+    assert len(data) < 1000
+    monkeypatch.chdir("/")
+    again = pickle.loads(data)
+    assert (again.header.digest, again.originals, len(again)) == (pack.header.digest, "ram", len(pack))
+    assert again._shards[0]._descriptor != pack._shards[0]._descriptor
+    assert bytes(again.encoded(0)) == bytes(pack.encoded(0))

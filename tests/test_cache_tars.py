@@ -292,7 +292,7 @@ def test_parquet_as_datasets_writes_it_gives_the_folders_pack(root: Path) -> Non
         home / "train-{00000..00001}-of-00002.parquet",
     ):
         assert rows(source) == expected
-    assert not [*root.parent.rglob(".review-*")]
+    assert not [*root.parent.rglob(".greyhound-*")]
     path = Pack(home / "packed.arrow").image_path(1)
     assert path == "train-00000-of-00002.parquet/000001-1.jpg"
 
@@ -441,7 +441,7 @@ def test_a_full_disk_leaves_neither_pack_nor_spool(root: Path) -> None:
     file.write_bytes(parquet(image=[*DATA.values()], label=[label_of(path) for path in DATA]))
     with files_up_to(20_000):
         said = refused(file)
-    assert said.startswith(f"the images of {file} cannot be laid down in {file.parent}/.review-")
+    assert said.startswith(f"the images of {file} cannot be laid down in {file.parent}/.greyhound-")
     assert "(File too large); free space there, or name another place: --out" in said
 
 
@@ -450,7 +450,7 @@ def test_a_pack_of_parquet_may_lie_in_a_folder_that_is_made(root: Path) -> None:
     file.write_bytes(parquet(image=[*DATA.values()], label=[label_of(path) for path in DATA]))
     pack(file, root.parent / "new" / "deep" / "p")
     assert len(Pack(root.parent / "new" / "deep" / "p")) == len(DATA)
-    assert not [*root.parent.rglob(".review-*")]
+    assert not [*root.parent.rglob(".greyhound-*")]
 
 
 def parquet(**columns: Any) -> bytes:

@@ -106,7 +106,7 @@ def test_a_training_that_is_ended_anywhere_goes_on(
         (signal.SIGINT, "eval.py --run run --crops 2 --device cpu", "model.precision.forward"),
         (signal.SIGTERM, "eval.py --run run --images images --device cpu", "model.precision.forward"),
         (signal.SIGTERM, "predict.py --run run images --out p.csv --device cpu", "model.precision.forward"),
-        (signal.SIGINT, "predict.py --run run images --out p.parquet --device cpu", "trained.write"),
+        (signal.SIGINT, "predict.py --run run images --out p.parquet --device cpu", "trained.write_all"),
         (signal.SIGHUP, "predict.py --run run images --out p.csv --device cpu", "trained.scan"),
         (signal.SIGHUP, "eval.py --run run --images images --device cpu", "cache.pack._read"),
         (signal.SIGTERM, "explain.py --run run --device cpu", "model.saliency.saliency"),
