@@ -26,6 +26,7 @@ from greyhound.cache.errors import UserError
 from greyhound.cache.options import SYNONYMS
 from greyhound.cache.pack import Options as PackOptions
 from greyhound.cache.pack import pack as write_pack
+from greyhound.cache.source import SourceOptions
 from greyhound.cache.store import Pack
 from greyhound.model.run import METRICS, PACK, RECIPE, CheckpointName
 from greyhound.model.run import Run as RunFolder
@@ -45,6 +46,7 @@ __all__ = [
     "PackOptions",
     "Resources",
     "Run",
+    "SourceOptions",
     "UserError",
     "fit",
     "loader",
@@ -329,13 +331,13 @@ class Run:
         pack is now, for the calibration. Raises UserError, ValueError.
         """
         words = [files] if isinstance(files, str | Path) else files
-        asked = list(find(expand([*map(str, words)]), self.classes))
+        images = list(find(expand([*map(str, words)]), self.classes))
         trained = open_trained(RunFolder(self.folder), checkpoint, resources)
         lenient = replace(resources, on_corrupt="skip")
         fitted = temperature(trained, crops, lenient, Path(pack) if pack else None)
         note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
-        names = columns(self.classes, top, probabilities, any(each.true for each in asked))
-        found = predict(trained, asked, resources, crops, None, seed, fitted.temperature)
+        names = columns(self.classes, top, probabilities, any(each.true_class for each in images))
+        found = predict(trained, images, resources, crops, None, seed, fitted.temperature)
         return (to_row(each, trained.classes, names) for each in found)
 
     def evaluate(

@@ -70,7 +70,7 @@ from numpy.typing import NDArray
 from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
-from greyhound.cache.folder import Source, find_unlabelled, named_as_image
+from greyhound.cache.folder import Sample, find_unlabelled, named_as_image
 from greyhound.cache.pack import write_all
 from greyhound.cache.scan import scan
 from greyhound.cache.store import Pack
@@ -156,7 +156,7 @@ def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDAr
         yield pack, pack.ids("test"), "eval-images.json"
 
 
-def find_images(images: Path, classes: tuple[str, ...]) -> list[Source]:
+def find_images(images: Path, classes: tuple[str, ...]) -> list[Sample]:
     """The files of a folder whose subfolders have the names of the classes. Raises UserError."""
     wanted = "to predict images without labels: greyhound predict"
     if not images.is_dir():

@@ -21,7 +21,7 @@ from PIL import Image
 from greyhound.cache.errors import UserError
 from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import WHITE, scan
-from greyhound.prediction import Asked, Prediction, error_of
+from greyhound.prediction import ImageFile, Prediction, error_of
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,23 @@ class Exported:
     classes: tuple[str, ...]
     background: str
 
-    def predict(self, asked: Iterable[Asked]) -> Generator[Prediction]:
+    def predict(self, images: Iterable[ImageFile]) -> Generator[Prediction]:
         """A prediction of every file, in order, as soon as it is known. Raises ScanError."""
-        files, ahead = tee(asked)
+        files, ahead = tee(images)
         infos = scan((each.file for each in ahead), background=self.background, dali=False)
         with closing(infos):
             for each, info in zip(files, infos, strict=True):
                 error = error_of(each, info)
                 yield Prediction(each, error=error) if error else self._look(each)
 
-    def _look(self, asked: Asked) -> Prediction:
+    def _look(self, image: ImageFile) -> Prediction:
         try:
             with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-                pixels = to_rgb(asked.file.read_bytes(), self.background).pixels  # scan has seen its size
+                pixels = to_rgb(image.file.read_bytes(), self.background).pixels  # scan has seen its size
             (found,) = self.session.run(["probabilities"], {"images": np.ascontiguousarray(pixels[None])})
         except Exception as error:  # whatever a decoder or the runtime raises is of this file
-            return Prediction(asked, error=" ".join(f"unreadable ({error})".split()))
-        return Prediction(asked, found[0].astype(np.float64))
+            return Prediction(image, error=" ".join(f"unreadable ({error})".split()))
+        return Prediction(image, found[0].astype(np.float64))
 
 
 def open_exported(file: Path) -> Exported:

@@ -84,15 +84,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 from greyhound.cache.cli import note, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import DiskList
-from greyhound.prediction import Asked, Prediction, check_out, columns, expand, find, open_rows, to_row
+from greyhound.prediction import ImageFile, Prediction, check_out, columns, expand, find, open_rows, to_row
 
 
 @dataclass(frozen=True)
-class Network:
+class Predictor:
     """What looks at the files. why: why its probabilities are not calibrated, "" where they are."""
 
     classes: tuple[str, ...]
-    predict: Callable[[Iterable[Asked]], Generator[Prediction]]
+    predict: Callable[[Iterable[ImageFile]], Generator[Prediction]]
     why: str = ""
 
 
@@ -105,19 +105,19 @@ def main(job: Job) -> int:
         from greyhound.exported import open_exported
 
         exported = open_exported(job.model)
-        predict(job, words, Network(exported.classes, exported.predict))
+        predict(job, words, Predictor(exported.classes, exported.predict))
         return 0
     from greyhound.model.dry_run import refusing_out_of_memory
     from greyhound.session import EVALUATED, open_device
 
-    at_once = job.batch_size or EVALUATED[open_device(job.resources)[1]]
+    batch_size = job.batch_size or EVALUATED[open_device(job.resources)[1]]
     remedy = "lower --batch-size and --crops, or use --device cpu"
-    with refusing_out_of_memory(f"{max(at_once, job.crops)} crops at once", remedy):
+    with refusing_out_of_memory(f"{max(batch_size, job.crops)} crops at once", remedy):
         predict(job, words, open_run(job))
     return 0
 
 
-def open_run(job: Job) -> Network:
+def open_run(job: Job) -> Predictor:
     """The trained network, its temperature known. Raises RunError."""
     from greyhound.model.run import Run
     from greyhound.trained import open_trained, predict, temperature
@@ -126,39 +126,42 @@ def open_run(job: Job) -> Network:
     trained = open_trained(Run(job.run), job.checkpoint, job.resources)
     fitted = temperature(trained, job.crops, replace(job.resources, on_corrupt="skip"), job.pack)
 
-    def look(asked: Iterable[Asked]) -> Generator[Prediction]:
-        return predict(trained, asked, job.resources, job.crops, job.batch_size, job.seed, fitted.temperature)
+    def look(images: Iterable[ImageFile]) -> Generator[Prediction]:
+        return predict(
+            trained, images, job.resources, job.crops, job.batch_size, job.seed, fitted.temperature
+        )
 
-    return Network(trained.classes, look, fitted.why)
+    return Predictor(trained.classes, look, fitted.why)
 
 
-def predict(job: Job, words: list[str], network: Network) -> None:
+def predict(job: Job, words: list[str], predictor: Predictor) -> None:
     """Write the rows, and say what they come to. Raises UserError where no file could be read."""
     right, unread, labelled, first = 0, 0, 0, ""
-    with DiskList(find(words, network.classes)) as asked:
-        if not len(asked):
+    with DiskList(find(words, predictor.classes)) as images:
+        if not len(images):
             raise UserError("the list on standard input names no files")
-        names = columns(network.classes, job.top, job.probabilities, any(each.true for each in asked))
+        labels = any(each.true_class for each in images)
+        names = columns(predictor.classes, job.top, job.probabilities, labels)
         shown = bool(job.out) or not sys.stdout.isatty()
         with (
             open_rows(job.out, names) as write,
             progress_bar("predicting", shown) as update,
-            closing(network.predict(asked)) as found,
+            closing(predictor.predict(images)) as found,
         ):
             for done, prediction in enumerate(found, start=1):
-                row = to_row(prediction, network.classes, names)
+                row = to_row(prediction, predictor.classes, names)
                 write(row)
-                update(done, len(asked))
-                first = first or f"{prediction.asked.path}: {prediction.error}" * bool(prediction.error)
+                update(done, len(images))
+                first = first or f"{prediction.image.path}: {prediction.error}" * bool(prediction.error)
                 unread += bool(prediction.error)
                 labelled += row.get("right") is not None
                 right += row.get("right") is True
-        if unread == len(asked):
+        if unread == len(images):
             raise UserError(f"none of {unread:,} files could be read; the first: {first}")
     if labelled:
         say_accuracy(right, labelled)
-    note(f"{unread:,} of {len(asked):,} files could not be read; the column error says why" * bool(unread))
-    note(network.why and f"the probabilities are not calibrated: {network.why}")
+    note(f"{unread:,} of {len(images):,} files could not be read; the column error says why" * bool(unread))
+    note(predictor.why and f"the probabilities are not calibrated: {predictor.why}")
 
 
 def say_accuracy(right: int, labelled: int) -> None:

@@ -37,26 +37,26 @@ Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A file to look at. path: as it was named, as valid text. true: the class that its folder names."""
+class ImageFile:
+    """A file to look at. path: as it was named, as valid text. true_class: the one that its folder names."""
 
     file: Path
     path: str
-    true: str = ""
+    true_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What became of a file. probabilities: float64 `[K]`; None where `error` says why there are none."""
 
-    asked: Asked
+    image: ImageFile
     probabilities: NDArray[np.float64] | None = None
     error: str = ""
 
 
-def error_of(asked: Asked, info: ImageInfo) -> str:
+def error_of(image: ImageFile, info: ImageInfo) -> str:
     """Why a file that was scanned cannot be looked at; "" where it can."""
-    if info.problem == "undecodable" and not os.access(asked.file, os.F_OK):
+    if info.problem == "undecodable" and not os.access(image.file, os.F_OK):
         return "there is no such file"
     return f"{info.problem} ({info.detail})" if info.problem else ""
 
@@ -82,18 +82,18 @@ def _outermost(matches: list[str]) -> list[str]:
     return sorted(match for match in matches if folders.isdisjoint(Path(match).parents))
 
 
-def find(words: Sequence[str], classes: Sequence[str]) -> Iterator[Asked]:
+def find(words: Sequence[str], classes: Sequence[str]) -> Iterator[ImageFile]:
     """The files that words name, in order: each folder's by name, hidden ones left alone. Raises UserError.
 
     A file in a subfolder that is named as a class has that true class.
     """
     for word in words:
         if word == STDIN:
-            yield from (Asked(Path(name), as_text(name)) for name in _listed(sys.stdin.buffer.read()))
+            yield from (ImageFile(Path(name), as_text(name)) for name in _listed(sys.stdin.buffer.read()))
         elif Path(word).is_dir():
             yield from _inside(Path(word), {*classes})
         else:
-            yield Asked(Path(word), as_text(word))
+            yield ImageFile(Path(word), as_text(word))
 
 
 def _listed(data: bytes) -> list[str]:
@@ -102,7 +102,7 @@ def _listed(data: bytes) -> list[str]:
     return [os.fsdecode(name) for name in names if name]
 
 
-def _inside(folder: Path, classes: set[str]) -> Iterator[Asked]:
+def _inside(folder: Path, classes: set[str]) -> Iterator[ImageFile]:
     others, labelled, empty = set[str](), False, True
     for file in Tree(folder).files():
         empty = False
@@ -111,7 +111,7 @@ def _inside(folder: Path, classes: set[str]) -> Iterator[Asked]:
         labelled |= bool(true)
         if name and not true:
             others.add(name)
-        yield Asked(file, as_text(str(file)), true)
+        yield ImageFile(file, as_text(str(file)), true)
     if empty:
         raise UserError(f"{folder} holds no files; expected images")
     if labelled and others:
@@ -130,22 +130,22 @@ def columns(classes: Sequence[str], top: int, every: bool, labelled: bool) -> di
 
 def to_row(prediction: Prediction, classes: Sequence[str], names: Mapping[str, type]) -> Row:
     """The values of a row, None where there is none. names: as `columns` gives them."""
-    asked, chances = prediction.asked, prediction.probabilities
-    row: Row = dict.fromkeys(names) | {"path": asked.path, "error": prediction.error or None}
-    if asked.true:
-        row["true_class"] = asked.true
-    if chances is None:
+    image, probabilities = prediction.image, prediction.probabilities
+    row: Row = dict.fromkeys(names) | {"path": image.path, "error": prediction.error or None}
+    if image.true_class:
+        row["true_class"] = image.true_class
+    if probabilities is None:
         return row
-    order = (-chances).argsort(kind="stable")
+    order = (-probabilities).argsort(kind="stable")
     for place, label in enumerate(order.tolist(), start=1):
         ending = f"_{place}" if place > 1 else ""
         if f"class{ending}" not in names:
             break
-        row |= {f"class{ending}": classes[label], f"probability{ending}": float(chances[label])}
-    if asked.true:
-        row["right"] = row["class"] == asked.true
+        row |= {f"class{ending}": classes[label], f"probability{ending}": float(probabilities[label])}
+    if image.true_class:
+        row["right"] = row["class"] == image.true_class
     if f"probability of {classes[0]}" in names:
-        row |= {f"probability of {name}": float(chances[label]) for label, name in enumerate(classes)}
+        row |= {f"probability of {name}": float(probabilities[label]) for label, name in enumerate(classes)}
     return row
 
 

@@ -82,7 +82,7 @@ from greyhound.cache.scan import ImageInfo, children
 from greyhound.cache.store import PackError
 from greyhound.model.run import EVALUATION, Run
 from greyhound.pipelines.loader import choose
-from greyhound.prediction import Asked, error_of
+from greyhound.prediction import ImageFile, error_of
 from greyhound.trained import open_trained, temperature
 
 ONLY_HERE: Final = ("localhost", LOOPBACK, "::1")
@@ -266,11 +266,11 @@ class App:
         """Save the upload into a folder of its own, scan it, look at it. Raises Refused and more."""
         name = await save_upload(request, folder / "upload", self.job.megabytes)
         ending = Path(name).suffix[:8] if Path(name).suffix[1:].isalnum() else ""
-        asked = Asked((folder / "upload").rename(folder / f"upload{ending}"), name)
-        info = await self._in(self.scanners, self.scan, asked.file)
-        if error := error_of(asked, info):
+        image = ImageFile((folder / "upload").rename(folder / f"upload{ending}"), name)
+        info = await self._in(self.scanners, self.scan, image.file)
+        if error := error_of(image, info):
             raise Refused(422, error)
-        seen = await self._in(self.network, self.viewer.look, asked, info, folder, TOP, self.job.nearest)
+        seen = await self._in(self.network, self.viewer.look, image, info, folder, TOP, self.job.nearest)
         return {"file": name, **seen}
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -24,7 +24,7 @@ from torch import nn
 
 from greyhound.cache.cli import from_json, note, progress_bar
 from greyhound.cache.errors import UserError
-from greyhound.cache.folder import NO_LABEL, Source
+from greyhound.cache.folder import NO_LABEL, Sample
 from greyhound.cache.pack import write_all
 from greyhound.cache.scan import ImageInfo, scan
 from greyhound.cache.store import Pack, PackError
@@ -33,7 +33,7 @@ from greyhound.model.run import CALIBRATION, PACK, RECIPE, CheckpointName, Run, 
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, choose
-from greyhound.prediction import Asked, Prediction, error_of
+from greyhound.prediction import ImageFile, Prediction, error_of
 from greyhound.session import EVALUATED, open_device, open_own_pack
 
 FIRST: Final = 64
@@ -66,22 +66,22 @@ class Trained:
         ids: NDArray[np.int64],
         resources: Resources,
         crops: int = 1,
-        at_once: int | None = None,
+        batch_size: int | None = None,
         seed: int = 0,
     ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Batch by batch: rows of the pack, int64 `[n]`, and their crops' logits, float32 `[n, crops, K]`.
 
         Of several ranks, each sees its share. crops: random ones, from `seed`; 1: the window in the centre.
-        at_once: crops in a forward pass; None: as many as are fast. An image that cannot be read is left out
-        where resources.on_corrupt is "skip". Raises PackError, StreamError.
+        batch_size: crops in a forward pass; None: as many as are fast. An image that cannot be read is left
+        out where resources.on_corrupt is "skip". Raises PackError, StreamError.
         """
-        at_once = at_once or EVALUATED[choose(resources.engine, resources.device)[1]]
+        batch_size = batch_size or EVALUATED[choose(resources.engine, resources.device)[1]]
         loader = Loader(
             pack,
             self.augment.crops() if crops > 1 else self.augment.centre(),
             ids,
             resources,
-            batch_size=max(1, at_once // crops) * distributed.world_size(),
+            batch_size=max(1, batch_size // crops) * distributed.world_size(),
             seed=seed,
             views=crops,
             epochs=1,
@@ -195,38 +195,38 @@ def _fit_temperature(
 class Chunk:
     """Some of the files. errors: why each is not in the pack, "" where it is. pack: None where none is."""
 
-    asked: list[Asked]
+    images: list[ImageFile]
     errors: list[str]
     pack: Path | None
 
 
 def predict(
     trained: Trained,
-    asked: Iterable[Asked],
+    images: Iterable[ImageFile],
     resources: Resources,
     crops: int = 1,
-    at_once: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
     temperature: float = 1.0,
 ) -> Generator[Prediction]:
     """A prediction of every file, in order, as soon as it is known; close it to end early.
 
     While the network looks at a chunk of the files, packed for that time, the next chunk is scanned. crops,
-    at_once, seed: see `Trained.logits`. Raises ScanError, PackError, StreamError, and UserError where the
+    batch_size, seed: see `Trained.logits`. Raises ScanError, PackError, StreamError, and UserError where the
     network has diverged.
     """
     stop = threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="greyhound-") as folder,
         ThreadPoolExecutor(1) as pool,
-        closing(_chunks(trained, asked, resources, Path(folder), stop)) as chunks,
+        closing(_chunks(trained, images, resources, Path(folder), stop)) as chunks,
     ):
         coming = pool.submit(next, chunks, None)
         try:
             while (chunk := coming.result()) is not None:
                 coming = pool.submit(next, chunks, None)
-                found = _look(trained, chunk, resources, crops, at_once, seed, temperature)
-                for each, error in zip(chunk.asked, chunk.errors, strict=True):
+                found = _look(trained, chunk, resources, crops, batch_size, seed, temperature)
+                for each, error in zip(chunk.images, chunk.errors, strict=True):
                     yield Prediction(each, error=error) if error else Prediction(each, next(found))
                 found.close()
                 if chunk.pack:
@@ -241,7 +241,7 @@ def _look(
     chunk: Chunk,
     resources: Resources,
     crops: int,
-    at_once: int | None,
+    batch_size: int | None,
     seed: int,
     temperature: float,
 ) -> Generator[NDArray[np.float64]]:
@@ -249,7 +249,7 @@ def _look(
     if chunk.pack is None:
         return
     pack = Pack(chunk.pack)
-    for _, logits in trained.logits(pack, pack.ids("test"), resources, crops, at_once, seed):
+    for _, logits in trained.logits(pack, pack.ids("test"), resources, crops, batch_size, seed):
         if not torch.isfinite(logits).all():
             what = f"{trained.run.folder}, checkpoint {trained.origin['checkpoint']}"
             raise UserError(f"{what}: the network's logits are not finite; train again")
@@ -257,13 +257,13 @@ def _look(
 
 
 def _chunks(
-    trained: Trained, asked: Iterable[Asked], resources: Resources, folder: Path, stop: threading.Event
+    trained: Trained, images: Iterable[ImageFile], resources: Resources, folder: Path, stop: threading.Event
 ) -> Generator[Chunk]:
     """The files, scanned and packed, chunk by chunk, until the stop."""
-    files, ahead = tee(asked)
+    files, ahead = tee(images)
     dali = choose(resources.engine, resources.device)[0] == "dali"
     infos = scan((each.file for each in ahead), background=trained.background, dali=dali)
-    rows, size, count = list[tuple[Asked, ImageInfo]](), 0, 0
+    rows, size, count = list[tuple[ImageFile, ImageInfo]](), 0, 0
     with closing(infos):
         for row in zip(files, infos, strict=True):
             if stop.is_set():
@@ -277,11 +277,11 @@ def _chunks(
         yield pack_chunk(trained, rows, folder / f"{count}.arrow")
 
 
-def pack_chunk(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: Path) -> Chunk:
+def pack_chunk(trained: Trained, rows: Sequence[tuple[ImageFile, ImageInfo]], out: Path) -> Chunk:
     """Pack the files that can be read. One that has changed since its scan cannot."""
     errors = [error_of(*row) for row in rows]
     while sound := [place for place, error in enumerate(errors) if not error]:
-        sources = [Source(rows[place][0].file, str(place), NO_LABEL) for place in sound]
+        sources = [Sample(rows[place][0].file, str(place), NO_LABEL) for place in sound]
         try:
             infos = [rows[place][1] for place in sound]
             write_all(sources, trained.classes, out, trained.background, infos)
@@ -295,8 +295,8 @@ def pack_chunk(trained: Trained, rows: Sequence[tuple[Asked, ImageInfo]], out: P
     return Chunk([each for each, _ in rows], errors, out if sound else None)
 
 
-def _is_as_scanned(asked: Asked, info: ImageInfo) -> bool:
+def _is_as_scanned(image: ImageFile, info: ImageInfo) -> bool:
     try:
-        return zlib.crc32(asked.file.read_bytes()) == info.crc32
+        return zlib.crc32(image.file.read_bytes()) == info.crc32
     except OSError:
         return False

@@ -29,7 +29,7 @@ from greyhound.model.run import NEIGHBOURS, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader
-from greyhound.prediction import Asked
+from greyhound.prediction import ImageFile
 from greyhound.session import open_own_pack
 from greyhound.trained import Trained, pack_chunk
 
@@ -73,12 +73,12 @@ class Viewer:
     temperature: float
     index: Index | None
 
-    def look(self, asked: Asked, info: ImageInfo, folder: Path, top: int, near: int) -> dict[str, Any]:
+    def look(self, image: ImageFile, info: ImageInfo, folder: Path, top: int, near: int) -> dict[str, Any]:
         """What the network says of a file, ready for JSON. folder: for temporary files.
 
         Raises UserError where the file has changed since it was scanned, StreamError, PackError.
         """
-        chunk = pack_chunk(self.trained, [(asked, info)], folder / f"{asked.file.name}.arrow")
+        chunk = pack_chunk(self.trained, [(image, info)], folder / f"{image.file.name}.arrow")
         if chunk.pack is None:
             raise UserError(chunk.errors[0])
         try:
@@ -87,12 +87,12 @@ class Viewer:
                 batch = next(iter(loader))
         finally:
             chunk.pack.unlink(missing_ok=True)
-        chances, heat = self._classify(batch)
-        order = (-chances).argsort(kind="stable")[:top].tolist()
+        probabilities, heat = self._classify(batch)
+        order = (-probabilities).argsort(kind="stable")[:top].tolist()
         window = augment.to_pixels(batch.images.numpy(force=True))[0]
         return {
             "classes": [
-                {"class": self.trained.classes[place], "probability": round(float(chances[place]), 6)}
+                {"class": self.trained.classes[place], "probability": round(float(probabilities[place]), 6)}
                 for place in order
             ],
             "nearest": self._nearest(batch, near),
@@ -107,8 +107,8 @@ class Viewer:
         if not torch.isfinite(logits).all():
             raise RunError(f"{self.trained.run.folder}: the network's logits are not finite; train again")
         seen = saliency(self.trained.network, batch.images, logits.argmax(1))
-        chances = (logits[0].double() / self.temperature).softmax(0).numpy(force=True)
-        return chances, normalise(seen.gradient)[0]
+        probabilities = (logits[0].double() / self.temperature).softmax(0).numpy(force=True)
+        return probabilities, normalise(seen.gradient)[0]
 
     def _nearest(self, batch: Batch, count: int) -> list[dict[str, Any]]:
         if self.index is None:
@@ -146,13 +146,13 @@ def open_index(trained: Trained, resources: Resources, path: Path | None, most: 
     except (PackError, RunError) as error:
         note(f"no nearest training images: {error}")
         return None
-    asked = pack.ids("train")
-    asked = asked[np.linspace(0, len(asked) - 1, min(most, len(asked)), dtype=np.int64)]
+    wanted = pack.ids("train")
+    wanted = wanted[np.linspace(0, len(wanted) - 1, min(most, len(wanted)), dtype=np.int64)]
     known = {"weights": trained.origin["weights"], "digest": pack.header.digest}
-    found = _read(trained.run.folder / NEIGHBOURS, known, asked)
+    found = _read(trained.run.folder / NEIGHBOURS, known, wanted)
     if found is None:
-        found = _see_all(trained, pack, asked, resources)
-        _keep(trained.run.folder / NEIGHBOURS, known, asked, *found)
+        found = _see_all(trained, pack, wanted, resources)
+        _keep(trained.run.folder / NEIGHBOURS, known, wanted, *found)
     return Index(pack, *found)
 
 
@@ -173,7 +173,7 @@ def _see_all(
 
 
 def _read(
-    file: Path, known: dict[str, str], asked: NDArray[np.int64]
+    file: Path, known: dict[str, str], wanted: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Rows] | None:
     """What was kept of these rows: those that could be read, and their features.
 
@@ -184,18 +184,18 @@ def _read(
             same = all(str(kept[name]) == value for name, value in known.items())
             ids, features = kept["ids"], kept["features"]
             fits = features.dtype == np.float16 and features.ndim == 2 and len(features) == len(ids)
-            fits &= np.array_equal(kept["asked"], asked) and bool(np.isin(ids, asked).all())
+            fits &= np.array_equal(kept["asked"], wanted) and bool(np.isin(ids, wanted).all())
             return (ids, features) if same and fits else None
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None  # RuntimeError: a damaged zip that asks for a password or a newer version
 
 
 def _keep(
-    file: Path, known: dict[str, str], asked: NDArray[np.int64], ids: NDArray[np.int64], features: Rows
+    file: Path, known: dict[str, str], wanted: NDArray[np.int64], ids: NDArray[np.int64], features: Rows
 ) -> None:
     try:
         with replacing(file) as temporary:
-            np.savez(temporary, asked=asked, ids=ids, features=features, **known)  # type: ignore[arg-type]
+            np.savez(temporary, asked=wanted, ids=ids, features=features, **known)  # type: ignore[arg-type]
     except OSError as error:
         note(f"{file} cannot be written ({error.strerror}); the next start looks at them again")
 

@@ -106,7 +106,7 @@ def pack(
     from greyhound.cache import show
     from greyhound.cache.scan import WHITE
     from greyhound.cache.selection import read_decisions, read_exclusions
-    from greyhound.cache.source import Reading
+    from greyhound.cache.source import SourceOptions
     from greyhound.cache.split import read_split
     from greyhound.cache.store import Pack
 
@@ -127,7 +127,7 @@ def pack(
         table,
         colour,
         str(exclude),
-        Reading(label, class_order, class_names),
+        SourceOptions(label, class_order, class_names),
     )
     old = show.name_old(out)
     with progress_bar("looking at every image") as update:

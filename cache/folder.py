@@ -45,7 +45,7 @@ SYSTEMS: Final = (
 
 
 @dataclass(frozen=True)
-class Source:
+class Sample:
     """One image to pack. path: relative to the packed folder, forward slashes. label: or NO_LABEL.
 
     split, group: those that its folder, or its line in a table, names; "" for none. weight: in training.
@@ -229,7 +229,7 @@ def find_tree(images: Path) -> Tree:
     return tree
 
 
-def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source], list[str]]:
+def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Sample], list[str]]:
     """Class names, sorted without regard to case; every file below each, then unlabelled images; notes.
 
     What begins with a dot is hidden, and left alone, and so is what systems make. A class folder may be a
@@ -249,26 +249,26 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Source], list[str
         wanted = f"expected one a class, at most {MAX_CLASSES:,}: put them together into fewer"
         raise PackError(f"{images} has {len(classes):,} subfolders; {wanted}")
     numbers = {name: label for label, name in enumerate(classes)}
-    sources = []
+    samples = []
     for folder in sorted(tree.folders, key=_order):
         for file in tree.below(folder):
             path = relative(file, images)
-            sources.append(
-                Source(file, path, numbers.get(tree.class_of(path), NO_LABEL), tree.split_of(path))
+            samples.append(
+                Sample(file, path, numbers.get(tree.class_of(path), NO_LABEL), tree.split_of(path))
             )
-    if not sources:
+    if not samples:
         raise PackError(f"the {len(classes)} subfolders of {images} hold no files; expected images in them")
     beside = filter(named_as_image, tree.beside)
-    sources += [Source(file, relative(file, images), NO_LABEL) for file in beside]
-    return classes, sources, tree.notes()
+    samples += [Sample(file, relative(file, images), NO_LABEL) for file in beside]
+    return classes, samples, tree.notes()
 
 
-def find_unlabelled(images: Path) -> list[Source]:
+def find_unlabelled(images: Path) -> list[Sample]:
     """Every file below a folder, without labels; links as in `find_labelled`. Raises PackError."""
-    sources = [Source(file, relative(file, images), NO_LABEL) for file in Tree(images).files()]
-    if not sources:
+    samples = [Sample(file, relative(file, images), NO_LABEL) for file in Tree(images).files()]
+    if not samples:
         raise PackError(f"{images} holds no files; expected images")
-    return sources
+    return samples
 
 
 def find_images(tree: Tree) -> Iterator[str]:

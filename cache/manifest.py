@@ -1,6 +1,6 @@
 """A table that names images: CSV, JSON lines or Parquet, of any program or as Hugging Face's metadata.csv.
 
-Before it: the table, and images on the disk. After it: `found.Collection`. What it says is text: the label
+Before it: the table, and images on the disk. After it: `collection.Collection`. Cells are text: the label
 001 stays 001, and no is no boolean.
 """
 
@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from greyhound.cache.collection import SPLIT_WORDS, Collection, Collector
+from greyhound.cache.data_files import are_splits
 from greyhound.cache.folder import NAMED, Tree, as_text, find_file, named_as_image, relative
-from greyhound.cache.found import SPLIT_WORDS, Collection, Found
-from greyhound.cache.parts import are_splits
 from greyhound.cache.store import HEAVIEST, PackError
 from greyhound.cache.tables import read_table
 
@@ -132,16 +132,16 @@ def metadata_below(folder: Path) -> list[Path]:
     return []
 
 
-def read(file: Path, label: str = "") -> Found:
+def read(file: Path, label: str = "") -> Collection:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
-    images = Collection(str(file), str(file.absolute().parent))
+    images = Collector(str(file), str(file.absolute().parent))
     notes = _read(load(file, label), file.parent, "", label, images)
-    return _by_folders(images.found(notes, f"as {file.name} says"))
+    return _by_folders(images.collect(notes, f"as {file.name} says"))
 
 
-def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Found:
+def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Collection:
     """The images of a folder that its `metadata_below` name; others are left out. Raises PackError."""
-    images, notes = Collection(str(folder), str(folder)), list[str]()
+    images, notes = Collector(str(folder), str(folder)), list[str]()
     named = [SPLIT_WORDS.get(table.file.parent.name.lower(), "") for table in tables]
     splits = named if are_splits(named) else [""] * len(tables)
     for table, split in zip(tables, splits, strict=True):
@@ -150,15 +150,15 @@ def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Found
     for each in Tree(folder).files():
         if named_as_image(each) and not images.knows(path := relative(each, folder)):
             images.leave_out(each, path, "", "not listed", f"{name} has no line for it")
-    found = _by_folders(images.found(notes, "as the folders say" if any(splits) else f"as {name} says"))
+    found = _by_folders(images.collect(notes, "as the folders say" if any(splits) else f"as {name} says"))
     return replace(found, notes=[*found.notes, *_say_folders(found, name)])
 
 
-def _say_folders(found: Found, name: str) -> list[str]:
+def _say_folders(found: Collection, name: str) -> list[str]:
     """That class folders do not count, where their names are not the classes."""
-    folders = [PurePosixPath(each.path).parent.name for each in found.sources]
+    folders = [PurePosixPath(each.path).parent.name for each in found.samples]
     others = {each for each in folders if each and each.lower() not in SPLIT_WORDS}
-    pairs = zip(folders, found.sources, strict=True)
+    pairs = zip(folders, found.samples, strict=True)
     if len(others) < 2 or all(folder == found.classes[each.label] for folder, each in pairs):
         return []
     few = ", ".join(sorted(others)[:NAMED])
@@ -167,21 +167,21 @@ def _say_folders(found: Found, name: str) -> list[str]:
     ]
 
 
-def _by_folders(found: Found) -> Found:
+def _by_folders(found: Collection) -> Collection:
     """Where no column names splits: with those that the first folders of the paths are named after."""
-    folders = [each.path.partition("/")[0] for each in found.sources]
+    folders = [each.path.partition("/")[0] for each in found.samples]
     said = [SPLIT_WORDS.get(folder.lower(), "") for folder in folders]
-    if any(each.split for each in found.sources) or len({*said} - {""}) < 2:
+    if any(each.split for each in found.samples) or len({*said} - {""}) < 2:
         return found
     if are_splits(said):
-        sources = [replace(each, split=split) for each, split in zip(found.sources, said, strict=True)]
-        return replace(found, sources=sources, says="as the folders say")
+        samples = [replace(each, split=split) for each, split in zip(found.samples, said, strict=True)]
+        return replace(found, samples=samples, split_by="as the folders say")
     named = ", ".join(sorted({folder for folder, split in zip(folders, said, strict=True) if split}))
     why = "images lie outside of them" if "" in said else "none is for training"
     return replace(found, notes=[*found.notes, f"the folders {named} are not taken as splits: {why}"])
 
 
-def _read(table: Table, home: Path, split: str, label: str, images: Collection) -> list[str]:
+def _read(table: Table, home: Path, split: str, label: str, images: Collector) -> list[str]:
     """Add every row; what is to be said of the table. Raises PackError."""
     columns = choose(table, label)
     taken = {columns.path, columns.label, *OTHERS}
@@ -200,7 +200,7 @@ def _plain(place: Path) -> Path:
 class _Lines:
     """Adds the images that the lines of one table name."""
 
-    def __init__(self, file: Path, home: Path, columns: Columns, split: str, images: Collection) -> None:
+    def __init__(self, file: Path, home: Path, columns: Columns, split: str, images: Collector) -> None:
         self.file, self.columns, self.split, self.images = file, columns, split, images
         self.home = _plain(home)
         self.kinds = dict[str, int]()

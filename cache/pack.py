@@ -13,7 +13,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +22,9 @@ import pyarrow as pa
 from PIL import ImageColor
 
 from greyhound.cache.cli import note
+from greyhound.cache.collection import NOTHING, Collection
 from greyhound.cache.files import replacing_all
-from greyhound.cache.folder import NO_LABEL, Source, check_writable
-from greyhound.cache.found import NOTHING, Found
+from greyhound.cache.folder import NO_LABEL, Sample, check_writable
 from greyhound.cache.index import add_index, column, split_column
 from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
@@ -43,7 +43,7 @@ from greyhound.cache.selection import (
     match,
 )
 from greyhound.cache.shards import Shard, check_name_free, divide, shard_paths
-from greyhound.cache.source import Reading, opened
+from greyhound.cache.source import SourceOptions, opened
 from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import Excluded, Header, PackError
 from greyhound.cache.tables import find_paths
@@ -68,7 +68,7 @@ class Options:
     file are left out, all of them if their classes differ. decisions: what a person decided image by image;
     they outrank the others. shards: files that the pack is divided into. group: a pattern; images that it
     matches alike, in their paths, stay in one split. table: a person's own split, or groups.
-    background: a colour, under what is transparent. reading: how the source is read.
+    background: a colour, under what is transparent. source: how what is packed is read.
     """
 
     val: float = 0.1
@@ -83,7 +83,7 @@ class Options:
     table: Table | None = None
     background: str = WHITE
     exclude_file: str = "the exclusion list"
-    reading: Reading = field(default_factory=Reading)
+    source: SourceOptions = field(default_factory=SourceOptions)
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -115,19 +115,19 @@ def pack(source: Path, out: Path, options: Options = Options(), progress: Progre
     then `out` is as it was before.
     """
     _check_out(out, options.shards)  # before images out of Parquet are laid down beside it
-    with opened(source, out, options.reading) as found:
-        return write(found.sources, found.classes, out, options, progress, found=found)
+    with opened(source, out, options.source) as found:
+        return write(found.samples, found.classes, out, options, progress, found=found)
 
 
 def write(
-    sources: Sequence[Source],
+    sources: Sequence[Sample],
     classes: tuple[str, ...],
     out: Path,
     options: Options = Options(),
     progress: Progress | None = None,
     split: str | None = None,
     infos: Iterable[ImageInfo] | None = None,
-    found: Found = NOTHING,
+    found: Collection = NOTHING,
 ) -> Header:
     """Scan `sources`, leave out what cannot be used, and write the rest to `out`; see `pack`.
 
@@ -157,7 +157,7 @@ def write(
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
-    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, found.says)
+    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, found.split_by)
     splits = assigned.splits
     trained = [source.weight for (source, _), where in zip(kept, splits, strict=True) if where == "train"]
     if trained and not any(trained):
@@ -179,7 +179,7 @@ def write(
 
 
 def write_all(
-    sources: Sequence[Source],
+    sources: Sequence[Sample],
     classes: tuple[str, ...],
     out: Path,
     background: str = WHITE,
@@ -231,7 +231,7 @@ def _check_out(out: Path, shards: int) -> None:
         raise PackError(f"{out} cannot be written ({why}); name a file in a folder that can") from None
 
 
-def _check_tables(options: Options, sources: Sequence[Source], unseen: Collection[str]) -> Options:
+def _check_tables(options: Options, sources: Sequence[Sample], unseen: Iterable[str]) -> Options:
     """The options, their tables by the images' paths. Refuses what can be told before they are looked at."""
     paths = {source.path for source in sources}.union(unseen)
     exclude, table = find_paths(options.exclude, paths, options.exclude_file), options.table
@@ -253,7 +253,7 @@ def _rename(options: Options, renamed: Mapping[str, str]) -> Options:
 
 
 def _match(
-    sources: Sequence[Source], infos: Sequence[ImageInfo], classes: Sequence[str], options: Options
+    sources: Sequence[Sample], infos: Sequence[ImageInfo], classes: Sequence[str], options: Options
 ) -> tuple[dict[str, Decision], list[str]]:
     """The decision for each path that has one, and the paths of a person's that found no image."""
     if not options.decisions:
@@ -265,12 +265,12 @@ def _match(
 
 
 def _select(
-    sources: Sequence[Source],
+    sources: Sequence[Sample],
     infos: Sequence[ImageInfo],
     classes: Sequence[str],
     decided: Mapping[str, Decision],
     options: Options,
-) -> tuple[list[Kept], list[tuple[str, str, str]], list[tuple[Source, Excluded]]]:
+) -> tuple[list[Kept], list[tuple[str, str, str]], list[tuple[Sample, Excluded]]]:
     """What is packed, what a person relabelled, and what is left out."""
     names = [_class_of(source, classes) for source in sources]
     colours = choose_colours(options.grayscale, infos, names)
@@ -305,7 +305,7 @@ def _find_copies(
     return found
 
 
-def _class_of(source: Source, classes: Sequence[str]) -> str:
+def _class_of(source: Sample, classes: Sequence[str]) -> str:
     """The name of its class, "" for none."""
     return classes[source.label] if source.label != NO_LABEL else ""
 
@@ -326,7 +326,7 @@ def _relabel(
 
 
 def _drop_empty_classes(
-    classes: tuple[str, ...], kept: list[Kept], excluded: Sequence[tuple[Source, Excluded]]
+    classes: tuple[str, ...], kept: list[Kept], excluded: Sequence[tuple[Sample, Excluded]]
 ) -> tuple[tuple[str, ...], list[Kept]]:
     """Labels without a gap. Raises PackError for a class of which all that it had is left out."""
     used = sorted({source.label for source, _ in kept})
@@ -378,7 +378,7 @@ def _digest(kept: Sequence[Kept], splits: Iterable[str], background: str) -> str
 
 
 def _with_thumbnails(
-    rows: Iterable[tuple[Source, Excluded]], closed: Container[str], background: str
+    rows: Iterable[tuple[Sample, Excluded]], closed: Container[str], background: str
 ) -> Iterator[Excluded]:
     """closed: paths of files that are not opened, whatever they are excluded for."""
     shown: Counter[str] = Counter()
@@ -403,7 +403,7 @@ def _record_batches(
             start, size, images = stop, 0, []
 
 
-def _read(source: Source, info: ImageInfo, background: str) -> bytes:
+def _read(source: Sample, info: ImageInfo, background: str) -> bytes:
     """The bytes that the scan saw, or their PNG; a file that changed since is an error, not a surprise."""
     try:
         data = source.file.read_bytes()

@@ -1,26 +1,25 @@
 """Images that lie in Parquet files, as Hugging Face's `datasets` writes them, and rows of a Parquet table.
 
-Before it: the files. After it: `found.Collection`; the images lie one after the other in a file of ours.
+Before it: the files. After it: `collection.Collection`; the images lie one after the other in a file of ours.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection as Names
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from greyhound.cache.collection import Collection, Collector
+from greyhound.cache.data_files import DataFiles
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import find_file
-from greyhound.cache.found import Collection, Found
 from greyhound.cache.manifest import LABELS
-from greyhound.cache.parts import Parts
-from greyhound.cache.place import Part, Place
+from greyhound.cache.place import ByteRange, Place
 from greyhound.cache.store import PackError
 
 IMAGES: Final = ("image", "img", "picture", "jpg", "png")
@@ -36,7 +35,7 @@ def has_images(file: Path) -> bool:
     return bool(_image_columns(_open(file)))
 
 
-def read_rows(file: Path, wanted: Names[str]) -> tuple[list[str], list[dict[str, Any]]]:
+def read_rows(file: Path, wanted: Container[str]) -> tuple[list[str], list[dict[str, Any]]]:
     """The names of all columns, and rows of those that are wanted, both with names in lower case.
 
     Numbers of named classes are read as their names. Raises PackError.
@@ -50,22 +49,22 @@ def read_rows(file: Path, wanted: Names[str]) -> tuple[list[str], list[dict[str,
     return [*names.values()], [{names[name]: value for name, value in row.items()} for row in rows]
 
 
-def read(parts: Parts, spool: Path, label: str = "") -> Found:
+def read(data: DataFiles, spool: Path, label: str = "") -> Collection:
     """Every image of the files, written into the file `spool`. label: the column of classes.
 
     Raises PackError, WriteError.
     """
-    splits, notes = parts.splits(), list[str]()
-    images, naming = Collection(parts.whole), dict[bool, Path]()
+    splits, notes = data.splits(), list[str]()
+    images, naming = Collector(data.whole), dict[bool, Path]()
     try:
         with spool.open("wb") as file:
-            for source, name, split in zip(parts.files, parts.names, splits, strict=True):
+            for source, name, split in zip(data.files, data.names, splits, strict=True):
                 opened = _open(source)
                 columns = image, kind = _choose(opened, source, label)
                 naming.setdefault(_names_classes(opened, kind), source)
                 if len(naming) > 1:
                     what = f"{naming[False]} numbers its classes, and {naming[True]} names them"
-                    raise PackError(f"{what}; expected one of the two in all files of {parts.whole}")
+                    raise PackError(f"{what}; expected one of the two in all files of {data.whole}")
                 more = _splits_and_groups(opened, columns)
                 if not label and kind.lower() not in LABELS:
                     said = f"the classes are those of the column {kind}; --label names another"
@@ -79,21 +78,19 @@ def read(parts: Parts, spool: Path, label: str = "") -> Found:
                     image_of = f"{name}/{number:06d}", row[image], _text(row[kind])
                     _add(*image_of, said or split, group, file, images, source.parent)
     except OSError as error:
-        what = (
-            f"the images of {parts.whole} cannot be laid down in {spool.parent} ({error.strerror or error})"
-        )
+        what = f"the images of {data.whole} cannot be laid down in {spool.parent} ({error.strerror or error})"
         raise WriteError(f"{what}; free space there, or name another place: --out") from None
-    return images.found(notes, "as the files say")
+    return images.collect(notes, "as the files say")
 
 
 def _add(
-    name: str, image: Any, label: str, split: str, group: str, file: IO[bytes], images: Collection, home: Path
+    name: str, image: Any, label: str, split: str, group: str, file: IO[bytes], images: Collector, home: Path
 ) -> None:
     """One image, its bytes at the end of the file; or where its path leads. Raises PackError, OSError."""
     data, path = _image(image)
     there = find_file(home, path) if path and data is None else home
     path = f"{name}-{path}" if path else name
-    place: Place = Part(Path(file.name), file.tell(), len(data or b""), path)
+    place: Place = ByteRange(Path(file.name), file.tell(), len(data or b""), path)
     if data is None and there.is_file():
         place, data = there, b""
     if data is None:

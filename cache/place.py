@@ -14,7 +14,7 @@ from typing import IO, Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ByteRange:
     """`size` bytes of a file from `start` on, used as a `Path` is. name: what they are called there."""
 
     file: Path
@@ -46,18 +46,18 @@ class Part:
         return io.BytesIO(self.read_bytes())
 
 
-Place: TypeAlias = Path | Part
+Place: TypeAlias = Path | ByteRange
 
 
 def length(place: Place) -> int:
     """In bytes. Raises OSError."""
-    return place.size if isinstance(place, Part) else place.stat().st_size
+    return place.size if isinstance(place, ByteRange) else place.stat().st_size
 
 
 def to_line(place: Place) -> bytes:
     """One line of JSON, for another process."""
-    part = [place.start, place.size, place.name] if isinstance(place, Part) else []
-    file = place.file if isinstance(place, Part) else place
+    part = [place.start, place.size, place.name] if isinstance(place, ByteRange) else []
+    file = place.file if isinstance(place, ByteRange) else place
     return json.dumps([os.fsencode(file).hex(), *part]).encode() + b"\n"
 
 
@@ -65,4 +65,4 @@ def from_line(line: bytes) -> Place:
     """What `to_line` wrote."""
     name, *part = json.loads(line)
     file = Path(os.fsdecode(bytes.fromhex(name)))
-    return Part(file, *part) if part else file
+    return ByteRange(file, *part) if part else file

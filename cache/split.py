@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from greyhound.cache.folder import NAMED, Source
-from greyhound.cache.found import SPLIT_WORDS
+from greyhound.cache.collection import SPLIT_WORDS
+from greyhound.cache.folder import NAMED, Sample
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import once_each, read_table
@@ -26,7 +26,7 @@ from greyhound.cache.twins import find_roots, find_twins, join
 if TYPE_CHECKING:
     from greyhound.cache.pack import Options
 
-Kept: TypeAlias = tuple[Source, ImageInfo]
+Kept: TypeAlias = tuple[Sample, ImageInfo]
 HELD_OUT: Final = ("test", "val")
 SWAPPED: Final = 150
 """Of at most so many families, also pairs are swapped for nearer shares: their number squared is tried."""
@@ -84,12 +84,12 @@ def read_split(file: Path) -> Table:
 
 
 def assign(
-    kept: Sequence[Kept], classes: Sequence[str], asked: Options, says: str = "as the folders say"
+    kept: Sequence[Kept], classes: Sequence[str], asked: Options, split_by: str = "as the folders say"
 ) -> Assigned:
     """A split for every image: as a table or the source says, or drawn. Raises PackError.
 
     A drawn split is stratified by class, and a pure function of seed, content and groups: file names play no
-    other part. Of a split that is given without val, the images of train are drawn from for it. says: how
+    other part. Of a split that is given without val, the images of train are drawn from for it. split_by: how
     the splits of the source came about.
     """
     table, paths = asked.table, [source.path for source, _ in kept]
@@ -106,7 +106,7 @@ def assign(
     else:
         given = [split or "train" for split in given]
         _check_shared(given, [classes[source.label] for source, _ in kept])
-        how = f"as {table.file.name} says" if table and said else says
+        how = f"as {table.file.name} says" if table and said else split_by
         shares = {} if "val" in given or not asked.val else {"val": asked.val}
         notes += _say_unused(asked, given, shares, how)
         how += (
@@ -140,7 +140,7 @@ def _check_shared(splits: Sequence[str], names: Sequence[str]) -> None:
             raise PackError(f"{what}; expected the same names in both")
 
 
-def _groups(sources: Sequence[Source], asked: Options) -> tuple[list[str], list[str]]:
+def _groups(sources: Sequence[Sample], asked: Options) -> tuple[list[str], list[str]]:
     """The group of each image, "" for none; and what is to be said of it. Raises PackError."""
     paths = [source.path for source in sources]
     own = {source.path: source.group for source in sources if source.group}

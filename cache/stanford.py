@@ -1,7 +1,7 @@
 """Stanford Dogs' layout: class folders in Images, and beside them the lists of its training and test images.
 
-Before it: the folder that holds all of that. After it: `found.Found`.
-Source: Khosla et al., "Novel Dataset for Fine-Grained Image Categorization", 2011.
+Before it: the folder that holds all of that. After it: `collection.Collection`.
+Sample: Khosla et al., "Novel Dataset for Fine-Grained Image Categorization", 2011.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from greyhound.cache.folder import NO_LABEL, Source, find_labelled
-from greyhound.cache.found import Found, LeftOut
+from greyhound.cache.collection import Collection, LeftOut
+from greyhound.cache.folder import NO_LABEL, Sample, find_labelled
 from greyhound.cache.store import Excluded, PackError
 
 IMAGES: Final = "Images"
@@ -29,28 +29,28 @@ def lists_in(folder: Path) -> dict[str, Path]:
     return found if len(found) == 2 and (folder / IMAGES).is_dir() else {}
 
 
-def read(folder: Path, lists: Mapping[str, Path]) -> Found:
+def read(folder: Path, lists: Mapping[str, Path]) -> Collection:
     """The images of the class folders, split by the lists. Raises PackError."""
-    classes, sources, notes = find_labelled(folder / IMAGES)
+    classes, samples, notes = find_labelled(folder / IMAGES)
     splits: dict[str, str] = {}
     for split, file in lists.items():
         for path in _read_list(file):
             if splits.setdefault(path, split) != split:
                 raise PackError(f"{file} lists {path!r}, which is for training too; expected it in one list")
     names = f"{lists['train'].name} and {lists['test'].name}"
-    kept = [replace(each, split=splits[each.path]) for each in sources if each.path in splits]
+    kept = [replace(each, split=splits[each.path]) for each in samples if each.path in splits]
     if not kept:
-        what = f"{names} in {folder} list none of the images, for example not {sources[0].path!r}"
+        what = f"{names} in {folder} list none of the images, for example not {samples[0].path!r}"
         raise PackError(f"{what}; expected paths below {IMAGES}")
     left_out: list[LeftOut] = [
         (each, Excluded(each.path, "not listed", f"neither in {names}"))
-        for each in sources
+        for each in samples
         if each.path not in splits
     ]
-    for path in sorted(splits.keys() - {each.path for each in sources}):
-        missing = Source(folder / IMAGES / path, path, NO_LABEL)
+    for path in sorted(splits.keys() - {each.path for each in samples}):
+        missing = Sample(folder / IMAGES / path, path, NO_LABEL)
         left_out.append((missing, Excluded(path, "missing file", f"in {lists[splits[path]].name}")))
-    return Found(classes, kept, notes, left_out, f"as {names} say")
+    return Collection(classes, kept, notes, left_out, f"as {names} say")
 
 
 def _read_list(file: Path) -> list[str]:

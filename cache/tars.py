@@ -1,6 +1,6 @@
 """WebDataset: samples in tar files, one member an image and another its class; each is read where it lies.
 
-Before it: tar files. After it: `found.Collection` of parts of them. Nothing is unpacked. A sample is the
+Before it: tar files. After it: a `Collection` of parts of them. Nothing is unpacked. A sample is the
 members of a tar whose names are alike up to the first dot after the folder; they need not be adjacent.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from greyhound.cache.collection import Collection, Collector
+from greyhound.cache.data_files import DataFiles
 from greyhound.cache.folder import as_text, named_as_image
-from greyhound.cache.found import Collection, Found
 from greyhound.cache.manifest import LABELS
-from greyhound.cache.parts import Parts
-from greyhound.cache.place import Part
+from greyhound.cache.place import ByteRange
 from greyhound.cache.store import PackError
 
 COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -33,15 +33,15 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _LONG: Final = 1 << 20
 """Bytes of a class or a JSON object that are read."""
 
-Sample = dict[str, Part]
+Members = dict[str, ByteRange]
 """Extension in lower case -> where it lies."""
 
 
-def read(parts: Parts, label: str = "") -> Found:
+def read(data: DataFiles, label: str = "") -> Collection:
     """Every sample of tar files. label: the field of a .json that has its class. Raises PackError."""
-    splits, notes = parts.splits(), list[str]()
-    images, unused = Collection(parts.whole), Counter[str]()
-    for file, name, split in zip(parts.files, parts.names, splits, strict=True):
+    splits, notes = data.splits(), list[str]()
+    images, unused = Collector(data.whole), Counter[str]()
+    for file, name, split in zip(data.files, data.names, splits, strict=True):
         try:
             with file.open("rb") as stream:
                 _read_one(stream, file, name, split, label, images, unused)
@@ -50,40 +50,40 @@ def read(parts: Parts, label: str = "") -> Found:
             raise PackError(f"{what}; expected one that is not compressed: copy or write it again") from None
     said = ", ".join(f"{kind} ({count:,})" for kind, count in unused.most_common(10))
     notes += [f"members that are not used: {said}"] if said else []
-    return images.found(notes, "as the files say")
+    return images.collect(notes, "as the files say")
 
 
 def _read_one(
-    stream: IO[bytes], file: Path, name: str, split: str, label: str, images: Collection, unused: Counter[str]
+    stream: IO[bytes], file: Path, name: str, split: str, label: str, images: Collector, unused: Counter[str]
 ) -> None:
     """Add the samples of one tar. Raises PackError, and what tarfile raises."""
-    samples, twice = defaultdict[str, Sample](dict), dict[str, str]()
-    for part in _members(stream, file, unused):
-        if not (found := _KEY.fullmatch(part.name)):
+    samples, twice = defaultdict[str, Members](dict), dict[str, str]()
+    for member in _members(stream, file, unused):
+        if not (found := _KEY.fullmatch(member.name)):
             unused["hidden, or named without an ending"] += 1
-        elif samples[found[1]].setdefault(found[2].lower(), part) is not part:
+        elif samples[found[1]].setdefault(found[2].lower(), member) is not member:
             twice[found[1]] = found[2]
     for key, sample in samples.items():
         pictures = _pictures(sample)
         content = _content(sample, stream)
         kind, why = _class(sample, label, content, stream)
         unused.update(f".{each}" for each in sample if each not in (*pictures, "cls", "json"))
-        part = sample[pictures[0]] if pictures else next(iter(sample.values()))
-        path = f"{name}/{part.name if pictures else key}"
+        member = sample[pictures[0]] if pictures else next(iter(sample.values()))
+        path = f"{name}/{member.name if pictures else key}"
         if key in twice:
-            images.leave_out(part, path, kind, "duplicate path", f"its .{twice[key]} is twice in the tar")
+            images.leave_out(member, path, kind, "duplicate path", f"its .{twice[key]} is twice in the tar")
         elif len(pictures) != 1:
             several = ", ".join(f".{each}" for each in pictures)
             reason = "several images" if pictures else "no image"
-            images.leave_out(part, path, kind, reason, several or "its sample has none")
+            images.leave_out(member, path, kind, reason, several or "its sample has none")
         elif not kind:
-            images.leave_out(part, path, "", "no label", why)
+            images.leave_out(member, path, "", "no label", why)
         else:
             said, group = (_text((content or {}).get(each)) for each in ("split", "group"))
-            images.add(part, path, kind, said or split, group or "", where="its .json")
+            images.add(member, path, kind, said or split, group or "", where="its .json")
 
 
-def _members(stream: IO[bytes], file: Path, unused: Counter[str]) -> Iterator[Part]:
+def _members(stream: IO[bytes], file: Path, unused: Counter[str]) -> Iterator[ByteRange]:
     """Every file in a tar. Raises what tarfile raises, and ReadError for one that ends early or goes on."""
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         while member := tar.next():
@@ -91,7 +91,7 @@ def _members(stream: IO[bytes], file: Path, unused: Counter[str]) -> Iterator[Pa
             if member.isdir() or _OF_TAR.match(member.name):
                 continue
             if member.isreg() and not member.issparse():
-                yield Part(file, member.offset_data, member.size, as_text(member.name))
+                yield ByteRange(file, member.offset_data, member.size, as_text(member.name))
             else:
                 unused["links and the like"] += 1
         stream.seek(tar.offset)  # where tarfile stops without a word, also at a header that is damaged
@@ -103,13 +103,13 @@ def _members(stream: IO[bytes], file: Path, unused: Counter[str]) -> Iterator[Pa
             end = stream.read(_LONG)
 
 
-def _pictures(sample: Sample) -> list[str]:
+def _pictures(sample: Members) -> list[str]:
     """The extensions that are of images; of .jpg and .seg.png the one without a dot in it."""
-    found = [kind for kind, part in sample.items() if named_as_image(part)]
+    found = [kind for kind, member in sample.items() if named_as_image(member)]
     return [kind for kind in found if "." not in kind] or found
 
 
-def _content(sample: Sample, stream: IO[bytes]) -> dict[str, Any] | None:
+def _content(sample: Members, stream: IO[bytes]) -> dict[str, Any] | None:
     """What a sample's .json says, nothing without one; None where it is no JSON object."""
     try:
         content = json.loads(_read(sample["json"], stream)) if "json" in sample else {}
@@ -118,7 +118,7 @@ def _content(sample: Sample, stream: IO[bytes]) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _class(sample: Sample, label: str, content: dict[str, Any] | None, stream: IO[bytes]) -> tuple[str, str]:
+def _class(sample: Members, label: str, content: dict[str, Any] | None, stream: IO[bytes]) -> tuple[str, str]:
     """What a sample's .cls says, or a field of its .json; or "" and why there is none."""
     if "cls" in sample and not label:
         try:
@@ -143,6 +143,6 @@ def _text(value: Any) -> str | None:
     return str(value).strip() if isinstance(value, str) or type(value) is int else None
 
 
-def _read(part: Part, stream: IO[bytes]) -> bytes:
-    stream.seek(part.start)
-    return stream.read(min(part.size, _LONG))
+def _read(member: ByteRange, stream: IO[bytes]) -> bytes:
+    stream.seek(member.start)
+    return stream.read(min(member.size, _LONG))

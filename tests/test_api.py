@@ -433,13 +433,13 @@ def test_every_file_has_its_row(run: Path, images: Path) -> None:
     )
     for row in rows:
         assert row["true_class"] == Path(row["path"]).parent.name
-        chances = [row[f"probability of {name}"] for name in mine.classes]
+        probabilities = [row[f"probability of {name}"] for name in mine.classes]
         if row["error"]:
             assert "broken" in row["path"] and row["class"] is row["probability"] is None
         else:
-            assert sum(chances) == pytest.approx(1)
-            assert row["probability"] == max(chances) >= row["probability_2"]
-            assert row["class"] == mine.classes[int(np.argmax(chances))]
+            assert sum(probabilities) == pytest.approx(1)
+            assert row["probability"] == max(probabilities) >= row["probability_2"]
+            assert row["class"] == mine.classes[int(np.argmax(probabilities))]
             assert row["right"] == (row["class"] == row["true_class"])
     assert sum(bool(row["error"]) for row in rows) == 1
 

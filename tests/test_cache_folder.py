@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pictures import encode, folder, noise
 
-from greyhound.cache.folder import NO_LABEL, Source, find_images, find_labelled, find_tree, find_unlabelled
+from greyhound.cache.folder import NO_LABEL, Sample, find_images, find_labelled, find_tree, find_unlabelled
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.split import Assigned, Kept, Table, assign, read_split
@@ -262,7 +262,7 @@ def kept(names: Sequence[tuple[str, int]], looks: Sequence[str] | None = None) -
     contents = looks or [path for path, _ in names]
     hashes = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
     return [
-        (Source(Path(path), path, label), ImageInfo(sha256=sha))
+        (Sample(Path(path), path, label), ImageInfo(sha256=sha))
         for (path, label), sha in zip(names, hashes, strict=True)
     ]
 

@@ -25,7 +25,7 @@ from PIL import Image, ImageOps, features
 from greyhound.cache import pack as module
 from greyhound.cache import split as splitting
 from greyhound.cache.files import WriteError
-from greyhound.cache.folder import NO_LABEL, Source, find_file, find_labelled, find_unlabelled
+from greyhound.cache.folder import NO_LABEL, Sample, find_file, find_labelled, find_unlabelled
 from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options, pack, transcode, write
 from greyhound.cache.scan import ImageInfo
@@ -157,10 +157,10 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Source, ImageInfo]]:
+def looked_at(contents: Sequence[tuple[int, str]]) -> list[tuple[Sample, ImageInfo]]:
     """(label, content) -> what `assign_splits` takes; the names are made up from the place."""
     return [
-        (Source(Path(f"{place}.jpg"), f"{place}.jpg", label), ImageInfo(sha256=digest_of(text)))
+        (Sample(Path(f"{place}.jpg"), f"{place}.jpg", label), ImageInfo(sha256=digest_of(text)))
         for place, (label, text) in enumerate(contents)
     ]
 
@@ -227,7 +227,7 @@ def test_exact_duplicates_stay_together() -> None:
         assert abs(splits.count("val") - 60) < 4
 
 
-def near_twins(images: int, families: int, label: int = 0) -> list[tuple[Source, ImageInfo]]:
+def near_twins(images: int, families: int, label: int = 0) -> list[tuple[Sample, ImageInfo]]:
     """`images` looks of so many pictures, each with grain of its own, so that no two have the same bytes."""
     made = []
     for place in range(images):
@@ -235,7 +235,7 @@ def near_twins(images: int, families: int, label: int = 0) -> list[tuple[Source,
         small = measure(np.clip(pixels, 0, 255).astype(np.uint8))["thumbnail"]
         name = f"{label}/{place}.png"
         look = ImageInfo(width=160, height=120, sha256=digest_of(name), thumbnail=small)
-        made.append((Source(Path(name), name, label), look))
+        made.append((Sample(Path(name), name, label), look))
     return made
 
 

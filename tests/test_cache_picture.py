@@ -31,7 +31,7 @@ from greyhound.eval import open_images
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader
-from greyhound.prediction import Asked
+from greyhound.prediction import ImageFile
 from greyhound.trained import pack_chunk
 
 Pixels = NDArray[np.uint8]
@@ -333,8 +333,8 @@ def test_predictions_lie_on_the_background_of_the_trained_pack(
     with open_images(job, run, "threads") as (opened, _, _):
         assert abs(decode(opened.encoded(0)).astype(int) - over((32, 64, 96))).max() <= 1
     trained: Any = SimpleNamespace(classes=("a", "b"), background="#204060")
-    asked = Asked(tmp_path / "images" / "a" / "1.png", "1.png")
-    (info,) = scan_here([asked.file], background=trained.background)
-    chunk = pack_chunk(trained, [(asked, info)], tmp_path / "chunk.arrow")
+    image = ImageFile(tmp_path / "images" / "a" / "1.png", "1.png")
+    (info,) = scan_here([image.file], background=trained.background)
+    chunk = pack_chunk(trained, [(image, info)], tmp_path / "chunk.arrow")
     assert chunk.pack
     assert abs(decode(Pack(chunk.pack).encoded(0)).astype(int) - over((32, 64, 96))).max() <= 1

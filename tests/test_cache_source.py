@@ -20,13 +20,13 @@ from pictures import encode, folder, noise
 
 from greyhound.cache import show
 from greyhound.cache.classes import class_of
+from greyhound.cache.collection import Collector
 from greyhound.cache.errors import UserError
-from greyhound.cache.found import Collection
 from greyhound.cache.index import add_index
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.selection import Decision, Photograph
 from greyhound.cache.shards import Shard
-from greyhound.cache.source import Reading
+from greyhound.cache.source import SourceOptions
 from greyhound.cache.store import SPLITS, Pack, PackError
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
@@ -56,7 +56,7 @@ def rows(source: Path | str, options: Options = DEFAULT, **reading: Any) -> Rows
     """Class, content and split of every row of a source's pack."""
     place = Path(source)
     out = place.parent / "packed.arrow" if place.parent.is_dir() else Path("packed.arrow")
-    pack(place, out, replace(options, reading=Reading(**reading)))
+    pack(place, out, replace(options, source=SourceOptions(**reading)))
     return rows_of(Pack(out))
 
 
@@ -72,7 +72,7 @@ def refused(source: Path, out: Path | None = None, **reading: Any) -> str:
     """What is said of a source, in one line; nothing is left behind."""
     before = {*source.parent.rglob("*")} if source.parent.is_dir() else set()
     with pytest.raises(UserError) as refusal:
-        pack(source, out or source.parent / "out.arrow", Options(reading=Reading(**reading)))
+        pack(source, out or source.parent / "out.arrow", Options(source=SourceOptions(**reading)))
     assert "\n" not in str(refusal.value)
     assert before == ({*source.parent.rglob("*")} if before else set())
     return str(refusal.value)
@@ -171,7 +171,7 @@ def test_what_the_names_of_classes_suggest_is_said(root: Path) -> None:
         header = pack(write_table(root / "list.csv", table), root.parent / "p", Options(val=0, test=0))
         assert [each for each in header.notes if each.startswith(note)] if note else not header.notes
     table = [{**line, "label": f"{n % 12}"} for n, line in enumerate(TABLE)]
-    asked = Options(val=0, test=0, reading=Reading(order="natural"))
+    asked = Options(val=0, test=0, source=SourceOptions(order="natural"))
     assert not pack(write_table(root / "list.csv", table), root.parent / "p", asked).notes
     named = {f"{n}/1.png": encode(noise(9, 9, n)) for n in range(12)}
     header = pack(folder(root.parent / "named", named), root.parent / "p", Options(val=0, test=0))
@@ -453,7 +453,7 @@ def test_columns_of_parquet_that_are_not_needed_are_not_read(
 
 def test_files_that_no_table_lists_are_looked_up_quickly(tmp_path: Path) -> None:
     """Of 20,000, once each; a list would be gone through 20,000 times, which took over half a minute."""
-    images, start = Collection("x"), time.process_time()
+    images, start = Collector("x"), time.process_time()
     for n in range(20_000):
         assert not images.knows(f"{n}")
         images.leave_out(tmp_path, f"{n}", "", "not listed")
@@ -531,7 +531,7 @@ def test_classes_are_numbered_in_the_order_that_is_asked_for(order: str, tmp_pat
     wanted = order if order in ("", "sorted", "natural") else str(tmp_path / "order")
     table = [{"path": path, "label": label_of(path)} for path in files]
     for source in (root, write_table(root / "list.csv", table)):
-        opened = pack(source, tmp_path / "p", Options(val=0, test=0, reading=Reading(order=wanted)))
+        opened = pack(source, tmp_path / "p", Options(val=0, test=0, source=SourceOptions(order=wanted)))
         assert opened.classes == ORDERS[order]
         packed = Pack(tmp_path / "p")
         for row in range(len(files)):
@@ -622,12 +622,14 @@ def test_stanford_dogs_keep_their_split(lists: str, dogs: Path) -> None:
     said = {packed.image_path(row): split for split in SPLITS for row in packed.ids(split).tolist()}
     assert said == {path: "test" if path.endswith("4.png") else "train" for path in STANFORD}
     assert all(packed.classes[packed.labels[row]] == STANFORD[packed.image_path(row)] for row in range(15))
-    header = pack(dogs, dogs.parent / "p", Options(val=0, reading=Reading(names="as-is", order="sorted")))
+    header = pack(
+        dogs, dogs.parent / "p", Options(val=0, source=SourceOptions(names="as-is", order="sorted"))
+    )
     assert header.classes == ("n02085620-maltese_dog", "n02085621-Borzoi", "n02085622-10")
     for names in ("n02085621-Borzoi\n10\nmaltese_dog\n", "Borzoi\nn02085622-10\nn02085620-maltese_dog"):
         (dogs.parent / "order").write_text(names)
-        order = Reading(order=str(dogs.parent / "order"))
-        assert pack(dogs, dogs.parent / "p", Options(val=0, reading=order)).classes == (
+        order = SourceOptions(order=str(dogs.parent / "order"))
+        assert pack(dogs, dogs.parent / "p", Options(val=0, source=order)).classes == (
             "Borzoi",
             "10",
             "maltese_dog",

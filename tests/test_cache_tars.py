@@ -17,7 +17,7 @@ from pictures import encode, folder, noise
 from test_cache_source import DATA, FILES, label_of, left_out, refused, rows, rows_of
 
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.source import Reading
+from greyhound.cache.source import SourceOptions
 from greyhound.cache.store import SPLITS, Pack, PackError
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
@@ -143,8 +143,8 @@ def test_a_class_as_a_number_is_its_digits(root: Path) -> None:
     with wds.TarWriter(str(root.parent / "set.tar")) as sink:
         for n, (path, data) in enumerate(DATA.items()):
             sink.write({"__key__": f"{n}", path.rpartition(".")[2]: data, "cls": n % 12})
-    reading = Reading(order="natural")
-    assert pack(root.parent / "set.tar", root.parent / "p", Options(reading=reading)).classes == tuple(
+    reading = SourceOptions(order="natural")
+    assert pack(root.parent / "set.tar", root.parent / "p", Options(source=reading)).classes == tuple(
         map(str, range(12))
     )
 

@@ -21,7 +21,7 @@ from greyhound.cache.options import read_call
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import WHITE
 from greyhound.cache.selection import Decision, Photograph
-from greyhound.cache.source import Reading
+from greyhound.cache.source import SourceOptions
 from greyhound.cache.store import SPLITS, Pack, PackError
 from greyhound.cache.unpack import export_paths, unpack
 
@@ -123,9 +123,9 @@ def test_the_printed_command_numbers_the_classes_alike(
         images = photographs(root, [f"{each}/{n}.jpg" for each in classes for n in range(4)])
         (root / "order").write_text(json.dumps(classes))
         order = name if name == "natural" else str(root / "order")
-        reading = Reading(order=order, names="as-is")
+        reading = SourceOptions(order=order, names="as-is")
         colour = "#808080" if name == "odd" else WHITE
-        pack(images, root / "x.arrow", replace(KEEP, reading=reading, background=colour))
+        pack(images, root / "x.arrow", replace(KEEP, source=reading, background=colour))
         packed = Pack(root / "x.arrow")
         said, again = repack(packed, root, capsys)
         assert again.classes == packed.classes

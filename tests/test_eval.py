@@ -17,7 +17,7 @@ from greyhound import eval as evaluation
 from greyhound import explain, predict, review
 from greyhound.cache.cli import ValueFormatError, from_json
 from greyhound.cache.errors import UserError
-from greyhound.cache.folder import Source
+from greyhound.cache.folder import Sample
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint, metrics, precision
@@ -178,7 +178,7 @@ def test_a_labelled_folder_is_evaluated(run: Path, images: Path) -> None:
 
 def test_find_images_reads_labels_from_class_folders(images: Path) -> None:
     sources = evaluation.find_images(images, NAMES)
-    assert sources[0] == Source(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
+    assert sources[0] == Sample(images / "blue <b>" / "0.jpg", "blue <b>/0.jpg", 0)
     assert [source.label for source in sources] == [0, 0, 1, 1, 2, 2]
 
 

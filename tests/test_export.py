@@ -26,7 +26,7 @@ from runtimes import in_onnxruntime, in_opencv, in_openvino
 
 from greyhound import export, train
 from greyhound.cache.errors import UserError
-from greyhound.cache.folder import NO_LABEL, Source
+from greyhound.cache.folder import NO_LABEL, Sample
 from greyhound.cache.pack import Options, pack, write
 from greyhound.cache.store import Pack
 from greyhound.export import Job
@@ -334,7 +334,7 @@ def test_photographs_get_the_class_that_the_run_gives_them(tmp_path: Path) -> No
         pytest.skip(f"needs {data}, which is no part of the product")
     files = [file for name in ("clothing", "dogs25", "photos") for file in spread(data / name)]
     trained = trained_on(data / "clothing", tmp_path)
-    sources = [Source(file, f"{place}{file.suffix}", NO_LABEL) for place, file in enumerate(files)]
+    sources = [Sample(file, f"{place}{file.suffix}", NO_LABEL) for place, file in enumerate(files)]
     options = Options(grayscale="keep", duplicates="keep")
     write(sources, trained.classes, tmp_path / "asked.arrow", options, split="test")
     asked = Pack(tmp_path / "asked.arrow")

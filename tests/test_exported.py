@@ -21,7 +21,7 @@ from greyhound import export, predict
 from greyhound.cache.errors import UserError
 from greyhound.exported import open_exported
 from greyhound.pipelines.engine import Resources
-from greyhound.prediction import Asked
+from greyhound.prediction import ImageFile
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -92,12 +92,12 @@ def test_upright_opaque_pixels_go_in(tmp_path: Path, pictures: Path) -> None:
     exported = open_exported(network(tmp_path / "n.onnx"))
     assert (exported.classes, exported.background) == (tuple(CLASSES), "#0000ff")
     names = [*EXPECTED, "red/broken.png", "red/gone.png"]
-    *found, broken, gone = exported.predict(Asked(pictures / name, name) for name in names)
-    assert [each.asked.path for each in found] == list(EXPECTED)
+    *found, broken, gone = exported.predict(ImageFile(pictures / name, name) for name in names)
+    assert [each.image.path for each in found] == list(EXPECTED)
     for each in found:
         assert each.probabilities is not None
         assert each.probabilities.shape == (3,)
-        assert each.probabilities.argmax() == EXPECTED[each.asked.path]
+        assert each.probabilities.argmax() == EXPECTED[each.image.path]
         assert each.probabilities.max() > 0.99
     assert (broken.probabilities, broken.error) == (None, "undecodable (no image that is read here)")
     assert gone.error == "there is no such file"
@@ -106,7 +106,7 @@ def test_upright_opaque_pixels_go_in(tmp_path: Path, pictures: Path) -> None:
 def test_a_large_picture_is_no_warning(tmp_path: Path, pictures: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
     exported = open_exported(network(tmp_path / "n.onnx"))
-    (found,) = exported.predict([Asked(pictures / "green" / "1.png", "1.png")])
+    (found,) = exported.predict([ImageFile(pictures / "green" / "1.png", "1.png")])
     assert found.error == ""
 
 

@@ -28,7 +28,7 @@ from greyhound.cache.folder import as_text
 from greyhound.cache.scan import ImageInfo
 from greyhound.model import calibration, checkpoint
 from greyhound.model.run import Run
-from greyhound.prediction import Asked, Prediction, columns, expand, find, open_rows
+from greyhound.prediction import ImageFile, Prediction, columns, expand, find, open_rows
 
 ODD = 'odd, "na\rme".jpg'
 
@@ -59,10 +59,10 @@ def test_every_file_has_a_row_in_order(
     for row in rows:
         assert row["error"] == ""
         guesses = [row["class"], row["class_2"], row["class_3"]]
-        chances = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
+        probabilities = [float(row[name]) for name in ("probability", "probability_2", "probability_3")]
         assert sorted(guesses) == list(NAMES)
-        assert chances == sorted(chances, reverse=True)
-        assert sum(chances) == pytest.approx(1, abs=3e-6)
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=3e-6)
     assert "true_class" not in rows[0]
     assert err.splitlines() == [
         "note: 1 of 4 files could not be read; the column error says why",
@@ -104,10 +104,10 @@ def test_labelled_folders_say_what_is_wrong_and_agree_with_eval(
 
 def test_a_subfolder_that_is_no_class_is_a_note(images: Path, capsys: Capture) -> None:
     found = list(find([str(folder(images, {"purple/1.jpg": b"", "loose.jpg": b""}))], NAMES))
-    assert {each.true for each in found if each.file.parent.name in ("purple", "images")} == {""}
-    assert [each.true for each in found].count("red") == 2
+    assert {each.true_class for each in found if each.file.parent.name in ("purple", "images")} == {""}
+    assert [each.true_class for each in found].count("red") == 2
     assert f"{images / 'purple'} is named as no class" in capsys.readouterr().err
-    assert {each.true for each in find([str(images)], ("cats",))} == {""}
+    assert {each.true_class for each in find([str(images)], ("cats",))} == {""}
     assert capsys.readouterr().err == ""
 
 
@@ -195,7 +195,7 @@ def test_a_chunk_ends_by_what_its_images_take_as_packed(
     new = folder(tmp_path / "new", {f"{n}.gif": stream.getvalue() for n in range(4)})
     opened = trained.open_trained(Run(run), "auto", ONE_THREAD)
     chunks = trained._chunks(opened, find([str(new)], NAMES), ONE_THREAD, tmp_path, threading.Event())
-    assert [len(each.asked) for each in chunks] == [2, 2]
+    assert [len(each.images) for each in chunks] == [2, 2]
 
 
 def test_every_format_has_the_same_rows(run: Path, images: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -271,7 +271,7 @@ def test_words_are_files_folders_and_patterns(images: Path, monkeypatch: Patch) 
     assert named("g*/**/*.jpg") == ["green/0.jpg", "green/1.jpg", "green/sub/deep.jpg"]
     assert named("gr*") == named("gre*/**") == ["green/0.jpg", "green/1.jpg", "green/sub/deep.jpg"]
     assert sorted(named("**")) == sorted(named("."))
-    assert [each.true for each in find(expand(["./**"]), NAMES)].count("red") == 2
+    assert [each.true_class for each in find(expand(["./**"]), NAMES)].count("red") == 2
     with pytest.raises(UserError, match=r"there is no no\*; expected files, folders or patterns"):
         named("red", "no*")
     (images / "empty").mkdir()
@@ -289,7 +289,7 @@ def test_a_name_that_is_no_text_is_text_in_the_row(tmp_path: Path) -> None:
 def test_a_class_is_found_under_the_name_that_its_pack_gave_it(tmp_path: Path) -> None:
     new = folder(tmp_path / "new", {r"a\x41/1.jpg": b""})
     (found,) = find([str(new)], [as_text(r"a\x41"), "b"])
-    assert found.true == as_text(r"a\x41")
+    assert found.true_class == as_text(r"a\x41")
 
 
 # --- what cannot be done ----------------------------------------------------------------------------------------------
@@ -341,9 +341,9 @@ def test_out_of_memory_tells_the_number_that_was_tried(run: Path, images: Path, 
 def test_a_write_that_fails_ends_the_network_at_once(tmp_path: Path, images: Path) -> None:
     ended = []
 
-    def look(asked: Iterable[Asked]) -> Generator[Prediction, None, None]:
+    def look(images: Iterable[ImageFile]) -> Generator[Prediction, None, None]:
         try:
-            yield from (Prediction(each, error="none") for each in asked)
+            yield from (Prediction(each, error="none") for each in images)
         finally:
             ended.append(True)
 
@@ -351,7 +351,7 @@ def test_a_write_that_fails_ends_the_network_at_once(tmp_path: Path, images: Pat
     out.symlink_to("/dev/full")
     job = predict.Job(run=tmp_path, paths=("-",), out=out)
     with pytest.raises(UserError, match="No space left on device") as refused:
-        predict.predict(job, [str(images)], predict.Network(NAMES, look))
+        predict.predict(job, [str(images)], predict.Predictor(NAMES, look))
     assert ended and refused.tb, "its frames are still there"
 
 

@@ -107,8 +107,8 @@ def test_a_photograph_is_classified_as_predict_does(served: Served, tmp_path: Pa
     status, found = served.post(tinted(0, 500), "a dog.jpg")
     assert (status, found["file"]) == (200, "a dog.jpg")
     assert sorted(each["class"] for each in found["classes"]) == list(NAMES)
-    chances = [each["probability"] for each in found["classes"]]
-    assert sum(chances) == pytest.approx(1, abs=3e-6)
+    probabilities = [each["probability"] for each in found["classes"]]
+    assert sum(probabilities) == pytest.approx(1, abs=3e-6)
     assert list(found) == ["file", "classes", "nearest"]
     folder(tmp_path, {"dog.jpg": tinted(0, 500)})
     capsys.readouterr()
@@ -116,7 +116,7 @@ def test_a_photograph_is_classified_as_predict_does(served: Served, tmp_path: Pa
     predict.main(job)
     row = capsys.readouterr().out.splitlines()[1].split(",")
     assert row[1] == found["classes"][0]["class"]
-    assert float(row[2]) == pytest.approx(chances[0], abs=2e-6)
+    assert float(row[2]) == pytest.approx(probabilities[0], abs=2e-6)
 
 
 def test_the_nearest_training_images_are_named_and_shown(served: Served, colour_pack: Pack) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from greyhound.cache.cli import plain
-from greyhound.cache.folder import Source, find_file
+from greyhound.cache.folder import Sample, find_file
 from greyhound.cache.pack import Options, write
 from greyhound.cache.scan import ImageInfo, Progress
 from greyhound.cache.selection import FINDINGS
@@ -135,7 +135,7 @@ def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> 
     if len(classes) < 2:
         raise PackError(f"{survey} has {len(classes)} class folders with images; expected at least 2")
     numbers = {name: number for number, name in enumerate(classes)}
-    sources = [Source(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
+    sources = [Sample(find_file(images, row.path), row.path, numbers[row.label]) for row in rows]
     infos = map(_reread, sources, rows)
     write(
         sources,
@@ -148,7 +148,7 @@ def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> 
     )
 
 
-def _reread(source: Source, row: Row) -> ImageInfo:
+def _reread(source: Sample, row: Row) -> ImageInfo:
     """What the survey's scan found of a file. Raises PackError where it is another file now."""
     try:
         data = source.file.read_bytes()

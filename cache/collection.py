@@ -10,36 +10,36 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from greyhound.cache.classes import say_alike
-from greyhound.cache.folder import MAX_CLASSES, NO_LABEL, SPLIT_FOLDERS, Source
+from greyhound.cache.folder import MAX_CLASSES, NO_LABEL, SPLIT_FOLDERS, Sample
 from greyhound.cache.place import Place
 from greyhound.cache.store import SPLITS, Excluded, PackError
 
 SPLIT_WORDS: Final = SPLIT_FOLDERS | {"dev": "val", "eval": "test", "evaluation": "test"}
 """What a split is called in a table, or in the name of a tar or Parquet file, in lower case."""
-LeftOut = tuple[Source, Excluded]
+LeftOut = tuple[Sample, Excluded]
 
 
 @dataclass(frozen=True)
-class Found:
+class Collection:
     """Images with labels. classes: names, index = label. left_out: what cannot be packed, and why.
 
-    notes: what a person should know. says: how the splits came about, if there are any. renamed: class ->
+    notes: what a person should know. split_by: how the splits came about, if there are any. renamed: class ->
     its shorter name, which `classes` has.
     """
 
     classes: tuple[str, ...]
-    sources: Sequence[Source]
+    samples: Sequence[Sample]
     notes: Sequence[str] = ()
     left_out: Sequence[LeftOut] = ()
-    says: str = "as the folders say"
+    split_by: str = "as the folders say"
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
-NOTHING: Final = Found((), ())
+NOTHING: Final = Collection((), ())
 
 
 @dataclass
-class Collection:
+class Collector:
     """Images as they are met, with the names of their classes.
 
     name: of what they are in, for messages. home: the folder below which paths were sought, if they were.
@@ -48,7 +48,7 @@ class Collection:
     name: str
     home: str = ""
     _places: dict[str, tuple[Place, str, str, str, float]] = field(default_factory=dict)
-    _left_out: list[tuple[Source, str, Excluded]] = field(default_factory=list)
+    _left_out: list[tuple[Sample, str, Excluded]] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
     def add(
@@ -83,13 +83,13 @@ class Collection:
         """One image that cannot be used. label: "" for none."""
         excluded = Excluded(path, reason, _as_unicode(detail))
         self._seen.add(path)
-        self._left_out.append((Source(place, path, NO_LABEL), _as_unicode(label), excluded))
+        self._left_out.append((Sample(place, path, NO_LABEL), _as_unicode(label), excluded))
 
     def knows(self, path: str) -> bool:
         """Whether an image of this path was added or left out."""
         return path in self._places or path in self._seen
 
-    def found(self, notes: Sequence[str] = (), says: str = "") -> Found:
+    def collect(self, notes: Sequence[str], split_by: str) -> Collection:
         """All of them, their classes sorted without regard to case. Raises PackError.
 
         If one names a split, those that name none are left out.
@@ -112,14 +112,14 @@ class Collection:
             todo = "if another column has the classes, name it: --label COLUMN"
             raise PackError(f"{found}; expected 2 to {MAX_CLASSES:,}; {todo}")
         numbers = {"": NO_LABEL} | {name: label for label, name in enumerate(classes)}
-        sources = [
-            Source(place, path, numbers[label], split, group, weight)
+        samples = [
+            Sample(place, path, numbers[label], split, group, weight)
             for path, (place, label, split, group, weight) in self._places.items()
         ]
-        self._check_splits({each.split for each in sources} - {""})
+        self._check_splits({each.split for each in samples} - {""})
         left_out = [(replace(each, label=numbers[label]), row) for each, label, row in self._left_out]
-        return Found(
-            classes, sources, [*map(_as_unicode, notes), *say_alike(classes, "classes")], left_out, says
+        return Collection(
+            classes, samples, [*map(_as_unicode, notes), *say_alike(classes, "classes")], left_out, split_by
         )
 
     def _check_splits(self, said: set[str]) -> None:

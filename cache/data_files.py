@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from greyhound.cache.found import SPLIT_WORDS
+from greyhound.cache.collection import SPLIT_WORDS
 from greyhound.cache.store import PackError
 
 DEPTH: Final = 2
@@ -23,7 +23,7 @@ _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
 
 
 @dataclass(frozen=True)
-class Parts:
+class DataFiles:
     """files: at least one. names: as they are called in the pack. whole: what was named, for messages."""
 
     whole: str
@@ -51,16 +51,16 @@ def are_splits(said: Sequence[str]) -> bool:
     return "" not in said and len({*said}) > 1 and "train" in said
 
 
-def below(folder: Path, suffixes: Sequence[str]) -> Parts:
+def below(folder: Path, suffixes: Sequence[str]) -> DataFiles:
     """Every file with one of these endings in a folder, sorted, hidden ones left alone; perhaps none."""
     files = [file for depth in range(DEPTH) for file in folder.glob("/".join(["*"] * (depth + 1)))]
     shown = [file for file in files if file.name.lower().endswith(tuple(suffixes)) and file.is_file()]
     names = {file.relative_to(folder).as_posix(): file for file in shown}
     seen = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
-    return Parts(str(folder), [names[name] for name in seen], seen)
+    return DataFiles(str(folder), [names[name] for name in seen], seen)
 
 
-def expand(pattern: str) -> Parts:
+def expand(pattern: str) -> DataFiles:
     """The files that a pattern with {000..012}, {a,b}, * or ? means. Raises PackError."""
     files = list(itertools.chain.from_iterable(map(_glob, _expand_braces(pattern))))
     files = list(dict.fromkeys(files))
@@ -68,7 +68,7 @@ def expand(pattern: str) -> Parts:
         raise PackError(f"{pattern} names no file; expected a range that goes up, as {{0..9}}")
     fixed = re.split(r"[*?\[{]", pattern)[0].rpartition("/")[0]
     beside = [file.relative_to(fixed) if fixed and file.is_relative_to(fixed) else file for file in files]
-    return Parts(pattern, files, [file.as_posix() for file in beside])
+    return DataFiles(pattern, files, [file.as_posix() for file in beside])
 
 
 def is_pattern(source: str) -> bool:
