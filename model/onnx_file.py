@@ -60,7 +60,8 @@ def network_nodes(network: nn.Module, size: int, temperature: float, opset: int)
             input_names=[_WINDOW],
             output_names=[OUTPUT],
             dynamic_shapes={"window": {0: torch.export.Dim("n")}},
-            custom_translation_table=dict.fromkeys(pooling, _pool),
+            custom_translation_table=dict.fromkeys(pooling, _pool)
+            | {torch.ops.aten.hardsigmoid.default: _hardsigmoid},
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
@@ -82,6 +83,14 @@ def _pool(self: Any, output_size: Sequence[int]) -> Any:
     down, across = (shares(cells, int(side)) for cells, side in zip(output_size, self.shape[2:], strict=True))
     rows = op.MatMul(op.Constant(value=ir.tensor(down)), self)
     return op.MatMul(rows, op.Constant(value=ir.tensor(np.ascontiguousarray(across.T))))
+
+
+def _hardsigmoid(self: Any) -> Any:
+    """Hard sigmoid by its parts: OpenCV 5.0.0 takes the operator, where it is a gate, for a hard swish."""
+    from onnxscript import opset20 as op
+
+    sixth, half, zero, one = (op.Constant(value_float=each) for each in (1 / 6, 0.5, 0.0, 1.0))
+    return op.Clip(op.Add(op.Mul(self, sixth), half), zero, one)
 
 
 def shares(cells: int, length: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -310,6 +311,25 @@ def test_the_program_for_onnx_runtime(exported: Path) -> None:
 def test_the_program_for_opencv(exported: Path) -> None:
     in_opencv(exported / "dogs.onnx")  # skips where OpenCV is too old
     run_program("## OpenCV", exported)
+
+
+class Gated(torch.nn.Module):
+    """Squeeze and excitation by a hard sigmoid, as in MobileNetV3."""
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        gate = torch.nn.functional.hardsigmoid(window.mean((2, 3), keepdim=True))
+        return (window * gate).amax((2, 3))
+
+
+def test_a_hard_sigmoid_that_gates_is_exported_as_what_opencv_computes_too(tmp_path: Path) -> None:
+    """OpenCV 5.0.0 takes ONNX's own operator for a hard swish: findings/opencv_takes_squeeze_excite_for_hardswish.sh."""
+    model, file = Gated(), tmp_path / "gated.onnx"
+    onnx.save(onnx_file.network_nodes(model, 8, 1.0, 20), file)
+    window = 4 * torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    in_opencv(file)  # skips where OpenCV is too old
+    net = cv2.dnn.readNetFromONNX(str(file))
+    net.setInput(window.numpy())
+    np.testing.assert_allclose(net.forward(), model(window).softmax(1), atol=1e-6)
 
 
 class Undecided(torch.nn.Module):
