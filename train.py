@@ -137,8 +137,7 @@ def fit(context: TrainContext) -> None:
     except Stopped:
         if state.trained is None:
             state.flush()
-        context.raise_if_diverged()
-        context.saver.save_last(state)
+        save_midway(context)
         distributed.broadcast_from_main(context.saver.wait)
         raise
 
@@ -153,7 +152,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     recipe, state, loader, clock = context.recipe, context.state, context.training, Clock(context.training)
     set_train_mode(state.network, recipe.freeze_bn)
     loss_fn = context.loss()
-    state.begin_epoch()
+    state.begin_epoch(len(loader.ids), recipe.epochs)
     batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
     for batch in islice(batches, steps):
         done, part = state.images / len(loader.ids), batch.global_batch_size / len(loader.ids)
@@ -171,10 +170,17 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         state.advance(loader.position.epoch, loader.position.images)
         if context.saver.should_save() and state.images:  # every rank asks; an epoch's end saves by itself
             state.flush()
-            context.raise_if_diverged()
-            context.saver.save_last(state)
+            save_midway(context)
     state.flush()
     return clock
+
+
+def save_midway(context: TrainContext) -> None:
+    """steps.jsonl up to here, and then last.ckpt: a resumed training drops rows that come again."""
+    context.raise_if_diverged()
+    if context.state.images:
+        context.saver.later(context.run.write_steps, context.state.epoch, context.state.steps())
+    context.saver.save_last(context.state)
 
 
 def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]:
@@ -209,9 +215,10 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
     )
     print(epoch_line(row), flush=True)
     saver.wait()  # one copy of the checkpoints is in memory and no more
+    saver.later(context.run.write_steps, row["epoch"], state.steps())
     saver.later(context.run.add_epoch, row)
     saver.save_best(state, scored(state.network, row, recipe.select, f"epoch {row['epoch']}"))
-    state.trained = None
+    state.trained, state.curve = None, []
     saver.save_last(state)
     saver.later(rebuild_report, context.run)
 

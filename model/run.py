@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from filelock import FileLock, Timeout
@@ -31,6 +31,7 @@ VERSIONS: Final = "versions.json"
 PACK: Final = "pack.json"
 METRICS: Final[Literal["metrics.jsonl"]] = "metrics.jsonl"
 TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
+STEPS: Final[Literal["steps.jsonl"]] = "steps.jsonl"
 PROBE: Final = "probe.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
@@ -42,6 +43,8 @@ DIVERGED_PICTURE: Final = "diverged.png"
 CORRUPT: Final = "corrupt.json"
 LOCK: Final = ".lock"
 
+Rows: TypeAlias = Literal["metrics.jsonl", "times.jsonl", "steps.jsonl"]
+"""The files of rows: an epoch each, or some steps."""
 CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
 """What of an epoch's row depends on the clock, and stands in times.jsonl."""
 
@@ -82,6 +85,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     CORRUPT: {"replaced": [_CORRUPT_ROW], "left_out": [_CORRUPT_ROW]},
     METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
+    STEPS: [{"epoch": int, "images": int, "train_loss": _NUMBER, "learning_rate": _NUMBER}],
     PROBE: _RESULT | {"images": int},
     SWA: {"before": _RESULT, "after": _RESULT},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
@@ -205,14 +209,21 @@ class Run:
             found = f"{self.folder / name} cannot be written ({reason})"
             raise RunError(f"{found}; name another place, or make room in this one") from None
 
-    def rows(self, name: Literal["metrics.jsonl", "times.jsonl"]) -> list[dict[str, Any]]:
-        """One row an epoch, in their order: what it came to, or how long it took. Raises RunError."""
+    def rows(self, name: Rows) -> list[dict[str, Any]]:
+        """One row an epoch: what it came to, or how long it took; or a row for some steps. Raises RunError.
+
+        Of steps: images done in their epoch after them, the mean loss over their images, the last rate.
+        """
         path = self.folder / name
         return read_checked(path, "put back the file that train wrote") if path.exists() else []
 
-    def write_rows(self, name: Literal["metrics.jsonl", "times.jsonl"], rows: list[dict[str, Any]]) -> None:
+    def write_rows(self, name: Rows, rows: list[dict[str, Any]]) -> None:
         """Replace the rows of all epochs."""
         self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_steps(self, epoch: int, rows: list[dict[str, Any]]) -> None:
+        """Replace the rows of the steps of an epoch, the last one so far."""
+        self.write_rows(STEPS, [*(row for row in self.rows(STEPS) if row.get("epoch", 0) < epoch), *rows])
 
     def add_epoch(self, row: dict[str, Any]) -> None:
         """Add an epoch's row. What the clock says goes into a file of its own: metrics.jsonl is the same for
@@ -322,7 +333,7 @@ def versions(**more: str) -> dict[str, str]:
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
     r"|(recipe|pack|versions|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
-    r"|(metrics|times)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
+    r"|(metrics|times|steps)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|report\.html|neighbours\.npz"
 )
 """The files of a run folder."""
@@ -379,6 +390,6 @@ def refuse_other_content(out: Path) -> None:
 def clear_results(folder: Run) -> None:
     """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
     sweep(folder.folder, is_ours)
-    results = (METRICS, TIMES, PROBE, SWA, AVERAGED, BEST)
+    results = (METRICS, TIMES, STEPS, PROBE, SWA, AVERAGED, BEST)
     for name in (*results, CORRUPT, DIVERGED, DIVERGED_PICTURE):
         (folder.folder / name).unlink(missing_ok=True)

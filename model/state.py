@@ -19,10 +19,14 @@ from torch import nn
 from greyhound.model import distributed
 from greyhound.model.checkpoint import Writer, rotate, save, to_cpu
 from greyhound.model.network import head_grid
-from greyhound.model.run import BEST, LAST, METRICS, TIMES, Run, RunError, load_network
+from greyhound.model.run import BEST, LAST, METRICS, STEPS, TIMES, Run, RunError, load_network
 
 P = ParamSpec("P")
 NEVER: Final = -1
+MOST_ROWS: Final = 1_000, 10_000
+"""Rows of steps.jsonl: in an epoch, and in all epochs together. The rest are thinned to means."""
+FEWEST_ROWS: Final = 50
+"""Of an epoch, however many there are."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +46,8 @@ class Counters:
     """The row of metrics of an epoch that is trained and not yet validated."""
     diverged: int = NEVER
     """Images of this epoch done before the first batch whose loss or gradient was not finite."""
+    curve: list[list[float]] = field(default_factory=list)
+    """For steps.jsonl, rows of this epoch: images done before and after, sum of losses, learning rate."""
 
     def check(self) -> None:
         """Refuse what no training wrote. Raises TypeError."""
@@ -58,10 +64,15 @@ class Counters:
             raise TypeError(f"{self.trained}; expected a row of metrics")
         if not all(isinstance(value, int | float) for value in (self.trained or {}).values()):
             raise TypeError(f"{self.trained}; expected numbers")
+        for row in self.curve:
+            if not (
+                len(row) == 4 and all(isinstance(value, int | float) for value in row) and row[0] < row[1]
+            ):
+                raise TypeError(f"{row}; expected four numbers, the first below the second")
 
     def restart_epoch(self) -> None:
         """Go back to the start of the epoch under way."""
-        self.images, self.loss_sum, self.seconds = 0, 0.0, 0.0
+        self.images, self.loss_sum, self.seconds, self.curve = 0, 0.0, 0.0, []
 
 
 @dataclass(kw_only=True)
@@ -88,20 +99,31 @@ class TrainState(Counters):
         self.since = now
         return self.elapsed
 
-    def begin_epoch(self) -> None:
-        """Start to add up losses on the device, from where the epoch stands."""
+    def begin_epoch(self, images: int, epochs: int) -> None:
+        """Start to add up losses on the device, from where the epoch stands.
+
+        images: of the epoch. epochs: in all; of many, each gets fewer rows in steps.jsonl.
+        """
+        each, total = MOST_ROWS
+        self._length, self._rows = images, min(each, max(FEWEST_ROWS, total // epochs))
         if not self.images or not self.before:
             self.before = [parameter.detach().clone() for parameter in self.network.parameters()]
         # Each rank adds its own; `flush` reads the sum of all.
         mine = self.loss_sum if distributed.is_main() else 0.0
         self._losses = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        if not self.images:
+            self.curve = []
+        sums = [row[2] if distributed.is_main() else 0.0 for row in self.curve] + [0.0] * (self._rows + 1)
+        self._sums = torch.tensor(sums, dtype=torch.float64, device=self.device)
         self._diverged = torch.tensor(NEVER, device=self.device)
         self._begun, self._seconds = time.perf_counter(), self.seconds
 
     def record(self, loss: torch.Tensor, count: float) -> None:
         """Take in the mean loss over `count` images of this rank; several views of an image count as one."""
         self._note(loss)
-        self._losses += loss * count
+        total = loss * count
+        self._losses += total
+        self._sums[self._row()].add_(total)
 
     def check_gradients(self) -> None:
         """Note the batch if a gradient is not finite: its loss may be, and the next one has nan weights."""
@@ -114,17 +136,41 @@ class TrainState(Counters):
 
     def advance(self, epoch: int, images: int) -> None:
         """Where the training is after a step."""
+        row, rate = self._row(), max(group["lr"] for group in self.optimizer.param_groups)
+        if row == len(self.curve):
+            self.curve.append([self.images, 0, 0.0, 0.0])
+        self.curve[row][1:] = [
+            images or self._length,
+            0.0,
+            rate,
+        ]  # 0 images of the next epoch are all of this
         self.epoch, self.images = epoch, images
+
+    def _row(self) -> int:
+        """Of `curve`, where the next step belongs: the last one, or a new one in the epoch's next part."""
+        begun = self.curve[-1][0] if self.curve else -1
+        same = self.images * self._rows // self._length == begun * self._rows // self._length
+        return len(self.curve) - same
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The epoch's rows of steps.jsonl, as `flush` read them last; in its middle without the last one."""
+        epoch, rows = (self.epoch, self.curve[:-1]) if self.images else (self.epoch - 1, self.curve)
+        return [
+            {"epoch": epoch, "images": after, "train_loss": total / (after - before), "learning_rate": rate}
+            for before, after, total, rate in rows
+        ]
 
     def flush(self) -> None:
         """Read from the device what `record` added up, over all ranks."""
-        total, first = self._losses.clone(), self._diverged.double()
+        total, first = torch.cat([self._losses[None], self._sums]), self._diverged.double()
         if distributed.world_size() > 1:
             distributed.all_reduce_sum([total])
             first = torch.where(first == NEVER, math.inf, first)
             distributed.all_reduce_min(first)
             first = torch.where(first.isinf(), NEVER, first)
-        self.loss_sum, diverged = torch.stack([total, first]).tolist()
+        diverged, self.loss_sum, *sums = torch.cat([first[None], total]).tolist()
+        for row, value in zip(self.curve, sums, strict=False):
+            row[2] = value
         self.diverged = int(diverged)
         self.seconds = self._seconds + time.perf_counter() - self._begun
 
@@ -204,7 +250,10 @@ def restore_momentum(found: dict[str, torch.Tensor], state: TrainState) -> None:
 
 
 def drop_later_rows(run: Run, state: TrainState) -> None:
-    """Drop the rows of epochs that are trained again."""
+    """Drop the rows of epochs and steps that are trained again."""
+    here = state.epoch, state.images
+    steps = [row for row in run.rows(STEPS) if (row.get("epoch", 0), row.get("images", 0)) <= here]
+    run.write_rows(STEPS, steps)
     done = state.epoch - (state.trained is not None)
     for name in (METRICS, TIMES):
         run.write_rows(name, [row for row in run.rows(name) if row.get("epoch", done) < done])

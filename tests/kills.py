@@ -108,11 +108,11 @@ def watch(here: Callable[[str], None]) -> None:
 
 
 def bits(out: Path) -> dict[str, Any]:
-    """All that a run came to but for the clock, by name: weights, metrics, and the evaluation, if any."""
+    """All that a run came to but for the clock, by name: weights, metrics, steps, and the evaluation, if any."""
     files = {name: checkpoint.load(out / name) for name in (run.LAST, run.BEST, run.AVERAGED)}
     found: dict[str, Any] = {name: fingerprint(content["network"]) for name, content in files.items()}
     found |= {name: unclocked(run.Run(out).read(name)) for name in (run.PROBE, run.SWA)}
-    written = [name for name in (run.METRICS, run.EVALUATION) if (out / name).exists()]
+    written = [name for name in (run.METRICS, run.STEPS, run.EVALUATION) if (out / name).exists()]
     found |= {name: (out / name).read_bytes() for name in written}
     found["momentum"] = fingerprint(files[run.LAST]["momentum"])
     found["best"] = (files[run.BEST]["after"], files[run.BEST]["score"])

@@ -29,7 +29,7 @@ from greyhound.cache.store import Pack
 from greyhound.model import averaging, checkpoint, distributed
 from greyhound.model.network import build, convert_sync_batchnorm
 from greyhound.model.precision import fuse_conv_bn
-from greyhound.model.run import AVERAGED, BEST, EVALUATION, LAST, METRICS, PROBE, SWA, Run, RunError
+from greyhound.model.run import AVERAGED, BEST, EVALUATION, LAST, METRICS, PROBE, STEPS, SWA, Run, RunError
 from greyhound.model.schedule import Phase
 from greyhound.model.step import smoothed_cross_entropy, validate, weighted
 from greyhound.pipelines.loader import Batch, Loader
@@ -320,6 +320,8 @@ def check_same(out: Path, whole: Path) -> None:
         assert one["n"] == other["n"] == 6
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
         assert one["valid_loss"] == pytest.approx(other["valid_loss"], rel=1e-2)
+    for one, other in zip(Run(out).rows(STEPS), Run(whole).rows(STEPS), strict=True):
+        assert one == pytest.approx(other, rel=1e-2)
     assert (out / SWA).exists()
     found, expected = (Run(folder).read(PROBE) for folder in (out, whole))
     assert found["images"] == expected["images"] == 42

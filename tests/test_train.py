@@ -88,6 +88,7 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
         "versions.json",
         "metrics.jsonl",
         "times.jsonl",
+        "steps.jsonl",
         "swa.json",
         "last.ckpt",
         "last.1.ckpt",
