@@ -18,6 +18,7 @@ PROGRAMS = {
     "predict": ("greyhound.predict", "name the class of photographs: a row for each file"),
     "serve": ("greyhound.serve", "show on a page what a network says of a photograph"),
     "explain": ("greyhound.explain", "show where a run's network looks"),
+    "compare": ("greyhound.compare", "show runs side by side on one page"),
     "review": ("greyhound.review", "rank the labels that look wrong"),
     "export": ("greyhound.export", "write a run as one file for ONNX Runtime, OpenVINO, OpenCV or timm"),
     "doctor": ("greyhound.pipelines.doctor", "say what this machine has, and what does not fit together"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import comb, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +48,16 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(one: int, other: int) -> float:
+    """How likely chance makes a difference as large, of two networks on the same images: McNemar 1947, exact.
+
+    one, other: images that the first alone names right, and the second alone.
+    """
+    n = one + other
+    tail = sum(comb(n, k) for k in range(min(one, other) + 1))
+    return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
 
 
 def images_to_halve(accuracy: float, n: int) -> int:

@@ -133,6 +133,7 @@ NEEDED = {
     "explain": "explain --run x",
     "review": "review --run x --out y",
     "export": "export --run x --out y.onnx",
+    "compare": "compare x y",
     "benchmark": "benchmark --images .",
     "demo": "demo x",
     "survey": "survey . --out x",

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cache", "pipelines", "model")
-SCRIPTS = ("train", "eval", "predict", "serve", "explain", "review", "export")
+SCRIPTS = ("train", "eval", "predict", "serve", "explain", "review", "export", "compare")
 OPENINGS = ("recipe", "session", "begin", "trained", "prediction", "exported", "viewer")
 """What scripts share: they stand on the rooms, and know no script."""
 FRONT = "api"
@@ -154,7 +154,7 @@ ABSENT = {
     "pipelines.loader": ("nvidia.dali", "timm", "greyhound.model"),
     "eval": ("nvidia.dali", "timm", "matplotlib", "pandas"),
     # A slip on the command line is answered in seconds: timm brings torchvision, that half of torch's compiler.
-    "train eval explain review export predict serve": (
+    "train eval explain review export predict serve compare": (
         "nvidia.dali",
         "timm",
         "torchvision",

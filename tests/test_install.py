@@ -28,6 +28,7 @@ NEIGHBOURS = [
     "begin",
     "trained",
     "predict",
+    "compare",
 ]
 """A user's own modules beside his images; `cache` is a package of his."""
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]

@@ -47,6 +47,11 @@ _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False, "family":
 """Foreign text is drawn as it stands, in matplotlib's own font."""
 _BLUES: Final = LinearSegmentedColormap.from_list("right", ["#ffffff", "#a9cfdf", ACCENT, "#0b2f40"])
 _RUSTS: Final = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#f3b79a", "#c2512a", "#5e1d0a"])
+_LINES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5c00", "#3d3d3d")
+"""Colours that colour-blind eyes tell apart, after Okabe and Ito 2008; dark enough for white."""
+_DASHES: Final = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+OVERLAID: Final = len(_LINES)
+"""The most curves in one picture."""
 _GAP: Final = 0.045
 """Between two tiles, as a share of a tile."""
 _TILE: Final = 1.45
@@ -73,14 +78,28 @@ def curve(epochs: Sequence[int], values: Sequence[float], percents: bool = False
     figure = Figure(figsize=(3.1, 2.1), layout="constrained")
     axes = figure.add_subplot()
     _plot(axes, epochs, values)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    if percents:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-        axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # a share above 100 % is no share
-    stream = io.BytesIO()
-    _print(figure, stream, dpi=2 * 96)
-    return stream.getvalue()
+    _ticks(axes, percents)
+    return _png(figure)
+
+
+def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], percents: bool = False) -> bytes:
+    """Lines over the epochs, each a name and its points, as PNG. At most `OVERLAID` can be told apart.
+
+    Each has a colour, a dash and a marker of its own: not all eyes tell all colours apart.
+    """
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for (_, points), colour, dash, marker in zip(lines, _LINES, _DASHES, "osD^vX", strict=False):
+        few = marker if len(points) <= 30 else None
+        axes.plot(*np.array(points).reshape(-1, 2).T, color=colour, ls=dash, marker=few, ms=4.5, lw=1.6)
+    _frame(axes)
+    _ticks(axes, percents)
+    figure.legend(
+        axes.lines, list(map(str, range(len(lines)))), loc="outside upper left", ncols=2, frameon=False
+    )
+    for text, (name, _) in zip(figure.legends[0].get_texts(), lines, strict=False):
+        text.set(text=shorten(name, 32), color=INK, size=8.5, **_PLAIN)
+    return _png(figure)
 
 
 def confusion(
@@ -161,6 +180,13 @@ def _print(figure: Figure, target: Path | io.BytesIO, dpi: int = _DOTS, **option
     canvas.print_figure(target, dpi=dpi, format="png", metadata={"Software": None}, **options)
 
 
+def _png(figure: Figure) -> bytes:
+    """The figure for a page, at twice a screen's dots an inch."""
+    stream = io.BytesIO()
+    _print(figure, stream, dpi=2 * 96)
+    return stream.getvalue()
+
+
 @cache
 def _drawable() -> frozenset[int]:
     """The code points that the font has."""
@@ -169,13 +195,27 @@ def _drawable() -> frozenset[int]:
 
 
 def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float]) -> None:
-    """A curve over the epochs in a light frame of two sides, on a light grid. Few values get dots."""
+    """A curve over the epochs in its frame. Few values get dots."""
     axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker="o" if len(values) <= 30 else None, ms=3.5)
+    _frame(axes)
+
+
+def _frame(axes: Axes) -> None:
+    """A light frame of two sides, on a light grid."""
     axes.set_xlabel("epoch", fontsize=9, color=MUTED, family=_FONT)
     axes.tick_params(labelsize=8, colors=MUTED, which="both", labelfontfamily=_FONT)
     axes.grid(color=RULE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
+
+
+def _ticks(axes: Axes, percents: bool) -> None:
+    """Few ticks; of percents none above 100, which would be no share."""
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if percents:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
 
 
 def _cell(count: int) -> float:

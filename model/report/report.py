@@ -103,20 +103,24 @@ class Stage:
 
 def build(run: Path) -> Path:
     """Write `report.html` into the run folder, whole or not at all. Its path. Raises RunError."""
-    page = _environment().get_template("report.html.jinja").render(gather(run))
+    return write_page("report.html.jinja", gather(run), run / REPORT)
+
+
+def write_page(template: str, content: Row, path: Path) -> Path:
+    """Write what a template makes of `content`, whole or not at all. The path. Raises RunError."""
+    page = _environment().get_template(template).render(content)
     try:
-        with replacing(run / REPORT) as temporary:
+        with replacing(path) as temporary:
             temporary.write_bytes(page.encode("utf-8", "replace"))  # a file's name may be invalid text
     except OSError as error:
-        raise RunError(f"{run / REPORT} cannot be written ({error.strerror or error})") from None
-    return run / REPORT
+        raise RunError(f"{path} cannot be written ({error.strerror or error})") from None
+    return path
 
 
 def gather(run: Path) -> dict[str, Any]:
     """Everything that the page shows, by the names that the template uses. Raises RunError."""
     recipe, pack, evaluation, swa = (read(run, name) for name in (RECIPE, PACK, EVALUATION, SWA))
-    if recipe is None:
-        raise RunError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
+    require_recipe(run, recipe)
     times = {row.get("epoch"): row for row in read(run, TIMES) or []}
     metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
     probe = read(run, PROBE)
@@ -160,6 +164,12 @@ def read(run: Path, name: str) -> Any:
         return read_checked(run / name, remedy(run / name))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def require_recipe(run: Path, recipe: Any) -> None:
+    """Refuse a folder without a recipe: it holds no run. Raises RunError."""
+    if recipe is None:
+        raise RunError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
 
 
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
