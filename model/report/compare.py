@@ -21,9 +21,19 @@ from greyhound.model.report import report
 from greyhound.model.report.figures import OVERLAID, curves
 from greyhound.model.report.report import Group, Row
 from greyhound.model.report.text import finite, scalar
-from greyhound.model.run import EVALUATION, METRICS, PACK, PROBE, RECIPE, SWA, TIMES, VERSIONS, RunError
+from greyhound.model.run import (
+    EVALUATION,
+    METRICS,
+    PACK,
+    PROBE,
+    RECIPE,
+    STEPS,
+    SWA,
+    TIMES,
+    VERSIONS,
+    RunError,
+)
 
-STEPS: Final = "steps.jsonl"
 PREDICTIONS: Final = "predictions.csv"
 LEVEL: Final = 0.05
 CLASSES: Final = 60
