@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,13 +21,15 @@ from torch import nn
 
 from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
-from greyhound.model import distributed, dry_run, resume
+from greyhound.model import distributed, dry_run, lr_range, resume
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.precision import has_bf16
 from greyhound.model.report import figures
 from greyhound.model.run import (
     BEST,
     CORRUPT,
+    FIND_LR,
+    FIND_LR_PICTURE,
     PACK,
     RECIPE,
     SWA,
@@ -58,6 +60,8 @@ from greyhound.session import (
 
 TrainEpoch: TypeAlias = Callable[[TrainContext, nn.Module, int], Clock]
 """`train.train_epoch`, for some steps of it."""
+FitHead: TypeAlias = Callable[[TrainContext], dict[str, Any]]
+"""`train.fit_head`."""
 
 
 @contextmanager
@@ -84,7 +88,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         def lock() -> None:
             stack.enter_context(run_lock(Run(options.out)))
 
-        if options.resume and not options.writes_nothing and (options.out / RECIPE).exists():
+        if options.resume and not options.is_trial and (options.out / RECIPE).exists():
             distributed.broadcast_from_main(lock)
         recipe, folder, content = distributed.broadcast_from_main(
             lambda: open_run(options, pack, device, used)
@@ -95,19 +99,21 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         state = open_state(recipe, len(pack.classes), device, started, pretrained, grid)
         if content is not None:
             restore(folder, content, state)
+            if distributed.broadcast_from_main(lambda: own_recipe(options.out).epochs) < recipe.epochs:
+                state.bad_epochs = 0
             if folder.read(PACK)["digest"] != pack.header.digest:
                 state.restart_epoch()
         distributed.seed_per_rank()
         start = Position(state.epoch, state.images)
         training, validation = stack.enter_context(open_loaders(recipe, pack, options.resources, start))
-        kept = Checkpoints() if options.writes_nothing else options.checkpoints
+        kept = Checkpoints() if options.is_trial else options.checkpoints
         saver = stack.enter_context(CheckpointSaver(folder, **asdict(kept)))
         asked = distributed.any_rank(stop)
         context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, asked)
         fewest = min(training.batch_sizes(), default=0) * recipe.views
         if fewest == 1 and recipe.trains and not (recipe.freeze_bn or recipe.sync_batchnorm):
             dry_run.check_single_image(state.network, recipe.augment.size, recipe.bf16)
-        if not options.writes_nothing:
+        if not options.is_trial:
             if not options.resume:
                 distributed.broadcast_from_main(lock)
                 # Another start may have come first.
@@ -122,8 +128,10 @@ def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -
     Raises RunError where several processes cannot do what is asked.
     """
     several = distributed.world_size() > 1
-    if several and options.writes_nothing:
-        raise RunError("--dry-run and --verify-determinism are for one process; start them without torchrun")
+    if several and options.is_trial:
+        raise RunError(
+            "--dry-run, --verify-determinism and --find-lr are for one process; start without torchrun"
+        )
     if several and options.recipe.sync_batchnorm and device.type != "cuda":
         raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --freeze-bn")
     if several and options.recipe.sync_batchnorm and options.recipe.compile:
@@ -162,7 +170,7 @@ def open_run(
     recipes = asdict(own), asdict(asked)
     resume.check_same(run, recipes, pack.path, pack.header.digest, used, options.force)
     pack.require_classes(run.read(PACK)["classes"], str(out))
-    content = resume.latest_checkpoint(run, not options.writes_nothing, note)
+    content = resume.latest_checkpoint(run, not options.is_trial, note)
     if content:
         resume.refuse_settled(run, *recipes)
     return asked, run, content
@@ -222,13 +230,15 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
     """Say where the run goes on, and write down what was forced to change."""
     folder, state, pack = context.run, context.state, context.pack
     drop_later_rows(folder, state)
-    going = state.epoch < context.recipe.epochs or state.trained
+    going = not state.is_over(context.recipe.epochs, context.recipe.patience)
     if going:
         resume.clear_end(folder)
     if {"recipe", "pack"} & set(options.force):
         resume.invalidate_best(folder, note)
-    if folder.read(PACK)["digest"] != pack.header.digest:
-        context.saver.save_last(state)  # before pack.json is replaced: last.ckpt counts images of its pack
+    longer = own_recipe(folder.folder).epochs < context.recipe.epochs
+    if longer or folder.read(PACK)["digest"] != pack.header.digest:
+        # Before pack.json and recipe.json are replaced: last.ckpt counts images and epochs of theirs.
+        context.saver.save_last(state)
         context.saver.wait()
     if options.force:
         resume.record_forced(folder, asdict(context.recipe), pack.summary(), used, state.epoch, note)
@@ -249,6 +259,8 @@ def restore_best(context: TrainContext) -> None:
     load_network(network, content, context.run.folder / BEST)
     result = context.validate(network, "validating best.ckpt again")
     context.saver.save_best(state, content | result | {"score": score(result, context.recipe.select)})
+    state.top = state.best
+    context.saver.save_last(state)  # which holds a score of the recipe before
     context.saver.wait()
 
 
@@ -281,13 +293,18 @@ def draw_pictures(context: TrainContext) -> None:
     figures.image_sheet(folder / "augmented.png", np.stack(columns, axis=1 if shown else 0), captions)
 
 
-def try_out(context: TrainContext, dry: bool, train_epoch: TrainEpoch) -> int:
-    """A dry run's lines; or the same steps twice, and 1 if they came to other weights, else 0."""
+def try_out(context: TrainContext, options: TrainOptions, fit_head: FitHead, train_epoch: TrainEpoch) -> int:
+    """A dry run's lines, a range test, or the same steps twice: 1 if they came to other weights, else 0."""
     recipe, network = context.recipe, context.state.network
     described = f"{recipe.network}, {recipe.precision}"
-    if not (dry or recipe.phases):
-        raise RunError("--verify-determinism repeats steps, and this recipe has no epochs; add --epochs 1")
-    if not dry:
+    if not (options.dry_run or recipe.phases):
+        flag = "--find-lr" if options.find_lr else "--verify-determinism"
+        raise RunError(f"{flag} takes steps, and this recipe has no epochs; add --epochs 1")
+    if options.find_lr:
+        fit_head(context)
+        find_lr(context, train_epoch)
+        return 0
+    if not options.dry_run:
         again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
         hashes = []
         for state in (context.state, again):
@@ -321,3 +338,43 @@ def take_steps(train_epoch: TrainEpoch, context: TrainContext, steps: int) -> li
         clock = train_epoch(context, model, 1)
         seconds.append(clock.seconds() - clock.data_time)
     return seconds
+
+
+@dataclass(frozen=True)
+class _Ramp(Recipe):
+    """A recipe whose learning rate is the range test's."""
+
+    steps: int = 1
+    """Of an epoch."""
+
+    def lr_at(self, epoch: float, step: float = 0.0) -> float:
+        """Of a step; see `lr_range.rate_at`."""
+        return lr_range.rate_at(epoch * self.steps)
+
+
+def find_lr(context: TrainContext, train_epoch: TrainEpoch) -> None:
+    """The range test from where training would start; find-lr.json and find-lr.png, and what they suggest."""
+    state, training = context.state, context.training
+    ramp = _Ramp(**vars(context.recipe), steps=len(training))
+    trial, model = replace(context, recipe=ramp), context.compiled()
+    rates, losses = list[float](), list[float]()
+    while len(losses) < lr_range.STEPS and lr_range.usable(losses) == len(losses):
+        total, seen = state.loss_sum, training.images_done
+        train_epoch(trial, model, 1)
+        losses.append((state.loss_sum - total) / (training.images_done - seen))
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    count, rate = lr_range.usable(losses), float(f"{lr_range.suggest(rates, losses):.2g}")
+    rates, losses, run = rates[:count], losses[:count], context.run
+    if not count:
+        raise RunError("the loss is not finite from the first step on, so there is no learning rate to find")
+    means = lr_range.smoothed(losses)
+    run.write(FIND_LR, {"suggested": rate, "rates": rates, "losses": losses, "smoothed": means})
+    figures.loss_over_rate(run.folder / FIND_LR_PICTURE, rates, losses, means, rate)
+    print(
+        f"range test: {count} steps at rates from {rates[0]:.2g} to {rates[-1]:.2g}; "
+        f"the smoothed loss went from {means[0]:.3g} to {min(means):.3g}, and ended at {means[-1]:.3g}\n"
+        f"suggested: --lr {rate:g}, {lr_range.RULE}; this is a guess, and the recipe has "
+        f"{max(phase.high for phase in ramp.phases):g}\n"
+        f"picture: {run.folder / FIND_LR_PICTURE}\n"
+        f"next: the same command with --lr {rate:g} in place of --find-lr"
+    )

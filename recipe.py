@@ -88,6 +88,8 @@ class Recipe:
     averaging: Averaging = field(default_factory=Averaging)
     select: Literal["accuracy", "loss"] = "accuracy"
     """Which validation result makes a checkpoint the best. The cross entropy is less noisy on few images."""
+    patience: int = 0
+    """Training ends after so many epochs in a row without a better validation, by `select`. 0: never."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the device has it. Saved activations of B2: 92.1 MB an image, 168.5 in fp32."""
     activation_checkpointing: bool = False
@@ -110,6 +112,7 @@ class Recipe:
         _check(
             "views", self.views, 1 <= self.views <= self.batch_size, f"1 to --batch-size, {self.batch_size}"
         )
+        _check("patience", self.patience, self.patience >= 0, "0 or more")
         _check("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
         _check("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
@@ -228,18 +231,21 @@ class TrainOptions:
     """Write nothing; say how much memory, how many steps and how much time the training would take."""
     verify_determinism: bool = False
     """Write nothing; train 20 steps twice from the start, and compare the weights bit for bit."""
+    find_lr: bool = False
+    """Train up to 100 steps while the learning rate grows; write the curve into `out`, and suggest a rate."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself. Raises ValueError."""
-        if self.verify_determinism and self.resume:
-            raise ValueError("--verify-determinism starts from the beginning; leave out --resume")
+        if (self.verify_determinism or self.find_lr) and self.resume:
+            flag = "--find-lr" if self.find_lr else "--verify-determinism"
+            raise ValueError(f"{flag} starts from the beginning; leave out --resume")
         if self.force and not self.resume:
             raise ValueError("--force is for a run that is resumed; expected --resume beside it")
 
     @property
-    def writes_nothing(self) -> bool:
-        """Whether this is a trial."""
-        return self.dry_run or self.verify_determinism
+    def is_trial(self) -> bool:
+        """Whether no run begins."""
+        return self.dry_run or self.verify_determinism or self.find_lr
 
 
 COMMON: Final = (
@@ -254,8 +260,8 @@ GROUPS: Final = {
     "optimisation": (
         "phases", "momentum", "weight-decay", "label-smoothing", "class-weights", "micro-batch", "averaging",
     ),
-    "evaluation": ("select",),
-    "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism"),
+    "evaluation": ("select", "patience"),
+    "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism", "find-lr"),
     "hardware": (
         "device", "engine", "threads", "prefetch", "timeout",
         "precision", "compile", "activation-checkpointing", "sync-batchnorm",

@@ -36,7 +36,7 @@ from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, 
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report
 from greyhound.model.run import AVERAGED, PROBE, SWA, Run, RunError
-from greyhound.model.state import NEVER, scored
+from greyhound.model.state import NEVER, score, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
 from greyhound.session import TrainContext, open_evaluation, open_optimizer
@@ -48,15 +48,16 @@ def main(options: TrainOptions) -> int:
         try:
             return train(options, stop)
         except Stopped as stopped:
-            print(f"stopped {stopped}; the same command with --resume goes on", file=sys.stderr)
+            more = "" if options.is_trial else "; the same command with --resume goes on"
+            print(f"stopped {stopped}{more}", file=sys.stderr)
             return 128 + (stop() or signal.SIGTERM)
 
 
 def train(options: TrainOptions, stop: Stop) -> int:
     """The whole flow. The exit code."""
     with opened(options, stop) as (context, fresh):
-        if options.writes_nothing:
-            return try_out(context, options.dry_run, train_epoch)
+        if options.is_trial:
+            return try_out(context, options, fit_head, train_epoch)
         if fresh:
             probe(context)
         fit(context)
@@ -70,7 +71,7 @@ def conclude(context: TrainContext) -> None:
     """What each stage brought, what the kept weights reach, the report, and the command that comes next."""
     folder, classes = context.run.folder, len(context.pack.classes)
     reached = report.reached(folder)
-    if said := report.say_stages(reached, context.recipe.select):
+    for said in filter(None, (report.say_stopped(folder), report.say_stages(reached, context.recipe.select))):
         print(said)
     kept = next((dict(stage.result) for stage in reached if stage.best), None)
     if kept:
@@ -82,10 +83,23 @@ def conclude(context: TrainContext) -> None:
 
 
 def probe(context: TrainContext) -> None:
-    """Fit the head to the features of the frozen network. It may become a wider one, with a new optimizer."""
+    """Fit the head where the recipe does so, and write down what it reaches."""
+    if result := fit_head(context):
+        state, after = context.state, f"a linear probe of {result['images']} images"
+        context.run.write(PROBE, result)
+        context.saver.save_best(state, scored(state.network, result, context.recipe.select, after))
+        state.top = state.best
+        context.saver.save_last(state)
+
+
+def fit_head(context: TrainContext) -> dict[str, Any]:
+    """Fit the head to the features of the frozen network. It may become a wider one, with a new optimizer.
+
+    What it reaches on the validation split; nothing where the recipe has no linear probe.
+    """
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:
-        return
+        return {}
     feature_network = GridFeatures(network, recipe.probe_grids)
     inference = fuse_conv_bn(feature_network, recipe.augment.size)
     with open_evaluation(recipe, pack, context.resources, pack.ids("train"), epochs=1) as loader:
@@ -114,20 +128,17 @@ def probe(context: TrainContext) -> None:
     result |= {"penalty": solution.penalty, "from_pretrained": solution.from_pretrained}
     line = f"linear probe: {len(ids)} images, {solution}; {say(result)}"
     print(f"{line}, {result['elapsed']:.0f} s after the start", flush=True)
-    context.run.write(PROBE, result)
-    after = f"a linear probe of {len(ids)} images"
-    context.saver.save_best(state, scored(state.network, result, recipe.select, after))
-    context.saver.save_last(state)
+    return result
 
 
 def fit(context: TrainContext) -> None:
     """Train through every phase. After each epoch validate, and write log, checkpoints and report."""
     recipe, state = context.recipe, context.state
-    if state.epoch >= recipe.epochs and not state.trained:
+    if state.is_over(recipe.epochs, recipe.patience):
         return
     model = distributed.data_parallel(context.compiled())
     try:
-        while state.epoch < recipe.epochs or state.trained:
+        while not state.is_over(recipe.epochs, recipe.patience):
             if state.trained is None:
                 epoch = state.epoch  # training moves it on
                 state.trained = epoch_row(context, epoch, train_epoch(context, model))
@@ -214,6 +225,8 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
         lambda: step.check_finite(row, max(phase.high for phase in recipe.phases))
     )
     print(epoch_line(row), flush=True)
+    state.judge(score(row, recipe.select))
+    row |= {"bad_epochs": state.bad_epochs} if recipe.patience else {}
     saver.wait()  # one copy of the checkpoints is in memory and no more
     saver.later(context.run.write_steps, row["epoch"], state.steps())
     saver.later(context.run.add_epoch, row)

@@ -41,6 +41,8 @@ SALIENCY: Final = "saliency.json"
 DIVERGED: Final = "diverged.json"
 DIVERGED_PICTURE: Final = "diverged.png"
 CORRUPT: Final = "corrupt.json"
+FIND_LR: Final = "find-lr.json"
+FIND_LR_PICTURE: Final = "find-lr.png"
 LOCK: Final = ".lock"
 
 Rows: TypeAlias = Literal["metrics.jsonl", "times.jsonl", "steps.jsonl"]
@@ -83,7 +85,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         "background": str,
     },
     CORRUPT: {"replaced": [_CORRUPT_ROW], "left_out": [_CORRUPT_ROW]},
-    METRICS: [_RESULT | {"epoch": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
+    METRICS: [_RESULT | {"epoch": int, "bad_epochs": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     STEPS: [{"epoch": int, "images": int, "train_loss": _NUMBER, "learning_rate": _NUMBER}],
     PROBE: _RESULT | {"images": int},
@@ -332,8 +334,8 @@ def versions(**more: str) -> dict[str, str]:
 
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
-    r"|(recipe|pack|versions|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
-    r"|(metrics|times|steps)\.jsonl|(lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
+    r"|(recipe|pack|versions|find-lr|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
+    r"|(metrics|times|steps)\.jsonl|(lr|find-lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|report\.html|neighbours\.npz"
 )
 """The files of a run folder."""
@@ -380,7 +382,7 @@ def refuse_locked_run(folder: Run) -> None:
 
 def refuse_other_content(out: Path) -> None:
     """Refuse a folder that holds other files; what an ended start left is none. Raises RunError."""
-    known = {LOCK, PACK, VERSIONS}
+    known = {LOCK, PACK, VERSIONS, FIND_LR, FIND_LR_PICTURE}
     if out.is_dir() and any(
         not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()
     ):

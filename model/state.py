@@ -42,6 +42,10 @@ class Counters:
     """Seconds of the whole command, over every time that it was resumed."""
     best: float = -math.inf
     """Score of best.ckpt on the validation split, see `score`."""
+    top: float = -math.inf
+    """The highest score of this training so far. `best` is a file's, which may be newer than last.ckpt."""
+    bad_epochs: int = 0
+    """Epochs since then: none of them reached a higher score."""
     trained: dict[str, Any] | None = None
     """The row of metrics of an epoch that is trained and not yet validated."""
     diverged: int = NEVER
@@ -51,10 +55,11 @@ class Counters:
 
     def check(self) -> None:
         """Refuse what no training wrote. Raises TypeError."""
-        counted, timed = (self.epoch, self.images, self.diverged), (self.loss_sum, self.seconds, self.elapsed)
+        counted = self.epoch, self.images, self.diverged, self.bad_epochs
+        timed = self.loss_sum, self.seconds, self.elapsed
         if not all(isinstance(value, int) for value in counted):
             raise TypeError(f"{counted}; expected whole numbers")
-        if not all(isinstance(value, int | float) for value in (*timed, self.best)):
+        if not all(isinstance(value, int | float) for value in (*timed, self.best, self.top)):
             raise TypeError(f"{timed}; expected numbers")
         if not (0 <= self.epoch < 2**31 and 0 <= self.images < 2**63):
             raise TypeError(
@@ -69,6 +74,15 @@ class Counters:
                 len(row) == 4 and all(isinstance(value, int | float) for value in row) and row[0] < row[1]
             ):
                 raise TypeError(f"{row}; expected four numbers, the first below the second")
+
+    def judge(self, score: float) -> None:
+        """Count an epoch by its validation's score."""
+        self.bad_epochs = 0 if score > self.top else self.bad_epochs + 1
+        self.top = max(self.top, score)
+
+    def is_over(self, epochs: int, patience: int) -> bool:
+        """Whether no epoch is left to train or to validate; see `Recipe.patience`."""
+        return self.trained is None and (self.epoch >= epochs or 0 < patience <= self.bad_epochs)
 
     def restart_epoch(self) -> None:
         """Go back to the start of the epoch under way."""

@@ -70,6 +70,23 @@ def learning_rate(path: Path, epochs: Sequence[float], rates: Sequence[float]) -
     _save(figure, path)
 
 
+def loss_over_rate(
+    path: Path, rates: Sequence[float], losses: Sequence[float], means: Sequence[float], suggested: float
+) -> None:
+    """The range test: losses and their moving means over the rates, `[n]` each, and the suggestion."""
+    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, ".", color=DUST, markersize=4)
+    _plot(axes, rates, means)
+    axes.axvline(suggested, color=WRONG, linewidth=1.5, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.1 * max(means))
+    axes.set_xlabel("learning rate of a step", fontsize=9, color=MUTED, family=_FONT)
+    title = f"training loss of each step, and smoothed; suggested: {suggested:g}"
+    axes.set_title(title, loc="left", fontsize=10, color=INK, family=_FONT)
+    _save(figure, path)
+
+
 def curve(epochs: Sequence[int], values: Sequence[float], percents: bool = False) -> bytes:
     """One value over the epochs, as PNG; the curve breaks where a value is not finite.
 

@@ -53,7 +53,7 @@ from greyhound.model.run import (
 )
 
 REPORT: Final = "report.html"
-PICTURES: Final = ("lr.png", "augmented.png", "confusion.png", "saliency.png")
+PICTURES: Final = ("lr.png", "find-lr.png", "augmented.png", "confusion.png", "saliency.png")
 THUMBNAILS: Final = 12
 """Pictures shown for each reason to exclude an image; pack.json has the rest."""
 ALONE: Final = "the linear probe"
@@ -146,6 +146,7 @@ def gather(run: Path) -> dict[str, Any]:
         "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
         "probe": probe,
         "stages": found,
+        "stopped": say_stopped(run),
         "brought": say_stages(found, recipe.get("select", "accuracy")),
         "swa": swa,
         "evaluation": evaluation,
@@ -288,6 +289,17 @@ def say_stages(reached: Sequence[Stage], select: str) -> str:
     tuned = "fine-tuning" if reached[0].after == ALONE else "training"
     what = "fine-tuning brought nothing" if kept == ALONE else tuned
     return f"{what}: validation {name} {came}; the weights after {kept} are kept"
+
+
+def say_stopped(run: Path) -> str:
+    """That a run ended before its last epoch, and why; empty where it did not. Raises RunError."""
+    recipe, last = read(run, RECIPE) or {}, [{}, *(read(run, METRICS) or [])][-1]
+    patience, bad = recipe.get("patience") or 0, last.get("bad_epochs") or 0
+    done, epochs = last.get("epoch", 0) + 1, sum(phase["epochs"] for phase in recipe.get("phases") or [])
+    if not (0 < patience <= bad and done < epochs):
+        return ""
+    name = "accuracy" if recipe.get("select") == "accuracy" else "cross entropy"
+    return f"stopped after {done} of {epochs} epochs: {bad} in a row without a better validation {name}"
 
 
 def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage]) -> dict[str, Any] | None:
