@@ -3,12 +3,15 @@
     greyhound eval --run runs/dogs --crops 10
     greyhound eval --run runs/dogs --images FOLDER
 
-Before it: `greyhound train`. After it: eval.json, confusion.png and the report in the run folder. Images
-without labels are for `greyhound predict`.
+Before it: `greyhound train`. After it, in the run folder: eval.json, confusion.png, what each image got in
+predictions.csv, the pictures of the worst mistakes in mistakes.json, and the report. Images without labels
+are for `greyhound predict`.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import sys
 import tempfile
@@ -16,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
@@ -72,13 +75,25 @@ from greyhound.cache.cli import note, plain, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import Sample, find_unlabelled, named_as_image
 from greyhound.cache.pack import write_all
+from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import scan
-from greyhound.cache.store import Pack
+from greyhound.cache.store import Pack, PackError
+from greyhound.cache.survey.table import Lines
+from greyhound.cache.thumbnail import encode_thumbnail
 from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.run import EVALUATION, PACK, Run
+from greyhound.model.run import EVALUATION, MISTAKES, PACK, Run
 from greyhound.session import EVALUATED, open_device, open_trained_pack
 from greyhound.trained import collect, open_trained, temperature
+
+GALLERY: Final = 24
+"""Mistakes that are shown, the highest loss first."""
+EXAMPLES: Final = 3
+"""Pictures that are shown of a pair of classes that is confused."""
+SIDE: Final = 128
+"""Pixels of the longer side of a picture."""
+PREDICTIONS: Final = ("path", "true", "predicted", "probability", "loss")
+"""Columns of predictions.csv."""
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -103,11 +118,15 @@ def evaluate(job: Job) -> dict[str, Any]:
                 return {}
             left_out = sorted({*asked.tolist()} - {*ids.tolist()})
             try:
-                result = metrics.evaluate(logits.softmax(2).numpy(), labels, pack.classes)
+                probabilities = logits.softmax(2).numpy()
+                result = metrics.evaluate(probabilities, labels, pack.classes)
             except ValueError as error:  # the network diverged
                 raise UserError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
             result |= {"left_out": len(left_out), "left_out_images": list(map(pack.image_path, left_out))}
             result["calibration"] = calibration.describe(logits, labels, fitted)
+            judged = metrics.judge(probabilities, labels)
+            rows = describe_images(pack, ids, judged)
+            shown = show_mistakes(pack, ids, judged, rows, result) if name == EVALUATION else None
     result |= {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
     result |= origin | {
         "precision": "bf16" if trained.bf16 else "fp32",
@@ -115,7 +134,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         "device": where,
         "seed": job.seed,
     }
-    conclude(job, folder, name, result)
+    conclude(job, folder, name, result, rows, shown)
     return result
 
 
@@ -179,8 +198,67 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Sample]:
     return [replace(source, label=classes.index(name)) for source, name in inside.items()]
 
 
-def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
-    """Write the result's JSON, its confusion matrix and the report; print the tables."""
+def describe_images(pack: Pack, ids: NDArray[np.int64], judged: metrics.Judged) -> list[tuple[Any, ...]]:
+    """A row of predictions.csv for each image."""
+    columns = (judged.labels, judged.predictions, judged.probabilities.round(6), judged.losses.round(6))
+    return [
+        (pack.image_path(row), pack.classes[true], pack.classes[predicted], probability, loss)
+        for row, true, predicted, probability, loss in zip(
+            ids, *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def show_mistakes(
+    pack: Pack,
+    ids: NDArray[np.int64],
+    judged: metrics.Judged,
+    rows: list[tuple[Any, ...]],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """What mistakes.json holds: the worst mistakes, and examples of the pairs that are confused most.
+
+    An example of a pair is an image of the one class that was taken for the other; the last is a right one of
+    the other, where there is one.
+    """
+
+    def show(place: int) -> dict[str, Any]:
+        try:
+            pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
+            thumbnail = encode_thumbnail(pixels, SIDE)
+        except PackError:  # it was written to since it was evaluated
+            thumbnail = ""
+        return dict(zip(PREDICTIONS, rows[place], strict=True)) | {"thumbnail": thumbnail}
+
+    wrong, pairs = judged.mistakes(), []
+    for true, predicted, _ in metrics.confused_pairs(result, metrics.PAIRS):
+        of = (judged.labels[wrong] == true) & (judged.predictions[wrong] == predicted)
+        places = [*wrong[of][:EXAMPLES], *judged.right(predicted)[:1]]
+        names = {"true": pack.classes[true], "predicted": pack.classes[predicted]}
+        pairs.append(names | {"images": list(map(show, places))})
+    return {"images": list(map(show, wrong[:GALLERY])), "pairs": pairs}
+
+
+def write_images(
+    folder: Run, name: str, result: dict[str, Any], rows: list[tuple[Any, ...]], shown: dict[str, Any] | None
+) -> None:
+    """What each image got as CSV, and the pictures of mistakes, with what they are of."""
+    stream = io.StringIO()
+    csv.writer(Lines(stream)).writerows([PREDICTIONS, *rows])
+    folder.write_text(name.replace("eval", "predictions").replace(".json", ".csv"), stream.getvalue())
+    if shown:
+        folder.write(MISTAKES, {key: result[key] for key in ("weights", "crops", "seed")} | shown)
+
+
+def conclude(
+    job: Job,
+    folder: Run,
+    name: str,
+    result: dict[str, Any],
+    images: list[tuple[Any, ...]],
+    pictures: dict[str, Any] | None,
+) -> None:
+    """Write the result's JSON, its confusion matrix, its images and the report; print the tables."""
     from greyhound.model.report import figures, report  # matplotlib, which takes long
 
     folder.write(name, result)
@@ -192,6 +270,7 @@ def conclude(job: Job, folder: Run, name: str, result: dict[str, Any]) -> None:
         [row["name"] for row in rows],
         [row["n"] for row in rows],
     )
+    write_images(folder, name, result, images, pictures)
     listed = result | {"classes": report.worst_first(result["classes"])} if job.worst_first else result
     print("\n".join(map(plain, metrics.table(listed))))
     if "calibration" in result:

@@ -112,6 +112,7 @@ class TrainContext:
 
 def _explain_divergence(context: TrainContext) -> None:
     """Decode the batch again, and write down what is known of it. Raises RunError."""
+    context.saver.wait()  # it may be writing the report
     recipe, state, training = context.recipe, context.state, context.training
     with training.again(Position(state.epoch, state.diverged)) as loader:
         batch = next(iter(loader))

@@ -34,7 +34,7 @@ from greyhound.begin import opened, try_out
 from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
-from greyhound.model.report import report
+from greyhound.model.report import report, stages
 from greyhound.model.run import AVERAGED, PROBE, SWA, Run, RunError
 from greyhound.model.state import NEVER, score, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
@@ -71,7 +71,7 @@ def conclude(context: TrainContext) -> None:
     """What each stage brought, what the kept weights reach, the report, and the command that comes next."""
     folder, classes = context.run.folder, len(context.pack.classes)
     reached = report.reached(folder)
-    for said in filter(None, (report.say_stopped(folder), report.say_stages(reached, context.recipe.select))):
+    for said in filter(None, (report.say_stopped(folder), stages.say_stages(reached, context.recipe.select))):
         print(said)
     kept = next((dict(stage.result) for stage in reached if stage.best), None)
     if kept:
@@ -105,9 +105,10 @@ def fit_head(context: TrainContext) -> dict[str, Any]:
     with open_evaluation(recipe, pack, context.resources, pack.ids("train"), epochs=1) as loader:
         batches = context.with_progress("computing features of the training images", loader)
         examples = ((*batch.flat(), batch.ids) for batch in batches)
+        started = time.perf_counter()
         local = linear_probe.features(inference, examples, recipe.bf16)
     features, labels, ids = map(distributed.gather, local)
-    weights = context.training.weights
+    computed, weights = time.perf_counter(), context.training.weights
     solution, head = distributed.broadcast_from_main(
         lambda: linear_probe.solve(
             features,
@@ -123,9 +124,12 @@ def fit_head(context: TrainContext) -> dict[str, Any]:
         state.network = GridNetwork(network, solution.grid, len(pack.classes)).to(state.device)
         state.optimizer = open_optimizer(recipe, state.network)
     linear_probe.set_head(state.network, head)
+    fitted = time.perf_counter()
     result = context.validate(state.network, "validating the linear probe")
     result |= {"images": len(ids), "elapsed": state.tick(), "grid": solution.grid}
     result |= {"penalty": solution.penalty, "from_pretrained": solution.from_pretrained}
+    spent = {"features": computed - started, "fit": fitted - computed}
+    result["seconds"] = spent | {"validation": time.perf_counter() - fitted}
     line = f"linear probe: {len(ids)} images, {solution}; {say(result)}"
     print(f"{line}, {result['elapsed']:.0f} s after the start", flush=True)
     return result

@@ -46,6 +46,11 @@ def make_thumbnail(file: Place, side: int, background: str = WHITE) -> str:
             pixels = to_rgb(_start_of(file) + b"\xff\xd9", background, side).pixels
     except Exception:  # it was found wanting because nothing can read it
         return ""
+    return encode_thumbnail(pixels, side)
+
+
+def encode_thumbnail(pixels: NDArray[np.uint8], side: int) -> str:
+    """RGB `[H, W, 3]` as a JPEG in base64, at most `side` pixels a side."""
     small = Image.fromarray(pixels)
     small.thumbnail((side, side), Image.Resampling.BILINEAR)
     stream = io.BytesIO()

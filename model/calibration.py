@@ -80,25 +80,40 @@ def fit(logits: torch.Tensor, labels: Integers) -> Temperature:
     return Temperature(exp((low + high) / 2), n)
 
 
+def reliability(found: Probabilities, labels: Integers) -> NDArray[np.float64]:
+    """Images, the sum of their confidences, and how many are right, by bin: `[BINS, 3]`."""
+    confidence, right, bins = _binned(found, labels)
+    return np.stack([np.bincount(bins, of, BINS) for of in (np.ones(len(bins)), confidence, right)], axis=1)
+
+
 def calibration_error(found: Probabilities, labels: Integers) -> float:
     """The expected calibration error, 0..1, over `BINS` bins of equal width.
 
     The confidence of an image is its highest probability. Bin b of B holds the confidences above b / B and up
     to (b + 1) / B. The error is the mean over the images of |accuracy - mean confidence| of their bin.
     """
-    confidence, right = found.max(axis=1), found.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    confidence, right, bins = _binned(found, labels)
     gaps = np.bincount(bins, right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def _binned(found: Probabilities, labels: Integers) -> tuple[NDArray[Any], NDArray[np.bool_], Integers]:
+    """Of each image: its confidence, whether it is right, and its bin."""
+    confidence, right = found.max(axis=1), found.argmax(axis=1) == labels
+    return confidence, right, np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
 def describe(logits: torch.Tensor, labels: Integers, fitted: Temperature) -> dict[str, Any]:
-    """What eval.json says of it: calibration error and cross entropy (NLL), before and after."""
+    """What eval.json says of it: calibration error, cross entropy (NLL) and bins, before and after."""
     sides = {"before": probabilities(logits), "after": probabilities(logits, fitted.temperature)}
     return {
         **vars(fitted),
         **{
-            name: {"ece": calibration_error(found, labels), "nll": cross_entropy(found, labels)}
+            name: {
+                "ece": calibration_error(found, labels),
+                "nll": cross_entropy(found, labels),
+                "bins": reliability(found, labels).round(6).tolist(),
+            }
             for name, found in sides.items()
         },
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import comb, sqrt
 from typing import Any, Final
 
@@ -19,8 +20,41 @@ Integers = NDArray[np.int64]
 
 TABLED: Final = 200
 """eval.json has the whole confusion matrix of up to this many classes; of more, the pairs that occur."""
+PAIRS: Final = 10
+"""Pairs of classes that are confused, shown on the page: the commonest."""
 FEW: Final = 20
 """With fewer images of a class its accuracy says little: 19 of 20 may be anything from 0.76 to 0.99."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What each of n images got from the mean of its crops.
+
+    labels, predictions: int64 `[n]`. probabilities: float64 `[n]`, of the prediction. losses: float64 `[n]`,
+    cross entropy in nats.
+    """
+
+    labels: Integers
+    predictions: Integers
+    probabilities: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+    def mistakes(self) -> Integers:
+        """The images that are taken for another class, the highest loss first: places int64 `[m]`."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        return wrong[np.argsort(-self.losses[wrong], kind="stable")]
+
+    def right(self, label: int) -> Integers:
+        """The images of a class that are taken for it, the lowest loss first: places int64 `[m]`."""
+        right = np.flatnonzero((self.labels == label) & (self.predictions == label))
+        return right[np.argsort(self.losses[right], kind="stable")]
+
+
+def judge(probabilities: NDArray[np.float32], labels: Integers) -> Judged:
+    """What images with labels `[n]` got: of probabilities `[n, V, K]` of V crops of each."""
+    mean = probabilities.mean(axis=1, dtype=np.float64)
+    predictions = mean.argmax(axis=1)
+    return Judged(labels, predictions, mean[np.arange(len(labels)), predictions], losses(mean, labels))
 
 
 def score(right: NDArray[np.floating[Any]]) -> dict[str, Any]:
@@ -77,6 +111,13 @@ def say_interval(found: Mapping[str, Any], classes: int) -> str:
     few = n < FEW * classes
     more = f"; with {images_to_halve(found['accuracy'], n):,} images it would be half as wide"
     return said + more if few else said
+
+
+def confused_pairs(evaluation: Mapping[str, Any], most: int) -> list[tuple[int, int, int]]:
+    """The at most `most` commonest mistakes of eval.json: true class, predicted class, count."""
+    known = range(len(evaluation.get("classes") or []))
+    wrong = [row for row in confused(evaluation) if row[0] != row[1] and row[0] in known and row[1] in known]
+    return sorted(wrong, key=lambda row: -row[2])[:most]
 
 
 def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers:
@@ -227,10 +268,15 @@ def _scores(singles: NDArray[np.float64], ensembles: NDArray[np.float64]) -> dic
     return score(singles) | {f"ensemble_{name}": ensemble[name] for name in ("accuracy", "interval")}
 
 
-def cross_entropy(mean: NDArray[np.float64], labels: Integers) -> float:
-    """Of probabilities `[n, K]`, in nats. A probability of 0 counts as the smallest number of float32."""
+def losses(mean: NDArray[np.float64], labels: Integers) -> NDArray[np.float64]:
+    """Cross entropy of each image, in nats, of probabilities `[n, K]`; 0 counts as float32's least number."""
     true = mean[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
+    return -np.log(np.maximum(true, np.finfo(np.float32).tiny))
+
+
+def cross_entropy(mean: NDArray[np.float64], labels: Integers) -> float:
+    """The mean of `losses`."""
+    return float(losses(mean, labels).mean())
 
 
 def _say(accuracy: float | None) -> str:

@@ -10,6 +10,7 @@ import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -167,6 +168,19 @@ def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | Non
     if tuple(seen) != (getattr(network, "head_hidden_size", None),):
         return None
     return Linear(found["weight"], found["bias"])
+
+
+@cache
+def imagenet_names() -> frozenset[str]:
+    """What WordNet calls ImageNet's 1,000 classes, as `spell` writes it."""
+    known = import_timm().data.ImageNetInfo()
+    lines = [known.index_to_description(index) for index in range(known.num_classes())]
+    return frozenset(spell(name) for line in lines for name in line.split(","))
+
+
+def spell(name: str) -> str:
+    """A class's name, however its words are joined."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def normalisation(name: str) -> tuple[Triple, Triple]:

@@ -35,6 +35,7 @@ STEPS: Final[Literal["steps.jsonl"]] = "steps.jsonl"
 PROBE: Final = "probe.json"
 SWA: Final = "swa.json"
 EVALUATION: Final = "eval.json"
+MISTAKES: Final = "mistakes.json"
 CALIBRATION: Final = "calibration.json"
 NEIGHBOURS: Final = "neighbours.npz"
 SALIENCY: Final = "saliency.json"
@@ -61,7 +62,8 @@ _SCORE: Final = {
 }
 _CLASS: Final = _SCORE | {"name": str, "precision": _NUMBER, "ensemble_precision": _NUMBER}
 _ORIGIN: Final = {"asked": str, "checkpoint": str, "after": str, "weights": str}
-_FIT: Final = {"ece": _NUMBER, "nll": _NUMBER}
+_FIT: Final = {"ece": _NUMBER, "nll": _NUMBER, "bins": [[_NUMBER]]}
+_IMAGE: Final = {"path": str, "true": str, "predicted": str, "thumbnail": str}
 _CORRUPT_ROW: Final = {"row": int, "path": str, "replacement": int}
 SCHEMAS: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
@@ -88,10 +90,18 @@ SCHEMAS: Final[dict[str, Any]] = {
     METRICS: [_RESULT | {"epoch": int, "bad_epochs": int, "train_loss": _NUMBER, "weights_changed": _NUMBER}],
     TIMES: [{"epoch": int, "seconds": _NUMBER, "elapsed": _NUMBER}],
     STEPS: [{"epoch": int, "images": int, "train_loss": _NUMBER, "learning_rate": _NUMBER}],
-    PROBE: _RESULT | {"images": int},
+    PROBE: _RESULT | {"images": int, "seconds": {"*": _NUMBER}},
     SWA: {"before": _RESULT, "after": _RESULT},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
     SALIENCY: _ORIGIN | {"images": [{"path": str}]},
+    MISTAKES: {
+        "weights": str,
+        "crops": int,
+        "seed": int,
+        "images": [_IMAGE | {"probability": _NUMBER, "loss": _NUMBER}],
+        "pairs": [{"true": str, "predicted": str, "images": [_IMAGE]}],
+    },
+    DIVERGED: {"epoch": int, "images": int, "learning_rate": _NUMBER, "paths": [str]},
     EVALUATION: _ORIGIN
     | _SCORE
     | {
@@ -334,9 +344,9 @@ def versions(**more: str) -> dict[str, str]:
 
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
-    r"|(recipe|pack|versions|find-lr|probe|swa|saliency|calibration|corrupt|diverged|eval(-[\w-]+)?)\.json"
+    r"|(recipe|pack|versions|find-lr|probe|swa|saliency|calibration|corrupt|diverged|mistakes)\.json"
     r"|(metrics|times|steps)\.jsonl|(lr|find-lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
-    r"|report\.html|neighbours\.npz"
+    r"|eval(-[\w-]+)?\.json|predictions(-[\w-]+)?\.csv|report\.html|neighbours\.npz"
 )
 """The files of a run folder."""
 

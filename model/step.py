@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -165,9 +166,14 @@ def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: in
     """
     folder.write(DIVERGED, asdict(found))
     picture = folder.folder / DIVERGED_PICTURE
-    from greyhound.model.report import figures  # matplotlib, which a step that goes well does not need
+    from greyhound.model.report import (
+        figures,
+        report,
+    )  # matplotlib, which a step that goes well does not need
 
     figures.image_sheet(picture, _sheet(pixels), [""] * SHEET_COLUMNS)
+    with suppress(RunError):
+        report.build(folder.folder)
     place = f"in epoch {found.epoch}, after {found.images} of {images} images"
     batch = f"the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them"
     raise RunError(

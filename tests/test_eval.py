@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,6 +62,39 @@ def test_the_tables_are_the_seeds_and_ours(run: Path, capsys: Capture) -> None:
     assert "Not evaluated yet" not in page
 
 
+def test_what_each_image_got_is_what_was_counted(run: Path, colour_pack: Pack) -> None:
+    """predictions.csv gives eval.json's numbers again, and mistakes.json shows the worst of it."""
+    result = evaluate(run, crops=3)
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == ("path", "true", "predicted", "probability", "loss")
+    ids = colour_pack.ids("test")
+    assert [row["path"] for row in rows] == [colour_pack.image_path(row) for row in ids]
+    places = [[NAMES.index(row[name]) for row in rows] for name in ("true", "predicted")]
+    assert places[0] == colour_pack.labels[ids].tolist()
+    assert metrics.confusion(np.array(places[0]), np.array(places[1]), 3).tolist() == result["confusion"]
+    losses = [float(row["loss"]) for row in rows]
+    assert np.mean(losses) == pytest.approx(result["cross_entropy"], abs=1e-6)
+    shown = Run(run).read("mistakes.json")
+    assert {key: shown[key] for key in ("weights", "crops", "seed")} == {
+        key: result[key] for key in ("weights", "crops", "seed")
+    }
+    worst = sorted(
+        (row for row in rows if row["true"] != row["predicted"]), key=lambda row: -float(row["loss"])
+    )
+    assert [row["path"] for row in shown["images"]] == [row["path"] for row in worst]
+    assert len(worst) == len(rows) - sum(result["confusion"][k][k] for k in range(3)) > 0
+    with Image.open(io.BytesIO(base64.b64decode(shown["images"][0]["thumbnail"]))) as picture:
+        assert picture.size == (48, 40), "not made larger"
+    for pair in shown["pairs"]:
+        *mistaken, last = pair["images"]
+        assert all((row["true"], row["predicted"]) == (pair["true"], pair["predicted"]) for row in mistaken)
+        assert last["true"] == pair["predicted"]
+    evaluate(run, "eval-val.json", crops=2, split="val")
+    assert len((run / "predictions-val.csv").read_text().splitlines()) == 1 + 6
+    assert Run(run).read("mistakes.json") == shown, "of the test alone"
+
+
 def test_the_name_of_a_class_is_no_command_and_one_crop_is_central(run: Path, capsys: Capture) -> None:
     result = evaluate(run, crops=1)
     assert result["accuracy"] == result["ensemble_accuracy"]
@@ -66,10 +103,24 @@ def test_the_name_of_a_class_is_no_command_and_one_crop_is_central(run: Path, ca
     assert evaluate(run, crops=1, seed=5)["cross_entropy"] == pytest.approx(result["cross_entropy"])
     result["classes"][0]["name"], result["after"] = "\x1b[31mred\nalert", "\x1b[2Jthe end"
     capsys.readouterr()
-    evaluation.conclude(evaluation.Job(run=run), Run(run), "eval.json", result)
+    evaluation.conclude(evaluation.Job(run=run), Run(run), "eval.json", result, [], None)
     said = capsys.readouterr().out
     assert "Accuracy of \ufffd[31mred\ufffdalert(n=4): " in said
     assert "\x1b" not in said
+
+
+class ManyImages(SimpleNamespace):
+    """Stands for a pack of any number of images, all of them one picture."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        super().__init__(classes=classes)
+        self.jpeg = np.frombuffer(encode(noise(375, 500, 0), "JPEG"), np.uint8)
+
+    def image_path(self, row: int) -> str:
+        return f"{self.classes[row % len(self.classes)]}/{row}.jpg"
+
+    def encoded(self, row: int) -> Any:
+        return self.jpeg
 
 
 def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: Capture) -> None:
@@ -80,9 +131,14 @@ def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: Capture) -
     predicted = np.where(np.arange(2000) < 1950, labels, (labels + 3) % 1000)
     probabilities[np.arange(2000), 0, predicted] = 0.9
     result = metrics.evaluate(probabilities, labels, classes)
-    how = {"checkpoint": "best", "after": "epoch 1", "weights": Run(run).weights_id("swa")}
+    how = {"checkpoint": "best", "after": "epoch 1", "weights": Run(run).weights_id("swa"), "seed": 0}
+    pack: Any = ManyImages(tuple(classes))
     started = time.process_time()
-    evaluation.conclude(evaluation.Job(run=run, crops=1), Run(run), "eval.json", result | how)
+    judged, ids = metrics.judge(probabilities, labels), np.arange(2000)
+    rows = evaluation.describe_images(pack, ids, judged)
+    shown = evaluation.show_mistakes(pack, ids, judged, rows, result)
+    job = evaluation.Job(run=run, crops=1)
+    evaluation.conclude(job, Run(run), "eval.json", result | how, rows, shown)
     assert time.process_time() - started < 5
     assert (run / "eval.json").stat().st_size < 600_000
     assert (run / "report.html").stat().st_size < 2_000_000

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,19 +20,18 @@ from PIL import Image
 from runs import Patch
 
 from greyhound.model import checkpoint
-from greyhound.model.report import figures, report, text
-from greyhound.model.report.report import chart
+from greyhound.model.report import charts, figures, report, stages, text
+from greyhound.model.report.charts import chart
 from greyhound.model.run import RunError
 
 NASTY = "<img src=x onerror=alert(1)>"
 QUOTED = "\"'><script>alert(2)</script>&amp;{{ 7 * 7 }}"
 NOTE = "The network starts from ImageNet weights."
-SECTIONS = {"result": "Result", "recipe": "What was trained", "data": "Data", "probe": "The linear probe"}
-SECTIONS |= {"rate": "Learning rate"}
-SECTIONS |= {"epochs": "Epoch by epoch", "averaging": "Stage by stage", "classes": "Class by class"}
-SECTIONS |= {"confusion": "What it confuses", "saliency": "Where it looks", "augmented": "What it saw"}
-SECTIONS |= {"versions": "Versions"}
-JSON = [f"{name}.json" for name in ("recipe", "versions", "pack", "corrupt", "swa", "eval")]
+SECTIONS = {"result": "Result", "mistakes": "What it gets wrong", "confusion": "What it confuses"}
+SECTIONS |= {"classes": "Class by class", "saliency": "Where it looks", "calibration": "How sure it is"}
+SECTIONS |= {"training": "Training", "settings": "Settings", "versions": "Versions", "data": "Data"}
+SECTIONS |= {"augmented": "What it saw"}
+JSON = [f"{name}.json" for name in ("recipe", "versions", "pack", "corrupt", "swa", "eval", "mistakes")]
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -50,7 +51,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
         if tag == "section":
-            self.section = self.elements[-1][1]["id"]
+            self.section = self.elements[-1][1]["aria-labelledby"].removesuffix("-title")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -63,6 +64,10 @@ class Page(HTMLParser):
     def all(self, name: str, tag: str = "") -> list[str]:
         """Every value of an attribute, of one element's or of all."""
         return [found[name] for kind, found in self.elements if name in found and tag in ("", kind)]
+
+    def sections(self) -> list[str]:
+        """The names of its sections, in order."""
+        return [label.removesuffix("-title") for label in self.all("aria-labelledby", "section")]
 
     def text(self, section: str) -> str:
         """A section's text with single spaces, narrow ones included."""
@@ -78,7 +83,8 @@ def thumbnail() -> str:
 def class_row(name: str, n: int, accuracy: float | None) -> dict[str, Any]:
     interval = None if accuracy is None else [accuracy * 0.9, min(1, accuracy * 1.1)]
     single = {"name": name, "n": n, "accuracy": accuracy, "interval": interval}
-    return single | {"ensemble_accuracy": accuracy, "ensemble_interval": interval}
+    together = {"ensemble_accuracy": accuracy, "ensemble_interval": interval}
+    return single | together | {"ensemble_precision": accuracy and 0.875, "ensemble_f1": accuracy and 0.777}
 
 
 RECIPE: dict[str, Any] = {
@@ -124,15 +130,16 @@ def corrupt(path: str) -> dict[str, Any]:
 
 def epochs(count: int) -> list[dict[str, Any]]:
     return [
-        {"epoch": epoch, "learning_rate": 0.05, "accuracy": 1 - 0.11 / (epoch + 1)}
+        {"epoch": epoch, "learning_rate": 0.05, "accuracy": 1 - 0.11 / (epoch + 1), "n": 363}
         | {"train_loss": 1.4 / (epoch + 1), "valid_loss": 0.47 / (epoch + 1)}
         for epoch in range(count)
     ]
 
 
+FIT = {"ece": 0.061, "nll": 0.3, "bins": [[0, 0.0, 0.0]] * 14 + [[720, 700.0, 649]]}
 PROBED = {"valid_loss": 0.2, "accuracy": 0.9, "n": 363, "images": 2540, "grid": 1, "penalty": 3.0}
 TIMES = [
-    {"epoch": n, "elapsed": 92.0 * n, "seconds": 91.93, "images_per_second": 43.0, "waiting": 0.012}
+    {"epoch": n, "elapsed": 95.0 * (n + 1), "seconds": 91.93, "images_per_second": 43.0, "waiting": 0.012}
     for n in range(4)
 ]
 
@@ -140,9 +147,29 @@ TIMES = [
 def evaluation(classes: list[str]) -> dict[str, Any]:
     rows = [class_row(name, 10, 0.7 + 0.1 * index) for index, name in enumerate(classes[:-1])]
     counts = np.eye(len(classes), dtype=int) * 8 + np.eye(len(classes), k=1, dtype=int) * 2
-    how = {"crops": 10, "split": "test", "checkpoint": "swa", "cross_entropy": 0.2134}
+    how = {
+        "crops": 10,
+        "seed": 0,
+        "weights": "w",
+        "split": "test",
+        "checkpoint": "swa",
+        "cross_entropy": 0.2134,
+    }
+    how |= {"calibration": {"temperature": 1.25, "images": 363, "why": "", "before": FIT, "after": FIT}}
     known = {"classes": [*rows, class_row(classes[-1], 0, None)], "confusion": counts.tolist()}
     return class_row("", 720, 0.901) | how | known
+
+
+def mistakes(classes: list[str], path: str) -> dict[str, Any]:
+    """Of the evaluation above."""
+    rows = [
+        {"path": path, "true": classes[0], "predicted": classes[1], "probability": 0.987, "loss": 4.125 - row}
+        | {"thumbnail": thumbnail()}
+        for row in range(2)
+    ]
+    right = rows[0] | {"path": "b/right.jpg", "true": classes[1]}
+    pair = {"true": classes[0], "predicted": classes[1], "images": [*rows, right]}
+    return {"weights": "w", "crops": 10, "seed": 0, "images": rows, "pairs": [pair]}
 
 
 def swa() -> dict[str, Any]:
@@ -180,6 +207,7 @@ def full_run(
         "probe.json": PROBED,
         "swa.json": swa(),
         "eval.json": evaluation(list(classes)),
+        "mistakes.json": mistakes(list(classes), path),
     }
     for name, content in files.items():
         write(run, name, content)
@@ -190,19 +218,20 @@ def full_run(
 
 
 CURVES: dict[str, bytes] = {}
-DRAW = figures.curve
+DRAW = figures.curve, figures.reliability
 
 
 @pytest.fixture(autouse=True)
 def curves_are_drawn_once(monkeypatch: Patch) -> None:
     """Most runs here have the same numbers, and a curve takes a fifth of a second."""
 
-    def once(*values: Any) -> bytes:
+    def once(draw: Callable[..., bytes], *values: Any) -> bytes:
         if repr(values) not in CURVES:
-            CURVES[repr(values)] = DRAW(*values)
+            CURVES[repr(values)] = draw(*values)
         return CURVES[repr(values)]
 
-    monkeypatch.setattr(report, "curve", once)
+    for draw in DRAW:
+        monkeypatch.setattr(charts, draw.__name__, partial(once, draw))
 
 
 @pytest.fixture
@@ -217,27 +246,41 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 
 def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page) -> None:
-    assert page.all("id", "section") == list(SECTIONS)
+    assert page.sections() == list(SECTIONS)
     assert all(page.text(name).startswith(title) for name, title in SECTIONS.items())
     assert "missing" not in page.all("class")
     pictures = [source for source in page.all("src") if source.startswith("data:image/png;base64,")]
-    assert len(pictures) == len(report.PICTURES) + 3, "and three curves"
+    assert len(pictures) == 2 + 3 + 2, "two of the run, three curves, two diagrams"
+    boards = [source for source in page.all("src") if source.startswith("data:image/jpeg;base64,")]
+    assert len(boards) == len(report.BOARDS) + 1 + 2 + 3, "an excluded image, two mistakes, three of a pair"
 
 
 @pytest.mark.parametrize(
     ("section", "texts"),
     [
-        ("result", f"90.1 % | 81.1 % to 99.1 % | n = 720 | over 10 | {NOTE} | 43.0 | 1.2 % | 6 min"),
-        ("recipe", "bf16 yes | scale 0.8, 1.2 | Inner depth 3 | 0.1 1e-10 none | unheard of none"),
+        (
+            "result",
+            "90.1 % | 81.1 % to 99.1 % | n = 720 | over 10 | taken for another class, crops together 6",
+        ),
+        ("result", f"{NOTE} Of the 4 class names 4 are ImageNet's, so it probably has. | all of it 6 min"),
+        (
+            "mistakes",
+            "2 of 6 mistakes | Afghan taken for borzoi , 98.7 % loss 4.12 | predictions.csv | loss 3.12",
+        ),
+        ("calibration", "6.1 % | NLL 0.3000 | at temperature 1.25 | fitted to 363"),
+        ("settings", "bf16 yes | scale 0.8, 1.2 | Inner depth 3 | 0.1 1e-10 none | unheard of none"),
         ("data", "3,629 | 123.5 MB | 2,540 | in the split val | grayscale 1 | no channel differs | AVIF"),
         ("data", "Relabelled by hand 1 image | Decided about, and not found 2 decisions | b/gone.png"),
         ("data", "Corrupt in the pack 3 images | 1 in validation, left out | b/rotten.jpg | b/eaten.jpg"),
         ("data", "The split as the folder | test has no image of"),
         ("data", "2 in training, replaced by others, of the same class where it has one;"),
-        ("epochs", "compare neither | 0.350 | best 0.350 in epoch 3 | 97.2 % | 91.9 s | 0.0500"),
-        ("averaging", "5 steps | 0.001 | 95.3 % | 96.1 % | 363"),
-        ("classes", "Afghan 10 70.0 % | 63.0 % to 77.0 % | dingo 0 –"),
-        ("confusion", "Afghan borzoi 2"),
+        (
+            "training",
+            "compare neither | 0.350 | best 0.350 in epoch 3 | 97.2 % | 91.9 s | 0.0500 | 43.0 | 1.2 %",
+        ),
+        ("training", "5 steps | 0.001 | 95.3 % | 96.1 % | 363"),
+        ("classes", "Afghan 10 70.0 % | 63.0 % to 77.0 % 87.5 % 77.7 % | dingo 0 –"),
+        ("confusion", "Afghan taken for borzoi 2 of 10 | 98.7 % | a borzoi"),
         ("versions", "torch 2.14.1 | AMD EPYC, 2 cores"),
     ],
 )
@@ -263,13 +306,14 @@ def test_what_other_weights_gave_is_called_outdated_wherever_it_stands(run: Path
     write(run, "eval-val.json", json.loads((run / "eval.json").read_text()) | {"split": "val"})
     fresh = Page(run)
     assert "Outdated" not in "".join(fresh.texts.values()) + fresh.texts["result"]
-    assert "trained for 4 epochs on 2,540 images of 4 classes, names 90.1 % of test" in fresh.text("")
+    assert "trained for 4 of 52 epochs on 2,540 images of 4 classes, names 90.1 % of test" in fresh.text("")
     assert "crops together, with its weights after averaging." in fresh.text("")
     weigh(run, "swa.ckpt", 3.0)
     old = Page(run)
-    command = f"Measure again: greyhound eval --run {run}"
-    assert all(command in old.text(section) for section in ("result", "classes", "confusion"))
-    assert f"Measure again: greyhound explain --run {run}" in old.text("saliency")
+    command = f"Measure again: greyhound eval --run {run.name}"
+    of_eval = ("result", "mistakes", "classes", "confusion", "calibration")
+    assert all(command in old.text(section) for section in of_eval)
+    assert f"Measure again: greyhound explain --run {run.name}" in old.text("saliency")
     assert "swa, outdated" in old.text("result")
     assert "of 4 classes. What it reaches now has not been measured: the numbers below are of" in old.text("")
     assert "90.1" not in old.text("")
@@ -294,36 +338,18 @@ def test_what_was_measured_by_name_is_outdated_when_that_checkpoint_is_another(r
 
 def test_the_total_says_of_how_many_classes_and_stands_beside_the_balanced_accuracy(run: Path) -> None:
     fit = {"temperature": 1.25, "images": 363, "why": "", "before": {"ece": 0.061, "nll": 0.3}}
-    more = {
-        "balanced_accuracy": 0.512,
-        "macro_f1": 0.4,
-        "ensemble_balanced_accuracy": 0.523,
-        "classes_tested": 3,
-    }
-    edit(
-        run,
-        "eval.json",
-        **more,
-        ensemble_macro_f1=0.475,
-        calibration=fit | {"after": {"ece": 0.012, "nll": 0.2}},
-    )
+    more = {"balanced_accuracy": 0.512, "ensemble_balanced_accuracy": 0.523, "classes_tested": 3}
+    fits = fit | {"after": {"ece": 0.012, "nll": 0.2}}
+    edit(run, "eval.json", **more, ensemble_macro_f1=0.475, calibration=fits)
     found = Page(run).text("result")
-    for part in (
-        "n = 720 of 3 of 4 classes",
-        "51.2 %",
-        "52.3 %",
-        "0.475",
-        "6.1 %",
-        "1.2 %",
-        "at temperature 1.25",
-    ):
+    for part in ("n = 720 of 3 of 4 classes", "52.3 %", "47.5 %", "ECE) of predictions 1.2 %"):
         assert part in found, part
-    edit(
-        run, "eval.json", calibration=fit | {"why": "3 validation images are too few", "after": fit["before"]}
-    )
-    found = Page(run).text("result")
-    assert "Temperature 1: 3 validation images are too few." in found
-    assert "at temperature" not in found
+    none = fit | {"why": "3 validation images are too few", "after": fit["before"]}
+    edit(run, "eval.json", calibration=none | {"before": FIT})
+    page = Page(run)
+    assert "ECE) of predictions 6.1 %" in page.text("result")
+    assert "Temperature 1: 3 validation images are too few." in page.text("calibration")
+    assert page.text("calibration").count("NLL") == 1
 
 
 @pytest.mark.parametrize(
@@ -331,15 +357,19 @@ def test_the_total_says_of_how_many_classes_and_stands_beside_the_balanced_accur
     [
         (
             {"grid": 3, "from_pretrained": True},
-            "grid of 3 x 3 cells start the pretrained classifier penalty 0.3",
+            "grid of 3 x 3 cells, from the pretrained classifier; cross-validation on them chose this, and the penalty 0.3",
         ),
-        ({"grid": 0, "from_pretrained": False}, "features the last layer's start zero penalty 0.3"),
+        (
+            {"grid": 0, "from_pretrained": False},
+            "images, the last layer's, from zero; cross-validation on them",
+        ),
     ],
 )
 def test_a_run_without_epochs_shows_what_its_probe_chose_and_no_empty_sections(
     run: Path, chosen: dict[str, Any], says: str
 ) -> None:
     edit(run, "recipe.json", phases=[])
+    edit(run, "recipe.json", averaging={"steps": 0})
     for name in ("metrics.jsonl", "times.jsonl", "swa.json", "lr.png"):
         (run / name).unlink()
     write(
@@ -348,9 +378,11 @@ def test_a_run_without_epochs_shows_what_its_probe_chose_and_no_empty_sections(
         chosen | {"valid_loss": 0.2, "accuracy": 0.9, "n": 363, "images": 2540, "penalty": 0.3},
     )
     page = Page(run)
-    assert page.all("id", "section") == [name for name in SECTIONS if name not in ("rate", "epochs")]
+    assert page.sections() == list(SECTIONS)
     assert {value.removeprefix("#") for value in page.all("href", "a")} <= set(page.all("id"))
-    assert "2,540 training images" in page.text("probe") and says in page.text("probe")
+    assert "a linear probe, no epochs" in page.text("training")
+    assert "2,540 training images" in page.text("training") and says in page.text("training")
+    assert "missing" not in page.all("class")
     assert sum(text.count("trains no epochs") for text in page.texts.values()) == 1
 
 
@@ -359,10 +391,11 @@ def test_names_of_classes_and_files_stay_text(tmp_path: Path) -> None:
     write(run, "versions.json", {NASTY: QUOTED})
     write(run, "recipe.json", RECIPE | {NASTY: QUOTED, "network": NASTY, "note": QUOTED, "name": QUOTED})
     page = Page(run)
-    active = {"script", "iframe", "object", "embed", "form", "base", "svg"}
+    active = {"iframe", "object", "embed", "form", "base", "svg"}
     assert {tag for tag, _ in page.elements} & active == set()
+    assert [tag for tag, _ in page.elements].count("script") == 1, "ours"
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    for section in ("classes", "data", "confusion", "recipe", "versions"):
+    for section in ("classes", "data", "mistakes", "confusion", "settings", "versions"):
         assert NASTY in page.texts[section] and QUOTED in page.texts[section]
     assert f"{NASTY}/{QUOTED}, excluded: grayscale" in page.all("alt")
 
@@ -372,7 +405,7 @@ def test_a_run_folder_of_any_name_stays_text(tmp_path: Path) -> None:
     (run / "eval.json").unlink()
     page = Page(run)
     assert "<i>'$(touch x)" in page.texts[""]
-    quoted = "'" + str(run).replace("'", "'\"'\"'") + "'"
+    quoted = "'" + run.name.replace("'", "'\"'\"'") + "'"
     assert f"greyhound eval --run {quoted}" in page.texts["result"]
     assert not page.all("class", "i")
 
@@ -382,9 +415,14 @@ def test_the_page_needs_nothing_but_itself(page: Page, run: Path) -> None:
     assert references and all(value.startswith("data:") for value in references)
     assert {value.removeprefix("#") for value in page.all("href", "a")} <= set(page.all("id"))
     source = re.sub(r"data:image/[a-z]+;base64,[\w+/=]+", "", report.build(run).read_text("utf-8"))
-    assert not re.search(r"https?:|//|url\(|@import|file:|srcset|<script", source)
-    assert str(run.parent) not in source
-    assert "default-src 'none'" in page.all("content")[0]
+    script = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256("".join(script).encode()).digest()).decode()
+    assert page.all("content")[0].startswith("default-src 'none'; img-src data:; style-src")
+    assert page.all("content")[0].endswith(f"script-src 'sha256-{allowed}'")
+    assert len(script) == 1 and source.count("<script") == 1
+    assert not re.search(r"https?:|//|url\(|@import|file:|srcset", source.replace(script[0], ""))
+    assert not re.search(r"https?:|fetch|XMLHttp|import|eval|innerHTML", script[0])
+    assert str(run.parent) not in source and "/somewhere" not in source
 
 
 def test_the_page_can_be_read_without_eyes(page: Page) -> None:
@@ -400,26 +438,43 @@ def test_the_page_can_be_read_without_eyes(page: Page) -> None:
 def test_a_new_run_says_which_command_makes_what_is_missing(tmp_path: Path) -> None:
     write(tmp_path, "recipe.json", {"name": "paper"})
     page = Page(tmp_path)
-    training = f"greyhound train paper --pack PACK --out {tmp_path} --resume"
-    assert f"Not evaluated yet: greyhound eval --run {tmp_path}" in page.text("result")
-    assert f"greyhound explain --run {tmp_path}" in page.text("saliency")
-    assert all(f"greyhound eval --run {tmp_path}" in page.text(name) for name in ("classes", "confusion"))
-    for section in ("data", "rate", "epochs", "averaging", "augmented", "versions"):
-        assert training in page.text(section)
-    assert page.all("class").count("missing") == 10
+    training = f"greyhound train paper --pack PACK --out {tmp_path.name} --resume"
+    assert f"Not evaluated yet: greyhound eval --run {tmp_path.name}" in page.text("result")
+    assert f"greyhound explain --run {tmp_path.name}" in page.text("saliency")
+    assert page.sections() == [
+        name for name in SECTIONS if name not in ("mistakes", "confusion", "classes", "calibration")
+    ]
+    assert page.text("training").count(training) == 3, "epochs, average, rate"
+    assert all(training in page.text(name) for name in ("versions", "data", "augmented"))
+    assert page.all("class").count("missing") == 8
+
+
+def test_a_run_that_was_evaluated_before_pictures_were_kept_names_the_command(run: Path) -> None:
+    (run / "mistakes.json").unlink()
+    old = {"ece": 0.06, "nll": 0.3}
+    fit = {"temperature": 1.25, "images": 363, "why": "", "before": old, "after": old}
+    edit(run, "eval.json", calibration=fit)
+    page = Page(run)
+    command = f"greyhound eval --run {run.name}"
+    assert f"The pictures of its mistakes are not there: {command}" in page.text("mistakes")
+    assert f"Not drawn yet: {command}" in page.text("calibration")
+    assert "Afghan taken for borzoi 2 of 10" in page.text("confusion")
+    assert page.all("class").count("missing") == 2
+
+
+@pytest.mark.parametrize("key", ["weights", "crops", "seed"])
+def test_pictures_of_another_evaluation_are_not_shown(run: Path, key: str) -> None:
+    edit(run, "mistakes.json", **{key: "x" if key == "weights" else 7})
+    assert "The pictures of its mistakes are not there" in Page(run).text("mistakes")
 
 
 @pytest.mark.parametrize(
     ("name", "section", "says"),
     [
-        (
-            "swa.json",
-            "averaging",
-            r"greyhound train fast --pack '/somewhere/dogs of mine.arrow' --out \S+ --resume",
-        ),
+        ("swa.json", "training", "greyhound train fast --pack 'dogs of mine.arrow' --out dogs --resume"),
         ("corrupt.json", "data", "^((?!orrupt).)*$"),
-        ("times.jsonl", "result", "– training alone, 4 epochs|training alone, 4 epochs –"),
-        ("eval.json", "result", f"flatters it: 97.2 % after epoch 3.*{NOTE}"),
+        ("times.jsonl", "training", "^((?!Where the time went 6).)*$"),
+        ("eval.json", "result", f"flatters them 97.2 % 95 % interval .* n = 363 Mind {NOTE}"),
         *((name, "result", "") for name in ("versions.json", "pack.json", "metrics.jsonl", *report.PICTURES)),
     ],
 )
@@ -442,7 +497,7 @@ def test_one_crop_is_told_once_and_without_a_note_nothing_is_said(run: Path) -> 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_break_nothing(run: Path, value: float | None) -> None:
     rows = epochs(5)
-    rows[1] |= dict.fromkeys([*rows[0], *TIMES[0]], value) | {"epoch": 1}
+    rows[1] |= dict.fromkeys([*rows[0], *TIMES[0]], value) | {"epoch": 1, "n": None}
     write(run, "metrics.jsonl", rows)
     write(run, "swa.json", {"steps": None, "before": {"accuracy": value}, "after": None})
     result = evaluation(["a", "b"]) | {"accuracy": value, "interval": [value, value], "cross_entropy": value}
@@ -458,13 +513,16 @@ def test_numbers_that_are_none_break_nothing(run: Path, value: float | None) -> 
     ("rows", "says"),
     [
         ([{"epoch": 0}, {"epoch": 1, "accuracy": math.nan}], ["no values"] * 3),
-        (epochs(1), ["One epoch makes no curve", "1.400 best 1.400 in epoch 0", "0.470", "89.0 %"]),
+        (
+            epochs(1),
+            ["One epoch: it ended at a training loss of 1.400", "loss was 0.470, the accuracy 89.0 %"],
+        ),
     ],
 )
 def test_less_than_two_values_make_no_curve(run: Path, rows: list[dict[str, Any]], says: list[str]) -> None:
     write(run, "metrics.jsonl", rows)
     page = Page(run)
-    assert all(page.text("epochs").count(text) >= says.count(text) for text in says)
+    assert all(page.text("training").count(text) >= says.count(text) for text in says)
     assert not [alt for alt in page.all("alt") if "by epoch" in alt]
 
 
@@ -565,9 +623,9 @@ def test_the_stage_that_is_kept_is_the_one_that_evaluation_takes(
 ) -> None:
     metrics = [{"epoch": epoch} | result(*row) for epoch, row in enumerate(epochs)]
     swa = {"after": result(*averaged)} if averaged else None
-    stages = report.stages(result(0.9, 0.3) | {"images": 40}, metrics, swa, select)
-    assert all(name in stage.name for name, stage in zip(names.split("|"), stages, strict=True))
-    assert [stage.name for stage in stages if stage.best] == [best]
+    found = stages.stages(result(0.9, 0.3) | {"images": 40}, metrics, swa, select)
+    assert all(name in stage.name for name, stage in zip(names.split("|"), found, strict=True))
+    assert [stage.name for stage in found if stage.best] == [best]
 
 
 @pytest.mark.parametrize(
@@ -584,8 +642,8 @@ def test_a_line_says_what_fine_tuning_brought(
     select: Literal["accuracy", "loss"], probe: Pair | None, epochs: list[Pair], said: str
 ) -> None:
     metrics = [{"epoch": epoch} | result(*row) for epoch, row in enumerate(epochs)]
-    reached = report.stages(probe and result(*probe), metrics, None, select)
-    assert report.say_stages(reached, select) == said
+    reached = stages.stages(probe and result(*probe), metrics, None, select)
+    assert stages.say_stages(reached, select) == said
 
 
 def test_classes_come_worst_first_and_those_without_images_last() -> None:
@@ -595,8 +653,10 @@ def test_classes_come_worst_first_and_those_without_images_last() -> None:
 
 
 def test_confusions_are_the_commonest_mistakes_and_nothing_right() -> None:
-    content = {"classes": [{"name": "a"}, {"name": "b"}], "confusion": [[9, 1], [3, 9]]}
-    assert report.confusions(content) == [("b", "a", 3), ("a", "b", 1)]
+    content = {"classes": [{"name": "a", "n": 10}, {"name": "b", "n": 12}], "confusion": [[9, 1], [3, 9]]}
+    shown = {"pairs": [{"true": "a", "predicted": "b", "images": [{"path": "x"}]}]}
+    rows = [tuple(row.values()) for row in report.confusions(content, shown)]
+    assert rows == [("b", "a", 3, 12, []), ("a", "b", 1, 10, [{"path": "x"}])]
 
 
 def test_a_chart_names_its_last_and_its_best_value() -> None:

@@ -87,7 +87,7 @@ def loss_over_rate(
     _save(figure, path)
 
 
-def curve(epochs: Sequence[int], values: Sequence[float], percents: bool = False) -> bytes:
+def curve(epochs: Sequence[float], values: Sequence[float], percents: bool = False) -> bytes:
     """One value over the epochs, as PNG; the curve breaks where a value is not finite.
 
     Both sequences are `[n]`. percents: values go up to 100.
@@ -116,6 +116,29 @@ def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], percents:
     )
     for text, (name, _) in zip(figure.legends[0].get_texts(), lines, strict=False):
         text.set(text=shorten(name, 32), color=INK, size=8.5, **_PLAIN)
+    return _png(figure)
+
+
+def reliability(bins: Sequence[Sequence[float]]) -> bytes:
+    """Accuracy by confidence, as PNG: a bar, and a line at its mean confidence; below, the images of each.
+
+    bins: images, the sum of their confidences, how many are right, `[B, 3]`; bin b ends at (b + 1) / B.
+    """
+    count, confidence, right = np.asarray(bins, dtype=np.float64).T
+    figure = Figure(figsize=(3.6, 3.8), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
+    places, options = (np.arange(len(count)) + 0.5) / len(count), {"width": 0.9 / len(count)}
+    accuracy, mean = right / np.maximum(count, 1), confidence / np.maximum(count, 1)
+    upper.bar(places, accuracy, color=ACCENT, **options)
+    there, half = count > 0, 0.5 / len(count)
+    upper.hlines(mean[there], places[there] - half, places[there] + half, color="#c2512a", linewidth=2)
+    upper.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    lower.bar(places, count, color=MUTED, **options)
+    for place, images in zip(places[there], count[there], strict=True):
+        lower.annotate(f" {images:.0f}", (place, images), rotation=90, ha="center", fontsize=7, color=INK)
+    lower.set_ylim(0, max(1.0, 1.9 * count.max(initial=0)))
+    for axes, name in ((upper, "accuracy"), (lower, "images")):
+        _frame(axes, "" if axes is upper else "confidence", name)
     return _png(figure)
 
 
@@ -217,9 +240,11 @@ def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float]) -> None:
     _frame(axes)
 
 
-def _frame(axes: Axes) -> None:
-    """A light frame of two sides, on a light grid."""
-    axes.set_xlabel("epoch", fontsize=9, color=MUTED, family=_FONT)
+def _frame(axes: Axes, across: str = "epoch", up: str = "") -> None:
+    """A light frame of two sides, on a light grid, and what the axes are."""
+    axes.set_xlabel(across, fontsize=9, color=MUTED, family=_FONT)
+    axes.set_ylabel(up, fontsize=9, color=MUTED, family=_FONT)
+    axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, colors=MUTED, which="both", labelfontfamily=_FONT)
     axes.grid(color=RULE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -228,7 +253,8 @@ def _frame(axes: Axes) -> None:
 
 def _ticks(axes: Axes, percents: bool) -> None:
     """Few ticks; of percents none above 100, which would be no share."""
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=high - low >= 3))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if percents:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")

@@ -1,4 +1,4 @@
-"""One page about a run: what was trained, on what, how it went, how good it is, and where it looks.
+"""One page about a run: how good it is, what it gets wrong, where it looks, and how it came about.
 
 Before it: train, eval and explain fill the run folder. After it: a reader with a browser. The page is one
 file and loads nothing else. It shows what the run folder has, and names the command that makes what is
@@ -8,24 +8,32 @@ missing.
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, TypeAlias
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from PIL import Image
 
 from greyhound.cache.files import replacing
-from greyhound.model.metrics import confused
-from greyhound.model.report.figures import DRAWN, curve
+from greyhound.model.metrics import PAIRS, confused, confused_pairs
+from greyhound.model.network import imagenet_names, spell
+from greyhound.model.report.charts import charts, data_uri, diagram
+from greyhound.model.report.figures import DRAWN
+from greyhound.model.report.stages import AVERAGE, Stage, say_stages, spent, stages, with_interval
 from greyhound.model.report.text import (
+    bare,
     clock,
     count,
+    day,
     duration,
     finite,
     number,
@@ -37,13 +45,16 @@ from greyhound.model.report.text import (
 )
 from greyhound.model.run import (
     CORRUPT,
+    DIVERGED,
     EVALUATION,
     METRICS,
+    MISTAKES,
     PACK,
     PROBE,
     RECIPE,
     SALIENCY,
     SCHEMAS,
+    STEPS,
     SWA,
     TIMES,
     VERSIONS,
@@ -53,15 +64,16 @@ from greyhound.model.run import (
 )
 
 REPORT: Final = "report.html"
+LABELS: Final = "labels.json"
 PICTURES: Final = ("lr.png", "find-lr.png", "augmented.png", "confusion.png", "saliency.png")
+BOARDS: Final = ("augmented.png", "saliency.png")
+"""Pictures of photographs: on the page they are JPEG, an eighth as large."""
 THUMBNAILS: Final = 12
 """Pictures shown for each reason to exclude an image; pack.json has the rest."""
-ALONE: Final = "the linear probe"
-"""What the first stage comes after."""
-AVERAGE: Final = "averaged weights"
-"""How the last stage is named."""
-CONFUSIONS: Final = 10
-"""Mistakes listed, the most frequent first."""
+LISTED: Final = 100
+"""Paths listed of a kind; a file has the rest."""
+ROWS: Final = 1000
+"""Classes listed, the worst first."""
 
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Row]
@@ -75,30 +87,6 @@ class Group:
     pairs: tuple[tuple[str, str], ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A curve over the epochs. picture: a data URI; None if fewer than two values are known."""
-
-    name: str
-    note: str
-    last: str
-    best: str
-    picture: str | None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one part of a training reached on the validation split. best: evaluation takes this one.
-
-    name: in the table. after: in a sentence.
-    """
-
-    name: str
-    after: str
-    result: Row
-    best: bool
 
 
 def build(run: Path) -> Path:
@@ -123,7 +111,7 @@ def gather(run: Path) -> dict[str, Any]:
     require_recipe(run, recipe)
     times = {row.get("epoch"): row for row in read(run, TIMES) or []}
     metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
-    probe = read(run, PROBE)
+    probe, versions, steps = read(run, PROBE), read(run, VERSIONS), read(run, STEPS) or []
     found = reached(run)
     evaluation, saliency, *others = (
         with_age(run, content, found)
@@ -133,29 +121,43 @@ def gather(run: Path) -> dict[str, Any]:
             *(read(run, path.name) for path in sorted(run.glob("eval-*.json"))),
         )
     )
+    script = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
+    shown = Path(run.name) if run.is_absolute() else run
+    mistakes = of_evaluation(read(run, MISTAKES), evaluation or {})
+    smoothed, images = recipe.get("label_smoothing") != 0, ((pack or {}).get("splits") or {}).get("train")
     return {
         "run": run.resolve().name,
         "recipe": recipe,
         "groups": list(group("in short", {key: recipe[key] for key in recipe if key != "note"})),
-        "versions": read(run, VERSIONS),
+        "versions": versions,
+        "diverged": read(run, DIVERGED),
         "pack": pack,
         "excluded": by_reason(pack or {}),
         "corrupt": {"replaced": [], "left_out": []} | (read(run, CORRUPT) or {}),
         "metrics": metrics,
-        "summary": summary(metrics),
-        "charts": charts(metrics, smoothed=recipe.get("label_smoothing") != 0),
+        "planned": sum(phase.get("epochs") or 0 for phase in recipe.get("phases") or []),
+        "idle": sum(row["weights_changed"] < 0.5 for row in metrics if finite(row.get("weights_changed"))),
+        "charts": charts(metrics, smoothed, steps, images),
+        "spent": spent(probe or {}, metrics, swa or {}),
         "probe": probe,
         "stages": found,
         "stopped": say_stopped(run),
+        "kept": with_interval(found),
         "brought": say_stages(found, recipe.get("select", "accuracy")),
         "swa": swa,
         "evaluation": evaluation,
         "saliency": saliency,
         "others": others,
-        "classes": worst_first((evaluation or {}).get("classes") or []),
-        "confusions": confusions(evaluation or {}),
+        "mistakes": mistakes,
+        "wrong": sum(row[2] for row in confused(evaluation or {}) if row[0] != row[1]),
+        "classes": by_class(evaluation or {}),
+        "confusions": confusions(evaluation or {}, mistakes or {}),
+        "diagrams": diagrams(evaluation or {}),
+        "imagenet": [name for name in (pack or {}).get("classes") or [] if is_imagenet(recipe, name)],
         "pictures": {name: picture(run / name) for name in PICTURES},
-        "commands": {name: command(run, name, recipe, pack) for name in (*SCHEMAS, *PICTURES)},
+        "commands": {name: command(shown, name, recipe, pack) for name in (*SCHEMAS, *PICTURES, LABELS)},
+        "script": script,
+        "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
@@ -175,13 +177,17 @@ def require_recipe(run: Path, recipe: Any) -> None:
 
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
     """The command line that makes one file of the run folder."""
-    folder = shlex.quote(str(run))
-    if name.startswith(("eval", "confusion")):
-        return f"greyhound eval --run {folder}"
+    folder, pack = shlex.quote(str(run)), pack or {}
+    if name.startswith(("eval", "confusion", "mistakes")):
+        untested = (pack.get("splits") or {}).get("test") == 0
+        return f"greyhound eval --run {folder}" + " --split val" * untested
+    if name == LABELS:
+        return f"greyhound review --run {folder} --out {LABELS}"
     if name.startswith("saliency"):
         return f"greyhound explain --run {folder}"
     start = shlex.quote((recipe or {}).get("name") or ("fast" if name == RECIPE else "RECIPE"))
-    images = shlex.quote((pack or {}).get("path") or "PACK")
+    beside = pack.get("beside") and os.path.normpath(run / pack["beside"])
+    images = shlex.quote(bare(beside or pack.get("path") or "PACK"))
     resume = "" if name == RECIPE else " --resume"
     return f"greyhound train {start} --pack {images} --out {folder}{resume}"
 
@@ -197,18 +203,17 @@ def picture(path: Path) -> str | None:
     """A PNG file as a data URI; None if there is no such file. Raises RunError."""
     try:
         data = path.read_bytes()
+        if not data.startswith(b"\x89PNG"):
+            raise RunError(f"{path} is no picture; expected a PNG; {remedy(path)}")
+        if path.name not in BOARDS:
+            return data_uri(data)
+        stream = io.BytesIO()
+        Image.open(io.BytesIO(data)).convert("RGB").save(stream, "JPEG", quality=80)
+        return data_uri(stream.getvalue(), "jpeg")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error}); {remedy(path)}") from None
-    if not data.startswith(b"\x89PNG"):
-        raise RunError(f"{path} is no picture; expected a PNG; {remedy(path)}")
-    return data_uri(data)
-
-
-def data_uri(png: bytes) -> str:
-    """A PNG as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def group(title: str, content: Row | Rows) -> Iterator[Group]:
@@ -242,55 +247,6 @@ def by_reason(pack: Row) -> list[tuple[str, int, list[Row]]]:
     return [(reason, count, images.get(reason, [])) for reason, count in counts.most_common()]
 
 
-def summary(metrics: Rows) -> dict[str, float | None]:
-    """Medians over the epochs, the total of seconds, and the idle epochs; None where nothing was measured.
-
-    An epoch is idle if less than half of the weights changed at all.
-    """
-    names = ("seconds", "images_per_second", "waiting", "weights_changed")
-    values = {name: [row[name] for row in metrics if finite(row.get(name))] for name in names}
-    medians = {name: median(found) if found else None for name, found in values.items()}
-    idle = sum(share < 0.5 for share in values["weights_changed"])
-    return medians | {"total": sum(values["seconds"]) or None, "idle": idle}
-
-
-def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> list[Stage]:
-    """The stages of a training in their order; of its epochs the best and the last.
-
-    A tie goes to the first, as in best.ckpt; but the average, which is a checkpoint of its own, wins a tie.
-    """
-
-    def rank(row: Row) -> float:
-        value = row.get("accuracy" if select == "accuracy" else "valid_loss")
-        return -math.inf if not finite(value) else value if select == "accuracy" else -value
-
-    found: list[tuple[str, str, Any]] = [("the linear probe alone, nothing fine-tuned", ALONE, probe)]
-    if metrics:
-        epochs = {row.get("epoch", index): row for index, row in enumerate(metrics)}
-        last = max(epochs)
-        top = max(epochs, key=lambda epoch: (rank(epochs[epoch]), -epoch))
-        if top != last:
-            found.append((f"the best epoch, {top}", f"epoch {top}", epochs[top]))
-        found.append((f"the last epoch, {last}", f"epoch {last}", epochs[last]))
-    found.append((AVERAGE, "averaging", (swa or {}).get("after")))
-    there = [each for each in found if each[2]]
-    best = max(there, key=lambda each: (rank(each[2]), each[0] == AVERAGE), default=None)
-    return [Stage(*each, each is best) for each in there]
-
-
-def say_stages(reached: Sequence[Stage], select: str) -> str:
-    """What each stage reached, and which is kept; empty where there is one."""
-    if len(reached) < 2:
-        return ""
-    name, key = ("accuracy",) * 2 if select == "accuracy" else ("cross entropy", "valid_loss")
-    values = ((stage.result.get(key), stage.after) for stage in reached)
-    came = ", ".join(f"{value:.4g} after {after}" for value, after in values if finite(value))
-    kept = next(stage.after for stage in reached if stage.best)
-    tuned = "fine-tuning" if reached[0].after == ALONE else "training"
-    what = "fine-tuning brought nothing" if kept == ALONE else tuned
-    return f"{what}: validation {name} {came}; the weights after {kept} are kept"
-
-
 def say_stopped(run: Path) -> str:
     """That a run ended before its last epoch, and why; empty where it did not. Raises RunError."""
     recipe, last = read(run, RECIPE) or {}, [{}, *(read(run, METRICS) or [])][-1]
@@ -318,7 +274,39 @@ def reached(run: Path) -> list[Stage]:
     return stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
 
 
-def worst_first(classes: Rows) -> list[Row]:
+def is_imagenet(recipe: Row, name: str) -> bool:
+    """Whether a network that starts from ImageNet's weights has seen a class of that name with them."""
+    return "ImageNet" in (recipe.get("note") or "") and spell(name) in imagenet_names()
+
+
+def of_evaluation(mistakes: Row | None, evaluation: Row) -> Row | None:
+    """mistakes.json, where it is of the evaluation that eval.json has."""
+    keys = ("weights", "crops", "seed")
+    same = mistakes and all(mistakes.get(key) == evaluation.get(key) for key in keys)
+    return mistakes if same else None
+
+
+def by_class(evaluation: Row) -> list[dict[str, Any]]:
+    """Each class as the crops together see it, the worst first."""
+    kind = "ensemble_" if evaluation.get("crops") != 1 else ""
+    names = ("accuracy", "interval", "precision", "f1")
+    rows = [
+        {"name": row.get("name"), "n": row.get("n")} | {key: row.get(kind + key) for key in names}
+        for row in evaluation.get("classes") or []
+    ]
+    return worst_first(rows)
+
+
+def diagrams(evaluation: Row) -> list[tuple[str, Row, str]]:
+    """Of the probabilities before and after the temperature: what they are, how good, and the picture."""
+    fit = evaluation.get("calibration") or {}
+    sides = {"at temperature 1": fit.get("before")}
+    if not fit.get("why"):
+        sides[f"at temperature {number(fit.get('temperature'), 2)}"] = fit.get("after")
+    return [(name, side, drawn) for name, side in sides.items() if side and (drawn := diagram(side))]
+
+
+def worst_first(classes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of classes by accuracy, then by name; classes without an accuracy last."""
 
     def key(row: Row) -> tuple[float, str]:
@@ -328,49 +316,16 @@ def worst_first(classes: Rows) -> list[Row]:
     return sorted(classes, key=key)
 
 
-def confusions(evaluation: Row) -> list[tuple[str, str, int]]:
-    """The most frequent mistakes: true class, predicted class, count."""
-    names = [row.get("name") or "" for row in evaluation.get("classes") or []]
-    known = range(len(names))
-    found = [
-        (names[true], names[predicted], count)
-        for true, predicted, count in confused(evaluation)
-        if true != predicted and true in known and predicted in known
-    ]
-    return sorted(found, key=lambda mistake: -mistake[2])[:CONFUSIONS]
-
-
-def charts(metrics: Rows, smoothed: bool) -> list[Chart]:
-    """The three curves of a training. Its two losses are different quantities and never share an axis."""
-    epochs = [index if row.get("epoch") is None else row["epoch"] for index, row in enumerate(metrics)]
-    training, validation, accuracy = (
-        [row.get(key) for row in metrics] for key in ("train_loss", "valid_loss", "accuracy")
-    )
-    labels = "smoothed labels" if smoothed else "true labels"
-    return [
-        chart("Training loss", f"{labels}, augmented images", epochs, training),
-        chart("Validation loss", "true labels, images as they are", epochs, validation),
-        chart("Validation accuracy", "share of images named correctly", epochs, accuracy, percents=True),
-    ]
-
-
-def chart(
-    name: str, note: str, epochs: Sequence[int], values: Sequence[object], percents: bool = False
-) -> Chart:
-    """The curve of the values that are finite numbers. Best: the lowest loss, the highest share."""
-    known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if finite(value)}
-    if not known:
-        return Chart(name, note, last="–", best="no values", picture=None)
-    text, factor = (percent, 100) if percents else (number, 1)
-    best = (max if percents else min)(known, key=lambda epoch: known[epoch])
-    drawn = [known.get(epoch, math.nan) * factor for epoch in epochs]
-    return Chart(
-        name,
-        note,
-        last=text(list(known.values())[-1]),
-        best=f"best {text(known[best])} in epoch {best}",
-        picture=data_uri(curve(epochs, drawn, percents)) if len(known) > 1 else None,
-    )
+def confusions(evaluation: Row, mistakes: Row) -> list[dict[str, Any]]:
+    """The commonest mistakes: true class, predicted class, count, images of the true class, examples."""
+    classes = evaluation.get("classes") or []
+    shown = {(pair.get("true"), pair.get("predicted")): pair for pair in mistakes.get("pairs") or []}
+    found = []
+    for true, predicted, times in confused_pairs(evaluation, PAIRS):
+        names = classes[true].get("name") or "", classes[predicted].get("name") or ""
+        row = {"true": names[0], "predicted": names[1], "times": times, "n": classes[true].get("n")}
+        found.append(row | {"images": (shown.get(names) or {}).get("images") or []})
+    return found
 
 
 @cache
@@ -381,7 +336,7 @@ def _environment() -> Environment:
     environment = Environment(
         autoescape=True, loader=loader, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (percent, share, number, count, size, duration, clock, scalar, spaced)
+    filters = (percent, share, number, count, size, duration, clock, scalar, spaced, bare, day)
     environment.filters |= {function.__name__: function for function in filters}
-    environment.globals |= {"THUMBNAILS": THUMBNAILS, "DRAWN": DRAWN}
+    environment.globals |= {"THUMBNAILS": THUMBNAILS, "DRAWN": DRAWN, "LISTED": LISTED, "ROWS": ROWS}
     return environment

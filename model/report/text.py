@@ -6,9 +6,15 @@ Before it: values of a run folder's files, which may be anything. After it: the 
 from __future__ import annotations
 
 import math
-from typing import TypeGuard
+import re
+from datetime import datetime
+from pathlib import PurePath
+from typing import Final, TypeGuard
 
 from rich import filesize
+
+_FOLDERS: Final = re.compile(r"(?<![\w.~:/-])/(?:[^/\s'\"]+/)+")
+"""The folders of an absolute path within a text."""
 
 
 def percent(value: object) -> str:
@@ -65,7 +71,22 @@ def scalar(value: object) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         return ", ".join(scalar(item) for item in value) or "none"
-    return "none" if value is None or value == "" else str(value)
+    return "none" if value is None or value == "" else bare(str(value))
+
+
+def bare(text: object) -> str:
+    """A text without the folders of its absolute paths: the page may be given to others."""
+    path = PurePath(str(text or ""))
+    return path.name if path.is_absolute() else _FOLDERS.sub("", str(text or ""))
+
+
+def day(value: object) -> str:
+    """A time in ISO 8601, in words; any other value as it is."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return str(value or "")
+    return f"{time.day} {time:%B %Y, %H:%M} {time.tzname() or ''}".rstrip()
 
 
 def spaced(name: str) -> str:
