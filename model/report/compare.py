@@ -14,12 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from greyhound.model.metrics import mcnemar, wilson
 from greyhound.model.report import report
+from greyhound.model.report.charts import data_uri
 from greyhound.model.report.figures import OVERLAID, curves
 from greyhound.model.report.report import Group, Row
+from greyhound.model.report.stages import Stage
 from greyhound.model.report.text import finite, scalar
 from greyhound.model.run import (
     EVALUATION,
@@ -62,7 +65,7 @@ class Compared:
 
     name: str
     content: Mapping[str, Any]
-    kept: report.Stage | None
+    kept: Stage | None
     tested: Score | None
     validated: Score | None
     named: Mapping[str, tuple[str, str]]
@@ -88,7 +91,10 @@ class Compared:
     @property
     def speed(self) -> float | None:
         """Images a second, the median of the epochs."""
-        return report.summary(self.content[TIMES])["images_per_second"]
+        speeds = [
+            row["images_per_second"] for row in self.content[TIMES] if finite(row.get("images_per_second"))
+        ]
+        return median(speeds) if speeds else None
 
 
 @dataclass(frozen=True)
@@ -283,7 +289,7 @@ def charts(runs: Sequence[Compared]) -> Iterator[tuple[str, str, str]]:
         factor = 100 if key == "accuracy" else 1
         lines = [(run.name, [(x, factor * y) for x, y in points(run, file, key)]) for run in runs]
         if any(len(line) > 1 for _, line in lines):
-            yield title, about, report.data_uri(curves(lines, percents=factor == 100))
+            yield title, about, data_uri(curves(lines, percents=factor == 100))
 
 
 def points(run: Compared, file: str, key: str) -> Iterator[tuple[float, float]]:
