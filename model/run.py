@@ -53,17 +53,14 @@ CLOCKED: Final = ("images_per_second", "waiting", "seconds", "elapsed")
 
 _NUMBER: Final = (int, float)
 _RESULT: Final = {"valid_loss": _NUMBER, "accuracy": _NUMBER, "n": int, "elapsed": _NUMBER}
-_SCORE: Final = {
-    "n": int,
-    "accuracy": _NUMBER,
-    "interval": [_NUMBER],
-    "ensemble_accuracy": _NUMBER,
-    "ensemble_interval": [_NUMBER],
-}
+_SINGLE: Final = {"n": int, "accuracy": _NUMBER, "interval": [_NUMBER]}
+_SCORE: Final = _SINGLE | {"ensemble_accuracy": _NUMBER, "ensemble_interval": [_NUMBER]}
 _CLASS: Final = _SCORE | {"name": str, "precision": _NUMBER, "ensemble_precision": _NUMBER}
 _ORIGIN: Final = {"asked": str, "checkpoint": str, "after": str, "weights": str}
 _FIT: Final = {"ece": _NUMBER, "nll": _NUMBER, "bins": [[_NUMBER]]}
-_IMAGE: Final = {"path": str, "true": str, "predicted": str, "thumbnail": str}
+_PAIR: Final = {"true": str, "predicted": str}
+_IMAGE: Final = _PAIR | {"path": str, "probability": _NUMBER, "loss": _NUMBER, "thumbnail": str}
+_MISTAKES: Final = {"images": [_IMAGE], "pairs": [_PAIR | {"images": [_IMAGE]}]}
 _CORRUPT_ROW: Final = {"row": int, "path": str, "replacement": int}
 SCHEMAS: Final[dict[str, Any]] = {
     RECIPE: {"name": str, "network": str, "note": str},
@@ -94,13 +91,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     SWA: {"before": _RESULT, "after": _RESULT},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
     SALIENCY: _ORIGIN | {"images": [{"path": str}]},
-    MISTAKES: {
-        "weights": str,
-        "crops": int,
-        "seed": int,
-        "images": [_IMAGE | {"probability": _NUMBER, "loss": _NUMBER}],
-        "pairs": [{"true": str, "predicted": str, "images": [_IMAGE]}],
-    },
+    MISTAKES: _MISTAKES | {"weights": str, "crops": int, "seed": int},
     DIVERGED: {"epoch": int, "images": int, "learning_rate": _NUMBER, "paths": [str]},
     EVALUATION: _ORIGIN
     | _SCORE

@@ -250,7 +250,7 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page)
     assert all(page.text(name).startswith(title) for name, title in SECTIONS.items())
     assert "missing" not in page.all("class")
     pictures = [source for source in page.all("src") if source.startswith("data:image/png;base64,")]
-    assert len(pictures) == 2 + 3 + 2, "two of the run, three curves, two diagrams"
+    assert len(pictures) == 3 + 3 + 2, "three of the run, three curves, two diagrams"
     boards = [source for source in page.all("src") if source.startswith("data:image/jpeg;base64,")]
     assert len(boards) == len(report.BOARDS) + 1 + 2 + 3, "an excluded image, two mistakes, three of a pair"
 
@@ -482,7 +482,7 @@ def test_any_one_file_may_be_missing(run: Path, name: str, section: str, says: s
     (run / name).unlink()
     page = Page(run)
     assert re.search(says, page.text(section))
-    assert ("missing" in page.all("class")) == (name not in ("corrupt.json", "times.jsonl"))
+    assert ("missing" in page.all("class")) == (name not in ("corrupt.json", "times.jsonl", "find-lr.png"))
 
 
 def test_one_crop_is_told_once_and_without_a_note_nothing_is_said(run: Path) -> None:
