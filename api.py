@@ -159,6 +159,8 @@ def loader(
         raise ApiError(f"{opened.path} has no images in its split {split}; {why}")
     chosen = _augment(recipe, augment, size)
     chosen = chosen if trains else chosen.centre()
+    if chosen.mixes:
+        raise ApiError("mixup and cutmix give an image two labels, and a loader yields one; set both to 0")
     return Batches(
         Loader(opened, chosen, rows, resources, batch_size=batch_size, shuffle=trains, seed=seed, views=views)
     )

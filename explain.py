@@ -57,8 +57,9 @@ from greyhound.model import saliency
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.report import figures, report
 from greyhound.model.run import RECIPE, SALIENCY, Run
-from greyhound.pipelines.augment import Augment, epoch_order
+from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Batch, Loader
+from greyhound.pipelines.order import epoch_order
 from greyhound.session import open_device, open_trained_pack
 
 

@@ -175,8 +175,8 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
         # Before the forward pass: a CUDA graph's gradients are memory that the next call writes to.
         state.optimizer.zero_grad(set_to_none=True)
         total, examples = batch.global_batch_size, batch.examples()
-        for images, labels, *weights in micro_batches(examples, recipe.micro_batch, total, recipe.views):
-            loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels, *weights)
+        for images, labels, *rest in micro_batches(examples, recipe.micro_batch, total, recipe.views):
+            loss = mean_loss(loss_fn, forward(model, images, recipe.bf16), labels, *rest)
             shared = loss * ddp_loss_weight(len(labels), total * recipe.views)
             shared.backward()  # type: ignore[no-untyped-call]
             state.record(loss.detach(), len(labels) / recipe.views)  # several views count as one image

@@ -82,8 +82,8 @@ def full_batch_step(
     set_train_mode(network, freeze_bn)
     optimizer.zero_grad(set_to_none=True)
     total, seen = torch.zeros((), dtype=torch.float64, device=next(network.parameters()).device), 0
-    for pixels, labels, *weights in batches:
-        share = mean_loss(loss, forward(network, pixels), labels, *weights) * (len(labels) / images)
+    for pixels, labels, *rest in batches:
+        share = mean_loss(loss, forward(network, pixels), labels, *rest) * (len(labels) / images)
         share.backward()  # type: ignore[no-untyped-call]
         total, seen = total + share.detach().double(), seen + len(labels)
     counted = torch.tensor([seen])  # in host memory

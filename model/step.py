@@ -24,9 +24,10 @@ from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, Run, RunError
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
 Examples: TypeAlias = Iterable[tuple[torch.Tensor, ...]]
-"""Images, labels, and weights float32 `[B]` where images weigh differently, on the network's device."""
+"""Images, labels, and weights float32 `[B]` where images weigh differently, on the network's device; where
+they are mixed, also the labels of the images mixed in, and the weights of those."""
 Loss: TypeAlias = Callable[..., torch.Tensor]
-"""Logits `[B, K]`, labels `[B]`, and perhaps weights `[B]` -> the batch's mean loss."""
+"""Logits `[B, K]`, labels `[B]`, and perhaps what else an example has -> the batch's mean loss."""
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -55,9 +56,9 @@ def micro_batches(examples: Sequence[torch.Tensor], size: int, total: int, views
     return zip(*(each.tensor_split(parts) for each in examples), strict=True)
 
 
-def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
     """The batch's mean loss. Of an empty share 0, with gradients of 0: the other ranks wait for them."""
-    return loss(logits, labels, *weights) if len(labels) else logits.sum()
+    return loss(logits, labels, *rest) if len(labels) else logits.sum()
 
 
 @torch.no_grad()
@@ -102,12 +103,21 @@ def weighted(loss_fn: nn.CrossEntropyLoss) -> Loss:
     """The loss; with weights `[B]`, the mean over a batch of each image's own times its weight.
 
     Torch's own weights divide by their sum in the batch, so that parts of a batch would not add up to it.
+    mixed: labels and weights `[B]` of the images mixed in. An image's loss is the sum over both.
     """
     each = nn.CrossEntropyLoss(label_smoothing=loss_fn.label_smoothing, reduction="none")
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        plain: torch.Tensor = loss_fn(logits, labels) if weights is None else each(logits, labels)
-        return plain if weights is None else (plain * weights).mean()
+    def loss(
+        logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, *mixed: torch.Tensor
+    ) -> torch.Tensor:
+        if weights is None:
+            plain: torch.Tensor = loss_fn(logits, labels)
+            return plain
+        losses: torch.Tensor = each(logits, labels) * weights
+        if mixed:
+            others, shares = mixed
+            losses = losses + each(logits, others) * shares
+        return losses.mean()
 
     return loss
 

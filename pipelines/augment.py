@@ -1,9 +1,8 @@
-"""All that is drawn: the order of an epoch, and each image's augmentation, from (seed, epoch, id, view).
+"""All that is drawn of an image's augmentation, from (seed, epoch, id, view).
 
 Before it: ids, sizes and mean lumas from the pack. After it: `loader` asks for one batch after another; an
-engine warps by the geometry and multiplies by the colour. Nothing else draws random numbers for images: what
-one looked like in any epoch can be computed again. The order survives a change of batch size or of ranks,
-not of the number of images.
+engine warps by the geometry and multiplies by the colour. `order` and `mixing` draw from the same generator,
+and nothing else draws random numbers for images: what one looked like in any epoch can be computed again.
 
 Known, deliberate differences from torchvision: hue turns in YIQ, which is linear (torchvision shifts it in
 HSV); contrast pivots on the mean luma of the whole original, not of the crop; nothing is clamped between the
@@ -12,9 +11,8 @@ steps; crop, rotation and shear are one interpolation: the photograph rotates in
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from numbers import Integral
 from typing import Final, Literal
 
@@ -35,6 +33,12 @@ _LUMA: Final = np.array(LUMA)
 # NTSC; grey has I = Q = 0.
 _YIQ: Final = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB: Final = np.linalg.inv(_YIQ)
+# RandAugment's operations, each with what a magnitude of 30 is: torchvision's, where they are matrices.
+_OPERATIONS: Final = {
+    "identity": 0.0, "shear x": 0.3, "shear y": 0.3, "translate x": 150 / 331, "translate y": 150 / 331,
+    "rotation": np.pi / 6, "brightness": 0.9, "saturation": 0.9, "contrast": 0.9,
+}  # fmt: skip
+_OPERATION_BLOCK: Final = 0x100  # of the counter's last word, where the slots' blocks count up from 0
 _MULTIPLIERS: Final = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS: Final = 10
@@ -42,8 +46,6 @@ _LOW: Final = np.uint64(0xFFFFFFFF)
 _SHIFT: Final = np.uint64(32)
 _ON_THE_EDGE: Final = 1e-3  # source pixels; more than float32 rounds a place to
 _LEVEL: Final = 1e-12  # source pixels a column: the edge is crossed nowhere in the row
-_ORDER_ROUNDS: Final = 12  # after 6, some orders of 3 to 6 images are likelier; after 8 no test sees it
-_ORDER: Final = 0xFFFFFFFF  # the counter's last word; the blocks of an image's numbers count up from 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class Augment:
     saturation: float = 0.25
     hue: float = 0.1
     """Turns of the colour circle to either side; 0.1 is 36 degrees."""
+    randaugment: int = 0
+    """Operations of RandAugment (Cubuk et al. 2019) after all of these; 0: none."""
+    magnitude: int = 9
+    """Their magnitude, 0..30, on torchvision's scale."""
+    mixup: float = 0.0
+    """alpha of mixup (Zhang et al. 2018): a share, from Beta(alpha, alpha), is another image; 0: none."""
+    cutmix: float = 0.0
+    """alpha of CutMix (Yun et al. 2019): the share is a box of the other image; 0: none. With mixup too, each
+    image takes one of the two, both as likely."""
     fill: int = 0
     """Level, 0..255, of what lies outside the image."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -87,11 +98,16 @@ class Augment:
             f"shear is {self.shear}; expected 0..<90 degrees": 0 <= self.shear < 90,
             f"flip is {self.flip}; expected a probability": 0 <= self.flip <= 1,
             f"hue is {self.hue}; expected 0..0.5 turns": 0 <= self.hue <= 0.5,
+            f"randaugment is {self.randaugment}; expected 0..16 operations": self.randaugment in range(17),
+            f"magnitude is {self.magnitude}; expected 0..30": 0 <= self.magnitude <= 30,
             f"fill is {self.fill}; expected 0..255": 0 <= self.fill <= 255,
             f"std is {self.std}; expected positive numbers": min(self.std) > 0,
         }
         for name in ("brightness", "contrast", "saturation"):
             checks[f"{name} is {getattr(self, name)}; expected 0..1"] = 0 <= getattr(self, name) <= 1
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            checks[f"{name} is {alpha}; expected 0, or 0.001..1000"] = alpha == 0 or 0.001 <= alpha <= 1000
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(f"augment: {message}")
@@ -99,8 +115,14 @@ class Augment:
     def crops(self) -> Augment:
         """The same images under random resized crops only: the views of test-time augmentation."""
         return replace(
-            self, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
-        )
+            self, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0,
+            randaugment=0, mixup=0.0, cutmix=0.0,
+        )  # fmt: skip
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image takes a share of another one."""
+        return bool(self.mixup or self.cutmix)
 
     def centre(self) -> Augment:
         """No randomness: scale 1, the window is the centre."""
@@ -130,11 +152,15 @@ def draw(
     Returns geometry, float32 `[n, 3, 3]`: output pixel -> source pixel, homogeneous (x, y, 1), origin at the
     corner; and colour, float32 `[n, 3, 4]`: RGB in 0..255 -> the network's floats.
     """
-    numbers = _numbers(seed, epoch, ids, view)
+    numbers = draw_numbers(seed, epoch, ids, view)
+    operations = _operations(augment, seed, epoch, ids, view)
     if lumas is None:
         lumas = np.full(len(ids), 127.5, dtype=np.float32)
     geometry = _window(augment, numbers, sizes) @ _affine(augment, numbers)
-    return geometry.astype(np.float32), _colour(augment, numbers, lumas).astype(np.float32)
+    for strengths in operations:
+        geometry = geometry @ _move(augment.size, strengths)
+    colour = _colour(augment, numbers, lumas, operations)
+    return geometry.astype(np.float32), colour.astype(np.float32)
 
 
 def log2_reduction(augment: Augment, sizes: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -217,11 +243,49 @@ def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     return (words.astype(np.float64) + 0.5) * 2.0**-32
 
 
-def _numbers(seed: int, epoch: int, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Draws:
-    """Uniform numbers in (0, 1), one array `[n]` a slot."""
-    blocks = np.arange(-(-len(_SLOTS) // 4))
+def draw_numbers(
+    seed: int,
+    epoch: int,
+    ids: NDArray[np.int64],
+    view: int | NDArray[np.int64],
+    slots: Sequence[str] = _SLOTS,
+    block: int = 0,
+) -> Draws:
+    """Uniform numbers in (0, 1), one array `[n]` a slot. block: the first of those of the generator."""
+    blocks = block + np.arange(-(-len(slots) // 4))
     words = philox((np.asarray(ids)[:, None], epoch, np.reshape(view, (-1, 1)), blocks), seed)
-    return dict(zip(_SLOTS, uniform(words).reshape(len(ids), 4 * len(blocks)).T, strict=False))
+    return dict(zip(slots, uniform(words).reshape(len(ids), 4 * len(blocks)).T, strict=False))
+
+
+def _operations(
+    augment: Augment, seed: int, epoch: int, ids: NDArray[np.int64], view: int | NDArray[np.int64]
+) -> list[Draws]:
+    """What RandAugment does, one operation after another: how strongly each kind, `[n]`, 0 for all but one.
+
+    All kinds are as likely, and so are both signs.
+    """
+    slots = [str(place) for place in range(augment.randaugment)]
+    numbers = draw_numbers(seed, epoch, ids, view, slots, _OPERATION_BLOCK) if slots else {}
+    found = []
+    for number in numbers.values():
+        chosen, negative = np.divmod(np.floor(number * 2 * len(_OPERATIONS)), 2)
+        signed = (1 - 2 * negative) * augment.magnitude / 30
+        kinds = enumerate(_OPERATIONS.items())
+        found.append({name: (chosen == kind) * signed * most for kind, (name, most) in kinds})
+    return found
+
+
+def _move(size: int, strengths: Draws) -> Matrices:
+    """An operation's output pixel -> its input's, as in torchvision: shear from the corner, whole pixels."""
+    cos, sin = np.cos(strengths["rotation"]), np.sin(strengths["rotation"])
+    matrices = np.zeros((len(cos), 3, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = cos
+    matrices[:, 0, 1] = strengths["shear x"] - sin
+    matrices[:, 1, 0] = strengths["shear y"] + sin
+    matrices[:, 0, 2] = size / 2 * (1 - cos + sin) - np.trunc(strengths["translate x"] * size)
+    matrices[:, 1, 2] = size / 2 * (1 - cos - sin) - np.trunc(strengths["translate y"] * size)
+    matrices[:, 2, 2] = 1
+    return matrices
 
 
 def _between(number: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
@@ -265,14 +329,22 @@ def _affine(augment: Augment, numbers: Draws) -> Matrices:
     return matrices
 
 
-def _colour(augment: Augment, numbers: Draws, lumas: NDArray[np.float32]) -> Matrices:
-    """Brightness, contrast, saturation, hue, /255, mean and std as one matrix; `[n, 3, 4]`."""
+def _colour(
+    augment: Augment, numbers: Draws, lumas: NDArray[np.float32], operations: list[Draws]
+) -> Matrices:
+    """Brightness, contrast, saturation, hue, operations, /255, mean and std as one matrix; `[n, 3, 4]`."""
     brightness = _between(numbers["brightness"], 1 - augment.brightness, 1 + augment.brightness)
     contrast = _between(numbers["contrast"], 1 - augment.contrast, 1 + augment.contrast)
     saturation = _between(numbers["saturation"], 1 - augment.saturation, 1 + augment.saturation)
     turn = _between(numbers["hue"], -augment.hue, augment.hue) * 2 * np.pi
     linear = (brightness * contrast)[:, None, None] * (_turn_hue(turn) @ _saturate(saturation))
     pivot = (1 - contrast) * brightness * lumas  # grey passes saturation and hue unchanged
+    luma = brightness * lumas  # which contrast, saturation and hue leave as it is
+    for strengths in operations:
+        bright, contrast = 1 + strengths["brightness"], 1 + strengths["contrast"]
+        linear = (bright * contrast)[:, None, None] * (_saturate(1 + strengths["saturation"]) @ linear)
+        luma = bright * luma
+        pivot = bright * contrast * pivot + (1 - contrast) * luma
     mean, std = np.array(augment.mean), np.array(augment.std)
     offset = (pivot[:, None] / 255 - mean) / std
     return np.concatenate([linear / (255 * std)[:, None], offset[:, :, None]], axis=2)
@@ -304,66 +376,3 @@ def _orientation_tables() -> tuple[Matrices, Matrices]:
 
 
 _ORIENT, _CORNERS = _orientation_tables()
-
-
-def order_at(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Which of `count` images each position of an epoch's order has; over all positions, a permutation.
-
-    positions: int64 `[n]`, of 0..count; count < 2**32. Each is found by itself, from (count, seed, epoch),
-    without a table of the others: a resumed training and each rank ask for theirs alone.
-
-    A Feistel network on a square of at least `count` places, whose round functions are tables of Philox's
-    words. A position that it takes outside of `count` goes through again until it is inside.
-    Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
-    """
-    side = 2 * math.ceil(math.sqrt(count) / 2)  # even: on an odd square no permutation would be an odd one
-    tables = _round_tables(side, seed, epoch)
-
-    def permute(places: NDArray[np.int64]) -> NDArray[np.int64]:
-        left, right = np.divmod(places, side)
-        for table in tables:
-            moved = (left + table[right]).view(np.uint64)
-            # less than `side`: what is not wraps to a huge number
-            left, right = right, np.minimum(moved, moved - np.uint64(side)).view(np.int64)
-        return left * side + right
-
-    places = permute(positions)
-    while len(outside := np.flatnonzero(places >= count)):
-        places[outside] = permute(places[outside])
-    return places
-
-
-@lru_cache(maxsize=2)
-def _round_tables(side: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Of each round a number in 0..side for each of `side` places: int64 `[rounds, side]`."""
-    words = philox((np.arange(-(-_ORDER_ROUNDS * side // 4)), epoch, 0, _ORDER), seed).astype(np.uint64)
-    numbers = words.ravel()[: _ORDER_ROUNDS * side] * np.uint64(side) >> _SHIFT
-    return numbers.astype(np.int64).reshape(_ORDER_ROUNDS, side)
-
-
-def epoch_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """All of `ids` as an epoch shuffles them, whatever their order. ids: int64 `[n]`, each at most once."""
-    return np.sort(ids)[order_at(np.arange(len(ids)), len(ids), seed, epoch)]
-
-
-def even_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
-    """Cut the positions `start..count` into the fewest batches of at most `batch_size`, as equal as can be.
-
-    Training uses this: no epoch ends in a batch of one image, whose statistics would be the last that
-    BatchNorm sees. Cutting again from any of its own bounds gives the same remaining bounds.
-    """
-    left = count - start
-    batches = -(-left // batch_size)
-    sizes = [(left + k) // batches for k in range(batches)]
-    stops = np.cumsum(sizes, dtype=np.int64) + start
-    return [(int(stop) - size, int(stop)) for stop, size in zip(stops, sizes, strict=True)]
-
-
-def full_bounds(count: int, batch_size: int, start: int = 0) -> list[tuple[int, int]]:
-    """Cut the positions `start..count` into full batches and a short last one, as evaluation does."""
-    return [(low, min(low + batch_size, count)) for low in range(start, count, batch_size)]
-
-
-def rank_share(ids: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
-    """The part of one global batch that `rank` of `world_size` reads; all of them together are the batch."""
-    return ids[rank::world_size]

@@ -114,7 +114,8 @@ class BatchSpec:
     ids: int64 `[B]`, rows of the pack. geometry: float32 `[B, K, 3, 3]`, output pixel -> decoded pixel,
     after the reduction. colour: float32 `[B, K, 3, 4]`. log2_reduction: int32 `[B, 2]`, as
     `augment.log2_reduction` gives it, of the stored sizes. epoch, stop: where the stream stands once this
-    batch is done, as an epoch and a number of images of it.
+    batch is done, as an epoch and a number of images of it. mixing: float32 `[B, K, 2, S]`, as
+    `mixing.draw_mixing` gives it, where images are mixed; not the engine's to do.
     """
 
     ids: NDArray[np.int64]
@@ -123,6 +124,7 @@ class BatchSpec:
     log2_reduction: NDArray[np.int32]
     epoch: int
     stop: int
+    mixing: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,7 @@ from numpy.typing import NDArray
 from greyhound.cache.machine import available_cores, has_dali
 from greyhound.cache.store import Pack, PackError
 from greyhound.pipelines import dali, threads
-from greyhound.pipelines.augment import (
-    Augment,
-    draw,
-    even_bounds,
-    full_bounds,
-    log2_reduction,
-    order_at,
-    rank_share,
-    to_stored,
-)
+from greyhound.pipelines.augment import Augment, draw, log2_reduction, to_stored
 from greyhound.pipelines.decoded import ImageCache, plan
 from greyhound.pipelines.engine import (
     BatchSpec,
@@ -45,6 +36,8 @@ from greyhound.pipelines.engine import (
     WithTimeout,
     parse_bytes,
 )
+from greyhound.pipelines.mixing import draw_mixing, mix, shares_of
+from greyhound.pipelines.order import even_bounds, full_bounds, order_at, rank_share
 
 DEFAULT: Final = Resources()
 ENGINES: Final[dict[str, Engine]] = {"dali": dali.stream, "threads": threads.stream}
@@ -56,6 +49,8 @@ class Batch:
 
     labels: int64 `[B]`, on the device. ids: int64 `[B]`, rows of the pack, in host memory. global_batch_size:
     images of the batch over all ranks. weights: float32 `[B]`, on the device, where the loader has them.
+    shares: float32 `[B, K]`, on the device: of each view, how much is of the image before it, where they are
+    mixed; see `mixing`.
     """
 
     images: torch.Tensor
@@ -63,14 +58,25 @@ class Batch:
     ids: torch.Tensor
     global_batch_size: int
     weights: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
 
     def flat(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Every view as an image of its own: float32 `[B * K, 3, S, S]`, and its label, int64 `[B * K]`."""
         return self.images.reshape(-1, *self.images.shape[-3:]), self._of_views(self.labels)
 
     def examples(self) -> tuple[torch.Tensor, ...]:
-        """`flat`, and the weight of every view, float32 `[B * K]`, where the loader has weights."""
-        return self.flat() if self.weights is None else (*self.flat(), self._of_views(self.weights))
+        """`flat`, and the weight of every view, float32 `[B * K]`, where the loader has weights.
+
+        Of mixed images, always: the weight times what is its own, then the labels of the images mixed in,
+        int64 `[B * K]`, and their weights times their shares. A view's loss is the sum of both labels' own.
+        """
+        if self.shares is None:
+            return self.flat() if self.weights is None else (*self.flat(), self._of_views(self.weights))
+        shares, others = self.shares.flatten(), self._of_views(self.labels.roll(1))
+        if self.weights is None:
+            return *self.flat(), 1 - shares, others, shares
+        weights, their = self._of_views(self.weights), self._of_views(self.weights.roll(1))
+        return *self.flat(), weights * (1 - shares), others, their * shares
 
     def _of_views(self, values: torch.Tensor) -> torch.Tensor:
         return values.repeat_interleave(self.images.shape[1] if self.images.ndim == 5 else 1)
@@ -239,7 +245,9 @@ class Loader:
         geometry, colour = draw(self.augment, self.seed, epoch, ids[every], sizes[every], view, lumas)
         reduction = log2_reduction(self.augment, self.pack.stored_sizes[ids])
         stored = to_stored(geometry.reshape(*shape, 3, 3), sizes, self.pack.orientations[ids], reduction)
-        return BatchSpec(ids, stored, colour.reshape(*shape, 3, 4), reduction, epoch, stop)
+        mixing = draw_mixing(self.augment, self.seed, epoch, ids[every], view) if self.augment.mixes else None
+        mixing = None if mixing is None else mixing.reshape(*shape, 2, self.augment.size)
+        return BatchSpec(ids, stored, colour.reshape(*shape, 3, 4), reduction, epoch, stop, mixing)
 
     def _specs(self, start: Position, epochs: int | None) -> Iterator[BatchSpec]:
         """Every batch from `start` on. Engines read ahead, so this does not touch `position`."""
@@ -273,11 +281,15 @@ class Loader:
         return [{"row": row, "path": self.pack.image_path(row), "replacement": other} for row, other in pairs]
 
     def _batch(self, spec: BatchSpec, images: torch.Tensor, global_batch_size: int) -> Batch:
-        views = images.permute(0, 1, 4, 2, 3)
-        images = self._to_device(views[:, 0] if self.views == 1 else views)
+        images, shares = self._to_device(images), None
+        if spec.mixing is not None:
+            images = mix(images, self._of_rows(spec.mixing))
+            shares = self._of_rows(shares_of(spec.mixing))
+        images = images.permute(0, 1, 4, 2, 3)
+        images = images[:, 0] if self.views == 1 else images
         labels = self._of_rows(self.pack.labels[spec.ids].astype(np.int64))
         weights = None if self.weights is None else self._of_rows(self.weights[spec.ids])
-        return Batch(images, labels, torch.from_numpy(spec.ids), global_batch_size, weights)
+        return Batch(images, labels, torch.from_numpy(spec.ids), global_batch_size, weights, shares)
 
     def _of_rows(self, values: NDArray[Any]) -> torch.Tensor:
         """On the device."""

@@ -65,6 +65,20 @@ def render(
     return (warped @ colour[:, :3].T.astype(np.float64) + colour[:, 3]).astype(np.float32)
 
 
+def mix(images: Floats, mixing: Floats) -> Floats:
+    """Every view of every image, and its partner's share of each pixel: x = (1 - share) * own + share * partner's.
+
+    images: `[B, K, S, S, 3]`. mixing: `[B, K, 2, S]`, of rows and of columns. The partner is the image before, in the
+    same view; the first image's is the last.
+    """
+    mixed = images.copy()
+    for place, view in np.ndindex(images.shape[:2]):
+        rows, columns = mixing[place, view]
+        share = np.outer(rows, columns)[:, :, None]
+        mixed[place, view] = (1 - share) * images[place, view] + share * images[place - 1, view]
+    return mixed
+
+
 def psnr(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
     """Peak signal-to-noise ratio of two images of levels 0..255, decibels."""
     error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)

@@ -35,7 +35,8 @@ from greyhound.cache.index import add_index
 from greyhound.cache.options import read_options
 from greyhound.cache.shards import divide, shard_paths
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack
-from greyhound.pipelines.augment import Augment, draw, order_at
+from greyhound.pipelines.augment import Augment, draw
+from greyhound.pipelines.order import order_at
 
 ROWS_A_RECORD_BATCH = 300
 """As many photographs of 110 kB as fill the packer's 32 MiB."""

@@ -26,8 +26,9 @@ from greyhound import api
 from greyhound.cache.store import Pack
 from greyhound.model.schedule import Phase
 from greyhound.pipelines import threads
-from greyhound.pipelines.augment import Augment, epoch_order
+from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
+from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import FAST
 from greyhound.session import normalised
 

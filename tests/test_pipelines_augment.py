@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from pictures import coded, store_as
 from PIL import Image, ImageOps
-from torchvision.transforms.functional import _get_inverse_affine_matrix
+from torchvision.transforms.functional import InterpolationMode, _get_inverse_affine_matrix
+from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as torchvision
 
 from greyhound.pipelines import augment as module
@@ -35,7 +36,7 @@ def draws(augment: Augment, count: int = len(MANY), sides: tuple[int, int] = (25
 
 def drawn(name: str, count: int, low: float, high: float) -> Doubles:
     """The numbers that `draws` used, in their own unit."""
-    return np.asarray(low + (high - low) * module._numbers(0, 0, MANY[:count], 0)[name])
+    return np.asarray(low + (high - low) * module.draw_numbers(0, 0, MANY[:count], 0)[name])
 
 
 def hue_of(colours: Doubles) -> Doubles:
@@ -59,10 +60,15 @@ def test_the_defaults_are_the_seeds_recipe_and_crops_keep_scale_place_and_normal
         "shear": 10.0,
     }
     colour = {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "hue": 0.1}
-    rest = {"flip": 0.0, "fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    off = {"randaugment": 0, "magnitude": 9, "mixup": 0.0, "cutmix": 0.0}
+    rest = off | {"flip": 0.0, "fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     assert vars(Augment()) == geometry | colour | rest
+    mixing = ("mixup", "cutmix", "randaugment")
     rich = Augment(size=64, scale=(0.5, 2.0), flip=0.5, fill=7, mean=(0.5,) * 3, std=(0.25,) * 3)
-    assert vars(rich.crops()) == vars(rich) | dict.fromkeys(["rotation", "shear", "flip", *colour], 0)
+    rich = replace(rich, randaugment=2, mixup=0.2, cutmix=1.0)
+    assert vars(rich.crops()) == vars(rich) | dict.fromkeys(
+        ["rotation", "shear", "flip", *mixing, *colour], 0
+    )
 
 
 def test_a_crop_scales_and_shifts_as_the_full_augmentation_does_and_nothing_else() -> None:
@@ -122,7 +128,7 @@ def test_seed_epoch_id_view_and_number_each_matter() -> None:
     found = [draw(Augment(), seed, epoch, np.array([row]), size, view) for seed, epoch, row, view in tuples]
     for matrices in zip(*found, strict=True):
         assert len({matrix.tobytes() for matrix in matrices}) == len(tuples) == 7
-    numbers = np.stack(list(module._numbers(0, 0, MANY, 0).values()))
+    numbers = np.stack(list(module.draw_numbers(0, 0, MANY, 0).values()))
     assert numbers.shape == (10, 20_000)
     assert np.abs(np.corrcoef(numbers) - np.eye(10)).max() < 0.03, (
         "nor do the numbers of an image depend on each other"
@@ -138,6 +144,17 @@ def test_a_draw_is_the_same_for_ever() -> None:
         [0.813560, 0.089514, -0.186406, 6.152658],
         [-0.134555, 0.750761, 0.100461, 6.152658],
         [0.438708, -0.410328, 0.688288, 6.152658],
+    ]
+    np.testing.assert_allclose(colour[0] * 255, coloured, rtol=1e-5, atol=1e-5)
+    geometry, colour = draw(
+        Augment(randaugment=2), 1, 2, np.array([4]), np.array([[256, 256]], dtype=np.int32)
+    )
+    drawn = [[1.110805, 0.187290, -37.686512], [-0.014203, 1.113014, -19.457327], [0, 0, 1]]
+    np.testing.assert_allclose(geometry[0], drawn, rtol=1e-4, atol=1e-5)
+    coloured = [
+        [0.913083, 0.103780, -0.173716, -27.891987],
+        [-0.118519, 0.862478, 0.099188, -27.891987],
+        [0.426841, -0.371732, 0.788038, -27.891987],
     ]
     np.testing.assert_allclose(colour[0] * 255, coloured, rtol=1e-5, atol=1e-5)
 
@@ -340,6 +357,10 @@ def test_mean_and_std_come_last_and_to_pixels_undoes_them() -> None:
         ("contrast", [-0.1], "0..1"),
         ("saturation", [36.0], "0..1"),
         ("hue", [36.0], "0..0.5 turns"),
+        ("randaugment", [-1, 17, 1.5], "0..16 operations"),
+        ("magnitude", [31], "0..30"),
+        ("mixup", [-0.1, math.nan, 1e-4], "0, or 0.001..1000"),
+        ("cutmix", [math.inf], "0, or 0.001..1000"),
         ("fill", [256], "0..255"),
         ("std", [(0.2, 0.0, 0.2)], "positive numbers"),
     ],
@@ -349,6 +370,89 @@ def test_numbers_that_no_image_could_have_are_refused(name: str, values: list[An
         with pytest.raises(ValueError) as refusal:
             Augment(**{name: value})
         assert str(refusal.value) == f"augment: {name} is {value}; expected {expected}"
+
+
+KINDS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+)
+"""Those of torchvision's that are matrices, in our order."""
+
+
+def chosen(count: int, operations: int) -> list[list[tuple[str, int]]]:
+    """Kind and sign of each operation of each image, from the numbers that `draws` used."""
+    slots = list(map(str, range(operations)))
+    numbers = module.draw_numbers(0, 0, MANY[:count], 0, slots, 0x100).values()
+    places = [np.floor(18 * each).astype(int).tolist() for each in numbers]
+    return [[(KINDS[each // 2], 1 - 2 * (each % 2)) for each in row] for row in zip(*places, strict=True)]
+
+
+def as_torchvision(image: torch.Tensor, kind: str, sign: int, magnitude: int) -> Any:
+    """One operation by torchvision's own code, whatever it would have drawn."""
+    judge = RandAugment(interpolation=InterpolationMode.BILINEAR)
+    values, signed = judge._AUGMENTATION_SPACE[kind]
+    strengths = values(31, *image.shape[-2:])
+    strength = 0.0 if strengths is None else float(strengths[magnitude]) * (sign if signed else 1)
+    return judge._apply_image_or_video_transform(image, kind, strength, InterpolationMode.BILINEAR, {})
+
+
+@pytest.mark.parametrize(("operations", "magnitude"), [(1, 9), (1, 30), (2, 9), (3, 6)])
+def test_randaugment_is_torchvisions_operation_by_operation(operations: int, magnitude: int) -> None:
+    """On a smooth picture, clamped nowhere, where no pixel has come from outside of it on the way."""
+    size, apart, kinds = 96, [], set()
+    down, across = np.mgrid[:size, :size] / size
+    levels = np.stack([90 + 60 * across, 110 + 50 * down, 130 + 20 * np.sin(4 * across + 3 * down)], axis=2)
+    image = torch.from_numpy(levels / 255).permute(2, 0, 1).float()
+    sizes, ids = np.full((60, 2), size, dtype=np.int32), MANY[:60]
+    lumas = np.full(60, 255 * float(torchvision.rgb_to_grayscale(image).mean()), dtype=np.float32)
+    augment = replace(PLAIN, size=size, randaugment=operations, magnitude=magnitude)
+    geometry, colour = draw(augment, 0, 0, ids, sizes, lumas=lumas)
+    for row, steps in enumerate(chosen(60, operations)):
+        expected, inside = image, torch.ones_like(image)
+        for number, (kind, sign) in enumerate(steps):
+            if kind == "Contrast" and number:  # torchvision pivots on what it sees by then
+                break
+            expected = as_torchvision(expected, kind, sign, magnitude)
+            moved = kind not in ("Brightness", "Color", "Contrast")
+            inside = as_torchvision(inside, kind, sign, magnitude) if moved else inside
+        else:
+            ours = oracle.render(np.rint(levels).astype(np.uint8), geometry[row], colour[row], size)
+            seen = (inside.permute(1, 2, 0).numpy() > 0.999) & (expected.permute(1, 2, 0).numpy() < 1)
+            assert seen.mean() > 0.2
+            apart.append(255 * np.abs(ours - expected.permute(1, 2, 0).numpy())[seen].max())
+            kinds |= {kind for kind, _ in steps}
+    assert kinds == set(KINDS) and len(apart) > 30
+    assert max(apart) < 2.5, "levels: what was rounded to one, times 1.9 where contrast is"
+
+
+def test_randaugments_kinds_and_signs_are_all_as_likely() -> None:
+    geometry, colour = draws(replace(PLAIN, randaugment=1, magnitude=30))
+    found = np.concatenate([geometry.reshape(len(MANY), 9), colour.reshape(len(MANY), 12)], axis=1)
+    _, counts = np.unique(found.round(4), axis=0, return_counts=True)
+    assert len(counts) == 17, "8 kinds with a sign, and the identity"
+    np.testing.assert_allclose(np.sort(counts) / len(MANY), [1 / 18] * 16 + [1 / 9], atol=0.006)
+
+
+def test_randaugment_comes_after_the_rest_and_moves_no_other_draw() -> None:
+    rich = replace(Augment(), flip=0.5)
+    plain, augmented = draws(rich, 500), draws(replace(rich, randaugment=3, magnitude=0), 500)
+    for one, other in zip(plain, augmented, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    alone = draws(replace(PLAIN, randaugment=2), 500)[0].astype(np.float64)
+    np.testing.assert_allclose(draws(replace(rich, randaugment=2), 500)[0], plain[0] @ alone, atol=2e-3)
+    grey = colour_levels(draws(replace(Augment(), randaugment=4), 1)[1][0], np.full(3, 127.5))
+    assert np.ptp(grey) < 1e-6
+    third = np.array([kinds[2][0] == "Identity" for kinds in chosen(500, 3)])
+    two, three = (draws(replace(rich, randaugment=count), 500) for count in (2, 3))
+    for one, other in zip(two, three, strict=True):
+        assert np.array_equal(one[third], other[third]) and not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(

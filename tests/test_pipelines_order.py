@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from greyhound.pipelines.augment import (
-    Augment,
-    draw,
-    epoch_order,
-    even_bounds,
-    full_bounds,
-    order_at,
-    rank_share,
-)
+from greyhound.pipelines.augment import Augment, draw
+from greyhound.pipelines.order import epoch_order, even_bounds, full_bounds, order_at, rank_share
 
 
 def test_an_epoch_is_a_permutation_whatever_the_order_and_the_number_of_the_ids_given() -> None:

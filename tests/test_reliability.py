@@ -50,9 +50,9 @@ from greyhound.model.run import (
     Run,
     RunError,
 )
-from greyhound.pipelines.augment import epoch_order
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader, replacements
+from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
 
 ENGINES = ["threads", "dali"] if has_dali() else ["threads"]

@@ -19,9 +19,10 @@ from pictures import ALL_TRAIN, encode, noise, packed
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import threads
-from greyhound.pipelines.augment import Augment, draw, epoch_order
+from greyhound.pipelines.augment import Augment, draw
 from greyhound.pipelines.engine import BatchSpec, ImageCacheName, Resources
 from greyhound.pipelines.loader import Batch, Loader
+from greyhound.pipelines.order import epoch_order
 
 IMAGENET = 1_280_000
 pytestmark = pytest.mark.alone

@@ -60,9 +60,9 @@ from greyhound.model.run import (
     RunError,
 )
 from greyhound.model.schedule import Phase
-from greyhound.pipelines.augment import epoch_order
 from greyhound.pipelines.engine import Resources, ResourcesError
 from greyhound.pipelines.loader import Batch
+from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import FAST, PAPER, RECIPES, Averaging, Checkpoints, TrainOptions
 from greyhound.session import open_evaluation, open_pack
 
