@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/greyhound pack $(DEMO)/images --out $(DEMO)/dogs.arrow
 	$(BIN)/greyhound train demo --pack $(DEMO)/dogs.arrow --out $(DEMO)/run
 	$(BIN)/greyhound eval --run $(DEMO)/run --crops 10
-	$(BIN)/greyhound explain --run $(DEMO)/run
+	$(BIN)/greyhound explain --run $(DEMO)/run --boxes $(DEMO)/images/boxes.csv
 	@echo "Open $(DEMO)/run/report.html"
 
 test: $(DEV)

@@ -18,7 +18,7 @@ def demo(out: Path, classes: int = 12, per_class: int = 60, seed: int = 0) -> in
     """Draw a synthetic fine-grained data set: cartoon dogs, with planted faults and their ground truth.
 
     Args:
-        out: The folder to make; one subfolder a breed, and truth.csv.
+        out: The folder to make; one subfolder a breed, truth.csv and boxes.csv.
         classes: Breeds to draw.
         per_class: Images of each breed.
         seed: Another seed draws other dogs.

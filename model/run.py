@@ -90,7 +90,19 @@ SCHEMAS: Final[dict[str, Any]] = {
     PROBE: _RESULT | {"images": int, "seconds": {"*": _NUMBER}},
     SWA: {"before": _RESULT, "after": _RESULT},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
-    SALIENCY: _ORIGIN | {"images": [{"path": str}]},
+    SALIENCY: _ORIGIN
+    | {
+        "methods": {
+            "*": {
+                "checked": int,
+                "random_head": _NUMBER,
+                "random_weights": _NUMBER,
+                "pointing": {"n": int, "accuracy": _NUMBER, "interval": [_NUMBER]},
+            }
+        },
+        "boxes": {"chance": _NUMBER, "middle": _NUMBER},
+        "images": [{"path": str}],
+    },
     MISTAKES: _MISTAKES | {"weights": str, "crops": int, "seed": int},
     DIVERGED: {"epoch": int, "images": int, "learning_rate": _NUMBER, "paths": [str]},
     EVALUATION: _ORIGIN

@@ -46,6 +46,7 @@ _LOW: Final = np.uint64(0xFFFFFFFF)
 _SHIFT: Final = np.uint64(32)
 _ON_THE_EDGE: Final = 1e-3  # source pixels; more than float32 rounds a place to
 _LEVEL: Final = 1e-12  # source pixels a column: the edge is crossed nowhere in the row
+_NOISE: Final = 0xFFFFFFFE  # the counter's last word
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,18 @@ def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], seed: int
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Map 32-bit words to the open interval (0, 1): `(word + 1/2) / 2**32`; the shape stays."""
     return (words.astype(np.float64) + 0.5) * 2.0**-32
+
+
+def noise(seed: int, ids: NDArray[np.int64], copy: int, count: int) -> NDArray[np.float32]:
+    """Standard normal numbers `[n, count]`, each row a function of (seed, its id, copy) alone.
+
+    Box, Muller, "A note on the generation of random normal deviates", 1958.
+    """
+    blocks = np.arange(-(-count // 4))
+    numbers = uniform(philox((np.asarray(ids)[:, None], copy, blocks, _NOISE), seed))
+    radius, angle = np.sqrt(-2 * np.log(numbers[..., :2])), 2 * np.pi * numbers[..., 2:]
+    pairs = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    return pairs.reshape(len(ids), -1)[:, :count].astype(np.float32)
 
 
 def draw_numbers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections import Counter
 from pathlib import Path
@@ -36,7 +37,7 @@ def difference(first: Image.Image, second: Image.Image) -> float:
 
 
 def test_truth_has_one_line_for_every_file_and_the_summary_agrees(drawn: Drawn) -> None:
-    files = [path for path in drawn.folder.rglob("*") if path.is_file() and path.name != "truth.csv"]
+    files = [path for path in drawn.folder.rglob("*") if path.is_file() and path.suffix != ".csv"]
     assert list(drawn.truth[0]) == ["path", "label", "fault", "of", "detail"]
     assert sorted(drawn.folder / row["path"] for row in drawn.truth) == sorted(files)
     names = [breed.name.replace(" ", "_") for breed in brushes.BREEDS[:CLASSES]]
@@ -123,6 +124,43 @@ def test_a_twin_is_nearly_the_same_picture(kind: str) -> None:
         other = ImageOps.mirror(other)
     assert 0.5 < difference(image, other) < 16
     assert difference(image, dogs.draw_dog(brushes.BREEDS[3], 8, 0).resize(image.size)) > 25
+
+
+def test_boxes_hold_the_dog_of_every_file_that_can_be_read(drawn: Drawn) -> None:
+    with (drawn.folder / "boxes.csv").open(newline="", encoding="utf-8") as file:
+        boxes = {row.pop("path"): [int(value) for value in row.values()] for row in csv.DictReader(file)}
+    assert boxes.keys() == {row["path"] for row in drawn.truth if row["fault"] not in UNREADABLE}
+    for row, path in drawn.rows(*{*demo.FAULTS, ""} - UNREADABLE):
+        left, top, right, bottom = boxes[row["path"]]
+        width, height = ImageOps.exif_transpose(load(path)).size
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height, row
+        assert (right - left) * (bottom - top) > 0.1 * width * height
+    for row, _ in drawn.rows("exact-duplicate"):
+        assert boxes[row["path"]] == boxes[row["of"]]
+
+
+def test_a_box_is_where_the_dog_is() -> None:
+    """Two breeds before the same scene, which nothing else tells apart: they differ in the mask's box alone."""
+    for number in range(4):
+        image, mask = dogs.draw_with_mask(brushes.BREEDS[9], number, 0)
+        dog = np.asarray(mask) > 0
+        assert (
+            image.size == mask.size
+            and image.tobytes() == dogs.draw_dog(brushes.BREEDS[9], number, 0).tobytes()
+        )
+        tan = np.abs(np.asarray(image, np.float32) - (217, 177, 132)).max(axis=-1) < 40
+        assert tan[dog].mean() > 2 * tan[~dog].mean()
+
+
+@pytest.mark.parametrize(("kind", "box"), [("mirrored", (60, 20, 90, 50)), ("resized", (9, 18, 36, 46))])
+def test_a_twins_box_goes_where_its_dog_goes(tmp_path: Path, kind: str, box: tuple[int, ...]) -> None:
+    mask = Image.new("L", (100, 100))
+    mask.paste(255, (10, 20, 40, 50))
+    drawing = Image.new("RGB", (100, 100)), mask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "draw_with_mask", lambda *_: drawing)
+        found = demo._write(tmp_path, 0, demo.Plan("a.jpg", 0, 0, "near-duplicate", "", kind))
+    assert found == box
 
 
 def test_only_the_seed_the_breed_and_the_number_change_the_picture(drawn: Drawn, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""eval.py: the seed's table, the ensemble, folders with labels, refusals; and explain.py."""
+"""eval.py: the seed's table, the ensemble, folders with labels, refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint, metrics, precision
 from greyhound.model.metrics import wilson
 from greyhound.model.run import Run, RunError
-from greyhound.model.saliency import saliency
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader
@@ -350,55 +349,3 @@ def test_every_program_sees_the_picture_as_the_recipe_fits_it(
     assert len(seen) >= {"predict": 1, "explain": 3, "review": 18}[program]
     assert {picture[16, 1].argmax() for picture in seen} == {left}, "red where the ends are in it"
     assert {bool(picture[1, 16].max() < 40) for picture in seen} == {bars}
-
-
-# --- explain.py ------------------------------------------------------------------------------------------------------
-
-
-def explained(run: Path, **options: Any) -> list[dict[str, Any]]:
-    """Explain images of the run; a row of each."""
-    explain.explain(explain.Job(run=run, resources=ONE_THREAD, **options))
-    content: dict[str, Any] = Run(run).read("saliency.json")
-    assert (content["checkpoint"], content["weights"]) == ("swa", Run(run).weights_id("swa"))
-    images: list[dict[str, Any]] = content["images"]
-    return images
-
-
-def test_the_sheet_and_its_rows(run: Path, colour_pack: Pack) -> None:
-    before = {path.name: path.read_bytes() for path in run.glob("*.ckpt")}
-    assert "Not explained yet" in (run / "report.html").read_text()
-    rows, ids = explained(run, count=5), colour_pack.ids("test")
-    test = {colour_pack.image_path(row): colour_pack.classes[colour_pack.labels[row]] for row in ids}
-    assert len({row["path"] for row in rows}) == 5
-    assert all(test[row["path"]] == row["true"] for row in rows)
-    assert all(row["loss"] >= 0 for row in rows)
-    with Image.open(run / "saliency.png") as sheet:
-        assert min(sheet.size) > 200
-    assert "Not explained yet" not in (run / "report.html").read_text()
-    assert {path.name: path.read_bytes() for path in run.glob("*.ckpt")} == before
-
-
-def test_another_seed_shows_other_images_and_the_same_seed_the_same(run: Path) -> None:
-    first, same, other = ([row["path"] for row in explained(run, count=4, seed=seed)] for seed in (0, 0, 1))
-    assert first == same
-    assert first != other
-    assert len(explained(run, count=500)) == 12, "more than there are is all there are"
-
-
-def test_the_loss_is_that_of_the_evaluation_pipeline(run: Path, colour_pack: Pack) -> None:
-    augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").centre()
-    batch = explain.draw_images(explain.Job(run=run, resources=ONE_THREAD, count=4), colour_pack, augment)
-    _, network = Run(run).network("swa", torch.device("cpu"))
-    result = saliency(network, batch.images, batch.labels)
-    with torch.no_grad():
-        expected = torch.nn.functional.cross_entropy(network(batch.images), batch.labels, reduction="none")
-    assert np.allclose(result.loss, expected.numpy(), atol=1e-5)
-    assert result.gradient.shape == (4, 32, 32)
-    assert (result.gradient > 0).mean() > 0.9
-
-
-def test_what_explain_cannot_do_is_one_line(tmp_path: Path, here: Here) -> None:
-    answer = here("explain.py", "--run", "nowhere")
-    assert answer.error.startswith("nowhere is no folder; expected a run folder")
-    with pytest.raises(ValueError, match="count is 0; expected at least 1"):
-        explain.Job(run=tmp_path, count=0)

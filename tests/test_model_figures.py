@@ -109,7 +109,10 @@ def test_confusion_paints_right_blue_and_wrong_rust(
 def test_foreign_names_are_drawn_without_warning(draw: Draw) -> None:
     count, images = len(FOREIGN), photographs(len(FOREIGN))
     assert draw(figures.confusion, np.eye(count), FOREIGN).std() > 10
-    assert draw(figures.saliency_sheet, images, images[..., 0], FOREIGN, [False] * count).std() > 10
+    assert (
+        draw(figures.saliency_sheet, images, {"gradient": images[..., 0]}, FOREIGN, [False] * count).std()
+        > 10
+    )
     assert draw(figures.image_sheet, images[None], FOREIGN).std() > 10
 
 
@@ -129,19 +132,22 @@ def test_shorten_gives_one_short_line_that_the_font_has(text: str, expected: str
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_saliency_sheet_grows_by_rows_of_two(draw: Draw, count: int) -> None:
-    images, captions = photographs(count), ["true: a\npredicted: b\nloss: 1.234"] * count
-    picture = draw(figures.saliency_sheet, images, images[..., 0], captions, [True] * count)
-    height, width, _ = picture.shape
-    assert (width > 1000) == (count > 1)
-    assert round(height / 320) == -(-count // 2)
+@pytest.mark.parametrize("methods", [2, 3])
+def test_saliency_sheet_has_a_row_for_each_image_and_a_column_for_each_method(
+    draw: Draw, count: int, methods: int
+) -> None:
+    images, captions = photographs(count), ["true: a\npredicted: b, loss 1.234"] * count
+    maps = {f"method {number}": images[..., number] for number in range(methods)}
+    height, width, _ = draw(figures.saliency_sheet, images, maps, captions, [True] * count).shape
+    assert round(width / 200) == 1 + methods
+    assert round(height / 265) == count
 
 
 def test_saliency_sheet_frames_what_was_wrong(draw: Draw) -> None:
     images = np.zeros((1, 24, 24, 3), np.uint8)
     for correct in (True, False):
-        picture = draw(figures.saliency_sheet, images, images[..., 0], ["a"], [correct])
-        assert has(picture[:40], (0xFF, 0x9E, 0x7D)) is not correct, "the upper edge"
+        picture = draw(figures.saliency_sheet, images, {"gradient": images[..., 0]}, ["a"], [correct])
+        assert has(picture[:60], (0xFF, 0x9E, 0x7D)) is not correct, "the upper edge"
 
 
 def test_overlay_is_grey_where_the_map_is_dark_and_glows_where_it_is_bright() -> None:

@@ -1,19 +1,31 @@
-"""The gradient at the pixels is the derivative, and looking changes nothing."""
+"""The maps are what captum says they are, the gradient is the derivative, and looking changes nothing."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+from captum.attr import LayerAttribution, LayerGradCam, NoiseTunnel, Saliency
+from runs import Patch
+from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional
 
 from greyhound.model import saliency as module
 from greyhound.model.network import build
-from greyhound.model.saliency import normalise, saliency
+from greyhound.model.saliency import (
+    grad_cam,
+    normalise,
+    peaks,
+    rank_correlation,
+    saliency,
+    smoothgrad,
+    with_head,
+)
 
 
 def images(count: int = 3, side: int = 4) -> torch.Tensor:
@@ -68,6 +80,131 @@ def test_images_are_taken_a_few_at_a_time_and_it_makes_no_difference(monkeypatch
     for one, other in zip(vars(few).values(), vars(saliency(network, pixels, labels)).values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     assert taken[3:] == [5]
+
+
+LABELS = torch.tensor([0, 3, 2])
+
+
+def timm_network(grid: int = 0, name: str = "test_efficientnet") -> nn.Module:
+    torch.manual_seed(0)
+    return build(name, 4, "none", grid=grid).eval()
+
+
+def losses(network: nn.Module, labels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What captum is to differentiate: the loss of each image."""
+    return lambda pixels: functional.cross_entropy(network(pixels), labels, reduction="none")
+
+
+def draws(place: slice, copy: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(copy)
+    return torch.randn(3, 3, 64, 64, generator=generator)[place]
+
+
+def test_the_gradient_is_captums() -> None:
+    network, pixels = timm_network(), images(side=64).float()
+    expected = Saliency(losses(network, LABELS)).attribute(pixels.requires_grad_()).amax(1)
+    found = saliency(network, pixels, LABELS).gradient
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * found.max())
+
+
+def test_smoothgrad_is_captums_on_the_same_noise(monkeypatch: Patch) -> None:
+    """Of three images, two at a time; each has a spread of its own, so captum gets them one by one."""
+    network, pixels = timm_network(), images(side=64).float()
+    pixels[1] = pixels[1] * 0.5 - 3
+    found = smoothgrad(network, pixels, LABELS, draws, 3, 0.2)
+    for place in range(3):
+        one, sigma = pixels[place : place + 1], 0.2 * float(pixels[place].max() - pixels[place].min())
+        noise = torch.cat([draws(slice(place, place + 1), copy) for copy in range(3)])
+        monkeypatch.setattr(torch, "normal", lambda *_, given=sigma * noise, **__: given)
+        tunnel = NoiseTunnel(Saliency(losses(network, LABELS[place : place + 1].repeat(3))))
+        options = {"nt_samples": 3, "nt_type": "smoothgrad", "stdevs": sigma, "abs": False}
+        expected = tunnel.attribute(one.clone().requires_grad_(), **options).abs().amax(1)
+        np.testing.assert_allclose(found[place], expected[0], rtol=1e-3, atol=1e-5 * found[place].max())
+    assert not np.allclose(found, saliency(network, pixels, LABELS).gradient, rtol=0.1)
+
+
+def captums_cam(network: nn.Module, layer: nn.Module, pixels: torch.Tensor, relu: bool) -> torch.Tensor:
+    cam = LayerGradCam(network, layer).attribute(pixels, LABELS, relu_attributions=relu)
+    assert isinstance(cam, torch.Tensor)
+    return cam.detach()
+
+
+def resized(cam: torch.Tensor, side: int = 64) -> torch.Tensor:
+    made = LayerAttribution.interpolate(cam, (side, side), "bilinear")
+    assert isinstance(made, torch.Tensor)
+    return made
+
+
+def test_grad_cam_is_captums_of_the_last_stage() -> None:
+    network, pixels = timm_network(), images(side=64).float()
+    expected = resized(captums_cam(network, network.get_submodule("blocks.4"), pixels, relu=True))[:, 0]
+    found = grad_cam(network, pixels, LABELS)
+    assert found is not None
+    assert found.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * found.max())
+
+
+def test_grad_cam_of_a_grid_head_adds_what_it_takes_of_either_stage() -> None:
+    """Captum sees what the head takes of the stage before alone once the last one is cut off from it."""
+    network, pixels = timm_network(grid=2), images(side=64).float()
+    before, last = (network.get_submodule(f"features.network.blocks.{stage}") for stage in (3, 4))
+    cam = captums_cam(network, last, pixels, relu=False)
+    last.register_forward_hook(lambda _, __, output: output.detach())
+    direct = captums_cam(network, before, pixels, relu=False)
+    assert (cam.shape, direct.shape) == ((3, 1, 2, 2), (3, 1, 4, 4))
+    expected = resized((resized(cam, 4) + 4 * direct).relu())[:, 0]
+    found = grad_cam(network, pixels, LABELS)
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_networks_without_such_maps_have_none(name: str) -> None:
+    network = timm_network(name=name)
+    assert (grad_cam(network, images(side=160).float(), LABELS) is None) == (name == "test_vit")
+
+
+def test_looking_leaves_no_trace() -> None:
+    network, pixels = timm_network(grid=1).train(), images(side=64).float()
+    before, kept = deepcopy(network), pixels.clone()
+    grad_cam(network, pixels, LABELS)
+    smoothgrad(network, pixels, LABELS, draws, 2, 0.1)
+    assert all(value.equal(before.state_dict()[key]) for key, value in network.state_dict().items())
+    assert all(module.training and not module._forward_hooks for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert pixels.equal(kept) and not pixels.requires_grad
+
+
+@pytest.mark.parametrize("grid", [0, 1])
+def test_a_random_head_changes_the_head_alone(grid: int) -> None:
+    network, random = timm_network(grid), build("test_efficientnet", 4, "none", grid=grid)
+    mixed = with_head(network, random)
+    head = {f"classifier.{name}" for name in ("weight", "bias")}
+    assert head < network.state_dict().keys()
+    for key, value in mixed.state_dict().items():
+        assert value.equal((random if key in head else network).state_dict()[key])
+    assert not network.get_parameter("classifier.weight").equal(random.get_parameter("classifier.weight"))
+
+
+def test_the_rank_correlation_is_scipys_with_ties() -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
+    maps[0] = maps[0] + maps[1]
+    maps[:, 1] = maps[:, 1].clip(0)  # half of the pixels tie, as in Grad-CAM
+    maps[1, 3] = 5
+    found = rank_correlation(*maps)
+    expected = [
+        spearmanr(one.ravel(), other.ravel()).statistic for one, other in zip(*maps[:, :3], strict=True)
+    ]
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-12)
+    assert np.isnan(found[3])
+
+
+def test_a_peak_is_the_highest_pixel_and_the_middle_of_equal_ones() -> None:
+    maps = np.zeros((4, 5, 6), np.float32)
+    maps[0, 1, 4] = 2
+    maps[1, 0:3, 2:5] = 7
+    maps[3] = np.nan
+    assert peaks(maps).tolist() == [[4, 1], [3, 1], [-1, -1], [-1, -1]]
 
 
 def test_shapes_and_types() -> None:

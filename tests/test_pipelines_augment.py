@@ -19,7 +19,16 @@ from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as torchvision
 
 from greyhound.pipelines import augment as module
-from greyhound.pipelines.augment import Augment, draw, log2_reduction, philox, spans, to_stored, uniform
+from greyhound.pipelines.augment import (
+    Augment,
+    draw,
+    log2_reduction,
+    noise,
+    philox,
+    spans,
+    to_stored,
+    uniform,
+)
 
 Doubles = NDArray[np.float64]
 PLAIN = Augment().centre()
@@ -492,6 +501,20 @@ def test_uniform_is_uniform_and_open_at_both_ends() -> None:
     shares = np.histogram(numbers, bins=10, range=(0, 1))[0] / numbers.size
     np.testing.assert_allclose(shares, 0.1, atol=0.003)
     np.testing.assert_allclose(np.corrcoef(numbers.T), np.eye(4), atol=0.02)
+
+
+def test_noise_is_normal_and_each_row_its_own() -> None:
+    ids = np.array([3, 0, 2**32 - 1])
+    numbers = noise(7, ids, 1, 40_001)
+    assert numbers.shape == (3, 40_001) and numbers.dtype == np.float32
+    np.testing.assert_array_equal(noise(7, ids[1:2], 1, 100)[0], numbers[1, :100])
+    values = numbers.ravel().astype(np.float64)
+    moments = [(values**power).mean() for power in (1, 2, 3, 4)]
+    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.06)  # 4 standard errors of the last
+    assert (np.abs(values) < 1).mean() == pytest.approx(0.6827, abs=0.006)
+    others = [noise(7, ids[:1], 2, 40_001)[0], noise(8, ids[:1], 1, 40_001)[0], *numbers[1:]]
+    for other in (*others, np.roll(numbers[0], 1), np.roll(numbers[0], 2)):
+        assert abs(np.corrcoef(numbers[0], other)[0, 1]) < 0.025
 
 
 def test_spans_are_the_columns_whose_centres_lie_in_the_image() -> None:

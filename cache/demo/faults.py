@@ -1,7 +1,7 @@
 """Plant faults in a drawn data set, and write down the ground truth.
 
 Before it: nothing, no network and no photographs. After it: the survey scans the folder as any other; compare
-what it finds with `truth.csv`.
+what it finds with `truth.csv`. explain measures by `boxes.csv` whether a network looks at the dog.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from greyhound.cache.demo.brushes import BREEDS
-from greyhound.cache.demo.dogs import draw_dog
+from greyhound.cache.demo.dogs import draw_with_mask
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 from greyhound.cache.scan import Progress, counted
@@ -50,6 +50,9 @@ KINDS: Final = {
     "truncated": ("55 %", "40 %", "70 %"),
     "exif-rotated": ("6", "8", "3"),
 }
+UNREADABLE: Final = frozenset({"truncated", "empty", "not-an-image"})
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; the last two are the first that are no longer in it."""
 # A mislabelled image has a number from here on, so the folder of its true breed never holds the same one.
 STRAYS: Final = 1_000_000
 
@@ -75,6 +78,7 @@ def draw_demo(
 ) -> Counter[str]:
     """Draw `classes` folders of `per_class` images into `out`, and `truth.csv` with one line for every image.
 
+    `boxes.csv` says where the dog is, in pixels of the upright image, of every image that can be read.
     Returns how many images carry each fault; a failure leaves nothing behind. progress: called with (images
     done, images in all). Raises DemoError.
     """
@@ -101,12 +105,11 @@ def draw_demo(
         draft = Path(scratch) / out.name
         for folder in {Path(plan.path).parent for plan in plans}:
             (draft / folder).mkdir(parents=True)
-        for _ in counted(_write_all(draft, plans, seed), len(plans), progress):
-            pass
-        with (draft / "truth.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("path", "label", "fault", "of", "detail"))
-            table.writerows((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
+        boxes = list(counted(_write_all(draft, plans, seed), len(plans), progress))
+        truth = ((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
+        _write_table(draft / "truth.csv", ("path", "label", "fault", "of", "detail"), truth)
+        places = ((p.path, *box) for p, box in zip(plans, boxes, strict=True) if box)
+        _write_table(draft / "boxes.csv", ("path", "left", "top", "right", "bottom"), places)
         draft.rename(out)  # which may be an empty folder
     return Counter(plan.fault for plan in plans if plan.fault)
 
@@ -150,7 +153,14 @@ def _path(breed: int, number: int, suffix: str = "jpg") -> str:
     return f"{_folder(breed)}/{_folder(breed).lower()}_{number:03d}.{suffix}"
 
 
-def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]:
+def _write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(names)
+        table.writerows(rows)
+
+
+def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[Box | None]:
     """Write the files on all cores, in fresh processes: forking is not safe beside threads."""
     write = functools.partial(_write, folder, seed)
     if len(plans) < 24:  # not worth the start of a process
@@ -165,10 +175,13 @@ def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[None]
         yield from written
 
 
-def _write(folder: Path, seed: int, plan: Plan) -> None:
-    """One file: the drawing, and what its fault makes of it."""
-    image, spoil = draw_dog(BREEDS[plan.breed], plan.number, seed), SPOILERS.get(plan.fault)
+def _write(folder: Path, seed: int, plan: Plan) -> Box | None:
+    """One file: the drawing, and what its fault makes of it. Where the dog is, if anybody can see it."""
+    (image, mask), spoil = draw_with_mask(BREEDS[plan.breed], plan.number, seed), SPOILERS.get(plan.fault)
     (folder / plan.path).write_bytes(spoil(image, plan.detail) if spoil else encode(image))
+    if plan.fault == "near-duplicate":
+        mask = _retouch(mask, plan.detail)
+    return None if plan.fault in UNREADABLE else mask.point(lambda level: 255 * (level > 127)).getbbox()
 
 
 def encode(image: Image.Image, form: str = "JPEG", quality: int = 90, orientation: int = 1) -> bytes:
@@ -186,6 +199,10 @@ def _cut(image: Image.Image, detail: str) -> bytes:
 
 
 def _twin(image: Image.Image, kind: str) -> bytes:
+    return encode(_retouch(image, kind), quality=75)
+
+
+def _retouch(image: Image.Image, kind: str) -> Image.Image:
     width, height = image.size
     if kind == "mirrored":
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -194,7 +211,7 @@ def _twin(image: Image.Image, kind: str) -> bytes:
         image = image.resize(image.size, Image.Resampling.BICUBIC, box)
     if kind == "resized":
         image = image.resize((round(0.91 * width), round(0.91 * height)), Image.Resampling.LANCZOS)
-    return encode(image, quality=75)
+    return image
 
 
 def _lay_down(image: Image.Image, orientation: str) -> bytes:

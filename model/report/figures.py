@@ -7,7 +7,7 @@ them on one page. Every figure has its own canvas: nothing here touches matplotl
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -166,22 +166,23 @@ def confusion(
 
 
 def saliency_sheet(
-    path: Path, images: Pixels, maps: Pixels, captions: Sequence[str], correct: Sequence[bool]
+    path: Path, images: Pixels, maps: Mapping[str, Pixels], captions: Sequence[str], correct: Sequence[bool]
 ) -> None:
-    """Three tiles for each image: the image, its map, the map over the image; caption and verdict below.
+    """A row for each image: the image, and each method's map over it; caption and verdict below.
 
-    images: RGB `[n, S, S, 3]`. maps: `[n, S, S]`. A caption may have several lines.
+    images: RGB `[n, S, S, 3]`. maps: by the method's name, `[n, S, S]`. A caption may have several lines.
     """
-    columns = min(2, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(columns * (3 * _TILE + 0.35), rows * (_TILE + 0.95) + 0.15), facecolor=BOARD)
-    places = figure.subplots(rows, columns, squeeze=False).flat
-    edge = 0.15 / figure.get_figheight()
-    figure.subplots_adjust(left=0.02, right=0.98, top=1 - edge, bottom=0, wspace=0.05, hspace=0)
-    for axes, image, heat, caption, right in zip(places, images, maps, captions, correct, strict=False):
-        _explain(axes, image, heat, caption, right)
-    for axes in figure.axes[len(images) :]:
-        axes.set_axis_off()
+    columns = 1 + len(maps)
+    figure = Figure(figsize=(columns * _TILE + 0.3, len(images) * (_TILE + 0.55) + 0.3), facecolor=BOARD)
+    places = figure.subplots(len(images), 1, squeeze=False).flat
+    edge = 0.3 / figure.get_figheight()
+    figure.subplots_adjust(left=0.02, right=0.98, top=1 - edge, bottom=0, hspace=0)
+    for row, (axes, image) in enumerate(zip(places, images, strict=True)):
+        tiles = [image, *(overlay(image, heats[row]) for heats in maps.values())]
+        _explain(axes, np.stack(tiles), captions[row], correct[row])
+    for column, name in enumerate(["image", *maps]):
+        place = column * (1 + _GAP) / (columns * (1 + _GAP) - _GAP)
+        _write(figure.axes[0], place, 1.14, name, CHALK)
     _save(figure, path)
 
 
@@ -309,15 +310,14 @@ def _key(figure: Figure, side: float) -> None:
         edge.set_color(RULE)
 
 
-def _explain(axes: Axes, image: Pixels, heat: Pixels, caption: str, right: bool) -> None:
-    """One image's three tiles, its caption, and a verdict in words, mark, colour and frame."""
-    coloured = np.rint(_glow(heat)).astype(np.uint8)
+def _explain(axes: Axes, tiles: Pixels, caption: str, right: bool) -> None:
+    """One image's tiles, its caption, and a verdict in words, mark, colour and frame."""
     axes.set_anchor("N")
-    _show_tiles(axes, np.stack([image, coloured, overlay(image, heat)])[None])
+    _show_tiles(axes, tiles[None])
     colour, verdict = (RIGHT, "✓ right") if right else (WRONG, "✗ wrong")
     _write(axes, 1, -0.06, verdict, colour, ha="right", weight="bold")
     for line, text in enumerate(caption.splitlines()[:4]):
-        _write(axes, 0, -0.06 - 0.135 * line, shorten(text, 42), DUST if line else CHALK)
+        _write(axes, 0, -0.06 - 0.135 * line, shorten(text, 70), DUST if line else CHALK)
     if not right:
         frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=WRONG, linestyle=(0, (4, 3)), linewidth=1.6)
         frame.set(transform=axes.transAxes, clip_on=False)
