@@ -227,6 +227,10 @@ class TrainOptions:
     """Go on from the run folder's last checkpoint, with the run's own recipe and pack."""
     force: tuple[Forcible, ...] = ()
     """With --resume: go on although these differ from the run's own."""
+    sweep: tuple[str, ...] = ()
+    """Train many times, each time with other values of these fields: lr=1e-4..1e-2 batch-size=16,32."""
+    trials: int = 20
+    """Of `--sweep`, in all."""
     dry_run: bool = False
     """Write nothing; say how much memory, how many steps and how much time the training would take."""
     verify_determinism: bool = False
@@ -239,6 +243,9 @@ class TrainOptions:
         if (self.verify_determinism or self.find_lr) and self.resume:
             flag = "--find-lr" if self.find_lr else "--verify-determinism"
             raise ValueError(f"{flag} starts from the beginning; leave out --resume")
+        if self.sweep and self.is_trial:
+            raise ValueError("--sweep trains; leave out --dry-run, --verify-determinism and --find-lr")
+        _check("trials", self.trials, self.trials >= 1, "at least 1")
         if self.force and not self.resume:
             raise ValueError("--force is for a run that is resumed; expected --resume beside it")
 
@@ -262,6 +269,7 @@ GROUPS: Final = {
     ),
     "evaluation": ("select", "patience"),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism", "find-lr"),
+    "several trainings": ("sweep", "trials"),
     "hardware": (
         "device", "engine", "threads", "prefetch", "timeout",
         "precision", "compile", "activation-checkpointing", "sync-batchnorm",

@@ -9,7 +9,6 @@ fit the linear probe, train epoch by epoch, average weights, report.
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 
@@ -24,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 
 import time
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -40,12 +40,17 @@ from greyhound.model.state import NEVER, score, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
 from greyhound.session import TrainContext, open_evaluation, open_optimizer
+from greyhound.several import evaluate_command
 
 
 def main(options: TrainOptions) -> int:
     """Train, and say how to go on where a signal ended it. The exit code."""
     with stop_signals() as stop:
         try:
+            if options.sweep:
+                from greyhound.sweep import sweep
+
+                return sweep(options, stop, partial(train, several=True))
             return train(options, stop)
         except Stopped as stopped:
             more = "" if options.is_trial else "; the same command with --resume goes on"
@@ -53,8 +58,8 @@ def main(options: TrainOptions) -> int:
             return 128 + (stop() or signal.SIGTERM)
 
 
-def train(options: TrainOptions, stop: Stop) -> int:
-    """The whole flow. The exit code."""
+def train(options: TrainOptions, stop: Stop, several: bool = False) -> int:
+    """The whole flow. The exit code. several: other trainings of the same command decide what comes next."""
     with opened(options, stop) as (context, fresh):
         if options.is_trial:
             return try_out(context, options, fit_head, train_epoch)
@@ -63,11 +68,11 @@ def train(options: TrainOptions, stop: Stop) -> int:
         fit(context)
         average_weights(context)
         distributed.broadcast_from_main(context.saver.wait)  # it may be writing the report of the last epoch
-        distributed.on_main(conclude, context)
+        distributed.on_main(conclude, context, several)
     return 0
 
 
-def conclude(context: TrainContext) -> None:
+def conclude(context: TrainContext, several: bool) -> None:
     """What each stage brought, what the kept weights reach, the report, and the command that comes next."""
     folder, classes = context.run.folder, len(context.pack.classes)
     reached = report.reached(folder)
@@ -78,8 +83,8 @@ def conclude(context: TrainContext) -> None:
         kept["interval"] = metrics.wilson(kept["accuracy"] * kept["n"], kept["n"])
         print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")
     print(f"report: {report.build(folder)}")
-    there = "" if len(context.pack.ids("test")) else " --split val"
-    print(f"next: greyhound eval --run {shlex.quote(str(folder))} --crops 10{there}")
+    if not several:
+        print(f"next: {evaluate_command(folder, bool(len(context.pack.ids('test'))))}")
 
 
 def probe(context: TrainContext) -> None:

@@ -159,7 +159,7 @@ class Parser(argparse.ArgumentParser):
             kind = get_args(kind)[0]
         if kind is not bool:
             words = "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else _KINDS[kind][0]
-            more |= {"type": partial(_read_word, kind, flags[0]), "metavar": words}
+            more |= {"type": partial(read_word, kind, flags[0]), "metavar": words}
         if option.bare:
             group.add_argument(
                 option.name, default=argparse.SUPPRESS, **more | {"metavar": option.name.upper()}
@@ -168,7 +168,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(*flags, dest=".".join(option.place), default=argparse.SUPPRESS, **more)
 
 
-def _read_word(kind: Any, flag: str, word: str) -> Any:
+def read_word(kind: Any, flag: str, word: str) -> Any:
     """One word as a `kind`. Raises OptionError, with what was found and what was expected."""
     if get_origin(kind) is Literal:
         if word in get_args(kind):
@@ -225,7 +225,7 @@ def read_call(function: Callable[..., T], arguments: Sequence[str], prog: str) -
     docs = {name.strip(): text.strip() for name, _, text in lines}
     hints, parser = get_type_hints(function), Parser(prog, " ".join(about.split()))
     first, *others = inspect.signature(function).parameters.values()
-    read = partial(_read_word, hints[first.name], first.name)
+    read = partial(read_word, hints[first.name], first.name)
     parser.add_argument(first.name, metavar=first.name.upper(), type=read, help=docs[first.name])
     required = [each.name for each in others if each.default is each.empty]
     for each in others:

@@ -34,6 +34,7 @@ TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 STEPS: Final[Literal["steps.jsonl"]] = "steps.jsonl"
 PROBE: Final = "probe.json"
 SWA: Final = "swa.json"
+SWEEP: Final = "sweep.json"
 EVALUATION: Final = "eval.json"
 MISTAKES: Final = "mistakes.json"
 CALIBRATION: Final = "calibration.json"
@@ -90,6 +91,11 @@ SCHEMAS: Final[dict[str, Any]] = {
     PROBE: _RESULT | {"images": int, "seconds": {"*": _NUMBER}},
     SWA: {"before": _RESULT, "after": _RESULT},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
+    SWEEP: {
+        "fields": [str],
+        "pack": str,
+        "trials": [{"parameters": {"*": str}, "state": str, "value": _NUMBER, "why": str, "after": str}],
+    },
     SALIENCY: _ORIGIN
     | {
         "methods": {

@@ -154,23 +154,33 @@ class Divergence:
     paths: list[str]
 
 
+class DivergedError(RunError):
+    """The loss or a gradient is not finite."""
+
+
 def check_finite(row: dict[str, Any], highest_rate: float) -> None:
-    """Refuse a network whose validation loss is not finite; earlier checkpoints stay. Raises RunError."""
+    """Refuse a network whose validation loss is not finite; earlier checkpoints stay.
+
+    Raises DivergedError.
+    """
     if not math.isfinite(row["valid_loss"]):
         found = f"epoch {row['epoch']} has valid_loss = {row['valid_loss']} at rates up to {highest_rate:g}"
-        raise RunError(f"{found}: the network diverged; earlier checkpoints are kept: {LOWER_RATES}")
+        raise DivergedError(f"{found}: the network diverged; earlier checkpoints are kept: {LOWER_RATES}")
 
 
 def check_averaging(loss: float, rate: float) -> None:
-    """Refuse a network whose loss averaging made infinite or nan; nothing of it is kept. Raises RunError."""
+    """Refuse a network whose loss averaging made infinite or nan; nothing of it is kept.
+
+    Raises DivergedError.
+    """
     if not math.isfinite(loss):
         found = f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged"
         todo = "go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
-        raise RunError(f"{found}; earlier checkpoints are kept: {todo}")
+        raise DivergedError(f"{found}; earlier checkpoints are kept: {todo}")
 
 
 def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: int) -> NoReturn:
-    """Write down what is known of the batch, and end the training. Raises RunError.
+    """Write down what is known of the batch, and end the training. Raises DivergedError.
 
     pixels: uint8 `[B, S, S, 3]`, as the network saw it. images: in an epoch.
     """
@@ -186,7 +196,7 @@ def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: in
         report.build(folder.folder)
     place = f"in epoch {found.epoch}, after {found.images} of {images} images"
     batch = f"the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them"
-    raise RunError(
+    raise DivergedError(
         f"the loss or its gradient is not finite {place}, at a learning rate of {found.learning_rate:g}; "
         f"{batch}; earlier checkpoints are kept: {LOWER_RATES}"
     )
