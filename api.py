@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.cli import from_json, note, progress_bar
+from greyhound.cache.cli import from_json, progress_bar
 from greyhound.cache.errors import UserError
 from greyhound.cache.options import SYNONYMS
 from greyhound.cache.pack import Options as PackOptions
@@ -34,10 +34,10 @@ from greyhound.pipelines import threads
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, Position
-from greyhound.prediction import columns, expand, find, to_row
+from greyhound.prediction import columns, expand, find, say_uncalibrated, to_row
 from greyhound.recipe import RECIPES, Recipe, TrainOptions, stretched
 from greyhound.session import normalised, open_device
-from greyhound.trained import open_trained, predict, temperature
+from greyhound.trained import Crops, open_calibrated, predict
 
 __all__ = [
     "Augment",
@@ -334,12 +334,11 @@ class Run:
         """
         words = [files] if isinstance(files, str | Path) else files
         images = list(find(expand([*map(str, words)]), self.classes))
-        trained = open_trained(RunFolder(self.folder), checkpoint, resources)
-        lenient = replace(resources, on_corrupt="skip")
-        fitted = temperature(trained, crops, lenient, Path(pack) if pack else None)
-        note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
+        where = Path(pack) if pack else None
+        trained, fitted = open_calibrated(self.folder, checkpoint, resources, where, crops)
+        say_uncalibrated(fitted.why)
         names = columns(self.classes, top, probabilities, any(each.true_class for each in images))
-        found = predict(trained, images, resources, crops, None, seed, fitted.temperature)
+        found = predict(trained, images, resources, Crops(crops, seed=seed), fitted.temperature)
         return (to_row(each, trained.classes, names) for each in found)
 
     def evaluate(

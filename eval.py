@@ -84,7 +84,7 @@ from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.run import EVALUATION, MISTAKES, PACK, Run
 from greyhound.session import EVALUATED, open_device, open_trained_pack
-from greyhound.trained import collect, open_trained, temperature
+from greyhound.trained import Crops, collect, open_trained, temperature
 
 GALLERY: Final = 24
 """Mistakes that are shown, the highest loss first."""
@@ -110,7 +110,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         trained = open_trained(folder, job.checkpoint, resources)
         origin = trained.origin
         with open_images(job, folder, engine) as (pack, asked, name):
-            batches = trained.logits(pack, asked, resources, job.crops, at_once, job.seed)
+            batches = trained.logits(pack, asked, resources, Crops(job.crops, at_once, job.seed))
             ids, logits = collect(batches, len(asked))
             labels = pack.labels[ids].astype("int64")
             fitted = temperature(trained, job.crops, resources, pack.path if name == EVALUATION else None)

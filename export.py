@@ -83,17 +83,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from greyhound.cache.cli import note, plain, run
+from greyhound.cache.cli import plain, run
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import find_unlabelled
 from greyhound.cache.pack import write_all
 from greyhound.cache.store import Pack
 from greyhound.model import onnx_file, timm_folder
 from greyhound.model.network import licence
-from greyhound.model.run import EVALUATION, RECIPE, Run
+from greyhound.model.run import EVALUATION, RECIPE
 from greyhound.pipelines.onnx_window import INPUT, OPSET, window
-from greyhound.prediction import check_out
-from greyhound.trained import Trained, open_trained, temperature
+from greyhound.prediction import check_out, say_uncalibrated
+from greyhound.trained import Trained, open_calibrated
 
 Probabilities = NDArray[np.float32]
 TOLERANCE: Final = 0.01
@@ -115,9 +115,8 @@ CONVENTIONS: Final[dict[FormatName, str]] = {"onnx": _PIXELS, "openvino": _PIXEL
 def export(job: Job) -> None:
     """Write the file, hold it against the run, and say how it compares. Raises UserError."""
     check_out(job.out)
-    trained = open_trained(Run(job.run), job.checkpoint, job.resources)
-    fitted = temperature(trained, 1, replace(job.resources, on_corrupt="skip"), job.pack)
-    note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
+    trained, fitted = open_calibrated(job.run, job.checkpoint, job.resources, job.pack)
+    say_uncalibrated(fitted.why)
     cpu = torch.device("cpu")
     trained = replace(trained, network=trained.network.to(cpu), device=cpu, bf16=False)
     properties = describe(trained, fitted.temperature, CONVENTIONS[job.format])

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from greyhound.pipelines.engine import Resources
 class Job:
     """Predict photographs with a trained network: a row for each, in order, as soon as it is known."""
 
-    paths: tuple[str, ...] = field(default=(), metadata={"bare": True})
+    paths: tuple[str, ...] = field(default=(), metadata={"positional": True})
     """Files, folders with all that is in them, quoted patterns such as 'new/**/*.jpg'; -: a list of files on
     standard input, one a line, or ended by NUL."""
     run: Path | None = None
@@ -84,7 +84,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 from greyhound.cache.cli import note, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import DiskList
-from greyhound.prediction import ImageFile, Prediction, check_out, columns, expand, find, open_rows, to_row
+from greyhound.prediction import (
+    ImageFile,
+    Prediction,
+    check_out,
+    columns,
+    expand,
+    find,
+    open_rows,
+    say_uncalibrated,
+    to_row,
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ def main(job: Job) -> int:
         from greyhound.exported import open_exported
 
         exported = open_exported(job.model)
-        predict(job, words, Predictor(exported.classes, exported.predict))
+        write_rows(job, words, Predictor(exported.classes, exported.predict))
         return 0
     from greyhound.model.dry_run import refusing_out_of_memory
     from greyhound.session import EVALUATED, open_device
@@ -113,28 +123,25 @@ def main(job: Job) -> int:
     batch_size = job.batch_size or EVALUATED[open_device(job.resources)[1]]
     remedy = "lower --batch-size and --crops, or use --device cpu"
     with refusing_out_of_memory(f"{max(batch_size, job.crops)} crops at once", remedy):
-        predict(job, words, open_run(job))
+        write_rows(job, words, open_run(job))
     return 0
 
 
 def open_run(job: Job) -> Predictor:
     """The trained network, its temperature known. Raises RunError."""
-    from greyhound.model.run import Run
-    from greyhound.trained import open_trained, predict, temperature
+    from greyhound.trained import Crops, open_calibrated, predict
 
     assert job.run
-    trained = open_trained(Run(job.run), job.checkpoint, job.resources)
-    fitted = temperature(trained, job.crops, replace(job.resources, on_corrupt="skip"), job.pack)
+    trained, fitted = open_calibrated(job.run, job.checkpoint, job.resources, job.pack, job.crops)
+    crops = Crops(job.crops, job.batch_size, job.seed)
 
     def look(images: Iterable[ImageFile]) -> Generator[Prediction]:
-        return predict(
-            trained, images, job.resources, job.crops, job.batch_size, job.seed, fitted.temperature
-        )
+        return predict(trained, images, job.resources, crops, fitted.temperature)
 
     return Predictor(trained.classes, look, fitted.why)
 
 
-def predict(job: Job, words: list[str], predictor: Predictor) -> None:
+def write_rows(job: Job, words: list[str], predictor: Predictor) -> None:
     """Write the rows, and say what they come to. Raises UserError where no file could be read."""
     right, unread, labelled, first = 0, 0, 0, ""
     with DiskList(find(words, predictor.classes)) as images:
@@ -161,7 +168,7 @@ def predict(job: Job, words: list[str], predictor: Predictor) -> None:
     if labelled:
         say_accuracy(right, labelled)
     note(f"{unread:,} of {len(images):,} files could not be read; the column error says why" * bool(unread))
-    note(predictor.why and f"the probabilities are not calibrated: {predictor.why}")
+    say_uncalibrated(predictor.why)
 
 
 def say_accuracy(right: int, labelled: int) -> None:

@@ -25,9 +25,9 @@ from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import replacing
-from greyhound.cache.folder import Tree, as_text, check_writable
+from greyhound.cache.folder import ImageFolder, as_text, check_writable
 from greyhound.cache.scan import ImageInfo
-from greyhound.cache.survey.table import Lines
+from greyhound.cache.survey.table import UnixLines
 
 STDIN: Final = "-"
 """The word for a list of files on standard input."""
@@ -59,6 +59,11 @@ def error_of(image: ImageFile, info: ImageInfo) -> str:
     if info.problem == "undecodable" and not os.access(image.file, os.F_OK):
         return "there is no such file"
     return f"{info.problem} ({info.detail})" if info.problem else ""
+
+
+def say_uncalibrated(why: str) -> None:
+    """Say, on standard error, why the probabilities are not calibrated; nothing where they are."""
+    note(why and f"the probabilities are not calibrated: {why}")
 
 
 def expand(words: Sequence[str]) -> list[str]:
@@ -104,7 +109,7 @@ def _listed(data: bytes) -> list[str]:
 
 def _inside(folder: Path, classes: set[str]) -> Iterator[ImageFile]:
     others, labelled, empty = set[str](), False, True
-    for file in Tree(folder).files():
+    for file in ImageFolder(folder).files():
         empty = False
         name = as_text(file.relative_to(folder).parts[0]) if file.parent != folder else ""
         true = class_of(name, classes)
@@ -220,7 +225,7 @@ def _print(line: str) -> None:
 def _csv_line(row: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     values = (f"{value:.6f}" if isinstance(value, float) else value for value in row.values())
-    csv.writer(Lines(stream)).writerow(
+    csv.writer(UnixLines(stream)).writerow(
         str(value).lower() if value in (True, False) else value for value in values
     )
     return stream.getvalue()

@@ -215,11 +215,11 @@ def judge_by_features(job: Job, opened: Pack) -> Evidence:
     contents = hash_contents(opened, ids)
     folds = assign_folds(opened.labels[ids], contents, job.folds, find_alike(opened, ids, small))
     found = linear_probe.out_of_fold(rows, targets, torch.from_numpy(folds).to(device), pretrained)
-    likely = np.zeros((len(ids), len(opened.classes)))
-    likely[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
-    likely /= likely.sum(axis=1, keepdims=True)
+    probabilities = np.zeros((len(ids), len(opened.classes)))
+    probabilities[:, present.numpy(force=True)] = found.probabilities.double().numpy(force=True)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     judge = f"a linear probe of {job.network} at {job.size} pixels, {job.folds} folds, {found}"
-    known = labels.numpy(force=True), likely, rows.numpy(force=True)
+    known = labels.numpy(force=True), probabilities, rows.numpy(force=True)
     return Evidence(judge, opened, ids, *known, contents)
 
 
@@ -241,8 +241,8 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     if not torch.isfinite(logits).all():
         raise RunError(f"{job.run}, checkpoint {origin['checkpoint']}: the network's logits are not finite")
     judge = f"{job.run}, checkpoint {origin['checkpoint']}, on its splits val and test"
-    likely = logits.double().softmax(1).numpy(force=True)
-    known = labels.numpy(force=True), likely, rows.numpy(force=True)
+    probabilities = logits.double().softmax(1).numpy(force=True)
+    known = labels.numpy(force=True), probabilities, rows.numpy(force=True)
     return Evidence(judge, opened, ids, *known, hash_contents(opened, ids))
 
 

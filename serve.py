@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -80,10 +80,10 @@ from greyhound.cache.cli import note, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.scan import ImageInfo, children
 from greyhound.cache.store import PackError
-from greyhound.model.run import EVALUATION, Run
+from greyhound.model.run import EVALUATION
 from greyhound.pipelines.loader import choose
-from greyhound.prediction import ImageFile, error_of
-from greyhound.trained import open_trained, temperature
+from greyhound.prediction import ImageFile, error_of, say_uncalibrated
+from greyhound.trained import open_calibrated
 
 ONLY_HERE: Final = ("localhost", LOOPBACK, "::1")
 """Where nobody else's machine is answered."""
@@ -92,15 +92,15 @@ SCANNERS: Final = 2
 """Child processes that look at uploads."""
 TOP: Final = 5
 """Classes in an answer."""
-PATIENCE: Final = 5
+SHUTDOWN_SECONDS: Final = 5
 """Seconds that the uploads under way have at the end."""
-MOST: Final = 64
+MAX_CONNECTIONS: Final = 64
 """Connections at a time, each with at most one upload on disk; with so many a request is answered 503.
 A guess.
 """
 THUMBNAILS: Final = 256
 """Training images that are kept small in memory, some 10 kB each. A guess."""
-DRAINED: Final = 16
+DRAIN_FACTOR: Final = 16
 """A refused upload is read on to so many times the limit: a browser that is still sending hears no answer."""
 
 
@@ -126,7 +126,11 @@ def serve(job: Job) -> int:
     )  # the answer says what is wrong with a form
     with listen(job) as listener, open_app(job, listener.getsockname()[1]) as app:
         config = uvicorn.Config(
-            app, log_config=None, lifespan="off", timeout_graceful_shutdown=PATIENCE, limit_concurrency=MOST
+            app,
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            limit_concurrency=MAX_CONNECTIONS,
         )
         name = f"[{job.host}]" if ":" in job.host else job.host
         print(f"http://{name}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
@@ -152,9 +156,8 @@ def open_app(job: Job, port: int) -> Iterator[Any]:
     """The application, its network, scanners and temporary folder, for as long as the block runs."""
     from greyhound.viewer import Viewer, open_index  # matplotlib among them
 
-    trained = open_trained(Run(job.run), job.checkpoint, job.resources)
-    fitted = temperature(trained, 1, replace(job.resources, on_corrupt="skip"), job.pack)
-    note(fitted.why and f"the probabilities are not calibrated: {fitted.why}")
+    trained, fitted = open_calibrated(job.run, job.checkpoint, job.resources, job.pack)
+    say_uncalibrated(fitted.why)
     index = open_index(trained, job.resources, job.pack) if job.nearest else None
     viewer = Viewer(trained, job.resources, fitted.temperature, index)
     dali = choose(job.resources.engine, job.resources.device)[0] == "dali"
@@ -297,7 +300,7 @@ async def save_upload(request: Any, file: Path, megabytes: int) -> str:
             size += len(part)
             if size <= limit:
                 out.write(part)
-            elif size > DRAINED * limit:
+            elif size > DRAIN_FACTOR * limit:
                 break
     if size > limit:
         raise Refused(

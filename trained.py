@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,21 @@ CHUNK_BYTES: Final = 128 << 20
 
 
 @dataclass(frozen=True)
+class Crops:
+    """What of each image is looked at. count: random crops, from `seed`; 1: the window in the centre.
+
+    batch_size: crops in a forward pass; None: as many as are fast.
+    """
+
+    count: int = 1
+    batch_size: int | None = None
+    seed: int = 0
+
+
+CENTRE: Final = Crops()
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained run, opened to look at images with.
 
@@ -61,29 +76,22 @@ class Trained:
     device: torch.device
 
     def logits(
-        self,
-        pack: Pack,
-        ids: NDArray[np.int64],
-        resources: Resources,
-        crops: int = 1,
-        batch_size: int | None = None,
-        seed: int = 0,
+        self, pack: Pack, ids: NDArray[np.int64], resources: Resources, crops: Crops = CENTRE
     ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         """Batch by batch: rows of the pack, int64 `[n]`, and their crops' logits, float32 `[n, crops, K]`.
 
-        Of several ranks, each sees its share. crops: random ones, from `seed`; 1: the window in the centre.
-        batch_size: crops in a forward pass; None: as many as are fast. An image that cannot be read is left
-        out where resources.on_corrupt is "skip". Raises PackError, StreamError.
+        Of several ranks, each sees its share. An image that cannot be read is left out where
+        resources.on_corrupt is "skip". Raises PackError, StreamError.
         """
-        batch_size = batch_size or EVALUATED[choose(resources.engine, resources.device)[1]]
+        batch_size = crops.batch_size or EVALUATED[choose(resources.engine, resources.device)[1]]
         loader = Loader(
             pack,
-            self.augment.crops() if crops > 1 else self.augment.centre(),
+            self.augment.crops() if crops.count > 1 else self.augment.centre(),
             ids,
             resources,
-            batch_size=max(1, batch_size // crops) * distributed.world_size(),
-            seed=seed,
-            views=crops,
+            batch_size=max(1, batch_size // crops.count) * distributed.world_size(),
+            seed=crops.seed,
+            views=crops.count,
             epochs=1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
@@ -92,7 +100,7 @@ class Trained:
             distributed.on_main(note, loader.describe_corrupt())
             for batch in loader:
                 found = precision.forward(self.network, batch.flat()[0], self.bf16)
-                yield batch.ids.numpy(), found.view(len(batch.ids), crops, -1)
+                yield batch.ids.numpy(), found.view(len(batch.ids), crops.count, -1)
 
 
 def collect(
@@ -130,6 +138,14 @@ def open_trained(run: Run, checkpoint: CheckpointName, resources: Resources) -> 
         recipe["precision"] == "bf16" and precision.has_bf16(device),
         device,
     )
+
+
+def open_calibrated(
+    folder: Path, checkpoint: CheckpointName, resources: Resources, pack: Path | None, crops: int = 1
+) -> tuple[Trained, calibration.Temperature]:
+    """`open_trained`, and the `temperature`, to which corrupt validation images add nothing."""
+    trained = open_trained(Run(folder), checkpoint, resources)
+    return trained, temperature(trained, crops, replace(resources, on_corrupt="skip"), pack)
 
 
 def temperature(
@@ -174,7 +190,7 @@ def _fit_temperature(
         return calibration.Temperature(why=str(error))
     try:
         asked = pack.ids("val")
-        batches = trained.logits(pack, asked, resources, crops)
+        batches = trained.logits(pack, asked, resources, Crops(crops))
         ids, logits = collect(batches, len(asked), "fitting the temperature")
     except PackError:
         if resources.on_corrupt != "skip":
@@ -204,16 +220,13 @@ def predict(
     trained: Trained,
     images: Iterable[ImageFile],
     resources: Resources,
-    crops: int = 1,
-    batch_size: int | None = None,
-    seed: int = 0,
+    crops: Crops = CENTRE,
     temperature: float = 1.0,
 ) -> Generator[Prediction]:
     """A prediction of every file, in order, as soon as it is known; close it to end early.
 
-    While the network looks at a chunk of the files, packed for that time, the next chunk is scanned. crops,
-    batch_size, seed: see `Trained.logits`. Raises ScanError, PackError, StreamError, and UserError where the
-    network has diverged.
+    While the network looks at a chunk of the files, packed for that time, the next chunk is scanned.
+    Raises ScanError, PackError, StreamError, and UserError where the network has diverged.
     """
     stop = threading.Event()
     with (
@@ -225,7 +238,7 @@ def predict(
         try:
             while (chunk := coming.result()) is not None:
                 coming = pool.submit(next, chunks, None)
-                found = _look(trained, chunk, resources, crops, batch_size, seed, temperature)
+                found = _look(trained, chunk, resources, crops, temperature)
                 for each, error in zip(chunk.images, chunk.errors, strict=True):
                     yield Prediction(each, error=error) if error else Prediction(each, next(found))
                 found.close()
@@ -237,19 +250,13 @@ def predict(
 
 
 def _look(
-    trained: Trained,
-    chunk: Chunk,
-    resources: Resources,
-    crops: int,
-    batch_size: int | None,
-    seed: int,
-    temperature: float,
+    trained: Trained, chunk: Chunk, resources: Resources, crops: Crops, temperature: float
 ) -> Generator[NDArray[np.float64]]:
     """The probabilities of the files in a chunk's pack, `[K]` each, in order."""
     if chunk.pack is None:
         return
     pack = Pack(chunk.pack)
-    for _, logits in trained.logits(pack, pack.ids("test"), resources, crops, batch_size, seed):
+    for _, logits in trained.logits(pack, pack.ids("test"), resources, crops):
         if not torch.isfinite(logits).all():
             what = f"{trained.run.folder}, checkpoint {trained.origin['checkpoint']}"
             raise UserError(f"{what}: the network's logits are not finite; train again")

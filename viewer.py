@@ -33,7 +33,7 @@ from greyhound.prediction import ImageFile
 from greyhound.session import open_own_pack
 from greyhound.trained import Trained, pack_chunk
 
-MOST: Final = 5000
+MAX_INDEXED: Final = 5000
 """Training images among which the nearest are sought; of more, as many evenly drawn. A guess."""
 THUMBNAIL: Final = 256
 """Pixels of the longer side of a training image on the page."""
@@ -114,7 +114,7 @@ class Viewer:
         if self.index is None:
             return []
         pack, found = self.index.pack, []
-        features = see(self.trained, batch).numpy(force=True)[0]
+        features = extract_features(self.trained, batch).numpy(force=True)[0]
         for row, cosine in self.index.nearest(features, count):
             label = pack.classes[pack.labels[row]]
             found.append(
@@ -129,14 +129,16 @@ class Viewer:
 
 
 @torch.no_grad()
-def see(trained: Trained, batch: Batch) -> torch.Tensor:
+def extract_features(trained: Trained, batch: Batch) -> torch.Tensor:
     """What the last layer sees of images, averaged over each: float32 `[B, D]`, rows of length 1."""
     features: Any = features_of(trained.network)
     rows = precision.forward(features, batch.images, trained.bf16)
     return torch.nn.functional.normalize(rows[:, : features.network.head_hidden_size])
 
 
-def open_index(trained: Trained, resources: Resources, path: Path | None, most: int = MOST) -> Index | None:
+def open_index(
+    trained: Trained, resources: Resources, path: Path | None, most: int = MAX_INDEXED
+) -> Index | None:
     """The training images of the run's pack, seen once and kept in the run folder. path: where the pack is.
 
     None, and a note, where the pack is not there or is another one.
@@ -151,12 +153,12 @@ def open_index(trained: Trained, resources: Resources, path: Path | None, most: 
     known = {"weights": trained.origin["weights"], "digest": pack.header.digest}
     found = _read(trained.run.folder / NEIGHBOURS, known, wanted)
     if found is None:
-        found = _see_all(trained, pack, wanted, resources)
+        found = _extract_all(trained, pack, wanted, resources)
         _keep(trained.run.folder / NEIGHBOURS, known, wanted, *found)
     return Index(pack, *found)
 
 
-def _see_all(
+def _extract_all(
     trained: Trained, pack: Pack, ids: NDArray[np.int64], resources: Resources
 ) -> tuple[NDArray[np.int64], Rows]:
     parts, done = list[Rows](), 0
@@ -166,7 +168,7 @@ def _see_all(
     ):
         note(loader.describe_corrupt())
         for batch in loader:
-            parts.append(see(trained, batch).numpy(force=True).astype(np.float16))
+            parts.append(extract_features(trained, batch).numpy(force=True).astype(np.float16))
             done += len(batch.ids)
             update(done, len(ids))
         return loader.ids, np.concatenate(parts)

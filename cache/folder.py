@@ -59,7 +59,7 @@ class Sample:
     weight: float = 1.0
 
 
-class Tree:
+class ImageFolder:
     """An image folder: which folders in it are classes, which are splits, and what was left alone.
 
     class_at: the place of the class folder in a path, 0 or 1. split_at: that of the split's folder, or None.
@@ -222,9 +222,9 @@ class Tree:
         return inside and all(map(is_shown, target.relative_to(self._home).parts))
 
 
-def find_tree(images: Path) -> Tree:
+def read_image_folder(images: Path) -> ImageFolder:
     """The folder, its splits found. Raises PackError."""
-    tree = Tree(images)
+    tree = ImageFolder(images)
     tree.read_splits()
     return tree
 
@@ -235,7 +235,7 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Sample], list[str
     What begins with a dot is hidden, and left alone, and so is what systems make. A class folder may be a
     link, but none that leads back to `images`; links below are followed once. Raises PackError.
     """
-    tree = find_tree(images)
+    tree = read_image_folder(images)
     classes = tuple(dict.fromkeys(as_text(folder.name) for folder in tree.class_folders()))
     if len(classes) < 2:
         where = "SPLIT/CLASS" if tree.class_at else "CLASS"
@@ -265,13 +265,13 @@ def find_labelled(images: Path) -> tuple[tuple[str, ...], list[Sample], list[str
 
 def find_unlabelled(images: Path) -> list[Sample]:
     """Every file below a folder, without labels; links as in `find_labelled`. Raises PackError."""
-    samples = [Sample(file, relative(file, images), NO_LABEL) for file in Tree(images).files()]
+    samples = [Sample(file, relative(file, images), NO_LABEL) for file in ImageFolder(images).files()]
     if not samples:
         raise PackError(f"{images} holds no files; expected images")
     return samples
 
 
-def find_images(tree: Tree) -> Iterator[str]:
+def find_images(tree: ImageFolder) -> Iterator[str]:
     """The path of every file below a folder, in order, as in `find_labelled`. Raises PackError."""
     for file in tree.files():
         if file.parent != tree.images or named_as_image(file):

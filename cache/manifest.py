@@ -19,7 +19,7 @@ import numpy as np
 
 from greyhound.cache.collection import SPLIT_WORDS, Collection, Collector
 from greyhound.cache.data_files import are_splits
-from greyhound.cache.folder import NAMED, Tree, as_text, find_file, named_as_image, relative
+from greyhound.cache.folder import NAMED, ImageFolder, as_text, find_file, named_as_image, relative
 from greyhound.cache.store import HEAVIEST, PackError
 from greyhound.cache.tables import read_table
 
@@ -147,7 +147,7 @@ def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Colle
     for table, split in zip(tables, splits, strict=True):
         notes += _read(table, folder, split, label, images)
     name = tables[0].file.name
-    for each in Tree(folder).files():
+    for each in ImageFolder(folder).files():
         if named_as_image(each) and not images.knows(path := relative(each, folder)):
             images.leave_out(each, path, "", "not listed", f"{name} has no line for it")
     found = _by_folders(images.collect(notes, "as the folders say" if any(splits) else f"as {name} says"))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Excluded, PackError
-from greyhound.cache.tables import once_each, read_table
+from greyhound.cache.tables import read_table, unique_by_path
 
 # fmt: off
 Finding = Literal[
@@ -223,7 +223,7 @@ def read_exclusions(file: Path) -> dict[str, Exclusion]:
     rows = read_table(file, "a CSV with the columns path and reason", ("path", "reason"), check)
     return {
         path: Exclusion(row.cells["reason"] or "excluded by hand", read_findings(row.cells.get("causes")))
-        for path, row in once_each(rows, file).items()
+        for path, row in unique_by_path(rows, file).items()
     }
 
 

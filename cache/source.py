@@ -16,7 +16,7 @@ from greyhound.cache.classes import in_order, say_numbers, short_names
 from greyhound.cache.collection import Collection
 from greyhound.cache.data_files import DataFiles, below, expand, is_pattern
 from greyhound.cache.files import folder_beside
-from greyhound.cache.folder import NO_LABEL, Tree, check_outside, find_labelled, named_as_image
+from greyhound.cache.folder import NO_LABEL, ImageFolder, check_outside, find_labelled, named_as_image
 from greyhound.cache.store import PackError
 
 SAVED: Final = ("dataset_dict.json", "state.json")
@@ -77,7 +77,7 @@ def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Collecti
         why = str(error)
     if tables and not why:
         return manifest.read_folder(folder, tables, label)
-    tree = Tree(folder)
+    tree = ImageFolder(folder)
     if not any(named_as_image(file) for each in tree.folders for file in tree.below(each)):
         for suffixes in (tars.SUFFIXES, manifest.PARQUET):
             if (data := below(folder, suffixes)).files:

@@ -19,7 +19,7 @@ from greyhound.cache.collection import SPLIT_WORDS
 from greyhound.cache.folder import NAMED, Sample
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
-from greyhound.cache.tables import once_each, read_table
+from greyhound.cache.tables import read_table, unique_by_path
 from greyhound.cache.thumbnail import closeup_reader
 from greyhound.cache.twins import find_roots, find_twins, join
 
@@ -71,7 +71,7 @@ def read_split(file: Path) -> Table:
             )
 
     expected = "a CSV with the columns path and split, or path and group"
-    rows = once_each(read_table(file, expected, ("path", "split", "group"), check), file)
+    rows = unique_by_path(read_table(file, expected, ("path", "split", "group"), check), file)
     splits = {}
     for path, row in rows.items():
         if (said := row.cells.get("split")) is not None:

@@ -70,7 +70,7 @@ def read_table(
         ) from None
 
 
-def once_each(rows: list[Line], file: Path) -> dict[str, Line]:
+def unique_by_path(rows: list[Line], file: Path) -> dict[str, Line]:
     """The lines by path; one may come twice, but not say two things of one file. Raises PackError."""
     found: dict[str, Line] = {}
     for row in rows:

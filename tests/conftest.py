@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before 
 
 import pytest
 from pictures import Drawn, coded, draw, encode, folder, packed, scan_here
-from runs import NAMES, Answer, Here, never, tinted, tiny_job, tiny_pack
+from runs import NAMES, Answer, Capture, Here, Patch, never, tinted, tiny_job, tiny_pack
 
 from greyhound import train
 from greyhound.cache.cli import ENDINGS
@@ -128,7 +128,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def scan_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def scan_in_process(monkeypatch: Patch) -> None:
     """Files are scanned in this process: the children have a test file of their own."""
     for module in ("cache.pack", "cache.survey.findings", "eval", "trained", "exported"):
         monkeypatch.setattr(f"greyhound.{module}.scan", scan_here)
@@ -151,7 +151,7 @@ def ordinary() -> Iterator[None]:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Here:
+def here(monkeypatch: Patch, capfd: Capture, tmp_path: Path) -> Here:
     """Starts a program as its command line does, in `tmp_path` but in this process: imports take long."""
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in ENDINGS}

@@ -132,6 +132,15 @@ def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options 
     return Pack(root / "images.arrow")
 
 
+def flipped(pack: Pack, out: Path, *rows: int) -> Pack:
+    """A copy of a pack in one file, with one bit flipped in each of the images `rows`."""
+    data = bytearray(pack.path.read_bytes())
+    for row in rows:
+        data[data.find(pack.encoded(int(row)).tobytes()) + 200] ^= 1
+    out.write_bytes(data)
+    return Pack(out)
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One drawn data set: its folder, the lines of its `truth.csv`, what `draw_demo` returned and reported."""

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 from pictures import ALL_TRAIN, encode, folder, noise, scan_here
 from PIL import Image
+from runs import Capture, Patch
 
 from greyhound.cache import __main__ as main
 from greyhound.cache.pack import Options, pack
@@ -220,7 +221,7 @@ def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
 @pytest.mark.parametrize("problem", ["bomb", "undecodable"])
 @pytest.mark.parametrize("by", [*get_args(By), None])
 def test_what_must_not_be_opened_is_not_whatever_it_is_excluded_for(
-    root: Path, by: By | None, problem: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, by: By | None, problem: str, monkeypatch: Patch
 ) -> None:
     def look(files: Iterable[Path], **_: str) -> Iterator[ImageInfo]:
         for file in files:
@@ -315,7 +316,7 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     assert opened.header.lost == ()
 
 
-def test_what_the_machine_said_is_no_persons_decision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_machine_said_is_no_persons_decision(root: Path, monkeypatch: Patch) -> None:
     looked: list[Path] = []
 
     def look(files: Iterable[Path], **_: str) -> Iterator[ImageInfo]:
@@ -334,7 +335,7 @@ def test_what_the_machine_said_is_no_persons_decision(root: Path, monkeypatch: p
 
 
 def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("greyhound.cache.pack.scan", lambda _: pytest.fail("too late"))
     out, moved = decided(root, "b/1.png", "exclude", "nowhere"), decided(root, "a/1.png", "relabel", "d")
@@ -346,9 +347,7 @@ def test_a_class_without_a_folder_is_found_before_the_images_are_looked_at(
     assert str(caught.value) == said
 
 
-def test_the_command_says_what_was_relabelled_and_lost(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_was_relabelled_and_lost(root: Path, capsys: Capture) -> None:
     out, file = root.with_suffix(".arrow"), root.with_name("decisions.csv")
     rows = [decided(root, "a/1.png", "relabel", "b"), decided(root, "b/1.png", "exclude")]
     rows.append(Decision(photograph("a/x.png", THREE), "keep"))

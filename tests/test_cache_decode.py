@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from pictures import decoder, encode, noise, png_bomb, store_as
 from PIL import Image, features
+from runs import Patch
 
 from greyhound.cache import validate as module
 from greyhound.cache.decode import DecodeError, decode, downsample
@@ -92,7 +93,7 @@ def test_decode_refuses_what_is_no_image(data: bytes) -> None:
             decode(array(data), strict=strict)
 
 
-def test_a_truncated_jpeg_is_refused_only_when_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_jpeg_is_refused_only_when_strict(monkeypatch: Patch) -> None:
     data = encode(PICTURE, "JPEG")
     assert decode(array(data[: len(data) // 2])).shape == (72, 96, 3)
     with pytest.raises(DecodeError, match=r"(?i)premature"):
@@ -203,7 +204,7 @@ UNDECODABLE = {
 
 
 @pytest.mark.parametrize("name", UNDECODABLE)
-def test_what_nothing_decodes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nothing_decodes(name: str, monkeypatch: Patch) -> None:
     data, problem, detail = UNDECODABLE[name]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as `main` does
     look = look_at(data)
@@ -214,7 +215,7 @@ def test_what_nothing_decodes(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ["decode", "needs_conversion", "measure"])
-def test_whatever_a_library_raises_costs_one_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_library_raises_costs_one_file(name: str, monkeypatch: Patch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise SyntaxError("broken\nPNG file")
 
@@ -361,7 +362,7 @@ def test_pictures_are_compared_block_by_block(levels: int, apart: float) -> None
 
 
 @pytest.mark.parametrize(("wanted", "there"), [(True, False), (False, True)])
-def test_without_dali_every_check_passes(monkeypatch: pytest.MonkeyPatch, wanted: bool, there: bool) -> None:
+def test_without_dali_every_check_passes(monkeypatch: Patch, wanted: bool, there: bool) -> None:
     monkeypatch.setattr(module, "has_dali", lambda: there)
     monkeypatch.setattr(module, "_decoder", lambda: pytest.fail("DALI is imported"))
     look = validate_image(encode(PICTURE), DaliDecoder(wanted))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from limits import files_up_to
+from runs import Patch
 
 from greyhound.cache.files import DiskList, WriteError, folder_beside, replacing, replacing_all
 
@@ -76,7 +77,7 @@ def test_a_folder_that_a_killed_process_left_is_swept_and_a_living_ones_is_not(t
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a folder cannot be opened")
-def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: Patch) -> None:
     happened: list[str] = []
     replace = Path.replace
 

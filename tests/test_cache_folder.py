@@ -13,8 +13,16 @@ from typing import Any
 
 import pytest
 from pictures import encode, folder, noise
+from runs import Patch
 
-from greyhound.cache.folder import NO_LABEL, Sample, find_images, find_labelled, find_tree, find_unlabelled
+from greyhound.cache.folder import (
+    NO_LABEL,
+    Sample,
+    find_images,
+    find_labelled,
+    find_unlabelled,
+    read_image_folder,
+)
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.split import Assigned, Kept, Table, assign, read_split
@@ -230,10 +238,10 @@ def test_a_picture_beside_the_class_folders_is_listed_also_one_that_is_not_read(
     root = folder(tmp_path / "images", files)
     _, sources, _ = find_labelled(root)
     assert [(each.path, each.label) for each in sources] == [("a/1.png", 0), ("b/1.png", 1), (name, NO_LABEL)]
-    assert next(find_images(find_tree(root))) == name
+    assert next(find_images(read_image_folder(root))) == name
     folder(tmp_path / "splits", {"train/a/1.png": b"", "test/a/1.png": b"", f"rest/{name}": b""})
     with pytest.raises(PackError, match="beside them, images in rest"):
-        find_tree(tmp_path / "splits")
+        read_image_folder(tmp_path / "splits")
 
 
 @pytest.mark.parametrize(
@@ -487,9 +495,7 @@ def test_a_table_of_splits_may_use_the_words_of_a_manifest(tmp_path: Path) -> No
         ("", "is empty; expected a CSV with the columns path and split, or path and group"),
     ],
 )
-def test_a_split_that_is_none(
-    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_split_that_is_none(content: str, message: str, tmp_path: Path, monkeypatch: Patch) -> None:
     """Found before the images are looked at."""
     root, file = folder(tmp_path / "images", {"a/1.png": b"", "b/1.png": b""}), tmp_path / "mine.csv"
     file.write_text(content)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pictures import Drawn, encode, folder, noise, portrait, scan_here
 from PIL import Image
+from runs import Capture, Patch
 
 from greyhound.cache.__main__ import survey
 from greyhound.cache.files import WriteError
@@ -79,12 +80,7 @@ def test_the_exclusions_are_what_pack_takes(drawn: Drawn, rows: list[Row], tmp_p
     ("grey", "size", "few"), [(1, 60, True), (2, 60, False), (3, 150, True), (4, 150, False)]
 )
 def test_survey_and_pack_leave_out_the_same_files(
-    grey: int,
-    size: int,
-    few: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    grey: int, size: int, few: bool, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Grey images of a class that is a third of the set: few are left out; of more none, and it is said."""
     monkeypatch.setattr(module, "scan", scan_here)
@@ -128,7 +124,7 @@ def test_portraits_of_one_composition_are_no_twins(tmp_path: Path) -> None:
 
 
 def test_the_survey_says_where_it_did_not_look_at_all_that_are_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     root = folder(tmp_path / "images", portraits(12))
     survey(root, tmp_path / "out")
@@ -202,7 +198,7 @@ def test_nothing_to_inspect_and_a_place_to_write_to(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "notes.txt"]
 
 
-def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: Patch) -> None:
     """Whether a row cannot be written, or the second table cannot be flushed: both are of one survey."""
     write([Row("a/1.png", "a", causes=("grayscale",), reason="grayscale: colourfulness 0.0")], tmp_path)
     before, full = contents(tmp_path), OSError(28, "No space left on device")
@@ -221,7 +217,7 @@ def test_a_failed_write_leaves_the_old_tables(tmp_path: Path, monkeypatch: pytes
     assert contents(tmp_path) == before
 
 
-def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: Patch) -> None:
     """The whole command, its looking stubbed: what an image more costs, between 1,600 and 3,200 different ones."""
     monkeypatch.setattr(module, "scan", imagine)
     out = tmp_path / "found"

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 from pictures import folder
+from runs import Patch
 
 from greyhound.cache import machine
 
 
-def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: Patch) -> None:
     names = ("torch", "torchvision", "nvidia-dali-cuda130", "numpy")
     there = [SimpleNamespace(name=name, version=str(place)) for place, name in enumerate(names)]
     monkeypatch.setattr(metadata, "distributions", lambda: there)
@@ -22,7 +23,7 @@ def test_packages_are_found_by_their_name_or_by_how_it_begins(monkeypatch: pytes
 
 
 @pytest.fixture
-def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def group(monkeypatch: Patch, tmp_path: Path) -> Path:
     """A folder for the control group of a machine with 64 cores."""
     monkeypatch.setattr(machine, "_GROUP", tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
@@ -30,7 +31,7 @@ def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, group: Path) -> None:
+def test_cores_are_those_that_the_process_may_use(monkeypatch: Patch, group: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
     assert machine.available_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -61,7 +62,7 @@ def test_a_containers_quota_counts(group: Path) -> None:
     ids=["a control group", "an old one"],
 )
 def test_memory_is_what_is_free_and_what_the_container_allows(
-    monkeypatch: pytest.MonkeyPatch, group: Path, limit: str, usage: str, none: str
+    monkeypatch: Patch, group: Path, limit: str, usage: str, none: str
 ) -> None:
     folder(group, {"meminfo": b"MemTotal: 100 kB\nMemAvailable:    64 kB\n"})
     monkeypatch.setattr(machine, "_MEMORY", group / "meminfo")
@@ -71,7 +72,7 @@ def test_memory_is_what_is_free_and_what_the_container_allows(
         assert machine.available_memory() == left
 
 
-def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: Patch) -> None:
     """Two kinds of machine here are both called AMD EPYC, and one is twice as fast."""
     assert machine.describe_machine().endswith(f", {machine.available_cores()} cores")
     assert len(machine.describe_machine()) > len(", 2 cores")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from runs import Capture
 
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
 from greyhound.cache.options import WIDTH, OptionError, Parser, apply, field_docs, options
@@ -125,7 +126,7 @@ def test_the_docstring_below_a_field_is_its_help() -> None:
     assert all(len(line) <= WIDTH for line in text.splitlines())
 
 
-def test_an_error_leaves_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_leaves_with_code_2(capsys: Capture) -> None:
     def fail() -> None:
         raise OptionError("two\n lines")
 

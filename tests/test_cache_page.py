@@ -29,7 +29,7 @@ import pytest
 from browser import CHROMIUM, WHY, Page, browser
 from pictures import encode, folder, noise
 from PIL import Image
-from runs import Here
+from runs import Here, Patch
 
 from greyhound.cache.files import WriteError
 from greyhound.cache.machine import available_cores
@@ -136,9 +136,9 @@ def test_a_pair_is_listed_once_and_what_is_more_than_a_pair_is_not_folded() -> N
 
 
 def test_of_too_many_suspects_the_first_are_shown_and_the_others_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(module, "MOST", 2)
+    monkeypatch.setattr(module, "MAX_SUSPECTS", 2)
     rows, out = (
         [row("a/1", "dark"), row("a/2", "grayscale"), row("a/3"), row("a/4", "bright")],
         tmp_path / "page",
@@ -191,7 +191,7 @@ def test_a_cut_photograph_is_shown_as_far_as_it_goes_and_other_files_are_not_rea
     assert peak < 4 << 20
 
 
-def test_what_nothing_decodes_and_no_bomb_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nothing_decodes_and_no_bomb_is_opened(tmp_path: Path, monkeypatch: Patch) -> None:
     findings: tuple[Finding, ...] = ("undecodable", "bomb", "truncated", "dark")
     rows = [row(f"a/{name}.png", name) for name in findings]
     assert [module.is_safe(each) for each in rows] == [False, False, True, True]
@@ -201,7 +201,7 @@ def test_what_nothing_decodes_and_no_bomb_is_opened(tmp_path: Path, monkeypatch:
     assert thumbnail.mock_calls == []
 
 
-def test_many_pictures_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_pictures_are_smaller(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(module, "SIDES", ((1, 256), (2, 192)))
     rows = [row(f"a/{number}.png", "dark") for number in range(3)]
     folder(tmp_path, {each.path: encode(noise(300, 300)) for each in rows})
@@ -210,7 +210,7 @@ def test_many_pictures_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_pictures_are_made_a_few_ahead_and_a_reader_that_leaves_early_leaves_no_thread(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     monkeypatch.setattr(module, "make_thumbnail", lambda file, side: "x")
     left, before = iter([Path()] * 10_000), threading.active_count()
@@ -252,7 +252,7 @@ def test_the_page_knows_one_folder_from_another(tmp_path: Path) -> None:
     assert key(here, one, other) == key(here, one) == key(tmp_path / "x" / ".." / "here") != key(tmp_path)
 
 
-def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: Patch) -> None:
     out = tmp_path / "survey.html"
     out.write_text("old")
     monkeypatch.setattr(module, "make_thumbnail", Mock(side_effect=OSError(28, "No space left on device")))
@@ -753,7 +753,7 @@ def test_hostile_names_do_nothing_in_a_browser(work: Work) -> None:
 
 @pytest.mark.alone
 def test_twenty_thousand_suspects_with_their_pictures_do_not_freeze_the_page(
-    work: Work, monkeypatch: pytest.MonkeyPatch
+    work: Work, monkeypatch: Patch
 ) -> None:
     """Twelve drawings, each again and again: the page has 20,000 pictures, and making them costs twelve."""
     page, file = work.page, work.folder / "many.html"

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from pictures import decoder, encode, folder, noise, scan_here, store_as
 from PIL import Image, PngImagePlugin
+from runs import Patch
 
 from greyhound.cache.decode import decode, downsample, is_lossless_jpeg
 from greyhound.cache.errors import UserError
@@ -262,7 +263,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_files_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_files_are_named(name: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr("greyhound.cache.picture.reads_heic", lambda: False)
     data, kind = FOREIGN[name]
     assert name_foreign(data[:1024], Path(name).suffix) == kind
@@ -324,9 +325,7 @@ def test_the_background_is_chosen_and_known_to_the_pack(tmp_path: Path) -> None:
         Options(background="blurple")
 
 
-def test_predictions_lie_on_the_background_of_the_trained_pack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_lie_on_the_background_of_the_trained_pack(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("greyhound.eval.scan", scan_here)
     job: Any = SimpleNamespace(images=folder(tmp_path / "images", {"a/1.png": encode(Image.fromarray(RGBA))}))
     run: Any = SimpleNamespace(read=lambda _: {"classes": ["a", "b"], "background": "#204060"})

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pictures import encode, folder, noise, png_bomb, scan_here
 from PIL import Image, ImageFilter
+from runs import Patch
 
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.selection import FINDINGS
@@ -80,7 +81,7 @@ LOST = {"undecodable", "truncated", "bomb"}  # one grey image of four is too man
 
 
 @pytest.fixture(autouse=True)
-def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_limit(monkeypatch: Patch) -> None:
     """As in the child process: `examine` refuses bombs itself."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
 
@@ -248,7 +249,7 @@ def test_every_pair_of_two_labels_is_looked_at(same: bool, named: int) -> None:
     assert wrong == ["a"] * named + ["b"] * named
 
 
-def test_pictures_that_are_merely_alike_cost_no_square(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_that_are_merely_alike_cost_no_square(monkeypatch: Patch) -> None:
     looked, count = [], 60
     pairs = tuple(Pair(one, other, 0.1, False) for one, other in combinations(range(count), 2))
     monkeypatch.setattr(findings, "find_twins", lambda *_: Twins(np.arange(count), pairs))

@@ -14,7 +14,7 @@ import scale
 from pictures import encode, noise, scan_here
 from pictures import folder as write_folder
 from PIL import Image
-from runs import Here
+from runs import Here, Patch
 
 from greyhound.cache import store
 from greyhound.cache.pack import Options, pack
@@ -88,7 +88,7 @@ def test_a_loader_reads_all_shards(made: Path, originals: Any) -> None:
     assert np.array_equal(batches[0].images.numpy(), batches[1].images.numpy())
 
 
-def test_what_memory_cannot_hold_is_read_when_needed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_memory_cannot_hold_is_read_when_needed(made: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(store, "available_memory", lambda: 100)
     opened = Pack(made / "three.arrow")
     opened.make_resident()
@@ -156,7 +156,7 @@ def test_what_does_not_belong_together_is_refused(folder: Path, how: str) -> Non
 
 @pytest.mark.parametrize("renamed", [1, 2])
 def test_shards_of_two_packings_are_never_opened_as_one(
-    folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+    folder: Path, images: Path, monkeypatch: Patch, renamed: int
 ) -> None:
     """As if packing again was killed, or somebody else packed to the same name, when some shards had their names.
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pictures import encode, folder, noise
+from runs import Capture, Patch
 
 from greyhound.cache import show
 from greyhound.cache.classes import class_of
@@ -361,7 +362,7 @@ def test_a_damaged_weight_is_found(root: Path) -> None:
             Pack(out).weights  # noqa: B018
 
 
-def test_weights_are_said_where_they_differ(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_are_said_where_they_differ(root: Path, capsys: Capture) -> None:
     out, said = root / "out.arrow", []
     for weights in ((0.5, 2.0), (2.0, 2.0)):
         table = [{**line, "weight": str(weights[n % 2])} for n, line in enumerate(TABLE)]
@@ -434,9 +435,7 @@ def test_a_bad_line_in_the_metadata_of_class_folders_is_refused(root: Path) -> N
         assert said.startswith(f"{file} has 3 cells in line 26, and its first line names 2 columns")
 
 
-def test_columns_of_parquet_that_are_not_needed_are_not_read(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_columns_of_parquet_that_are_not_needed_are_not_read(root: Path, monkeypatch: Patch) -> None:
     table = [{**line, "Kind": line["label"], "embedding": [0.5] * 9} for line in TABLE]
     asked, whole = list[list[str]](), pq.ParquetFile.iter_batches
 

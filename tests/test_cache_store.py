@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 import scale
 from pictures import encode, noise, packed
+from runs import Patch
 
 from greyhound.cache.index import _END, INDEX, PATHS, WEIGHT, add_index, read_paths
 from greyhound.cache.pack import Options
@@ -499,7 +500,7 @@ def test_an_index_of_imagenets_size_opens_within_a_second(tmp_path: Path) -> Non
     assert pack.encoded(rows - 1).tobytes() == scale.IMAGE
 
 
-def test_a_pickled_pack_opens_its_files_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_pack_opens_its_files_anew(path: Path, monkeypatch: Patch) -> None:
     """A descriptor is another file in another process; and no image goes through the pipe."""
     monkeypatch.chdir(path.parent)
     pack = Pack(path.name, "ram")

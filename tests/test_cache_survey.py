@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from pictures import coded, encode, folder, noise, store_as
 from PIL import Image, ImageFilter
+from runs import Patch
 
 from greyhound.cache import scan as module
 from greyhound.cache.nearby import THUMBNAIL
@@ -53,12 +54,12 @@ validate.main()
 
 
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+def children(monkeypatch: Patch) -> list[subprocess.Popen[bytes]]:
     """Start `CHILD` for every child process, and keep them all."""
     return start_instead(["-c", CHILD], monkeypatch)
 
 
-def start_instead(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+def start_instead(command: list[str], monkeypatch: Patch) -> list[subprocess.Popen[bytes]]:
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -124,7 +125,7 @@ def test_a_file_that_kills_its_decoder_is_blamed_alone(tmp_path: Path, children:
 
 
 def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
-    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, children: list[Any], monkeypatch: Patch
 ) -> None:
     """And no other process opens it, not for its picture either."""
     root, html, opening = tmp_path / "images", tmp_path / "survey.html", Image.open
@@ -161,7 +162,7 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
 
 
 def test_a_file_that_takes_for_ever_is_given_up(
-    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, children: list[Any], monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 1.5)
     start = time.monotonic()
@@ -201,9 +202,7 @@ def test_names_of_every_kind(tmp_path: Path, children: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("dali", [True, False])
-def test_a_child_is_told_whether_dali_must_decode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dali: bool
-) -> None:
+def test_a_child_is_told_whether_dali_must_decode(tmp_path: Path, monkeypatch: Patch, dali: bool) -> None:
     commands: list[list[str]] = []
     popen = subprocess.Popen
 
@@ -217,7 +216,7 @@ def test_a_child_is_told_whether_dali_must_decode(
 
 
 def test_a_child_that_was_killed_between_two_files_costs_none(
-    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, children: list[Any], monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(module, "AHEAD", 0)
     with closing(scan(files(tmp_path, "a.png", "b.png", "c.png"), workers=1)) as looks:
@@ -232,12 +231,7 @@ def test_a_child_that_was_killed_between_two_files_costs_none(
     ("count", "small", "expected"), [(2, 1 << 20, 1), (3, 1 << 20, 1), (4, 1 << 20, 2), (3, 100, 2)]
 )
 def test_a_few_small_files_start_one_child(
-    tmp_path: Path,
-    children: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-    count: int,
-    small: int,
-    expected: int,
+    tmp_path: Path, children: list[Any], monkeypatch: Patch, count: int, small: int, expected: int
 ) -> None:
     monkeypatch.setattr(module, "FEW", 4)
     monkeypatch.setattr(module, "SMALL", small)
@@ -247,7 +241,7 @@ def test_a_few_small_files_start_one_child(
     assert len(children) == expected
 
 
-def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_start(tmp_path: Path, monkeypatch: Patch) -> None:
     children = start_instead(["-c", "raise ImportError('libGL.so.1 is missing')"], monkeypatch)
     with pytest.raises(ScanError) as error:
         list(scan(files(tmp_path, "a.png", "b.png"), workers=2))
@@ -410,19 +404,10 @@ def test_a_small_coloured_thing_makes_a_coloured_picture() -> None:
         assert not is_grayscale(scene)
 
 
-def test_a_white_dog_in_snow_is_a_coloured_photograph() -> None:
-    """Pale all over: snow with a breath of blue, fur with a breath of yellow, and a dark nose."""
-    parts = {(243, 246, 250): 60, (250, 247, 238): 38, (30, 28, 30): 2}
-    picture = np.hstack([flat(*colour, width=width, height=90) for colour, width in parts.items()])
-    found = measure(as_jpeg(picture, quality=90))
-    assert found["colourfulness"] < 12
-    assert found["grayscale"] is False
-
-
 @pytest.mark.parametrize("fur", [(250, 247, 238), (246, 240, 226), (252, 250, 242)])
 @pytest.mark.parametrize("snow", [(243, 246, 250), (228, 235, 243), (205, 214, 226)])
 def test_pale_dogs_in_snow_are_coloured(fur: tuple[int, int, int], snow: tuple[int, int, int]) -> None:
-    """With the light and shade of a photograph over both, and a nose."""
+    """Snow with a breath of blue, fur with one of yellow, light and shade over both, and a dark nose."""
     scene = np.where(np.arange(300)[:, None] < 140, fur, snow) * (0.75 + 0.25 * photograph(1.0) / 255)
     scene[90:110, 60:80] = 30
     found = measure(as_jpeg(scene, quality=90))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from limits import files_up_to
 from pictures import encode, folder, noise
+from runs import Patch
 from test_cache_source import DATA, FILES, label_of, left_out, refused, rows, rows_of
 
 from greyhound.cache.pack import Options, pack
@@ -241,9 +242,7 @@ def test_a_tar_that_is_not_whole_is_refused(root: Path) -> None:
     assert "expected one that is not compressed" in refused(packed)
 
 
-def test_a_tar_that_changes_while_it_is_packed_is_an_error(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tar_that_changes_while_it_is_packed_is_an_error(root: Path, monkeypatch: Patch) -> None:
     file = write_tar(root.parent / "set.tar", members("cls"))
 
     def cut(*arguments: Any) -> Any:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pictures import coded, encode, noise, portrait
 from PIL import Image
+from runs import Patch
 
 from greyhound.cache import nearby
 from greyhound.cache import twins as module
@@ -114,7 +115,7 @@ def look_alikes() -> tuple[NDArray[np.uint8], Callable[[int], NDArray[np.uint8]]
 
 
 def test_among_look_alikes_the_twins_are_found_and_no_stranger(
-    look_alikes: tuple[NDArray[np.uint8], Any], monkeypatch: pytest.MonkeyPatch
+    look_alikes: tuple[NDArray[np.uint8], Any], monkeypatch: Patch
 ) -> None:
     waves, told = nearby.low_waves(luma(look_alikes[0])), list[int]()
     assert ((waves @ waves.T > nearby.ALIKE).sum(axis=1) > 30).all()
@@ -145,19 +146,19 @@ def test_how_far_apart_two_pictures_are() -> None:
     assert aligned_rmse(one[:3], one[7:10]) == pytest.approx(aligned_rmse(one[7:10], one[:3]))
 
 
-def test_pairs_are_the_same_in_any_order_and_block(dogs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def use_blocks_of(patch: Patch, **sizes: int) -> None:
+    """Search in blocks of other sizes."""
+    for name, size in sizes.items():
+        patch.setattr(module if name == "_PAIRS" else nearby, name, size)
+
+
+def test_pairs_are_the_same_in_any_order_and_block(dogs: list[Any], monkeypatch: Patch) -> None:
     pictures = thumbnails_of(dogs + [VARIANTS["mirrored"](dog) for dog in dogs])
     whole = find_pairs(pictures)
     order = np.random.default_rng(0).permutation(24)
     shuffled = {tuple(sorted((order[p.one], order[p.other]))) for p in find_pairs(pictures[order])}
     assert shuffled == found_in(whole)
-    for room, name, value in (
-        (nearby, "_ROWS", 5),
-        (nearby, "_COLUMNS", 7),
-        (nearby, "_BATCH", 9),
-        (module, "_PAIRS", 3),
-    ):
-        monkeypatch.setattr(room, name, value)
+    use_blocks_of(monkeypatch, _ROWS=5, _COLUMNS=7, _BATCH=9, _PAIRS=3)
     pairs = [[(p.one, p.other, p.mirrored) for p in found] for found in (find_pairs(pictures), whole)]
     assert pairs[0] == pairs[1]
 
@@ -194,13 +195,7 @@ def test_the_search_finds_what_comparing_all_with_all_finds(changes: list[Any]) 
         if any(is_pair(pictures[one], each) for each in (pictures[other], pictures[other][:, ::-1]))
     }
     with pytest.MonkeyPatch.context() as patch:
-        for room, name, value in (
-            (nearby, "_ROWS", 3),
-            (nearby, "_COLUMNS", 2),
-            (nearby, "_BATCH", 4),
-            (module, "_PAIRS", 2),
-        ):
-            patch.setattr(room, name, value)
+        use_blocks_of(patch, _ROWS=3, _COLUMNS=2, _BATCH=4, _PAIRS=2)
         assert found_in(find_pairs(pictures)) == expected
 
 
@@ -306,9 +301,7 @@ def planted(count: int, changed: int) -> NDArray[np.uint8]:
     return np.concatenate([pictures, np.clip(copies, 0, 255)]).round().astype(np.uint8)
 
 
-def test_in_a_large_set_cells_propose_nearly_all_that_comparing_all_finds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_in_a_large_set_cells_propose_nearly_all_that_comparing_all_finds(monkeypatch: Patch) -> None:
     pictures = planted(12_000, 2_000)
     whole = found_in(find_pairs(pictures))
     assert len(whole & {(place, place + 12_000) for place in range(2_000)}) > 1_800
@@ -341,7 +334,7 @@ def test_the_same_pairs_whatever_adds_them_up() -> None:
     assert np.abs(waves.astype(int) @ waves.astype(int).T).max() < 2**24
 
 
-def test_among_many_equal_pictures_the_search_stays_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_many_equal_pictures_the_search_stays_linear(monkeypatch: Patch) -> None:
     """Frames of one picture fall into one cell, whose members all look like all others."""
     frame, grain = fields(1, 3), np.random.default_rng(0)
     sums = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from pictures import coded, encode, folder, noise
-from runs import Patch
+from runs import Capture, Patch
 
 from greyhound.cache import show
 from greyhound.cache.__main__ import COMMANDS
@@ -99,7 +99,7 @@ def test_a_pack_for_training_alone_stays_so(tmp_path: Path, scan_in_process: Non
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(SPLITS)
 
 
-def repack(packed: Pack, root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, Pack]:
+def repack(packed: Pack, root: Path, capsys: Capture) -> tuple[str, Pack]:
     """The command that is printed after an export, and the pack that it makes."""
     unpack(packed, root / "the copy")
     show.say_unpacked(packed, root / "the copy")
@@ -110,7 +110,7 @@ def repack(packed: Pack, root: Path, capsys: pytest.CaptureFixture[str]) -> tupl
 
 
 def test_the_printed_command_numbers_the_classes_alike(
-    tmp_path: Path, scan_in_process: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, scan_in_process: None, capsys: Capture
 ) -> None:
     """Also where they have WordNet numbers, were listed, or need marks in a list; transparent pixels too."""
     orders = {
@@ -134,9 +134,7 @@ def test_the_printed_command_numbers_the_classes_alike(
         assert ("--class-order" in said, "as-is" in said) == (True, name == "listed")
 
 
-def test_the_usual_order_needs_no_list(
-    tmp_path: Path, whole: Pack, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_usual_order_needs_no_list(tmp_path: Path, whole: Pack, capsys: Capture) -> None:
     assert "--class" not in repack(whole, tmp_path, capsys)[0]
     assert sorted(each.name for each in (tmp_path / "the copy").iterdir()) == sorted(SPLITS)
 
@@ -240,7 +238,7 @@ def test_a_fault_leaves_nothing_behind(
     assert not list((tmp_path / "deep").iterdir())
 
 
-def test_what_was_done_is_said(tmp_path: Path, whole: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_done_is_said(tmp_path: Path, whole: Pack, capsys: Capture) -> None:
     show.say_unpacked(whole, Path("out"))
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("out: 12 images, as SPLIT/CLASS/image.jpg: ")

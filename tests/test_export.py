@@ -22,7 +22,7 @@ import timm
 import torch
 from pictures import noise
 from PIL import Image, ImageOps
-from runs import NAMES, ONE_THREAD, Here, Patch, never
+from runs import NAMES, ONE_THREAD, Capture, Here, Patch, never
 from runtimes import in_onnxruntime, in_opencv, in_openvino
 
 from greyhound import export, train
@@ -155,9 +155,7 @@ def test_pooling_as_a_product_is_torchs(cells: int, length: int) -> None:
     np.testing.assert_allclose(weights @ images @ weights.T, expected, atol=1e-6)
 
 
-def test_a_grid_and_bars_are_exported_too(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_grid_and_bars_are_exported_too(run: Path, tmp_path: Path, capsys: Capture) -> None:
     recipe = Run(with_grid(run)).read("recipe.json")
     Run(run).write("recipe.json", recipe | {"augment": recipe["augment"] | {"fit": "pad", "fill": 77}})
     export.export(job(run, tmp_path / "grid.onnx"))
@@ -240,7 +238,7 @@ def test_the_program_for_timm(grid: bool, run: Path, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_found_at_once(
     run: Path, tmp_path: Path, format: Any, name: str, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(export, "open_trained", None)
+    monkeypatch.setattr(export, "open_calibrated", None)
     (tmp_path / "closed").mkdir(mode=0o555)
     out = tmp_path / "closed" / "new" / name
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); name another: --out"):
@@ -255,7 +253,7 @@ def test_a_corrupt_validation_image_is_left_out(run: Path, tmp_path: Path, monke
         asked.append(resources.on_corrupt)
         return Temperature()
 
-    monkeypatch.setattr(export, "temperature", look)
+    monkeypatch.setattr("greyhound.trained.temperature", look)
     export.export(job(run, tmp_path / "timm", format="safetensors"))
     assert asked == ["skip"]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from engines import needs_dali
 from gpu_check import CHECKS, Outcome, Setup, certify, examine
-from runs import TINY, Here, tiny_job
+from runs import TINY, Capture, Here, Patch, tiny_job
 
 from greyhound.cache.store import Pack
 from greyhound.model.report import figures, report
@@ -34,9 +34,7 @@ def given(colour_pack: Pack, tmp_path: Path) -> Setup:
 
 
 @needs_dali
-def test_the_rehearsal_passes_and_says_so(
-    given: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rehearsal_passes_and_says_so(given: Setup, tmp_path: Path, monkeypatch: Patch) -> None:
     for module, name in ((report, "build"), (figures, "learning_rate"), (figures, "image_sheet")):
         monkeypatch.setattr(module, name, lambda *_: None)
     outcomes = examine(given, {name: check for name, check in CHECKS.items() if name != "tests"})
@@ -61,15 +59,13 @@ def test_every_check_that_is_written_is_made() -> None:
 
 @needs_dali
 @pytest.mark.parametrize("check", ["decoder", "operators"])
-def test_pixels_that_are_wrong_fail(given: Setup, monkeypatch: pytest.MonkeyPatch, check: str) -> None:
+def test_pixels_that_are_wrong_fail(given: Setup, monkeypatch: Patch, check: str) -> None:
     real = dali.hand_over
     monkeypatch.setattr(dali, "hand_over", lambda *arguments: real(*arguments).flip(-1))
     assert not CHECKS[check](given).passed
 
 
-def test_a_check_that_raises_has_failed(
-    given: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_that_raises_has_failed(given: Setup, tmp_path: Path, capsys: Capture) -> None:
     broken = mock.Mock(side_effect=RuntimeError("CUDA error:\n an illegal memory access"))
     outcomes = examine(given, {"broken": broken, "sound": lambda _: Outcome(True, "well", {"MiB": 1.5})})
     assert outcomes["broken"] == Outcome(False, "RuntimeError: CUDA error: an illegal memory access")
@@ -81,7 +77,7 @@ def test_a_check_that_raises_has_failed(
     assert "| sound | MiB | 1.5 |" in text
 
 
-def test_a_driver_that_is_not_known_fails(given: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_is_not_known_fails(given: Setup, monkeypatch: Patch) -> None:
     here = doctor.learn()
     for known, passed in ((None, False), ("580.95.05", True)):
         monkeypatch.setattr(doctor, "learn", lambda known=known: replace(here, driver=known))
@@ -89,7 +85,7 @@ def test_a_driver_that_is_not_known_fails(given: Setup, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("grows", ["host", "GPU"])
-def test_memory_that_grows_fails(given: Setup, monkeypatch: pytest.MonkeyPatch, grows: str) -> None:
+def test_memory_that_grows_fails(given: Setup, monkeypatch: Patch, grows: str) -> None:
     monkeypatch.setattr(gpu_check, "Augment", lambda: Augment(size=32))
     flat, taken = {"host": 0, "GPU": 0}, iter(range(0, 10 * gpu_check.GROWTH, gpu_check.GROWTH))
     monkeypatch.setattr(gpu_check, "memory_in_use", lambda _: flat | {grows: next(taken)})
@@ -109,7 +105,7 @@ def test_without_a_gpu_it_says_so(here: Here, tmp_path: Path) -> None:
 
 @no_gpu
 def test_a_skipped_gpu_test_is_a_failed_one_where_a_gpu_is_required(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("REQUIRE_GPU", "1")
     monkeypatch.chdir(ROOT)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from runs import Patch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -148,9 +149,7 @@ def test_a_pretrained_classifier_that_misleads_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("penalty", [1e12, 30.0])
-def test_the_head_is_the_optimum_around_the_pretrained_rows(
-    penalty: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_head_is_the_optimum_around_the_pretrained_rows(penalty: float, monkeypatch: Patch) -> None:
     """Where it stands, the penalty on the way from the pretrained rows balances the gradient of the loss."""
     rows, labels = blobs([0, 1, 2])
     monkeypatch.setattr("greyhound.model.linear_probe.PENALTIES", (penalty,))
@@ -350,7 +349,7 @@ def test_the_grid_that_predicts_best_is_chosen() -> None:
         assert head.weight.shape == (2, len(columns[grid]))
 
 
-def test_more_features_than_images_are_the_same_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_features_than_images_are_the_same_regression(monkeypatch: Patch) -> None:
     """Sklearn fits all 200 columns; we fit their coordinates in the span of the 90 images."""
     rows, labels = blobs([0, 1, 2], width=200)
     network = Flat(200, 3)

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from runs import Patch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -54,7 +55,7 @@ print(sys.modules["torch._dynamo.utils"].counters is counters, later())
 
 
 @pytest.fixture(autouse=True)
-def _no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_hub(monkeypatch: Patch) -> Iterator[None]:
     """No test asks the hub; what it would have answered, each says for itself."""
 
     def unreachable(*_: Any, **__: Any) -> None:
@@ -232,7 +233,7 @@ def test_weights_of_an_installed_package(name: str) -> None:
     assert network.get_parameter("classifier.weight").shape == (3, 1280)
 
 
-def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: Patch) -> None:
     """A package whose import fails, with an EfficientNet's tensors in order under names of its own."""
     folder = tmp_path / "tiny_pytorch_model"
     (folder / "models").mkdir(parents=True)
@@ -249,7 +250,7 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
     assert "in their order; install the package again" in refused(lambda: build(TINY, 4))
 
 
-def test_offline_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_the_way_out_is_named(monkeypatch: Patch) -> None:
     monkeypatch.setattr(room, "_find_package", lambda _: None)
     message = refused(lambda: build("tf_efficientnet_lite2", 3))
     assert message == (
@@ -268,7 +269,7 @@ def test_a_network_without_pretrained_weights() -> None:
 
 
 @pytest.mark.parametrize("way", ["online", "cached", "other file"])
-def test_weights_of_the_hub(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_weights_of_the_hub(monkeypatch: Patch, way: str) -> None:
     hub, create = tiny(classes=1000, seed=5), timm.create_model
 
     def answer(*_: Any, **__: Any) -> None:
@@ -287,7 +288,7 @@ def test_weights_of_the_hub(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     assert same(build(TINY, 4), hub, without="classifier")
 
 
-def test_a_hub_that_fails_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_fails_half_way(monkeypatch: Patch) -> None:
     create = timm.create_model
 
     def fail(name: str, pretrained: bool = False, **options: Any) -> Any:
@@ -327,7 +328,7 @@ def test_recomputing_activations_changes_no_number(name: str) -> None:
             torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_a_network_that_cannot_recompute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_recompute(monkeypatch: Patch) -> None:
     def create(name: str, num_classes: int) -> nn.Module:
         return nn.Linear(3, num_classes)
 

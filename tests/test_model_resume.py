@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pictures import packed
-from runs import FULL, SMALL, TINY, never, tinted, tiny_job
+from runs import FULL, SMALL, TINY, Capture, Patch, never, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound.cache.cli import Stopped
@@ -48,7 +48,7 @@ PROBED = replace(TINY, linear_probe=True, probe_grids=(0, 1), averaging=Averagin
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_pictures(monkeypatch: Patch) -> None:
     """They take most of the time of so small a training."""
     monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
 
@@ -96,7 +96,7 @@ def groups(optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("changed", [{"momentum": 0.1}, {"weight_decay": 0.5}])
 def test_a_forced_recipe_is_obeyed(
-    half: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+    half: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: Patch, changed: dict[str, float]
 ) -> None:
     out, recipe = copied(half, tmp_path), replace(PROBED, **changed)  # type: ignore[arg-type]
     train_epoch, seen = train.train_epoch, list[TrainContext]()
@@ -132,9 +132,7 @@ def test_what_the_start_settled_is_refused_by_name_even_if_forced(
     assert (out / RECIPE).read_bytes() == (half / RECIPE).read_bytes()
 
 
-def test_another_pack_that_is_forced_is_written_down(
-    half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_pack_that_is_forced_is_written_down(half: Path, tmp_path: Path, capsys: Capture) -> None:
     names = ("blue <b>", "green", "red")
     images = {name: [tinted(2 - k, 9000 + 100 * k + n) for n in range(12)] for k, name in enumerate(names)}
     other = packed(tmp_path / "images", images, Options(val=0.2, test=0.2))
@@ -242,7 +240,7 @@ def test_a_forced_field_changes_no_other(plain_run: list[str]) -> None:
 
 
 def test_without_its_last_checkpoint_a_run_goes_on_from_the_one_before(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
 ) -> None:
     """Also where a number between is missing, as a kill between two renamings leaves it."""
     out = copied(tiny_run, tmp_path)
@@ -269,7 +267,7 @@ def test_results_without_a_checkpoint_are_not_dropped(
 
 
 def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
-    colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colour_pack: Pack, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stopped):
@@ -281,7 +279,7 @@ def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
 
 
 def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
-    half: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    half: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
 ) -> None:
     """A kill before the first last.ckpt leaves best.ckpt, of which eval and explain make a report."""
     out = copied(half, tmp_path)
@@ -303,7 +301,7 @@ def test_images_that_are_damaged_no_longer_are_not_said_to_be(
 
 
 def test_an_older_checkpoint_loses_no_better_network(
-    colour_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     def ranked(network: Any, result: dict[str, Any], by: Any, after: str) -> dict[str, Any]:
         content = scored(network, result, by, after)
@@ -343,7 +341,7 @@ def test_a_best_network_that_is_to_be_scored_again_is_also_after_a_kill(
 
 
 def test_a_damaged_best_checkpoint_is_said_and_replaced(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
 ) -> None:
     out = copied(tiny_run, tmp_path)
     flip(out / BEST)
@@ -391,9 +389,7 @@ def test_a_checkpoint_whose_progress_is_none_is_one_line(
         train.train(tiny_job(colour_pack.path, out, resume=True), never)
 
 
-def test_a_checkpoint_is_kept_or_replaced_at_every_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_kept_or_replaced_at_every_moment(tmp_path: Path, monkeypatch: Patch) -> None:
     """A kill while last.1.ckpt gets its successor leaves one of the two."""
     path = tmp_path / LAST
     for turn in range(3):
@@ -409,7 +405,7 @@ def test_a_checkpoint_is_kept_or_replaced_at_every_moment(
     assert checkpoint.load(numbered(path, 1))["turn"] == 2
 
 
-def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: Patch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no links here")
 

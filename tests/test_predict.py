@@ -333,7 +333,7 @@ def test_out_of_memory_tells_the_number_that_was_tried(run: Path, images: Path, 
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(predict, "predict", full)
+    monkeypatch.setattr(predict, "write_rows", full)
     with pytest.raises(UserError, match="out of memory at 16 crops at once"):
         predict.main(predict.Job(run=run, paths=(str(images),), resources=ONE_THREAD))
 
@@ -351,7 +351,7 @@ def test_a_write_that_fails_ends_the_network_at_once(tmp_path: Path, images: Pat
     out.symlink_to("/dev/full")
     job = predict.Job(run=tmp_path, paths=("-",), out=out)
     with pytest.raises(UserError, match="No space left on device") as refused:
-        predict.predict(job, [str(images)], predict.Predictor(NAMES, look))
+        predict.write_rows(job, [str(images)], predict.Predictor(NAMES, look))
     assert ended and refused.tb, "its frames are still there"
 
 
@@ -376,16 +376,18 @@ def test_a_network_that_diverged_predicts_nothing(run: Path, images: Path) -> No
 
 
 @pytest.mark.usefixtures("ordinary")
-@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        *((name, "Permission denied") for name in ("p.csv", "p.jsonl", "p.parquet")),
+        ("full.csv", "No space left on device"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "full.csv").symlink_to("/dev/full")
     tmp_path.chmod(0o555)
-    names = columns(NAMES, 1, False, False)
-    with (
-        pytest.raises(
-            UserError, match=rf"{name} cannot be written \(Permission denied\); name another: --out"
-        ),
-        open_rows(tmp_path / name, names) as write,
-    ):
+    names, said = columns(NAMES, 1, False, False), rf"{name} cannot be written \({why}\); name another: --out"
+    with pytest.raises(UserError, match=said), open_rows(tmp_path / name, names) as write:
         write(dict.fromkeys(names))
 
 
@@ -421,26 +423,9 @@ def test_a_killed_run_leaves_whole_rows_or_the_older_table(tmp_path: Path, name:
         assert text.endswith("3000.jpg,a,0.500000,,,,,\n")
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    names = columns(NAMES, 1, False, False)
-    with (
-        pytest.raises(
-            UserError, match=r"full.csv cannot be written \(No space left on device\); name another: --out"
-        ),
-        open_rows(full(tmp_path), names) as write,
-    ):
-        write(dict.fromkeys(names))
-
-
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
 def test_an_error_of_what_is_read_is_not_said_to_be_the_tables(tmp_path: Path, name: str) -> None:
     names = columns(NAMES, 1, False, False)
     with pytest.raises(OSError, match="of a photograph"), open_rows(tmp_path / name, names) as write:
         write(dict.fromkeys(names))
         raise OSError("of a photograph")
-
-
-def full(tmp_path: Path) -> Path:
-    """A CSV file on a full disk."""
-    (tmp_path / "full.csv").symlink_to("/dev/full")
-    return tmp_path / "full.csv"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
@@ -24,7 +25,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import files_up_to
-from pictures import folder
+from pictures import flipped, folder
 from runs import FULL, ONE_THREAD, SMALL, TINY, Capture, Here, Patch, batches_seen, never, tinted, tiny_job
 
 from greyhound import begin, train
@@ -53,7 +54,7 @@ from greyhound.model.run import (
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Loader, replacements
 from greyhound.pipelines.order import epoch_order
-from greyhound.recipe import Averaging, Checkpoints, Recipe, TrainOptions
+from greyhound.recipe import Averaging, Checkpoints, Recipe
 
 ENGINES = ["threads", "dali"] if has_dali() else ["threads"]
 KILLS = {"probe": 3, "step": 4, "checkpoint": 3, "validation": 1, "averaging": 14, "evaluation": 3}
@@ -205,13 +206,6 @@ def test_a_start_that_was_ended_at_once_can_be_made_again(
     assert [row["epoch"] for row in Run(tmp_path / "run").rows(METRICS)] == [0, 1]
 
 
-def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="starts from the beginning; leave out --resume"):
-        TrainOptions(out=tmp_path, resume=True, verify_determinism=True)
-    with pytest.raises(ValueError, match="--force is for a run that is resumed"):
-        TrainOptions(out=tmp_path, force=("recipe",))
-
-
 def test_a_finished_run_forced_on_is_averaged_again(run: Path, tiny_run: Path, colour_pack: Pack) -> None:
     longer = replace(TINY, phases=(replace(TINY.phases[0], epochs=3),), select="loss")
     resume(colour_pack, run, longer, force=("recipe",))
@@ -358,15 +352,7 @@ Damage: TypeAlias = Callable[..., Pack]
 @pytest.fixture
 def damage(colour_pack: Pack, tmp_path: Path) -> Damage:
     """Makes a copy of the pack with one flipped bit in each of the images `rows`."""
-
-    def flip(*rows: int) -> Pack:
-        data = bytearray(colour_pack.path.read_bytes())
-        for row in rows:
-            data[data.find(colour_pack.encoded(int(row)).tobytes()) + 200] ^= 1
-        (tmp_path / "p.arrow").write_bytes(data)
-        return Pack(tmp_path / "p.arrow")
-
-    return flip
+    return partial(flipped, colour_pack, tmp_path / "p.arrow")
 
 
 def test_a_damaged_image_stops_a_training(

@@ -18,7 +18,7 @@ import pytest
 import torch
 from pictures import ALL_TRAIN, Drawn, encode, folder, noise, packed, scan_here
 from PIL import Image
-from runs import ONE_THREAD, TINY, Here, never, tinted, tiny_job
+from runs import ONE_THREAD, TINY, Capture, Here, Patch, never, tinted, tiny_job
 
 from greyhound import review, train
 from greyhound.cache.__main__ import survey
@@ -28,7 +28,7 @@ from greyhound.cache.pack import Options
 from greyhound.cache.scan import WHITE, ImageInfo
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.survey import page
-from greyhound.cache.survey.labels import Neighbour, Ranked, Review, bring_home, mark
+from greyhound.cache.survey.labels import Neighbour, Ranked, Review, mark_label_issues, with_survey_paths
 from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.twins import Pair
 from greyhound.model.network import PACKAGES, build
@@ -157,7 +157,7 @@ def job(tiny_run: Path, tmp_path: Path) -> review.Job:
 
 
 def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
-    job: review.Job, colour_pack: Pack, capsys: pytest.CaptureFixture[str]
+    job: review.Job, colour_pack: Pack, capsys: Capture
 ) -> None:
     run_review = review.review(replace(job, checkpoint="swa"))
     assert job.run and read_review(job.ranking) == run_review
@@ -187,7 +187,7 @@ def test_a_run_shows_where_it_looks_at_its_suspects(job: review.Job, colour_pack
 
 
 def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images(
-    job: review.Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: review.Job, tmp_path: Path, capsys: Capture
 ) -> None:
     names = ("blue <b>", "green", "red")
     files = {name: [tinted(2 - k, 7000 + 100 * k + n) for n in range(10)] for k, name in enumerate(names)}
@@ -198,7 +198,7 @@ def test_another_pack_of_the_run_is_said_to_be_one_and_must_have_held_out_images
         review.review(replace(job, pack=trained.path))
 
 
-def test_without_cleanlab_one_line_says_what_to_do(job: review.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cleanlab_one_line_says_what_to_do(job: review.Job, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     said = r"^cleanlab is not installed, .*; pip install -e \.\[review\]$"
     with pytest.raises(review.ReviewError, match=said):
@@ -255,7 +255,7 @@ def test_a_folder_is_packed_beside_the_ranking_for_a_while(tmp_path: Path, scann
 
 
 @pytest.fixture(autouse=True)
-def scanned(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def scanned(monkeypatch: Patch) -> list[Path]:
     """Every file that was scanned; it is done in this process."""
     found: list[Path] = []
 
@@ -297,7 +297,7 @@ def test_labels_from_the_command_to_the_page(drawn: Drawn, tmp_path: Path, scann
 
 
 def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capture
 ) -> None:
     out, colours = tmp_path / "out", ("blue", "green", "red")
     images = {name: [tinted(2 - k, 100 * k + n) for n in range(60)] for k, name in enumerate(colours)}
@@ -316,7 +316,7 @@ def test_survey_run_from_the_command_to_the_page_of_a_folder_with_other_paths(
         assert items[path]["likelier"] == "blue"
 
 
-def test_label_issues_of_no_picture_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_label_issues_of_no_picture_are_counted(tmp_path: Path, capsys: Capture) -> None:
     images, out = two_images(tmp_path), tmp_path / "out"
     survey(images, out)
     image = Ranked("train/a/0.png", "a", "b", 0.01, 0.9, is_issue=True, sha256="0" * 64)
@@ -362,9 +362,12 @@ def test_label_issues_are_marked_and_a_twin_stays_the_twin() -> None:
     truncated = Row("a/0.jpg", "a", findings=("truncated",), causes=("truncated",))
     rows = [Row("a/1.jpg", "a"), Row("b/1.jpg", "b"), truncated]
     why = "labelled a (probability 0.010), looks like b (0.970)"
-    assert [*mark(rows, REVIEW)] == [replace(rows[0], findings=("label-issue",), reason=why), *rows[1:]]
+    assert [*mark_label_issues(rows, REVIEW)] == [
+        replace(rows[0], findings=("label-issue",), reason=why),
+        *rows[1:],
+    ]
     twin = Row("a/1.jpg", "a", findings=("near-duplicate",), of="b/9.jpg", reason="is b/9.jpg again")
-    (marked,) = mark([twin], REVIEW)
+    (marked,) = mark_label_issues([twin], REVIEW)
     assert (marked.findings, marked.of) == (("near-duplicate", "label-issue"), "b/9.jpg")
     assert marked.reason == f"is b/9.jpg again; {why}"
 
@@ -385,7 +388,7 @@ def test_label_issues_are_found_by_their_content_wherever_they_lie() -> None:
         Row("x/1.jpg", "a", sha256=one),
         Row("z/9.jpg", "z", sha256=other),
     ]
-    found = bring_home(replace(REVIEW, ranking=ranking), rows)
+    found = with_survey_paths(replace(REVIEW, ranking=ranking), rows)
     assert [image.path for image in found.ranking] == ["x/1.jpg", "a/same.gif", "z/9.jpg"]
     assert found.ranking[0].of_label == (Neighbour("b/3.jpg", 0.5),)
     assert found.ranking[0].of_likelier == ()  # no such picture there

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, WHY, Page, browser
 from numpy.typing import NDArray
-from pictures import folder, png_bomb
+from pictures import flipped, folder, png_bomb
 from PIL import Image
 from runs import NAMES, ONE_THREAD, Capture, Here, Patch, tinted
 
@@ -319,7 +319,7 @@ def test_training_images_are_looked_at_once(
         looked.append(len(ids))
         return ids, index.features[: len(ids)]
 
-    monkeypatch.setattr("greyhound.viewer._see_all", see_all)
+    monkeypatch.setattr("greyhound.viewer._extract_all", see_all)
     kept = open_index(trained, ONE_THREAD, None)
     assert kept is not None
     assert (looked, np.array_equal(kept.features, index.features)) == ([], True)
@@ -355,15 +355,13 @@ def test_with_a_corrupt_image_they_are_looked_at_once_too(
     run: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     resources = replace(ONE_THREAD, on_corrupt="skip")
-    path, row = tmp_path / "damaged.arrow", int(colour_pack.ids("train")[3])
-    content = bytearray(colour_pack.path.read_bytes())
-    content[content.find(colour_pack.encoded(row).tobytes()) + 200] ^= 1
-    path.write_bytes(content)
+    row = int(colour_pack.ids("train")[3])
+    path = flipped(colour_pack, tmp_path / "damaged.arrow", row).path
     trained = open_trained(Run(run), "auto", resources)
     index = open_index(trained, resources, path)
     assert index is not None
     assert (len(index.ids), row in index.ids) == (41, False)
-    monkeypatch.setattr("greyhound.viewer._see_all", None)
+    monkeypatch.setattr("greyhound.viewer._extract_all", None)
     kept = open_index(trained, resources, path)
     assert kept is not None
     assert np.array_equal(kept.ids, index.ids) and np.array_equal(kept.features, index.features)
@@ -401,65 +399,42 @@ def test_without_its_packages_it_says_what_to_install(run: Path, monkeypatch: Pa
 
 
 @contextmanager
-def killed(process: subprocess.Popen[str]) -> Iterator[None]:
-    """No test waits for what it did not end."""
-    try:
-        yield
-    finally:
-        process.kill()
+def program(run: Path, temporary: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], Served]]:
+    """The program itself, which listens, with a temporary folder of its own, in which it leaves nothing."""
+    temporary.mkdir()
+    words = ["--run", str(run), "--port", "0", "--device", "cpu", "--threads", "1", *more]
+    line, pipe = [sys.executable, "-m", "greyhound", "serve", *words], subprocess.PIPE
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            assert process.stdout
+            url = process.stdout.readline()
+            assert url.startswith("http://127.0.0.1:") and url.endswith("/ (Ctrl-C ends it)\n")
+            yield process, Served(int(url.split(":")[2].split("/")[0]), run)
+        finally:
+            process.kill()
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_leaves_nothing(run: Path, tmp_path: Path, number: int) -> None:
-    (tmp_path / "tmp").mkdir()
-    words = ["--run", str(run), "--port", "0", "--device", "cpu", "--threads", "1"]
-    program = [sys.executable, "-m", "greyhound", "serve", *words]
-    with (
-        subprocess.Popen(
-            program,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
-        ) as process,
-        killed(process),
-    ):
-        assert process.stdout
-        url = process.stdout.readline()
-        assert url.startswith("http://127.0.0.1:")
-        assert url.endswith("/ (Ctrl-C ends it)\n")
-        here = Served(int(url.split(":")[2].split("/")[0]), run)
+    with program(run, tmp_path / "tmp") as (process, here):
         assert here.post(tinted(0, 7))[0] == 200
         with ExitStack() as held:
-            for _ in range(serve.MOST):
+            for _ in range(serve.MAX_CONNECTIONS):
                 held.enter_context(socket.create_connection(("127.0.0.1", here.port)))
             assert here.ask("GET", "/")[0] == 503
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert (out, "Traceback" in err) == ("", False)
-    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_signal_ends_it_while_a_decoder_hangs(run: Path, tmp_path: Path) -> None:
     """The upload is answered that the server ends, within its patience and not the decoder's 60 s."""
-    (tmp_path / "tmp").mkdir()
-    words = ["--run", str(run), "--port", "0", "--device", "cpu", "--threads", "1", "--nearest", "0"]
-    with (
-        subprocess.Popen(
-            [sys.executable, "-m", "greyhound", "serve", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
-        ) as process,
-        ThreadPoolExecutor(1) as pool,
-        killed(process),
-    ):
-        assert process.stdout
-        here = Served(int(process.stdout.readline().split(":")[2].split("/")[0]), run)
+    with ThreadPoolExecutor(1) as pool, program(run, tmp_path / "tmp", "--nearest", "0") as (process, here):
         assert here.post(tinted(0, 7))[0] == 200
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").parent.parent.glob("*/children")
         (decoder,) = [int(each) for file in children for each in file.read_text().split()]
@@ -471,7 +446,6 @@ def test_a_signal_ends_it_while_a_decoder_hangs(run: Path, tmp_path: Path) -> No
         assert waiting.result() == (503, {"error": "the server ends"})
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err, err
-    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 from pictures import ALL_TRAIN, encode, noise, packed
+from runs import Patch
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import threads
@@ -134,9 +135,7 @@ class Inline:
     def shutdown(self, **_: object) -> None: ...
 
 
-def test_the_loader_costs_little_more_than_the_calls_it_makes(
-    photographs: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loader_costs_little_more_than_the_calls_it_makes(photographs: Pack, monkeypatch: Patch) -> None:
     """In core time, batch by batch in turns, the same pixels; of each the least, for other work only ever adds."""
     monkeypatch.setattr(threads, "ThreadPoolExecutor", Inline)
     resources = Resources("threads", "cpu", 1, prefetch=1, image_cache="encoded")

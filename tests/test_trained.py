@@ -14,7 +14,7 @@ from runs import NAMES, ONE_THREAD, Capture, Patch
 from greyhound.cache.store import Pack
 from greyhound.model import calibration, precision
 from greyhound.model.run import Run, RunError
-from greyhound.trained import Trained, collect, open_trained, temperature
+from greyhound.trained import Crops, Trained, collect, open_trained, temperature
 
 MADE = calibration.Temperature(1.7, 6)
 
@@ -45,10 +45,10 @@ def test_what_was_opened_is_the_run(opened: Trained, run: Path, colour_pack: Pac
     assert opened.origin["weights"] == Run(run).weights_id("swa")
     _, network = Run(run).network("swa", torch.device("cpu"))
     ids = colour_pack.ids("test")
-    rows, logits = collect(opened.logits(colour_pack, ids[::-1], ONE_THREAD, batch_size=5), len(ids))
+    rows, logits = collect(opened.logits(colour_pack, ids[::-1], ONE_THREAD, Crops(batch_size=5)), len(ids))
     assert rows.tolist() == sorted(ids.tolist())
     assert logits.shape == (12, 1, 3)
-    images = next(opened.logits(colour_pack, ids, ONE_THREAD, crops=3, batch_size=7))
+    images = next(opened.logits(colour_pack, ids, ONE_THREAD, Crops(3, batch_size=7)))
     assert (images[0].tolist(), images[1].shape) == (ids[:2].tolist(), (2, 3, 3))
     assert not any(isinstance(each, torch.nn.BatchNorm2d) for each in opened.network.modules())
     assert any(isinstance(each, torch.nn.BatchNorm2d) for each in network.modules())

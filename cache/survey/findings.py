@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from greyhound.cache.files import DiskList, Series
-from greyhound.cache.folder import find_file, find_images, find_tree
+from greyhound.cache.folder import find_file, find_images, read_image_folder
 from greyhound.cache.scan import ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
     FINDINGS,
@@ -93,7 +93,7 @@ def inspect(
     files in all). crowded: as in `find_twins`. say: told of what is odd about the folder. Raises PackError,
     ScanError.
     """
-    tree = find_tree(images)
+    tree = read_image_folder(images)
     with DiskList(find_images(tree)) as paths:
         if not len(paths):
             wanted = "expected some, or one subfolder a class with images in it"

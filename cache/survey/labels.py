@@ -87,7 +87,7 @@ class Review:
         return lines + ([f"  ... and {len(issues) - most} more"] if len(issues) > most else [])
 
 
-def bring_home(review: Review, rows: Iterable[Row]) -> Review:
+def with_survey_paths(review: Review, rows: Iterable[Row]) -> Review:
     """Of the review the label issues and neighbours that a survey has, under their paths there.
 
     A run's pack may have been made of another folder: images are told by content. One that was packed as PNG
@@ -117,7 +117,7 @@ def bring_home(review: Review, rows: Iterable[Row]) -> Review:
     return replace(review, ranking=tuple(moved))
 
 
-def mark(rows: Iterable[Row], review: Review) -> Iterator[Row]:
+def mark_label_issues(rows: Iterable[Row], review: Review) -> Iterator[Row]:
     """The rows of a survey, with the label issues marked; a person decides, so the verdict stays."""
     issues = {image.path: image for image in review.label_issues}
     for row in rows:

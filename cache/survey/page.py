@@ -31,17 +31,17 @@ from greyhound.cache.scan import Progress, counted, in_order
 from greyhound.cache.selection import FINDINGS, Finding
 from greyhound.cache.store import PackError
 from greyhound.cache.survey import table
-from greyhound.cache.survey.labels import Ranked, Review, bring_home, mark
+from greyhound.cache.survey.labels import Ranked, Review, mark_label_issues, with_survey_paths
 from greyhound.cache.survey.table import Row, Rows
 from greyhound.cache.thumbnail import make_thumbnail
 
 BLOCK: Final = 64
 """Pictures in one block of the page; the browser reads a block when it is first needed."""
-MOST: Final = 20_000
+MAX_SUSPECTS: Final = 20_000
 """Suspects that a page shows: more of them no person works through, and no browser holds."""
 SIDES: Final = ((2_000, 256), (8_000, 192))
-"""(pictures, pixels a side); beyond, FEWEST: 20,000 pictures stay near 100 MB."""
-FEWEST: Final = 128
+"""(pictures, pixels a side); beyond, SMALLEST_SIDE: 20,000 pictures stay near 100 MB."""
+SMALLEST_SIDE: Final = 128
 _HERE: Final = Path(__file__).parent
 Notes: TypeAlias = "Mapping[str, Note]"
 """More about suspects, by their paths."""
@@ -83,8 +83,8 @@ class Shown:
     """What the page shows: the suspects, in the order to look at them, and after them what they duplicate.
 
     twins: the place of what each row duplicates. Of a pair whose halves name each other, one half is a
-    suspect and the other its twin, unless more is to be said of that. more: suspects beyond MOST, which it
-    does not show. found: images with findings. images, classes: of the whole survey.
+    suspect and the other its twin, unless more is to be said of that. more: suspects beyond
+    MAX_SUSPECTS, which it does not show. found: images with findings. images, classes: of the whole survey.
     """
 
     rows: Sequence[Row]
@@ -116,12 +116,12 @@ def refuse_reviewed(survey: Path) -> None:
 def complete(survey: Path, images: Path, found: Review) -> None:
     """Mark label issues in a survey's tables, and draw its page again. Raises PackError, WriteError."""
     rows = Rows(survey / "survey.csv")
-    here = bring_home(found, rows)
+    here = with_survey_paths(found, rows)
     strangers = len(found.label_issues) - len(here.label_issues)
     if strangers:
         what = f"{strangers} of {len(found.label_issues)} label issues are no image of {images}"
         note(f"{what}: the run's pack was made of other pictures; the ranking lists them")
-    table.write(mark(rows, here), survey)
+    table.write(mark_label_issues(rows, here), survey)
     draw(rows, images, survey, {image.path: _note_on(image, images) for image in here.label_issues})
 
 
@@ -134,7 +134,7 @@ def write(
     are shown. progress: called with (pictures made, pictures in all). Raises WriteError.
     """
     shown = gather(rows, notes or {})
-    side = next((side for most, side in SIDES if len(shown.rows) <= most), FEWEST)
+    side = next((side for most, side in SIDES if len(shown.rows) <= most), SMALLEST_SIDE)
     files = [find_file(images, row.path) if is_safe(row) else None for row in shown.rows]
     made = counted(thumbnails(files, side), len(files), progress)
     noted = (picture for row in shown.rows for _, picture in shown.notes.get(row.path, Note()).pictures)
@@ -170,14 +170,14 @@ def _note_on(image: Ranked, images: Path) -> Note:
     """What a review says of an issue: where a network looked, who of the surveyed folder is alike."""
     near = [(f"near, {image.label}", other) for other in image.of_label]
     near += [(f"near, {image.likelier}", other) for other in image.of_likelier]
-    small = thumbnails((find_file(images, other.path) for _, other in near), FEWEST)
+    small = thumbnails((find_file(images, other.path) for _, other in near), SMALLEST_SIDE)
     alike = [(caption, picture) for (caption, _), picture in zip(near, small, strict=True) if picture]
     saliency = [("where the network looked", image.saliency)] if image.saliency else []
     return Note(image.likelier, [*saliency, *alike])
 
 
 def gather(rows: Iterable[Row], notes: Notes) -> Shown:
-    """What the page shows of the rows of a survey: MOST suspects, those without a picture last, and twins."""
+    """What the page shows of a survey: MAX_SUSPECTS suspects, those without a picture last, and twins."""
     rank = {path: place for place, path in enumerate(notes)}
     classes: set[str] = set()
     counts: Counter[bool] = Counter()
@@ -193,7 +193,7 @@ def gather(rows: Iterable[Row], notes: Notes) -> Shown:
             if row.findings:
                 yield row
 
-    suspects = heapq.nsmallest(MOST, find_suspects(), key=order)
+    suspects = heapq.nsmallest(MAX_SUSPECTS, find_suspects(), key=order)
     more = counts[True] - len(suspects)
     suspects = _fold(suspects)
     wanted = {row.of for row in suspects} - {row.path for row in suspects}

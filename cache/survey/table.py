@@ -75,7 +75,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Lines:
+class UnixLines:
     r"""What a csv.writer writes to, for lines that end in \n; told so, it would not quote a \r."""
 
     stream: IO[str]
@@ -104,7 +104,7 @@ def write(rows: Iterable[Row], out: Path) -> None:
         survey.open("w", newline="", encoding="utf-8") as whole,
         excluded.open("w", newline="", encoding="utf-8") as some,
     ):
-        table, listed = csv.writer(Lines(whole)), csv.writer(Lines(some))
+        table, listed = csv.writer(UnixLines(whole)), csv.writer(UnixLines(some))
         table.writerow(COLUMNS)
         listed.writerow(("path", "reason", "causes"))
         for row in rows:
