@@ -99,7 +99,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from greyhound.cache.cli import from_json, note, progress_bar, run
+from greyhound.cache.cli import note, progress_bar, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.files import folder_beside
 from greyhound.cache.nearby import THUMBNAIL
@@ -118,6 +118,7 @@ from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
 from greyhound.session import open_device, open_trained_pack
+from greyhound.trained import recipe_augment
 
 Ids = NDArray[np.int64]
 
@@ -231,9 +232,10 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     if not len(ids):
         why = "a run cannot judge what it was trained on; review without --run"
         raise PackError(f"{opened.path} has no images in its splits val and test, and {why}")
-    origin, network = Run(job.run).network(job.checkpoint, device)
-    bf16 = Run(job.run).read(RECIPE)["precision"] == "bf16" and has_bf16(device)
-    ids, rows, labels, _ = extract_features(job, opened, ids, recipe_augment(job.run), network, bf16)
+    folder = Run(job.run)
+    origin, network = folder.network(job.checkpoint, device)
+    bf16 = folder.read(RECIPE)["precision"] == "bf16" and has_bf16(device)
+    ids, rows, labels, _ = extract_features(job, opened, ids, recipe_augment(folder), network, bf16)
     try:
         logits = linear_probe.classifier(network)(rows)
     except ValueError as error:
@@ -244,11 +246,6 @@ def judge_by_run(job: Job, opened: Pack) -> Evidence:
     probabilities = logits.double().softmax(1).numpy(force=True)
     known = labels.numpy(force=True), probabilities, rows.numpy(force=True)
     return Evidence(judge, opened, ids, *known, hash_contents(opened, ids))
-
-
-def recipe_augment(folder: Path) -> Augment:
-    """What the run was trained with. Raises RunError, ValueFormatError."""
-    return from_json(Augment, Run(folder).read(RECIPE)["augment"], f"{folder / RECIPE}, augment")
 
 
 @torch.no_grad()
@@ -362,8 +359,9 @@ def with_saliency(job: Job, ranking: Sequence[Ranked], evidence: Evidence) -> li
     if not issues:
         return list(ranking)
     *_, device = open_device(job.resources)
-    _, network = Run(job.run).network(job.checkpoint, device)
-    augment = recipe_augment(job.run).centre()
+    folder = Run(job.run)
+    _, network = folder.network(job.checkpoint, device)
+    augment = recipe_augment(folder).centre()
     maps: dict[str, str] = {}
     with Loader(evidence.pack, augment, np.array(issues), job.resources, batch_size=16, epochs=1) as loader:
         for batch in loader:

@@ -124,8 +124,7 @@ def collect(
 
 def open_trained(run: Run, checkpoint: CheckpointName, resources: Resources) -> Trained:
     """A trained run, on the device of `resources`. Raises RunError, CheckpointError, ResourcesError."""
-    recipe, packed = run.read(RECIPE), run.read(PACK)
-    augment = from_json(Augment, recipe["augment"], f"{run.folder / RECIPE}, augment")
+    packed, augment = run.read(PACK), recipe_augment(run)
     *_, device = open_device(resources)
     origin, network = run.network(checkpoint, device)
     return Trained(
@@ -135,9 +134,14 @@ def open_trained(run: Run, checkpoint: CheckpointName, resources: Resources) -> 
         augment,
         tuple(packed["classes"]),
         packed["background"],
-        recipe["precision"] == "bf16" and precision.has_bf16(device),
+        run.read(RECIPE)["precision"] == "bf16" and precision.has_bf16(device),
         device,
     )
+
+
+def recipe_augment(run: Run) -> Augment:
+    """What the run was trained with. Raises RunError, ValueFormatError."""
+    return from_json(Augment, run.read(RECIPE)["augment"], f"{run.folder / RECIPE}, augment")
 
 
 def open_calibrated(

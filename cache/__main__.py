@@ -110,24 +110,20 @@ def pack(
     from greyhound.cache.split import read_split
     from greyhound.cache.store import Pack
 
-    chosen = read_exclusions(exclude) if exclude else {}
-    decided = read_decisions(decisions) if decisions else []
-    table = read_split(split) if split else None
-    colour = WHITE if background is None else background
     options = packing.Options(
-        val,
-        test,
-        seed,
-        grayscale,
-        duplicates,
-        chosen,
-        decided,
-        shards,
-        group,
-        table,
-        colour,
-        str(exclude),
-        SourceOptions(label, class_order, class_names),
+        val=val,
+        test=test,
+        seed=seed,
+        grayscale=grayscale,
+        duplicates=duplicates,
+        exclude=read_exclusions(exclude) if exclude else {},
+        exclude_file=str(exclude),
+        decisions=read_decisions(decisions) if decisions else [],
+        shards=shards,
+        group=group,
+        table=read_split(split) if split else None,
+        background=WHITE if background is None else background,
+        source=SourceOptions(label, class_order, class_names),
     )
     old = show.name_old(out)
     with progress_bar("looking at every image") as update:

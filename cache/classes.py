@@ -37,10 +37,8 @@ def class_of(folder: str, classes: Container[str]) -> str:
 
 def say_alike(names: Iterable[str], what: str) -> list[str]:
     """A sentence for each few that may be one. what: the names are of."""
-    alike, how = (
-        defaultdict[str, list[str]](list),
-        "differ only in case, in blanks, or in how Unicode writes a letter",
-    )
+    alike = defaultdict[str, list[str]](list)
+    how = "differ only in case, in blanks, or in how Unicode writes a letter"
     for name in names:
         alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(ascii(name))
     several = [few for few in alike.values() if len(few) > 1]

@@ -109,7 +109,7 @@ def _json_lines(file: Path) -> list[tuple[int, Row]]:
     return rows
 
 
-def choose(table: Table, label: str = "") -> Columns:
+def choose_columns(table: Table, label: str = "") -> Columns:
     """label: the column of classes that a person named. Raises PackError."""
     labels = (label.lower(),) if label else LABELS
     path, kind = (next((each for each in known if each in table.names), "") for known in (PATHS, labels))
@@ -136,7 +136,7 @@ def read(file: Path, label: str = "") -> Collection:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
     images = Collector(str(file), str(file.absolute().parent))
     notes = _read(load(file, label), file.parent, "", label, images)
-    return _by_folders(images.collect(notes, f"as {file.name} says"))
+    return _split_by_folders(images.collect(notes, f"as {file.name} says"))
 
 
 def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Collection:
@@ -150,7 +150,8 @@ def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Colle
     for each in ImageFolder(folder).files():
         if named_as_image(each) and not images.knows(path := relative(each, folder)):
             images.leave_out(each, path, "", "not listed", f"{name} has no line for it")
-    found = _by_folders(images.collect(notes, "as the folders say" if any(splits) else f"as {name} says"))
+    split_by = "as the folders say" if any(splits) else f"as {name} says"
+    found = _split_by_folders(images.collect(notes, split_by))
     return replace(found, notes=[*found.notes, *_say_folders(found, name)])
 
 
@@ -167,7 +168,7 @@ def _say_folders(found: Collection, name: str) -> list[str]:
     ]
 
 
-def _by_folders(found: Collection) -> Collection:
+def _split_by_folders(found: Collection) -> Collection:
     """Where no column names splits: with those that the first folders of the paths are named after."""
     folders = [each.path.partition("/")[0] for each in found.samples]
     said = [SPLIT_WORDS.get(folder.lower(), "") for folder in folders]
@@ -183,9 +184,9 @@ def _by_folders(found: Collection) -> Collection:
 
 def _read(table: Table, home: Path, split: str, label: str, images: Collector) -> list[str]:
     """Add every row; what is to be said of the table. Raises PackError."""
-    columns = choose(table, label)
+    columns = choose_columns(table, label)
     taken = {columns.path, columns.label, *OTHERS}
-    lines = _Lines(table.file, home, columns, split, images)
+    lines = _RowReader(table.file, home, columns, split, images)
     for number, row in table.rows:
         lines.add(number, row)
     unused = [name or "one without a name" for name in table.names if name not in taken]
@@ -197,7 +198,7 @@ def _plain(place: Path) -> Path:
     return Path(os.path.normpath(place.absolute()))
 
 
-class _Lines:
+class _RowReader:
     """Adds the images that the lines of one table name."""
 
     def __init__(self, file: Path, home: Path, columns: Columns, split: str, images: Collector) -> None:

@@ -43,7 +43,7 @@ from greyhound.cache.selection import (
     match,
 )
 from greyhound.cache.shards import Shard, check_name_free, divide, shard_paths
-from greyhound.cache.source import SourceOptions, opened
+from greyhound.cache.source import SourceOptions, open_source
 from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import Excluded, Header, PackError
 from greyhound.cache.tables import find_paths
@@ -111,11 +111,11 @@ class Options:
 def pack(source: Path, out: Path, options: Options = Options(), progress: Progress | None = None) -> Header:
     """Pack the labelled images of a source (at least two classes with a usable image) into the file `out`.
 
-    source: as in `source.opened`. progress: called with (files looked at, files in all). Raises PackError;
-    then `out` is as it was before.
+    source: as in `open_source`. progress: called with (files looked at, files in all). Raises PackError; then
+    `out` is as it was before.
     """
     _check_out(out, options.shards)  # before images out of Parquet are laid down beside it
-    with opened(source, out, options.source) as found:
+    with open_source(source, out, options.source) as found:
         return write(found.samples, found.classes, out, options, progress, found=found)
 
 

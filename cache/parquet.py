@@ -60,7 +60,7 @@ def read(data: DataFiles, spool: Path, label: str = "") -> Collection:
         with spool.open("wb") as file:
             for source, name, split in zip(data.files, data.names, splits, strict=True):
                 opened = _open(source)
-                columns = image, kind = _choose(opened, source, label)
+                columns = image, kind = _choose_columns(opened, source, label)
                 naming.setdefault(_names_classes(opened, kind), source)
                 if len(naming) > 1:
                     what = f"{naming[False]} numbers its classes, and {naming[True]} names them"
@@ -173,7 +173,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _choose(opened: pq.ParquetFile, file: Path, label: str) -> tuple[str, str]:
+def _choose_columns(opened: pq.ParquetFile, file: Path, label: str) -> tuple[str, str]:
     """The columns of images and of classes. Raises PackError."""
     schema, there = opened.schema_arrow, ", ".join(opened.schema_arrow.names)[:100]
     images = _image_columns(opened)

@@ -41,22 +41,22 @@ class SourceOptions:
 
 
 @contextmanager
-def opened(source: Path, out: Path, options: SourceOptions = SourceOptions()) -> Iterator[Collection]:
+def open_source(source: Path, out: Path, options: SourceOptions = SourceOptions()) -> Iterator[Collection]:
     """The labelled images of a source, to be read for as long as the block runs.
 
     source: a folder; a manifest; a tar or Parquet file, a folder of them, or a pattern. out: the pack that
     will be written; images out of Parquet files are laid down beside it. Raises PackError, WriteError.
     """
-    with ExitStack() as held:
+    with ExitStack() as cleanup:
         if manifest.is_url(str(source)):
             address = str(source).replace(":/", "://", 1)
             raise PackError(f"{address} is an address; expected {KINDS}: download it first")
         if source.is_dir():
-            found = _in_folder(source, out, options.label, held)
+            found = _in_folder(source, out, options.label, cleanup)
         elif not source.exists() and is_pattern(str(source)):
-            found = _in_files(expand(str(source)), out, options.label, held)
+            found = _in_files(expand(str(source)), out, options.label, cleanup)
         else:
-            found = _in_files(DataFiles(str(source), [source], [source.name]), out, options.label, held)
+            found = _in_files(DataFiles(str(source), [source], [source.name]), out, options.label, cleanup)
         if not options.order:
             found = replace(found, notes=[*found.notes, *say_numbers(found.classes)])
         short = short_names(found.classes) if options.names == "auto" else {}
@@ -65,12 +65,12 @@ def opened(source: Path, out: Path, options: SourceOptions = SourceOptions()) ->
         yield _renamed(found, short) if short else found
 
 
-def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Collection:
+def _in_folder(folder: Path, out: Path, label: str, cleanup: ExitStack) -> Collection:
     """Raises PackError, WriteError."""
     tables, why = [manifest.load(file, label) for file in manifest.metadata_below(folder)], ""
     try:
         for table in tables:
-            manifest.choose(table, label)
+            manifest.choose_columns(table, label)
     except PackError as error:
         if label:
             raise
@@ -81,7 +81,7 @@ def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Collecti
     if not any(named_as_image(file) for each in tree.folders for file in tree.below(each)):
         for suffixes in (tars.SUFFIXES, manifest.PARQUET):
             if (data := below(folder, suffixes)).files:
-                return _in_files(data, out, label, held)
+                return _in_files(data, out, label, cleanup)
         if any((folder / name).is_file() for name in SAVED):
             todo = (
                 "open it with load_from_disk and write each split with to_parquet, to train.parquet and so on"
@@ -104,7 +104,7 @@ def _in_folder(folder: Path, out: Path, label: str, held: ExitStack) -> Collecti
     return Collection(classes, samples, [*notes, *([f"{why}; so the class folders are read"] if why else [])])
 
 
-def _in_files(data: DataFiles, out: Path, label: str, held: ExitStack) -> Collection:
+def _in_files(data: DataFiles, out: Path, label: str, cleanup: ExitStack) -> Collection:
     """Raises PackError, WriteError."""
     first, names = data.files[0], [name.lower() for name in data.names]
     if not first.exists():
@@ -116,7 +116,7 @@ def _in_files(data: DataFiles, out: Path, label: str, held: ExitStack) -> Collec
 
         if parquet.has_images(first):
             there = next(each for each in out.absolute().parents if each.exists())
-            spool = held.enter_context(folder_beside(there / out.name)) / "images"
+            spool = cleanup.enter_context(folder_beside(there / out.name)) / "images"
             return parquet.read(data, spool, label)
     if len(names) == 1 and names[0].endswith((*manifest.SUFFIXES, *manifest.PARQUET)):
         return manifest.read(first, label)

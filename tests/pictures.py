@@ -24,7 +24,7 @@ from PIL import Image
 from greyhound.cache.demo.faults import draw_demo
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.scan import WHITE, ImageInfo
-from greyhound.cache.store import Pack
+from greyhound.cache.store import SPLITS, Header, Pack
 from greyhound.cache.validate import DaliDecoder, _answer
 
 Pixels = NDArray[np.uint8]
@@ -130,6 +130,22 @@ def packed(root: Path, classes: Mapping[str, Sequence[bytes]], options: Options 
     with mock.patch("greyhound.cache.pack.scan", scan_here):
         pack(root / "images", root / "images.arrow", options)
     return Pack(root / "images.arrow")
+
+
+def paths_of(pack: Pack) -> list[str]:
+    """Where each row's image came from."""
+    return [pack.image_path(row) for row in range(len(pack))]
+
+
+def splits_of(pack: Pack) -> list[str]:
+    """The split of each row."""
+    found = {row: split for split in SPLITS for row in pack.ids(split).tolist()}
+    return [found[row] for row in range(len(pack))]
+
+
+def left_out(header: Header) -> dict[str, tuple[str, str]]:
+    """What was not packed: path -> reason and detail."""
+    return {row.path: (row.reason, row.detail) for row in header.excluded}
 
 
 def flipped(pack: Pack, out: Path, *rows: int) -> Pack:

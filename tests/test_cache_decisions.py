@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from pictures import ALL_TRAIN, encode, folder, noise, scan_here
+from pictures import ALL_TRAIN, encode, folder, left_out, noise, scan_here
 from PIL import Image
 from runs import Capture, Patch
 
@@ -187,10 +187,6 @@ def labels(opened: Pack) -> dict[str, str]:
     return {opened.image_path(row): opened.classes[label] for row, label in enumerate(opened.labels)}
 
 
-def left_out(opened: Pack) -> dict[str, tuple[str, str]]:
-    return {row.path: (row.reason, row.detail) for row in opened.header.excluded}
-
-
 def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
     by_hand = [decided(root, path, "exclude") for path in ("a/1.png", "b/1.png", "c/grey.png")]
     why = "exact-duplicate: the same file as b/1.png"
@@ -206,7 +202,7 @@ def test_what_is_excluded_says_by_whom_and_why(root: Path) -> None:
         exclude={"b/1.png": Exclusion("near-duplicate")},
     )
     assert set(labels(opened)) == {"a/2.png", "b/2.png", "c/1.png", "d/3.png"}
-    assert left_out(opened) == {
+    assert left_out(opened.header) == {
         "a/1.png": ("excluded by hand", ""),
         "b/1.png": ("excluded by hand", "near-duplicate"),
         "c/grey.png": ("excluded by hand", "grayscale"),
@@ -245,7 +241,7 @@ def test_images_beside_the_class_folders_can_be_given_a_class(root: Path) -> Non
     assert labels(opened)["0.png"] == "b"
     assert opened.header.relabelled == (("0.png", "no class", "b"),)
     assert opened.header.lost == ()
-    found = left_out(opened)
+    found = left_out(opened.header)
     assert found["1.png"] == ("excluded by hand", "")
     assert found["2.png"] == found["3.png"] == ("no class", "beside the class folders")
     assert found["bad.png"] == ("undecodable", "no image that is read here")
@@ -273,8 +269,8 @@ def test_a_person_outranks_clean_up_and_exclusions_not_decoders(root: Path, choi
     opened = replayed(root, *decisions, exclude=listed)
     assert labels(opened)["c/grey.png"] == (to or "c")
     assert labels(opened)["b/1.png"] == (to or "b")
-    assert left_out(opened)["b/2.png"] == ("near-duplicate", "exclusion list")
-    assert left_out(opened)["c/bad.png"] == ("undecodable", "no image that is read here")
+    assert left_out(opened.header)["b/2.png"] == ("near-duplicate", "exclusion list")
+    assert left_out(opened.header)["c/bad.png"] == ("undecodable", "no image that is read here")
     assert "c/bad.png" not in {path for path, *_ in opened.header.relabelled}
 
 
@@ -312,7 +308,7 @@ def test_renamed_files_keep_their_decisions_and_lost_ones_are_counted(root: Path
     (root / "c").rename(root / "C")
     (root / "a/2.png").replace(root / "C/2.png")
     opened = replayed(root, in_folder)
-    assert left_out(opened)["C/1.png"] == ("excluded by hand", "")
+    assert left_out(opened.header)["C/1.png"] == ("excluded by hand", "")
     assert opened.header.lost == ()
 
 
@@ -330,7 +326,7 @@ def test_what_the_machine_said_is_no_persons_decision(root: Path, monkeypatch: P
     machine = [replace(each, reason="dark: it is", by="machine", causes=("dark",)) for each in decisions]
     opened = replayed(root, *machine)
     assert root / "loose.png" not in looked
-    assert left_out(opened)["loose.png"] == ("no class", "beside the class folders")
+    assert left_out(opened.header)["loose.png"] == ("no class", "beside the class folders")
     assert opened.header.lost == ()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import encode, folder, noise
+from pictures import encode, folder, noise, paths_of, splits_of
 from runs import Patch
 
 from greyhound.cache.folder import (
@@ -108,7 +108,7 @@ def test_a_split_of_folders_is_packed_as_it_is(tmp_path: Path) -> None:
     root, out = folder(tmp_path / "images", files), tmp_path / "p.arrow"
     header = pack(root, out, Options(duplicates="keep"))
     opened = Pack(out)
-    splits = {opened.image_path(row): split for split in SPLITS for row in opened.ids(split).tolist()}
+    splits = dict(zip(paths_of(opened), splits_of(opened), strict=True))
     assert {path for path, split in splits.items() if split == "test"} == {
         path for path in files if "test" in path
     }

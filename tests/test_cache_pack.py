@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
-from pictures import ALL_TRAIN, coded, encode, folder, noise, scan_here, store_as
+from pictures import ALL_TRAIN, coded, encode, folder, noise, paths_of, scan_here, splits_of, store_as
 from PIL import Image, ImageOps, features
 from runs import Patch
 
@@ -57,15 +57,6 @@ def root(tmp_path: Path) -> Path:
 def pack_of(root: Path, options: Options = ALL_TRAIN) -> Pack:
     pack(root, root.with_suffix(".arrow"), options)
     return Pack(root.with_suffix(".arrow"))
-
-
-def paths_of(opened: Pack) -> list[str]:
-    return [opened.image_path(row) for row in range(len(opened))]
-
-
-def splits_of(opened: Pack) -> dict[int, str]:
-    """Row -> split."""
-    return {row: split for split in SPLITS for row in opened.ids(split).tolist()}
 
 
 def image_of(data: bytes) -> Image.Image:
@@ -271,7 +262,7 @@ def test_a_pack_never_separates_a_picture_from_its_mirror_image(tmp_path: Path) 
     files |= {path.replace(".png", "-m.png"): pixels[:, ::-1] for path, pixels in files.items()}
     root = folder(tmp_path / "images", {path: encode(pixels) for path, pixels in files.items()})
     opened = pack_of(root, Options(0.25, 0.25))
-    splits = {opened.image_path(row): split for row, split in splits_of(opened).items()}
+    splits = dict(zip(paths_of(opened), splits_of(opened), strict=True))
     assert splits.keys() == files.keys()
     assert all(splits[path.replace("-m", "")] == split for path, split in splits.items())
     assert count([*splits.values()])[2] == 8
@@ -282,7 +273,7 @@ def test_renaming_and_touching_files_moves_no_image(tmp_path: Path) -> None:
 
     def by_content() -> dict[bytes, str]:
         opened = pack_of(root, Options(0.2, 0.2))
-        return {opened.encoded(row).tobytes(): split for row, split in splits_of(opened).items()}
+        return {opened.encoded(row).tobytes(): split for row, split in enumerate(splits_of(opened))}
 
     before = by_content()
     assert len(before) == 24

@@ -27,7 +27,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from browser import CHROMIUM, WHY, Page, browser
-from pictures import encode, folder, noise
+from pictures import encode, folder, noise, paths_of
 from PIL import Image
 from runs import Here, Patch
 
@@ -453,7 +453,7 @@ def test_what_nobody_decides_is_saved_as_the_machine_would_have_it(work: Work, t
     pack(work.folder / "kennel", tmp_path / "p.arrow", Options(decisions=found))
     opened = Pack(tmp_path / "p.arrow")
     assert {each.path for each in opened.header.excluded} == {LOST, GREY[1], COPY}
-    assert GREY[0] in {opened.image_path(index) for index in range(len(opened))}
+    assert GREY[0] in paths_of(opened)
     work.reopen(forget=True)
     assert work.load(saved) == "1 decision loaded."
     assert work.badge(GREY[1]) == "machine: exclude"

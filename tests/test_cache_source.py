@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import encode, folder, noise
+from pictures import encode, folder, left_out, noise, paths_of, splits_of
 from runs import Capture, Patch
 
 from greyhound.cache import show
@@ -62,10 +62,9 @@ def rows(source: Path | str, options: Options = DEFAULT, **reading: Any) -> Rows
 
 
 def rows_of(found: Pack) -> Rows:
-    splits = {row: split for split in SPLITS for row in found.ids(split).tolist()}
+    rows = enumerate(zip(found.labels, splits_of(found), strict=True))
     return Counter(
-        (found.classes[found.labels[row]], found.encoded(row).tobytes(), splits[row])
-        for row in range(len(found))
+        (found.classes[label], found.encoded(row).tobytes(), split) for row, (label, split) in rows
     )
 
 
@@ -77,10 +76,6 @@ def refused(source: Path, out: Path | None = None, **reading: Any) -> str:
     assert "\n" not in str(refusal.value)
     assert before == ({*source.parent.rglob("*")} if before else set())
     return str(refusal.value)
-
-
-def left_out(header: Any) -> dict[str, tuple[str, str]]:
-    return {row.path: (row.reason, row.detail) for row in header.excluded}
 
 
 def as_csv(lines: Iterable[Mapping[str, str]]) -> str:
@@ -113,9 +108,8 @@ def test_a_manifest_gives_the_folders_pack(root: Path, ending: str, path: str) -
     assert rows(write_table(root / f"list.{ending}", table)) == expected
     absolute = [{path: str(root / line["path"]), "class": line["label"]} for line in TABLE]
     assert rows(write_table(root.parent / f"list.{ending}", absolute)) == expected
-    assert sorted(Pack(root.parent / "packed.arrow").image_path(row) for row in range(len(FILES))) == sorted(
-        f"images/{path}" for path in FILES
-    )
+    packed = Pack(root.parent / "packed.arrow")
+    assert sorted(paths_of(packed)) == sorted(f"images/{path}" for path in FILES)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -330,7 +324,7 @@ def test_a_manifests_weights_go_with_their_images(root: Path, ending: str, shard
     column = pa.concat_tables(pa.ipc.open_file(file).read_all() for file in found.files)["weight"]
     assert column.to_pylist() == found.weights.tolist()
     plain = pack(write_table(root / f"list.{ending}", TABLE), out, options)
-    content, split_of = hashlib.sha256(), {row: split for split in SPLITS for row in Pack(out).ids(split)}
+    content, split_of = hashlib.sha256(), splits_of(Pack(out))
     for row, label in enumerate((opened := Pack(out)).labels):
         image = hashlib.sha256(opened.encoded(row).data).hexdigest()
         content.update(f"{opened.image_path(row)}\0{label}\0{split_of[row]}\0{image}\n".encode())
@@ -618,7 +612,7 @@ def test_stanford_dogs_keep_their_split(lists: str, dogs: Path) -> None:
     assert header.split_by == f"as train_list.{lists} and test_list.{lists} say"
     assert header.notes[0].startswith("classes are called maltese_dog for n02085620-maltese_dog and so on;")
     packed = Pack(dogs.parent / "p")
-    said = {packed.image_path(row): split for split in SPLITS for row in packed.ids(split).tolist()}
+    said = dict(zip(paths_of(packed), splits_of(packed), strict=True))
     assert said == {path: "test" if path.endswith("4.png") else "train" for path in STANFORD}
     assert all(packed.classes[packed.labels[row]] == STANFORD[packed.image_path(row)] for row in range(15))
     header = pack(

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from limits import files_up_to
-from pictures import encode, folder, noise
+from pictures import encode, folder, left_out, noise
 from runs import Patch
-from test_cache_source import DATA, FILES, label_of, left_out, refused, rows, rows_of
+from test_cache_source import DATA, FILES, label_of, refused, rows, rows_of
 
 from greyhound.cache.pack import Options, pack
 from greyhound.cache.source import SourceOptions

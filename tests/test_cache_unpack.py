@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pictures import coded, encode, folder, noise
+from pictures import coded, encode, folder, noise, splits_of
 from runs import Capture, Patch
 
 from greyhound.cache import show
@@ -30,16 +30,9 @@ KEEP = Options(grayscale="keep", duplicates="keep")
 
 def described(packed: Pack) -> set[tuple[str, str, str, str]]:
     """Of every row: where it would be unpacked to, its class, its split, and its content's digest."""
-    splits = {row: split for split in SPLITS for row in packed.ids(split).tolist()}
-    return {
-        (
-            place,
-            packed.classes[packed.labels[row]],
-            splits[row],
-            hashlib.sha256(packed.encoded(row).data).hexdigest(),
-        )
-        for row, place in enumerate(export_paths(packed))
-    }
+    contents = (hashlib.sha256(packed.encoded(row).data).hexdigest() for row in range(len(packed)))
+    names = (packed.classes[label] for label in packed.labels)
+    return {*zip(export_paths(packed), names, splits_of(packed), contents, strict=True)}
 
 
 def again(packed: Pack, root: Path, options: Options = KEEP) -> Pack:

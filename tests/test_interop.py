@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import splits_of
 from runs import NAMES, tiny_pack
 
 from greyhound.cache.pack import Options, pack
@@ -77,12 +78,9 @@ def answer(code: str, folder: Path) -> str:
 
 def rows_of(packed: Pack) -> list[list[str]]:
     """What every reader should find: content, class name and split of each row, sorted."""
-    splits = {row: split for split in SPLITS for row in packed.ids(split).tolist()}
     contents = (hashlib.sha256(packed.encoded(row).data).hexdigest() for row in range(len(packed)))
-    found = [
-        [content, packed.classes[packed.labels[row]], splits[row]] for row, content in enumerate(contents)
-    ]
-    return sorted(found)
+    names = (packed.classes[label] for label in packed.labels)
+    return sorted(map(list, zip(contents, names, splits_of(packed), strict=True)))
 
 
 def test_every_block_is_tested() -> None:

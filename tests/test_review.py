@@ -35,6 +35,7 @@ from greyhound.model.network import PACKAGES, build
 from greyhound.model.run import Run
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
+from greyhound.trained import recipe_augment
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(find_spec("cleanlab") is None, reason="pip install -e .[review]")
@@ -166,7 +167,7 @@ def test_a_run_ranks_by_its_loss_what_it_was_not_trained_on(
     assert run_review.not_ranked == 42
     assert "42 training images are not ranked" in capsys.readouterr().out
     _, network = Run(job.run).network("swa", torch.device("cpu"))
-    augment, everything = review.recipe_augment(job.run).centre(), len(ids)
+    augment, everything = recipe_augment(Run(job.run)).centre(), len(ids)
     with Loader(colour_pack, augment, ids, ONE_THREAD, batch_size=everything, epochs=1) as loader:
         (batch,) = loader
     with torch.no_grad():

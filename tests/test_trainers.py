@@ -1,4 +1,4 @@
-"""The comparison of trainers: what it unpacks, measures and tabulates; the trainers themselves are not run."""
+"""The comparison of trainers: what it measures and tabulates; the trainers themselves are not run."""
 
 from __future__ import annotations
 
@@ -6,23 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainers import Row, draw, measured, tabulate, unpack
+from trainers import Row, draw, measured, tabulate
 
 from greyhound.cache.errors import UserError
-from greyhound.cache.store import Pack
-
-
-def test_a_pack_is_unpacked_into_split_and_class(colour_pack: Pack, tmp_path: Path) -> None:
-    unpack(colour_pack, tmp_path)
-    for split in ("train", "val", "test"):
-        files = sorted(file for file in (tmp_path / split).rglob("*") if file.is_file())
-        ids = colour_pack.ids(split)
-        assert sorted(file.read_bytes() for file in files) == sorted(
-            colour_pack.encoded(i).tobytes() for i in ids
-        )
-        assert {file.parent.name for file in files} == {
-            colour_pack.classes[colour_pack.labels[i]] for i in ids
-        }
 
 
 def test_the_cost_is_that_of_the_command_and_of_what_it_started() -> None:

@@ -29,7 +29,8 @@ from greyhound.cache.cli import note, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import describe_machine, installed
 from greyhound.cache.options import read_call
-from greyhound.cache.store import SPLITS, Pack
+from greyhound.cache.store import Pack
+from greyhound.cache.unpack import unpack
 from greyhound.recipe import FAST
 
 SIZE: Final = FAST.augment.size
@@ -54,15 +55,6 @@ class Row:
     n: int
     core_seconds: float
     memory: int
-
-
-def unpack(pack: Pack, folder: Path) -> None:
-    """The pack's originals as files: folder/split/class/name."""
-    for split in SPLITS:
-        for index in pack.ids(split).tolist():
-            place = folder / split / pack.classes[pack.labels[index]] / Path(pack.image_path(index)).name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(pack.encoded(index).tobytes())
 
 
 def save_weights(path: str) -> int:

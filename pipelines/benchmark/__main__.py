@@ -77,7 +77,7 @@ def main() -> int:
 def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
     """The pack, or one made in `folder` of the images, and what it is called. Raises OptionError."""
     from greyhound.cache.folder import find_unlabelled
-    from greyhound.cache.pack import Options, write
+    from greyhound.cache.pack import write_all
     from greyhound.cache.store import Pack
 
     if job.pack and not job.images:
@@ -85,7 +85,7 @@ def open_pack(job: Job, folder: Path) -> tuple[Pack, str]:
     if job.pack or not job.images:
         raise OptionError("name either --images FOLDER or --pack PACK; drawn images decode too fast")
     out = folder / "images.arrow"
-    write(find_unlabelled(job.images), (), out, Options(grayscale="keep", duplicates="keep"), split="train")
+    write_all(find_unlabelled(job.images), (), out)
     return Pack(out), job.images.name
 
 

@@ -20,7 +20,7 @@ import torch
 
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import find_unlabelled
-from greyhound.cache.pack import Options, write
+from greyhound.cache.pack import write_all
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
 from greyhound.pipelines.benchmark import peers
@@ -99,10 +99,10 @@ def packing(pack: Pack, workers: int) -> Iterator[int]:
             file.write_bytes(pack.encoded(row).data)
             for copy in range(1, _COPIES):
                 (place / f"{copy}-{file.name}").hardlink_to(file)
-        sources, options = find_unlabelled(place), Options(grayscale="keep", duplicates="keep")
+        images = find_unlabelled(place)
         while True:
-            write(sources, (), place / "images.arrow", options, split="train")
-            yield len(sources)
+            write_all(images, (), place / "images.arrow")
+            yield len(images)
 
 
 _COPIES: Final = 5
