@@ -27,7 +27,7 @@ from greyhound.pipelines.engine import Resources
 class Job:
     """Predict photographs with a trained network: a row for each, in order, as soon as it is known."""
 
-    paths: tuple[str, ...] = field(default=(), metadata={"positional": True})
+    paths: tuple[str, ...] = field(default=(), metadata={"bare": True})
     """Files, folders with all that is in them, quoted patterns such as 'new/**/*.jpg'; -: a list of files on
     standard input, one a line, or ended by NUL."""
     run: Path | None = None

@@ -157,6 +157,13 @@ def flipped(pack: Pack, out: Path, *rows: int) -> Pack:
     return Pack(out)
 
 
+def flip(path: Path) -> None:
+    """One bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One drawn data set: its folder, the lines of its `truth.csv`, what `draw_demo` returned and reported."""

@@ -104,6 +104,11 @@ def never() -> int | None:
     return None
 
 
+def resume(pack: Pack, out: Path, recipe: Recipe = TINY, **fields: Any) -> None:
+    """Go on with a training of `tiny_job`, to its end. fields: of the job, such as force."""
+    train.train(replace(tiny_job(pack.path, out, resume=True, recipe=recipe), **fields), never)
+
+
 @contextmanager
 def tiny_context(
     pack: Pack, recipe: Recipe = TINY, resources: Resources = ONE_THREAD, out: Path = Path("nowhere")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from pictures import packed
-from runs import FULL, SMALL, TINY, Capture, Patch, never, tinted, tiny_job
+from pictures import flip, packed
+from runs import FULL, SMALL, TINY, Capture, Patch, never, resume, tinted, tiny_job
 
 from greyhound import begin, train
 from greyhound.cache.cli import Stopped
@@ -41,7 +41,7 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.state import scored
-from greyhound.recipe import FAST, Averaging, Recipe, TrainOptions, read_options
+from greyhound.recipe import FAST, Averaging, read_options
 from greyhound.session import TrainContext, open_state
 
 PROBED = replace(TINY, linear_probe=True, probe_grids=(0, 1), averaging=Averaging(steps=0))
@@ -54,37 +54,19 @@ def no_pictures(monkeypatch: Patch) -> None:
 
 
 @pytest.fixture(scope="module")
-def half(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a linear probe that a signal stopped in its first epoch, before its fourth step."""
-    out = tmp_path_factory.mktemp("half") / "run"
+    out = tmp_path_factory.mktemp("stopped") / "run"
     asked = iter([None] * 7 + [signal.SIGTERM] * 9)  # four batches for the probe, three steps
     with pytest.raises(Stopped, match="while training epoch 0"):
         train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: next(asked))
     return out
 
 
-@pytest.fixture(scope="module")
-def full_run(colour_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the full recipe."""
-    out = tmp_path_factory.mktemp("full") / "run"
-    train.train(tiny_job(colour_pack.path, out, recipe=FULL), never)
-    return out
-
-
-def copied(run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run, tmp_path / "run"))
-
-
-def forced(pack: Pack, out: Path, recipe: Recipe) -> TrainOptions:
-    """Go on with another recipe."""
-    return replace(tiny_job(pack.path, out, resume=True, recipe=recipe), force=("recipe",))
-
-
-def flip(path: Path) -> None:
-    """One bit in the middle of the file."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+@pytest.fixture
+def half(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of it, to write into."""
+    return Path(shutil.copytree(stopped, tmp_path / "half"))
 
 
 # --- what is forced is obeyed -------------------------------------------------------------------------------
@@ -96,9 +78,9 @@ def groups(optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("changed", [{"momentum": 0.1}, {"weight_decay": 0.5}])
 def test_a_forced_recipe_is_obeyed(
-    half: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: Patch, changed: dict[str, float]
+    half: Path, colour_pack: Pack, monkeypatch: Patch, changed: dict[str, float]
 ) -> None:
-    out, recipe = copied(half, tmp_path), replace(PROBED, **changed)  # type: ignore[arg-type]
+    recipe = replace(PROBED, **changed)  # type: ignore[arg-type]
     train_epoch, seen = train.train_epoch, list[TrainContext]()
 
     def look(context: TrainContext, *rest: Any) -> Any:
@@ -110,35 +92,33 @@ def test_a_forced_recipe_is_obeyed(
                 assert torch.equal(remembered[weight], before[name]), name
         return train_epoch(context, *rest)
 
-    before = checkpoint.load(out / LAST)["momentum"]
+    before = checkpoint.load(half / LAST)["momentum"]
     monkeypatch.setattr(train, "train_epoch", look)
-    train.train(forced(colour_pack, out, recipe), never)
+    resume(colour_pack, half, recipe, force=("recipe",))
     state = seen[0].state
     assert groups(state.optimizer) == groups(open_state(recipe, 3, state.device, 0.0).optimizer)
-    written = Run(out).read(RECIPE)
+    written = Run(half).read(RECIPE)
     assert {name: written[name] for name in changed} == changed
 
 
 def test_what_the_start_settled_is_refused_by_name_even_if_forced(
-    half: Path, colour_pack: Pack, tmp_path: Path
+    half: Path, stopped: Path, colour_pack: Pack
 ) -> None:
-    out = copied(half, tmp_path)
     other = replace(PROBED, network="resnet10t", linear_probe=False, momentum=0.5)
     with pytest.raises(
         RunError,
         match=r"has network = test_efficientnet, not resnet10t; linear_probe = True, not False, which was settled before",
     ):
-        train.train(forced(colour_pack, out, other), never)
-    assert (out / RECIPE).read_bytes() == (half / RECIPE).read_bytes()
+        resume(colour_pack, half, other, force=("recipe",))
+    assert (half / RECIPE).read_bytes() == (stopped / RECIPE).read_bytes()
 
 
 def test_another_pack_that_is_forced_is_written_down(half: Path, tmp_path: Path, capsys: Capture) -> None:
     names = ("blue <b>", "green", "red")
     images = {name: [tinted(2 - k, 9000 + 100 * k + n) for n in range(12)] for k, name in enumerate(names)}
     other = packed(tmp_path / "images", images, Options(val=0.2, test=0.2))
-    out = copied(half, tmp_path)
-    job = tiny_job(other.path, out, resume=True, recipe=PROBED)
-    digests = Run(out).read(PACK)["digest"][:16], other.header.digest[:16]
+    job = tiny_job(other.path, half, resume=True, recipe=PROBED)
+    digests = Run(half).read(PACK)["digest"][:16], other.header.digest[:16]
     with pytest.raises(
         RunError, match=rf"of digest {digests[0]} and not {digests[1]}; give it the same one, or"
     ):
@@ -149,18 +129,15 @@ def test_another_pack_that_is_forced_is_written_down(half: Path, tmp_path: Path,
     said = capsys.readouterr()
     assert f"the pack was {digests[0]}, and is {digests[1]} from here" in said.err
     assert "resumed in epoch 0, after 0 of 24 images" in said.out
-    assert Run(out).read(VERSIONS)["pack until epoch 0"].startswith(digests[0])
+    assert Run(half).read(VERSIONS)["pack until epoch 0"].startswith(digests[0])
     train.train(job, never)
-    assert [row["epoch"] for row in Run(out).rows(METRICS)] == [0, 1]
+    assert [row["epoch"] for row in Run(half).rows(METRICS)] == [0, 1]
 
 
-def test_a_pack_of_other_classes_is_refused_even_if_forced(
-    half: Path, coded_pack: Pack, tmp_path: Path
-) -> None:
-    out = copied(half, tmp_path)
-    job = replace(tiny_job(coded_pack.path, out, resume=True, recipe=PROBED), force=("pack",))
+def test_a_pack_of_other_classes_is_refused_even_if_forced(half: Path, coded_pack: Pack) -> None:
+    job = replace(tiny_job(coded_pack.path, half, resume=True, recipe=PROBED), force=("pack",))
     with pytest.raises(PackError, match="class"):
-        begin.open_run(job, coded_pack, torch.device("cpu"), Run(out).read(VERSIONS))
+        begin.open_run(job, coded_pack, torch.device("cpu"), Run(half).read(VERSIONS))
 
 
 # --- what differs is said -----------------------------------------------------------------------------------
@@ -190,21 +167,20 @@ def test_a_package_that_is_gone_or_new_is_another_version(tmp_path: Path) -> Non
     ]
 
 
-def test_another_number_of_threads_is_said(tiny_run: Path, colour_pack: Pack, tmp_path: Path) -> None:
+def test_another_number_of_threads_is_said(run: Path, colour_pack: Pack) -> None:
     """They decide in which order torch adds up, and so the last digits of every sum."""
-    out = copied(tiny_run, tmp_path)
-    here = Run(out).read(VERSIONS)
+    here = Run(run).read(VERSIONS)
     assert here[THREADS] == str(torch.get_num_threads())
-    Run(out).write(VERSIONS, here | {THREADS: "99"})
-    job = tiny_job(colour_pack.path, out, resume=True)
+    Run(run).write(VERSIONS, here | {THREADS: "99"})
+    job = tiny_job(colour_pack.path, run, resume=True)
     with pytest.raises(
         RunError, match=rf"trained with torch_threads 99, and here is {here[THREADS]}; use that one"
     ):
         train.train(job, never)
     train.train(replace(job, force=("versions",)), never)
-    assert Run(out).read(VERSIONS)[f"{THREADS} until epoch 2"] == "99"
+    assert Run(run).read(VERSIONS)[f"{THREADS} until epoch 2"] == "99"
     of_ranks = {name: value for name, value in here.items() if name != THREADS}
-    assert other_versions(Run(out), of_ranks) == [], "of several ranks each has its own"
+    assert other_versions(Run(run), of_ranks) == [], "of several ranks each has its own"
 
 
 @pytest.fixture
@@ -240,30 +216,26 @@ def test_a_forced_field_changes_no_other(plain_run: list[str]) -> None:
 
 
 def test_without_its_last_checkpoint_a_run_goes_on_from_the_one_before(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
+    run: Path, tiny_run: Path, colour_pack: Pack, capsys: Capture
 ) -> None:
     """Also where a number between is missing, as a kill between two renamings leaves it."""
-    out = copied(tiny_run, tmp_path)
-    (out / LAST).unlink()
-    numbered(out / LAST, 1).rename(numbered(out / LAST, 2))
-    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    (run / LAST).unlink()
+    numbered(run / LAST, 1).rename(numbered(run / LAST, 2))
+    resume(colour_pack, run)
     said = capsys.readouterr().err
     assert "last.ckpt is not there" in said and "going on from last.2.ckpt" in said
-    assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
+    assert (run / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
 
 
-def test_results_without_a_checkpoint_are_not_dropped(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path
-) -> None:
-    out = copied(tiny_run, tmp_path)
+def test_results_without_a_checkpoint_are_not_dropped(run: Path, colour_pack: Pack) -> None:
     for age in range(2):
-        numbered(out / LAST, age).unlink()
-    before = sorted(path.name for path in out.iterdir())
+        numbered(run / LAST, age).unlink()
+    before = sorted(path.name for path in run.iterdir())
     with pytest.raises(
         RunError, match=r"has results \(swa\.ckpt, metrics\.jsonl\) and no last\.ckpt to go on from"
     ):
-        train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert sorted(path.name for path in out.iterdir()) == before
+        resume(colour_pack, run)
+    assert sorted(path.name for path in run.iterdir()) == before
 
 
 def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
@@ -273,31 +245,27 @@ def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
     with pytest.raises(Stopped):
         train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: signal.SIGTERM)
     (out / DIVERGED).write_text("{}")
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=PROBED), never)
+    resume(colour_pack, out, PROBED)
     assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
     assert not (out / DIVERGED).exists()
 
 
 def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
-    half: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
+    half: Path, colour_pack: Pack, capsys: Capture
 ) -> None:
     """A kill before the first last.ckpt leaves best.ckpt, of which eval and explain make a report."""
-    out = copied(half, tmp_path)
-    for path in checkpoint.kept(out / LAST):
+    for path in checkpoint.kept(half / LAST):
         path.unlink()
-    assert (out / BEST).exists() and report.build(out).exists()
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=PROBED), never)
+    assert (half / BEST).exists() and report.build(half).exists()
+    resume(colour_pack, half, PROBED)
     assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
 
 
-def test_images_that_are_damaged_no_longer_are_not_said_to_be(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path
-) -> None:
+def test_images_that_are_damaged_no_longer_are_not_said_to_be(run: Path, colour_pack: Pack) -> None:
     """The pack was copied again since."""
-    out = copied(tiny_run, tmp_path)
-    Run(out).write(CORRUPT, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
-    train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert not (out / CORRUPT).exists()
+    Run(run).write(CORRUPT, {"replaced": [{"row": 3, "path": "red/3.jpg", "replacement": 4}], "left_out": []})
+    resume(colour_pack, run)
+    assert not (run / CORRUPT).exists()
 
 
 def test_an_older_checkpoint_loses_no_better_network(
@@ -313,7 +281,7 @@ def test_an_older_checkpoint_loses_no_better_network(
     best, ended = checkpoint.load(out / BEST), (out / SWA).stat().st_mtime_ns
     assert best["after"] == "epoch 1"
     flip(out / LAST)
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
+    resume(colour_pack, out, FULL)
     again = checkpoint.load(out / BEST)
     assert (again["after"], again["score"]) == (best["after"], best["score"])
     assert (out / SWA).stat().st_mtime_ns > ended, "what came after the end came after it again"
@@ -325,30 +293,30 @@ def test_a_forced_recipe_makes_the_best_no_worse(colour_pack: Pack, tmp_path: Pa
     train.train(tiny_job(colour_pack.path, out, recipe=recipe), never)
     best = checkpoint.load(out / BEST)
     assert best["after"] == "a linear probe of 42 images"
-    train.train(forced(colour_pack, out, replace(recipe, momentum=0.5)), never)
+    resume(colour_pack, out, replace(recipe, momentum=0.5), force=("recipe",))
     again = checkpoint.load(out / BEST)
     assert (again["after"], again["valid_loss"]) == (best["after"], pytest.approx(best["valid_loss"]))
 
 
 def test_a_best_network_that_is_to_be_scored_again_is_also_after_a_kill(
-    full_run: Path, colour_pack: Pack, tmp_path: Path
+    colour_pack: Pack, tmp_path: Path
 ) -> None:
-    out = copied(full_run, tmp_path)
+    out = tmp_path / "run"
+    train.train(tiny_job(colour_pack.path, out, recipe=FULL), never)
     content = checkpoint.load(out / BEST)
     checkpoint.save(out / BEST, content | {"score": -math.inf})
-    train.train(tiny_job(colour_pack.path, out, resume=True, recipe=FULL), never)
+    resume(colour_pack, out, FULL)
     assert checkpoint.load(out / BEST)["score"] == pytest.approx(content["score"])
 
 
 def test_a_damaged_best_checkpoint_is_said_and_replaced(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
+    run: Path, colour_pack: Pack, capsys: Capture
 ) -> None:
-    out = copied(tiny_run, tmp_path)
-    flip(out / BEST)
-    numbered(out / LAST, 1).replace(out / LAST)
-    train.train(tiny_job(colour_pack.path, out, resume=True), never)
+    flip(run / BEST)
+    numbered(run / LAST, 1).replace(run / LAST)
+    resume(colour_pack, run)
     assert "best.ckpt is corrupt" in capsys.readouterr().err
-    assert checkpoint.load(out / BEST)["after"] == "epoch 1"
+    assert checkpoint.load(run / BEST)["after"] == "epoch 1"
 
 
 @pytest.mark.parametrize(("steps", "select"), [(1, "accuracy"), (2, "loss")])
@@ -369,24 +337,22 @@ def test_averaging_that_diverges_is_one_line_and_keeps_nothing(
 
 
 @pytest.mark.parametrize("score", [math.nan, "high", None])
-def test_a_score_that_is_no_number_is_the_lowest(tiny_run: Path, tmp_path: Path, score: Any) -> None:
-    out = copied(tiny_run, tmp_path)
-    checkpoint.save(out / AVERAGED, checkpoint.load(out / AVERAGED) | {"score": score})
-    assert Run(out).load("auto")[0] == "best"
+def test_a_score_that_is_no_number_is_the_lowest(run: Path, score: Any) -> None:
+    checkpoint.save(run / AVERAGED, checkpoint.load(run / AVERAGED) | {"score": score})
+    assert Run(run).load("auto")[0] == "best"
 
 
 @pytest.mark.parametrize(
     "changed", [{"epoch": "x"}, {"images": "x"}, {"trained": {"a": 1}}, {"best": None}, {"strange": 1}]
 )
 def test_a_checkpoint_whose_progress_is_none_is_one_line(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path, changed: dict[str, Any]
+    run: Path, colour_pack: Pack, changed: dict[str, Any]
 ) -> None:
-    out = copied(tiny_run, tmp_path)
-    content = checkpoint.load(out / LAST)
+    content = checkpoint.load(run / LAST)
     content["progress"] |= changed
-    checkpoint.save(out / LAST, content)
+    checkpoint.save(run / LAST, content)
     with pytest.raises(RunError, match=r"last\.ckpt is no checkpoint that a training goes on from"):
-        train.train(tiny_job(colour_pack.path, out, resume=True), never)
+        resume(colour_pack, run)
 
 
 def test_a_checkpoint_is_kept_or_replaced_at_every_moment(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -418,11 +384,10 @@ def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: Pat
 
 
 def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
-    tiny_run: Path, colour_pack: Pack, tmp_path: Path
+    run: Path, colour_pack: Pack
 ) -> None:
-    out = copied(tiny_run, tmp_path)
-    (out / LAST).unlink()
-    flip(numbered(out / LAST, 1))
+    (run / LAST).unlink()
+    flip(numbered(run / LAST, 1))
     with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is corrupt"):
-        train.train(tiny_job(colour_pack.path, out, resume=True), never)
-    assert (out / BEST).exists() and not (out / PROBE).exists()
+        resume(colour_pack, run)
+    assert (run / BEST).exists() and not (run / PROBE).exists()

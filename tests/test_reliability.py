@@ -25,8 +25,21 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import files_up_to
-from pictures import flipped, folder
-from runs import FULL, ONE_THREAD, SMALL, TINY, Capture, Here, Patch, batches_seen, never, tinted, tiny_job
+from pictures import flip, flipped, folder
+from runs import (
+    FULL,
+    ONE_THREAD,
+    SMALL,
+    TINY,
+    Capture,
+    Here,
+    Patch,
+    batches_seen,
+    never,
+    resume,
+    tinted,
+    tiny_job,
+)
 
 from greyhound import begin, train
 from greyhound import eval as evaluation
@@ -60,10 +73,6 @@ ENGINES = ["threads", "dali"] if has_dali() else ["threads"]
 KILLS = {"probe": 3, "step": 4, "checkpoint": 3, "validation": 1, "averaging": 14, "evaluation": 3}
 """The phases in the order in which a run is killed in them, and the last of the moments, from 1, that are
 drawn from. The steps are the first four of the first epoch; an epoch's validation is one batch."""
-
-
-def resume(pack: Pack, out: Path, recipe: Recipe = TINY, **fields: Any) -> None:
-    train.train(replace(tiny_job(pack.path, out, resume=True, recipe=recipe), **fields), never)
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +162,7 @@ def test_the_newest_checkpoints_are_kept_and_the_file_itself_never_misses(tmp_pa
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     run: Path, tiny_run: Path, colour_pack: Pack, capsys: Capture
 ) -> None:
-    data = bytearray((run / LAST).read_bytes())
-    data[len(data) // 2] ^= 1
-    (run / LAST).write_bytes(data)
+    flip(run / LAST)
     (run / AVERAGED).unlink()
     (run / SWA).unlink()
     resume(colour_pack, run)

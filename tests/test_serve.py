@@ -276,8 +276,7 @@ def test_twenty_at_once_are_answered_each_with_its_own(served: Served) -> None:
     assert len({found["window"] for _, found in answers}) == 20
 
 
-def test_a_network_that_diverged_is_an_error_and_not_the_end(tiny_run: Path, tmp_path: Path) -> None:
-    run = Path(copytree(tiny_run, tmp_path / "run"))
+def test_a_network_that_diverged_is_an_error_and_not_the_end(run: Path) -> None:
     content = checkpoint.load(run / "swa.ckpt")
     content["network"]["classifier.bias"].fill_(float("nan"))
     checkpoint.save(run / "swa.ckpt", content)
@@ -289,8 +288,7 @@ def test_a_network_that_diverged_is_an_error_and_not_the_end(tiny_run: Path, tmp
             assert found["error"].endswith("the network's logits are not finite; train again")
 
 
-def test_nothing_of_an_upload_is_left(tiny_run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    run = Path(copytree(tiny_run, tmp_path / "run"))
+def test_nothing_of_an_upload_is_left(run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     with serving(serve.Job(run=run, port=0, nearest=0, resources=ONE_THREAD)) as port:
