@@ -78,7 +78,7 @@ from greyhound.cache.pack import write_all
 from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import scan
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.survey.table import Lines
+from greyhound.cache.survey.table import UnixLines
 from greyhound.cache.thumbnail import encode_thumbnail
 from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
@@ -244,7 +244,7 @@ def write_images(
 ) -> None:
     """What each image got as CSV, and the pictures of mistakes, with what they are of."""
     stream = io.StringIO()
-    csv.writer(Lines(stream)).writerows([PREDICTIONS, *rows])
+    csv.writer(UnixLines(stream)).writerows([PREDICTIONS, *rows])
     folder.write_text(name.replace("eval", "predictions").replace(".json", ".csv"), stream.getvalue())
     if shown:
         folder.write(MISTAKES, {key: result[key] for key in ("weights", "crops", "seed")} | shown)
