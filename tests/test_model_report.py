@@ -278,9 +278,9 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page)
             "training",
             "compare neither | 0.350 | best 0.350 in epoch 3 | 97.2 % | 91.9 s | 0.0500 | 43.0 | 1.2 %",
         ),
-        ("training", "5 steps | 0.001 | 95.3 % | 96.1 % | 363"),
-        ("classes", "Afghan 10 70.0 % | 63.0 % to 77.0 % 87.5 % 77.7 % | dingo 0 –"),
-        ("confusion", "Afghan taken for borzoi 2 of 10 | 98.7 % | a borzoi"),
+        ("training", "5 steps | 0.001 | 95.3 % | 96.1 % | 363 | the last epoch, 3 kept 97.2 % 0.1175 6:20"),
+        ("classes", "Afghan 10 70.0 63.0 to 77.0 87.5 77.7 | dingo 0 –"),
+        ("confusion", "Afghan taken for borzoi 2 of 10 | 98.7 % | right: borzoi"),
         ("versions", "torch 2.14.1 | AMD EPYC, 2 cores"),
     ],
 )
@@ -582,6 +582,131 @@ def test_a_report_that_fails_leaves_the_old_one(run: Path, monkeypatch: Patch) -
     assert sorted(run.iterdir()) == there
 
 
+@pytest.mark.parametrize(
+    ("probe", "metrics", "swa", "parts", "total"),
+    [
+        ({}, [], {}, [], 0),
+        ({"elapsed": 9.0}, [], {}, [9], 9),
+        ({"elapsed": 9.0, "seconds": {"features": 4.0, "fit": 2.0, "validation": 1.0}}, [], {}, [2, 4, 2, 1], 9),
+        ({}, [{"seconds": 10.0, "waiting": 0.2, "elapsed": 15.0}], {}, [8, 2, 5], 15),
+        (
+            {"elapsed": 9.0},
+            [{"seconds": 10.0, "elapsed": 20.0}, {"epoch": 1}, {"seconds": 12.0, "waiting": 0.5, "elapsed": 35.0}],
+            {"after": {"elapsed": 40.0}},
+            [9, 16, 6, 4, 5],
+            40,
+        ),
+    ],
+)  # fmt: skip
+def test_the_time_is_shared_out_and_none_is_counted_twice(
+    probe: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    swa: dict[str, Any],
+    parts: list[float],
+    total: float,
+) -> None:
+    found = stages.spent(probe, metrics, swa)
+    assert [seconds for _, seconds in found] == parts
+    assert sum(parts) == total
+    assert len({name for name, _ in found}) == len(found)
+
+
+def test_a_training_that_diverged_says_where(run: Path) -> None:
+    write(
+        run,
+        "diverged.json",
+        {"epoch": 4, "images": 64, "learning_rate": 0.1, "paths": ["a/1.jpg", "b/2.jpg"]},
+    )
+    said = Page(run).text("result")
+    assert "Diverged Training ended in epoch 4, after 64 images of it" in said
+    assert "at a learning rate of 0.1. diverged.json names the 2 images of the batch" in said
+
+
+@pytest.mark.parametrize(
+    ("classes", "warned", "known"),
+    [
+        (
+            ("n", "Shih_Tzu", "silky-terrier", "x"),
+            True,
+            "4 class names 2 are ImageNet's, so it probably has.",
+        ),
+        (("dress", "T-shirt", "hat", "shoes"), False, "4 class names 1 is ImageNet's."),
+    ],
+)
+def test_the_warning_of_imagenet_stands_where_half_of_the_classes_are_its(
+    run: Path, classes: tuple[str, ...], warned: bool, known: str
+) -> None:
+    """Elsewhere a quiet sentence stands in the settings."""
+    edit(run, "pack.json", classes=list(classes))
+    page = Page(run)
+    assert known in page.text("result" if warned else "settings")
+    assert (NOTE in page.text("result"), NOTE in page.text("settings")) == (warned, not warned)
+
+
+def test_a_pack_without_test_images_is_to_be_evaluated_on_the_others(run: Path) -> None:
+    (run / "eval.json").unlink()
+    edit(run, "pack.json", splits={"train": 2540, "val": 363, "test": 0})
+    assert "No test images in the pack" in (said := Page(run).text("result"))
+    assert f"greyhound eval --run {run.name} --split val" in said
+
+
+def test_the_training_loss_is_drawn_by_step_within_the_one_epoch(run: Path) -> None:
+    write(run, "metrics.jsonl", epochs(1))
+    rows = [{"epoch": 0, "images": 508 * n, "train_loss": 3.0 / n, "learning_rate": 0.1} for n in range(1, 6)]
+    write(run, "steps.jsonl", rows)
+    page = Page(run)
+    assert [alt.split(" by ")[0] for alt in page.all("alt") if "by epoch" in alt] == ["Training loss"]
+    assert charts.by_step([*rows, {"epoch": 1, "images": 254, "train_loss": None}], 2540) == [
+        pytest.approx((508 * n / 2540, 3.0 / n)) for n in range(1, 6)
+    ]
+
+
+def test_the_page_of_600_test_images_is_small(tmp_path: Path) -> None:
+    """Pictures of noise are the largest that there are, and 24 mistakes and ten pairs the most that are shown."""
+    classes = [f"class {k}" for k in range(120)]
+    run, noise = (
+        full_run(tmp_path / "run", tuple(classes)),
+        np.random.default_rng(0).integers(0, 256, (128, 128, 3)),
+    )
+    stream = io.BytesIO()
+    Image.fromarray(noise.astype(np.uint8)).resize((64, 64)).resize((128, 128)).save(
+        stream, "JPEG", quality=75
+    )
+    picture = {"thumbnail": base64.b64encode(stream.getvalue()).decode()}
+    row = mistakes(classes, "a/" + "x" * 40)["images"][0] | picture
+    pairs = [{"true": classes[k], "predicted": classes[k + 1], "images": [row] * 4} for k in range(10)]
+    edit(run, "mistakes.json", images=[row] * 24, pairs=pairs)
+    board = Image.fromarray(noise.astype(np.uint8)).resize((1222, 1891))
+    board.save(run / "saliency.png")
+    assert report.build(run).stat().st_size < 2_000_000
+    assert Page(run).all("src").count(f"data:image/jpeg;base64,{picture['thumbnail']}") == 24 + 10 * 4
+
+
+def test_lists_are_cut_short_and_name_the_file_that_has_all(run: Path) -> None:
+    names = [f"class {k}" for k in range(report.ROWS + 5)]
+    edit(
+        run, "pack.json", classes=names, transcoded=[{"path": f"{k}.png", "reason": "r"} for k in range(150)]
+    )
+    edit(run, "eval.json", classes=[class_row(name, 10, 0.5) for name in names], confusion=[])
+    page = Page(run)
+    assert "5 more: eval.json has all." in page.text("classes") and "class 999" not in page.text("classes")
+    assert "50 more: pack.json has all." in page.text("data") and "120.png" not in page.text("data")
+
+
+@pytest.mark.parametrize(
+    ("text_", "shown"),
+    [
+        ("/home/anna/weights.pth", "weights.pth"),
+        ("the pack of /tmp/runs/dogs is no longer at /data/anna/p.arrow; name it", "the pack of dogs is no longer at p.arrow; name it"),
+        ("a/b/c.jpg", "a/b/c.jpg"),
+        ("../dogs.arrow, 1/2 and n/a", "../dogs.arrow, 1/2 and n/a"),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_no_folder_of_this_machine_is_on_the_page(text_: str | None, shown: str) -> None:
+    assert text.bare(text_) == shown
+
+
 def test_many_excluded_images_are_cut_short_and_counted(run: Path) -> None:
     images = [{"path": f"{index}.jpg", "reason": "grayscale", "thumbnail": None} for index in range(60)]
     excluded = {"total": 60, "reasons": {"grayscale": 60}, "images": images}
@@ -687,6 +812,8 @@ def test_a_chart_names_its_last_and_its_best_value() -> None:
         (text.size, 999, "999 bytes"),
         (text.size, 1000, "1.0 kB"),
         (text.size, 2.2e9, "2.2 GB"),
+        (text.day, "2026-11-29T20:01:31+00:00", "29 November 2026, 20:01 UTC"),
+        (text.day, "lately", "lately"),
         (text.duration, 91.93, "91.9 s"),
         (text.duration, 720, "12 min"),
         (text.duration, 12000, "3 h 20 min"),
@@ -717,6 +844,54 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path: Path) -> 
             inner, scroll, *found = page.ask(SHOWN)
             assert scroll <= inner == width
             assert found == [len(SECTIONS), 0, 0], "sections, unseen pictures, scripts that ran"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY)
+def test_the_table_of_classes_is_sorted_by_the_head_that_is_pressed(run: Path) -> None:
+    rows = [
+        class_row(name, n, accuracy)
+        for name, n, accuracy in (("b", 1000, 0.1), ("C", 9, 0.5), ("a", 0, None))
+    ]
+    edit(run, "eval.json", classes=rows, confusion=[])
+    with browser(run / "profile", run / "downloads") as page:
+        page.open(report.build(run).as_uri())
+
+        def press(column: int) -> list[str]:
+            page.click(f"#classes th:nth-child({column}) button")
+            names: list[str] = page.ask(
+                "[...document.querySelectorAll('#classes tbody th')].map(e => e.textContent)"
+            )
+            return names
+
+        assert page.ask("document.querySelector('#classes tbody th').textContent") == "b", "the worst first"
+        assert (press(1), press(1)) == (["a", "b", "C"], ["C", "b", "a"])
+        assert (press(2), press(2)) == (["a", "C", "b"], ["b", "C", "a"])
+        assert (press(3), press(3)) == (["b", "C", "a"], ["C", "b", "a"]), "none is last, either way"
+        assert page.ask("document.querySelector('#classes [aria-sort]').ariaSort") == "descending"
+        page.ask("location.hash = '#data'")
+        page.wait("document.querySelector('#data').checkVisibility()")
+        assert page.errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY)
+def test_on_a_phone_no_table_scrolls_sideways(run: Path) -> None:
+    names = ("Old_English_sheepdog", "w" * 60, "\u05db\u05dc\u05d1 \u05e8\u05d5\u05e2\u05d9\u05dd", "dingo")
+    rows = [class_row(name, 1000, 1.0) | {"ensemble_precision": 1.0, "ensemble_f1": 1.0} for name in names]
+    edit(run, "eval.json", classes=[row | {"ensemble_interval": [1, 1]} for row in rows])
+    write(
+        run,
+        "eval-val.json",
+        json.loads((run / "eval.json").read_text()) | {"split": "val", "data": "x.arrow"},
+    )
+    with browser(run / "profile", run / "downloads") as page:
+        page.resize(390, 800)
+        page.open(report.build(run).as_uri())
+        page.ask("document.querySelectorAll('details').forEach(e => { e.open = true })")
+        wide = """[...document.querySelectorAll('table')].map(e => e.closest('.scroll'))
+        .filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"""
+        assert page.ask(wide) == []
 
 
 @pytest.mark.browser

@@ -43,9 +43,9 @@ def charts(
         [row.get(key) for row in metrics] for key in ("train_loss", "valid_loss", "accuracy")
     )
     labels = "smoothed labels" if smoothed else "true labels"
-    note = f"{labels}, augmented images{', by step' if steps else ''}"
+    note = f"{labels}, augmented images{'; thin: by step' if steps else ''}"
     return [
-        chart("Training loss", note, epochs, training, drawn=by_step(steps, images)),
+        chart("Training loss", note, epochs, training, steps=by_step(steps, images)),
         chart("Validation loss", "true labels, images as they are", epochs, validation),
         chart("Validation accuracy", "share of images named correctly", epochs, accuracy, percents=True),
     ]
@@ -68,17 +68,17 @@ def chart(
     epochs: Sequence[int],
     values: Sequence[object],
     percents: bool = False,
-    drawn: Sequence[tuple[float, float]] = (),
+    steps: Sequence[tuple[float, float]] = (),
 ) -> Chart:
     """The curve of the values that are finite numbers. Best: the lowest loss, the highest share.
 
-    drawn: places and values to draw instead.
+    steps: places and values within the epochs; then an epoch's own value stands in its middle.
     """
     known = {epoch: value for epoch, value in zip(epochs, values, strict=True) if finite(value)}
     text, factor, better = (percent, 100, max) if percents else (number, 1, min)
-    points = drawn or [(epoch, known.get(epoch, math.nan) * factor) for epoch in epochs]
-    places, heights = [place for place, _ in points], [height for _, height in points]
-    picture = data_uri(curve(places, heights, percents)) if len(drawn or known) > 1 else None
+    places = [epoch + 0.5 for epoch in epochs] if steps else epochs
+    heights = [known.get(epoch, math.nan) * factor for epoch in epochs]
+    picture = data_uri(curve(places, heights, percents, steps)) if len(steps or known) > 1 else None
     if not known:
         return Chart(name, note, last="–", best="no values", picture=picture)
     best = better(known, key=lambda epoch: known[epoch])

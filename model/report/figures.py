@@ -87,13 +87,20 @@ def loss_over_rate(
     _save(figure, path)
 
 
-def curve(epochs: Sequence[float], values: Sequence[float], percents: bool = False) -> bytes:
+def curve(
+    epochs: Sequence[float],
+    values: Sequence[float],
+    percents: bool = False,
+    steps: Sequence[tuple[float, float]] = (),
+) -> bytes:
     """One value over the epochs, as PNG; the curve breaks where a value is not finite.
 
-    Both sequences are `[n]`. percents: values go up to 100.
+    epochs, values: `[n]`. percents: values go up to 100. steps: places and values between, drawn thin.
     """
     figure = Figure(figsize=(3.1, 2.1), layout="constrained")
     axes = figure.add_subplot()
+    if steps:
+        axes.plot(*np.array(steps).T, color=ACCENT, alpha=0.45, linewidth=0.7)
     _plot(axes, epochs, values)
     _ticks(axes, percents)
     return _png(figure)

@@ -109,8 +109,7 @@ def gather(run: Path) -> dict[str, Any]:
     """Everything that the page shows, by the names that the template uses. Raises RunError."""
     recipe, pack, evaluation, swa = (read(run, name) for name in (RECIPE, PACK, EVALUATION, SWA))
     require_recipe(run, recipe)
-    times = {row.get("epoch"): row for row in read(run, TIMES) or []}
-    metrics = [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
+    metrics = read_epochs(run)
     probe, versions, steps = read(run, PROBE), read(run, VERSIONS), read(run, STEPS) or []
     found = reached(run)
     evaluation, saliency, *others = (
@@ -167,6 +166,12 @@ def read(run: Path, name: str) -> Any:
         return read_checked(run / name, remedy(run / name))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def read_epochs(run: Path) -> list[dict[str, Any]]:
+    """What each epoch came to, and how long it took. Raises RunError."""
+    times = {row.get("epoch"): row for row in read(run, TIMES) or []}
+    return [times.get(row.get("epoch"), {}) | row for row in read(run, METRICS) or []]
 
 
 def require_recipe(run: Path, recipe: Any) -> None:
@@ -271,7 +276,7 @@ def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage
 def reached(run: Path) -> list[Stage]:
     """What the stages of a run reached so far. Raises RunError."""
     recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
-    return stages(probe, read(run, METRICS) or [], swa, (recipe or {}).get("select", "accuracy"))
+    return stages(probe, read_epochs(run), swa, (recipe or {}).get("select", "accuracy"))
 
 
 def is_imagenet(recipe: Row, name: str) -> bool:

@@ -17,9 +17,9 @@ _FOLDERS: Final = re.compile(r"(?<![\w.~:/-])/(?:[^/\s'\"]+/)+")
 """The folders of an absolute path within a text."""
 
 
-def percent(value: object) -> str:
-    """A share as "93.1 %"; a dash where there is none."""
-    return f"{100 * value:.1f}\N{NARROW NO-BREAK SPACE}%" if finite(value) else "–"
+def percent(value: object, unit: str = "\N{NARROW NO-BREAK SPACE}%") -> str:
+    """A share as "93.1 %", or without the unit; a dash where there is none."""
+    return f"{100 * value:.1f}{unit}" if finite(value) else "–"
 
 
 def share(value: object) -> str:
