@@ -193,6 +193,16 @@ def run_seeds(_: Path) -> list[bytes]:
     row |= {"ensemble_accuracy": 0.9, "ensemble_interval": [0.5, 1.0]}
     evaluated = row | {"crops": 2, "classes": [row, row | {"name": "b"}], "confusion": [[5, 1], [0, 6]]}
     evaluated["confusion_pairs"] = [[0, 1, 2]]
+    fit = {"ece": 0.1, "nll": 0.3, "bins": [[0, 0.0, 0.0], [12, 10.8, 11.0]]}
+    evaluated["calibration"] = {"temperature": 1.1, "images": 60, "why": "", "before": fit, "after": fit}
+    wrong = {
+        "path": "a/8.jpg",
+        "true": "a",
+        "predicted": "b",
+        "probability": 0.9,
+        "loss": 2.3,
+        "thumbnail": "",
+    }
     image = {"path": "a/9.jpg", "reason": "dark", "detail": "d", "thumbnail": None}
     packed = {"path": "p.arrow", "digest": "0", "classes": ["a", "b"], "splits": {"train": 9}}
     packed |= {"beside": "../p.arrow", "background": "#ffffff"}
@@ -204,8 +214,11 @@ def run_seeds(_: Path) -> list[bytes]:
         files.METRICS: result
         | {"epoch": 0, "train_loss": 0.7, "weights_changed": 0.9, "images_per_second": 9.0},
         files.TIMES: {"epoch": 0, "seconds": 1.0, "elapsed": 2.0},
-        files.PROBE: result | {"images": 9},
+        files.PROBE: result | {"images": 9, "seconds": {"fit": 0.5}},
         files.SWA: {"before": result, "after": result},
+        files.STEPS: {"epoch": 0, "images": 4, "train_loss": 0.7, "learning_rate": 0.1},
+        files.DIVERGED: {"epoch": 1, "images": 4, "learning_rate": 0.1, "paths": ["a/9.jpg"]},
+        files.MISTAKES: {"images": [wrong], "pairs": [{"true": "a", "predicted": "b", "images": [wrong]}]},
     }
     texts = [json.dumps(contents.get(name, evaluated)) for name in RUN_FILES]
     return [bytes([place]) + text.encode() for place, text in enumerate(texts)]

@@ -643,6 +643,14 @@ def test_the_warning_of_imagenet_stands_where_half_of_the_classes_are_its(
     assert (NOTE in page.text("result"), NOTE in page.text("settings")) == (warned, not warned)
 
 
+def test_a_note_of_something_else_stands_in_the_result(run: Path) -> None:
+    edit(run, "recipe.json", note="Of drawn dogs.")
+    edit(run, "pack.json", classes=["a", "b"])
+    page = Page(run)
+    assert "Mind Of drawn dogs. taken" in page.text("result")
+    assert "drawn dogs" not in page.text("settings")
+
+
 def test_a_pack_without_test_images_is_to_be_evaluated_on_the_others(run: Path) -> None:
     (run / "eval.json").unlink()
     edit(run, "pack.json", splits={"train": 2540, "val": 363, "test": 0})
