@@ -78,7 +78,7 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 @pytest.fixture(scope="module")
 def dogs() -> list[Image.Image]:
     """12 drawings of two breeds, in like poses."""
-    return [draw_dog(BREEDS[breed], number, 11) for breed in (1, 6) for number in range(6)]
+    return [draw_dog(BREEDS[breed], number, 11)[0] for breed in (1, 6) for number in range(6)]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

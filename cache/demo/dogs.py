@@ -43,13 +43,11 @@ TAILS: Final = {
 }
 
 
-def draw_dog(breed: Breed, number: int, seed: int) -> Image.Image:
-    """Picture `number` of a breed, RGB, sides of 330 to 500 pixels: a pure function of its arguments."""
-    return draw_with_mask(breed, number, seed)[0]
+def draw_dog(breed: Breed, number: int, seed: int) -> tuple[Image.Image, Image.Image]:
+    """Picture `number` of a breed, RGB, sides of 330 to 500 pixels: a pure function of its arguments.
 
-
-def draw_with_mask(breed: Breed, number: int, seed: int) -> tuple[Image.Image, Image.Image]:
-    """The picture, and where in it the dog is, as mode L of the same size: 255, or 0."""
+    And where in it the dog is, as mode L of the same size: 255, or 0.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(breed.name.encode()), number])
     dog = breed._replace(**{name: getattr(breed, name) * rng.normal(1, 0.035) for name in SIZES})
     width, height = (int(side) for side in rng.integers(330, 501, 2))

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from greyhound.cache.demo.brushes import BREEDS
-from greyhound.cache.demo.dogs import draw_with_mask
+from greyhound.cache.demo.dogs import draw_dog
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import available_cores
 from greyhound.cache.scan import Progress, counted
@@ -177,7 +177,7 @@ def _write_all(folder: Path, plans: Sequence[Plan], seed: int) -> Iterator[Box |
 
 def _write(folder: Path, seed: int, plan: Plan) -> Box | None:
     """One file: the drawing, and what its fault makes of it. Where the dog is, if anybody can see it."""
-    (image, mask), spoil = draw_with_mask(BREEDS[plan.breed], plan.number, seed), SPOILERS.get(plan.fault)
+    (image, mask), spoil = draw_dog(BREEDS[plan.breed], plan.number, seed), SPOILERS.get(plan.fault)
     (folder / plan.path).write_bytes(spoil(image, plan.detail) if spoil else encode(image))
     if plan.fault == "near-duplicate":
         mask = _retouch(mask, plan.detail)
