@@ -456,8 +456,14 @@ def test_randaugment_comes_after_the_rest_and_moves_no_other_draw() -> None:
         np.testing.assert_allclose(one, other, atol=1e-4)
     alone = draws(replace(PLAIN, randaugment=2), 500)[0].astype(np.float64)
     np.testing.assert_allclose(draws(replace(rich, randaugment=2), 500)[0], plain[0] @ alone, atol=2e-3)
-    grey = colour_levels(draws(replace(Augment(), randaugment=4), 1)[1][0], np.full(3, 127.5))
-    assert np.ptp(grey) < 1e-6
+    _, colour = draws(replace(rich, randaugment=4, magnitude=20), 200)
+    for matrix, steps, bright in zip(
+        colour, chosen(200, 4), drawn("brightness", 200, 0.75, 1.25), strict=True
+    ):
+        for kind, sign in steps:
+            bright *= 1 + 0.6 * sign if kind == "Brightness" else 1
+        grey = colour_levels(matrix, np.full(3, 127.5))  # the picture's luma, on which contrast pivots
+        np.testing.assert_allclose(grey, bright / 2, atol=1e-5)
     third = np.array([kinds[2][0] == "Identity" for kinds in chosen(500, 3)])
     two, three = (draws(replace(rich, randaugment=count), 500) for count in (2, 3))
     for one, other in zip(two, three, strict=True):
