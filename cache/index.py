@@ -167,9 +167,9 @@ def split_column(splits: Sequence[str]) -> pa.Array:
 
 
 def _array(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
-    """From buffers, because pyarrow's own `array` imports pandas (pyarrow 26.0.1)."""
+    """From buffers: `array` imports pandas (pyarrow 26.0.1), and so does `to_pandas_dtype` (25.0.1)."""
     if pa.types.is_primitive(kind):
-        buffers: list[Any] = [np.array(values, kind.to_pandas_dtype())]
+        buffers: list[Any] = [np.array(values, "float32" if pa.types.is_float32(kind) else str(kind))]
     else:
         offsets = np.int64 if pa.types.is_large_binary(kind) else np.int32
         buffers = [np.cumsum([0, *map(len, values)], dtype=offsets), b"".join(values)]
