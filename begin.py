@@ -21,7 +21,7 @@ from torch import nn
 
 from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.store import Pack
-from greyhound.model import distributed, dry_run, lr_range, resume
+from greyhound.model import distributed, dry_run, lr_range, resume, tracking
 from greyhound.model.checkpoint import fingerprint
 from greyhound.model.precision import has_bf16
 from greyhound.model.report import figures
@@ -82,6 +82,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         ExitStack() as stack,
     ):
         options = on_this_rank(options, restarted, device)
+        distributed.broadcast_from_main(lambda: tracking.require(options.log))
         pack = open_pack(distributed.broadcast_from_main(lambda: pack_path(options)), options.resources)
         used = open_versions(engine, name, device)
 
@@ -119,6 +120,9 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
                 # Another start may have come first.
                 distributed.broadcast_from_main(lambda: refuse_used(options.out))
             begin(context, options, used, content is None)
+            if distributed.is_main():
+                follower = tracking.Follower(folder, note, options.log)
+                context = replace(context, follow=stack.enter_context(follower))
         yield context, content is None
 
 

@@ -259,6 +259,7 @@ def conclude(
     pictures: dict[str, Any] | None,
 ) -> None:
     """Write the result's JSON, its confusion matrix, its images and the report; print the tables."""
+    from greyhound.model import tracking
     from greyhound.model.report import figures, report  # matplotlib, which takes long
 
     folder.write(name, result)
@@ -279,6 +280,7 @@ def conclude(
     if name != EVALUATION:
         print(f"result: {folder.folder / name}")
     print(f"report: {report.build(folder.folder)}")
+    tracking.follow(folder.folder, note)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ from greyhound.cache.cli import from_json, note, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.tables import read_table
-from greyhound.model import saliency
+from greyhound.model import saliency, tracking
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.metrics import score
 from greyhound.model.network import build, head_grid
@@ -124,6 +124,7 @@ def explain(job: Job) -> None:
         if boxes:
             print(say_pointing(content))
         print(f"report: {report.build(folder.folder)}")
+        tracking.follow(folder.folder, note)
 
 
 def read_boxes(file: Path) -> Boxes:

@@ -22,6 +22,8 @@ from greyhound.pipelines.engine import Resources
 
 Forcible = Literal["recipe", "pack", "versions"]
 """What may differ from the run's own where it is forced."""
+Tracker = Literal["tensorboard", "mlflow", "trackio", "wandb"]
+"""Where a run can be logged besides its folder."""
 
 
 AUTO: Final = -1
@@ -231,6 +233,8 @@ class TrainOptions:
     """Train many times, each time with other values of these fields: lr=1e-4..1e-2 batch-size=16,32."""
     trials: int = 20
     """Of `--sweep`, in all."""
+    log: tuple[Tracker, ...] = ()
+    """Trackers that get the run as well, from its folder; --resume, eval and explain go on in them."""
     dry_run: bool = False
     """Write nothing; say how much memory, how many steps and how much time the training would take."""
     verify_determinism: bool = False
@@ -270,6 +274,7 @@ GROUPS: Final = {
     "evaluation": ("select", "patience"),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism", "find-lr"),
     "several trainings": ("sweep", "trials"),
+    "tracking": ("log",),
     "hardware": (
         "device", "engine", "threads", "prefetch", "timeout",
         "precision", "compile", "activation-checkpointing", "sync-batchnorm",

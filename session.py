@@ -6,7 +6,7 @@ function here takes values and not a script's options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +60,8 @@ class TrainContext:
     validation: Loader
     saver: CheckpointSaver
     stop: Stop
+    follow: Callable[[], None] = lambda: None
+    """Gives trackers what is new in the run folder."""
 
     @property
     def pack(self) -> Pack:

@@ -95,6 +95,7 @@ def probe(context: TrainContext) -> None:
         context.saver.save_best(state, scored(state.network, result, context.recipe.select, after))
         state.top = state.best
         context.saver.save_last(state)
+        context.saver.later(context.follow)
 
 
 def fit_head(context: TrainContext) -> dict[str, Any]:
@@ -200,6 +201,7 @@ def save_midway(context: TrainContext) -> None:
     context.raise_if_diverged()
     if context.state.images:
         context.saver.later(context.run.write_steps, context.state.epoch, context.state.steps())
+        context.saver.later(context.follow)
     context.saver.save_last(context.state)
 
 
@@ -243,6 +245,7 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
     state.trained, state.curve = None, []
     saver.save_last(state)
     saver.later(rebuild_report, context.run)
+    saver.later(context.follow)
 
 
 def average_weights(context: TrainContext) -> None:

@@ -33,6 +33,7 @@ METRICS: Final[Literal["metrics.jsonl"]] = "metrics.jsonl"
 TIMES: Final[Literal["times.jsonl"]] = "times.jsonl"
 STEPS: Final[Literal["steps.jsonl"]] = "steps.jsonl"
 PROBE: Final = "probe.json"
+TRACKING: Final = "tracking.json"
 SWA: Final = "swa.json"
 SWEEP: Final = "sweep.json"
 EVALUATION: Final = "eval.json"
@@ -90,6 +91,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     STEPS: [{"epoch": int, "images": int, "train_loss": _NUMBER, "learning_rate": _NUMBER}],
     PROBE: _RESULT | {"images": int, "seconds": {"*": _NUMBER}},
     SWA: {"before": _RESULT, "after": _RESULT},
+    TRACKING: {"*": {"id": str, "where": str, "done": int, "logged": {"*": str}}},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
     SWEEP: {
         "fields": [str],
@@ -353,9 +355,10 @@ def versions(**more: str) -> dict[str, str]:
 
 _OURS: Final = re.compile(
     r"(last(\.\d+)?|best|swa)\.ckpt"
-    r"|(recipe|pack|versions|find-lr|probe|swa|saliency|calibration|corrupt|diverged|mistakes)\.json"
+    r"|(recipe|pack|versions|find-lr|probe|swa|saliency|calibration|corrupt|diverged|mistakes|tracking)\.json"
     r"|(metrics|times|steps)\.jsonl|(lr|find-lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
     r"|eval(-[\w-]+)?\.json|predictions(-[\w-]+)?\.csv|report\.html|neighbours\.npz"
+    r"|events\.out\.tfevents\..+"
 )
 """The files of a run folder."""
 

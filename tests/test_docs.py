@@ -28,6 +28,7 @@ HISTORY = ("log.md", "glossary.md")
 TODAY = [page for page in PAGES if page.name not in HISTORY]
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--max-restarts"}
 OF_CURL = {"--data-binary"}
+OF_TRACKERS = {"--logdir", "--backend-store-uri", "--project"}
 OF_TESTS = {"--minutes", "--images", "--shards", "--ours", "--seconds", "--pack", "--device"}
 """Flags of programs in tests/."""
 WIDTH = 110
@@ -96,7 +97,7 @@ def test_every_command_and_flag_exists(page: Path) -> None:
     for name, named in commands(page):
         assert name in command.PROGRAMS, name
         assert not named - flags_of(name) - {"--help"}, f"greyhound {name}"
-    known = set().union(*map(flags_of, command.PROGRAMS)) | OF_TORCHRUN | OF_CURL | OF_TESTS
+    known = set().union(*map(flags_of, command.PROGRAMS)) | OF_TORCHRUN | OF_CURL | OF_TRACKERS | OF_TESTS
     assert not flags(code(page)) - known
 
 

@@ -38,6 +38,10 @@ FOREIGN = {
     "onnxscript": {"pipelines", "model"},
     "onnxruntime": {"export", "exported"},
     "openvino": {"export"},
+    "tensorboard": {"model"},
+    "mlflow": {"model"},
+    "trackio": {"model"},
+    "wandb": {"model"},
 }
 """Libraries that only some rooms may know."""
 
@@ -161,6 +165,10 @@ ABSENT = {
         "torchvision",
         "torch._dynamo",
         "onnx",
+        "tensorboard",
+        "mlflow",
+        "trackio",
+        "wandb",
     ),
 }
 """Modules in the order in which one process imports them, and what must not be there after them."""

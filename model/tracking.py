@@ -1,0 +1,231 @@
+"""Tracking: gives the trackers of a run (`train --log`) what is new in its folder.
+
+Before it: train, eval and explain write the run folder. After it: `trackers`. What they get is read from the
+run folder, once it is on the disk. So a resumed training logs nothing twice, and a tracker that fails ends
+nothing but itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from greyhound.cache.errors import UserError
+from greyhound.model.metrics import confused
+from greyhound.model.report.report import PICTURES, REPORT, reached
+from greyhound.model.run import (
+    EVALUATION,
+    METRICS,
+    PACK,
+    PROBE,
+    RECIPE,
+    STEPS,
+    TIMES,
+    TRACKING,
+    VERSIONS,
+    Run,
+    RunError,
+    run_lock,
+)
+from greyhound.model.trackers import TRACKERS, Scalars, Table, Tracker, numbers
+
+Say: TypeAlias = Callable[[str], None]
+"""Says a line to the user."""
+
+MOST_PAIRS: Final = 1_000
+"""Pairs of classes in the table of confusions, the most frequent first."""
+
+
+class TrackingError(UserError):
+    """A tracker that was asked for is not there."""
+
+
+def require(names: Sequence[str]) -> None:
+    """Refuse a tracker whose package is not there, before anything long begins. Raises TrackingError."""
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder ./wandb is found as well, and is no package
+            raise TrackingError(f"--log {name} needs a package that is not installed; pip install {name}")
+
+
+class Follower:
+    """Gives its trackers what is new in a run folder, each time that it is called, and at its end.
+
+    tracking.json holds what is `known` to each: the `id` of its run, `where` that is, the step that is
+    `done`, and digests of what else was `logged`.
+    """
+
+    def __init__(self, run: Run, say: Say, names: Sequence[str] = ()) -> None:
+        """names: of trackers, besides those that the run has. Raises RunError."""
+        before = run.read(TRACKING) if (run.folder / TRACKING).exists() else {}
+        self._run, self._say, self._open = run, say, dict[str, Tracker]()
+        new = {name: {"done": -1, "logged": {}} for name in names}
+        self._known: dict[str, dict[str, Any]] = new | before
+        self._pool, self._last = ThreadPoolExecutor(1, thread_name_prefix="trackers"), Future[None]()
+        self._last.set_result(None)
+
+    def __enter__(self) -> Follower:
+        """Begin or go on in each tracker."""
+        for name in self._known:
+            self._try(name, self._begin, name)
+        return self
+
+    def __call__(self) -> None:
+        """Log what is new, in a thread of its own: a slow tracker holds up no checkpoint."""
+        if self._open and self._last.done():
+            self._last = self._pool.submit(self._update, False)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Log the rest, the report among it, and close."""
+        self._pool.shutdown()
+        self._update(at_end=True)
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.close, kind is None)
+        self._open = {}
+
+    def _try(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:  # no tracker promises which, and none may end a training
+            self._open.pop(name, None)
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            self._say(f"--log {name}: {why}; it gets no more of this run until --resume, eval or explain")
+
+    def _begin(self, name: str) -> None:
+        known, (recipe, about) = self._known[name], describe(self._run)
+        last = max(scalars(self._run), default=-1)
+        self._open[name] = tracker = TRACKERS[name](self._run.folder, known, recipe | about, last)
+        _once(known, RECIPE, repr((recipe, about)).encode(), partial(tracker.describe, recipe, about))
+        self._run.write(TRACKING, self._known)
+
+    def _update(self, at_end: bool) -> None:
+        for name, tracker in list(self._open.items()):
+            self._try(name, self._log, tracker, self._known[name], at_end)
+
+    def _log(self, tracker: Tracker, known: dict[str, Any], at_end: bool) -> None:
+        rows = {step: row for step, row in sorted(scalars(self._run).items()) if step > known["done"]}
+        if rows:
+            tracker.rows(rows)
+            known["done"] = max(rows)
+        if known["done"] >= 0:  # all else stands at the last of their steps
+            for name, content, work in _files(self._run, tracker, known["done"], at_end):
+                _once(known, name, content, work)
+        self._run.write(TRACKING, self._known)
+
+
+def follow(folder: Path, say: Say) -> None:
+    """What eval and explain wrote, to the trackers that the run has. A training under way does it itself."""
+    run = Run(folder)
+    if (folder / TRACKING).exists():
+        try:
+            with run_lock(run), Follower(run, say):
+                pass
+        except RunError as error:
+            say(f"not logged to the run's trackers: {error}")
+
+
+def _once(known: dict[str, Any], name: str, content: bytes, work: Callable[[], None]) -> None:
+    """Log it, unless it was logged as it is now."""
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    if known["logged"].get(name) != digest:
+        work()
+        known["logged"][name] = digest
+
+
+def _files(
+    run: Run, tracker: Tracker, step: int, at_end: bool
+) -> Iterator[tuple[str, bytes, Callable[[], None]]]:
+    """What is logged once: its name, what it holds, how it is logged. The report changes until the end."""
+    for path in (run.folder / name for name in PICTURES if (run.folder / name).exists()):
+        yield path.name, path.read_bytes(), partial(tracker.picture, f"images/{path.stem}", path, step)
+    if (run.folder / EVALUATION).exists():
+        for name, table in tables(run.read(EVALUATION)).items():
+            yield name, repr(table).encode(), partial(tracker.table, name, table, step)
+    if at_end:
+        for name, values in summary(run).items():
+            yield name, repr(values).encode(), partial(tracker.summary, values, step)
+        if (page := run.folder / REPORT).exists():
+            yield REPORT, page.read_bytes(), partial(tracker.artefact, page)
+
+
+def scalars(run: Run) -> dict[int, Scalars]:
+    """All scalars of a run by step: steps of the optimizer since the start. Raises RunError."""
+    recipe, images = run.read(RECIPE), run.read(PACK)["splits"]["train"]
+    steps = -(-images // max(1, recipe["batch_size"] // recipe["views"]))
+    epochs, times = ({row["epoch"]: row for row in run.rows(name)} for name in (METRICS, TIMES))
+    found: dict[float, dict[str, Any]] = {}
+    if (run.folder / PROBE).exists():
+        found[0.0] = _validation(run.read(PROBE))
+    for row in run.rows(STEPS):
+        if row["images"] < images or row["epoch"] in epochs:  # an epoch's last step waits for its validation
+            values = {"train/loss": row["train_loss"], "train/learning_rate": row["learning_rate"]}
+            found[row["epoch"] + row["images"] / images] = values
+    for epoch, row in epochs.items():
+        clocked = {
+            f"train/{name}": times.get(epoch, {}).get(name) for name in ("images_per_second", "waiting")
+        }
+        found.setdefault(epoch + 1.0, {})
+        found[epoch + 1.0] |= _validation(row) | {"train/epoch_loss": row["train_loss"]} | clocked
+    return {round(epoch * steps): {"epoch": epoch, **numbers(row)} for epoch, row in found.items()}
+
+
+def _validation(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"valid/loss": row["valid_loss"], "valid/accuracy": row["accuracy"]}
+
+
+def describe(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe by dotted names; the pack's digest and the versions. Raises RunError."""
+    about = {"pack": run.read(PACK)["digest"], **run.read(VERSIONS)}
+    return dict(_flat(run.read(RECIPE))), {f"about.{name}": value for name, value in about.items()}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _flat(each, f"{name}.{key}".removeprefix("."))
+    else:
+        yield name, value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def tables(evaluation: Mapping[str, Any]) -> dict[str, Table]:
+    """The table of classes, and that of true and predicted class, the most frequent pairs first."""
+    classes, pairs = (
+        evaluation["classes"],
+        sorted(confused(evaluation), key=lambda pair: -pair[2])[:MOST_PAIRS],
+    )
+    ends = {"interval_low": 0, "interval_high": 1}
+    by_class = {
+        name: [row.get(name) for row in classes]
+        for name in ("name", "n", "accuracy", "precision", "f1", "ensemble_accuracy")
+    } | {name: [(row.get("interval") or (None, None))[end] for row in classes] for name, end in ends.items()}
+    names = by_class["name"]
+    true, predicted, images = (list(column) for column in zip(*pairs, strict=True))
+    columns = {"true": [names[each] for each in true], "predicted": [names[each] for each in predicted]}
+    return {"test/classes": by_class, "test/confusion": columns | {"images": images}}
+
+
+def summary(run: Run) -> dict[str, dict[str, Any]]:
+    """What the kept weights reached, and after which stage; accuracy on the test split, with its interval."""
+    kept: dict[str, Any] = {}
+    for stage in (stage for stage in reached(run.folder) if stage.best):
+        kept = {"loss": stage.result.get("valid_loss"), "accuracy": stage.result.get("accuracy")}
+        kept["after"] = stage.after
+    test: dict[str, Any] = {}
+    if (run.folder / EVALUATION).exists():
+        found = run.read(EVALUATION)
+        names = ("accuracy", "ensemble_accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "n")
+        test = {name: found.get(name) for name in names}
+        test["interval_low"], test["interval_high"] = found.get("interval") or (None, None)
+    return {
+        part: {f"{part}/{name}": value for name, value in values.items() if value is not None}
+        for part, values in (("kept", kept), ("test", test))
+        if values
+    }
