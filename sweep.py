@@ -246,11 +246,15 @@ def conclude(run: Run, by: str, trials: Sequence[Any], tested: bool) -> None:
     chosen = "The validation split chose it, which flatters: test it on other images, and it alone."
     order = [index for _, index in done]
     rows = tuple(
-        (name_of(index), *trial["parameters"].values(), f"{trial.get('value', math.nan):.4f}", trial["state"])
+        (
+            name_of(index),
+            *trial["parameters"].values(),
+            f"{trial['value']:.4f}" if "value" in trial else "failed",
+        )
         for index in (*order, *failed)
         for trial in [trials[index]]
     )
-    table = Group("Trials, the best first", columns=("trial", *words, f"validation {by}", ""), rows=rows)
+    table = Group("Trials, the best first", columns=("trial", *words, f"validation {by}"), rows=rows)
     runs, command = [run.folder / name_of(index) for index in order], evaluate_command(folder, tested)
-    page = compare.build(runs, run.folder / PAGE, "A sweep", [result, f"{chosen} {command}", table])
+    page = compare.build(runs, run.folder / PAGE, "A sweep", [result, chosen, command, table])
     print(f"{result}\n{chosen}\npage: {page}\nnext: {command}")

@@ -206,6 +206,11 @@ def test_points_count_epochs_from_the_start(tmp_path: Path) -> None:
     assert list(compare.points(run, "metrics.jsonl", "valid_loss")) == [(1, 0.5), (2, 0.5)]
     assert list(compare.points(run, "steps.jsonl", "train_loss")) == [(1.25, 0.3)]
     assert (run.seconds, run.speed) == (120.0, 21.0)
+    titles = [title for title, _, _ in compare.charts([run])]
+    assert titles == ["Validation accuracy", "Validation loss"][::-1], "one step makes no curve"
+    (folder / "steps.jsonl").unlink()
+    titles = [f"{title}, {about}" for title, about, _ in compare.charts([compare.read(folder, "one")])]
+    assert titles[0] == "Training loss, of each epoch"
 
 
 def test_any_name_is_drawn_and_all_curves_differ(tmp_path: Path) -> None:

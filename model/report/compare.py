@@ -279,9 +279,9 @@ def flat(content: Row, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def charts(runs: Sequence[Compared]) -> Iterator[tuple[str, str, str]]:
     """The curves over one another: title, what they are, a data URI. Epochs count from the start."""
+    by_step = any(run.content[STEPS] for run in runs)
     for title, about, file, key in (
-        ("Training loss", "by step", STEPS, "train_loss"),
-        ("Training loss", "mean of each epoch", METRICS, "train_loss"),
+        ("Training loss", *(("by step", STEPS) if by_step else ("of each epoch", METRICS)), "train_loss"),
         ("Learning rate", "by step", STEPS, "learning_rate"),
         ("Validation loss", "after each epoch; at 0 the linear probe", METRICS, "valid_loss"),
         ("Validation accuracy", "after each epoch; at 0 the linear probe", METRICS, "accuracy"),
