@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from greyhound.cache.cli import Stop, from_json, note
+from greyhound.cache.folds import Fold
 from greyhound.cache.store import Pack
 from greyhound.model import distributed, dry_run, lr_range, resume, tracking
 from greyhound.model.checkpoint import fingerprint
@@ -48,6 +49,7 @@ from greyhound.pipelines.loader import Clock, Loader, Position
 from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions, refuse_run
 from greyhound.session import (
     TrainContext,
+    fold_of,
     normalised,
     open_device,
     open_loaders,
@@ -83,7 +85,8 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
     ):
         options = on_this_rank(options, restarted, device)
         distributed.broadcast_from_main(lambda: tracking.require(options.log))
-        pack = open_pack(distributed.broadcast_from_main(lambda: pack_path(options)), options.resources)
+        path, fold = distributed.broadcast_from_main(lambda: (pack_path(options), fold_asked(options)))
+        pack = open_pack(path, options.resources, fold)
         used = open_versions(engine, name, device)
 
         def lock() -> None:
@@ -152,6 +155,18 @@ def pack_path(options: TrainOptions) -> Path:
     if options.pack is None and not options.resume:
         raise RunError("a training needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
     return options.pack or trained_pack_path(Run(options.out))
+
+
+def fold_asked(options: TrainOptions) -> Fold | None:
+    """The fold to train on, or that the run to resume was trained on. Raises RunError."""
+    if not (options.resume and (options.out / PACK).exists()):
+        return options.fold
+    own = fold_of(Run(options.out))
+    if options.fold not in (None, own):
+        raise RunError(
+            f"{options.out} is {own or 'no fold'}, not {options.fold}; resume with the same --folds"
+        )
+    return own
 
 
 def open_run(

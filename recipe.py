@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from greyhound.cache.folds import Fold
 from greyhound.cache.options import Option, OptionError, Parser, apply_named, options
 from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs, with_epochs, with_lr
 from greyhound.pipelines.augment import Augment
@@ -239,6 +240,10 @@ class TrainOptions:
     """Write nothing; say how much memory, how many steps and how much time the training would take."""
     verify_determinism: bool = False
     """Write nothing; train 20 steps twice from the start, and compare the weights bit for bit."""
+    folds: int = 0
+    """Cross-validation: train so many times, each image of train and val being validated once. 0: no."""
+    fold: Fold | None = field(default=None, metadata={"hidden": True})
+    """Of these, the one that is trained."""
     find_lr: bool = False
     """Train up to 100 steps while the learning rate grows; write the curve into `out`, and suggest a rate."""
 
@@ -247,8 +252,11 @@ class TrainOptions:
         if (self.verify_determinism or self.find_lr) and self.resume:
             flag = "--find-lr" if self.find_lr else "--verify-determinism"
             raise ValueError(f"{flag} starts from the beginning; leave out --resume")
-        if self.sweep and self.is_trial:
-            raise ValueError("--sweep trains; leave out --dry-run, --verify-determinism and --find-lr")
+        if (self.sweep or self.folds) and self.is_trial:
+            flag = "--sweep" if self.sweep else "--folds"
+            raise ValueError(f"{flag} trains; leave out --dry-run, --verify-determinism and --find-lr")
+        if self.sweep and self.folds:
+            raise ValueError("--sweep and --folds both train several times; leave out one")
         _check("trials", self.trials, self.trials >= 1, "at least 1")
         if self.force and not self.resume:
             raise ValueError("--force is for a run that is resumed; expected --resume beside it")
@@ -273,7 +281,7 @@ GROUPS: Final = {
     ),
     "evaluation": ("select", "patience"),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism", "find-lr"),
-    "several trainings": ("sweep", "trials"),
+    "several trainings": ("sweep", "trials", "folds"),
     "tracking": ("log",),
     "hardware": (
         "device", "engine", "threads", "prefetch", "timeout",

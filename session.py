@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.cli import Stop, Stopped, note, progress_bar
+from greyhound.cache.cli import Stop, Stopped, from_json, note, progress_bar
+from greyhound.cache.folds import Fold
 from greyhound.cache.machine import describe_machine
 from greyhound.cache.shards import find
 from greyhound.cache.store import Pack, PackError
@@ -140,9 +141,9 @@ def open_device(resources: Resources) -> tuple[str, str, torch.device]:
     return engine, name, device
 
 
-def open_pack(path: Path, resources: Resources) -> Pack:
-    """The pack to train on, the same on every rank. Raises PackError."""
-    pack = Pack(path, resources.originals)
+def open_pack(path: Path, resources: Resources, fold: Fold | None = None) -> Pack:
+    """The pack to train on, the same on every rank, as a fold sees it. Raises PackError."""
+    pack = Pack(path, resources.originals, fold)
     digest = distributed.broadcast_from_main(lambda: pack.header.digest)
     if digest != pack.header.digest:
         found = f"{pack.path} is another pack here, on rank {distributed.rank()}, than on rank 0"
@@ -166,6 +167,8 @@ def open_pack(path: Path, resources: Resources) -> Pack:
 def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
     pack = Pack(path or trained_pack_path(run), resources.originals)
+    if (fold := fold_of(run)) and pack.header.digest == run.read(PACK)["digest"]:
+        pack = Pack(pack.path, resources.originals, fold)
     pack.require_classes(run.read(PACK)["classes"], str(run.folder))
     return pack
 
@@ -176,6 +179,12 @@ def open_own_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     if pack.header.digest != run.read(PACK)["digest"]:
         raise RunError(f"{pack.path} is not the pack that {run.folder} was trained on")
     return pack
+
+
+def fold_of(run: Run) -> Fold | None:
+    """The fold that a run was trained on; None where its pack was taken as it is. Raises RunError."""
+    found = run.read(PACK).get("fold")
+    return from_json(Fold, found, f"{run.folder / PACK}, fold") if found else None
 
 
 def trained_pack_path(run: Run) -> Path:

@@ -51,6 +51,10 @@ def main(options: TrainOptions) -> int:
                 from greyhound.sweep import sweep
 
                 return sweep(options, stop, partial(train, several=True))
+            if options.folds:
+                from greyhound.folds import cross_validate
+
+                return cross_validate(options, stop, partial(train, several=True))
             return train(options, stop)
         except Stopped as stopped:
             more = "" if options.is_trial else "; the same command with --resume goes on"

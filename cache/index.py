@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -41,8 +41,12 @@ _COLUMNS: Final = {
 }
 SCHEMA: Final = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 WEIGHT: Final = "weight"
-"""A further column, in packs alone that weigh their images."""
-WEIGHED: Final = SCHEMA.append(pa.field(WEIGHT, pa.float32(), nullable=False))
+FAMILY: Final = "family"
+OPTIONAL: Final = {WEIGHT: 1, FAMILY: -1}
+"""Further columns, in packs alone where a value is another than this one."""
+_EVERY: Final = SCHEMA.append(pa.field(WEIGHT, pa.float32(), nullable=False)).append(
+    pa.field(FAMILY, pa.int32(), nullable=False)
+)
 INDEX: Final[dict[str, np.dtype[Any]]] = {
     "label": np.dtype("<i4"),
     "split": np.dtype("i1"),  # its number in SPLITS
@@ -52,6 +56,7 @@ INDEX: Final[dict[str, np.dtype[Any]]] = {
     "crc32": np.dtype("<u4"),
     "place": np.dtype(("<i8", 2)),  # where in the file the image starts and stops
     WEIGHT: np.dtype("<f4"),
+    FAMILY: np.dtype("<i4"),
 }
 """Columns of the index; the paths are beside them."""
 PATHS: Final = 4096
@@ -100,13 +105,18 @@ def _unreadable(path: Path, error: Exception) -> PackError:
     return PackError(f"{path} is no readable pack ({reason}); pack the images again")
 
 
+def schema(names: Collection[str]) -> pa.Schema:
+    """Of a pack that has those of the `OPTIONAL` columns that are named."""
+    return pa.schema([field for field in _EVERY if field.name in names or field.name not in OPTIONAL])
+
+
 def open_arrow(path: Path, buffer: pa.Buffer) -> pa.RecordBatchFileReader:
     """Read the footer, which has the columns of a pack. Raises PackError."""
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    if not (reader.schema.equals(SCHEMA) or reader.schema.equals(WEIGHED)):
+    if not reader.schema.equals(schema(reader.schema.names)):
         raise no_arrow_pack(path)
     return reader
 
@@ -156,8 +166,8 @@ def index_of(path: Path, buffer: pa.Buffer) -> tuple[dict[str, NDArray[Any]], pa
 
 
 def column(name: str, values: Sequence[Any]) -> pa.Array:
-    """A column of `WEIGHED` but the splits: numbers, bytes, or text as UTF-8."""
-    return _array(WEIGHED.field(name).type, values)
+    """A column but the splits: numbers, bytes, or text as UTF-8."""
+    return _array(_EVERY.field(name).type, values)
 
 
 def split_column(splits: Sequence[str]) -> pa.Array:
@@ -212,7 +222,7 @@ def read_index(path: Path, data: NDArray[np.uint8]) -> Index:
         if (zlib.crc32(text), magic) != (crc32, _MAGIC):
             raise ValueError("its checksum is another")
         index = _contents().validate_json(text, strict=True)
-        names = [name for name in INDEX if name in index.columns or name != WEIGHT]
+        names = [name for name in INDEX if name in index.columns or name not in OPTIONAL]
         starts = [(index.columns[name][0], index.rows * INDEX[name].itemsize) for name in names]
         starts += [(start, length) for start, length, _ in index.paths]
         inside = all(min(start, length) >= 0 and start + length <= end for start, length in starts)

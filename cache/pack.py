@@ -25,7 +25,7 @@ from greyhound.cache.cli import note
 from greyhound.cache.collection import NOTHING, Collection
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import NO_LABEL, Sample, check_writable
-from greyhound.cache.index import add_index, column, split_column
+from greyhound.cache.index import FAMILY, OPTIONAL, WEIGHT, add_index, column, split_column
 from greyhound.cache.picture import encode_png, named_as_read, to_rgb
 from greyhound.cache.scan import WHITE, ImageInfo, Progress, counted, scan
 from greyhound.cache.selection import (
@@ -157,14 +157,15 @@ def write(
         classes, kept = _drop_empty_classes(classes, kept, excluded)
     if not kept:
         raise PackError(f"none of {len(sources)} files is a usable image; the first: {_say(excluded[0][1])}")
-    assigned = Assigned([split] * len(kept)) if split else assign(kept, classes, options, found.split_by)
+    everywhere = Assigned([split or ""] * len(kept), [-1] * len(kept))
+    assigned = everywhere if split else assign(kept, classes, options, found.split_by)
     splits = assigned.splits
     trained = [source.weight for (source, _), where in zip(kept, splits, strict=True) if where == "train"]
     if trained and not any(trained):
         raise PackError(f"each of the {len(trained)} training images weighs 0; expected one that weighs more")
     header = Header(
         classes=classes,
-        digest=_digest(kept, splits, options.background),
+        digest=_digest(kept, assigned, options.background),
         background=options.background,
         seed=options.seed,
         excluded=tuple(_with_thumbnails(excluded, unseen | beside | unsafe, options.background)),
@@ -175,7 +176,7 @@ def write(
         notes=(*found.notes, *assigned.notes, *([] if split else _say_long(kept))),
         empty=assigned.empty,
     )
-    return _write_shards(kept, splits, header, out, options.shards)
+    return _write_shards(kept, assigned, header, out, options.shards)
 
 
 def write_all(
@@ -191,19 +192,18 @@ def write_all(
     return write(sources, classes, out, options, progress, split="test", infos=infos)
 
 
-def _write_shards(
-    kept: Sequence[Kept], splits: Sequence[str], header: Header, out: Path, shards: int
-) -> Header:
+def _write_shards(kept: Sequence[Kept], assigned: Assigned, header: Header, out: Path, shards: int) -> Header:
     """All files of the pack, or none: the header of the first, which is the pack's. Raises PackError."""
-    bounds, weighed = divide(len(kept), shards), any(source.weight != 1 for source, _ in kept)
-    headers = []
+    found: dict[str, list[Any]] = {WEIGHT: [source.weight for source, _ in kept], FAMILY: assigned.families}
+    more = [name for name, usual in OPTIONAL.items() if any(value != usual for value in found[name])]
+    bounds, headers = divide(len(kept), shards), []
     with replacing_all(shard_paths(out, shards)) as temporaries:
         for index, (temporary, (low, high)) in enumerate(zip(temporaries, bounds, strict=True)):
-            rows, places = kept[low:high], splits[low:high]
+            part = Assigned(assigned.splits[low:high], assigned.families[low:high])
             headers.append(replace(header, shard=index, shards=shards))
-            schema = headers[-1].schema(weighed)
+            schema = headers[-1].schema(more)
             with pa.OSFile(os.fsencode(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-                for batch in _record_batches(rows, places, header.background, schema):
+                for batch in _record_batches(kept[low:high], part, header.background, schema):
                     writer.write_batch(batch)
             add_index(temporary)
             Shard(temporary)  # an older pack is replaced only by one that opens
@@ -367,11 +367,12 @@ def _say_long(kept: Sequence[Kept]) -> list[str]:
     return [f"{long:,} of {len(kept):,} images are longer than 2:1; {cut}"] if 10 * long > len(kept) else []
 
 
-def _digest(kept: Sequence[Kept], splits: Iterable[str], background: str) -> str:
+def _digest(kept: Sequence[Kept], assigned: Assigned, background: str) -> str:
     digest = hashlib.sha256()
-    for (source, info), split in zip(kept, splits, strict=True):
+    for (source, info), split, family in zip(kept, assigned.splits, assigned.families, strict=True):
         weight = f"\0{source.weight}" if source.weight != 1 else ""
-        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}{weight}\n".encode())
+        kin = f"\0family {family}" if family >= 0 else ""
+        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}{weight}{kin}\n".encode())
     if background != WHITE and any(info.transparent for _, info in kept):
         digest.update(background.encode())
     return digest.hexdigest()
@@ -390,14 +391,15 @@ def _with_thumbnails(
 
 
 def _record_batches(
-    kept: Sequence[Kept], splits: Sequence[str], background: str, schema: pa.Schema
+    kept: Sequence[Kept], assigned: Assigned, background: str, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     start, size, images = 0, 0, list[bytes]()
     for stop, (source, info) in enumerate(kept, start=1):
         images.append(_read(source, info, background))
         size += len(images[-1])
         if stop == len(kept) or size >= BATCH_BYTES:
-            arrays = _index_arrays(kept[start:stop], splits[start:stop])
+            part = Assigned(assigned.splits[start:stop], assigned.families[start:stop])
+            arrays = _index_arrays(kept[start:stop], part)
             arrays |= {"image": column("image", images), "crc32": column("crc32", [*map(zlib.crc32, images)])}
             yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
             start, size, images = stop, 0, []
@@ -416,14 +418,15 @@ def _read(source: Sample, info: ImageInfo, background: str) -> bytes:
     return transcode(data, background) if info.transcode else data
 
 
-def _index_arrays(kept: Sequence[Kept], splits: Sequence[str]) -> dict[str, pa.Array]:
+def _index_arrays(kept: Sequence[Kept], assigned: Assigned) -> dict[str, pa.Array]:
     """The columns that are known of every row before its image is read."""
     of_info = ("width", "height", "orientation", "mean_luma")
     columns: dict[str, list[Any]] = {
         "label": [source.label for source, _ in kept],
         "path": [source.path.encode() for source, _ in kept],
-        "weight": [source.weight for source, _ in kept],
+        WEIGHT: [source.weight for source, _ in kept],
+        FAMILY: assigned.families,
     }
     columns |= {name: [getattr(info, name) for _, info in kept] for name in of_info}
     arrays = {name: column(name, values) for name, values in columns.items()}
-    return arrays | {"split": split_column(splits)}
+    return arrays | {"split": split_column(assigned.splits)}

@@ -14,6 +14,7 @@ import re
 import stat
 import weakref
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,9 +27,8 @@ from pydantic import TypeAdapter
 
 from greyhound.cache.index import (
     INDEX,
+    OPTIONAL,
     PATHS,
-    SCHEMA,
-    WEIGHED,
     PackError,
     index_of,
     no_arrow_pack,
@@ -36,6 +36,7 @@ from greyhound.cache.index import (
     other_index,
     read_index,
     read_paths,
+    schema,
 )
 from greyhound.cache.scan import WHITE
 
@@ -85,11 +86,13 @@ class Header:
     shards: int = 1
     background: str = WHITE
 
-    def schema(self, weighed: bool = False) -> pa.Schema:
-        """The file's schema with this header in its metadata, and the header's own checksum."""
+    def schema(self, more: Collection[str] = ()) -> pa.Schema:
+        """The file's schema with this header in its metadata, and the header's own checksum.
+
+        more: of the optional columns, those that it has.
+        """
         text = json.dumps(self, default=vars).encode()
-        columns = WEIGHED if weighed else SCHEMA
-        return columns.with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
+        return schema(more).with_metadata({_METADATA: text, _CHECKSUM: str(zlib.crc32(text)).encode()})
 
     @staticmethod
     def read(schema: pa.Schema, path: Path) -> Header:
@@ -195,10 +198,10 @@ class Shard:
     def read(self, name: str, out: NDArray[Any]) -> None:
         """Read a column of `INDEX` into `out` `[n, ...]`, and compare its checksum. Raises PackError.
 
-        Weights that the file does not have are 1.
+        An optional one that the file does not have is the same for every row.
         """
         if name not in self._index.columns:
-            out[:] = 1
+            out[:] = OPTIONAL[name]
             return
         place, crc32 = self._index.columns[name]
         self._read(place, out.data.cast("B"), crc32)

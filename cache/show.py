@@ -60,6 +60,9 @@ def describe(opened: Pack, most: int | None) -> None:
         _say(f"split: {header.split_by}")
     if np.ptp(opened.weights):
         _say(f"weights: {opened.weights.min():g} to {opened.weights.max():g}; they count in training alone")
+    if of_family := np.count_nonzero(opened.families >= 0):
+        sets = len(np.unique(opened.families)) - (of_family < len(opened))
+        _say(f"kept in one split each: {sets:,} sets of twins or of one group, {of_family:,} images")
     for line in header.notes:
         _say(f"note: {line}")
     reasons = Counter(row.reason for row in header.excluded)

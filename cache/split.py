@@ -53,9 +53,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Assigned:
-    """splits: one for each image. how, notes: sentences. empty: split without images -> why, what helps."""
+    """splits: one for each image. how, notes: sentences. empty: split without images -> why, what helps.
+
+    families: of each image, a number that those have in common that stay in one split; -1: it is alone.
+    """
 
     splits: list[str]
+    families: list[int]
     how: str = ""
     notes: tuple[str, ...] = ()
     empty: dict[str, str] = field(default_factory=dict)
@@ -99,10 +103,12 @@ def assign(
     given = [said.get(path, source.split) for path, (source, _) in zip(paths, kept, strict=True)]
     groups, notes = _groups([source for source, _ in kept], asked)
     shares = {"test": asked.test, "val": asked.val}
+    families = _families(kept, groups, asked.background)
+    numbers = _numbers(families, len(kept))
     if drawn := not any(given):
         how = f"drawn by seed {asked.seed}: {asked.val:g} of each class for val, {asked.test:g} for test"
         if not any(shares.values()):
-            return Assigned(["train"] * len(kept), how, tuple(notes))
+            return Assigned(["train"] * len(kept), numbers, how, tuple(notes))
     else:
         given = [split or "train" for split in given]
         _check_shared(given, [classes[source.label] for source, _ in kept])
@@ -112,7 +118,6 @@ def assign(
         how += (
             f"; val is {asked.val:g} of each class, drawn from train by seed {asked.seed}" if shares else ""
         )
-    families = _families(kept, groups, asked.background)
     stratified = _Stratified(kept, given, families, bool(any(groups)), asked.seed)
     splits = stratified(shares)
     if any(groups):
@@ -124,7 +129,7 @@ def assign(
     missing = dict(_missing(splits, classes, stratified, shares))
     notes += [f"{split} has {text}" for split, text in missing.items()]
     empty = {split: text for split, text in missing.items() if split not in splits}
-    return Assigned(splits, how, tuple(notes), empty)
+    return Assigned(splits, numbers, how, tuple(notes), empty)
 
 
 def _check_shared(splits: Sequence[str], names: Sequence[str]) -> None:
@@ -193,6 +198,15 @@ def _families(kept: Sequence[Kept], groups: Sequence[str], background: str) -> l
         labels[twin].add(kept[row][0].label)
         rows[root].append(row)
     return [_Family(each, any(len(labels[of_twins[row]]) > 1 for row in each)) for each in rows.values()]
+
+
+def _numbers(families: Sequence[_Family], images: int) -> list[int]:
+    """See `Assigned.families`: numbered in the order of their first images."""
+    found = [-1] * images
+    for number, family in enumerate(each for each in families if len(each.rows) > 1):
+        for row in family.rows:
+            found[row] = number
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.index import INDEX, SCHEMA, SPLITS, WEIGHT, PackError
+from greyhound.cache.folds import Fold, deal
+from greyhound.cache.index import FAMILY, INDEX, SCHEMA, SPLITS, WEIGHT, PackError
 from greyhound.cache.machine import available_cores, available_memory
 from greyhound.cache.shards import Excluded, Header, Shard, find
 
@@ -41,6 +42,7 @@ _RANGES: Final = {
     "orientation": ("orientations", 1, 8),
     "mean_luma": ("mean lumas", 0, 256),
     WEIGHT: ("weights", 0, HEAVIEST),
+    FAMILY: ("families", -1, np.iinfo(np.int32).max),
 }
 _ANY: Final = ("", -math.inf, math.inf)
 
@@ -52,13 +54,16 @@ class Pack:
 
     labels: int32 `[n]`. sizes: int32 `[n, 2]`, width and height after EXIF rotation; stored_sizes: before it.
     orientations: uint8 `[n]`, EXIF 1..8. mean_lumas: float32 `[n]`, 0..255. crc32s: uint32 `[n]`.
-    weights: float32 `[n]`, from 0.
+    weights: float32 `[n]`, from 0. families: int32 `[n]`.
     Labels and splits are read and checked when the pack is opened, each other column when it is first used.
     They are then in memory of our own, whatever becomes of the file. A corrupt one raises PackError.
     """
 
-    def __init__(self, path: Path | str, originals: Originals = "mmap") -> None:
-        """Open without reading the images; `make_resident` reads them. Raises PackError."""
+    def __init__(self, path: Path | str, originals: Originals = "mmap", fold: Fold | None = None) -> None:
+        """Open without reading the images; `make_resident` reads them. Raises PackError.
+
+        fold: of train and val together; it decides which images are in which of the two.
+        """
         self.path, self.originals = Path(path), originals
         self._shards = [Shard(file) for file in find(self.path)]
         _check_together(self._shards)
@@ -68,10 +73,22 @@ class Pack:
         self._checked = np.zeros(self._firsts[-1], dtype=np.int64)
         self.labels: NDArray[np.int32] = self._column("label")
         self._splits: NDArray[np.int8] = self._column("split")
+        self.fold = fold
+        if fold:
+            self._take(fold)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is its name: another process opens the files itself, which are not this one's there."""
-        return Pack, (self.path.absolute(), self.originals)
+        return Pack, (self.path.absolute(), self.originals, self.fold)
+
+    def _take(self, fold: Fold) -> None:
+        """Validate the images of one fold, and train on those of the others. Raises PackError."""
+        rows = np.flatnonzero(self._splits != SPLITS.index("test"))
+        dealt = deal(self.labels[rows], self.families[rows], self.crc32s[rows], fold.count, fold.seed)
+        mine = dealt == fold.index
+        self._splits = self._splits.copy()
+        self._splits[rows] = np.where(mine, SPLITS.index("val"), SPLITS.index("train"))
+        self.header = replace(self.header, split_by=f"{fold}; before, {self.header.split_by}", empty={})
 
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
@@ -98,6 +115,14 @@ class Pack:
     def weights(self) -> NDArray[np.float32]:
         """How much each image counts in training, beside the others; 1 where nothing was said."""
         return self._column(WEIGHT)
+
+    @cached_property
+    def families(self) -> NDArray[np.int32]:
+        """The same number for images that stay in one split: of one group, or twins; -1: an image by itself.
+
+        -1 in every pack that was made before families were kept, too.
+        """
+        return self._column(FAMILY)
 
     @cached_property
     def crc32s(self) -> NDArray[np.uint32]:
@@ -280,6 +305,8 @@ class Pack:
             "classes": list(self.classes),
             "splits": {split: len(self.ids(split)) for split in SPLITS},
             "split_by": self.header.split_by,
+            **({"fold": vars(self.fold)} if self.fold else {}),
+            "families": len({*self.families.tolist()} - {-1}),
             "weights": [float(self.weights.min()), float(self.weights.max())],
             "notes": list(self.header.notes),
             "excluded": {

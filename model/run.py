@@ -46,6 +46,7 @@ DIVERGED_PICTURE: Final = "diverged.png"
 CORRUPT: Final = "corrupt.json"
 FIND_LR: Final = "find-lr.json"
 FIND_LR_PICTURE: Final = "find-lr.png"
+FOLDS: Final = "folds.json"
 LOCK: Final = ".lock"
 
 Rows: TypeAlias = Literal["metrics.jsonl", "times.jsonl", "steps.jsonl"]

@@ -72,8 +72,8 @@ class Compared:
 
     @property
     def digest(self) -> str:
-        """Of its pack."""
-        return str(self.content[PACK].get("digest", ""))
+        """Of its pack, and its fold, if it is of one: others validate other images."""
+        return f"{self.content[PACK].get('digest', '')}{self.content[PACK].get('fold') or ''}"
 
     @property
     def classes(self) -> dict[str, Score]:
