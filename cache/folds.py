@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from greyhound.cache.index import PackError
+from greyhound.cache.errors import UserError
 
 ALONE = -1
 """The family of an image that may lie in any split, whatever the others do."""
@@ -33,34 +30,32 @@ class Fold:
 
 
 def deal(
-    labels: NDArray[np.int32], families: NDArray[np.int32], keys: NDArray[Any], count: int, seed: int
-) -> NDArray[np.int64]:
-    """The fold of each image, 0..count - 1, int64 `[n]`: stratified by class, families kept together.
+    labels: Sequence[int], families: Sequence[int], keys: Sequence[int], count: int, seed: int
+) -> list[int]:
+    """The fold of each image, 0..count - 1, `[n]`: stratified by class, families kept together.
 
     labels, families, keys: `[n]`; a key is a number that follows from an image's content. The largest family
     is dealt first, then in an order drawn from the seed, each to the fold that has the fewest of its classes,
-    and of those to the smallest. Raises PackError where a class has fewer families than there are folds.
+    and of those to the smallest. Raises UserError where a class has fewer families than there are folds.
     """
-    alone = np.arange(len(families)) + 1 + families.max(initial=ALONE)
-    found = defaultdict[int, list[int]](list)
-    for row, family in enumerate(np.where(families == ALONE, alone, families).tolist()):
-        found[family].append(row)
-    draws = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys.tolist()]
+    found = defaultdict[tuple[int, int], list[int]](list)
+    for row, family in enumerate(families):
+        found[family, row if family == ALONE else 0].append(row)
+    draws = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]
     order = sorted(found.values(), key=lambda rows: (-len(rows), min(draws[row] for row in rows)))
-    least = min(Counter(label for rows in order for label in {*labels[rows].tolist()}).values(), default=0)
+    least = min(
+        Counter(label for rows in order for label in {labels[row] for row in rows}).values(), default=0
+    )
     if not 2 <= count <= least:
         most = f"2 to {least}" if least > 1 else "no folds"
         few = f"the smallest class has {least} images, those that stay together counted as one"
-        raise PackError(f"--folds is {count}; expected {most}: {few}")
-    folds, counts, sizes = (
-        np.empty(len(labels), np.int64),
-        [Counter[int]() for _ in range(count)],
-        [0] * count,
-    )
+        raise UserError(f"--folds is {count}; expected {most}: {few}")
+    folds, counts, sizes = [0] * len(labels), [Counter[int]() for _ in range(count)], [0] * count
     for rows in order:
-        there = Counter(labels[rows].tolist())
+        there = Counter(labels[row] for row in rows)
         fold = min(range(count), key=lambda each: (sum(counts[each][k] for k in there), sizes[each], each))
-        folds[rows] = fold
+        for row in rows:
+            folds[row] = fold
         counts[fold].update(there)
         sizes[fold] += len(rows)
     return folds

@@ -114,9 +114,10 @@ def open_arrow(path: Path, buffer: pa.Buffer) -> pa.RecordBatchFileReader:
     """Read the footer, which has the columns of a pack. Raises PackError."""
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
+        expected = schema(reader.schema.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    if not reader.schema.equals(schema(reader.schema.names)):
+    if not reader.schema.equals(expected):
         raise no_arrow_pack(path)
     return reader
 

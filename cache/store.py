@@ -82,10 +82,16 @@ class Pack:
         return Pack, (self.path.absolute(), self.originals, self.fold)
 
     def _take(self, fold: Fold) -> None:
-        """Validate the images of one fold, and train on those of the others. Raises PackError."""
+        """Validate the images of one fold, and train on those of the others. Raises UserError, PackError."""
         rows = np.flatnonzero(self._splits != SPLITS.index("test"))
-        dealt = deal(self.labels[rows], self.families[rows], self.crc32s[rows], fold.count, fold.seed)
-        mine = dealt == fold.index
+        dealt = deal(
+            self.labels[rows].tolist(),
+            self.families[rows].tolist(),
+            self.crc32s[rows].tolist(),
+            fold.count,
+            fold.seed,
+        )
+        mine = np.array(dealt) == fold.index
         self._splits = self._splits.copy()
         self._splits[rows] = np.where(mine, SPLITS.index("val"), SPLITS.index("train"))
         self.header = replace(self.header, split_by=f"{fold}; before, {self.header.split_by}", empty={})

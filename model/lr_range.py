@@ -17,7 +17,8 @@ STEPS: Final = 100
 """Steps from the lowest rate to the highest: 17 for each power of ten."""
 KEPT: Final = 0.8
 """Of the mean before, in the smoothed loss. A guess: it looks back about five steps."""
-RULE: Final = "a tenth of the rate at which the smoothed loss was four times its least, or the highest tried"
+RULE: Final = "a hundredth of the rate at which the smoothed loss was four times its least"
+"""Or of the highest rate tried, where it never was."""
 WORSE: Final = 4.0
 """The test ends where the smoothed loss is this many times its least (fastai's choice)."""
 
@@ -45,4 +46,4 @@ def usable(losses: Sequence[float]) -> int:
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
     """See `RULE`. rates, losses: of every step taken, `[n]` each."""
-    return rates[min(usable(losses), len(rates) - 1)] / 10
+    return rates[min(usable(losses), len(rates) - 1)] / 100

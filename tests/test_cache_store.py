@@ -21,7 +21,7 @@ import scale
 from pictures import encode, noise, packed
 from runs import Patch
 
-from greyhound.cache.index import _END, INDEX, PATHS, WEIGHT, add_index, read_paths
+from greyhound.cache.index import _END, INDEX, OPTIONAL, PATHS, add_index, read_paths
 from greyhound.cache.pack import Options
 from greyhound.cache.shards import FORMAT, Shard
 from greyhound.cache.store import SCHEMA, SPLITS, Excluded, Header, Pack, PackError
@@ -98,6 +98,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         "classes": ["a", "b"],
         "splits": {"train": 2, "val": 1, "test": 2},
         "split_by": "drawn by seed 3: 0.2 of each class for val, 0.4 for test",
+        "families": 0,
         "weights": [1.0, 1.0],
         "notes": [f"val has no image of a (2 images): {why}", f"1 of 5 images are longer than 2:1; {cut}"],
         "excluded": {"total": 0, "reasons": {}, "images": []},
@@ -138,7 +139,7 @@ FIRST_USE: dict[str, Callable[[Pack], object]] = {
 }
 
 
-@pytest.mark.parametrize("column", [*(name for name in INDEX if name != WEIGHT), "paths"])
+@pytest.mark.parametrize("column", [*(name for name in INDEX if name not in OPTIONAL), "paths"])
 def test_a_damaged_column_is_refused_at_first_use_and_not_before(
     path: Path, target: Path, column: str
 ) -> None:

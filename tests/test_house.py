@@ -14,7 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cache", "pipelines", "model")
 SCRIPTS = ("train", "eval", "predict", "serve", "explain", "review", "export", "compare")
-OPENINGS = ("recipe", "session", "begin", "trained", "prediction", "exported", "viewer", "several", "sweep", "folds")
+OPENINGS = (
+    "recipe",
+    "session",
+    "begin",
+    "trained",
+    "prediction",
+    "exported",
+    "viewer",
+    "several",
+    "sweep",
+    "folds",
+)
 """What scripts share: they stand on the rooms, and know no script."""
 FRONT = "api"
 """The front door from Python: it may know everything, and nothing knows it."""

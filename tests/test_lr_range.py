@@ -43,11 +43,11 @@ def test_steps_count_until_the_loss_is_far_worse_or_no_number(losses: list[float
     assert lr_range.usable(losses) == expected
 
 
-def test_the_suggestion_is_a_tenth_of_the_rate_at_which_it_went_wrong() -> None:
+def test_the_suggestion_is_a_hundredth_of_the_rate_at_which_it_went_wrong() -> None:
     rates = [0.001, 0.01, 0.1, 1.0]
-    assert lr_range.suggest(rates, [1.0, 0.9, 0.8, 99.0]) == pytest.approx(0.1)
-    assert lr_range.suggest(rates, [1.0, 0.9, 99.0, 0.9]) == pytest.approx(0.01)
-    assert lr_range.suggest(rates, [1.0, 0.9, 0.8, 0.7]) == pytest.approx(0.1)  # it never did
+    assert lr_range.suggest(rates, [1.0, 0.9, 0.8, 99.0]) == pytest.approx(0.01)
+    assert lr_range.suggest(rates, [1.0, 0.9, 99.0, 0.9]) == pytest.approx(0.001)
+    assert lr_range.suggest(rates, [1.0, 0.9, 0.8, 0.7]) == pytest.approx(0.01)  # it never did
 
 
 def options(pack: Pack, out: Path, recipe: Recipe) -> TrainOptions:
