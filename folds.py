@@ -18,8 +18,6 @@ from greyhound.cache.folds import Fold
 from greyhound.cache.machine import alone
 from greyhound.model import metrics
 from greyhound.model.report import compare
-from greyhound.model.report.report import Group
-from greyhound.model.report.stages import Stage
 from greyhound.model.run import FOLDS, Run, RunError, refuse_other_content
 from greyhound.recipe import TrainOptions
 from greyhound.session import open_pack
@@ -48,14 +46,14 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     if not (pack.families >= 0).any():
         kept = "keeps no groups and no twins: it has none, or it was packed before packs kept them"
         note(f"{pack.path} {kept}; where there are some, pack the images again")
-    stages = []
+    results = []
     for index, folder in enumerate(folders):
         print(f"fold {index} of {count}", flush=True)
         options = replace(asked, folds=0, fold=Fold(index, count, seed))
-        stages.append(train_into(train, options, stop, folder, asked.recipe))
-    found = summary([stage.result for stage in stages])
+        results.append(train_into(train, options, stop, folder, asked.recipe).result)
+    found = summary(results)
     run.write(FOLDS, {"folds": count, "seed": seed, "pack": pack.header.digest, **found})
-    conclude(folders, stages, found)
+    conclude(folders, found)
     return 0
 
 
@@ -76,7 +74,7 @@ def summary(results: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def conclude(folders: Sequence[Path], stages: Sequence[Stage], found: dict[str, Any]) -> None:
+def conclude(folders: Sequence[Path], found: dict[str, Any]) -> None:
     """The page, and the closing lines."""
     low, high = found["interval"]
     lines = [
@@ -86,20 +84,6 @@ def conclude(folders: Sequence[Path], stages: Sequence[Stage], found: dict[str, 
         f"{found['highest']:.3f}; {SHARED}",
         CHOSEN,
     ]
-    rows = tuple(
-        (
-            folder.name,
-            str(result["n"]),
-            f"{result['accuracy']:.3f}",
-            f"{result['valid_loss']:.4f}",
-            stage.after,
-        )
-        for folder, result, stage in zip(folders, found["results"], stages, strict=True)
-    )
-    columns = ("fold", "images", "validation accuracy", "cross entropy", "weights after")
-    out = folders[0].parent / PAGE
     sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
-    page = compare.build(
-        folders, out, "Cross-validation", [*sentences, Group("Folds", columns=columns, rows=rows)]
-    )
+    page = compare.build(folders, folders[0].parent / PAGE, "Cross-validation", sentences)
     print(*lines, f"page: {page}", NEXT, sep="\n")

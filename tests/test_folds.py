@@ -153,7 +153,7 @@ def test_folds_are_run_folders_and_their_sum_is_written_down(
     assert found["accuracy"] * 48 == pytest.approx(sum(each["accuracy"] * each["n"] for each in probes))
     assert [each["accuracy"] for each in found["results"]] == [each["accuracy"] for each in probes]
     page = (crossed / "folds.html").read_text()
-    assert "no standard error" in page and "fold-2" in page and "is the best" not in page
+    assert "no standard error" in page and "fold-2" in page and "validate other images each" in page
     alone = replace(tiny_job(grouped.path, tmp_path / "alone", recipe=PROBED), fold=Fold(1, 3, 0))
     assert train.train(alone, never) == 0
     one, other = (Run(folder) for folder in (tmp_path / "alone", crossed / "fold-1"))

@@ -230,7 +230,9 @@ def difference(
 def notes(runs: Sequence[Compared]) -> Iterator[str]:
     """What keeps the runs from being compared, in sentences."""
     if (packs := len({run.digest for run in runs})) > 1:
-        yield f"The runs are of {packs} packs. Their images may differ: no run is called the best."
+        folds = all(run.content[PACK].get("fold") for run in runs)
+        what = "validate other images each" if folds else f"are of {packs} packs. Their images may differ"
+        yield f"The runs {what}: no run is called the best."
     if len({tuple(run.content[PACK].get("classes") or ()) for run in runs}) > 1:
         yield "The runs do not have the same classes. Only those that all have are compared."
     crops = {run.content[EVALUATION].get("crops") for run in runs if run.tested}
