@@ -265,7 +265,7 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page)
         ("result", f"{NOTE} Of the 4 class names 4 are ImageNet's, so it probably has. | all of it 6 min"),
         (
             "mistakes",
-            "2 of 6 mistakes | Afghan taken for borzoi , 98.7 % loss 4.12 | predictions.csv | loss 3.12",
+            "The 2 of 6 mistakes of 10 crops together with the highest loss | Afghan taken for borzoi , 98.7 % loss 4.12 | predictions.csv | loss 3.12",
         ),
         ("calibration", "6.1 % | NLL 0.3000 | at temperature 1.25 | fitted to 363"),
         ("settings", "bf16 yes | scale 0.8, 1.2 | Inner depth 3 | 0.1 1e-10 none | unheard of none"),
