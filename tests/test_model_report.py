@@ -875,6 +875,7 @@ def test_the_table_of_classes_is_sorted_by_the_head_that_is_pressed(run: Path) -
         assert page.ask("document.querySelector('#classes tbody th').textContent") == "b", "the worst first"
         assert (press(1), press(1)) == (["a", "b", "C"], ["C", "b", "a"])
         assert (press(2), press(2)) == (["a", "C", "b"], ["b", "C", "a"])
+        press(1)
         assert (press(3), press(3)) == (["b", "C", "a"], ["C", "b", "a"]), "none is last, either way"
         assert page.ask("document.querySelector('#classes [aria-sort]').ariaSort") == "descending"
         page.ask("location.hash = '#data'")
