@@ -36,13 +36,10 @@ from greyhound.model.run import (
     SWA,
     Run,
     RunError,
-    clear_results,
     grid_of,
     load_network,
-    refuse_locked_run,
-    refuse_other_content,
-    run_lock,
 )
+from greyhound.model.run_lock import clear_results, refuse_locked_run, refuse_other_content, run_lock
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Clock, Loader, Position

@@ -18,7 +18,8 @@ from greyhound.cache.folds import Fold
 from greyhound.cache.machine import alone
 from greyhound.model import metrics
 from greyhound.model.report import compare
-from greyhound.model.run import FOLDS, Run, RunError, refuse_other_content
+from greyhound.model.run import FOLDS, Run, RunError
+from greyhound.model.run_lock import refuse_other_content
 from greyhound.recipe import TrainOptions
 from greyhound.session import open_pack
 from greyhound.several import Train, train_into

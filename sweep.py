@@ -25,7 +25,8 @@ from greyhound.cache.options import OptionError, apply, options, read_word
 from greyhound.model.report import compare
 from greyhound.model.report.report import Group
 from greyhound.model.resume import differences
-from greyhound.model.run import SWEEP, Run, RunError, refuse_other_content, run_lock
+from greyhound.model.run import SWEEP, Run, RunError
+from greyhound.model.run_lock import refuse_other_content, run_lock
 from greyhound.model.step import DivergedError
 from greyhound.recipe import Recipe, TrainOptions, stretched
 from greyhound.session import open_pack

@@ -1,4 +1,4 @@
-"""The run folder: where train, eval and explain meet. Its names, what its files look like, its lock.
+"""The run folder: where train, eval and explain meet. Its names, and what its files look like.
 
 Before it: train writes it. After it: eval and explain read the network from it, `report` reads everything.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,11 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from greyhound.cache.errors import UserError
-from greyhound.cache.files import intended, replacing, sweep
+from greyhound.cache.files import replacing
 from greyhound.model import checkpoint, distributed
 from greyhound.model.network import WeightsError, build
 
@@ -352,69 +349,3 @@ def versions(**more: str) -> dict[str, str]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return found | {"gpu": gpu, "date": date} | more
-
-
-_OURS: Final = re.compile(
-    r"(last(\.\d+)?|best|swa)\.ckpt"
-    r"|(recipe|pack|versions|find-lr|probe|swa|saliency|calibration|corrupt|diverged|mistakes|tracking)\.json"
-    r"|(metrics|times|steps)\.jsonl|(lr|find-lr|augmented|diverged|saliency|confusion(-[\w-]+)?)\.png"
-    r"|eval(-[\w-]+)?\.json|predictions(-[\w-]+)?\.csv|report\.html|neighbours\.npz"
-    r"|events\.out\.tfevents\..+"
-)
-"""The files of a run folder."""
-
-
-@contextmanager
-def run_lock(folder: Run) -> Iterator[None]:
-    """Make the run folder, and hold it for as long as the block runs: two trainings in one would spoil both.
-
-    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises
-    RunError.
-    """
-    lock = FileLock(folder.folder / LOCK)
-    try:
-        folder.folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{folder.folder} is in use by another training; wait for its end, or name another folder: --out"
-        ) from None
-    except OSError as error:
-        raise RunError(
-            f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
-        ) from None
-    try:
-        if (folder.folder / RECIPE).exists():
-            sweep(folder.folder, is_ours)
-        yield
-    finally:
-        lock.release()
-
-
-def is_ours(name: str) -> bool:
-    """Whether train, eval or explain write a file of that name into a run folder."""
-    return _OURS.fullmatch(name) is not None
-
-
-def refuse_locked_run(folder: Run) -> None:
-    """Refuse a folder that another training is using right now. Raises RunError."""
-    if (folder.folder / LOCK).exists():
-        with run_lock(folder):
-            return
-
-
-def refuse_other_content(out: Path) -> None:
-    """Refuse a folder that holds other files; what an ended start left is none. Raises RunError."""
-    known = {LOCK, PACK, VERSIONS, FIND_LR, FIND_LR_PICTURE}
-    if out.is_dir() and any(
-        not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()
-    ):
-        raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
-
-
-def clear_results(folder: Run) -> None:
-    """Remove what a start wrote that reached no checkpoint: it is no part of the run that starts now."""
-    sweep(folder.folder, is_ours)
-    results = (METRICS, TIMES, STEPS, PROBE, SWA, AVERAGED, BEST)
-    for name in (*results, CORRUPT, DIVERGED, DIVERGED_PICTURE):
-        (folder.folder / name).unlink(missing_ok=True)

@@ -31,8 +31,8 @@ from greyhound.model.run import (
     VERSIONS,
     Run,
     RunError,
-    run_lock,
 )
+from greyhound.model.run_lock import run_lock
 from greyhound.model.trackers import TRACKERS, Scalars, Table, Tracker, numbers
 
 Say: TypeAlias = Callable[[str], None]

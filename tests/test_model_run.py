@@ -1,4 +1,4 @@
-"""model/run.py: the run folder's files, one line for what is wrong with them, and whose they are."""
+"""model/run.py: the run folder's files, one line for what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pictures import folder
-from runs import Patch, never, tiny_job
+from runs import Patch
 
-from greyhound import train
-from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
 from greyhound.model.report import report
-from greyhound.model.run import CORRUPT, LOCK, METRICS, Run, RunError, clear_results, is_ours, versions
+from greyhound.model.run import METRICS, Run, RunError, versions
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -123,31 +120,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot be written \(File exists\)"):
         Run(tmp_path / "file").write("x.json", {})
-
-
-THEIRS = (".notes.2024.txt", ".photo.17.png", "letter.doc")
-
-
-@pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("names", [THEIRS[:1], THEIRS, (*THEIRS, LOCK)])
-def test_a_folder_that_is_no_run_is_left_as_it_is(
-    colour_pack: Pack, tmp_path: Path, resume: bool, names: tuple[str, ...]
-) -> None:
-    """A hidden file with a number is no start that was ended."""
-    out = folder(tmp_path / "folder", dict.fromkeys(names, b"mine"))
-    with pytest.raises(RunError, match=r"has no recipe\.json" if resume else "holds other files and no run"):
-        train.train(tiny_job(colour_pack.path, out, resume=resume), never)
-    assert {path.name for path in out.iterdir()} == set(names)
-    assert (out / ".notes.2024.txt").read_bytes() == b"mine"
-
-
-def test_every_file_of_a_run_is_ours(tiny_run: Path) -> None:
-    strange = {path.name for path in tiny_run.iterdir() if not is_ours(path.name)}
-    assert strange == {LOCK}
-
-
-def test_what_a_start_said_of_damaged_images_is_no_part_of_the_next(tmp_path: Path) -> None:
-    Run(tmp_path).write(CORRUPT, {})
-    assert is_ours(CORRUPT)
-    clear_results(Run(tmp_path))
-    assert not list(tmp_path.iterdir())

@@ -23,7 +23,8 @@ from greyhound import eval as evaluation
 from greyhound.cache.cli import Stopped
 from greyhound.cache.store import Pack
 from greyhound.model import distributed, trackers
-from greyhound.model.run import EVALUATION, METRICS, PROBE, STEPS, TIMES, TRACKING, Run, run_lock
+from greyhound.model.run import EVALUATION, METRICS, PROBE, STEPS, TIMES, TRACKING, Run
+from greyhound.model.run_lock import run_lock
 from greyhound.model.tracking import Follower, TrackingError, follow, require, scalars
 from greyhound.recipe import Averaging, Checkpoints
 
