@@ -269,14 +269,17 @@ def restore_best(context: TrainContext) -> None:
     state = context.state
     content = distributed.broadcast_from_main(lambda: resume.find_best(context.run, note))
     state.best = content["score"] if content else -math.inf
-    if content is None or state.best > -math.inf:
+    if state.best > -math.inf:
+        return
+    state.top = -math.inf  # which may be a score of the recipe before
+    if content is None:
         return
     network = deepcopy(state.network)
     load_network(network, content, context.run.folder / BEST)
     result = context.validate(network, "validating best.ckpt again")
-    context.saver.save_best(state, content | result | {"score": score(result, context.recipe.select)})
-    state.top = state.best
-    context.saver.save_last(state)  # which holds a score of the recipe before
+    state.top = score(result, context.recipe.select)
+    context.saver.save_last(state)  # before best.ckpt: until that has a score, it is measured again
+    context.saver.save_best(state, content | result | {"score": state.top})
     context.saver.wait()
 
 

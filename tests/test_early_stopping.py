@@ -14,7 +14,7 @@ from runs import TINY, Capture, Patch, never, tiny_job
 from greyhound import begin, train
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
-from greyhound.model.run import LAST, METRICS, SWA, Run
+from greyhound.model.run import BEST, LAST, METRICS, SWA, Run
 from greyhound.model.schedule import Phase
 from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.recipe import Averaging, Recipe
@@ -140,13 +140,29 @@ def test_killed_right_after_it_was_given_more_epochs_it_still_goes_on(
     assert counts(out) == [0, 0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.parametrize("place", ["save_last", "save_best", "train_epoch"])
 def test_a_score_of_another_kind_is_no_bar(
-    stopped: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
+    stopped: Path, colour_pack: Pack, tmp_path: Path, monkeypatch: Patch, place: str
 ) -> None:
     """Forced to select by loss, the best is measured by it: -1 is the bar, and not 0.7; killed at once, too."""
     out, recipe = Path(shutil.copytree(stopped, tmp_path / "run")), replace(early(patience=5), select="loss")
+    saves = getattr(CheckpointSaver, place, None)
+
+    def kill(saver: CheckpointSaver, *rest: Any) -> None:
+        if saves:
+            saves(saver, *rest)
+            saver.wait()
+        raise Killed
+
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train, "train_epoch", killed)
+        patch.setattr(CheckpointSaver if saves else train, place, kill)
         go(colour_pack, out, recipe, resume=True, force=True)
     go(colour_pack, out, recipe, resume=True)
+    assert checkpoint.load(out / LAST)["progress"]["top"] == -1.0
+
+
+def test_without_a_best_there_is_no_bar_either(stopped: Path, colour_pack: Pack, tmp_path: Path) -> None:
+    out, recipe = Path(shutil.copytree(stopped, tmp_path / "run")), replace(early(patience=5), select="loss")
+    (out / BEST).unlink()
+    go(colour_pack, out, recipe, resume=True, force=True)
     assert checkpoint.load(out / LAST)["progress"]["top"] == -1.0
