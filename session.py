@@ -27,16 +27,8 @@ from greyhound.model.dry_run import check_input_size
 from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm, normalisation, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, Run, RunError, versions
-from greyhound.model.state import NEVER, CheckpointSaver, TrainState
-from greyhound.model.step import (
-    Divergence,
-    Loss,
-    image_weights,
-    refuse,
-    smoothed_cross_entropy,
-    validate,
-    weighted,
-)
+from greyhound.model.state import CheckpointSaver, TrainState
+from greyhound.model.step import Loss, image_weights, smoothed_cross_entropy, validate, weighted
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
 from greyhound.recipe import Recipe
@@ -94,11 +86,6 @@ class TrainContext:
         """The recipe's, over this rank's images of a batch."""
         return weighted(smoothed_cross_entropy(self.recipe.label_smoothing, len(self.pack.classes)))
 
-    def raise_if_diverged(self) -> None:
-        """Stop where a loss or gradient was not finite: say where, and on what. Raises RunError."""
-        if self.state.diverged != NEVER:
-            distributed.broadcast_from_main(lambda: _explain_divergence(self))
-
     def compiled(self) -> nn.Module:
         """The network as a step calls it: compiled where the recipe says so and every rank can."""
         recipe, network = self.recipe, self.state.network
@@ -111,26 +98,6 @@ class TrainContext:
             return called
         distributed.on_main(note, why or "not compiled: another process cannot; the step runs as it is")
         return network
-
-
-def _explain_divergence(context: TrainContext) -> None:
-    """Decode the batch again, and write down what is known of it. Raises RunError."""
-    context.saver.wait()  # it may be writing the report
-    recipe, state, training = context.recipe, context.state, context.training
-    with training.again(Position(state.epoch, state.diverged)) as loader:
-        batch = next(iter(loader))
-    rows = batch.ids.tolist()
-    found = Divergence(
-        epoch=state.epoch,
-        images=state.diverged,
-        learning_rate=recipe.lr_at(
-            state.epoch + state.diverged / len(training.ids), batch.global_batch_size / len(training.ids)
-        ),
-        rows=rows,
-        paths=[training.pack.image_path(row) for row in rows],
-    )
-    pixels = recipe.augment.to_pixels(batch.flat()[0].numpy(force=True))
-    refuse(context.run, found, pixels, len(training.ids))
 
 
 def open_device(resources: Resources) -> tuple[str, str, torch.device]:

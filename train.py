@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from greyhound.begin import opened, try_out
+from greyhound.divergence import raise_if_diverged
 from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
@@ -82,9 +83,7 @@ def conclude(context: TrainContext, several: bool) -> None:
     reached = report.reached(folder)
     for said in filter(None, (report.say_stopped(folder), stages.say_stages(reached, context.recipe.select))):
         print(said)
-    kept = next((dict(stage.result) for stage in reached if stage.best), None)
-    if kept:
-        kept["interval"] = metrics.wilson(kept["accuracy"] * kept["n"], kept["n"])
+    if kept := stages.with_interval(reached):
         print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")
     print(f"report: {report.build(folder)}")
     if not several:
@@ -202,7 +201,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
 
 def save_midway(context: TrainContext) -> None:
     """steps.jsonl up to here, and then last.ckpt: a resumed training drops rows that come again."""
-    context.raise_if_diverged()
+    raise_if_diverged(context)
     if context.state.images:
         context.saver.later(context.run.write_steps, context.state.epoch, context.state.steps())
         context.saver.later(context.follow)
@@ -214,7 +213,7 @@ def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]
     state, images = context.state, len(context.training.ids)
     if state.diverged != NEVER:
         state.epoch = epoch  # where the batch is
-    context.raise_if_diverged()
+    raise_if_diverged(context)
     seconds = clock.seconds()
     row = {
         "epoch": epoch,

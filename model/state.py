@@ -153,11 +153,7 @@ class TrainState(Counters):
         row, rate = self._row(), max(group["lr"] for group in self.optimizer.param_groups)
         if row == len(self.curve):
             self.curve.append([self.images, 0, 0.0, 0.0])
-        self.curve[row][1:] = [
-            images or self._length,
-            0.0,
-            rate,
-        ]  # 0 images of the next epoch are all of this
+        self.curve[row][1:] = [images or self._length, 0.0, rate]  # 0 of the next epoch are all of this
         self.epoch, self.images = epoch, images
 
     def _row(self) -> int:

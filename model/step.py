@@ -1,4 +1,4 @@
-"""What a step of training is made of, one pass of validation, and what happens when it is not finite.
+"""What a step of training is made of, one pass of validation, and the refusal of a loss that is not finite.
 
 Before it: images and labels on the network's device. After it: train writes out the step with these.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from torch.nn import functional
 
 from greyhound.model import distributed
 from greyhound.model.precision import forward
-from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, Run, RunError
+from greyhound.model.run import RunError
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
@@ -136,22 +134,7 @@ def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
     return nn.CrossEntropyLoss(label_smoothing=min(1.0, epsilon * classes / (classes - 1)))
 
 
-SHEET_COLUMNS: Final = 8
-"""Images beside each other in the picture of a batch."""
 LOWER_RATES: Final = "train into another folder at a lower --lr"
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The first batch whose loss, or its gradient, was not finite. Its fields are those of diverged.json."""
-
-    epoch: int
-    images: int
-    """Of this epoch, done before it."""
-    learning_rate: float
-    rows: list[int]
-    """Of the pack."""
-    paths: list[str]
 
 
 class DivergedError(RunError):
@@ -177,39 +160,3 @@ def check_averaging(loss: float, rate: float) -> None:
         found = f"averaging came to a loss of {loss} at a rate of {rate:g}, so the network diverged"
         todo = "go on with a lower --averaging.rate, or --averaging.steps 0, and --force recipe"
         raise DivergedError(f"{found}; earlier checkpoints are kept: {todo}")
-
-
-def refuse(folder: Run, found: Divergence, pixels: NDArray[np.uint8], images: int) -> NoReturn:
-    """Write down what is known of the batch, and end the training. Raises DivergedError.
-
-    pixels: uint8 `[B, S, S, 3]`, as the network saw it. images: in an epoch.
-    """
-    folder.write(DIVERGED, asdict(found))
-    picture = folder.folder / DIVERGED_PICTURE
-    from greyhound.model.report import (
-        figures,
-        report,
-    )  # matplotlib, which a step that goes well does not need
-
-    figures.image_sheet(picture, _sheet(pixels), [""] * SHEET_COLUMNS)
-    with suppress(RunError):
-        report.build(folder.folder)
-    place = f"in epoch {found.epoch}, after {found.images} of {images} images"
-    batch = f"the batch's rows of the pack are {_brief(found.rows)}, {picture} shows them"
-    raise DivergedError(
-        f"the loss or its gradient is not finite {place}, at a learning rate of {found.learning_rate:g}; "
-        f"{batch}; earlier checkpoints are kept: {LOWER_RATES}"
-    )
-
-
-def _sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Rows of `SHEET_COLUMNS` images, black where the last has none: uint8 `[rows, columns, S, S, 3]`."""
-    rows = -(-len(pixels) // SHEET_COLUMNS)
-    sheet = np.zeros((rows * SHEET_COLUMNS, *pixels.shape[1:]), dtype=pixels.dtype)
-    sheet[: len(pixels)] = pixels
-    return sheet.reshape(rows, SHEET_COLUMNS, *pixels.shape[1:])
-
-
-def _brief(rows: list[int]) -> str:
-    """The first rows of a batch; diverged.json has all."""
-    return ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")

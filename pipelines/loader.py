@@ -222,11 +222,14 @@ class Loader:
             if last:
                 return
 
-    def again(self, start: Position) -> Loader:
-        """The same stream from another place on, all ranks' part of it; it keeps nothing decoded."""
+    def again(self, start: Position, augment: Augment | None = None) -> Loader:
+        """The stream from another place on, all ranks' part of it; it keeps nothing decoded.
+
+        augment: another one than its own.
+        """
         return Loader(
             self.pack,
-            self.augment,
+            augment or self.augment,
             self.ids,
             replace(self.resources, image_cache="encoded"),
             batch_size=self.batch_size,

@@ -18,6 +18,7 @@ OPENINGS = (
     "recipe",
     "session",
     "begin",
+    "divergence",
     "trained",
     "prediction",
     "exported",
