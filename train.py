@@ -204,8 +204,8 @@ def save_midway(context: TrainContext) -> None:
     raise_if_diverged(context)
     if context.state.images:
         context.saver.later(context.run.write_steps, context.state.epoch, context.state.steps())
-        context.saver.later(context.follow)
     context.saver.save_last(context.state)
+    context.saver.later(context.follow)
 
 
 def epoch_row(context: TrainContext, epoch: int, clock: Clock) -> dict[str, Any]:

@@ -89,7 +89,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     STEPS: [{"epoch": int, "images": int, "train_loss": _NUMBER, "learning_rate": _NUMBER}],
     PROBE: _RESULT | {"images": int, "seconds": {"*": _NUMBER}},
     SWA: {"before": _RESULT, "after": _RESULT},
-    TRACKING: {"*": {"id": str, "where": str, "done": int, "logged": {"*": str}}},
+    TRACKING: {"*": {"id": str, "where": str, "epoch": _NUMBER, "step": int, "logged": {"*": str}}},
     CALIBRATION: [{"weights": str, "crops": int, "temperature": _NUMBER, "images": int, "why": str}],
     SWEEP: {
         "fields": [str],

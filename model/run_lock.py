@@ -48,10 +48,11 @@ _OURS: Final = re.compile(
 
 
 @contextmanager
-def run_lock(folder: Run) -> Iterator[None]:
+def run_lock(folder: Run, clean: bool = True) -> Iterator[None]:
     """Make the run folder, and hold it for as long as the block runs: two trainings in one would spoil both.
 
-    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. Raises
+    The system lets go of the lock when the process ends, however it ends, so that none is ever stale. clean:
+    remove what a killed process had half written; eval and explain write there without the lock. Raises
     RunError.
     """
     lock = FileLock(folder.folder / LOCK)
@@ -67,7 +68,7 @@ def run_lock(folder: Run) -> Iterator[None]:
             f"{folder.folder} cannot be made or written ({error.strerror}); name another folder: --out"
         ) from None
     try:
-        if any((folder.folder / name).exists() for name in (RECIPE, SWEEP, FOLDS)):
+        if clean and any((folder.folder / name).exists() for name in (RECIPE, SWEEP, FOLDS)):
             sweep(folder.folder, is_ours)
         yield
     finally:

@@ -34,7 +34,7 @@ class Tracker(Protocol):
     """One run of one tracker, begun, or gone on with. Any method may raise.
 
     Each is made of: the run folder; what is `known` of it, see `tracking.Follower`, which it corrects; the
-    configuration; the last step in the run folder, or -1.
+    configuration; how many epochs the run folder has, or -1.
     """
 
     def describe(self, recipe: dict[str, Any], about: dict[str, Any]) -> None:
@@ -62,12 +62,12 @@ class Tracker(Protocol):
 class _TensorBoard:
     """Event files in the run folder itself: of the folder above, TensorBoard shows every run by its name."""
 
-    def __init__(self, folder: Path, known: dict[str, Any], _: dict[str, Any], last: int) -> None:
+    def __init__(self, folder: Path, known: dict[str, Any], _: dict[str, Any], last: float) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        if last < known["done"]:  # a killed training came further than its checkpoint
-            known |= {"done": last, "logged": {}}
-        purged = {"purge_step": known["done"] + 1} if "id" in known else {}
+        if last < known["epoch"]:  # a killed training came further than its checkpoint: all of it comes again
+            known |= {"epoch": -1, "step": -1, "logged": {}}
+        purged = {"purge_step": known["step"] + 1} if "id" in known else {}
         known["id"] = folder.name
         self._writer: Any = SummaryWriter(str(folder), **purged)
 
@@ -106,7 +106,7 @@ class _TensorBoard:
 class _Mlflow:
     """A run in mlflow.db in the current folder, as MLflow itself does, or where MLFLOW_TRACKING_URI says."""
 
-    def __init__(self, folder: Path, known: dict[str, Any], _: dict[str, Any], last: int) -> None:
+    def __init__(self, folder: Path, known: dict[str, Any], _: dict[str, Any], last: float) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         import mlflow
@@ -121,7 +121,8 @@ class _Mlflow:
             known["id"] = client.create_run(group, run_name=folder.name).info.run_id
         self._id = known["id"]
         # The store itself knows best what a killed training came to log.
-        known["done"] = max((row.step for row in client.get_metric_history(self._id, "epoch")), default=-1)
+        rows = [(row.step, row.value) for row in client.get_metric_history(self._id, "epoch")]
+        known["step"], known["epoch"] = max(rows, default=(-1, -1))
 
     def describe(self, recipe: dict[str, Any], about: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
@@ -166,7 +167,7 @@ class _Mlflow:
 class _Wandb:
     """An offline run in `wandb` in the current folder, or as WANDB_MODE and WANDB_DIR say."""
 
-    def __init__(self, folder: Path, known: dict[str, Any], config: dict[str, Any], last: int) -> None:
+    def __init__(self, folder: Path, known: dict[str, Any], config: dict[str, Any], last: float) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
@@ -175,7 +176,7 @@ class _Wandb:
         )
         # Each process writes a folder of its own, with the same id. Where they are synchronised, a step
         # that came before is refused.
-        self._library, self._first = wandb, known["done"] + ("id" in known)
+        self._library, self._first = wandb, known["step"] + ("id" in known)
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=folder.name,
@@ -217,7 +218,7 @@ class _Wandb:
 class _Trackio(_Wandb):
     """A run in trackio's own folder, or as TRACKIO_DIR and its other variables say, in wandb's words."""
 
-    def __init__(self, folder: Path, known: dict[str, Any], config: dict[str, Any], last: int) -> None:
+    def __init__(self, folder: Path, known: dict[str, Any], config: dict[str, Any], last: float) -> None:
         import trackio
         from trackio.sqlite_storage import SQLiteStorage as Storage
 
@@ -237,8 +238,9 @@ class _Trackio(_Wandb):
             )
         self._library, self._first = trackio, -1
         if self._run.url is None:  # what a killed training had not yet written comes again
-            done = Storage.get_max_step_for_run(project, known["id"])
-            known["done"] = -1 if done is None else done
+            found = Storage.get_logs(project, known["id"], scalar_only=True)
+            rows = [(row["step"], row["epoch"]) for row in found if "epoch" in row]
+            known["step"], known["epoch"] = max(rows, default=(-1, -1))
 
     def summary(self, values: Mapping[str, Any], step: int) -> None:
         self.rows({step: dict(values)})
@@ -248,7 +250,7 @@ class _Trackio(_Wandb):
             self._library.finish()  # and not the run's own, after which it would be finished again at exit
 
 
-TRACKERS: Final[dict[str, Callable[[Path, dict[str, Any], dict[str, Any], int], Tracker]]] = {
+TRACKERS: Final[dict[str, Callable[[Path, dict[str, Any], dict[str, Any], float], Tracker]]] = {
     "tensorboard": _TensorBoard,
     "mlflow": _Mlflow,
     "trackio": _Trackio,

@@ -12,7 +12,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -38,6 +38,9 @@ from greyhound.model.trackers import TRACKERS, Scalars, Table, Tracker, numbers
 Say: TypeAlias = Callable[[str], None]
 """Says a line to the user."""
 
+Found: TypeAlias = tuple[dict[float, Scalars], tuple[int, int]]
+"""`scalars` and `epoch_length`."""
+
 MOST_PAIRS: Final = 1_000
 """Pairs of classes in the table of confusions, the most frequent first."""
 
@@ -57,16 +60,20 @@ def require(names: Sequence[str]) -> None:
 class Follower:
     """Gives its trackers what is new in a run folder, each time that it is called, and at its end.
 
-    tracking.json holds what is `known` to each: the `id` of its run, `where` that is, the step that is
-    `done`, and digests of what else was `logged`.
+    tracking.json holds what is `known` to each: the `id` of its run, `where` that is, how many epochs and
+    which `step` it has, digests of what else was `logged`, and whether the training `ended`.
     """
 
-    def __init__(self, run: Run, say: Say, names: Sequence[str] = ()) -> None:
-        """names: of trackers, besides those that the run has. Raises RunError."""
+    def __init__(self, run: Run, say: Say, names: Sequence[str] = (), trains: bool = True) -> None:
+        """names: of trackers, besides those of the run. trains: a training does this. Raises RunError."""
         before = run.read(TRACKING) if (run.folder / TRACKING).exists() else {}
         self._run, self._say, self._open = run, say, dict[str, Tracker]()
-        new = {name: {"done": -1, "logged": {}} for name in names}
-        self._known: dict[str, dict[str, Any]] = new | before
+        self._known: dict[str, dict[str, Any]] = {
+            name: {"epoch": -1, "step": -1, "logged": {}} | before.get(name, {}) for name in (*before, *names)
+        }
+        self._trains = trains
+        for known in self._known.values() if trains else ():
+            known["ended"] = False
         self._pool, self._last = ThreadPoolExecutor(1, thread_name_prefix="trackers"), Future[None]()
         self._last.set_result(None)
 
@@ -84,9 +91,11 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Log the rest, the report among it, and close."""
         self._pool.shutdown()
+        for known in self._known.values() if self._trains else ():
+            known["ended"] = kind is None
         self._update(at_end=True)
         for name, tracker in list(self._open.items()):
-            self._try(name, tracker.close, kind is None)
+            self._try(name, tracker.close, self._known[name].get("ended", False))
         self._open = {}
 
     def _try(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
@@ -100,21 +109,23 @@ class Follower:
     def _begin(self, name: str) -> None:
         known, (recipe, about) = self._known[name], describe(self._run)
         last = max(scalars(self._run), default=-1)
-        self._open[name] = tracker = TRACKERS[name](self._run.folder, known, recipe | about, last)
+        self._open[name] = tracker = TRACKERS[name](self._run.folder.resolve(), known, recipe | about, last)
         _once(known, RECIPE, repr((recipe, about)).encode(), partial(tracker.describe, recipe, about))
         self._run.write(TRACKING, self._known)
 
     def _update(self, at_end: bool) -> None:
+        found = cache(lambda: (scalars(self._run), epoch_length(self._run)))
         for name, tracker in list(self._open.items()):
-            self._try(name, self._log, tracker, self._known[name], at_end)
+            self._try(name, self._log, tracker, self._known[name], at_end, found)
 
-    def _log(self, tracker: Tracker, known: dict[str, Any], at_end: bool) -> None:
-        rows = {step: row for step, row in sorted(scalars(self._run).items()) if step > known["done"]}
+    def _log(self, tracker: Tracker, known: dict[str, Any], at_end: bool, found: Callable[[], Found]) -> None:
+        rows = numbered(known, *found())
         if rows:
             tracker.rows(rows)
-            known["done"] = max(rows)
-        if known["done"] >= 0:  # all else stands at the last of their steps
-            for name, content, work in _files(self._run, tracker, known["done"], at_end):
+            known["step"] = max(rows)
+            known["epoch"] = rows[known["step"]]["epoch"]
+        if known["step"] >= 0:  # all else stands at the last of their steps
+            for name, content, work in _files(self._run, tracker, known["step"], at_end):
                 _once(known, name, content, work)
         self._run.write(TRACKING, self._known)
 
@@ -124,7 +135,7 @@ def follow(folder: Path, say: Say) -> None:
     run = Run(folder)
     if (folder / TRACKING).exists():
         try:
-            with run_lock(run), Follower(run, say):
+            with run_lock(run, clean=False), Follower(run, say, trains=False):
                 pass
         except RunError as error:
             say(f"not logged to the run's trackers: {error}")
@@ -154,25 +165,59 @@ def _files(
             yield REPORT, page.read_bytes(), partial(tracker.artefact, page)
 
 
-def scalars(run: Run) -> dict[int, Scalars]:
-    """All scalars of a run by step: steps of the optimizer since the start. Raises RunError."""
-    recipe, images = run.read(RECIPE), run.read(PACK)["splits"]["train"]
-    steps = -(-images // max(1, recipe["batch_size"] // recipe["views"]))
+def scalars(run: Run) -> dict[float, Scalars]:
+    """All scalars of a run, in order, by how many epochs are done. Raises RunError."""
+    images, found = run.read(PACK)["splits"]["train"], dict[float, dict[str, Any]]()
     epochs, times = ({row["epoch"]: row for row in run.rows(name)} for name in (METRICS, TIMES))
-    found: dict[float, dict[str, Any]] = {}
     if (run.folder / PROBE).exists():
         found[0.0] = _validation(run.read(PROBE))
-    for row in run.rows(STEPS):
-        if row["images"] < images or row["epoch"] in epochs:  # an epoch's last step waits for its validation
+    steps, under_way = run.rows(STEPS), max(epochs, default=-1) + 1
+    lengths = {row["epoch"]: row["images"] for row in steps if row["epoch"] in epochs} | {under_way: images}
+    for row in steps:
+        epoch, length = row["epoch"], lengths.get(row["epoch"], 0)
+        # An epoch's last step waits for its validation. Rows may be newer than the epochs that were read.
+        if epoch in epochs or row["images"] < length:
             values = {"train/loss": row["train_loss"], "train/learning_rate": row["learning_rate"]}
-            found[row["epoch"] + row["images"] / images] = values
+            found[epoch + row["images"] / length] = values
     for epoch, row in epochs.items():
         clocked = {
             f"train/{name}": times.get(epoch, {}).get(name) for name in ("images_per_second", "waiting")
         }
         found.setdefault(epoch + 1.0, {})
         found[epoch + 1.0] |= _validation(row) | {"train/epoch_loss": row["train_loss"]} | clocked
-    return {round(epoch * steps): {"epoch": epoch, **numbers(row)} for epoch, row in found.items()}
+    return {epoch: {"epoch": epoch, **numbers(row)} for epoch, row in sorted(found.items())}
+
+
+def epoch_length(run: Run) -> tuple[int, int]:
+    """Images and steps of an epoch. Raises RunError."""
+    recipe, images = run.read(RECIPE), run.read(PACK)["splits"]["train"]
+    return images, -(-images // max(1, recipe["batch_size"] // recipe["views"]))
+
+
+def numbered(
+    known: Mapping[str, Any], found: Mapping[float, Scalars], length: tuple[int, int]
+) -> dict[int, Scalars]:
+    """The scalars that are not known yet, by steps of the optimizer since the start.
+
+    They go on from the step that is known: a recipe or pack that was forced makes other steps of an epoch.
+    """
+    begun, last = known["epoch"] >= 0, known["step"]
+    shift = last - step_at(known["epoch"], *length) if begun else 0
+    rows: dict[int, Scalars] = {}
+    for epoch, row in found.items():
+        if epoch > known["epoch"]:
+            last = max(last + 1, step_at(epoch, *length) + shift)
+            rows[last] = row
+    return rows
+
+
+def step_at(epochs: float, images: int, steps: int) -> int:
+    """The step that ends where so many epochs are done; their larger batches come last, see `even_bounds`."""
+    whole, share = divmod(epochs, 1)
+    done, (fewer, larger) = round(share * images), divmod(images, steps)
+    if done <= fewer * (steps - larger):
+        return int(whole) * steps + done // fewer
+    return int(whole) * steps + steps - (images - done) // (fewer + 1)
 
 
 def _validation(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from runs import FULL, ONE_THREAD, TINY, Capture, Patch, never, tiny_job
 from greyhound import begin, explain, train
 from greyhound import eval as evaluation
 from greyhound.cache.cli import Stopped
+from greyhound.cache.files import replacing
 from greyhound.cache.store import Pack
-from greyhound.model import distributed, trackers
-from greyhound.model.run import EVALUATION, METRICS, PROBE, STEPS, TIMES, TRACKING, Run
+from greyhound.model import checkpoint, distributed, trackers
+from greyhound.model.run import EVALUATION, LAST, METRICS, PACK, PROBE, RECIPE, STEPS, TIMES, TRACKING, Run
 from greyhound.model.run_lock import run_lock
-from greyhound.model.tracking import Follower, TrackingError, follow, require, scalars
+from greyhound.model.tracking import Follower, TrackingError, follow, numbered, require, scalars, step_at
+from greyhound.pipelines.order import even_bounds
 from greyhound.recipe import Averaging, Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # among those libraries
@@ -215,7 +217,7 @@ def test_every_scalar_is_there_once_after_a_kill(name: str, full: Path, tmp_path
     killed = Follower(cut(full, out, 1, 28), failures.append)
     killed.__enter__()
     killed._update(at_end=False)
-    assert Run(out).read(TRACKING)[name]["done"] == 10
+    assert Run(out).read(TRACKING)[name]["step"] == 10
     if name in ("trackio", "wandb"):  # a second later, or by a process that goes on when its parent is dead
         vars(killed._open[name])["_run"].finish()
     (out / TRACKING).write_text(before)
@@ -346,7 +348,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(
         "--log wandb: OSError: no route to host; it gets no more of this run until --resume, eval or explain"
     ]
     assert len(from_tensorboard(run)["train/loss"]) == 6
-    assert run.read(TRACKING)["wandb"]["done"] == -1
+    assert run.read(TRACKING)["wandb"]["step"] == -1
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_anything(
@@ -379,7 +381,7 @@ def test_a_training_is_followed_through_a_stop_and_after_its_end(
 
     def look(self: Follower, *arguments: Any) -> None:
         logging(self, *arguments)
-        seen.append(Run(tmp_path / "run").read(TRACKING)["tensorboard"]["done"])
+        seen.append(Run(tmp_path / "run").read(TRACKING)["tensorboard"]["step"])
 
     monkeypatch.setattr(Follower, "_log", look)
     asked = iter([None] * 14 + [15] * 99)
@@ -430,15 +432,122 @@ def test_a_run_under_way_is_followed_by_its_training_alone(full: Path, tmp_path:
     with run_lock(run):
         follow(run.folder, said.append)
     assert "is in use by another training" in said[0]
-    assert run.read(TRACKING)["tensorboard"]["done"] == 6
+    assert run.read(TRACKING)["tensorboard"]["step"] == 6
     follow(run.folder, said.append)
-    assert (len(said), run.read(TRACKING)["tensorboard"]["done"]) == (1, 12)
+    assert (len(said), run.read(TRACKING)["tensorboard"]["step"]) == (1, 12)
 
 
 def test_numbers_that_are_none_are_left_out(full: Path, tmp_path: Path) -> None:
     run = cut(full, tmp_path / "run", 2)
     rows = run.rows(METRICS)
     run.write_rows(METRICS, [rows[0] | {"valid_loss": float("inf"), "accuracy": None}, rows[1]])
-    assert "valid/loss" not in scalars(run)[6]
-    assert scalars(run)[6]["train/epoch_loss"] == rows[0]["train_loss"]
-    assert scalars(run)[12]["valid/loss"] == rows[1]["valid_loss"]
+    assert "valid/loss" not in scalars(run)[1.0]
+    assert scalars(run)[1.0]["train/epoch_loss"] == rows[0]["train_loss"]
+    assert scalars(run)[2.0]["valid/loss"] == rows[1]["valid_loss"]
+
+
+@pytest.mark.parametrize(("images", "batch"), [(42, 7), (5_000, 32), (31_500, 32), (10, 4), (3, 8)])
+def test_a_step_is_the_optimizers_whatever_the_batches_are(images: int, batch: int) -> None:
+    """The batches of an epoch differ by one image; the first of them are the smaller ones."""
+    ends = [stop for _, stop in even_bounds(images, batch)]
+    steps = [step_at(2 + stop / images, images, len(ends)) for stop in ends]
+    assert steps == list(range(2 * len(ends) + 1, 3 * len(ends) + 1))
+
+
+@EACH
+@pytest.mark.parametrize("batch", [14, 3])
+def test_steps_go_on_where_a_forced_batch_size_makes_others(
+    name: str, batch: int, full: Path, tmp_path: Path
+) -> None:
+    """An epoch of six steps, then one of three or of fourteen."""
+    pytest.importorskip(name)
+    out = tmp_path / f"forced-{name}-{batch}"
+    log(cut(full, out, 1), name)
+    run, steps = cut(full, out, 2), -(-42 // batch)
+    run.write(RECIPE, run.read(RECIPE) | {"batch_size": batch})
+    ends = [stop for _, stop in even_bounds(42, batch)]
+    row = run.rows(STEPS)[-1]
+    run.write_steps(1, [row | {"images": stop} for stop in ends])
+    log(run, name)
+    found = READ[name](run)
+    assert [step for step, _ in found["train/loss"]] == list(range(1, 7 + steps))
+    assert [step for step, _ in found["valid/loss"]] == [6, 6 + steps]
+
+
+def test_epochs_of_another_pack_and_steps_of_another_size_keep_their_order(
+    full: Path, tmp_path: Path
+) -> None:
+    """A tracker that is added late gets all of it; the first epoch was one of 42 images in six steps."""
+    run = cut(full, tmp_path / "run", 1, 28)
+    run.write(PACK, run.read(PACK) | {"splits": {"train": 35}})
+    run.write(RECIPE, run.read(RECIPE) | {"batch_size": 14})
+    found = scalars(run)
+    assert list(found) == pytest.approx(
+        [*(part / 6 for part in range(1, 7)), *(1 + part / 5 for part in (1, 2, 3, 4))]
+    )
+    rows = numbered({"epoch": -1, "step": -1}, found, (35, 3))
+    assert len(rows) == len(found) and list(rows) == sorted(rows)
+
+
+def test_rows_that_are_newer_than_their_epochs_wait(full: Path, tmp_path: Path) -> None:
+    """The epochs are read first, and the training may write both files between."""
+    run = cut(full, tmp_path / "run", 1, 28)
+    rows = run.rows(METRICS)
+    run.write_rows(METRICS, [])
+    log(run, "tensorboard")
+    assert run.read(TRACKING)["tensorboard"]["step"] == 5
+    run.write_rows(METRICS, rows)
+    log(run, "tensorboard")
+    assert [step for step, _ in from_tensorboard(run)["valid/loss"]] == [6]
+    log(cut(full, tmp_path / "run", 2), "tensorboard")
+    check("tensorboard", run, full)
+
+
+def test_trackers_get_no_step_ahead_of_the_checkpoint(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
+    run, called = Run(tmp_path / "run"), list[bool]()
+
+    def look(_: Follower) -> None:
+        row, progress = run.rows(STEPS)[-1], checkpoint.load(run.folder / LAST)["progress"]
+        called.append((row["epoch"], row["images"]) <= (progress["epoch"], progress["images"]))
+
+    monkeypatch.setattr(Follower, "__call__", look)
+    recipe = replace(TINY, averaging=Averaging(steps=0))
+    job = replace(tiny_job(colour_pack.path, run.folder, recipe=recipe), checkpoints=Checkpoints(steps=2))
+    train.train(replace(job, log=("tensorboard",)), never)
+    assert len(called) > 4 and all(called)
+
+
+def test_a_run_that_was_stopped_stays_so_when_it_is_evaluated(full: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    run, said = cut(full, tmp_path / "run", 1), list[str]()
+    with pytest.raises(Stopped), Follower(run, said.append, ["mlflow"]):
+        raise Stopped("before epoch 1")
+
+    def status() -> str:
+        return str(mlflow_client(run).get_run(run.read(TRACKING)["mlflow"]["id"]).info.status)
+
+    follow(run.folder, said.append)
+    assert (status(), said) == ("KILLED", [])
+    log(cut(full, run.folder, 2), "mlflow")
+    follow(run.folder, said.append)
+    assert status() == "FINISHED"
+
+
+def test_what_another_process_writes_there_is_left_alone(full: Path, tmp_path: Path) -> None:
+    """Two evaluations at once: eval takes no lock, but following does."""
+    run, said = cut(full, tmp_path / "run", 1), list[str]()
+    log(run, "tensorboard")
+    with replacing(run.folder / EVALUATION) as half:
+        half.write_text("{")
+        follow(run.folder, said.append)
+        assert (half.exists(), said) == (True, [])
+
+
+def test_a_run_in_the_current_folder_has_its_name(full: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    run = cut(full, tmp_path / "run", 1)
+    monkeypatch.chdir(run.folder)
+    log(Run(Path()), "tensorboard")
+    assert run.read(TRACKING)["tensorboard"]["id"] == "run"
