@@ -11,15 +11,17 @@ are for `greyhound predict`.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.options import read_options
@@ -69,6 +71,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain, progress_bar, run
@@ -77,7 +80,7 @@ from greyhound.cache.folder import Sample, find_unlabelled, named_as_image
 from greyhound.cache.pack import write_all
 from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import scan
-from greyhound.cache.store import Pack, PackError
+from greyhound.cache.store import Pack
 from greyhound.cache.survey.table import UnixLines
 from greyhound.cache.thumbnail import encode_thumbnail
 from greyhound.model import calibration, distributed, metrics
@@ -92,8 +95,30 @@ EXAMPLES: Final = 3
 """Pictures that are shown of a pair of classes that is confused."""
 SIDE: Final = 128
 """Pixels of the longer side of a picture."""
-PREDICTIONS: Final = ("path", "true", "predicted", "probability", "loss")
-"""Columns of predictions.csv."""
+VALIDATION: Final = "eval-val.json"
+"""What stands for eval.json where the pack has no test images."""
+
+
+class Named(NamedTuple):
+    """A row of predictions.csv: what an image is, and what it was named."""
+
+    path: str
+    true: str
+    predicted: str
+    probability: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of an evaluation. name: of its JSON, which holds `result`. mistakes: what mistakes.json holds;
+    None unless the page is of these images.
+    """
+
+    name: str
+    result: dict[str, Any]
+    rows: list[Named]
+    mistakes: dict[str, Any] | None
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -113,20 +138,22 @@ def evaluate(job: Job) -> dict[str, Any]:
             batches = trained.logits(pack, asked, resources, Crops(job.crops, at_once, job.seed))
             ids, logits = collect(batches, len(asked))
             labels = pack.labels[ids].astype("int64")
-            fitted = temperature(trained, job.crops, resources, pack.path if name == EVALUATION else None)
+            own = name in (EVALUATION, VALIDATION)
+            fitted = temperature(trained, job.crops, resources, pack.path if own else None)
             if not distributed.is_main():
                 return {}
             left_out = sorted({*asked.tolist()} - {*ids.tolist()})
             try:
                 probabilities = logits.softmax(2).numpy()
-                result = metrics.evaluate(probabilities, labels, pack.classes)
+                judged = metrics.judge(probabilities, labels)
+                result = metrics.evaluate(probabilities, judged, pack.classes)
             except ValueError as error:  # the network diverged
                 raise UserError(f"{job.run}, checkpoint {origin['checkpoint']}: {error}") from None
             result |= {"left_out": len(left_out), "left_out_images": list(map(pack.image_path, left_out))}
             result["calibration"] = calibration.describe(logits, labels, fitted)
-            judged = metrics.judge(probabilities, labels)
             rows = describe_images(pack, ids, judged)
-            shown = show_mistakes(pack, ids, judged, rows, result) if name == EVALUATION else None
+            paged = name == (EVALUATION if len(pack.ids("test")) else VALIDATION)
+            shown = show_mistakes(pack, ids, judged, rows, result) if paged else None
     result |= {"split": "images" if job.images else job.split, "data": str(job.images or pack.path)}
     result |= origin | {
         "precision": "bf16" if trained.bf16 else "fp32",
@@ -134,7 +161,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         "device": where,
         "seed": job.seed,
     }
-    conclude(job, folder, name, result, rows, shown)
+    conclude(job, Evaluated(name, result, rows, shown))
     return result
 
 
@@ -198,11 +225,11 @@ def find_images(images: Path, classes: tuple[str, ...]) -> list[Sample]:
     return [replace(source, label=classes.index(name)) for source, name in inside.items()]
 
 
-def describe_images(pack: Pack, ids: NDArray[np.int64], judged: metrics.Judged) -> list[tuple[Any, ...]]:
+def describe_images(pack: Pack, ids: NDArray[np.int64], judged: metrics.Judged) -> list[Named]:
     """A row of predictions.csv for each image."""
     columns = (judged.labels, judged.predictions, judged.probabilities.round(6), judged.losses.round(6))
     return [
-        (pack.image_path(row), pack.classes[true], pack.classes[predicted], probability, loss)
+        Named(pack.image_path(row), pack.classes[true], pack.classes[predicted], probability, loss)
         for row, true, predicted, probability, loss in zip(
             ids, *(column.tolist() for column in columns), strict=True
         )
@@ -213,7 +240,7 @@ def show_mistakes(
     pack: Pack,
     ids: NDArray[np.int64],
     judged: metrics.Judged,
-    rows: list[tuple[Any, ...]],
+    rows: list[Named],
     result: dict[str, Any],
 ) -> dict[str, Any]:
     """What mistakes.json holds: the worst mistakes, and examples of the pairs that are confused most.
@@ -224,11 +251,12 @@ def show_mistakes(
 
     def show(place: int) -> dict[str, Any]:
         try:
-            pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
             thumbnail = encode_thumbnail(pixels, SIDE)
-        except PackError:  # it was written to since it was evaluated
+        except Exception:  # Pillow is stricter than the engines, or the pack was written to since
             thumbnail = ""
-        return dict(zip(PREDICTIONS, rows[place], strict=True)) | {"thumbnail": thumbnail}
+        return rows[place]._asdict() | {"thumbnail": thumbnail}
 
     wrong, pairs = judged.mistakes(), []
     for true, predicted, _ in metrics.confused_pairs(result, metrics.PAIRS):
@@ -239,30 +267,28 @@ def show_mistakes(
     return {"images": list(map(show, wrong[:GALLERY])), "pairs": pairs}
 
 
-def write_images(
-    folder: Run, name: str, result: dict[str, Any], rows: list[tuple[Any, ...]], shown: dict[str, Any] | None
-) -> None:
-    """What each image got as CSV, and the pictures of mistakes, with what they are of."""
+def write_images(run: Run, found: Evaluated) -> str:
+    """What each image got as CSV, and the pictures of mistakes, with what they are of. The CSV's SHA-256."""
     stream = io.StringIO()
-    csv.writer(UnixLines(stream)).writerows([PREDICTIONS, *rows])
-    folder.write_text(name.replace("eval", "predictions").replace(".json", ".csv"), stream.getvalue())
-    if shown:
-        folder.write(MISTAKES, {key: result[key] for key in ("weights", "crops", "seed")} | shown)
+    csv.writer(UnixLines(stream)).writerows([Named._fields, *found.rows])
+    name = found.name.replace("eval", "predictions").replace(".json", ".csv")
+    run.write_text(name, stream.getvalue())
+    if found.mistakes:
+        of = {key: found.result[key] for key in ("weights", "crops", "seed")}
+        run.write(MISTAKES, of | found.mistakes)
+    return hashlib.sha256((run.folder / name).read_bytes()).hexdigest()
 
 
-def conclude(
-    job: Job,
-    folder: Run,
-    name: str,
-    result: dict[str, Any],
-    images: list[tuple[Any, ...]],
-    pictures: dict[str, Any] | None,
-) -> None:
-    """Write the result's JSON, its confusion matrix, its images and the report; print the tables."""
+def conclude(job: Job, found: Evaluated) -> None:
+    """Write the confusion matrix, the images, the result's JSON and the report; print the tables.
+
+    The JSON comes last, and names its CSV by content: where a run is killed between, nobody takes one for the
+    other's.
+    """
     from greyhound.model import tracking
     from greyhound.model.report import figures, report  # matplotlib, which takes long
 
-    folder.write(name, result)
+    folder, name, result = Run(job.run), found.name, found.result
     shown = metrics.most_confused(result, figures.DRAWN)
     rows = [result["classes"][index] for index in shown]
     figures.confusion(
@@ -271,7 +297,7 @@ def conclude(
         [row["name"] for row in rows],
         [row["n"] for row in rows],
     )
-    write_images(folder, name, result, images, pictures)
+    folder.write(name, result | {"predictions_sha256": write_images(folder, found)})
     listed = result | {"classes": report.worst_first(result["classes"])} if job.worst_first else result
     print("\n".join(map(plain, metrics.table(listed))))
     if "calibration" in result:

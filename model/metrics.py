@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -51,7 +51,12 @@ class Judged:
 
 
 def judge(probabilities: NDArray[np.float32], labels: Integers) -> Judged:
-    """What images with labels `[n]` got: of probabilities `[n, V, K]` of V crops of each."""
+    """What images with labels `[n]` got: of probabilities `[n, V, K]` of V crops of each.
+
+    Raises ValueError if they are not finite.
+    """
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
     mean = probabilities.mean(axis=1, dtype=np.float64)
     predictions = mean.argmax(axis=1)
     return Judged(labels, predictions, mean[np.arange(len(labels)), predictions], losses(mean, labels))
@@ -89,8 +94,9 @@ def mcnemar(one: int, other: int) -> float:
 
     one, other: images that the first alone names right, and the second alone.
     """
-    n = one + other
-    tail = sum(comb(n, k) for k in range(min(one, other) + 1))
+    n, tail, term = one + other, 0, 1
+    for k in range(min(one, other) + 1):  # term: n over k
+        tail, term = tail + term, term * (n - k) // (k + 1)
     return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
 
 
@@ -120,10 +126,17 @@ def confused_pairs(evaluation: Mapping[str, Any], most: int) -> list[tuple[int, 
     return sorted(wrong, key=lambda row: -row[2])[:most]
 
 
-def confusion(labels: Integers, predictions: Integers, classes: int) -> Integers:
-    """Counts int64 `[K, K]`; row: true class, column: predicted class. labels, predictions: int64 `[n]`."""
-    counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
-    return counts.reshape(classes, classes).astype(np.int64)
+def count_confusions(labels: Integers, predictions: Integers, classes: int) -> dict[str, list[list[int]]]:
+    """`confusion`, counts of `classes` rows, true classes, and columns, predicted ones; see `TABLED`.
+
+    labels, predictions: int64 `[n]`. Of more classes: `confusion_pairs`, rows as `confused` gives them.
+    """
+    places = labels * classes + predictions
+    if classes <= TABLED:
+        counts = np.bincount(places, minlength=classes * classes)
+        return {"confusion": counts.reshape(classes, classes).tolist()}
+    found, counts = np.unique(places, return_counts=True)
+    return {"confusion_pairs": np.stack([found // classes, found % classes, counts], axis=1).tolist()}
 
 
 def confused(evaluation: Mapping[str, Any]) -> list[tuple[int, int, int]]:
@@ -158,9 +171,9 @@ def confusion_among(evaluation: Mapping[str, Any], chosen: Integers) -> Integers
 
 
 def evaluate(
-    probabilities: NDArray[np.float32], labels: Integers, class_names: Sequence[str]
+    probabilities: NDArray[np.float32], judged: Judged, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that eval.json says about probabilities `[n, V, K]`: V crops of n images with labels `[n]`.
+    """Everything that eval.json says about probabilities `[n, V, K]`, V crops of n images, as `judge` has them.
 
     `accuracy` is the mean over all n * V single crops, as the original counts. `ensemble_accuracy` takes the
     class with the highest mean probability over an image's V crops; so do `confusion` and `cross_entropy`.
@@ -169,13 +182,8 @@ def evaluate(
     images. More than `TABLED` classes get `confusion_pairs` instead of `confusion`: rows of true class,
     predicted class and count. Both intervals are over n, not over n * V: crops of one image are no
     independent trials. A class without images has None.
-
-    Raises ValueError if probabilities are not finite.
     """
-    if not np.isfinite(probabilities).all():
-        raise ValueError("probabilities are not finite; the network diverged, train it at a lower rate")
-    mean = probabilities.mean(axis=1, dtype=np.float64)
-    predictions = mean.argmax(axis=1)
+    labels, predictions = judged.labels, judged.predictions
     singles = (probabilities.argmax(axis=2) == labels[:, None]).mean(axis=1)
     ensembles = (predictions == labels).astype(np.float64)
     order = np.argsort(labels, kind="stable")
@@ -191,9 +199,9 @@ def evaluate(
         **_scores(singles[order], ensembles[order]),
         **balanced,
         "classes_tested": sum(row["n"] > 0 for row in rows),
-        "cross_entropy": cross_entropy(mean, labels),
+        "cross_entropy": float(judged.losses.mean()),
         "classes": rows,
-        **_confusion(labels, predictions, len(class_names)),
+        **count_confusions(labels, predictions, len(class_names)),
     }
 
 
@@ -254,13 +262,6 @@ def _add_precision(
         return sum(row[f"{kind}{name}"] for row in found) / len(found) if found else None
 
     return {f"{kind}balanced_accuracy": mean("accuracy"), f"{kind}macro_f1": mean("f1")}
-
-
-def _confusion(labels: Integers, predictions: Integers, classes: int) -> dict[str, list[list[int]]]:
-    if classes <= TABLED:
-        return {"confusion": confusion(labels, predictions, classes).tolist()}
-    found, counts = np.unique(labels * classes + predictions, return_counts=True)
-    return {"confusion_pairs": np.stack([found // classes, found % classes, counts], axis=1).tolist()}
 
 
 def _scores(singles: NDArray[np.float64], ensembles: NDArray[np.float64]) -> dict[str, Any]:

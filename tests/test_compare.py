@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def curves_are_drawn_once(monkeypatch: Patch) -> None:
 )
 def test_mcnemar_by_hand(one: int, other: int, p: float) -> None:
     assert mcnemar(one, other) == p
+
+
+def test_mcnemar_of_a_large_test_is_soon_known() -> None:
+    started = time.process_time()
+    assert mcnemar(6000, 6100) == pytest.approx(0.3685, abs=1e-3)
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(("one", "other"), [(3, 15), (40, 61), (900, 1100)])

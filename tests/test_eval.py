@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint, metrics, precision
 from greyhound.model.metrics import wilson
+from greyhound.model.report import figures
 from greyhound.model.run import Run, RunError
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
@@ -71,7 +74,8 @@ def test_what_each_image_got_is_what_was_counted(run: Path, colour_pack: Pack) -
     assert [row["path"] for row in rows] == [colour_pack.image_path(row) for row in ids]
     places = [[NAMES.index(row[name]) for row in rows] for name in ("true", "predicted")]
     assert places[0] == colour_pack.labels[ids].tolist()
-    assert metrics.confusion(np.array(places[0]), np.array(places[1]), 3).tolist() == result["confusion"]
+    assert metrics.count_confusions(*map(np.array, places), 3)["confusion"] == result["confusion"]
+    assert result["predictions_sha256"] == hashlib.sha256((run / "predictions.csv").read_bytes()).hexdigest()
     losses = [float(row["loss"]) for row in rows]
     assert np.mean(losses) == pytest.approx(result["cross_entropy"], abs=1e-6)
     shown = Run(run).read("mistakes.json")
@@ -105,7 +109,7 @@ def test_the_name_of_a_class_is_no_command_and_one_crop_is_central(run: Path, ca
     assert evaluate(run, crops=1, seed=5)["cross_entropy"] == pytest.approx(result["cross_entropy"])
     result["classes"][0]["name"], result["after"] = "\x1b[31mred\nalert", "\x1b[2Jthe end"
     capsys.readouterr()
-    evaluation.conclude(evaluation.Job(run=run), Run(run), "eval.json", result, [], None)
+    evaluation.conclude(evaluation.Job(run=run), evaluation.Evaluated("eval.json", result, [], None))
     said = capsys.readouterr().out
     assert "Accuracy of \ufffd[31mred\ufffdalert(n=4): " in said
     assert "\x1b" not in said
@@ -132,15 +136,15 @@ def test_a_thousand_classes_make_a_page_that_opens(run: Path, capsys: Capture) -
     probabilities = np.full((2000, 1, 1000), 1e-4, np.float32)
     predicted = np.where(np.arange(2000) < 1950, labels, (labels + 3) % 1000)
     probabilities[np.arange(2000), 0, predicted] = 0.9
-    result = metrics.evaluate(probabilities, labels, classes)
+    judged, ids = metrics.judge(probabilities, labels), np.arange(2000)
+    result = metrics.evaluate(probabilities, judged, classes)
     how = {"checkpoint": "best", "after": "epoch 1", "weights": Run(run).weights_id("swa"), "seed": 0}
     pack: Any = ManyImages(tuple(classes))
     started = time.process_time()
-    judged, ids = metrics.judge(probabilities, labels), np.arange(2000)
     rows = evaluation.describe_images(pack, ids, judged)
     shown = evaluation.show_mistakes(pack, ids, judged, rows, result)
     job = evaluation.Job(run=run, crops=1)
-    evaluation.conclude(job, Run(run), "eval.json", result | how, rows, shown)
+    evaluation.conclude(job, evaluation.Evaluated("eval.json", result | how, rows, shown))
     assert time.process_time() - started < 5
     assert (run / "eval.json").stat().st_size < 600_000
     assert (run / "report.html").stat().st_size < 2_000_000
@@ -195,6 +199,58 @@ def test_files_to_evaluate_are_checked_by_the_engine_that_reads_them(
     with evaluation.open_images(evaluation.Job(run=run, images=images), Run(run), engine) as (pack, _, _):
         assert len(pack) == 6
     assert asked == [engine == "dali"]
+
+
+def test_without_test_images_the_page_is_of_the_validation_images(
+    run: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """As it promises where it names the command."""
+    of = Pack.ids
+    monkeypatch.setattr(Pack, "ids", lambda pack, split: of(pack, split)[: 0 if split == "test" else None])
+    packed = Run(run).read("pack.json")
+    Run(run).write("pack.json", packed | {"splits": packed["splits"] | {"test": 0}})
+    with pytest.raises(UserError, match="no images in its split test"):
+        evaluate(run)
+    result = evaluate(run, "eval-val.json", crops=3, split="val", checkpoint="last")
+    shown = Run(run).read("mistakes.json")
+    assert result["ensemble_accuracy"] < 1 and shown["images"]
+    page = (run / "report.html").read_text()
+    assert "of validation images correctly" in page
+    assert "has not been measured yet" not in page and "No test images" not in page
+    assert "Validation chose the weights" in page and "predictions-val.csv has every image" in page
+    assert all(f'id="{name}"' in page for name in ("mistakes", "confusion", "classes", "calibration"))
+    assert page.count(shown["images"][0]["thumbnail"]) >= 1
+    assert "Evaluated beside it" not in page and "not drawn yet" not in page
+
+
+def test_a_kill_between_leaves_no_number_beside_the_files_of_another(run: Path, monkeypatch: Patch) -> None:
+    evaluate(run, crops=2)
+    before = (run / "eval.json").read_bytes()
+    for name in ("write_images", "figures.confusion"):
+        with monkeypatch.context() as patch:
+            where = figures if "." in name else evaluation
+            patch.setattr(where, name.rpartition(".")[2], Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(run, crops=3)
+        assert (run / "eval.json").read_bytes() == before
+
+
+def test_what_pillow_will_not_open_is_a_mistake_without_a_picture(
+    colour_pack: Pack, monkeypatch: Patch, recwarn: pytest.WarningsRecorder
+) -> None:
+    judged = metrics.judge(np.array([[[0.2, 0.8, 0.0]]], np.float32), np.array([0]))
+    ids = colour_pack.ids("test")[:1]
+    rows = evaluation.describe_images(colour_pack, ids, judged)
+    result = {"classes": [{}] * 3, "confusion": [[0, 1, 0], [0] * 3, [0] * 3]}
+
+    def shown() -> str:
+        found = evaluation.show_mistakes(colour_pack, ids, judged, rows, result)
+        return str(found["images"][0]["thumbnail"])
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
+    assert shown() and not recwarn.list, "1,920 pixels are more, and less than twice as many"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    assert shown() == "", "Pillow calls it an attack"
 
 
 def test_other_splits_stand_beside_the_test_and_never_replace_it(run: Path) -> None:
