@@ -85,7 +85,7 @@ from greyhound.cache.survey.table import UnixLines
 from greyhound.cache.thumbnail import encode_thumbnail
 from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
-from greyhound.model.run import EVALUATION, MISTAKES, PACK, Run
+from greyhound.model.run import EVALUATION, MISTAKES, PACK, VALIDATION, Run
 from greyhound.session import EVALUATED, open_device, open_trained_pack
 from greyhound.trained import Crops, collect, open_trained, temperature
 
@@ -95,8 +95,6 @@ EXAMPLES: Final = 3
 """Pictures that are shown of a pair of classes that is confused."""
 SIDE: Final = 128
 """Pixels of the longer side of a picture."""
-VALIDATION: Final = "eval-val.json"
-"""What stands for eval.json where the pack has no test images."""
 
 
 class Named(NamedTuple):
@@ -111,8 +109,8 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of an evaluation. name: of its JSON, which holds `result`. mistakes: what mistakes.json holds;
-    None unless the page is of these images.
+    """What came of an evaluation. name: of its JSON, which holds `result`. mistakes: of mistakes.json; None
+    unless the page is of these images.
     """
 
     name: str
@@ -237,11 +235,7 @@ def describe_images(pack: Pack, ids: NDArray[np.int64], judged: metrics.Judged) 
 
 
 def show_mistakes(
-    pack: Pack,
-    ids: NDArray[np.int64],
-    judged: metrics.Judged,
-    rows: list[Named],
-    result: dict[str, Any],
+    pack: Pack, ids: NDArray[np.int64], judged: metrics.Judged, rows: list[Named], result: dict[str, Any]
 ) -> dict[str, Any]:
     """What mistakes.json holds: the worst mistakes, and examples of the pairs that are confused most.
 

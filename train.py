@@ -36,7 +36,7 @@ from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report, stages
-from greyhound.model.run import AVERAGED, PROBE, SWA, Run, RunError
+from greyhound.model.run import AVERAGED, METRICS, PROBE, SWA, Run, RunError
 from greyhound.model.state import NEVER, score, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
@@ -79,9 +79,10 @@ def train(options: TrainOptions, stop: Stop, several: bool = False) -> int:
 
 def conclude(context: TrainContext, several: bool) -> None:
     """What each stage brought, what the kept weights reach, the report, and the command that comes next."""
-    folder, classes = context.run.folder, len(context.pack.classes)
-    reached = report.reached(folder)
-    for said in filter(None, (report.say_stopped(folder), stages.say_stages(reached, context.recipe.select))):
+    folder, classes, recipe = context.run.folder, len(context.pack.classes), context.recipe
+    reached, rows = report.reached(folder), context.run.rows(METRICS)
+    stopped = stages.say_stopped(rows, recipe.patience, recipe.epochs, recipe.select)
+    for said in filter(None, (stopped, stages.say_stages(reached, recipe.select))):
         print(said)
     if kept := stages.with_interval(reached):
         print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")

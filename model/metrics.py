@@ -173,7 +173,7 @@ def confusion_among(evaluation: Mapping[str, Any], chosen: Integers) -> Integers
 def evaluate(
     probabilities: NDArray[np.float32], judged: Judged, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that eval.json says about probabilities `[n, V, K]`, V crops of n images, as `judge` has them.
+    """Everything that eval.json says about probabilities `[n, V, K]` of V crops of n images, as judged.
 
     `accuracy` is the mean over all n * V single crops, as the original counts. `ensemble_accuracy` takes the
     class with the highest mean probability over an image's V crops; so do `confusion` and `cross_entropy`.

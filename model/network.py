@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -172,10 +173,16 @@ def pretrained_head(network: nn.Module, name: str, weights: str) -> Linear | Non
 
 @cache
 def imagenet_names() -> frozenset[str]:
-    """What WordNet calls ImageNet's 1,000 classes, as `spell` writes it."""
+    """What WordNet calls ImageNet's 1,000 classes, as `spell` writes it; and their numbers, `n01440764`."""
     known = import_timm().data.ImageNetInfo()
     lines = [known.index_to_description(index) for index in range(known.num_classes())]
-    return frozenset(spell(name) for line in lines for name in line.split(","))
+    return frozenset(spell(name) for line in lines for name in line.split(",")) | {*known.label_names()}
+
+
+def in_imagenet(name: str) -> bool:
+    """Whether ImageNet has a class of this name, which may have a number before it: `n02085620-Chihuahua`."""
+    numbered = re.fullmatch(r"(n\d{8})-(.+)", name)
+    return not imagenet_names().isdisjoint(map(spell, [name, *(numbered.groups() if numbered else ())]))
 
 
 def spell(name: str) -> str:

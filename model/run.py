@@ -34,6 +34,8 @@ TRACKING: Final = "tracking.json"
 SWA: Final = "swa.json"
 SWEEP: Final = "sweep.json"
 EVALUATION: Final = "eval.json"
+VALIDATION: Final = "eval-val.json"
+"""What stands for it where the pack has no test images."""
 MISTAKES: Final = "mistakes.json"
 CALIBRATION: Final = "calibration.json"
 NEIGHBOURS: Final = "neighbours.npz"
@@ -115,6 +117,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     | _SCORE
     | {
         "crops": int,
+        "predictions_sha256": str,
         "classes_tested": int,
         "balanced_accuracy": _NUMBER,
         "macro_f1": _NUMBER,

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,6 @@ def a_run(folder: Path, named: set[int], n: int = 100, told: bool = True, **reci
             "classes": classes,
         },
     }
-    for name, content in files.items():
-        rows = content if name.endswith(".jsonl") else [content]
-        (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     if told:
         with (folder / "predictions.csv").open("w", newline="") as file:
             writer = csv.writer(file)
@@ -71,6 +69,12 @@ def a_run(folder: Path, named: set[int], n: int = 100, told: bool = True, **reci
                 true = index % 2
                 guess = true if index in named else 1 - true
                 writer.writerow([f"{index}.jpg", CLASSES[true], CLASSES[guess], 0.5, 0.7])
+        files["eval.json"]["predictions_sha256"] = sha256(
+            (folder / "predictions.csv").read_bytes()
+        ).hexdigest()
+    for name, content in files.items():
+        rows = content if name.endswith(".jsonl") else [content]
+        (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder
 
 
@@ -141,8 +145,11 @@ def test_without_predictions_the_intervals_must_be_apart(tmp_path: Path) -> None
 def test_predictions_of_another_test_are_left_out(tmp_path: Path) -> None:
     one, other = a_run(tmp_path / "one", right(80)), a_run(tmp_path / "other", right(90))
     assert compare.gather([one, other])["against"]["one"].p is not None
-    edit(one, "eval.json", ensemble_accuracy=0.81)
+    (one / "predictions.csv").write_bytes((other / "predictions.csv").read_bytes())
     assert compare.gather([one, other])["against"]["one"].p is None
+    with (other / "predictions.csv").open("a") as file:
+        file.write("new.jpg,a cat,a cat,0.5,0.7\n")
+    assert not compare.gather([one, other])["runs"][1].named
 
 
 def test_runs_of_other_packs_are_shown_and_not_ranked(tmp_path: Path) -> None:
@@ -157,6 +164,8 @@ def test_runs_of_other_packs_are_shown_and_not_ranked(tmp_path: Path) -> None:
     ]
     assert [(name, beyond) for name, _, _, beyond in found["classes"]] == [("b dog", False)]
     assert ("pack", ["0123456789ab", "f" * 12]) in found["settings"]
+    page = compare.build([one, other], tmp_path / "page.html", "Two").read_text()
+    assert "no run is called the best" in page and "has the highest" not in page
 
 
 def test_only_what_differs_is_a_setting(tmp_path: Path) -> None:
@@ -174,6 +183,27 @@ def test_only_what_differs_is_a_setting(tmp_path: Path) -> None:
         ("augment.flip", ["–", "0.5"]),
         ("torch", ["2.14", "2.15"]),
     ]
+
+
+def test_settings_that_look_alike_are_told_apart(tmp_path: Path) -> None:
+    """By the folders that differ, and by all digits."""
+    files = ["/home/x/one/w.safetensors", "/home/x/two/w.safetensors", "auto"]
+    runs = [
+        a_run(tmp_path / str(n), right(80), weights=file, lr=0.1 + n * 1e-9) for n, file in enumerate(files)
+    ]
+    assert compare.gather(runs)["settings"] == [
+        ("weights", ["one/w.safetensors", "two/w.safetensors", "auto"]),
+        ("lr", ["0.1", "0.100000001", "0.100000002"]),
+    ]
+    assert compare.gather(runs[1:])["settings"][0] == ("weights", ["w.safetensors", "auto"])
+
+
+def test_what_may_be_chance_is_said_so_and_mixed_labels_are_no_plain_loss(tmp_path: Path) -> None:
+    augment = RECIPE["augment"] | {"mixup": 0.2}
+    runs = [a_run(tmp_path / "a", right(80)), a_run(tmp_path / "b", right(81), augment=augment)]
+    page = compare.build(runs, tmp_path / "page.html", "Two").read_text()
+    assert "81.0\u202f%; against a that may be chance." in page
+    assert "Training losses are of different settings here" in page
 
 
 def test_classes_that_moved_most_come_first(tmp_path: Path) -> None:
@@ -211,6 +241,7 @@ def test_points_count_epochs_from_the_start(tmp_path: Path) -> None:
     run = compare.read(folder, "one")
     assert list(compare.points(run, "metrics.jsonl", "accuracy")) == [(0, 0.55), (1, 0.6), (2, 0.7)]
     assert list(compare.points(run, "metrics.jsonl", "valid_loss")) == [(1, 0.5), (2, 0.5)]
+    assert list(compare.points(run, "metrics.jsonl", "train_loss")) == [(0.5, 1.0), (1.5, 0.5)]
     assert list(compare.points(run, "steps.jsonl", "train_loss")) == [(1.25, 0.3)]
     assert (run.seconds, run.speed) == (120.0, 21.0)
     titles = [title for title, _, _ in compare.charts([run])]
@@ -234,10 +265,11 @@ def test_a_run_in_the_making_or_without_epochs_has_dashes(tmp_path: Path) -> Non
     bare.mkdir()
     (bare / "recipe.json").write_text(json.dumps(RECIPE))
     found = compare.gather([made, bare])
-    assert "bare has no result yet: its training ended, or is, before the first one." in found["notes"]
+    assert "bare has no result yet: it ended, or still runs, before its first one." in found["notes"]
     assert (found["first"].name, found["best"]) == ("made", False)
     page = compare.build([made, bare], tmp_path / "page.html", "Two").read_text()
     assert page.count("<img") == 3
+    assert "Classes that moved" not in page, "there is nothing to move from"
     for run in (made, bare):
         for name in ("metrics.jsonl", "times.jsonl"):
             (run / name).unlink(missing_ok=True)
@@ -257,7 +289,7 @@ def test_the_page_says_what_it_is_told_first(tmp_path: Path) -> None:
     table = Group("Trials", columns=("trial", "lr"), rows=(("0", "0.1"),))
     page = compare.build(runs, tmp_path / "page.html", "A <title>", ["Before & after.", table]).read_text()
     assert page.index("Before &amp; after.") < page.index("<h3>Trials</h3>") < page.index("What each reached")
-    assert '<td data-label="lr">0.1</td>' in page
+    assert '<td role="cell" data-label="lr">0.1</td>' in page
     assert "<b>" not in page.replace("<b></b>", "")
     assert "http" not in page.replace("http-equiv", "")
 
@@ -268,14 +300,12 @@ def test_the_page_says_what_it_is_told_first(tmp_path: Path) -> None:
         ("one", "name two run folders or more: greyhound compare RUN RUN --out compare.html"),
         ("one one/../one", "one is named twice; expected different runs"),
         ("one nowhere", "nowhere has no recipe.json; expected a run folder, as made by: greyhound train fast --pack PACK --out nowhere"),
-        ("one torn", "torn/predictions.csv cannot be read (no column 'path'); delete it, then: greyhound eval"),
         ("one two --out one", "one cannot be written (Is a directory)"),
     ],
 )  # fmt: skip
 def test_refusals(words: str, says: str, here: Here, tmp_path: Path) -> None:
-    for name in ("one", "two", "torn"):
+    for name in ("one", "two"):
         a_run(tmp_path / name, right(80))
-    (tmp_path / "torn" / "predictions.csv").write_text("file,class\n1.jpg,a\n")
     assert here("compare.py", *words.split()).error.strip() == says
     assert not list(tmp_path.glob("*.html"))
 

@@ -74,7 +74,9 @@ def test_what_each_image_got_is_what_was_counted(run: Path, colour_pack: Pack) -
     assert [row["path"] for row in rows] == [colour_pack.image_path(row) for row in ids]
     places = [[NAMES.index(row[name]) for row in rows] for name in ("true", "predicted")]
     assert places[0] == colour_pack.labels[ids].tolist()
-    assert metrics.count_confusions(*map(np.array, places), 3)["confusion"] == result["confusion"]
+    assert metrics.count_confusions(np.array(places[0]), np.array(places[1]), 3) == {
+        "confusion": result["confusion"]
+    }
     assert result["predictions_sha256"] == hashlib.sha256((run / "predictions.csv").read_bytes()).hexdigest()
     losses = [float(row["loss"]) for row in rows]
     assert np.mean(losses) == pytest.approx(result["cross_entropy"], abs=1e-6)

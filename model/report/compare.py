@@ -1,13 +1,15 @@
 """One page about several runs: what each reached, what differs, their curves, and where they disagree.
 
 Before it: run folders, by train and eval. After it: a reader with a browser. A difference counts only where
-chance would make one as large less often than once in 20 tables (Bonferroni): by McNemar's exact test where
-both runs named the same images, else where the two 95 % intervals do not overlap.
+chance would make one as large less often than once in 20 tables (Bonferroni), by McNemar's exact test, where
+both runs named the same images; else where the two 95 % intervals do not overlap, of any number of runs.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +21,10 @@ from typing import Any, Final, NamedTuple
 
 from greyhound.model.metrics import mcnemar, wilson
 from greyhound.model.report import report
-from greyhound.model.report.charts import data_uri
+from greyhound.model.report.charts import END, MIDDLE, data_uri
 from greyhound.model.report.figures import OVERLAID, curves
 from greyhound.model.report.report import Group, Row
-from greyhound.model.report.stages import Stage
+from greyhound.model.report.stages import Stage, stages
 from greyhound.model.report.text import finite, scalar
 from greyhound.model.run import (
     EVALUATION,
@@ -44,6 +46,8 @@ CLASSES: Final = 60
 PATHS: Final = 10
 """Images listed of those that one run alone names right."""
 NOT_COMPARED: Final = ("note", "date")
+ABSENT: Final = "–"
+"""Of a setting that a run does not have."""
 
 
 class Score(NamedTuple):
@@ -136,6 +140,7 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
     return {
         "runs": runs,
         "first": ranked[0] if ranked else None,
+        "comparable": len({run.digest for run in runs}) == 1,
         "best": len(against) == len(runs) - 1 > 0 and all(each.beyond for each in against.values()),
         "against": against,
         "measure": "test" if on_test else "validation",
@@ -171,9 +176,9 @@ def read(folder: Path, name: str) -> Compared:
     found = {file: report.read(folder, file) for file in (RECIPE, PACK, VERSIONS, PROBE, SWA, EVALUATION)}
     report.require_recipe(folder, found[RECIPE])
     rows = {file: report.read(folder, file) or [] for file in (METRICS, TIMES, STEPS)}
-    stages = report.reached(folder)
-    kept = next((stage for stage in stages if stage.best), None)
-    evaluation = report.with_age(folder, found[EVALUATION], stages) or {}
+    reached = stages(found[PROBE], rows[METRICS], found[SWA], report.selects(found[RECIPE]))
+    kept = next((stage for stage in reached if stage.best), None)
+    evaluation = report.with_age(folder, found[EVALUATION], reached) or {}
     tested = None if evaluation.get("outdated") else score(evaluation)
     return Compared(
         name,
@@ -181,25 +186,25 @@ def read(folder: Path, name: str) -> Compared:
         kept,
         tested,
         score(kept.result) if kept else None,
-        read_predictions(folder / PREDICTIONS, tested) if tested else {},
+        read_predictions(folder / PREDICTIONS, evaluation.get("predictions_sha256")) if tested else {},
     )
 
 
-def read_predictions(path: Path, tested: Score) -> dict[str, tuple[str, str]]:
+def read_predictions(path: Path, digest: str | None) -> dict[str, tuple[str, str]]:
     """The true class and the predicted one of each test image by its path. Raises RunError.
 
-    Empty without a file, or where it is of another test.
+    digest: the file's SHA-256, by eval.json. Empty without a file, or where it is of another test.
     """
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            named = {row["path"]: (row["true"], row["predicted"]) for row in csv.DictReader(file)}
+        content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (OSError, KeyError, csv.Error) as error:
-        found = f"no column {error}" if isinstance(error, KeyError) else error
-        raise RunError(f"{path} cannot be read ({found}); delete it, then: greyhound eval") from None
-    right = sum(true == predicted for true, predicted in named.values())
-    return named if len(named) == tested.n and math.isclose(right, tested.accuracy * tested.n) else {}
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error}); delete it, then: greyhound eval") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        return {}
+    rows = csv.DictReader(io.StringIO(content.decode(errors="surrogateescape"), newline=""))
+    return {row["path"]: (row["true"], row["predicted"]) for row in rows}
 
 
 def score(row: Row) -> Score | None:
@@ -240,7 +245,7 @@ def notes(runs: Sequence[Compared]) -> Iterator[str]:
         yield f"The tests looked at {' or '.join(map(str, sorted(crops, key=str)))} crops of each image."
     for run in runs:
         if not run.kept:
-            yield f"{run.name} has no result yet: its training ended, or is, before the first one."
+            yield f"{run.name} has no result yet: it ended, or still runs, before its first one."
         elif run.content[EVALUATION] and not run.tested:
             yield f"The test of {run.name} is of other weights than it has now, and is left out."
     for one, other in combinations(runs, 2):
@@ -262,9 +267,20 @@ def settings(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     found = []
     for columns in (recipes, packs, [run.content[VERSIONS] for run in runs]):
         for key in dict.fromkeys(key for column in columns for key in column if key not in NOT_COMPARED):
-            values = [scalar(column[key]) if key in column else "–" for column in columns]
-            found += [(key, values)] if len(set(values)) > 1 else []
+            values = [column.get(key, ABSENT) for column in columns]
+            if any(value != values[0] for value in values):
+                found.append((key, told_apart(values)))
     return found
+
+
+def told_apart(values: Sequence[Any]) -> list[str]:
+    """Values as short texts; longer ones where two that differ have the same."""
+    found = [value if value is ABSENT else scalar(value) for value in values]
+    if len(set(found)) == sum(value not in values[:place] for place, value in enumerate(values)):
+        return found
+    paths = [value for value in values if isinstance(value, str) and Path(value).is_absolute()]
+    above = os.path.commonpath(paths) if paths else ""
+    return [os.path.relpath(value, above) if value in paths else str(value) for value in values]
 
 
 def flat(content: Row, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -295,23 +311,24 @@ def charts(runs: Sequence[Compared]) -> Iterator[tuple[str, str, str]]:
 
 
 def points(run: Compared, file: str, key: str) -> Iterator[tuple[float, float]]:
-    """A run's values over the epochs trained; NaN where one is not finite."""
+    """A run's values over the epochs trained, as the report has them; NaN where one is not finite."""
     if file == METRICS and finite(run.content[PROBE].get(key)):
         yield 0, run.content[PROBE][key]
     images = (run.content[PACK].get("splits") or {}).get("train") or math.inf
     for row in run.content[file]:
-        done = 1 if file == METRICS else row.get("images", 0) / images
+        at = MIDDLE if key == "train_loss" else END
+        done = at if file == METRICS else row.get("images", 0) / images
         yield row.get("epoch", 0) + done, row[key] if finite(row.get(key)) else math.nan
 
 
 def moved(runs: Sequence[Compared]) -> list[tuple[str, int, list[Score], bool]]:
     """The classes that all tests have: name, images, each run's score, and whether the difference between the
-    highest and the lowest is beyond chance. The largest differences first.
+    highest and the lowest is beyond chance. The largest differences first; none of fewer than two tests.
     """
     tested = [run for run in runs if run.tested]
-    common = (
-        [name for name in tested[0].classes if all(name in run.classes for run in tested)] if tested else []
-    )
+    if len(tested) < 2:
+        return []
+    common = [name for name in tested[0].classes if all(name in run.classes for run in tested)]
     tests = len(common) * math.comb(len(tested), 2)
     found = []
     for name in common:

@@ -248,7 +248,7 @@ def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float]) -> None:
     _frame(axes)
 
 
-def _frame(axes: Axes, across: str = "epoch", up: str = "") -> None:
+def _frame(axes: Axes, across: str = "epochs done", up: str = "") -> None:
     """A light frame of two sides, on a light grid, and what the axes are."""
     axes.set_xlabel(across, fontsize=9, color=MUTED, family=_FONT)
     axes.set_ylabel(up, fontsize=9, color=MUTED, family=_FONT)

@@ -25,10 +25,18 @@ from PIL import Image
 
 from greyhound.cache.files import replacing
 from greyhound.model.metrics import PAIRS, confused, confused_pairs
-from greyhound.model.network import imagenet_names, spell
-from greyhound.model.report.charts import charts, data_uri, diagram
+from greyhound.model.network import in_imagenet
+from greyhound.model.report.charts import data_uri, describe_labels, draw_charts, draw_diagram
 from greyhound.model.report.figures import DRAWN
-from greyhound.model.report.stages import AVERAGE, Stage, say_stages, spent, stages, with_interval
+from greyhound.model.report.stages import (
+    AVERAGE,
+    Stage,
+    say_stages,
+    say_stopped,
+    spent,
+    stages,
+    with_interval,
+)
 from greyhound.model.report.text import (
     bare,
     clock,
@@ -57,6 +65,7 @@ from greyhound.model.run import (
     STEPS,
     SWA,
     TIMES,
+    VALIDATION,
     VERSIONS,
     Run,
     RunError,
@@ -107,23 +116,21 @@ def write_page(template: str, content: Row, path: Path) -> Path:
 
 def gather(run: Path) -> dict[str, Any]:
     """Everything that the page shows, by the names that the template uses. Raises RunError."""
-    recipe, pack, evaluation, swa = (read(run, name) for name in (RECIPE, PACK, EVALUATION, SWA))
+    recipe, pack, swa, probe, versions = (read(run, name) for name in (RECIPE, PACK, SWA, PROBE, VERSIONS))
     require_recipe(run, recipe)
-    metrics = read_epochs(run)
-    probe, versions, steps = read(run, PROBE), read(run, VERSIONS), read(run, STEPS) or []
-    found = reached(run)
+    metrics, steps, select = read_epochs(run), read(run, STEPS) or [], selects(recipe)
+    planned = sum(phase.get("epochs") or 0 for phase in recipe.get("phases") or [])
+    found = stages(probe, metrics, swa, select)
+    shows = VALIDATION if is_untested(pack) else EVALUATION
+    beside = [path.name for path in sorted(run.glob("eval-*.json")) if path.name != shows]
     evaluation, saliency, *others = (
-        with_age(run, content, found)
-        for content in (
-            evaluation,
-            read(run, SALIENCY),
-            *(read(run, path.name) for path in sorted(run.glob("eval-*.json"))),
-        )
+        with_age(run, read(run, name), found) for name in (shows, SALIENCY, *beside)
     )
     script = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
     shown = Path(run.name) if run.is_absolute() else run
     mistakes = of_evaluation(read(run, MISTAKES), evaluation or {})
-    smoothed, images = recipe.get("label_smoothing") != 0, ((pack or {}).get("splits") or {}).get("train")
+    images, labels = ((pack or {}).get("splits") or {}).get("train"), describe_labels(recipe)
+    suffix = "-val" if shows == VALIDATION else ""
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -134,17 +141,20 @@ def gather(run: Path) -> dict[str, Any]:
         "excluded": by_reason(pack or {}),
         "corrupt": {"replaced": [], "left_out": []} | (read(run, CORRUPT) or {}),
         "metrics": metrics,
-        "planned": sum(phase.get("epochs") or 0 for phase in recipe.get("phases") or []),
+        "planned": planned,
         "idle": sum(row["weights_changed"] < 0.5 for row in metrics if finite(row.get("weights_changed"))),
-        "charts": charts(metrics, smoothed, steps, images),
+        "charts": draw_charts(metrics, labels, steps, images),
+        "labels": labels,
         "spent": spent(probe or {}, metrics, swa or {}),
         "probe": probe,
         "stages": found,
-        "stopped": say_stopped(run),
+        "stopped": say_stopped(metrics, recipe.get("patience") or 0, planned, select),
         "kept": with_interval(found),
-        "brought": say_stages(found, recipe.get("select", "accuracy")),
+        "brought": say_stages(found, select),
+        "select": select,
         "swa": swa,
         "evaluation": evaluation,
+        "suffix": suffix,
         "saliency": saliency,
         "others": others,
         "mistakes": mistakes,
@@ -153,7 +163,9 @@ def gather(run: Path) -> dict[str, Any]:
         "confusions": confusions(evaluation or {}, mistakes or {}),
         "diagrams": diagrams(evaluation or {}),
         "imagenet": [name for name in (pack or {}).get("classes") or [] if is_imagenet(recipe, name)],
-        "pictures": {name: picture(run / name) for name in PICTURES},
+        "pictures": {
+            name: picture(run / name.replace("confusion", f"confusion{suffix}")) for name in PICTURES
+        },
         "commands": {name: command(shown, name, recipe, pack) for name in (*SCHEMAS, *PICTURES, LABELS)},
         "script": script,
         "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -184,8 +196,7 @@ def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
     """The command line that makes one file of the run folder."""
     folder, pack = shlex.quote(str(run)), pack or {}
     if name.startswith(("eval", "confusion", "mistakes")):
-        untested = (pack.get("splits") or {}).get("test") == 0
-        return f"greyhound eval --run {folder}" + " --split val" * untested
+        return f"greyhound eval --run {folder}" + " --split val" * is_untested(pack)
     if name == LABELS:
         return f"greyhound review --run {folder} --out {LABELS}"
     if name.startswith("saliency"):
@@ -252,17 +263,6 @@ def by_reason(pack: Row) -> list[tuple[str, int, list[Row]]]:
     return [(reason, count, images.get(reason, [])) for reason, count in counts.most_common()]
 
 
-def say_stopped(run: Path) -> str:
-    """That a run ended before its last epoch, and why; empty where it did not. Raises RunError."""
-    recipe, last = read(run, RECIPE) or {}, [{}, *(read(run, METRICS) or [])][-1]
-    patience, bad = recipe.get("patience") or 0, last.get("bad_epochs") or 0
-    done, epochs = last.get("epoch", 0) + 1, sum(phase["epochs"] for phase in recipe.get("phases") or [])
-    if not (0 < patience <= bad and done < epochs):
-        return ""
-    name = "accuracy" if recipe.get("select") == "accuracy" else "cross entropy"
-    return f"stopped after {done} of {epochs} epochs: {bad} in a row without a better validation {name}"
-
-
 def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage]) -> dict[str, Any] | None:
     """What was measured, and whether that is `outdated`: the same command would take other weights now."""
     if not measured:
@@ -276,12 +276,22 @@ def with_age(run: Path, measured: dict[str, Any] | None, reached: Sequence[Stage
 def reached(run: Path) -> list[Stage]:
     """What the stages of a run reached so far. Raises RunError."""
     recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
-    return stages(probe, read_epochs(run), swa, (recipe or {}).get("select", "accuracy"))
+    return stages(probe, read_epochs(run), swa, selects(recipe or {}))
+
+
+def selects(recipe: Row) -> str:
+    """What a recipe chooses its weights by."""
+    return str(recipe.get("select", "accuracy"))
+
+
+def is_untested(pack: Row | None) -> bool:
+    """Whether a pack has no test images, so that the page shows the validation images."""
+    return ((pack or {}).get("splits") or {}).get("test") == 0
 
 
 def is_imagenet(recipe: Row, name: str) -> bool:
     """Whether a network that starts from ImageNet's weights has seen a class of that name with them."""
-    return "ImageNet" in (recipe.get("note") or "") and spell(name) in imagenet_names()
+    return "ImageNet" in (recipe.get("note") or "") and in_imagenet(name)
 
 
 def of_evaluation(mistakes: Row | None, evaluation: Row) -> Row | None:
@@ -308,7 +318,7 @@ def diagrams(evaluation: Row) -> list[tuple[str, Row, str]]:
     sides = {"at temperature 1": fit.get("before")}
     if not fit.get("why"):
         sides[f"at temperature {number(fit.get('temperature'), 2)}"] = fit.get("after")
-    return [(name, side, drawn) for name, side in sides.items() if side and (drawn := diagram(side))]
+    return [(name, side, drawn) for name, side in sides.items() if side and (drawn := draw_diagram(side))]
 
 
 def worst_first(classes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

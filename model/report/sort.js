@@ -10,7 +10,7 @@ for (const table of document.querySelectorAll(".sortable table")) {
     return Number.isNaN(left) - Number.isNaN(right) || sign * (left - right) || 0;
   };
   heads.forEach((head, at) => {
-    if (!head.textContent.trim()) return;
+    if (head.classList.contains("left")) return;  // bars
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);

@@ -67,16 +67,28 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
 
 
 def say_stages(reached: Sequence[Stage], select: str) -> str:
-    """What each stage reached, and which is kept; empty where there is one."""
+    """What each stage reached, and which is kept; empty where there is one, or no number."""
     if len(reached) < 2:
         return ""
     name, key = ("accuracy",) * 2 if select == "accuracy" else ("cross entropy", "valid_loss")
     values = ((stage.result.get(key), stage.after) for stage in reached)
     came = ", ".join(f"{value:.4g} after {after}" for value, after in values if finite(value))
+    if not came:
+        return ""
     kept = next(stage.after for stage in reached if stage.best)
     tuned = "fine-tuning" if reached[0].after == ALONE else "training"
     what = "fine-tuning brought nothing" if kept == ALONE else tuned
     return f"{what}: validation {name} {came}; the weights after {kept} are kept"
+
+
+def say_stopped(metrics: Rows, patience: int, planned: int, select: str) -> str:
+    """That a run ended before the last of its `planned` epochs, and why; empty where it did not."""
+    last = metrics[-1] if metrics else {}
+    done, bad = (last.get("epoch") or 0) + 1, last.get("bad_epochs") or 0
+    if not (0 < patience <= bad and done < planned):
+        return ""
+    name = "accuracy" if select == "accuracy" else "cross entropy"
+    return f"stopped after {done} of {planned} epochs: {bad} in a row without a better validation {name}"
 
 
 def with_interval(reached: Sequence[Stage]) -> Row | None:

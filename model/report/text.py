@@ -13,13 +13,16 @@ from typing import Final, TypeGuard
 
 from rich import filesize
 
-_FOLDERS: Final = re.compile(r"(?<![\w.~:/-])/(?:[^/\s'\"]+/)+")
-"""The folders of an absolute path within a text."""
+_FOLDERS: Final = re.compile(r"(?<![\w.~:/-])/(?:(?:[^/\s'\"]+|[^/\s'\".,;:][^/'\".,;:]*[^/\s'\".,;:])/)+")
+"""The folders of an absolute path within a text. A folder's name may have blanks, if no other marks."""
 
 
 def percent(value: object, unit: str = "\N{NARROW NO-BREAK SPACE}%") -> str:
     """A share as "93.1 %", or without the unit; a dash where there is none."""
-    return f"{100 * value:.1f}{unit}" if finite(value) else "–"
+    if not finite(value):
+        return "–"
+    digits = 4 if 0.9995 <= value < 0.9999995 else 1  # a mistake in 5,000 is not none
+    return f"{100 * value:.{digits}f}{unit}"
 
 
 def share(value: object) -> str:
