@@ -7,7 +7,7 @@ The test images of the pack stay out of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +19,9 @@ from greyhound.cache.machine import alone
 from greyhound.model import metrics
 from greyhound.model.report import compare
 from greyhound.model.run import FOLDS, Run, RunError
-from greyhound.model.run_lock import refuse_other_content
 from greyhound.recipe import TrainOptions
 from greyhound.session import open_pack
-from greyhound.several import Train, train_into
+from greyhound.several import Train, begun, train_into
 
 PAGE: Final = "folds.html"
 SHARED: Final = "folds share training images, so the spread over folds is no standard error"
@@ -39,22 +38,21 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     if asked.pack is None:
         raise RunError("--folds needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
     folders = [asked.out / f"fold-{index}" for index in range(count)]
-    if not asked.resume:
-        if any(folder.exists() for folder in folders):
-            raise RunError(f"{asked.out} holds folds already; name another folder, or go on: --resume")
-        refuse_other_content(asked.out)
     pack = open_pack(asked.pack, asked.resources, Fold(0, count, seed))
     if not (pack.families >= 0).any():
-        kept = "keeps no groups and no twins: it has none, or it was packed before packs kept them"
-        note(f"{pack.path} {kept}; where there are some, pack the images again")
-    results = []
-    for index, folder in enumerate(folders):
-        print(f"fold {index} of {count}", flush=True)
-        options = replace(asked, folds=0, fold=Fold(index, count, seed))
-        results.append(train_into(train, options, stop, folder, asked.recipe).result)
-    found = summary(results)
-    run.write(FOLDS, {"folds": count, "seed": seed, "pack": pack.header.digest, **found})
-    conclude(folders, found)
+        kept = "keeps no groups and no twins: it has none, or it is old, or --val 0 --test 0 sought none"
+        note(f"{pack.path} {kept}; where there are some, pack again, with --val 0.1 for example")
+    described = {"folds": count, "pack": pack.header.digest, "recipe": asdict(asked.recipe)}
+    with begun(run, FOLDS, described, asked.resume) as content:
+        run.write(FOLDS, content)
+        results = []
+        for index, folder in enumerate(folders):
+            print(f"fold {index} of {count}", flush=True)
+            options = replace(asked, folds=0, fold=Fold(index, count, seed))
+            results.append(train_into(train, options, stop, folder, asked.recipe).result)
+        found = summary(results)
+        run.write(FOLDS, content | found)
+        conclude(folders, found)
     return 0
 
 

@@ -26,7 +26,7 @@ from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.dry_run import check_input_size
 from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm, normalisation, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
-from greyhound.model.run import PACK, THREADS, Run, RunError, versions
+from greyhound.model.run import PACK, THREADS, RecipeError, Run, RunError, versions
 from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.model.step import Loss, image_weights, smoothed_cross_entropy, validate, weighted
 from greyhound.pipelines.engine import Resources
@@ -151,7 +151,7 @@ def open_own_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
 def fold_of(run: Run) -> Fold | None:
     """The fold that a run was trained on; None where its pack was taken as it is. Raises RunError."""
     found = run.read(PACK).get("fold")
-    return from_json(Fold, found, f"{run.folder / PACK}, fold") if found else None
+    return from_json(Fold, found, f"{run.folder / PACK}, fold", partly=True) if found else None
 
 
 def trained_pack_path(run: Run) -> Path:
@@ -195,7 +195,7 @@ def open_state(
             if not grid:
                 GridFeatures(network, recipe.probe_grids)  # refuses a network that gives no stages
     except ValueError as error:
-        raise RunError(str(error)) from None
+        raise RecipeError(str(error)) from None
     check_input_size(network, recipe.network, recipe.augment.size, recipe.bf16)
     return TrainState(network=network, optimizer=open_optimizer(recipe, network), since=started)
 

@@ -5,20 +5,41 @@ Before it: train, which hands itself over. After it: sweep, and whatever else tr
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from greyhound.cache.cli import Stop, Stopped
 from greyhound.model.report import report
-from greyhound.model.report.stages import Stage
-from greyhound.model.run import RECIPE
+from greyhound.model.report.stages import Stage, kept
+from greyhound.model.resume import differences
+from greyhound.model.run import RECIPE, RecipeError, Run, RunError
+from greyhound.model.run_lock import refuse_other_content, run_lock
 from greyhound.recipe import Recipe, TrainOptions
 
 Train: TypeAlias = Callable[[TrainOptions, Stop], int]
 """`train.train`, as one of several."""
+
+
+@contextmanager
+def begun(run: Run, name: str, asked: Mapping[str, Any], resume: bool) -> Iterator[dict[str, Any]]:
+    """Hold the folder; what its file `name` says, or what was asked for where it is new.
+
+    Raises RunError where it is in use, or of another command: all trainings in it must be of one.
+    """
+    path, described = run.folder / name, dict[str, Any](json.loads(json.dumps(asked)))
+    if not path.exists():
+        refuse_other_content(run.folder)  # before a lock is left there
+    with run_lock(run):
+        then: dict[str, Any] = run.read(name) if path.exists() else described
+        if path.exists() and not resume:
+            raise RunError(f"{path} is there already; name another folder: --out, or go on: --resume")
+        for field, was, now in differences({key: then.get(key) for key in described}, described):
+            raise RunError(f"{path} has {field} = {was}, not {now}; resume with the same command")
+        yield then
 
 
 def train_into(train: Train, options: TrainOptions, stop: Stop, folder: Path, recipe: Recipe) -> Stage:
@@ -28,12 +49,11 @@ def train_into(train: Train, options: TrainOptions, stop: Stop, folder: Path, re
     """
     if stop():
         raise Stopped(f"before {folder.name}")
-    begun = (folder / RECIPE).exists()
-    force = options.force if begun else ()
-    train(replace(options, out=folder, recipe=recipe, resume=begun, force=force, sweep=()), stop)
-    return next(stage for stage in report.reached(folder) if stage.best)
-
-
-def evaluate_command(run: Path, tested: bool) -> str:
-    """The command that tests a run. tested: its pack has test images."""
-    return f"greyhound eval --run {shlex.quote(str(run))} --crops 10{'' if tested else ' --split val'}"
+    resume = (folder / RECIPE).exists()
+    force = options.force if resume else ()
+    train(replace(options, out=folder, recipe=recipe, resume=resume, force=force), stop)
+    if stage := kept(report.reached(folder)):
+        return stage
+    raise RecipeError(
+        f"{folder} reached nothing: its recipe trains nothing; add --epochs 1 or --linear-probe"
+    )

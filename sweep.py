@@ -8,11 +8,11 @@ trials before it alone: a sweep that is resumed goes on as if nothing had happen
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
@@ -22,19 +22,20 @@ from greyhound.cache.cli import Stop, note
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import alone
 from greyhound.cache.options import OptionError, apply, options, read_word
-from greyhound.model.report import compare
+from greyhound.model.network import UnreachableError, WeightsError
+from greyhound.model.report import compare, report
 from greyhound.model.report.report import Group
 from greyhound.model.resume import differences
-from greyhound.model.run import SWEEP, Run, RunError
-from greyhound.model.run_lock import refuse_other_content, run_lock
-from greyhound.model.step import DivergedError
+from greyhound.model.run import EVALUATION, PACK, SWEEP, RecipeError, Run, RunError
 from greyhound.recipe import Recipe, TrainOptions, stretched
-from greyhound.session import open_pack
-from greyhound.several import Train, evaluate_command, train_into
+from greyhound.session import open_device, open_pack, open_versions
+from greyhound.several import Train, begun, train_into
 
 PAGE: Final = "sweep.html"
 DECADE: Final = 10
 """From this ratio of its ends on, a range is searched on a logarithmic scale."""
+DRAWS: Final = 2_000
+"""Draws without a new combination; then every one counts as tried."""
 
 Words: TypeAlias = dict[str, str]
 """Fields by the names of their flags, and their values as on a command line."""
@@ -51,7 +52,8 @@ class Field(NamedTuple):
     @property
     def log(self) -> bool:
         """Whether a range is searched on a logarithmic scale."""
-        return bool(self.values[0] > 0 and self.values[1] / self.values[0] >= DECADE)
+        low, high = self.values
+        return bool(low > 0 and high >= DECADE * low * (1 - 1e-9))  # 0.7 / 0.07 is a little below ten
 
     @property
     def size(self) -> float:
@@ -96,11 +98,15 @@ def sweep(asked: TrainOptions, stop: Stop, train: Train) -> int:
     if asked.pack is None:
         raise RunError("a sweep needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
     pack, run = open_pack(asked.pack, asked.resources), Run(asked.out)
+    used = open_versions(*open_device(asked.resources)) | {"optuna": version("optuna")}
+    used = {name: found for name, found in used.items() if name not in ("date", "machine")}
     described = {"recipe": asdict(asked.recipe), "fields": asked.sweep, "pack": pack.header.digest}
-    content = begun(run, json.loads(json.dumps(described)), asked.resume)
-    trials, better = content["trials"], "lower" if by == "loss" else "higher"
-    print(*fields, f"{asked.trials} trials, by validation {by}: {better} is better", sep="\n", flush=True)
-    with run_lock(run):
+    with begun(run, SWEEP, described, asked.resume) as content:
+        trials, better = content.setdefault("trials", []), "lower" if by == "loss" else "higher"
+        others = differences(content.setdefault("versions", used), used)
+        if found := "; ".join(f"{name} {was}, and here is {now}" for name, was, now in others):
+            note(f"the sweep began with {found}; what its trials reached may differ by that")
+        print(*fields, f"{asked.trials} trials, by validation {by}: {better} is better", sep="\n", flush=True)
         for index in range(asked.trials):
             if index == len(trials):
                 words = propose(fields, trials, asked.recipe.seed, by == "loss")
@@ -113,12 +119,12 @@ def sweep(asked: TrainOptions, stop: Stop, train: Train) -> int:
                 print(f"trial {index} of {asked.trials}: {say(trials[index]['parameters'])}", flush=True)
                 trials[index] |= attempt(asked, stop, train, fields, index, trials[index]["parameters"])
                 run.write(SWEEP, content)
-        conclude(run, by, trials, tested=bool(len(pack.ids("test"))))
+        conclude(run, by, trials)
     return 0
 
 
 def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
-    """What `--sweep` names, each value tried out alone. Raises OptionError."""
+    """What `--sweep` names. Raises OptionError, also where no trial could have one of the values."""
     kinds = {each.name: each.kind for each in options(recipe)} | {"lr": float, "epochs": int}
     found: list[Field] = []
     for text in asked:
@@ -127,6 +133,8 @@ def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
             near = [each for each in kinds if each.endswith(f".{name}")] + get_close_matches(name, kinds)
             hint = f"did you mean {near[0]}?" if near else "see greyhound train --help"
             raise OptionError(f"--sweep {text}: expected a field of the recipe, once; {hint}")
+        if name == "select":
+            raise OptionError(f"--sweep {text}: it ranks the trials, so all have the same; expected --select")
         low, dots, high = after.partition("..")
         words = (low, high) if dots else tuple(after.split(","))
         values = tuple(read_value(kinds[name], name, word) for word in words)
@@ -134,11 +142,31 @@ def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
             raise OptionError(f"--sweep {text} is no range; expected numbers LOW..HIGH, or {name}=A,B")
         if len(set(values)) < max(len(values), 2):
             raise OptionError(f"--sweep {text}: expected two different values or more, or LOW..HIGH")
-        field = Field(name, words, values, bool(dots))
-        for word in words:
-            changed(recipe, [field], {name: word})
-        found.append(field)
+        found.append(Field(name, words, values, bool(dots)))
+    for each in found:
+        for word in each.words:
+            try:
+                changed(recipe, [each], {each.name: word})
+            except OptionError:
+                if not any(allowed(recipe, found, words) for words in combinations(found, each.name, word)):
+                    raise
     return found
+
+
+def combinations(fields: Sequence[Field], name: str, word: str) -> Iterator[Words]:
+    """Those of all fields in which one has this word; of a range its ends."""
+    names = [field.name for field in fields]
+    for words in itertools.product(*((word,) if field.name == name else field.words for field in fields)):
+        yield dict(zip(names, words, strict=True))
+
+
+def allowed(recipe: Recipe, fields: Sequence[Field], words: Words) -> bool:
+    """Whether there is such a recipe."""
+    try:
+        changed(recipe, fields, words)
+    except OptionError:
+        return False
+    return True
 
 
 def read_value(kind: Any, name: str, word: str) -> Any:
@@ -165,19 +193,6 @@ def changed(recipe: Recipe, fields: Sequence[Field], words: Words) -> Recipe:
         raise OptionError(f"--sweep {say(words)}: {error}") from None
 
 
-def begun(run: Run, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
-    """What sweep.json holds, or will. Raises RunError where the folder is another sweep's, or in use."""
-    if not (run.folder / SWEEP).exists():
-        refuse_other_content(run.folder)
-        return asked | {"trials": []}
-    if not resume:
-        raise RunError(f"{run.folder} holds a sweep already; name another folder, or go on with it: --resume")
-    then = run.read(SWEEP)
-    for name, was, now in differences({key: then.get(key) for key in asked}, asked):
-        raise RunError(f"{run.folder / SWEEP} has {name} = {was}, not {now}; resume with the same command")
-    return asked | {"trials": then["trials"]}
-
-
 def propose(fields: Sequence[Field], trials: Sequence[Any], seed: int, minimise: bool) -> Words | None:
     """What the next trial tries: new, by TPE (Bergstra et al. 2011). None where nothing new is left."""
     from optuna import create_study, logging, samplers
@@ -188,11 +203,11 @@ def propose(fields: Sequence[Field], trials: Sequence[Any], seed: int, minimise:
     if len(tried) >= math.prod(field.size for field in fields):
         return None
     space = {field.name: field.distribution() for field in fields}
-    for again in itertools.count():
+    for again in range(DRAWS):
         draw = int(np.random.SeedSequence([seed, len(trials), again]).generate_state(1)[0])
         sampler = samplers.RandomSampler(seed=draw) if again else samplers.TPESampler(seed=draw)
         study = create_study(direction="minimize" if minimise else "maximize", sampler=sampler)
-        for trial in trials:
+        for trial in trials if not again else ():
             # Failed ones too, as pruned: TPE takes those for the worst, and stays away from what diverges.
             state = TrialState.COMPLETE if "value" in trial else TrialState.PRUNED
             words = trial["parameters"]
@@ -214,7 +229,9 @@ def attempt(
     try:
         recipe = changed(asked.recipe, fields, words)
         kept = train_into(train, asked, stop, asked.out / name_of(index), recipe)
-    except (DivergedError, OptionError) as error:
+    except UnreachableError:
+        raise
+    except (RecipeError, WeightsError, OptionError) as error:
         note(f"trial {index} failed: {error}")
         return {"state": "failed", "why": str(error)}
     key = "valid_loss" if recipe.select == "loss" else "accuracy"
@@ -231,13 +248,13 @@ def say(words: Words) -> str:
     return ", ".join(f"{name} = {word}" for name, word in words.items())
 
 
-def conclude(run: Run, by: str, trials: Sequence[Any], tested: bool) -> None:
+def conclude(run: Run, by: str, trials: Sequence[Any]) -> None:
     """The page, the best trial first, and what comes next. Raises RunError where all failed."""
     done = [(trial["value"], index) for index, trial in enumerate(trials) if "value" in trial]
     done.sort(key=lambda each: (each[0] if by == "loss" else -each[0], each[1]))
     failed = [index for index, trial in enumerate(trials) if "why" in trial]
     if not done:
-        raise RunError(f"all {len(failed)} trials failed; the last one: {trials[-1]['why']}")
+        raise RunError(f"all {len(failed)} trials failed; the last one: {trials[failed[-1]]['why']}")
     value, best = done[0]
     folder, words = run.folder / name_of(best), trials[best]["parameters"]
     result = f"Best of {len(done)} trials: {folder.name}, {say(words)}; validation {by} {value:.4g}."
@@ -256,6 +273,7 @@ def conclude(run: Run, by: str, trials: Sequence[Any], tested: bool) -> None:
         for trial in [trials[index]]
     )
     table = Group("Trials, the best first", columns=("trial", *words, f"validation {by}"), rows=rows)
-    runs, command = [run.folder / name_of(index) for index in order], evaluate_command(folder, tested)
+    runs = [run.folder / name_of(index) for index in order]
+    command = report.command(folder, EVALUATION, pack=report.read(folder, PACK))
     page = compare.build(runs, run.folder / PAGE, "A sweep", [result, chosen, command, table])
     print(f"{result}\n{chosen}\npage: {page}\nnext: {command}")

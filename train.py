@@ -36,12 +36,11 @@ from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
 from greyhound.model.precision import forward, fuse_conv_bn
 from greyhound.model.report import report, stages
-from greyhound.model.run import AVERAGED, METRICS, PROBE, SWA, Run, RunError
+from greyhound.model.run import AVERAGED, EVALUATION, METRICS, PACK, PROBE, SWA, Run, RunError
 from greyhound.model.state import NEVER, score, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
 from greyhound.session import TrainContext, open_evaluation, open_optimizer
-from greyhound.several import evaluate_command
 
 
 def main(options: TrainOptions) -> int:
@@ -88,7 +87,7 @@ def conclude(context: TrainContext, several: bool) -> None:
         print(f"validation: acc = {kept['accuracy']:.3f} ({metrics.say_interval(kept, classes)})")
     print(f"report: {report.build(folder)}")
     if not several:
-        print(f"next: {evaluate_command(folder, bool(len(context.pack.ids('test'))))}")
+        print(f"next: {report.command(folder, EVALUATION, pack=report.read(folder, PACK))}")
 
 
 def probe(context: TrainContext) -> None:

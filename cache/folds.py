@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from greyhound.cache.errors import UserError
 
@@ -23,6 +23,8 @@ class Fold:
     index: int
     count: int
     seed: int
+    families: str = field(default="", compare=False)
+    """A digest of what belonged together where they were dealt out; "": not known yet."""
 
     def __str__(self) -> str:
         """In a message."""

@@ -165,7 +165,7 @@ def write(
         raise PackError(f"each of the {len(trained)} training images weighs 0; expected one that weighs more")
     header = Header(
         classes=classes,
-        digest=_digest(kept, assigned, options.background),
+        digest=_digest(kept, splits, options.background),
         background=options.background,
         seed=options.seed,
         excluded=tuple(_with_thumbnails(excluded, unseen | beside | unsafe, options.background)),
@@ -367,12 +367,12 @@ def _say_long(kept: Sequence[Kept]) -> list[str]:
     return [f"{long:,} of {len(kept):,} images are longer than 2:1; {cut}"] if 10 * long > len(kept) else []
 
 
-def _digest(kept: Sequence[Kept], assigned: Assigned, background: str) -> str:
+def _digest(kept: Sequence[Kept], splits: Sequence[str], background: str) -> str:
+    """Of what a training sees. Families are left out: a fold, which needs them, has a digest of its own."""
     digest = hashlib.sha256()
-    for (source, info), split, family in zip(kept, assigned.splits, assigned.families, strict=True):
+    for (source, info), split in zip(kept, splits, strict=True):
         weight = f"\0{source.weight}" if source.weight != 1 else ""
-        kin = f"\0family {family}" if family >= 0 else ""
-        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}{weight}{kin}\n".encode())
+        digest.update(f"{source.path}\0{source.label}\0{split}\0{info.sha256}{weight}\n".encode())
     if background != WHITE and any(info.transparent for _, info in kept):
         digest.update(background.encode())
     return digest.hexdigest()

@@ -103,12 +103,10 @@ def assign(
     given = [said.get(path, source.split) for path, (source, _) in zip(paths, kept, strict=True)]
     groups, notes = _groups([source for source, _ in kept], asked)
     shares = {"test": asked.test, "val": asked.val}
-    families = _families(kept, groups, asked.background)
-    numbers = _numbers(families, len(kept))
     if drawn := not any(given):
         how = f"drawn by seed {asked.seed}: {asked.val:g} of each class for val, {asked.test:g} for test"
         if not any(shares.values()):
-            return Assigned(["train"] * len(kept), numbers, how, tuple(notes))
+            return Assigned(["train"] * len(kept), [-1] * len(kept), how, tuple(notes))
     else:
         given = [split or "train" for split in given]
         _check_shared(given, [classes[source.label] for source, _ in kept])
@@ -118,6 +116,7 @@ def assign(
         how += (
             f"; val is {asked.val:g} of each class, drawn from train by seed {asked.seed}" if shares else ""
         )
+    families = _families(kept, groups, asked.background)
     stratified = _Stratified(kept, given, families, bool(any(groups)), asked.seed)
     splits = stratified(shares)
     if any(groups):
@@ -129,7 +128,7 @@ def assign(
     missing = dict(_missing(splits, classes, stratified, shares))
     notes += [f"{split} has {text}" for split, text in missing.items()]
     empty = {split: text for split, text in missing.items() if split not in splits}
-    return Assigned(splits, numbers, how, tuple(notes), empty)
+    return Assigned(splits, _numbers(families, len(kept)), how, tuple(notes), empty)
 
 
 def _check_shared(splits: Sequence[str], names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Before it: a pack file, or the shards of one, that `pack` wrote. After it: `pipe
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import zlib
@@ -73,7 +74,7 @@ class Pack:
         self._checked = np.zeros(self._firsts[-1], dtype=np.int64)
         self.labels: NDArray[np.int32] = self._column("label")
         self._splits: NDArray[np.int8] = self._column("split")
-        self.fold = fold
+        self.fold: Fold | None = None
         if fold:
             self._take(fold)
 
@@ -84,6 +85,11 @@ class Pack:
     def _take(self, fold: Fold) -> None:
         """Validate the images of one fold, and train on those of the others. Raises UserError, PackError."""
         rows = np.flatnonzero(self._splits != SPLITS.index("test"))
+        families = hashlib.sha256(self.families.tobytes()).hexdigest()
+        if fold.families not in ("", families):
+            found = f"{self.path} has other groups or twins than when {fold} was trained"
+            raise PackError(f"{found}; give it the pack of then, or train into another folder")
+        self.fold = replace(fold, families=families)
         dealt = deal(
             self.labels[rows].tolist(),
             self.families[rows].tolist(),

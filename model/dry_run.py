@@ -19,7 +19,7 @@ from torch import nn
 from greyhound.model.network import eval_mode, preserve_state, set_train_mode
 from greyhound.model.precision import forward
 from greyhound.model.report.text import duration
-from greyhound.model.run import RunError
+from greyhound.model.run import RecipeError
 
 _COPIES: Final = 4
 """Of every parameter: itself, its gradient, its momentum, and what it was when the epoch began."""
@@ -30,13 +30,13 @@ _SAID: Final = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 @contextmanager
 def refusing_out_of_memory(size: str, remedy: str) -> Iterator[None]:
-    """Raise RunError where the block runs out of memory. size: at what; remedy: what to lower."""
+    """Raise RecipeError where the block runs out of memory. size: at what; remedy: what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _SAID):
             raise
-        raise RunError(f"out of memory at {size}; {remedy}") from None
+        raise RecipeError(f"out of memory at {size}; {remedy}") from None
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ _CARD: Final = 8e9
 
 @torch.no_grad()
 def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> None:
-    """Refuse a size that the network does not take: pass one image `[1, 3, size, size]`. Raises RunError."""
+    """Refuse a size that the network does not take: pass one `[1, 3, size, size]`. Raises RecipeError."""
     device = next(network.parameters()).device
     try:
         with eval_mode(network):
@@ -113,19 +113,19 @@ def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> No
     except Exception as error:  # networks have errors of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         found = f"{name} does not take an image of {size} px ({reason})"
-        raise RunError(f"{found}; choose another --size or --network") from None
+        raise RecipeError(f"{found}; choose another --size or --network") from None
 
 
 @torch.no_grad()
 def check_single_image(network: nn.Module, size: int, bf16: bool) -> None:
-    """Refuse steps of one image where BatchNorm then sees one value a channel. Raises RunError."""
+    """Refuse steps of one image where BatchNorm then sees one value a channel. Raises RecipeError."""
     image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
     try:
         with eval_mode(network), preserve_state(network):
             forward(network.train(), image, bf16)
     except ValueError:
         needed = f"at {size} px BatchNorm needs two images a step, and each process gets one"
-        raise RunError(f"{needed}; raise --batch-size, or add --freeze-bn") from None
+        raise RecipeError(f"{needed}; raise --batch-size, or add --freeze-bn") from None
 
 
 def estimate(

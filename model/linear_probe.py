@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from greyhound.model.network import Linear, eval_mode
 from greyhound.model.precision import exact_products, forward
-from greyhound.model.run import RunError
+from greyhound.model.run import RecipeError
 
 Rows: TypeAlias = torch.Tensor
 """Float `[n, D]`: what the head sees of n images."""
@@ -104,13 +104,13 @@ def solve(
     fitting and in choosing; their mean is 1, and an image of weight 0 is left out. The features are
     standardised for the penalty, and the head takes them as they are. A class without images gets a constant
     logit below all others. Raises
-    ValueError if the labels are not of two classes or more in 0..K-1, RunError if a feature is not finite.
+    ValueError if the labels are not of two classes or more in 0..K-1, RecipeError if a feature is not finite.
     """
     _check(labels, classes)
     if not features.isfinite().all():
         wrong = ids[~features.isfinite().all(1).cpu()].tolist()
         what = f"the features of {len(wrong)} images are not finite, of row {wrong[0]} for one"
-        raise RunError(f"{what}; add --precision fp32, or choose another --network or --weights")
+        raise RecipeError(f"{what}; add --precision fp32, or choose another --network or --weights")
     order = ids.argsort().to(labels.device)
     if weights is not None:
         weights = weights.to(features.device)

@@ -57,6 +57,10 @@ class WeightsError(UserError):
     """The network cannot be built, or its weights not be had; the message is one line for the user."""
 
 
+class UnreachableError(WeightsError):
+    """The weights could not be fetched now."""
+
+
 class GridFeatures(nn.Module):
     """The features that a head sees of images `[B, 3, S, S]`: `[B, D]`.
 
@@ -305,11 +309,11 @@ def _download(name: str, package: str | None) -> StateDict:
     if not described.has_weights:
         raise WeightsError(f"timm has no pretrained weights for {name}; give --weights a path, or none")
     if described.hf_hub_id and not _hub_answers(described.hf_hub_id, described.hf_hub_filename):
-        raise WeightsError(_no_way(name, package, "timm's hub cannot be reached"))
+        raise UnreachableError(_no_way(name, package, "timm's hub cannot be reached"))
     try:
         network = timm.create_model(name, pretrained=True)
     except Exception as error:  # every library on the way to the hub has errors of its own
-        raise WeightsError(_no_way(name, package, f"timm's hub failed: {_one_line(error)}")) from None
+        raise UnreachableError(_no_way(name, package, f"timm's hub failed: {_one_line(error)}")) from None
     state: StateDict = network.state_dict()
     return state
 

@@ -196,6 +196,10 @@ class RunError(UserError):
     """The run folder is not what was expected; the message is one line for the user."""
 
 
+class RecipeError(RunError):
+    """The recipe cannot be trained on this pack and this machine; another one can."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from greyhound.model import distributed
 from greyhound.model.precision import forward
-from greyhound.model.run import RunError
+from greyhound.model.run import RecipeError
 
 Pairs: TypeAlias = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images `[B, 3, S, S]` and labels int64 `[B]`, on the network's device."""
@@ -137,7 +137,7 @@ def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
 LOWER_RATES: Final = "train into another folder at a lower --lr"
 
 
-class DivergedError(RunError):
+class DivergedError(RecipeError):
     """The loss or a gradient is not finite."""
 
 

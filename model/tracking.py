@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from greyhound.cache.errors import UserError
 from greyhound.model.metrics import confused
+from greyhound.model.report import stages
 from greyhound.model.report.report import PICTURES, REPORT, reached
 from greyhound.model.run import (
     EVALUATION,
@@ -260,7 +261,7 @@ def tables(evaluation: Mapping[str, Any]) -> dict[str, Table]:
 def summary(run: Run) -> dict[str, dict[str, Any]]:
     """What the kept weights reached, and after which stage; accuracy on the test split, with its interval."""
     kept: dict[str, Any] = {}
-    for stage in (stage for stage in reached(run.folder) if stage.best):
+    if stage := stages.kept(reached(run.folder)):
         kept = {"loss": stage.result.get("valid_loss"), "accuracy": stage.result.get("accuracy")}
         kept["after"] = stage.after
     test: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, features
 from runs import Patch
 
 from greyhound.cache import pack as module
+from greyhound.cache import split as splitting
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import NO_LABEL, Sample, find_file, find_labelled, find_unlabelled
 from greyhound.cache.machine import has_dali
@@ -230,8 +231,8 @@ def near_twins(images: int, families: int, label: int = 0) -> list[tuple[Sample,
     return made
 
 
-def test_near_twins_stay_together() -> None:
-    """A family that no split has room for is for training; they are found where nothing is split, too."""
+def test_near_twins_stay_together(monkeypatch: Patch) -> None:
+    """A family that no split has room for is for training; where there is nothing to split, none are sought."""
     kept = near_twins(90, 30)
     for seed in range(5):
         splits = assign_splits(kept, Options(0.2, 0.3, seed))
@@ -241,6 +242,7 @@ def test_near_twins_stay_together() -> None:
     splits = assign_splits(near_twins(30, 1) + near_twins(20, 20, label=1), Options(0.1, 0.2))
     assert count(splits[:30]) == (30, 0, 0)
     assert count(splits[30:]) == (14, 2, 4)
+    monkeypatch.setattr(splitting, "find_twins", lambda *_: pytest.fail("twins were sought"))
     assert assign_splits(near_twins(4, 2), Options(0, 0)) == ["train"] * 4
 
 

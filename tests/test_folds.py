@@ -13,15 +13,16 @@ import pytest
 from runs import FULL, NAMES, ONE_THREAD, Capture, Here, Patch, never, tinted, tiny_job
 
 from greyhound import begin, train
-from greyhound.cache.cli import Stopped
+from greyhound.cache.cli import Stop, Stopped
 from greyhound.cache.errors import UserError
 from greyhound.cache.folds import ALONE, Fold, deal
 from greyhound.cache.pack import Options
-from greyhound.cache.store import Pack
+from greyhound.cache.split import Table
+from greyhound.cache.store import SPLITS, Pack
 from greyhound.folds import cross_validate, summary
 from greyhound.model import metrics
 from greyhound.model.run import BEST, PACK, PROBE, Run, RunError
-from greyhound.recipe import Averaging, TrainOptions
+from greyhound.recipe import FAST, Averaging, TrainOptions
 from greyhound.session import fold_of, open_trained_pack
 
 PROBED = replace(FULL, phases=(), averaging=Averaging(steps=0))
@@ -180,10 +181,55 @@ def test_a_fold_is_resumed_as_that_fold(crossed: Path, grouped: Pack) -> None:
         begin.fold_asked(replace(options, fold=Fold(1, 4, 0)))
 
 
+@pytest.fixture(scope="module")
+def ungrouped(grouped: Pack, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The same images in the same splits, without groups."""
+    from greyhound.cache import pack
+
+    splits = {grouped.image_path(row): split for split in SPLITS for row in grouped.ids(split).tolist()}
+    path = tmp_path_factory.mktemp("ungrouped") / "pack.arrow"
+    pack.pack(grouped.path.parent / "images", path, Options(table=Table(Path("t.csv"), splits, {})))
+    return Pack(path)
+
+
+def test_families_are_no_part_of_a_packs_digest_and_of_folds(
+    crossed: Path, grouped: Pack, ungrouped: Pack
+) -> None:
+    assert ungrouped.header.digest == grouped.header.digest
+    assert set(ungrouped.families.tolist()) == {ALONE}
+    run = Run(crossed / "fold-1")
+    for opened in (
+        lambda: open_trained_pack(run, ungrouped.path, ONE_THREAD),
+        lambda: cross_validate(asked(ungrouped, crossed, resume=True), never, train.train),
+    ):
+        with pytest.raises(UserError, match=r"has other groups or twins than when fold [01] of 3, .* was"):
+            opened()
+
+
+def test_folds_of_another_recipe_or_number_are_not_gone_on_with(grouped: Pack, tmp_path: Path) -> None:
+    """Also where what is asked for is a plain preset, which stands for a run's own recipe elsewhere."""
+
+    def ended(options: TrainOptions, stop: Stop) -> int:
+        raise Stopped("here")
+
+    options = replace(asked(grouped, tmp_path / "f"), recipe=replace(FAST, momentum=0.5))
+    with pytest.raises(Stopped):
+        cross_validate(options, never, ended)
+    for changes, differs in (
+        ({"recipe": FAST}, "recipe.momentum = 0.5, not 0.9"),
+        ({"folds": 4}, "folds = 3, not 4"),
+        ({"recipe": replace(options.recipe, seed=1)}, "recipe.seed = 0, not 1"),
+    ):
+        with pytest.raises(RunError, match=f"folds.json has {differs}; resume with the same command"):
+            cross_validate(replace(options, resume=True, **changes), never, ended)
+
+
 def test_folds_that_are_there_are_gone_on_with_or_left(
     crossed: Path, grouped: Pack, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    with pytest.raises(RunError, match="holds folds already; name another folder, or go on: --resume"):
+    with pytest.raises(
+        RunError, match=r"folds\.json is there already; name another folder: --out, or go on: --resume"
+    ):
         cross_validate(asked(grouped, crossed), never, train.train)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -199,7 +245,7 @@ def test_what_a_pack_does_not_say_is_said(
 
     for pack, said in ((grouped, False), (colour_pack, True)):
         with pytest.raises(Stopped):
-            cross_validate(asked(pack, tmp_path / "out"), never, stop)
+            cross_validate(asked(pack, tmp_path / str(said)), never, stop)
         assert ("keeps no groups and no twins" in capsys.readouterr().err) == said
     with pytest.raises(UserError, match="--folds is 99; expected 2 to 16"):
         cross_validate(asked(colour_pack, tmp_path / "out", folds=99), never, stop)

@@ -7,19 +7,22 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import TINY, Capture, Patch, batches_seen, never, tiny_job
+from runs import FULL, TINY, Capture, Patch, batches_seen, never, tiny_job
 
-from greyhound import train
+from greyhound import begin, several, train
 from greyhound.cache.cli import Stop, Stopped
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack
-from greyhound.model.run import RunError
+from greyhound.model.network import UnreachableError, WeightsError
+from greyhound.model.run import RecipeError, Run, RunError
+from greyhound.model.run_lock import run_lock
 from greyhound.model.schedule import Phase
 from greyhound.model.step import DivergedError
 from greyhound.recipe import FAST, FINE, Averaging, TrainOptions
@@ -52,9 +55,8 @@ def stub(options: TrainOptions, stop: Stop) -> int:
 
 
 def job(pack: Pack, out: Path, *fields: str, trials: int = 6, **more: Any) -> TrainOptions:
-    return replace(
-        tiny_job(pack.path, out, recipe=replace(FINE, seed=5)), sweep=fields, trials=trials, **more
-    )
+    recipe = more.pop("recipe", replace(FINE, seed=5))
+    return replace(tiny_job(pack.path, out, recipe=recipe), sweep=fields, trials=trials, **more)
 
 
 def found(out: Path) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def found(out: Path) -> dict[str, Any]:
     [
         ("lr=1e-4..1e-2", "lr: 1e-4 to 1e-2, logarithmic"),
         ("lr=0.01..0.1", "lr: 0.01 to 0.1, logarithmic"),
+        ("lr=0.07..0.7", "lr: 0.07 to 0.7, logarithmic"),
         ("lr=0.01..0.05", "lr: 0.01 to 0.05, linear"),
         ("augment.flip=0..0.5", "augment.flip: 0 to 0.5, linear"),
         ("batch-size=4..64", "batch-size: 4 to 64, logarithmic"),
@@ -90,12 +93,14 @@ def test_what_a_field_is_searched_over_is_said(word: str, says: str) -> None:
         ("network=a..b", "--sweep network=a..b is no range; expected numbers LOW..HIGH, or network=A,B"),
         ("lr=low..high", "lr is 'low'; expected a number"),
         ("batch-size=16,32.5", "batch-size is '32.5'; expected a whole number"),
-        ("select=loss,f1", "select is 'f1'; expected accuracy or loss"),
+        ("class-weights=none,f1", "class-weights is 'f1'; expected none or balanced"),
+        ("select=loss,accuracy", "--sweep select=loss,accuracy: it ranks the trials, so all have the same; expected --select"),
         ("freeze-bn=yes,no", "freeze-bn is 'yes'; expected on or off"),
         ("augment.scale=1,2", "augment.scale is '1'; expected 2 values, apart by a space"),
         ("batch-size=16", "--sweep batch-size=16: expected two different values or more, or LOW..HIGH"),
         ("lr=0.1,1e-1", "--sweep lr=0.1,1e-1: expected two different values or more, or LOW..HIGH"),
         ("batch-size=0,16", "--sweep batch-size = 0: --batch-size is 0; expected 1 or more"),
+        ("batch-size=0,16 freeze-bn=on,off", "--sweep batch-size = 0: --batch-size is 0; expected 1 or more"),
         ("lr=-1..1", "--sweep lr = -1: --lr is -1.0; expected 0 or more"),
         ("lr", "lr is ''; expected a number"),
     ],
@@ -111,6 +116,17 @@ def test_a_rate_needs_epochs() -> None:
         UserError, match="lr = 1e-4: --lr is for epochs, and this recipe has none; add --epochs"
     ):
         read_fields(FAST, RATES)
+
+
+@pytest.mark.parametrize("words", ["epochs=1,2 lr=1e-4..1e-2", "micro-batch=8,16 freeze-bn=on,off"])
+def test_a_value_that_another_field_makes_possible_is_none_to_refuse(words: str) -> None:
+    base = replace(FAST, freeze_bn=False)
+    assert [field.name for field in read_fields(base, words.split())] == [
+        word.partition("=")[0] for word in words.split()
+    ]
+    for each in (words.split()[words.startswith("epochs")],):
+        with pytest.raises(UserError):
+            read_fields(base, [each])
 
 
 def test_a_trial_is_the_recipe_with_its_words() -> None:
@@ -177,6 +193,13 @@ def test_four_digits_stay_in_the_range() -> None:
     assert field.word(0.00123456) == "0.001235"
 
 
+def test_a_range_of_two_rates_ends() -> None:
+    fields = read_fields(FINE, ["lr=0.001..0.001001"])
+    trials = [{"parameters": {"lr": word}, "value": 1.0} for word in ("0.001", "0.001001")]
+    assert propose(fields, trials[:1], 0, minimise=True) == trials[1]["parameters"]
+    assert propose(fields, trials, 0, minimise=True) is None
+
+
 def test_no_combination_twice(colour_pack: Pack, tmp_path: Path, capsys: Capture) -> None:
     assert (
         sweep(job(colour_pack, tmp_path / "s", "lr=0.001,0.002", "batch-size=8,9", trials=9), never, stub)
@@ -204,7 +227,7 @@ def test_a_sweep_names_the_best_and_what_failed(colour_pack: Pack, tmp_path: Pat
         f"Best of {12 - len(failed)} trials: trial-{best:03}, lr = {lr}; validation loss {value:.4g}. {len(failed)} failed.",
         "The validation split chose it, which flatters: test it on other images, and it alone.",
         f"page: {out}/sweep.html",
-        f"next: greyhound eval --run {out}/trial-{best:03} --crops 10",
+        f"next: greyhound eval --run {out}/trial-{best:03}",
     ]
     page = (out / "sweep.html").read_text()
     assert said[-4] in page
@@ -261,12 +284,54 @@ def test_a_resumed_sweep_is_one_that_was_never_stopped(
     assert found(parts) == found(tmp_path / "eight")
 
 
-def test_other_errors_end_a_sweep_and_so_does_a_signal(colour_pack: Pack, tmp_path: Path) -> None:
+def raising(error: UserError) -> Callable[[TrainOptions, Stop], int]:
     def broken(options: TrainOptions, stop: Stop) -> int:
-        raise RunError("the disk is full")
+        raise error
 
-    with pytest.raises(RunError, match="the disk is full"):
-        sweep(job(colour_pack, tmp_path / "s", *RATES), never, broken)
+    return broken
+
+
+@pytest.mark.parametrize("error", [RecipeError("so large"), WeightsError("so strange")])
+def test_what_a_recipe_cannot_do_fails_its_trial(
+    colour_pack: Pack, tmp_path: Path, error: UserError, capsys: Capture
+) -> None:
+    with pytest.raises(RunError, match="all 2 trials failed; the last one: so"):
+        sweep(job(colour_pack, tmp_path / "s", *RATES, trials=2), never, raising(error))
+    assert f"trial 1 failed: {error}" in capsys.readouterr().err
+
+
+def test_a_trial_of_a_recipe_that_these_classes_do_not_allow_fails_alone(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
+    recipe = replace(FULL, phases=(), averaging=Averaging(steps=0))
+    asked = job(colour_pack, tmp_path / "s", "label-smoothing=0.1,0.9", recipe=recipe)
+    assert sweep(asked, never, train.train) == 0
+    states = {
+        each["parameters"]["label-smoothing"]: each["state"] for each in found(tmp_path / "s")["trials"]
+    }
+    assert states == {"0.1": "done", "0.9": "failed"}
+
+
+def test_a_trial_that_trains_nothing_fails(colour_pack: Pack, tmp_path: Path) -> None:
+    def idle(options: TrainOptions, stop: Stop) -> int:
+        stub(options, stop)
+        (options.out / "metrics.jsonl").unlink()
+        return 0
+
+    with pytest.raises(
+        RunError, match=r"all 2 trials failed; .*trial-001 reached nothing: its recipe trains"
+    ):
+        sweep(job(colour_pack, tmp_path / "s", "lr=0.001,0.002"), never, idle)
+
+
+@pytest.mark.parametrize("error", [RunError("the disk is full"), UnreachableError("the hub is away")])
+def test_other_errors_end_a_sweep_and_so_does_a_signal(
+    colour_pack: Pack, tmp_path: Path, error: UserError
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        sweep(job(colour_pack, tmp_path / "s", *RATES), never, raising(error))
+    assert [trial["state"] for trial in found(tmp_path / "s")["trials"]] == ["running"]
     with pytest.raises(Stopped, match="before trial-000"):
         sweep(job(colour_pack, tmp_path / "s", *RATES, resume=True), lambda: signal.SIGINT, stub)
 
@@ -274,6 +339,64 @@ def test_other_errors_end_a_sweep_and_so_does_a_signal(colour_pack: Pack, tmp_pa
 def test_all_trials_may_fail(colour_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="all 2 trials failed; the last one: the loss is not finite"):
         sweep(job(colour_pack, tmp_path / "s", "lr=0.5,0.6"), never, stub)
+
+
+def test_all_trials_may_fail_before_one_that_was_interrupted(colour_pack: Pack, tmp_path: Path) -> None:
+    def ended(options: TrainOptions, stop: Stop) -> int:
+        if options.out.name == "trial-002":
+            raise Stopped("here")
+        raise RecipeError(f"{options.out.name} fails")
+
+    asked = job(colour_pack, tmp_path / "s", *RATES)
+    with pytest.raises(Stopped):
+        sweep(asked, never, ended)
+    with pytest.raises(RunError, match="all 2 trials failed; the last one: trial-001 fails"):
+        sweep(replace(asked, resume=True, trials=2), never, ended)
+
+
+def test_what_another_process_wrote_meanwhile_stays(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """sweep.json is read once the folder is held: another sweep may have ended just before."""
+    out = tmp_path / "s"
+
+    @contextmanager
+    def late(run: Run) -> Iterator[None]:
+        with monkeypatch.context() as patch, run_lock(run):
+            patch.setattr(several, "run_lock", lambda _: nullcontext())
+            sweep(job(colour_pack, out, *RATES, trials=trials, resume=trials == 3), never, stub)
+        with run_lock(run):
+            yield
+
+    trials, seen = 2, list[str]()
+
+    def watched(options: TrainOptions, stop: Stop) -> int:
+        seen.append(options.out.name)
+        return stub(options, stop)
+
+    monkeypatch.setattr(several, "run_lock", late)
+    with pytest.raises(RunError, match=r"sweep\.json is there already"):
+        sweep(job(colour_pack, out, *RATES, trials=1), never, stub)
+    trials = 3
+    sweep(job(colour_pack, out, *RATES, trials=4, resume=True), never, watched)
+    assert seen == ["trial-003"]
+
+
+def test_other_versions_are_noted_and_temporaries_removed(
+    colour_pack: Pack, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "s"
+    asked = job(colour_pack, out, *RATES, trials=1)
+    sweep(asked, never, stub)
+    versions = found(out)["versions"]
+    assert {"torch", "optuna", "torch_threads", "device"} <= versions.keys() and "date" not in versions
+    sweep(replace(asked, resume=True), never, stub)
+    assert "began with" not in capsys.readouterr().err
+    (out / "sweep.json").write_text(json.dumps(found(out) | {"versions": versions | {"torch": "1.0"}}))
+    (out / ".sweep.99.json").write_text("{")
+    sweep(replace(asked, resume=True), never, stub)
+    assert f"the sweep began with torch 1.0, and here is {versions['torch']};" in capsys.readouterr().err
+    assert not (out / ".sweep.99.json").exists()
 
 
 def test_a_sweep_goes_on_as_it_was_or_not_at_all(
@@ -288,7 +411,7 @@ def test_a_sweep_goes_on_as_it_was_or_not_at_all(
             sweep(replace(asked, **changes), never, stub)
         return str(error.value).replace(str(tmp_path), "TMP")
 
-    assert refused() == "TMP/s holds a sweep already; name another folder, or go on with it: --resume"
+    assert refused() == "TMP/s/sweep.json is there already; name another folder: --out, or go on: --resume"
     other = replace(asked.recipe, batch_size=8)
     assert refused(resume=True, recipe=other) == (
         "TMP/s/sweep.json has recipe.batch_size = 32, not 8; resume with the same command"
@@ -298,6 +421,7 @@ def test_a_sweep_goes_on_as_it_was_or_not_at_all(
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.txt").write_text("")
     assert "TMP/used" in refused(out=tmp_path / "used")
+    assert [file.name for file in (tmp_path / "used").iterdir()] == ["thesis.txt"]
     (out / "sweep.json").write_text('{"trials": 3}')
     assert refused(resume=True).startswith("TMP/s/sweep.json: sweep.trials is 3; expected a list")
     monkeypatch.setitem(sys.modules, "optuna", None)

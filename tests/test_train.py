@@ -80,7 +80,7 @@ def test_the_run_folder_is_complete_and_the_log_has_the_seeds_form(
     assert lines[0].startswith("image cache: decoded, 42 of 42 images in ")
     assert [bool(LINE.fullmatch(line)) for line in lines[1:3]] == [True, True]
     assert re.match(r"validation: acc = \d\.\d{3} \(95 % interval \d\.\d{3} to \d\.\d{3}, n = ", lines[-3])
-    assert lines[-1] == f"next: greyhound eval --run {tmp_path / 'run'} --crops 10"
+    assert lines[-1] == f"next: greyhound eval --run {tmp_path / 'run'}"
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
     assert names == {
         "recipe.json",
@@ -646,7 +646,7 @@ def test_without_test_images_the_next_command_is_one_that_works(
     pack = packed(tmp_path, images, Options(val=0.25, test=0.0))
     recipe = replace(TINY, phases=(Phase(epochs=1, high=0, low=0, cycles=0.5),), averaging=Averaging(steps=0))
     train.train(tiny_job(pack.path, tmp_path / "run", recipe=recipe), never)
-    assert capsys.readouterr().out.endswith(f"--run {tmp_path / 'run'} --crops 10 --split val\n")
+    assert capsys.readouterr().out.endswith(f"--run {tmp_path / 'run'} --split val\n")
 
 
 def test_a_linear_probe_starts_where_a_random_one_does_not(

@@ -66,19 +66,24 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
     return [Stage(*each, each is best) for each in there]
 
 
+def kept(reached: Sequence[Stage]) -> Stage | None:
+    """The stage whose weights evaluation takes; None where there is none yet."""
+    return next((stage for stage in reached if stage.best), None)
+
+
 def say_stages(reached: Sequence[Stage], select: str) -> str:
     """What each stage reached, and which is kept; empty where there is one, or no number."""
-    if len(reached) < 2:
+    taken = kept(reached)
+    if len(reached) < 2 or taken is None:
         return ""
     name, key = ("accuracy",) * 2 if select == "accuracy" else ("cross entropy", "valid_loss")
     values = ((stage.result.get(key), stage.after) for stage in reached)
     came = ", ".join(f"{value:.4g} after {after}" for value, after in values if finite(value))
     if not came:
         return ""
-    kept = next(stage.after for stage in reached if stage.best)
     tuned = "fine-tuning" if reached[0].after == ALONE else "training"
-    what = "fine-tuning brought nothing" if kept == ALONE else tuned
-    return f"{what}: validation {name} {came}; the weights after {kept} are kept"
+    what = "fine-tuning brought nothing" if taken.after == ALONE else tuned
+    return f"{what}: validation {name} {came}; the weights after {taken.after} are kept"
 
 
 def say_stopped(metrics: Rows, patience: int, planned: int, select: str) -> str:
@@ -93,11 +98,12 @@ def say_stopped(metrics: Rows, patience: int, planned: int, select: str) -> str:
 
 def with_interval(reached: Sequence[Stage]) -> Row | None:
     """What the kept stage reached on the validation split, with its 95 % interval; None if unknown."""
-    kept = next((stage.result for stage in reached if stage.best), {})
-    accuracy, n = kept.get("accuracy"), kept.get("n")
+    taken = kept(reached)
+    result = taken.result if taken else {}
+    accuracy, n = result.get("accuracy"), result.get("n")
     if not (finite(accuracy) and 0 <= accuracy <= 1 and finite(n) and n >= 1):
         return None
-    return {**kept, "interval": wilson(accuracy * n, int(n))}
+    return {**result, "interval": wilson(accuracy * n, int(n))}
 
 
 def spent(probe: Row, metrics: Rows, swa: Row) -> list[tuple[str, float]]:
