@@ -1,48 +1,33 @@
 """Before the first step: open everything, and describe a new run or restore one that is resumed.
 
-Before it: a command line, as `TrainOptions`. After it: train. `--dry-run` and `--verify-determinism` end
-here.
+Before it: a command line, as `TrainOptions`. After it: train, or `try_out`, where no run begins.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from greyhound.cache.cli import Stop, from_json, note
 from greyhound.cache.folds import Fold
 from greyhound.cache.store import Pack
-from greyhound.model import distributed, dry_run, lr_range, resume, tracking
-from greyhound.model.checkpoint import fingerprint
+from greyhound.model import distributed, dry_run, resume, tracking
 from greyhound.model.precision import has_bf16
 from greyhound.model.report import figures
-from greyhound.model.run import (
-    BEST,
-    CORRUPT,
-    FIND_LR,
-    FIND_LR_PICTURE,
-    PACK,
-    RECIPE,
-    SWA,
-    Run,
-    RunError,
-    grid_of,
-    load_network,
-)
+from greyhound.model.run import BEST, CORRUPT, PACK, RECIPE, SWA, Run, RunError, grid_of, load_network
 from greyhound.model.run_lock import clear_results, refuse_locked_run, refuse_other_content, run_lock
 from greyhound.model.state import CheckpointSaver, drop_later_rows, restore, score
 from greyhound.pipelines.augment import Augment
-from greyhound.pipelines.loader import Clock, Loader, Position
+from greyhound.pipelines.loader import Loader, Position
 from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe, TrainOptions, refuse_run
 from greyhound.session import (
     TrainContext,
@@ -52,22 +37,16 @@ from greyhound.session import (
     open_loaders,
     open_pack,
     open_state,
-    open_training,
     open_versions,
     trained_pack_path,
 )
-
-TrainEpoch: TypeAlias = Callable[[TrainContext, nn.Module, int], Clock]
-"""`train.train_epoch`, for some steps of it."""
-FitHead: TypeAlias = Callable[[TrainContext], dict[str, Any]]
-"""`train.fit_head`."""
 
 
 @contextmanager
 def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bool]]:
     """A training at its next step, for as long as the block runs; and whether that is its first one.
 
-    The run folder is locked and described, unless the options write nothing. Raises UserError, Stopped.
+    The run folder is locked and described, if a run begins. Raises UserError, Stopped.
     """
     started = time.perf_counter()
     engine, name, device = open_device(options.resources)
@@ -89,7 +68,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         def lock() -> None:
             stack.enter_context(run_lock(Run(options.out)))
 
-        if options.resume and not options.is_trial and (options.out / RECIPE).exists():
+        if options.resume and not options.starts_no_run and (options.out / RECIPE).exists():
             distributed.broadcast_from_main(lock)
         recipe, folder, content = distributed.broadcast_from_main(
             lambda: open_run(options, pack, device, used)
@@ -107,14 +86,14 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         distributed.seed_per_rank()
         start = Position(state.epoch, state.images)
         training, validation = stack.enter_context(open_loaders(recipe, pack, options.resources, start))
-        kept = Checkpoints() if options.is_trial else options.checkpoints
+        kept = Checkpoints() if options.starts_no_run else options.checkpoints
         saver = stack.enter_context(CheckpointSaver(folder, **asdict(kept)))
-        asked = distributed.any_rank(stop)
-        context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, asked)
+        stop = distributed.any_rank(stop)
+        context = TrainContext(recipe, options.resources, folder, state, training, validation, saver, stop)
         fewest = min(training.batch_sizes(), default=0) * recipe.views
         if fewest == 1 and recipe.trains and not (recipe.freeze_bn or recipe.sync_batchnorm):
             dry_run.check_single_image(state.network, recipe.augment.size, recipe.bf16)
-        if not options.is_trial:
+        if not options.starts_no_run:
             if not options.resume:
                 distributed.broadcast_from_main(lock)
                 # Another start may have come first.
@@ -132,7 +111,7 @@ def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -
     Raises RunError where several processes cannot do what is asked.
     """
     several = distributed.world_size() > 1
-    if several and options.is_trial:
+    if several and options.starts_no_run:
         raise RunError(
             "--dry-run, --verify-determinism and --find-lr are for one process; start without torchrun"
         )
@@ -186,7 +165,7 @@ def open_run(
     recipes = asdict(own), asdict(asked)
     resume.check_same(run, recipes, pack.path, pack.header.digest, used, options.force)
     pack.require_classes(run.read(PACK)["classes"], str(out))
-    content = resume.latest_checkpoint(run, not options.is_trial, note)
+    content = resume.latest_checkpoint(run, not options.starts_no_run, note)
     if content:
         resume.refuse_settled(run, *recipes)
     return asked, run, content
@@ -310,90 +289,3 @@ def draw_pictures(context: TrainContext) -> None:
             columns += [augment.to_pixels(batch.images.numpy(force=True)) for batch in loader]
     captions = ["evaluation", *(f"epoch {epoch}" for epoch in range(shown))] if shown else [""] * len(ids)
     figures.image_sheet(folder / "augmented.png", np.stack(columns, axis=1 if shown else 0), captions)
-
-
-def try_out(context: TrainContext, options: TrainOptions, fit_head: FitHead, train_epoch: TrainEpoch) -> int:
-    """A dry run's lines, a range test, or the same steps twice: 1 if they came to other weights, else 0."""
-    recipe, network = context.recipe, context.state.network
-    described = f"{recipe.network}, {recipe.precision}"
-    if not (options.dry_run or recipe.phases):
-        flag = "--find-lr" if options.find_lr else "--verify-determinism"
-        raise RunError(f"{flag} takes steps, and this recipe has no epochs; add --epochs 1")
-    if options.find_lr:
-        fit_head(context)
-        find_lr(context, train_epoch)
-        return 0
-    if not options.dry_run:
-        again = open_state(context.recipe, len(context.pack.classes), context.state.device, 0.0)
-        hashes = []
-        for state in (context.state, again):
-            torch.manual_seed(context.recipe.seed)  # dropout draws the same numbers both times
-            with open_training(context.recipe, context.pack, context.resources) as training:
-                take_steps(
-                    train_epoch, replace(context, state=state, training=training), dry_run.REPEATED_STEPS
-                )
-            hashes.append(fingerprint(state.network.state_dict()))
-        same, line = dry_run.compare(hashes)
-        print(line)
-        return 0 if same else 1
-    if recipe.linear_probe:
-        counts = [len(context.pack.ids(split)) for split in ("train", "val")]
-        print(dry_run.estimate_probe(network, recipe.augment.size, recipe.bf16, counts))
-    if not recipe.phases:
-        return 0
-    training, steps = context.training, recipe.averaging.steps
-    memory = dry_run.measure_memory(network, recipe.augment.size, recipe.bf16, recipe.freeze_bn)
-    seconds = take_steps(train_epoch, context, dry_run.TIMED_STEPS)
-    passes = steps + (not recipe.freeze_bn) if steps else 0
-    extent = recipe.micro_batch or recipe.batch_size, len(training), recipe.epochs, passes
-    print("\n".join([*dry_run.estimate(described, memory, seconds, *extent), training.plan.why]))
-    return 0
-
-
-def take_steps(train_epoch: TrainEpoch, context: TrainContext, steps: int) -> list[float]:
-    """Train so many steps, across epochs, and write nothing; the seconds of each without waiting for data."""
-    model, seconds = context.compiled(), []
-    for _ in range(steps):
-        clock = train_epoch(context, model, 1)
-        seconds.append(clock.seconds() - clock.data_time)
-    return seconds
-
-
-@dataclass(frozen=True)
-class _Ramp(Recipe):
-    """A recipe whose learning rate is the range test's."""
-
-    steps: int = 1
-    """Of an epoch."""
-
-    def lr_at(self, epoch: float, step: float = 0.0) -> float:
-        """Of a step; see `lr_range.rate_at`."""
-        return lr_range.rate_at(epoch * self.steps)
-
-
-def find_lr(context: TrainContext, train_epoch: TrainEpoch) -> None:
-    """The range test from where training would start; find-lr.json and find-lr.png, and what they suggest."""
-    state, training = context.state, context.training
-    ramp = _Ramp(**vars(context.recipe), steps=len(training))
-    trial, model = replace(context, recipe=ramp), context.compiled()
-    rates, losses = list[float](), list[float]()
-    while len(losses) < lr_range.STEPS and lr_range.usable(losses) == len(losses):
-        total, seen = state.loss_sum, training.images_done
-        train_epoch(trial, model, 1)
-        losses.append((state.loss_sum - total) / (training.images_done - seen))
-        rates.append(state.optimizer.param_groups[0]["lr"])
-    count, rate = lr_range.usable(losses), float(f"{lr_range.suggest(rates, losses):.2g}")
-    rates, losses, run = rates[:count], losses[:count], context.run
-    if not count:
-        raise RunError("the loss is not finite from the first step on, so there is no learning rate to find")
-    means = lr_range.smoothed(losses)
-    run.write(FIND_LR, {"suggested": rate, "rates": rates, "losses": losses, "smoothed": means})
-    figures.loss_over_rate(run.folder / FIND_LR_PICTURE, rates, losses, means, rate)
-    print(
-        f"range test: {count} steps at rates from {rates[0]:.2g} to {rates[-1]:.2g}; "
-        f"the smoothed loss went from {means[0]:.3g} to {min(means):.3g}, and ended at {means[-1]:.3g}\n"
-        f"suggested: --lr {rate:g}, {lr_range.RULE}; this is a guess, and the recipe has "
-        f"{max(phase.high for phase in ramp.phases):g}\n"
-        f"picture: {run.folder / FIND_LR_PICTURE}\n"
-        f"next: the same command with --lr {rate:g} in place of --find-lr"
-    )

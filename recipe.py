@@ -252,7 +252,7 @@ class TrainOptions:
         if (self.verify_determinism or self.find_lr) and self.resume:
             flag = "--find-lr" if self.find_lr else "--verify-determinism"
             raise ValueError(f"{flag} starts from the beginning; leave out --resume")
-        if (self.sweep or self.folds) and self.is_trial:
+        if (self.sweep or self.folds) and self.starts_no_run:
             flag = "--sweep" if self.sweep else "--folds"
             raise ValueError(f"{flag} trains; leave out --dry-run, --verify-determinism and --find-lr")
         if self.sweep and self.folds:
@@ -262,7 +262,7 @@ class TrainOptions:
             raise ValueError("--force is for a run that is resumed; expected --resume beside it")
 
     @property
-    def is_trial(self) -> bool:
+    def starts_no_run(self) -> bool:
         """Whether no run begins."""
         return self.dry_run or self.verify_determinism or self.find_lr
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from greyhound.begin import opened, try_out
+from greyhound.begin import opened
 from greyhound.divergence import raise_if_diverged
 from greyhound.model import averaging, distributed, linear_probe, metrics, step
 from greyhound.model.network import GridFeatures, GridNetwork, pretrained_head, set_train_mode
@@ -41,6 +41,7 @@ from greyhound.model.state import NEVER, score, scored
 from greyhound.model.step import ddp_loss_weight, mean_loss, micro_batches, set_lr
 from greyhound.pipelines.loader import Clock
 from greyhound.session import TrainContext, open_evaluation, open_optimizer
+from greyhound.try_out import try_out
 
 
 def main(options: TrainOptions) -> int:
@@ -57,7 +58,7 @@ def main(options: TrainOptions) -> int:
                 return cross_validate(options, stop, partial(train, several=True))
             return train(options, stop)
         except Stopped as stopped:
-            more = "" if options.is_trial else "; the same command with --resume goes on"
+            more = "" if options.starts_no_run else "; the same command with --resume goes on"
             print(f"stopped {stopped}{more}", file=sys.stderr)
             return 128 + (stop() or signal.SIGTERM)
 
@@ -65,7 +66,7 @@ def main(options: TrainOptions) -> int:
 def train(options: TrainOptions, stop: Stop, several: bool = False) -> int:
     """The whole flow. The exit code. several: other trainings of the same command decide what comes next."""
     with opened(options, stop) as (context, fresh):
-        if options.is_trial:
+        if options.starts_no_run:
             return try_out(context, options, fit_head, train_epoch)
         if fresh:
             probe(context)
@@ -104,7 +105,7 @@ def probe(context: TrainContext) -> None:
 def fit_head(context: TrainContext) -> dict[str, Any]:
     """Fit the head to the features of the frozen network. It may become a wider one, with a new optimizer.
 
-    What it reaches on the validation split; nothing where the recipe has no linear probe.
+    What it reaches on the validation split; nothing where the recipe has no linear probe. Raises Stopped.
     """
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:

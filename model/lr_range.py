@@ -1,15 +1,15 @@
 """The range test (Smith 2015, arXiv:1506.01186, section 3.3): the loss while the learning rate grows.
 
-Before it: a network as training would start from it. After it: `begin.find_lr` draws the curve and suggests a
-rate. It is a guess from one short run: the rate that is best over many epochs may be another.
+Before it: a network as training would start from it. After it: `try_out` draws the curve and suggests a rate.
+It is a guess from one short run: the rate that is best over many epochs may be another.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 LOW: Final = 1e-5
 HIGH: Final = 10.0
@@ -17,8 +17,8 @@ STEPS: Final = 100
 """Steps from the lowest rate to the highest: 17 for each power of ten."""
 KEPT: Final = 0.8
 """Of the mean before, in the smoothed loss. A guess: it looks back about five steps."""
-RULE: Final = "a hundredth of the rate at which the smoothed loss was four times its least"
-"""Or of the highest rate tried, where it never was."""
+RULE: Final = "a hundredth of the rate at which the loss went wrong (four times its least, or no number)"
+NEVER: Final = "a hundredth of the highest rate tried, at which the loss had not gone wrong"
 WORSE: Final = 4.0
 """The test ends where the smoothed loss is this many times its least (fastai's choice)."""
 
@@ -45,5 +45,11 @@ def usable(losses: Sequence[float]) -> int:
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """See `RULE`. rates, losses: of every step taken, `[n]` each."""
+    """See `RULE` and `NEVER`. rates, losses: of every step taken, `[n]` each."""
     return rates[min(usable(losses), len(rates) - 1)] / 100
+
+
+def depends_on(recipe: Mapping[str, Any], pack: str) -> dict[str, Any]:
+    """What of a recipe the test depends on, and the pack's digest: of another run it says nothing."""
+    apart = ("name", "note", "phases", "averaging", "select", "patience", "seed")
+    return {"pack": pack} | {key: value for key, value in recipe.items() if key not in apart}

@@ -98,6 +98,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         "pack": str,
         "trials": [{"parameters": {"*": str}, "state": str, "value": _NUMBER, "why": str, "after": str}],
     },
+    FIND_LR: {"of": {"pack": str}},
     SALIENCY: _ORIGIN
     | {
         "methods": {

@@ -42,7 +42,7 @@ def draw_mixing(
 
 
 def beta(numbers: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
-    """Numbers of the distribution Beta(alpha, alpha), from uniform ones in 0..1, by its quantiles.
+    """Numbers `[n]` of the distribution Beta(alpha, alpha), from uniform ones `[n]`, by its quantiles.
 
     The logit z of such a number has the density (2 cosh(z / 2))**(-2 alpha): smooth for every alpha, where
     that of the number itself has poles below 1. So the integral of z is tabled, and read backwards.

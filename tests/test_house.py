@@ -18,6 +18,7 @@ OPENINGS = (
     "recipe",
     "session",
     "begin",
+    "try_out",
     "divergence",
     "trained",
     "prediction",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from runs import TINY, Capture, never, tiny_job
+from runs import TINY, Capture, Patch, never, tiny_job
 
-from greyhound import train
+from greyhound import train, try_out
 from greyhound.cache.store import Pack
 from greyhound.model import lr_range
-from greyhound.model.run import RunError
+from greyhound.model.report import report
+from greyhound.model.run import FIND_LR, LOCK, Run, RunError
 from greyhound.recipe import Averaging, Recipe, TrainOptions
+
+BEFORE = "The range test that came before"
 
 
 def test_the_rate_grows_by_one_factor_from_the_lowest_to_the_highest() -> None:
@@ -61,15 +63,41 @@ def test_it_leaves_a_curve_in_a_folder_that_a_training_then_takes(
     assert train.train(options(colour_pack, out, recipe), never) == 0
     said = capsys.readouterr().out
     assert said.startswith("linear probe: 42 images")  # from where training starts
-    assert {path.name for path in out.iterdir()} == {"find-lr.json", "find-lr.png"}
-    found = json.loads((out / "find-lr.json").read_text())
+    assert {path.name for path in out.iterdir()} == {FIND_LR, "find-lr.png", LOCK}
+    found = Run(out).read(FIND_LR)
     assert len(found["rates"]) == len(found["losses"]) == len(found["smoothed"]) >= 50
     assert found["rates"][:6] == pytest.approx([lr_range.rate_at(step) for step in range(6)])
     assert found["rates"][-1] > 1e-3 and all(map(math.isfinite, found["losses"]))
     assert f"suggested: --lr {found['suggested']:g}, " in said and "this is a guess" in said
     assert train.train(tiny_job(colour_pack.path, out, recipe=recipe), never) == 0
     assert (out / "find-lr.png").exists()
-    assert "The range test that came before" in (out / "report.html").read_text()
+    assert BEFORE in (out / "report.html").read_text()
+    Run(out).write(FIND_LR, found | {"of": found["of"] | {"network": "another"}})
+    assert BEFORE not in report.build(out).read_text()
+
+
+def test_it_depends_on_the_recipe_but_for_what_comes_after_or_is_a_draw() -> None:
+    recipe, tests = asdict(TINY), lr_range.depends_on
+    same = {
+        "phases": (),
+        "averaging": {},
+        "select": "loss",
+        "patience": 3,
+        "seed": 1,
+        "name": "b",
+        "note": "",
+    }
+    assert tests(recipe | same, "a") == tests(recipe, "a") != tests(recipe, "b")
+    assert tests(recipe | {"batch_size": 9}, "a") != tests(recipe, "a")
+
+
+def test_where_it_cannot_write_is_found_before_the_steps(
+    colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(try_out, "find_lr", lambda *_: pytest.fail("took steps"))
+    with pytest.raises(RunError, match=r"cannot be made or written .*; name another folder: --out"):
+        train.train(options(colour_pack, tmp_path / "file" / "run", TINY), never)
 
 
 def test_a_recipe_without_epochs_has_no_rate_to_find(colour_pack: Pack, tmp_path: Path) -> None:

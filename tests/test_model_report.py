@@ -20,6 +20,7 @@ from PIL import Image
 from runs import Patch
 
 from greyhound.model import checkpoint
+from greyhound.model.lr_range import depends_on
 from greyhound.model.report import charts, figures, report, stages, text
 from greyhound.model.report.charts import draw_chart
 from greyhound.model.run import RunError
@@ -211,6 +212,7 @@ def full_run(
         "mistakes.json": mistakes(list(classes), path),
         "saliency.json": {"methods": {"gradient": WORTH, "SmoothGrad": WORTH}, "images": []},
     }
+    files["find-lr.json"] = {"of": depends_on(RECIPE, files["pack.json"]["digest"])}
     for name, content in files.items():
         write(run, name, content)
     noise = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)

@@ -24,6 +24,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from PIL import Image
 
 from greyhound.cache.files import replacing
+from greyhound.model.lr_range import depends_on
 from greyhound.model.metrics import PAIRS, confused, confused_pairs
 from greyhound.model.network import in_imagenet
 from greyhound.model.report.charts import data_uri, describe_labels, draw_charts, draw_diagram
@@ -55,6 +56,7 @@ from greyhound.model.run import (
     CORRUPT,
     DIVERGED,
     EVALUATION,
+    FIND_LR,
     METRICS,
     MISTAKES,
     PACK,
@@ -131,6 +133,7 @@ def gather(run: Path) -> dict[str, Any]:
     mistakes = of_evaluation(read(run, MISTAKES), evaluation or {})
     images, labels = ((pack or {}).get("splits") or {}).get("train"), describe_labels(recipe)
     suffix = "-val" if shows == VALIDATION else ""
+    tested = (read(run, FIND_LR) or {}).get("of") == depends_on(recipe, (pack or {}).get("digest", ""))
     return {
         "run": run.resolve().name,
         "recipe": recipe,
@@ -164,7 +167,9 @@ def gather(run: Path) -> dict[str, Any]:
         "diagrams": diagrams(evaluation or {}),
         "imagenet": [name for name in (pack or {}).get("classes") or [] if is_imagenet(recipe, name)],
         "pictures": {
-            name: picture(run / name.replace("confusion", f"confusion{suffix}")) for name in PICTURES
+            name: picture(run / name.replace("confusion", f"confusion{suffix}"))
+            for name in PICTURES
+            if name != "find-lr.png" or tested
         },
         "commands": {name: command(shown, name, recipe, pack) for name in (*SCHEMAS, *PICTURES, LABELS)},
         "script": script,
