@@ -73,6 +73,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
         recipe, folder, content = distributed.broadcast_from_main(
             lambda: open_run(options, pack, device, used)
         )
+        distributed.broadcast_from_main(lambda: refuse_idle(recipe, pack))
         # A dry run asks how much the weights take, not what they are.
         pretrained = content is None and not options.dry_run
         grid = grid_of(content or {})
@@ -124,6 +125,19 @@ def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -
     if restarted and distributed.broadcast_from_main((options.out / RECIPE).exists):
         options = replace(options, resume=True)
     return replace(options, resources=options.resources.shared(distributed.local_world_size()))
+
+
+def refuse_idle(recipe: Recipe, pack: Pack) -> None:
+    """Refuse more processes than a batch, or the validation, has images for. Raises RunError.
+
+    Without an image in any batch, a process would read ahead for ever.
+    """
+    count, size = distributed.world_size(), recipe.batch_size // recipe.views
+    train, validation = (len(pack.ids(split)) for split in ("train", "val"))
+    most = -(-train // -(-train // size))  # of nearly equal batches, see `order.even_bounds`
+    if most < count or validation < count:
+        few = f"batches of {most} images" if most < count else f"{validation} images to validate on"
+        raise RunError(f"{count} processes have {few}, so some would have none; start fewer")
 
 
 def pack_path(options: TrainOptions) -> Path:

@@ -165,6 +165,10 @@ def _brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+ADDED: Final = {"patience": 0}
+ADDED_TO_AUGMENT: Final = {"randaugment": 0, "magnitude": 9, "mixup": 0.0, "cutmix": 0.0}
+"""Fields that a recipe of an earlier version lacks, as they were then: off."""
+
 LAST: Final = "last.ckpt"
 BEST: Final = "best.ckpt"
 AVERAGED: Final = "swa.ckpt"
@@ -302,7 +306,7 @@ class Run:
 
 
 def read_checked(path: Path, remedy: str) -> Any:
-    """The content of a JSON file, or of each line of a .jsonl, as `SCHEMAS` has it.
+    """The content of a JSON file, or of each line of a .jsonl, as `SCHEMAS` has it; of a recipe, all fields.
 
     remedy: what to do about a corrupt one, for the message. Raises RunError, and FileNotFoundError or
     NotADirectoryError where it is not there.
@@ -320,6 +324,10 @@ def read_checked(path: Path, remedy: str) -> Any:
         raise RunError(f"{path} cannot be read ({found}); expected {expected}; {remedy}") from None
     if fault := first_error(path.name, content):
         raise RunError(f"{path}: {fault}; {remedy}")
+    if path.name == RECIPE:
+        content = ADDED | content
+        if isinstance(augment := content.get("augment"), dict):
+            content["augment"] = ADDED_TO_AUGMENT | augment
     return content
 
 

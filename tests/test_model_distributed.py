@@ -478,3 +478,24 @@ def test_where_one_rank_cannot_compile_none_does_and_the_first_says_so(colour_pa
     (both, one, neither), silent = ([note for note, _ in notes] for notes in (first, second))
     assert both == "" and "another process cannot" in one and "(no compiler)" in neither
     assert silent == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "says"),
+    [
+        (1, 2, "2 processes have batches of 1 images, so some would have none; start fewer"),
+        (8, 8, "8 processes have batches of 7 images, so"),  # of 42 images in six batches
+        (8, 7, "7 processes have 6 images to validate on, so"),
+        (8, 6, ""),
+    ],
+)
+def test_more_processes_than_images_of_a_batch_are_refused(
+    colour_pack: Pack, monkeypatch: Patch, size: int, count: int, says: str
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
+    recipe = replace(TINY, batch_size=size)
+    if says:
+        with pytest.raises(RunError, match=says):
+            begin.refuse_idle(recipe, colour_pack)
+    else:
+        begin.refuse_idle(recipe, colour_pack)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from greyhound.model.checkpoint import CheckpointError, numbered
 from greyhound.model.report import report
 from greyhound.model.resume import other_versions
 from greyhound.model.run import (
+    ADDED,
+    ADDED_TO_AUGMENT,
     AVERAGED,
     BEST,
     CORRUPT,
@@ -41,7 +44,7 @@ from greyhound.model.run import (
 )
 from greyhound.model.schedule import Phase
 from greyhound.model.state import scored
-from greyhound.recipe import FAST, Averaging, read_options
+from greyhound.recipe import FAST, Averaging, Recipe, read_options
 from greyhound.session import TrainContext, open_state
 
 PROBED = replace(TINY, linear_probe=True, probe_grids=(0, 1), averaging=Averaging(steps=0))
@@ -391,3 +394,29 @@ def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
     with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is corrupt"):
         resume(colour_pack, run)
     assert (run / BEST).exists() and not (run / PROBE).exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_would_have(half: Path, tmp_path: Path) -> None:
+    """Without the fields that came later, each of which is off."""
+    old = Path(shutil.copytree(half, tmp_path / "old"))
+    recipe, content = json.loads((old / RECIPE).read_text()), checkpoint.load(old / LAST)
+    for name in ADDED:
+        del recipe[name]
+    for name in ADDED_TO_AUGMENT:
+        del recipe["augment"][name]
+    for name in ("top", "bad_epochs", "curve"):
+        del content["progress"][name]
+    Run(old).write(RECIPE, recipe)
+    checkpoint.save(old / LAST, content)
+    assert begin.own_recipe(old) == begin.own_recipe(half)
+    for out in (half, old):
+        train.train(read_options(["--out", str(out), "--resume", "--device", "cpu", "--threads", "1"]), never)
+    assert (old / METRICS).read_bytes() == (half / METRICS).read_bytes()
+    weights, others = (checkpoint.load(out / LAST)["network"] for out in (half, old))
+    assert all(torch.equal(others[name], value) for name, value in weights.items())
+
+
+def test_fields_that_came_later_are_off_where_they_are_missing() -> None:
+    recipe = asdict(Recipe())
+    assert {name: recipe[name] for name in ADDED} == ADDED
+    assert {name: recipe["augment"][name] for name in ADDED_TO_AUGMENT} == ADDED_TO_AUGMENT
