@@ -325,9 +325,9 @@ def read_checked(path: Path, remedy: str) -> Any:
     if fault := first_error(path.name, content):
         raise RunError(f"{path}: {fault}; {remedy}")
     if path.name == RECIPE:
-        content = ADDED | content
+        content = {**ADDED, **content}
         if isinstance(augment := content.get("augment"), dict):
-            content["augment"] = ADDED_TO_AUGMENT | augment
+            content["augment"] = {**ADDED_TO_AUGMENT, **augment}
     return content
 
 

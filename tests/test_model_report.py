@@ -212,7 +212,7 @@ def full_run(
         "mistakes.json": mistakes(list(classes), path),
         "saliency.json": {"methods": {"gradient": WORTH, "SmoothGrad": WORTH}, "images": []},
     }
-    files["find-lr.json"] = {"of": depends_on(RECIPE, files["pack.json"]["digest"])}
+    files["find-lr.json"] = {"of": depends_on(RECIPE, pack(list(classes), path)["digest"])}
     for name, content in files.items():
         write(run, name, content)
     noise = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
