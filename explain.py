@@ -113,12 +113,13 @@ def explain(job: Job) -> None:
             {"path": pack.image_path(row), "true": classes[true], "predicted": classes[guess], "loss": loss}
             for row, true, guess, loss in zip(*(column.tolist() for column in columns), strict=True)
         ]
-        content: dict[str, Any] = {**origin, "methods": methods}
+        how = {name: getattr(job, name) for name in ("split", "seed", "copies", "noise")}
+        content: dict[str, Any] = {**origin, **how, "data": str(pack.path), "methods": methods}
         if boxes:
             inside = in_boxes(augment, pack.sizes[batch.ids.numpy()], [boxes[row["path"]] for row in rows])
             content["boxes"] = point(inside, maps, methods)
-        folder.write(SALIENCY, {**content, "images": rows})
         draw_sheet(folder.folder / "saliency.png", augment, batch, maps, rows)
+        folder.write(SALIENCY, {**content, "images": rows})
         shown = f"; the picture shows {SHOWN}" if len(rows) > SHOWN else ""
         print(f"{len(rows)} images: {folder.folder / 'saliency.png'}{shown}")
         if boxes:
@@ -146,6 +147,10 @@ def read_boxes(file: Path) -> Boxes:
             what = f"{file} has the box {', '.join(words)[:100]} in line {line.number}"
             raise PackError(f"{what}; expected numbers, left < right and top < bottom") from None
         found.setdefault(line.path, []).append((left, top, right, bottom))
+    if not found:
+        raise PackError(f"{file} has no box; expected a line for each object")
+    if max(right for boxes in found.values() for _, _, right, _ in boxes) <= 1:
+        raise PackError(f"{file} has shares of the image; expected pixels of the upright image")
     return found
 
 
@@ -198,17 +203,19 @@ def check(
 ) -> dict[str, dict[str, Any]]:
     """Of each method the mean rank correlation of its maps with those of a network that has not learnt.
 
-    random_head: the network with the head of `random`; random_weights: `random` itself. A map that only shows
-    the image's edges stays as it was. Adebayo et al., "Sanity checks for saliency maps", 2018.
+    random_head: the network with the head of `random`; random_weights: `random` itself; `compared`: how
+    many images each: a map of one value has no ranks. A map that only shows the image's edges stays as it
+    was. Adebayo et al., "Sanity checks for saliency maps", 2018.
     """
     few = Batch(batch.images[:CHECKED], batch.labels[:CHECKED], batch.ids[:CHECKED], CHECKED)
-    found: dict[str, dict[str, Any]] = {name: {"checked": len(few.ids)} for name in maps}
+    found: dict[str, dict[str, Any]] = {name: {"compared": {}} for name in maps}
     others = {"random_head": saliency.with_head(network, random), "random_weights": random}
     for what, other in others.items():
         _, theirs = look(job, other, few, classes[:CHECKED])
         for name in maps:
             alike = saliency.rank_correlation(maps[name][:CHECKED], theirs[name])
             known = alike[np.isfinite(alike)]
+            found[name]["compared"][what] = len(known)
             found[name][what] = float(known.mean()) if len(known) else None
     return found
 
@@ -223,9 +230,9 @@ def in_boxes(
     geometry, _ = draw(augment, 0, 0, np.arange(len(sizes)), sizes)
     down, across = np.indices((augment.size, augment.size)) + 0.5
     points = np.stack([across, down, np.ones_like(down)])
-    places = np.einsum("nij,jyx->niyx", geometry[:, :2].astype(np.float64), points)
     found = np.zeros((len(sizes), augment.size, augment.size), dtype=np.bool_)
-    for inside, (x, y), several in zip(found, places, boxes, strict=True):
+    for inside, matrix, several in zip(found, geometry[:, :2].astype(np.float64), boxes, strict=True):
+        x, y = np.einsum("ij,jyx->iyx", matrix, points)
         for left, top, right, bottom in several:
             inside |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
     return found

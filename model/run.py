@@ -103,12 +103,14 @@ SCHEMAS: Final[dict[str, Any]] = {
     | {
         "methods": {
             "*": {
-                "checked": int,
+                "compared": {"*": int},
                 "random_head": _NUMBER,
                 "random_weights": _NUMBER,
                 "pointing": {"n": int, "accuracy": _NUMBER, "interval": [_NUMBER]},
             }
         },
+        "split": str,
+        "data": str,
         "boxes": {"chance": _NUMBER, "middle": _NUMBER},
         "images": [{"path": str}],
     },

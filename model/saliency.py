@@ -91,7 +91,7 @@ def grad_cam(network: nn.Module, images: torch.Tensor, classes: torch.Tensor) ->
     The features are the last stage's. A grid head sees two stages, and neither alone has all that it knows:
     each gets the map of the gradient that the head sends to it directly, and the two are added by the logit
     that they bring to a place. classes: int64 `[B]`, whose logits. None where a network has no such stages:
-    they must be `[B, C, H, W]`, and the logits depend on them, which in a transformer they do not.
+    they must be `[B, C, H, W]`, or `[B, H, W, C]` where timm says so (Swin), and the logits depend on them.
     """
     at_once, parts = AT_ONCE.get(images.device.type, len(images)), []
     with eval_mode(network), torch.enable_grad(), _stages_as_leaves(network) as stages:
@@ -101,9 +101,11 @@ def grad_cam(network: nn.Module, images: torch.Tensor, classes: torch.Tensor) ->
             if not stages or any(stage.ndim != 4 for stage in stages):
                 return None
             chosen = logits.gather(1, wanted[:, None]).sum()
-            gradients = torch.autograd.grad(chosen, stages, allow_unused=True)
+            gradients: Sequence[torch.Tensor] = torch.autograd.grad(chosen, stages, allow_unused=True)
             if any(gradient is None for gradient in gradients):
                 return None
+            if getattr(_inner(network), "output_fmt", "NCHW") == "NHWC":
+                stages[:], gradients = ([each.movedim(3, 1) for each in part] for part in (stages, gradients))
             parts.append(_weigh(stages, gradients, few.shape[-1]))
     return torch.cat(parts).numpy(force=True)
 
@@ -122,10 +124,15 @@ def _resize(maps: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return functional.interpolate(maps, tuple(shape), mode="bilinear", align_corners=False)
 
 
+def _inner(network: nn.Module) -> Any:
+    """Timm's own network."""
+    return network.features.network if isinstance(network, GridNetwork) else network
+
+
 @contextmanager
 def _stages_as_leaves(network: nn.Module) -> Iterator[list[torch.Tensor]]:
     """While the block runs: what a pass makes of the stages that the head sees, each cut off from before."""
-    inner: Any = network.features.network if isinstance(network, GridNetwork) else network
+    inner = _inner(network)
     seen = getattr(inner, "feature_info", [])[-2 if isinstance(network, GridNetwork) else -1 :]
     leaves: list[torch.Tensor] = []
 
@@ -156,9 +163,12 @@ def _strongest(gradient: torch.Tensor) -> Maps:
 
 
 def with_head(network: nn.Module, random: nn.Module) -> nn.Module:
-    """A copy of the network with the head of another one of its kind."""
-    copy, other = deepcopy(network), cast(Any, random)
-    cast(Any, copy).get_classifier().load_state_dict(other.get_classifier().state_dict())
+    """A copy of the network with the head, or all the heads, of another one of its kind."""
+    copy = deepcopy(network)
+    heads, others = (cast(Any, each).get_classifier() for each in (copy, random))
+    pairs = zip(heads, others, strict=True) if isinstance(heads, tuple) else [(heads, others)]
+    for head, other in pairs:
+        head.load_state_dict(other.state_dict())
     return copy
 
 

@@ -88,11 +88,43 @@ def test_every_method_is_checked_and_the_page_has_the_numbers(run: Path) -> None
     content = Run(run).read("saliency.json")
     assert list(content["methods"]) == METHODS and "boxes" not in content
     for method in content["methods"].values():
-        assert method.keys() == {"checked", "random_head", "random_weights"}
-        assert method["checked"] == explain.CHECKED
+        assert method.keys() == {"compared", "random_head", "random_weights"}
+        assert 1 <= method["compared"]["random_weights"] <= explain.CHECKED
         assert -1 <= method["random_head"] < 0.999 and -1 <= method["random_weights"] < 0.9
+    assert content["methods"]["gradient"]["compared"] == dict.fromkeys(("random_head", "random_weights"), 6)
     page = (run / "report.html").read_text()
-    assert "with random weights" in page and "over 6 images" in page and "points into the box" not in page
+    assert "with random weights" in page and "n = 6<" in page and "points into the box" not in page
+    assert "Random test images of images.arrow" in page
+
+
+def test_the_page_says_which_images_they_are(run: Path, colour_pack: Pack) -> None:
+    explained(run, count=2, split="train", seed=3, copies=1, noise=0.2)
+    content = Run(run).read("saliency.json")
+    said = {"split": "train", "seed": 3, "copies": 1, "noise": 0.2, "data": str(colour_pack.path)}
+    assert content.items() >= said.items()
+    assert "Random training images of" in (run / "report.html").read_text()
+
+
+def test_the_numbers_are_written_after_their_picture(run: Path, monkeypatch: Patch) -> None:
+    def fail(*_: Any) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr(explain, "draw_sheet", fail)
+    with pytest.raises(UserError, match="no room"):
+        explained(run, count=2, copies=1)
+    assert not (run / "saliency.json").exists()
+
+
+def test_maps_of_one_value_are_not_counted(run: Path, colour_pack: Pack, monkeypatch: Patch) -> None:
+    job = explain.Job(run=run, resources=ONE_THREAD, count=3, copies=2)
+    augment = from_json(Augment, Run(run).read("recipe.json")["augment"], "recipe").centre()
+    batch = explain.draw_images(job, colour_pack, augment, {})
+    _, network = Run(run).network("swa", torch.device("cpu"))
+    result, maps = explain.look(job, network, batch)
+    maps["Grad-CAM"][:2] = 0
+    found = explain.check(job, network, network, batch, result.predictions, maps)
+    counts = {name: method["compared"]["random_head"] for name, method in found.items()}
+    assert counts == {"gradient": 3, "SmoothGrad": 3, "Grad-CAM": 1}
 
 
 def test_the_same_network_is_no_other(run: Path, colour_pack: Pack) -> None:
@@ -103,7 +135,8 @@ def test_the_same_network_is_no_other(run: Path, colour_pack: Pack) -> None:
     _, network = Run(run).network("swa", torch.device("cpu"))
     result, maps = explain.look(job, network, batch)
     found = explain.check(job, network, network, batch, result.predictions, maps)
-    same = {"checked": 3, "random_head": pytest.approx(1), "random_weights": pytest.approx(1)}
+    compared = {"random_head": 3, "random_weights": 3}
+    same = {"compared": compared, "random_head": pytest.approx(1), "random_weights": pytest.approx(1)}
     assert found == dict.fromkeys(METHODS, same)
 
 
@@ -216,6 +249,11 @@ def test_boxes_go_to_the_window_as_the_pixels_do(
         ),
         ("path,left,top,right,bottom\na,1,2,nan,4\n", "has the box 1, 2, nan, 4 in line 2; expected numbers"),
         ("path,left,top,right,bottom\na,1,2,3,4\n", "has boxes of no image in the split test of "),
+        ("path,left,top,right,bottom\n", "has no box; expected a line for each object"),
+        (
+            "path,left,top,right,bottom\na,0.1,0.2,0.5,0.9\n",
+            "has shares of the image; expected pixels of the",
+        ),
     ],
 )
 def test_boxes_that_cannot_be_are_one_line(run: Path, tmp_path: Path, text: str, message: str) -> None:

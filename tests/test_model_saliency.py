@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -162,6 +163,34 @@ def test_grad_cam_of_a_grid_head_adds_what_it_takes_of_either_stage() -> None:
 def test_networks_without_such_maps_have_none(name: str) -> None:
     network = timm_network(name=name)
     assert (grad_cam(network, images(side=160).float(), LABELS) is None) == (name == "test_vit")
+
+
+@pytest.mark.parametrize("name", ["test_mambaout", "swin_s3_tiny_224"])
+def test_grad_cam_of_stages_with_channels_last_is_captums_of_the_same_turned_round(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(name, 4, "none").eval()
+    pixels, layer = (
+        images(side=224).float(),
+        network.get_submodule(cast(Any, network).feature_info[-1]["module"]),
+    )
+    found = grad_cam(network, pixels, LABELS)
+
+    def turned(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, turn(output.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+    turn = nn.Identity()
+    network.add_module("turn", turn)
+    layer.register_forward_hook(turned)
+    expected = resized(captums_cam(network, turn, pixels, relu=True), 224)[:, 0]
+    assert found is not None and found.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * found.max())
+
+
+def test_a_random_head_of_several_changes_all_of_them() -> None:
+    network, random = (build("deit_tiny_distilled_patch16_224", 4, "none") for _ in range(2))
+    mixed = with_head(network, random)
+    for name in ("head.weight", "head_dist.weight"):
+        assert mixed.get_parameter(name).equal(random.get_parameter(name))
 
 
 def test_looking_leaves_no_trace() -> None:
