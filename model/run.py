@@ -313,6 +313,7 @@ def read_checked(path: Path, remedy: str) -> Any:
     remedy: what to do about a corrupt one, for the message. Raises RunError, and FileNotFoundError or
     NotADirectoryError where it is not there.
     """
+    content: Any
     lines = path.suffix == ".jsonl"
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
