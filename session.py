@@ -68,19 +68,28 @@ class TrainContext:
         return validate(inference, batches, self.recipe.bf16)
 
     def with_progress(
-        self, title: str, loader: Loader, clock: Clock | None = None, done: int = 0
+        self,
+        title: str,
+        loader: Loader,
+        clock: Clock | None = None,
+        done: int = 0,
+        say_more: Callable[[], str] = str,
     ) -> Iterator[Batch]:
         """The rest of the loader's epoch, under a progress bar. Raises Stopped on a signal.
 
-        clock: measures it. done: images of the epoch that came before, for the bar.
+        clock: measures it. done: images of the epoch that came before, for the bar. say_more: see `Update`.
         """
         clock = clock or Clock(loader)
+
+        def say() -> str:
+            return ", ".join(filter(None, (clock.note(), say_more())))
+
         with progress_bar(title, distributed.is_main()) as update:
             for batch in loader.epoch():
                 if self.stop():
                     raise Stopped(f"while {title}")
                 yield batch
-                update(done + clock.images, len(loader.ids), clock.note())
+                update(done + clock.images, len(loader.ids), say)
 
     def loss(self) -> Loss:
         """The recipe's, over this rank's images of a batch."""

@@ -178,7 +178,8 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
     set_train_mode(state.network, recipe.freeze_bn)
     loss_fn = context.loss()
     state.begin_epoch(len(loader.ids), recipe.epochs)
-    batches = context.with_progress(f"training epoch {state.epoch}", loader, clock, state.images)
+    title = f"training epoch {state.epoch}"
+    batches = context.with_progress(title, loader, clock, state.images, state.say_loss)
     for batch in islice(batches, steps):
         done, part = state.images / len(loader.ids), batch.global_batch_size / len(loader.ids)
         set_lr(state.optimizer, recipe.lr_at(state.epoch + done, part))

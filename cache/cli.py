@@ -33,6 +33,8 @@ ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BAD_INPUT = 2
 """Exit code when what the user gave is not what was expected."""
 LINE_SECONDS: Final = 10.0
+NOTE_SECONDS: Final = 2
+"""How often what stands behind a bar is made anew: it may have to wait for the device."""
 LINE_SHARE: Final = 0.02
 """How often a pass without a terminal says how far it is: see `progress_bar`."""
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
@@ -165,8 +167,8 @@ def stop_signals() -> Iterator[Stop]:
 class Update(Protocol):
     """Moves a progress bar."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` are done; `note` stands behind the bar."""
+    def __call__(self, done: int, total: int, note: Callable[[], str] = str) -> None:
+        """Show that `done` of `total` are done. note: makes what stands behind it, asked for now and then."""
 
 
 @contextmanager
@@ -185,10 +187,13 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Update]:
     columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note_column)
     ours = sys.stdout.isatty()  # else rich would take what is printed from the file that it goes to
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=ours) as bar:
-        task = bar.add_task(title, total=None, note="")
+        task, text, due = bar.add_task(title, total=None, note=""), "", 0.0
 
-        def update(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
+        def update(done: int, total: int, note: Callable[[], str] = str) -> None:
+            nonlocal text, due
+            if time.monotonic() >= due:
+                text, due = note(), time.monotonic() + NOTE_SECONDS
+            bar.update(task, completed=done, total=total, note=text)
 
         yield update
 
@@ -197,7 +202,7 @@ def progress_lines(title: str, clock: Callable[[], float] = time.monotonic) -> U
     """What says on standard error how far it is, and how long the rest will take at the speed so far."""
     start, said = (clock(), 0), (clock(), 0)
 
-    def update(done: int, total: int, note: str = "") -> None:
+    def update(done: int, total: int, note: Callable[[], str] = str) -> None:
         nonlocal start, said
         now = clock()
         if not start[1]:  # a pass that is resumed does not begin at 0
@@ -207,7 +212,7 @@ def progress_lines(title: str, clock: Callable[[], float] = time.monotonic) -> U
         said = now, done
         left = round((now - start[0]) * (total - done) / (done - start[1]))
         far = f"{title}: {done:,} of {total:,}, {left // 60}:{left % 60:02} left"
-        _complain(", ".join(filter(None, (far, note))))
+        _complain(", ".join(filter(None, (far, note()))))
 
     return update
 

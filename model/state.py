@@ -139,6 +139,12 @@ class TrainState(Counters):
         self._losses += total
         self._sums[self._row()].add_(total)
 
+    def say_loss(self) -> str:
+        """The epoch's mean loss so far. It waits for the device; nothing of several ranks, which share it."""
+        if distributed.world_size() > 1 or not self.images:
+            return ""
+        return f"train loss {float(self._losses) / self.images:.4f}"
+
     def check_gradients(self) -> None:
         """Note the batch if a gradient is not finite: its loss may be, and the next one has nan weights."""
         gradients = [each.grad for each in self.network.parameters() if each.grad is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -172,13 +173,14 @@ def test_ctrl_c_during_an_import_leaves_nothing_half_written(tmp_path: Path) -> 
 
 
 def test_without_a_terminal_a_long_pass_says_how_far_it_is(capsys: Capture) -> None:
-    now = 0.0
+    now, made = 0.0, itertools.count(2)
     update = cli.progress_lines("training epoch 3", clock=lambda: now)
     for done in range(401, 1001):  # resumed at 400: the speed is that of 401 and later
         now += 0.5
-        update(done, 1000, "2 img/s")
+        update(done, 1000, lambda: f"{next(made)} img/s")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "training epoch 3: 421 of 1,000, 4:50 left, 2 img/s"
+    assert lines[1].endswith("3 img/s")  # what a note costs is paid where it is shown alone
     assert len(lines) == 29  # one in ten seconds of five minutes, but for the last
 
     update = cli.progress_lines("packing", clock=lambda: now)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -69,7 +70,7 @@ def measure(pack: Pack, data: str, names: tuple[str, ...], seconds: float, repea
     turns = present * repeats
     with progress_bar("measuring") as update:
         for done, name in enumerate(turns):
-            update(done, len(turns), name)
+            update(done, len(turns), partial(str, name))
             samples[name].append(_in_a_process(sample, name, pack.path, seconds))
     return {
         "machine": describe_machine(),
