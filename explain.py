@@ -121,7 +121,9 @@ def explain(job: Job) -> None:
         draw_sheet(folder.folder / "saliency.png", augment, batch, maps, rows)
         folder.write(SALIENCY, {**content, "images": rows})
         shown = f"; the picture shows {SHOWN}" if len(rows) > SHOWN else ""
-        print(f"{len(rows)} images: {folder.folder / 'saliency.png'}{shown}")
+        print(
+            f"{len(rows)} {'image' if len(rows) == 1 else 'images'}: {folder.folder / 'saliency.png'}{shown}"
+        )
         if boxes:
             print(say_pointing(content))
         print(f"report: {report.build(folder.folder)}")
@@ -156,7 +158,7 @@ def read_boxes(file: Path) -> Boxes:
 
 def draw_images(job: Job, pack: Pack, augment: Augment, boxes: Boxes) -> Batch:
     """`count` random images of the split, as evaluation sees them; where there are boxes, images with one."""
-    ids = pack.ids(job.split)
+    ids, sizes = pack.ids(job.split), pack.sizes
     if not len(ids):
         raise UserError(f"{pack.path} has no images in its split {job.split}; name another: --split")
     if boxes:
@@ -165,10 +167,20 @@ def draw_images(job: Job, pack: Pack, augment: Augment, boxes: Boxes) -> Batch:
         if not len(ids):
             what = f"{job.boxes} has boxes of no image in the split {job.split} of {pack.path}"
             raise UserError(f"{what}; expected paths as in the pack, such as {first}")
+        for row in ids.tolist():
+            refuse_box_outside(job.boxes, pack.image_path(row), boxes, *sizes[row].tolist())
     chosen = epoch_order(ids, job.seed, 0)[: job.count]
     with Loader(pack, augment, chosen, job.resources, batch_size=len(chosen), epochs=1) as loader:
         note(loader.describe_corrupt())
         return next(iter(loader))
+
+
+def refuse_box_outside(file: Path | None, path: str, boxes: Boxes, width: int, height: int) -> None:
+    """Refuse a box that leaves its image by more than a pixel, which rounding does not. Raises UserError."""
+    for left, top, right, bottom in boxes[path]:
+        if left < -1 or top < -1 or right > width + 1 or bottom > height + 1:
+            what = f"{file} has the box {left:g}, {top:g}, {right:g}, {bottom:g} of {path}"
+            raise UserError(f"{what}, which is {width} x {height}; expected pixels of the upright image")
 
 
 def look(

@@ -40,8 +40,8 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     folders = [asked.out / f"fold-{index}" for index in range(count)]
     pack = open_pack(asked.pack, asked.resources, Fold(0, count, seed))
     if not (pack.families >= 0).any():
-        kept = "keeps no groups and no twins: it has none, or it is old, or --val 0 --test 0 sought none"
-        note(f"{pack.path} {kept}; where there are some, pack again, with --val 0.1 for example")
+        kept = "has no groups and no twins, so each image is dealt out by itself"
+        note(f"{pack.path} {kept}; if it is of an earlier version, or of --val 0 --test 0, pack again")
     described = {"folds": count, "pack": pack.header.digest, "recipe": asdict(asked.recipe)}
     with begun(run, FOLDS, described, asked.resume) as content:
         run.write(FOLDS, content)

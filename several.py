@@ -26,7 +26,7 @@ Train: TypeAlias = Callable[[TrainOptions, Stop], int]
 
 @contextmanager
 def begun(run: Run, name: str, asked: Mapping[str, Any], resume: bool) -> Iterator[dict[str, Any]]:
-    """Hold the folder; what its file `name` says, or what was asked for where it is new.
+    """Hold the folder; what its file `name` says, or what was asked for where nothing was trained.
 
     Raises RunError where it is in use, or of another command: all trainings in it must be of one.
     """
@@ -34,8 +34,9 @@ def begun(run: Run, name: str, asked: Mapping[str, Any], resume: bool) -> Iterat
     if not path.exists():
         refuse_other_content(run.folder)  # before a lock is left there
     with run_lock(run):
-        then: dict[str, Any] = run.read(name) if path.exists() else described
-        if path.exists() and not resume:
+        trained = any(run.folder.glob(f"*/{RECIPE}"))  # else another command may begin anew
+        then: dict[str, Any] = run.read(name) if path.exists() and (trained or resume) else described
+        if path.exists() and trained and not resume:
             raise RunError(f"{path} is there already; name another folder: --out, or go on: --resume")
         for field, was, now in differences({key: then.get(key) for key in described}, described):
             raise RunError(f"{path} has {field} = {was}, not {now}; resume with the same command")

@@ -135,11 +135,15 @@ def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
             raise OptionError(f"--sweep {text}: expected a field of the recipe, once; {hint}")
         if name == "select":
             raise OptionError(f"--sweep {text}: it ranks the trials, so all have the same; expected --select")
+        if not after:
+            shown = f"{name}=LOW..HIGH or {name}=A,B, such as --sweep lr=1e-4..1e-2"
+            raise OptionError(f"--sweep {text} names no values; expected {shown}")
         low, dots, high = after.partition("..")
         words = (low, high) if dots else tuple(after.split(","))
         values = tuple(read_value(kinds[name], name, word) for word in words)
         if dots and not (kinds[name] in (int, float) and -math.inf < values[0] < values[1] < math.inf):
-            raise OptionError(f"--sweep {text} is no range; expected numbers LOW..HIGH, or {name}=A,B")
+            shown = f"expected finite numbers LOW..HIGH, LOW below HIGH, or {name}=A,B"
+            raise OptionError(f"--sweep {text} is no range; {shown}")
         if len(set(values)) < max(len(values), 2):
             raise OptionError(f"--sweep {text}: expected two different values or more, or LOW..HIGH")
         found.append(Field(name, words, values, bool(dots)))

@@ -212,7 +212,7 @@ class _Wandb:
         self._run.summary.update(values)
 
     def close(self, ended: bool) -> None:
-        self._run.finish(exit_code=not ended)
+        self._run.finish(exit_code=int(not ended))
 
 
 class _Trackio(_Wandb):

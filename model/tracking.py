@@ -267,9 +267,12 @@ def summary(run: Run) -> dict[str, dict[str, Any]]:
     test: dict[str, Any] = {}
     if (run.folder / EVALUATION).exists():
         found = run.read(EVALUATION)
-        names = ("accuracy", "ensemble_accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "n")
-        test = {name: found.get(name) for name in names}
-        test["interval_low"], test["interval_high"] = found.get("interval") or (None, None)
+        of_both = ("accuracy", "balanced_accuracy", "macro_f1")
+        test = {name: found.get(name) for name in (*of_both, "cross_entropy", "n")}
+        test |= {f"ensemble_{name}": found.get(f"ensemble_{name}") for name in of_both}
+        for kind in ("", "ensemble_"):
+            ends = found.get(f"{kind}interval") or (None, None)
+            test[f"{kind}interval_low"], test[f"{kind}interval_high"] = ends
     return {
         part: {f"{part}/{name}": value for name, value in values.items() if value is not None}
         for part, values in (("kept", kept), ("test", test))

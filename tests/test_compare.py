@@ -129,6 +129,16 @@ def test_the_best_is_named_only_beyond_chance(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_was_not_evaluated_is_said_and_has_its_curves(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / name, right(80)) for name in ("one", "two", "new run")]
+    (runs[2] / "eval.json").unlink()
+    found = compare.gather(runs)
+    assert [run.name for run in found["shown"]] == ["one", "two", "new run"]
+    (line,) = found["notes"]
+    assert line.startswith("new run was not evaluated")
+    assert line.endswith(f": greyhound eval --run '{runs[2]}'")
+
+
 def test_without_predictions_the_intervals_must_be_apart(tmp_path: Path) -> None:
     runs = [a_run(tmp_path / str(score), right(score), told=False) for score in (80, 86, 97)]
     found = compare.gather(runs)
@@ -299,7 +309,7 @@ def test_the_page_says_what_it_is_told_first(tmp_path: Path) -> None:
     [
         ("one", "name two run folders or more: greyhound compare RUN RUN --out compare.html"),
         ("one one/../one", "one is named twice; expected different runs"),
-        ("one nowhere", "nowhere has no recipe.json; expected a run folder, as made by: greyhound train fast --pack PACK --out nowhere"),
+        ("one nowhere", "nowhere holds no run (no recipe.json); name the folder that greyhound train --out wrote"),
         ("one two --out one", "one cannot be written (Is a directory)"),
     ],
 )  # fmt: skip

@@ -182,10 +182,11 @@ def test_boxes_are_measured_beside_chance_and_the_middle(
     run: Path, colour_pack: Pack, tmp_path: Path, capsys: Capture
 ) -> None:
     """Nine images with a box that is all of the image, one whose box is beside it."""
-    paths = [colour_pack.image_path(row) for row in colour_pack.ids("test")[:10]]
-    whole = [(path, 0, 0, 10_000, 10_000) for path in paths[:9]]
+    ids = colour_pack.ids("test")[:10].tolist()
+    paths = [colour_pack.image_path(row) for row in ids]
+    whole = [(path, 0, 0, *colour_pack.sizes[row]) for row, path in zip(ids, paths, strict=True)][:9]
     boxes = write_boxes(
-        tmp_path / "boxes.csv", [*whole, (paths[9], 5000, 0, 6000, 9), ("no/such.png", 1, 1, 2, 2)]
+        tmp_path / "boxes.csv", [*whole, (paths[9], -1, 0, 0, 9), ("no/such.png", 1, 1, 2, 2)]
     )
     rows = explained(run, count=500, copies=1, boxes=boxes)
     assert sorted(row["path"] for row in rows) == sorted(paths)
@@ -248,6 +249,10 @@ def test_boxes_go_to_the_window_as_the_pixels_do(
             "has the box 1, 2, x, 4 in line 2; expected numbers, left <",
         ),
         ("path,left,top,right,bottom\na,1,2,nan,4\n", "has the box 1, 2, nan, 4 in line 2; expected numbers"),
+        (
+            "path,left,top,right,bottom\nPATH,-9,5,99,99\n",
+            "has the box -9, 5, 99, 99 of PATH, which is SIZE; expected pixels of the upright image",
+        ),
         ("path,left,top,right,bottom\na,1,2,3,4\n", "has boxes of no image in the split test of "),
         ("path,left,top,right,bottom\n", "has no box; expected a line for each object"),
         (
@@ -256,8 +261,13 @@ def test_boxes_go_to_the_window_as_the_pixels_do(
         ),
     ],
 )
-def test_boxes_that_cannot_be_are_one_line(run: Path, tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "boxes.csv").write_text(text)
+def test_boxes_that_cannot_be_are_one_line(
+    run: Path, colour_pack: Pack, tmp_path: Path, text: str, message: str
+) -> None:
+    row = colour_pack.ids("test")[0]
+    path, size = colour_pack.image_path(row), "{} x {}".format(*colour_pack.sizes[row])
+    message = message.replace("PATH", path).replace("SIZE", size)
+    (tmp_path / "boxes.csv").write_text(text.replace("PATH", path))
     with pytest.raises(UserError, match=re.escape(f"boxes.csv {message}")):
         explained(run, boxes=tmp_path / "boxes.csv")
     assert not (run / "saliency.json").exists()

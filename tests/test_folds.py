@@ -246,6 +246,6 @@ def test_what_a_pack_does_not_say_is_said(
     for pack, said in ((grouped, False), (colour_pack, True)):
         with pytest.raises(Stopped):
             cross_validate(asked(pack, tmp_path / str(said)), never, stop)
-        assert ("keeps no groups and no twins" in capsys.readouterr().err) == said
+        assert ("has no groups and no twins" in capsys.readouterr().err) == said
     with pytest.raises(UserError, match="--folds is 99; expected 2 to 16"):
         cross_validate(asked(colour_pack, tmp_path / "out", folds=99), never, stop)

@@ -26,7 +26,16 @@ from greyhound.cache.store import Pack
 from greyhound.model import checkpoint, distributed, trackers
 from greyhound.model.run import EVALUATION, LAST, METRICS, PACK, PROBE, RECIPE, STEPS, TIMES, TRACKING, Run
 from greyhound.model.run_lock import run_lock
-from greyhound.model.tracking import Follower, TrackingError, follow, numbered, require, scalars, step_at
+from greyhound.model.tracking import (
+    Follower,
+    TrackingError,
+    follow,
+    numbered,
+    require,
+    scalars,
+    step_at,
+    summary,
+)
 from greyhound.pipelines.order import even_bounds
 from greyhound.recipe import Averaging, Checkpoints
 
@@ -518,6 +527,29 @@ def test_trackers_get_no_step_ahead_of_the_checkpoint(
     job = replace(tiny_job(colour_pack.path, run.folder, recipe=recipe), checkpoints=Checkpoints(steps=2))
     train.train(replace(job, log=("tensorboard",)), never)
     assert len(called) > 4 and all(called)
+
+
+@EACH
+def test_a_run_that_is_stopped_is_closed(name: str, full: Path, tmp_path: Path) -> None:
+    pytest.importorskip(name)
+    run, said = cut(full, tmp_path / f"stopped-{name}", 1), list[str]()
+    with pytest.raises(Stopped), Follower(run, said.append, [name]):
+        raise Stopped("before epoch 1")
+    assert said == []
+    if name == "wandb":
+        assert [each.exit.exit_code for each in wandb_records(run) if each.HasField("exit")] == [1]
+
+
+def test_the_summary_has_single_crops_and_all_together(full: Path, tmp_path: Path) -> None:
+    run = cut(full, tmp_path / "summed", 2)
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "interval_low", "interval_high")
+    found = {"n": 4, "interval": [0.1, 0.2], "ensemble_interval": [0.3, 0.4]}
+    for place, key in enumerate(("accuracy", "balanced_accuracy", "macro_f1")):
+        found |= {key: place, f"ensemble_{key}": 10 + place}
+    run.write(EVALUATION, run.read(EVALUATION) | found)
+    test = summary(run)["test"]
+    assert [test[f"test/{name}"] for name in names] == [0, 1, 2, 0.1, 0.2]
+    assert [test[f"test/ensemble_{name}"] for name in names] == [10, 11, 12, 0.3, 0.4]
 
 
 def test_a_run_that_was_stopped_stays_so_when_it_is_evaluated(full: Path, tmp_path: Path) -> None:

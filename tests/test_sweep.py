@@ -88,9 +88,9 @@ def test_what_a_field_is_searched_over_is_said(word: str, says: str) -> None:
         ("lr=1e-4..1e-2 lr=1,2", "--sweep lr=1,2: expected a field of the recipe, once; did you mean lr?"),
         ("note=a,b", "--sweep note=a,b: expected a field of the recipe, once; see greyhound train --help"),
         ("threads=1,2", "--sweep threads=1,2: expected a field of the recipe, once; see greyhound train --help"),
-        ("lr=1e-2..1e-4", "--sweep lr=1e-2..1e-4 is no range; expected numbers LOW..HIGH, or lr=A,B"),
-        ("lr=0.1..inf", "--sweep lr=0.1..inf is no range; expected numbers LOW..HIGH, or lr=A,B"),
-        ("network=a..b", "--sweep network=a..b is no range; expected numbers LOW..HIGH, or network=A,B"),
+        ("lr=1e-2..1e-4", "--sweep lr=1e-2..1e-4 is no range; expected finite numbers LOW..HIGH, LOW below HIGH, or lr=A,B"),
+        ("lr=0.1..inf", "--sweep lr=0.1..inf is no range; expected finite numbers LOW..HIGH, LOW below HIGH, or lr=A,B"),
+        ("network=a..b", "--sweep network=a..b is no range; expected finite numbers LOW..HIGH, LOW below HIGH, or network=A,B"),
         ("lr=low..high", "lr is 'low'; expected a number"),
         ("batch-size=16,32.5", "batch-size is '32.5'; expected a whole number"),
         ("class-weights=none,f1", "class-weights is 'f1'; expected none or balanced"),
@@ -102,7 +102,9 @@ def test_what_a_field_is_searched_over_is_said(word: str, says: str) -> None:
         ("batch-size=0,16", "--sweep batch-size = 0: --batch-size is 0; expected 1 or more"),
         ("batch-size=0,16 freeze-bn=on,off", "--sweep batch-size = 0: --batch-size is 0; expected 1 or more"),
         ("lr=-1..1", "--sweep lr = -1: --lr is -1.0; expected 0 or more"),
-        ("lr", "lr is ''; expected a number"),
+        ("lr=0.1..1e-1", "--sweep lr=0.1..1e-1 is no range; expected finite numbers LOW..HIGH, LOW below HIGH, or lr=A,B"),
+        ("lr", "--sweep lr names no values; expected lr=LOW..HIGH or lr=A,B, such as --sweep lr=1e-4..1e-2"),
+        ("lr=", "--sweep lr= names no values; expected lr=LOW..HIGH or lr=A,B, such as --sweep lr=1e-4..1e-2"),
     ],
 )  # fmt: skip
 def test_refused_fields(words: str, says: str) -> None:
@@ -231,8 +233,8 @@ def test_a_sweep_names_the_best_and_what_failed(colour_pack: Pack, tmp_path: Pat
     ]
     page = (out / "sweep.html").read_text()
     assert said[-4] in page
-    assert page.count('<td data-label="validation loss">failed</td>') == len(failed)
-    assert page.index(f'<th scope="row">trial-{best:03}') == page.index('<th scope="row">trial-')
+    assert page.count('<td role="cell" data-label="validation loss">failed</td>') == len(failed)
+    assert page.index(f'scope="row">trial-{best:03}') == page.index('scope="row">trial-')
 
 
 def test_by_accuracy_the_highest_is_the_best(colour_pack: Pack, tmp_path: Path, capsys: Capture) -> None:
@@ -298,6 +300,9 @@ def test_what_a_recipe_cannot_do_fails_its_trial(
     with pytest.raises(RunError, match="all 2 trials failed; the last one: so"):
         sweep(job(colour_pack, tmp_path / "s", *RATES, trials=2), never, raising(error))
     assert f"trial 1 failed: {error}" in capsys.readouterr().err
+    assert sweep(job(colour_pack, tmp_path / "s", "batch-size=4,8", trials=2), never, stub) == 0, (
+        "where nothing was trained, a corrected command begins anew"
+    )
 
 
 def test_a_trial_of_a_recipe_that_these_classes_do_not_allow_fails_alone(

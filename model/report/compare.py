@@ -67,6 +67,7 @@ class Compared:
     the true class and the predicted one.
     """
 
+    folder: Path
     name: str
     content: Mapping[str, Any]
     kept: Stage | None
@@ -135,7 +136,7 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
         for run in ranked[1:]
         if run.digest == ranked[0].digest
     }
-    chosen = [run.name for run in ranked[:OVERLAID]] or [run.name for run in runs[:OVERLAID]]
+    chosen = list(dict.fromkeys(run.name for run in (*ranked, *runs)))[:OVERLAID]
     shown = [run for run in runs if run.name in chosen]
     return {
         "runs": runs,
@@ -181,6 +182,7 @@ def read(folder: Path, name: str) -> Compared:
     evaluation = report.with_age(folder, found[EVALUATION], reached) or {}
     tested = None if evaluation.get("outdated") else score(evaluation)
     return Compared(
+        folder,
         name,
         {file: content or {} for file, content in found.items()} | rows,
         kept,
@@ -248,6 +250,9 @@ def notes(runs: Sequence[Compared]) -> Iterator[str]:
             yield f"{run.name} has no result yet: it ended, or still runs, before its first one."
         elif run.content[EVALUATION] and not run.tested:
             yield f"The test of {run.name} is of other weights than it has now, and is left out."
+        elif not run.tested and any(other.tested for other in runs):
+            command = report.command(run.folder, EVALUATION, pack=run.content[PACK])
+            yield f"{run.name} was not evaluated, and so stands beside no test of another run: {command}"
     for one, other in combinations(runs, 2):
         if one.digest == other.digest and one.tested and other.tested and not (one.named and other.named):
             yield (

@@ -194,7 +194,7 @@ def read_epochs(run: Path) -> list[dict[str, Any]]:
 def require_recipe(run: Path, recipe: Any) -> None:
     """Refuse a folder without a recipe: it holds no run. Raises RunError."""
     if recipe is None:
-        raise RunError(f"{run} has no {RECIPE}; expected a run folder, as made by: {command(run, RECIPE)}")
+        raise RunError(f"{run} holds no run (no {RECIPE}); name the folder that greyhound train --out wrote")
 
 
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
