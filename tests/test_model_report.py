@@ -212,9 +212,10 @@ def full_run(
         "mistakes.json": mistakes(list(classes), path),
         "saliency.json": {"methods": {"gradient": WORTH, "SmoothGrad": WORTH}, "images": []},
     }
-    files["find-lr.json"] = {"of": depends_on(RECIPE, pack(list(classes), path)["digest"])}
     for name, content in files.items():
         write(run, name, content)
+    recipe = report.read(run, "recipe.json")  # with the fields that came later
+    write(run, "find-lr.json", {"of": depends_on(recipe, pack(list(classes), path)["digest"])})
     noise = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
     for name in report.PICTURES:
         Image.fromarray(noise).save(run / name)
