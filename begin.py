@@ -113,9 +113,8 @@ def on_this_rank(options: TrainOptions, restarted: bool, device: torch.device) -
     """
     several = distributed.world_size() > 1
     if several and options.starts_no_run:
-        raise RunError(
-            "--dry-run, --verify-determinism and --find-lr are for one process; start without torchrun"
-        )
+        tries = "--dry-run, --verify-determinism and --find-lr"
+        raise RunError(f"{tries} are for one process; start them without torchrun")
     if several and options.recipe.sync_batchnorm and device.type != "cuda":
         raise RunError("--sync-batchnorm needs GPUs; leave it out, or add --freeze-bn")
     if several and options.recipe.sync_batchnorm and options.recipe.compile:

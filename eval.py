@@ -159,8 +159,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         "device": where,
         "seed": job.seed,
     }
-    conclude(job, Evaluated(name, result, rows, shown))
-    return result
+    return conclude(job, Evaluated(name, result, rows, shown))
 
 
 def main() -> None:
@@ -273,11 +272,11 @@ def write_images(run: Run, found: Evaluated) -> str:
     return hashlib.sha256((run.folder / name).read_bytes()).hexdigest()
 
 
-def conclude(job: Job, found: Evaluated) -> None:
+def conclude(job: Job, found: Evaluated) -> dict[str, Any]:
     """Write the confusion matrix, the images, the result's JSON and the report; print the tables.
 
     The JSON comes last, and names its CSV by content: where a run is killed between, nobody takes one for the
-    other's.
+    other's. Returns the JSON's content.
     """
     from greyhound.model import tracking
     from greyhound.model.report import figures, report  # matplotlib, which takes long
@@ -291,7 +290,8 @@ def conclude(job: Job, found: Evaluated) -> None:
         [row["name"] for row in rows],
         [row["n"] for row in rows],
     )
-    folder.write(name, result | {"predictions_sha256": write_images(folder, found)})
+    result |= {"predictions_sha256": write_images(folder, found)}
+    folder.write(name, result)
     listed = result | {"classes": report.worst_first(result["classes"])} if job.worst_first else result
     print("\n".join(map(plain, metrics.table(listed))))
     if "calibration" in result:
@@ -301,6 +301,7 @@ def conclude(job: Job, found: Evaluated) -> None:
         print(f"result: {folder.folder / name}")
     print(f"report: {report.build(folder.folder)}")
     tracking.follow(folder.folder, note)
+    return result
 
 
 if __name__ == "__main__":

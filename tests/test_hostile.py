@@ -139,7 +139,7 @@ def test_the_whole_flow_takes_them_and_the_report_escapes_them(
     page = (tmp_path / "run" / "report.html").read_text()
     assert SCRIPT not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own, which sorts tables
 
 
 def test_a_survey_looks_at_them_all_and_draws_its_page(hostile: Path, tmp_path: Path, here: Here) -> None:

@@ -130,7 +130,7 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
     tree += [*ROOT.glob("*.py"), *ROOT.glob("*.jinja"), ROOT / "py.typed"]
     assert ours == {f"greyhound/{path.relative_to(ROOT)}" for path in tree}
     assert any(name.endswith(".js") for name in ours)
-    assert sum(name.endswith(".jinja") for name in ours) == 4
+    assert sum(name.endswith(".jinja") for name in ours) == 7
 
 
 def test_the_whole_flow_beside_modules_of_the_same_names(installed: Installed) -> None:

@@ -66,10 +66,10 @@ def test_an_image_that_may_not_be_read_is_left_out_by_name(
         ("cache/__main__.py survey images --out run", "--out run is no folder that can be written to"),
         ("cache/__main__.py demo run/demo", "run/demo cannot be made (NO)"),
         ("train.py fast --pack PACK --out run/new SMALL", "run/new cannot be made or written (NO)"),
-        ("eval.py --run run --crops 1 --device cpu", "run/eval.json cannot be written (NO)"),
-        ("eval.py --run run --images images --device cpu", "run/eval-images.json cannot be written (NO)"),
+        ("eval.py --run run --crops 1 --device cpu", "run/confusion.png cannot be written (NO)"),
+        ("eval.py --run run --images images --device cpu", "run/confusion-images.png cannot be written (NO)"),
         ("predict.py --run run images --out run/p.csv --device cpu", "run/p.csv cannot be written (NO)"),
-        ("explain.py --run run --device cpu", "run/saliency.json cannot be written (NO)"),
+        ("explain.py --run run --device cpu", "run/saliency.png cannot be written (NO)"),
         ("review.py --run run --out run/labels.json --device cpu", "run/labels.json cannot be written (NO)"),
     ],
 )  # fmt: skip
@@ -94,8 +94,8 @@ def test_a_run_that_may_not_be_written_is_not_resumed(ordinary: None, run: Path,
 @pytest.mark.parametrize(
     ("program", "names"),
     [
-        ("eval.py --run run --crops 2 --device cpu", ("eval.json", "confusion.png", "report.html")),
-        ("explain.py --run run --device cpu", ("saliency.json", "saliency.png", "report.html")),
+        ("eval.py --run run --crops 2 --device cpu", ("confusion.png", "report.html")),
+        ("explain.py --run run --device cpu", ("saliency.png", "report.html")),
         ("cache/__main__.py survey images --out run", ("survey.html",)),
     ],
 )
