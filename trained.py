@@ -10,7 +10,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import tee
@@ -238,8 +238,9 @@ def predict(
         ThreadPoolExecutor(1) as pool,
         closing(_chunks(trained, images, resources, Path(folder), stop)) as chunks,
     ):
-        coming = pool.submit(next, chunks, None)
+        pool.submit(int).result()  # from here on, shutdown waits for its thread, wherever a signal comes
         try:
+            coming = pool.submit(next, chunks, None)
             while (chunk := coming.result()) is not None:
                 coming = pool.submit(next, chunks, None)
                 found = _look(trained, chunk, resources, crops, temperature)
@@ -250,7 +251,7 @@ def predict(
                     chunk.pack.unlink()
         finally:
             stop.set()
-            wait([coming])
+            pool.shutdown()
 
 
 def _look(
