@@ -327,8 +327,9 @@ def points(run: Compared, file: str, key: str) -> Iterator[tuple[float, float]]:
 
 
 def moved(runs: Sequence[Compared]) -> list[tuple[str, int, list[Score], bool]]:
-    """The classes that all tests have: name, images, each run's score, and whether the difference between the
-    highest and the lowest is beyond chance. The largest differences first; none of fewer than two tests.
+    """The classes that all tests have and that differ: name, images, each run's score, and whether the
+    difference between the highest and the lowest is beyond chance. The largest differences first; none of
+    fewer than two tests.
     """
     tested = [run for run in runs if run.tested]
     if len(tested) < 2:
@@ -339,6 +340,8 @@ def moved(runs: Sequence[Compared]) -> list[tuple[str, int, list[Score], bool]]:
     for name in common:
         scores = [run.classes[name] for run in tested]
         low, high = min(scores), max(scores)
+        if low.accuracy == high.accuracy:
+            continue
         ends = tested[scores.index(low)], tested[scores.index(high)]
         found.append((name, low.n, scores, difference(*ends, low, high, tests, of=name).beyond))
     return sorted(found, key=lambda row: min(row[2]).accuracy - max(row[2]).accuracy)[:CLASSES]
