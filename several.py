@@ -1,6 +1,6 @@
 """Several trainings of one command, each in a folder of its own below the command's.
 
-Before it: train, which hands itself over. After it: sweep, and whatever else trains more than once.
+Before it: train, which hands itself over. After it: sweep and folds.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ class _TensorBoard:
     def describe(self, recipe: dict[str, Any], about: dict[str, Any]) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        for each in hparams(recipe, {"valid/accuracy": 0, "test/accuracy": 0}):  # type: ignore[no-untyped-call]
+        reached = {"valid/accuracy": 0, "test/accuracy": 0}
+        for each in hparams(recipe, reached):  # type: ignore[no-untyped-call]
             self._writer.file_writer.add_summary(each)
         both = recipe | about
         self.table("recipe", {"field": list(both), "value": list(both.values())}, 0)
@@ -137,9 +138,7 @@ class _Mlflow:
         from mlflow.entities import Metric
 
         now, steps = int(1000 * time.time()), list(rows)
-        for first in range(
-            0, len(steps), 100
-        ):  # at most 1,000 metrics a call, each of which is a transaction
+        for first in range(0, len(steps), 100):  # a call is a transaction, of at most 1,000 metrics
             some = steps[first : first + 100]
             metrics = [Metric(name, value, now, step) for step in some for name, value in rows[step].items()]
             self._client.log_batch(self._id, metrics=metrics)

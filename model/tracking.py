@@ -20,6 +20,7 @@ from greyhound.cache.errors import UserError
 from greyhound.model.metrics import confused
 from greyhound.model.report import stages
 from greyhound.model.report.report import PICTURES, REPORT, reached
+from greyhound.model.report.text import flatten
 from greyhound.model.run import (
     EVALUATION,
     METRICS,
@@ -228,25 +229,17 @@ def _validation(row: Mapping[str, Any]) -> dict[str, Any]:
 def describe(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """The recipe by dotted names; the pack's digest and the versions. Raises RunError."""
     about = {"pack": run.read(PACK)["digest"], **run.read(VERSIONS)}
-    return dict(_flat(run.read(RECIPE))), {f"about.{name}": value for name, value in about.items()}
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from _flat(each, f"{name}.{key}".removeprefix("."))
-    else:
-        yield name, value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    recipe = {
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for name, value in flatten(run.read(RECIPE))
+    }
+    return recipe, {f"about.{name}": value for name, value in about.items()}
 
 
 def tables(evaluation: Mapping[str, Any]) -> dict[str, Table]:
     """The table of classes, and that of true and predicted class, the most frequent pairs first."""
-    classes, pairs = (
-        evaluation["classes"],
-        sorted(confused(evaluation), key=lambda pair: -pair[2])[:MOST_PAIRS],
-    )
+    classes = evaluation["classes"]
+    pairs = sorted(confused(evaluation), key=lambda pair: -pair[2])[:MOST_PAIRS]
     ends = {"interval_low": 0, "interval_high": 1}
     by_class = {
         name: [row.get(name) for row in classes]

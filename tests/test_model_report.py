@@ -904,7 +904,7 @@ def test_a_chart_names_its_last_and_its_best_value() -> None:
         (text.clock, None, "–"),
         (text.percent, 0.9306, "93.1\u202f%"),
         (text.percent, True, "–"),
-        (text.percent, 4999 / 5000, "99.9800\u202f%"),
+        (text.percent, 4999 / 5000, ">99.9\u202f%"),
         (text.percent, 1.0, "100.0\u202f%"),
         (text.percent, 0.9999999999999999, "100.0\u202f%"),
         (text.share, 1.2, "1.0000"),

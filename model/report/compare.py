@@ -24,8 +24,8 @@ from greyhound.model.report import report
 from greyhound.model.report.charts import END, MIDDLE, data_uri
 from greyhound.model.report.figures import OVERLAID, curves
 from greyhound.model.report.report import Group, Row
-from greyhound.model.report.stages import Stage, stages
-from greyhound.model.report.text import finite, scalar
+from greyhound.model.report.stages import Stage, kept, stages
+from greyhound.model.report.text import finite, flatten, scalar
 from greyhound.model.run import (
     EVALUATION,
     METRICS,
@@ -178,16 +178,16 @@ def read(folder: Path, name: str) -> Compared:
     report.require_recipe(folder, found[RECIPE])
     rows = {file: report.read(folder, file) or [] for file in (METRICS, TIMES, STEPS)}
     reached = stages(found[PROBE], rows[METRICS], found[SWA], report.selects(found[RECIPE]))
-    kept = next((stage for stage in reached if stage.best), None)
+    taken = kept(reached)
     evaluation = report.with_age(folder, found[EVALUATION], reached) or {}
     tested = None if evaluation.get("outdated") else score(evaluation)
     return Compared(
         folder,
         name,
         {file: content or {} for file, content in found.items()} | rows,
-        kept,
+        taken,
         tested,
-        score(kept.result) if kept else None,
+        score(taken.result) if taken else None,
         read_predictions(folder / PREDICTIONS, evaluation.get("predictions_sha256")) if tested else {},
     )
 
@@ -264,7 +264,7 @@ def notes(runs: Sequence[Compared]) -> Iterator[str]:
 
 def settings(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     """What differs of recipe, pack and versions: its name, as on the command line, and each run's value."""
-    recipes = [dict(flat(run.content[RECIPE])) for run in runs]
+    recipes = [dict(fields(run.content[RECIPE])) for run in runs]
     packs = [
         {"pack": run.digest[:12], "training images": (run.content[PACK].get("splits") or {}).get("train")}
         for run in runs
@@ -288,16 +288,11 @@ def told_apart(values: Sequence[Any]) -> list[str]:
     return [os.path.relpath(value, above) if value in paths else str(value) for value in values]
 
 
-def flat(content: Row, place: str = "") -> Iterator[tuple[str, Any]]:
+def fields(recipe: Row) -> Iterator[tuple[str, Any]]:
     """A recipe's fields by the names of their flags."""
-    for key, value in content.items():
-        name = f"{place}{key}".replace("_", "-")
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            value = {str(index): item for index, item in enumerate(value)}
-        if isinstance(value, dict):
-            yield from flat(value, f"{name}.")
-        elif value != []:  # a recipe without phases
-            yield name if name != "name" else "recipe", value
+    for name, value in flatten(recipe):
+        if value != []:  # a recipe without phases
+            yield "recipe" if name == "name" else name.replace("_", "-"), value
 
 
 def charts(runs: Sequence[Compared]) -> Iterator[tuple[str, str, str]]:

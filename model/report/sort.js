@@ -3,7 +3,7 @@
 for (const table of document.querySelectorAll(".sortable table")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const text = (row, at) => row.cells[at].textContent.trim();
-  const key = (row, at) => Number.parseFloat(text(row, at).replaceAll(",", ""));
+  const key = (row, at) => Number.parseFloat(text(row, at).replace(/[,>]/g, ""));
   const compare = (one, other, at, sign) => {
     if (at === 0) return sign * text(one, 0).localeCompare(text(other, 0));
     const [left, right] = [key(one, at), key(other, at)];

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import PurePath
-from typing import Final, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from rich import filesize
 
@@ -18,11 +19,21 @@ _FOLDERS: Final = re.compile(r"(?<![\w.~:/-])/(?:(?:[^/\s'\"]+|[^/\s'\".,;:][^/'
 
 
 def percent(value: object, unit: str = "\N{NARROW NO-BREAK SPACE}%") -> str:
-    """A share as "93.1 %", or without the unit; a dash where there is none."""
+    """A share as "93.1 %", or without the unit; a dash where there is none. Below 1 it is never 100.0."""
     if not finite(value):
         return "–"
-    digits = 4 if 0.9995 <= value < 0.9999995 else 1  # a mistake in 5,000 is not none
-    return f"{100 * value:.{digits}f}{unit}"
+    return f">99.9{unit}" if 0.9995 <= value < 1 - 1e-9 else f"{100 * value:.1f}{unit}"
+
+
+def flatten(content: object, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of a nested object by dotted names; objects in a list are counted from 0."""
+    if isinstance(content, list) and any(isinstance(each, dict) for each in content):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict):
+        yield place, content
+        return
+    for key, value in content.items():
+        yield from flatten(value, f"{place}.{key}".removeprefix("."))
 
 
 def share(value: object) -> str:
