@@ -158,8 +158,9 @@ FAST: Final = replace(
     name="fast",
     network="tf_efficientnet_lite2",
     augment=Augment(
-        size=224,
+        size=256,
         scale=(1.0, 1.25),
+        crop_scale=(1.0, 1.0),
         rotation=10.0,
         shear=5.0,
         flip=0.5,
@@ -172,7 +173,7 @@ FAST: Final = replace(
     label_smoothing=0.0,
     select="loss",
     linear_probe=True,
-    probe_grids=(0, 1, 3),
+    probe_grids=(0, 1, 4),
     freeze_bn=True,
     micro_batch=AUTO,
     phases=(),
@@ -185,7 +186,7 @@ DEMO: Final = replace(
     FINE,
     name="demo",
     network="tf_efficientnet_lite0",
-    augment=replace(FAST.augment, size=160),
+    augment=replace(FAST.augment, size=160, crop_scale=None),
     phases=(Phase(epochs=2, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )

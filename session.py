@@ -24,6 +24,7 @@ from greyhound.cache.shards import find
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import distributed, linear_probe, precision
 from greyhound.model.dry_run import check_input_size
+from greyhound.model.imports import without_compiler
 from greyhound.model.network import GridFeatures, build, convert_sync_batchnorm, normalisation, set_train_mode
 from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, RecipeError, Run, RunError, versions
@@ -222,9 +223,10 @@ def normalised(recipe: Recipe) -> Recipe:
 
 def open_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:
     """The recipe's optimizer; each step sets its learning rate."""
-    return torch.optim.SGD(
-        network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    with without_compiler():
+        return torch.optim.SGD(
+            network.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from greyhound.model.imports import without_compiler
 from greyhound.model.network import Linear, eval_mode
 from greyhound.model.precision import exact_products, forward
 from greyhound.model.run import RecipeError
@@ -43,6 +44,8 @@ _ABSENT: Final = 10.0
 """How far below the lowest logit of any image a class without images is put."""
 _ROUNDING: Final = 1e-6
 """A spread that is less than this share of a feature's mean is float32's rounding."""
+_RIDGE: Final = 1e-8
+"""Added to the products of images, as a share: some images depend on others, and float64 rounds."""
 
 
 @dataclass(frozen=True)
@@ -183,17 +186,18 @@ def fit(
     """
     found = rows.new_zeros(rows.shape[1] + 1, offset.shape[1]) if begin is None else begin.clone()
     found.requires_grad_()
-    search = torch.optim.LBFGS(
-        [found],
-        max_iter=steps,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-9,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
+    with without_compiler():
+        search = torch.optim.LBFGS(
+            [found],
+            max_iter=steps,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-9,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+        )
 
     def loss() -> torch.Tensor:
-        search.zero_grad()
+        found.grad = None
         fitted = _cross_entropy(offset + rows @ found[:-1] + found[-1], targets, weights)
         value = fitted + penalty / (2 * len(rows)) * found[:-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
@@ -222,26 +226,26 @@ def classifier(network: Any) -> nn.Linear:
 class _Problem:
     """Standardised features, `rows` `[n, r]`, in as few columns as they need: no more than there are images.
 
-    A rotation changes no penalty, so of more features than images their coordinates in the span of the
-    images are enough.
+    A rotation changes no penalty. So of more features than images, the triangle L of the images' products,
+    L L^T, is enough: its rows have the same lengths and angles.
     """
 
     def __init__(self, values: Rows) -> None:
         """values: `[n, D]`."""
         self.mean, self.scale = values.mean(0), values.std(0, correction=0)
         self.scale[self.scale <= _ROUNDING * self.mean.abs()] = 1
-        self.rows = (values - self.mean) / self.scale
-        self._rotation: Rows | None = None
+        self.rows = self._features = (values - self.mean) / self.scale
         if self.rows.shape[0] < self.rows.shape[1]:
-            length, axes = torch.linalg.eigh(self.rows @ self.rows.T)
-            kept = length > _ROUNDING * length[-1]
-            length, axes = length[kept].sqrt(), axes[:, kept]
-            self._rotation = self.rows.T @ (axes / length)
-            self.rows = axes * length
+            products = self.rows @ self.rows.T
+            lengths = products.diagonal()
+            lengths += _RIDGE * lengths.mean().clamp(min=1)
+            self.rows = torch.linalg.cholesky(products)
 
     def head(self, fitted: Rows) -> tuple[Rows, Rows]:
         """Weights `[K, D]` and biases `[K]` for the features as they were, of what `fit` found."""
-        weights = fitted[:-1] if self._rotation is None else self._rotation @ fitted[:-1]
+        weights = fitted[:-1]
+        if self.rows is not self._features:
+            weights = self._features.T @ torch.linalg.solve_triangular(self.rows.T, weights, upper=True)
         weights = weights / self.scale[:, None]
         return weights.T.contiguous(), fitted[-1] - self.mean @ weights
 
@@ -260,13 +264,16 @@ def _choose(
     starts: by whether they are of the pretrained classifier. penalty: where to begin; default the middle.
     """
     best: tuple[Solution, _Problem, Linear] | None = None
-    place = len(PENALTIES) // 2 if penalty is None else PENALTIES.index(penalty)
+    middle = len(PENALTIES) // 2 if penalty is None else PENALTIES.index(penalty)
+    places = dict.fromkeys(starts, middle)  # where the search was last: near to where the next one ends
     for grid, chosen in columns.items():
         problem = _Problem(values[:, chosen.to(values.device)])
         rows = problem.rows.float()
         for from_pretrained, start in starts.items():
             offset = start(values[:, : start.weight.shape[1]]).float()
+            place = places[from_pretrained]
             place, logits, loss = _best_penalty(rows, targets, offset, folds, place, weights)
+            places[from_pretrained] = place
             if best is None or loss < best[0].cross_entropy:
                 right = float((logits.argmax(1) == targets).float().mean())
                 probabilities = logits.softmax(1).cpu()

@@ -168,7 +168,7 @@ def _brief(value: object) -> str:
 
 
 ADDED: Final = {"patience": 0}
-ADDED_TO_AUGMENT: Final = {"randaugment": 0, "magnitude": 9, "mixup": 0.0, "cutmix": 0.0}
+ADDED_TO_AUGMENT: Final = {"crop_scale": None, "randaugment": 0, "magnitude": 9, "mixup": 0.0, "cutmix": 0.0}
 """Fields that a recipe of an earlier version lacks, as they were then: off."""
 
 LAST: Final = "last.ckpt"

@@ -60,6 +60,8 @@ class Augment:
     the long side; the window shows all of it, with bars of `fill`. squash: both; the aspect ratio is lost."""
     scale: tuple[float, float] = (0.8, 1.2)
     """That side becomes s * size, s uniform in this range (the original's RandomResizedCrop)."""
+    crop_scale: tuple[float, float] | None = None
+    """s of the crops of test-time augmentation; None: as in training."""
     placement: Literal["random", "centre"] = "random"
     """Where the window lies in the scaled image."""
     rotation: float = 15.0
@@ -95,6 +97,8 @@ class Augment:
             f"size is {self.size!r}; expected at least 1 pixel": isinstance(self.size, Integral)
             and self.size >= 1,
             f"scale is {self.scale}; expected 0 < low <= high": 0 < self.scale[0] <= self.scale[1],
+            f"crop_scale is {self.crop_scale}; expected 0 < low <= high": self.crop_scale is None
+            or 0 < self.crop_scale[0] <= self.crop_scale[1],
             f"rotation is {self.rotation}; expected 0..180 degrees": 0 <= self.rotation <= 180,
             f"shear is {self.shear}; expected 0..<90 degrees": 0 <= self.shear < 90,
             f"flip is {self.flip}; expected a probability": 0 <= self.flip <= 1,
@@ -116,8 +120,8 @@ class Augment:
     def crops(self) -> Augment:
         """The same images under random resized crops only: the views of test-time augmentation."""
         return replace(
-            self, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0,
-            randaugment=0, mixup=0.0, cutmix=0.0,
+            self, scale=self.crop_scale or self.scale, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0,
+            contrast=0.0, saturation=0.0, hue=0.0, randaugment=0, mixup=0.0, cutmix=0.0,
         )  # fmt: skip
 
     @property

@@ -50,6 +50,17 @@ with imports._compiler_later():
     from torch._dynamo.utils import counters
 print(sys.modules["torch._dynamo.utils"].counters is counters, later())
 """: "True False\n",
+    """
+import sys, torch
+from greyhound.model.imports import without_compiler
+from greyhound.model.linear_probe import solve
+made = solve(torch.randn(9, 4), torch.arange(9) % 3, torch.arange(9), 3, {0: torch.arange(4)})
+with without_compiler():
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+print("torch._dynamo" in sys.modules, vars(torch.optim.Optimizer.add_param_group.__wrapped__))
+torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+print("torch._dynamo" in sys.modules)
+""": "False {}\nTrue\n",
 }
 """Programs, and what they print."""
 
@@ -356,6 +367,6 @@ def test_set_training_leaves_frozen_statistics_alone(frozen: bool) -> None:
 
 
 @pytest.mark.parametrize("program", LATER)
-def test_a_network_needs_no_compiler_and_whoever_needs_it_has_it(program: str) -> None:
+def test_networks_and_probes_need_no_compiler_and_whoever_needs_it_has_it(program: str) -> None:
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (found.stdout, found.returncode) == (LATER[program], 0), found.stderr

@@ -70,7 +70,7 @@ def test_the_defaults_are_the_seeds_recipe_and_crops_keep_scale_place_and_normal
     }
     colour = {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "hue": 0.1}
     off = {"randaugment": 0, "magnitude": 9, "mixup": 0.0, "cutmix": 0.0}
-    rest = off | {"flip": 0.0, "fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    rest = off | {"crop_scale": None, "flip": 0.0, "fill": 0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     assert vars(Augment()) == geometry | colour | rest
     mixing = ("mixup", "cutmix", "randaugment")
     rich = Augment(size=64, scale=(0.5, 2.0), flip=0.5, fill=7, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -78,6 +78,19 @@ def test_the_defaults_are_the_seeds_recipe_and_crops_keep_scale_place_and_normal
     assert vars(rich.crops()) == vars(rich) | dict.fromkeys(
         ["rotation", "shear", "flip", *mixing, *colour], 0
     )
+    own = replace(rich, crop_scale=(1.0, 1.1))
+    assert own.crops() == replace(
+        own, scale=(1.0, 1.1), **dict.fromkeys(["rotation", "shear", "flip", *mixing, *colour], 0)
+    )
+    assert own.centre().scale == (1.0, 1.0)
+
+
+def test_crops_of_scale_1_differ_where_the_image_is_longer_than_the_window_alone() -> None:
+    crops = Augment(size=64, crop_scale=(1.0, 1.0)).crops()
+    places = {shape: draws(crops, 20, shape)[0][:, :2, 2] for shape in ((64, 64), (100, 64))}
+    assert np.all(places[64, 64] == places[64, 64][0])
+    assert len(np.unique(places[100, 64][:, 0])) == 20
+    assert np.all(places[100, 64][:, 1] == places[64, 64][0, 1])
 
 
 def test_a_crop_scales_and_shifts_as_the_full_augmentation_does_and_nothing_else() -> None:

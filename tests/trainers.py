@@ -1,12 +1,13 @@
 """Compare `fast` with other trainers from the same weights on the same splits: accuracy, core-seconds and memory.
 
-    python tests/trainers.py OUT --packs clothing-0.arrow,clothing-1.arrow
+    taskset -c 0 python tests/trainers.py OUT --packs clothing-0.arrow,clothing-1.arrow
 
 Before it: `greyhound pack`, once for each split, and `pip install -e .[bench,weights]`. After it: OUT/rows.jsonl, a
 table and OUT/trainers.png, for docs/benchmarks.md. Rows that are there are not measured again. Every training is a
-process of its own, one after the other. Core-seconds are of the whole training: imports, validation and worker
-processes among them, the test not. Memory is the most that the training's own process held, without its workers'.
-The test is the centre window of every test image, once.
+process of its own, one after the other. On one core: threads that wait for each other burn as much again, for all.
+Core-seconds are of the whole training: imports, validation and worker processes among them, the test not. Memory is
+the most that the training's own process held, without its workers'. The test is the centre window of every test
+image, once; and, of ours, ten crops of each too.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ from greyhound.cache.store import Pack
 from greyhound.cache.unpack import unpack
 from greyhound.recipe import FAST
 
-SIZE: Final = FAST.augment.size
+SIZE: Final = 224
+"""Of fastai's and timm's inputs, pixels: the usual one. Ours is the recipe's."""
 BATCH: Final = 32
 METHODS: Final = ("fast", "fine", "fastai-1", "fastai-3", "timm-1", "timm-3")
 """Ours; fastai's `fine_tune(1)` and `(3)` at its defaults; AdamW with a cosine over 1 and 3 epochs, as timm's train.py."""
+EARLIER: Final = ("fast 91d14f8", "fast e4a6b3b")
+"""`fast` as it was at these commits, by their own commands: rows that were measured by hand."""
+NAMES: Final = (METHODS[0], *EARLIER, *METHODS[1:])
 CHILD, WEIGHTS = "--child", "--weights"
 """What a process of its own is asked for: a training; the weights' file. This one must stay small: Linux counts what a
 process held before it became the command."""
@@ -46,7 +51,10 @@ TIMM_RATE: Final = 3e-4
 
 @dataclass(frozen=True)
 class Row:
-    """One training. core_seconds, memory (bytes): of it, not of its test. accuracy, cross_entropy (nats): on n test images."""
+    """One training. core_seconds, memory (bytes): of it, not of its test. accuracy, cross_entropy (nats): on n test images.
+
+    ten_accuracy, ten_cross_entropy: by the mean of ten crops, of ours.
+    """
 
     pack: str
     method: str
@@ -55,6 +63,8 @@ class Row:
     n: int
     core_seconds: float
     memory: int
+    ten_accuracy: float | None = None
+    ten_cross_entropy: float | None = None
 
 
 def save_weights(path: str) -> int:
@@ -153,9 +163,12 @@ def ours(pack: Path, method: str, seed: int, folder: Path) -> Row:
     made, greyhound = folder / "run", [sys.executable, "-m", "greyhound"]
     train = [*greyhound, "train", method, "--pack", str(pack), "--out", str(made), "--seed", str(seed)]
     _, seconds, memory = measured(train)
-    measured([*greyhound, "eval", "--run", str(made), "--crops", "1"])
-    found = json.loads((made / "eval.json").read_text(encoding="utf-8"))
-    return Row(pack.stem, method, found["accuracy"], found["cross_entropy"], found["n"], seconds, memory)
+    found = []
+    for crops in ("1", "10"):
+        measured([*greyhound, "eval", "--run", str(made), "--crops", crops])
+        found.append(json.loads((made / "eval.json").read_text(encoding="utf-8")))
+    centre, ten = ((each["ensemble_accuracy"], each["cross_entropy"]) for each in found)
+    return Row(pack.stem, method, *centre, found[0]["n"], seconds, memory, *ten)
 
 
 def theirs(pack: Path, method: str, seed: int, folder: Path) -> Row:
@@ -190,24 +203,30 @@ def child(method: str, images: str, weights: str, seed: str) -> int:
 
 
 def tabulate(rows: Sequence[Row]) -> list[str]:
-    """A Markdown table: for each set and method the mean over the splits, and the range."""
+    """A Markdown table: for each set and method the mean over the splits, and the range; of ten crops the means."""
     lines = [
-        "| set | trainer | splits | accuracy | cross entropy | core-s | peak GB |",
-        "|---|---|---|---|---|---|---|",
+        "| set | trainer | splits | accuracy | cross entropy | ten crops | core-s | peak GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (name, method), some in grouped(rows).items():
         accuracy = [row.accuracy for row in some]
         spread = f"{fmean(accuracy):.3f} ({min(accuracy):.3f} to {max(accuracy):.3f})"
         cost = f"{fmean(row.core_seconds for row in some):.0f} | {max(row.memory for row in some) / 1e9:.1f}"
-        entropy = fmean(row.cross_entropy for row in some)
-        lines.append(f"| {name} | {method} | {len(some)} | {spread} | {entropy:.3f} | {cost} |")
+        entropy, tens = fmean(row.cross_entropy for row in some), [tens_of(row) for row in some]
+        of_ten = ", ".join(f"{fmean(column):.3f}" for column in zip(*tens, strict=True)) if all(tens) else ""
+        lines.append(f"| {name} | {method} | {len(some)} | {spread} | {entropy:.3f} | {of_ten} | {cost} |")
     return lines
+
+
+def tens_of(row: Row) -> tuple[float, ...]:
+    """Accuracy and cross entropy by ten crops, where they were measured."""
+    return tuple(each for each in (row.ten_accuracy, row.ten_cross_entropy) if each is not None)
 
 
 def grouped(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[Row]]:
     """(set, method) -> its rows, one a split; a set is a pack's name up to the last hyphen."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row.pack.rpartition("-")[0], METHODS.index(row.method))):
+    for row in sorted(rows, key=lambda row: (row.pack.rpartition("-")[0], NAMES.index(row.method))):
         groups[row.pack.rpartition("-")[0], row.method].append(row)
     return groups
 
@@ -222,7 +241,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     panels = dict(zip(sets, figure.subplots(1, len(sets), squeeze=False)[0], strict=True))
     for (name, method), some in groups.items():
         seconds, accuracy = [row.core_seconds for row in some], [row.accuracy for row in some]
-        colour = f"C{METHODS.index(method)}"
+        colour = f"C{NAMES.index(method)}"
         panels[name].scatter(seconds, accuracy, s=12, color=colour, alpha=0.4, linewidths=0)
         panels[name].scatter(fmean(seconds), fmean(accuracy), s=60, color=colour, label=method, marker="D")
     for name, panel in panels.items():
