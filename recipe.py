@@ -187,6 +187,7 @@ DEMO: Final = replace(
     name="demo",
     network="tf_efficientnet_lite0",
     augment=replace(FAST.augment, size=160, crop_scale=None),
+    probe_grids=(0, 1, 3),
     phases=(Phase(epochs=2, high=4e-3, low=1e-5, cycles=0.5, warm_up=0.5),),
     averaging=Averaging(steps=2, rate=5e-4),
 )

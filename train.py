@@ -110,15 +110,10 @@ def fit_head(context: TrainContext) -> dict[str, Any]:
     recipe, state, pack, network = context.recipe, context.state, context.pack, context.state.network
     if not recipe.linear_probe:
         return {}
-    feature_network = GridFeatures(network, recipe.probe_grids)
-    inference = fuse_conv_bn(feature_network, recipe.augment.size)
-    with open_evaluation(recipe, pack, context.resources, pack.ids("train"), epochs=1) as loader:
-        batches = context.with_progress("computing features of the training images", loader)
-        examples = ((*batch.flat(), batch.ids) for batch in batches)
-        started = time.perf_counter()
-        local = linear_probe.features(inference, examples, recipe.bf16)
-    features, labels, ids = map(distributed.gather, local)
-    computed, weights = time.perf_counter(), context.training.weights
+    feature_network, weights = GridFeatures(network, recipe.probe_grids), context.training.weights
+    started = time.perf_counter()
+    features, labels, ids = training_features(context, feature_network)
+    computed = time.perf_counter()
     solution, head = distributed.broadcast_from_main(
         lambda: linear_probe.solve(
             features,
@@ -143,6 +138,16 @@ def fit_head(context: TrainContext) -> dict[str, Any]:
     line = f"linear probe: {len(ids)} images, {solution}; {say(result)}"
     print(f"{line}, {result['elapsed']:.0f} s after the start", flush=True)
     return result
+
+
+def training_features(context: TrainContext, network: nn.Module) -> tuple[torch.Tensor, ...]:
+    """`linear_probe.features` of the training images of all ranks. Raises Stopped."""
+    recipe, ids = context.recipe, context.pack.ids("train")
+    inference = fuse_conv_bn(network, recipe.augment.size)
+    with open_evaluation(recipe, context.pack, context.resources, ids, epochs=1) as loader:
+        batches = context.with_progress("computing features of the training images", loader)
+        examples = ((*batch.flat(), batch.ids) for batch in batches)
+        return tuple(map(distributed.gather, linear_probe.features(inference, examples, recipe.bf16)))
 
 
 def fit(context: TrainContext) -> None:

@@ -77,8 +77,16 @@ def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ())
                 found += options(item, inline, (*path, str(index)))
         else:
             bare = bool(each.metadata.get("bare"))
-            found.append(Option(path, hints[each.name], held, docs.get(each.name, ""), bare))
+            kind = _without_none(hints[each.name])
+            found.append(Option(path, kind, held, docs.get(each.name, ""), bare))
     return found
+
+
+def _without_none(kind: Any) -> Any:
+    """X of `X | None`: an option that is named has a value."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    return next(each for each in get_args(kind) if each is not type(None))
 
 
 def field_docs(kind: type) -> dict[str, str]:
@@ -150,8 +158,6 @@ class Parser(argparse.ArgumentParser):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         said = "" if default in (None, "", (), Path()) else f" [{shown}]"
         more: dict[str, Any] = {"help": f"{option.help}{said}".replace("%", "%%")}
-        if get_origin(kind) in (Union, types.UnionType):  # with None
-            kind = next(each for each in get_args(kind) if each is not type(None))
         if kind is bool:
             more["action"] = argparse.BooleanOptionalAction
         elif get_origin(kind) is tuple:

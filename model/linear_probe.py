@@ -120,25 +120,26 @@ def solve(
         order = order[weights[order] > 0]
         weights = weights[order].double()
     present, targets = torch.unique(labels[order], return_inverse=True)
-    values = features[order].double()
+    values = features[order]
     starts, some = _starts(values, targets, len(present), pretrained), _sample(targets)
     of_some = None if weights is None else weights[some]
+    of_all = len(some) == len(targets)
     found, problem, start = _choose(
-        values[some], targets[some], columns, starts, _folds(targets[some]), of_some
+        values if of_all else values[some], targets[some], columns, starts, _folds(targets[some]), of_some
     )
-    if len(some) < len(targets):
+    if not of_all:
         chosen_columns, chosen_starts = {found.grid: columns[found.grid]}, {found.from_pretrained: start}
         found, problem, start = _choose(
             values, targets, chosen_columns, chosen_starts, _folds(targets), weights, found.penalty
         )
     # Single precision goes most of the way in a third of the time.
-    offset = start(values[:, : start.weight.shape[1]])
+    offset = _offset(start, values)
     near = fit(problem.rows.float(), targets, offset.float(), found.penalty, weights=weights)
     fitted = fit(problem.rows, targets, offset, found.penalty, near.double(), weights=weights)
     weight, bias = problem.head(fitted)
     weight[:, : start.weight.shape[1]] += start.weight
     bias += start.bias
-    chosen = values[:, columns[found.grid].to(values.device)]
+    chosen = values[:, columns[found.grid].to(values.device)].double()
     head = Linear(weight.new_zeros(classes, weight.shape[1]), bias.new_zeros(classes))
     head.bias.fill_(float((chosen @ weight.T + bias).min()) - _ABSENT)
     head.weight[present], head.bias[present] = weight, bias
@@ -156,9 +157,9 @@ def out_of_fold(
     two classes.
     """
     _check(labels, int(labels.max()) + 1)
-    columns, values = {0: torch.arange(features.shape[1])}, features.double()
-    starts = _starts(values, labels, int(labels.max()) + 1, pretrained)
-    return _choose(values, labels, columns, starts, folds)[0]
+    columns = {0: torch.arange(features.shape[1])}
+    starts = _starts(features, labels, int(labels.max()) + 1, pretrained)
+    return _choose(features, labels, columns, starts, folds)[0]
 
 
 def set_head(network: nn.Module, head: Linear) -> None:
@@ -197,7 +198,7 @@ def fit(
         )
 
     def loss() -> torch.Tensor:
-        found.grad = None
+        found.grad = None  # `zero_grad` would import torch's compiler
         fitted = _cross_entropy(offset + rows @ found[:-1] + found[-1], targets, weights)
         value = fitted + penalty / (2 * len(rows)) * found[:-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
@@ -236,10 +237,7 @@ class _Problem:
         self.scale[self.scale <= _ROUNDING * self.mean.abs()] = 1
         self.rows = self._features = (values - self.mean) / self.scale
         if self.rows.shape[0] < self.rows.shape[1]:
-            products = self.rows @ self.rows.T
-            lengths = products.diagonal()
-            lengths += _RIDGE * lengths.mean().clamp(min=1)
-            self.rows = torch.linalg.cholesky(products)
+            self.rows = _triangle(self.rows @ self.rows.T)
 
     def head(self, fitted: Rows) -> tuple[Rows, Rows]:
         """Weights `[K, D]` and biases `[K]` for the features as they were, of what `fit` found."""
@@ -248,6 +246,18 @@ class _Problem:
             weights = self._features.T @ torch.linalg.solve_triangular(self.rows.T, weights, upper=True)
         weights = weights / self.scale[:, None]
         return weights.T.contiguous(), fitted[-1] - self.mean @ weights
+
+
+def _triangle(products: torch.Tensor) -> torch.Tensor:
+    """The lower triangle L with L L^T = products, `[n, n]`, to which a ridge is added, in place."""
+    ridge = _RIDGE * products.diagonal().mean().clamp(min=1)
+    while True:
+        products.diagonal().add_(ridge)
+        triangle: torch.Tensor
+        triangle, failed = torch.linalg.cholesky_ex(products)
+        if not failed:
+            return triangle
+        ridge *= 10
 
 
 def _choose(
@@ -267,10 +277,10 @@ def _choose(
     middle = len(PENALTIES) // 2 if penalty is None else PENALTIES.index(penalty)
     places = dict.fromkeys(starts, middle)  # where the search was last: near to where the next one ends
     for grid, chosen in columns.items():
-        problem = _Problem(values[:, chosen.to(values.device)])
+        problem = _Problem(values[:, chosen.to(values.device)].double())
         rows = problem.rows.float()
         for from_pretrained, start in starts.items():
-            offset = start(values[:, : start.weight.shape[1]]).float()
+            offset = _offset(start, values).float()
             place = places[from_pretrained]
             place, logits, loss = _best_penalty(rows, targets, offset, folds, place, weights)
             places[from_pretrained] = place
@@ -349,7 +359,7 @@ def _folds(targets: torch.Tensor) -> torch.Tensor:
 
 def _starts(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear | None) -> dict[bool, Linear]:
     """Where a head may start: at zero, and, True, at the pretrained rows, which see the first features."""
-    zero = Linear(rows.new_zeros(classes, 0), rows.new_zeros(classes))
+    zero = Linear(*(rows.new_zeros(*shape, dtype=torch.float64) for shape in ((classes, 0), (classes,))))
     return (
         {False: zero}
         if pretrained is None
@@ -357,10 +367,15 @@ def _starts(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear 
     )
 
 
+def _offset(start: Linear, values: Rows) -> torch.Tensor:
+    """The logits `[n, K]` where the head starts."""
+    return start(values[:, : start.weight.shape[1]].double())
+
+
 def _likeliest(rows: Rows, targets: torch.Tensor, classes: int, pretrained: Linear) -> Linear:
     """For each class the row of the pretrained class that most of its images are taken for."""
-    known = Linear(pretrained.weight.to(rows), pretrained.bias.to(rows))
-    taken_for = known(rows[:, : known.weight.shape[1]]).argmax(1)
+    known = Linear(*(part.to(rows.device, torch.float64) for part in pretrained))
+    taken_for = _offset(known, rows).argmax(1)
     counts = rows.new_zeros(classes, len(known.bias))
     counts.index_put_((targets, taken_for), rows.new_ones(len(rows)), accumulate=True)
     likeliest = counts.argmax(1)

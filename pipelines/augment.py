@@ -11,6 +11,7 @@ steps; crop, rotation and shear are one interpolation: the photograph rotates in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -61,7 +62,7 @@ class Augment:
     scale: tuple[float, float] = (0.8, 1.2)
     """That side becomes s * size, s uniform in this range (the original's RandomResizedCrop)."""
     crop_scale: tuple[float, float] | None = None
-    """s of the crops of test-time augmentation; None: as in training."""
+    """The same of the crops of test-time augmentation, where `fit` is crop; None: `scale`, as in training."""
     placement: Literal["random", "centre"] = "random"
     """Where the window lies in the scaled image."""
     rotation: float = 15.0
@@ -96,9 +97,10 @@ class Augment:
         checks = {
             f"size is {self.size!r}; expected at least 1 pixel": isinstance(self.size, Integral)
             and self.size >= 1,
-            f"scale is {self.scale}; expected 0 < low <= high": 0 < self.scale[0] <= self.scale[1],
-            f"crop_scale is {self.crop_scale}; expected 0 < low <= high": self.crop_scale is None
-            or 0 < self.crop_scale[0] <= self.crop_scale[1],
+            f"scale is {self.scale}; expected 0 < low <= high": _is_range(self.scale),
+            f"crop_scale is {self.crop_scale}; expected 0 < low <= high": _is_range(
+                self.crop_scale or (1, 1)
+            ),
             f"rotation is {self.rotation}; expected 0..180 degrees": 0 <= self.rotation <= 180,
             f"shear is {self.shear}; expected 0..<90 degrees": 0 <= self.shear < 90,
             f"flip is {self.flip}; expected a probability": 0 <= self.flip <= 1,
@@ -119,8 +121,9 @@ class Augment:
 
     def crops(self) -> Augment:
         """The same images under random resized crops only: the views of test-time augmentation."""
+        scale = self.crop_scale if self.crop_scale and self.fit == "crop" else self.scale
         return replace(
-            self, scale=self.crop_scale or self.scale, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0,
+            self, scale=scale, rotation=0.0, shear=0.0, flip=0.0, brightness=0.0,
             contrast=0.0, saturation=0.0, hue=0.0, randaugment=0, mixup=0.0, cutmix=0.0,
         )  # fmt: skip
 
@@ -137,6 +140,10 @@ class Augment:
         """The network's floats `[B, 3, S, S]` as pixels, uint8 `[B, S, S, 3]`: `mean` and `std` undone."""
         levels = images.transpose(0, 2, 3, 1) * np.array(self.std) + np.array(self.mean)
         return np.asarray(np.clip(np.rint(levels * 255), 0, 255), dtype=np.uint8)
+
+
+def _is_range(scale: tuple[float, float]) -> bool:
+    return 0 < scale[0] <= scale[1] < math.inf
 
 
 def draw(

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from greyhound.model import linear_probe
 from greyhound.model.linear_probe import (
     FOLDS,
     PENALTIES,
@@ -350,7 +351,7 @@ def test_the_grid_that_predicts_best_is_chosen() -> None:
 
 
 def test_more_features_than_images_are_the_same_regression(monkeypatch: Patch) -> None:
-    """Sklearn fits all 200 columns; we fit their coordinates in the span of the 90 images."""
+    """Sklearn fits all 200 columns; we fit the triangle of the products of the 90 images."""
     rows, labels = blobs([0, 1, 2], width=200)
     network = Flat(200, 3)
     monkeypatch.setattr("greyhound.model.linear_probe.PENALTIES", (30.0,))
@@ -359,6 +360,49 @@ def test_more_features_than_images_are_the_same_regression(monkeypatch: Patch) -
     expected = reference.fit(rows.astype(np.float64), labels).decision_function(rows.astype(np.float64))
     found = logits(network, rows)
     np.testing.assert_allclose(found - found.mean(1, keepdims=True), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 30])
+def test_the_triangle_has_the_products_of_images_that_depend_on_each_other(rank: int) -> None:
+    rows = torch.randn(40, rank, dtype=torch.float64) @ torch.randn(rank, 60, dtype=torch.float64)
+    products = rows @ rows.T
+    triangle = linear_probe._triangle(products.clone())
+    assert torch.equal(triangle, triangle.tril())
+    found, scale = triangle @ triangle.T, max(1.0, float(products.diagonal().mean()))
+    torch.testing.assert_close(found, products, rtol=0, atol=1e-7 * scale)
+
+
+def test_a_triangle_that_rounding_forbids_gets_a_larger_ridge() -> None:
+    products = torch.ones(3, 3, dtype=torch.float64) - 1e-6 * torch.eye(3, dtype=torch.float64)
+    triangle = linear_probe._triangle(products.clone())
+    torch.testing.assert_close(triangle @ triangle.T, products, rtol=0, atol=2e-5)
+
+
+def test_images_that_are_all_alike_have_a_head_of_biases() -> None:
+    rows, labels = torch.full((12, 40), 3.0), torch.arange(12) % 3
+    _, head = solve(rows, labels, torch.arange(12), 3, {0: torch.arange(40)})
+    assert not head.weight.any()
+    torch.testing.assert_close(
+        head.bias - head.bias.mean(), torch.zeros(3, dtype=torch.float64), atol=1e-4, rtol=0
+    )
+
+
+def test_each_start_is_searched_from_where_its_last_search_ended(monkeypatch: Patch) -> None:
+    begun: list[tuple[int, int]] = []
+    search = linear_probe._best_penalty
+
+    def watched(*arguments: Any) -> tuple[int, torch.Tensor, float]:
+        found = search(*arguments)
+        begun.append((arguments[4], found[0]))
+        return found
+
+    monkeypatch.setattr(linear_probe, "_best_penalty", watched)
+    rows, labels = (torch.from_numpy(part) for part in blobs([0, 1, 2], width=20))
+    known = Linear(torch.randn(5, 10), torch.randn(5))
+    solve(rows, labels, torch.arange(len(rows)), 3, {0: torch.arange(10), 1: torch.arange(20)}, known)
+    (of_zero, of_known), later = begun[:2], begun[2:]
+    assert [place for place, _ in later] == [of_zero[1], of_known[1]]
+    assert of_zero[1] != of_known[1]
 
 
 def test_features_that_are_not_finite_are_refused_by_row() -> None:

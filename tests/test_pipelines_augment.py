@@ -79,10 +79,9 @@ def test_the_defaults_are_the_seeds_recipe_and_crops_keep_scale_place_and_normal
         ["rotation", "shear", "flip", *mixing, *colour], 0
     )
     own = replace(rich, crop_scale=(1.0, 1.1))
-    assert own.crops() == replace(
-        own, scale=(1.0, 1.1), **dict.fromkeys(["rotation", "shear", "flip", *mixing, *colour], 0)
-    )
-    assert own.centre().scale == (1.0, 1.0)
+    assert own.crops() == replace(rich.crops(), crop_scale=(1.0, 1.1), scale=(1.0, 1.1))
+    assert replace(own, fit="squash").crops().scale == own.scale  # at scale 1 each would be the centre
+    assert own.centre() == replace(rich.centre(), crop_scale=(1.0, 1.1))
 
 
 def test_crops_of_scale_1_differ_where_the_image_is_longer_than_the_window_alone() -> None:

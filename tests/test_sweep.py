@@ -73,6 +73,7 @@ def found(out: Path) -> dict[str, Any]:
         ("augment.flip=0..0.5", "augment.flip: 0 to 0.5, linear"),
         ("batch-size=4..64", "batch-size: 4 to 64, logarithmic"),
         ("freeze-bn=on,off", "freeze-bn: on or off"),
+        ("augment.crop-scale=1 1,1 1.25", "augment.crop-scale: 1 1 or 1 1.25"),
         ("augment.scale=0.8 1.2,1 1.25", "augment.scale: 0.8 1.2 or 1 1.25"),
     ],
 )
