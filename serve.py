@@ -69,7 +69,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -183,7 +183,7 @@ class App:
     port: int
     viewer: Any
     folder: Path
-    scan: Callable[[Path], ImageInfo]
+    scan: Callable[[Sequence[Path]], list[ImageInfo]]
     scanners: ThreadPoolExecutor
     pictures: ThreadPoolExecutor
     network: ThreadPoolExecutor
@@ -270,7 +270,7 @@ class App:
         name = await save_upload(request, folder / "upload", self.job.megabytes)
         ending = Path(name).suffix[:8] if Path(name).suffix[1:].isalnum() else ""
         image = ImageFile((folder / "upload").rename(folder / f"upload{ending}"), name)
-        info = await self._in(self.scanners, self.scan, image.file)
+        (info,) = await self._in(self.scanners, self.scan, [image.file])
         if error := error_of(image, info):
             raise Refused(422, error)
         seen = await self._in(self.network, self.viewer.look, image, info, folder, TOP, self.job.nearest)

@@ -206,6 +206,7 @@ def rank(rows: NDArray[Any], keys: NDArray[Any]) -> Indices:
     return ranks
 
 
+@lru_cache(maxsize=4)
 def cosines(count: int, length: int) -> NDArray[np.float32]:
     """The first `count` rows of the orthonormal cosine transform (DCT-II) of `length` values."""
     places = (np.arange(length) + 0.5) * np.pi / length

@@ -115,11 +115,11 @@ def to_rgb(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
         return Picture(np.asarray(upright.convert("RGB")), "; ".join(whys), transparent)
 
 
-def needs_conversion(data: bytes) -> bool:
+def needs_conversion(data: bytes, format: str) -> bool:
     """Whether engines make other pixels than `to_rgb` of a file, though both decode its format."""
+    if format in JPEGS:
+        return is_lossless_jpeg(np.frombuffer(data, np.uint8))
     with open_image(io.BytesIO(data)) as image:
-        if image.format in JPEGS:
-            return is_lossless_jpeg(np.frombuffer(data, np.uint8))
         return _is_deep_png(image, data) or _is_animated(image) or _is_transparent(image)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,22 @@ def length(place: Place) -> int:
     return place.size if isinstance(place, ByteRange) else place.stat().st_size
 
 
-def to_line(place: Place) -> bytes:
+def to_line(places: Iterable[Place]) -> bytes:
     """One line of JSON, for another process."""
-    part = [place.start, place.size, place.name] if isinstance(place, ByteRange) else []
-    file = place.file if isinstance(place, ByteRange) else place
-    return json.dumps([os.fsencode(file).hex(), *part]).encode() + b"\n"
+    return json.dumps([*map(_to_row, places)]).encode() + b"\n"
 
 
-def from_line(line: bytes) -> Place:
+def from_line(line: bytes) -> list[Place]:
     """What `to_line` wrote."""
-    name, *part = json.loads(line)
+    return [_from_row(*row) for row in json.loads(line)]
+
+
+def _to_row(place: Place) -> list[str | int]:
+    part: list[str | int] = [place.start, place.size, place.name] if isinstance(place, ByteRange) else []
+    file = place.file if isinstance(place, ByteRange) else place
+    return [os.fsencode(file).hex(), *part]
+
+
+def _from_row(name: str, *part: Any) -> Place:
     file = Path(os.fsdecode(bytes.fromhex(name)))
     return ByteRange(file, *part) if part else file

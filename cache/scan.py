@@ -2,7 +2,7 @@
 
 Before it: a folder of photographs. After it: an `ImageInfo` for each file, by which `pack` and the survey
 decide. A child process (`cache.validate`) decodes, because a file that crashes a decoder must cost one child
-and not the scan. It reads one JSON line a file on its standard input, and answers one JSON line.
+and not the scan. It reads JSON lines on its standard input, each of a few files, and answers each by one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +42,8 @@ AHEAD: Final = 512
 """Files scanned ahead of the reader: so long one slow file holds up no other."""
 WITHOUT_DALI: Final = "--without-dali"
 """Tells a child that DALI need not decode the files; importing it takes more time than a small file."""
+TOGETHER: Final = 16
+"""Files a child is asked about at once. If it ends, it is asked about each alone."""
 FEW: Final = 64
 SMALL: Final = 16 << 20
 """Of fewer files, and fewer bytes together, one child is enough: to start a second takes longer."""
@@ -105,8 +107,11 @@ def scan(
     first = list(islice(waiting, FEW))
     quick = len(first) < FEW and sum(map(_bytes, first)) <= SMALL
     workers = workers or (1 if quick else available_cores())
-    with children(background, dali) as info:
-        yield from in_order(info, chain(first, waiting), workers, AHEAD)
+    together = TOGETHER if len(first) == FEW else 1
+    files = chain(first, waiting)
+    parts = iter(lambda: [*islice(files, together)], [])
+    with children(background, dali) as look:
+        yield from chain.from_iterable(in_order(look, parts, workers, AHEAD // together))
 
 
 def in_order(
@@ -142,24 +147,27 @@ def _bytes(path: Place) -> int:
 
 
 @contextmanager
-def children(background: str, dali: bool) -> Iterator[Callable[[Place], ImageInfo]]:
-    """Yield a function that scans a file in an idle child process, or in a new one; for any thread."""
+def children(background: str, dali: bool) -> Iterator[Callable[[Sequence[Place]], list[ImageInfo]]]:
+    """Yield a function that scans files in an idle child process, or in a new one; for any thread.
+
+    It takes at most TOGETHER of them.
+    """
     started: list[_Child] = []
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
 
-    def info(path: Place) -> ImageInfo:
+    def look(paths: Sequence[Place]) -> list[ImageInfo]:
         try:
             child = idle.get_nowait()
         except queue.Empty:
             child = _Child(background, dali)
             started.append(child)
         try:
-            return child.info(path)
+            return child.look(paths)
         finally:
             idle.put(child)
 
     try:
-        yield info
+        yield look
     finally:
         for child in started:
             child.end()
@@ -178,12 +186,12 @@ class _Child:
             self.errors.close()
             raise
 
-    def info(self, path: Place) -> ImageInfo:
+    def look(self, paths: Sequence[Place]) -> list[ImageInfo]:
         with self.asked:
-            return self._info(path)
+            return self._look(paths)
 
     def end(self) -> None:
-        """End the process; one that was asked, from another thread, is killed, and its file undecodable."""
+        """End the process; one that was asked, from another thread, is killed, and its files undecodable."""
         self.ended = True
         if self.asked.locked():
             self.process.kill()
@@ -191,21 +199,23 @@ class _Child:
             self._close()
             self.errors.close()
 
-    def _info(self, path: Place) -> ImageInfo:
-        if self.process.poll() is not None:  # ended since its last answer: no fault of this file
+    def _look(self, paths: Sequence[Place]) -> list[ImageInfo]:
+        if self.process.poll() is not None:  # ended since its last answer: no fault of these files
             self._close()
             self._start()
-        if answer := self._ask(path):
-            return ImageInfo(**answer | {"thumbnail": bytes.fromhex(answer["thumbnail"])})
+        if answer := self._ask(paths):
+            return [ImageInfo(**row | {"thumbnail": bytes.fromhex(row["thumbnail"])}) for row in answer]
         code = self._close()
         if not self.ended:
             self._start()
+            if len(paths) > 1:
+                return [info for path in paths for info in self._look([path])]
         why = f"took more than {TIMEOUT:.0f} s or all the memory" if code == -9 else f"exit status {code}"
-        return ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")
+        return [ImageInfo(problem="undecodable", detail=f"the file ended its decoder ({why})")] * len(paths)
 
-    def _ask(self, path: Place) -> dict[str, Any] | None:
+    def _ask(self, paths: Sequence[Place]) -> list[dict[str, Any]] | None:
         try:
-            self.questions.write(to_line(path))
+            self.questions.write(to_line(paths))
             self.questions.flush()
         except BrokenPipeError:
             return None

@@ -2,10 +2,12 @@
 
 Before it: places, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
 apart from the packing, because a file may crash a decoder. It does without torch, because it starts often.
+Files come several at once: what DALI does for one costs as much as a small file's decoding.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -14,8 +16,9 @@ import signal
 import sys
 import warnings
 import zlib
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -35,7 +38,7 @@ from greyhound.cache.picture import (
     to_rgb,
 )
 from greyhound.cache.place import Place, from_line, length
-from greyhound.cache.scan import WHITE, WITHOUT_DALI, ImageInfo
+from greyhound.cache.scan import TOGETHER, WHITE, WITHOUT_DALI, ImageInfo
 from greyhound.cache.stats import measure
 
 STORED: Final = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
@@ -53,12 +56,58 @@ TOLERANCE: Final = 3.0
 """Mean levels by which DALI's pixels may differ from ours in a block before the file is packed as PNG."""
 BLOCK: Final = 16
 """Pixels of a block's side."""
+HELD: Final = 12 << 20
+"""Bytes of pixels from which DALI is asked about the files that wait for it."""
 NO_IMAGE: Final = "no image that is read here"
 ODD_TIFF: Final = "a TIFF of a kind that no decoder here reads; save it with 8 bits a channel"
+
+Asked: TypeAlias = tuple[NDArray[np.uint8], Pixels]
+"""Of DALI: a file's bytes, and the pixels to which they should decode."""
+Look: TypeAlias = Generator[Asked, None, ImageInfo]
+"""A look at one file. It goes on where DALI agrees; where not, a DecodeError is thrown into it."""
 
 
 def validate_image(data: bytes, dali: DaliDecoder, suffix: str = "", background: str = WHITE) -> ImageInfo:
     """Look at one file's bytes with every decoder that training may use. suffix: how its name ends."""
+    return finish([_look(data, suffix, background)], dali)[0]
+
+
+def finish(looks: Iterable[Look], dali: DaliDecoder) -> list[ImageInfo]:
+    """What each look finds, in order; DALI is asked about several files at once."""
+    looks = list(looks)
+    found: dict[int, ImageInfo] = {}
+    waiting: dict[int, Asked] = {}
+    for place, look in enumerate(looks):
+        try:
+            waiting[place] = next(look)
+        except StopIteration as end:
+            found[place] = end.value
+        if place == len(looks) - 1 or sum(pixels.nbytes for _, pixels in waiting.values()) >= HELD:
+            found |= _ask(looks, waiting, dali)
+            waiting.clear()
+    return [found[place] for place in range(len(looks))]
+
+
+def _ask(looks: Sequence[Look], waiting: dict[int, Asked], dali: DaliDecoder) -> dict[int, ImageInfo]:
+    """What the waiting looks find, by place. Where DALI refuses one of several, it is asked of each alone."""
+    refusal = None
+    try:
+        dali.check(list(waiting.values()))
+    except (DecodeError, MemoryError) as error:
+        if len(waiting) > 1:
+            alone = (_ask(looks, {place: asked}, dali) for place, asked in waiting.items())
+            return {place: info for each in alone for place, info in each.items()}
+        refusal = error
+    found = {}
+    for place in waiting:
+        try:
+            next(looks[place]) if refusal is None else looks[place].throw(refusal)
+        except StopIteration as end:
+            found[place] = end.value
+    return found
+
+
+def _look(data: bytes, suffix: str, background: str) -> Look:
     sha256 = hashlib.sha256(data).hexdigest()
     known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data), "sha256": sha256}
     if not data:
@@ -70,7 +119,7 @@ def validate_image(data: bytes, dali: DaliDecoder, suffix: str = "", background:
         if known["width"] * known["height"] > MAX_PIXELS:
             claim = f"the header claims {known['width']} x {known['height']} pixels, more than {MAX_PIXELS:,}"
             return ImageInfo(**known, problem="bomb", detail=claim)
-        return _try_decoders(data, known, dali, background)
+        return (yield from _try_decoders(data, known, background))
     except UnidentifiedImageError:
         tiff = data[:4] in (b"II*\0", b"MM\0*")
         return ImageInfo(**known, problem="undecodable", detail=ODD_TIFF if tiff else NO_IMAGE)
@@ -105,7 +154,7 @@ def _animated(image: Image.Image) -> bool:
         return False
 
 
-def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, background: str) -> ImageInfo:
+def _try_decoders(data: bytes, known: dict[str, Any], background: str) -> Look:
     """Three outcomes: stored as it is; stored as PNG, as not every engine reads it; corrupt."""
     zeros = count_unwritten(data, known["format"])
     if zeros >= UNWRITTEN:
@@ -125,16 +174,17 @@ def _try_decoders(data: bytes, known: dict[str, Any], dali: DaliDecoder, backgro
             return ImageInfo(**known, problem="undecodable", detail=why)
         return info
     try:
-        if needs_conversion(data):
+        if needs_conversion(data, known["format"]):
             return _look_converted(data, known, "", background)
         upright = (known["width"], known["height"])
         stored = upright if known["orientation"] < 5 else upright[::-1]
         if pixels.shape[1::-1] != stored:
             raise DecodeError(f"decodes to {pixels.shape[1::-1]}, but its header says {stored}")
-        dali.check(encoded, pixels)
+        measured = measure(pixels, known["orientation"])
+        yield encoded, pixels
     except DecodeError as error:
         return _look_converted(data, known, _one_line(error), background)
-    return ImageInfo(**known, **measure(pixels, known["orientation"]))
+    return ImageInfo(**known, **measured)
 
 
 def _look_converted(data: bytes, known: dict[str, Any], why: str, background: str) -> ImageInfo:
@@ -184,27 +234,32 @@ def _coded_avif(data: bytes) -> bytes:
 
 
 class DaliDecoder:
-    """DALI's CPU decoder, one image at a time; after a bad image DALI must be built anew."""
+    """DALI's CPU decoder; after a bad image DALI must be built anew."""
 
     def __init__(self, wanted: bool = True) -> None:
         """Unless it is `wanted` and on this machine, every check passes: its engine is not chosen here."""
         self._pipeline = _decoder() if wanted and has_dali() else None
 
-    def check(self, encoded: NDArray[np.uint8], expected: Pixels) -> None:
-        """Raise DecodeError unless DALI decodes `encoded` to about `expected`."""
-        if self._pipeline is None:
+    def check(self, asked: Sequence[Asked]) -> None:
+        """Raise DecodeError unless DALI decodes each of at most TOGETHER files to about what is expected."""
+        if self._pipeline is None or not asked:
             return
         try:
-            (output,) = self._pipeline.run(encoded=[encoded])
-            pixels = np.asarray(output.at(0))
+            (output,) = self._pipeline.run(encoded=[encoded for encoded, _ in asked])
         except RuntimeError as error:
             self._pipeline = _decoder()
             raise DecodeError(f"DALI: {_dali_reason(error)}") from None
-        if pixels.shape != expected.shape:
-            raise DecodeError(f"DALI decodes to {pixels.shape}, OpenCV and libjpeg-turbo to {expected.shape}")
-        apart = most_apart(pixels, expected)
-        if apart > TOLERANCE:
-            raise DecodeError(f"two decoders disagree by {apart:.1f} levels in one place")
+        for place, (_, expected) in enumerate(asked):
+            _compare(np.asarray(output.at(place)), expected)
+
+
+def _compare(pixels: Pixels, expected: Pixels) -> None:
+    """Raise DecodeError where DALI's pixels are not about what is expected."""
+    if pixels.shape != expected.shape:
+        raise DecodeError(f"DALI decodes to {pixels.shape}, OpenCV and libjpeg-turbo to {expected.shape}")
+    apart = most_apart(pixels, expected)
+    if apart > TOLERANCE:
+        raise DecodeError(f"two decoders disagree by {apart:.1f} levels in one place")
 
 
 def most_apart(one: Pixels, other: Pixels) -> float:
@@ -220,10 +275,10 @@ def most_apart(one: Pixels, other: Pixels) -> float:
 
 
 def _decoder() -> Any:
-    """A pipeline that decodes one image as `dali.graph` does: `run(encoded=[bytes])`."""
+    """A pipeline that decodes images as `dali.graph` does: `run(encoded=[bytes, ...])`."""
     from nvidia.dali import Pipeline, fn, types
 
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    pipeline = Pipeline(batch_size=TOGETHER, num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
         pipeline.set_outputs(fn.decoders.image(encoded, device="cpu", adjust_orientation=False))
@@ -240,13 +295,14 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _answer(path: Place, dali: DaliDecoder, background: str = WHITE) -> ImageInfo:
+def look_at(path: Place, background: str = WHITE) -> Look:
+    """A look at a file, whatever lies there."""
     try:
         if not path.is_file():
             return ImageInfo(problem="undecodable", detail="not a regular file")
         if length(path) > LONG and not _is_picture(path):
             return _skim(path)
-        return validate_image(path.read_bytes(), dali, path.suffix, background)
+        return (yield from _look(path.read_bytes(), path.suffix, background))
     except OSError as error:
         return ImageInfo(problem="unreadable", detail=error.strerror or str(error))
     except MemoryError:
@@ -282,7 +338,7 @@ def _skim(path: Place) -> ImageInfo:
 
 
 def main() -> None:
-    """Answer a JSON line for every path on standard input, until it closes."""
+    """Answer a JSON line for every line of paths on standard input, until it closes."""
     for ending in ENDINGS:  # these are the parent's to handle; it closes our input
         signal.signal(ending, signal.SIG_IGN)
     warnings.simplefilter("ignore")
@@ -291,10 +347,11 @@ def main() -> None:
     cv2.setNumThreads(1)
     Image.MAX_IMAGE_PIXELS = None  # `validate_image` refuses bombs itself, by what the header claims
     dali, background = DaliDecoder(WITHOUT_DALI not in sys.argv), (*sys.argv[1:], WHITE)[0]
+    gc.freeze()  # what was imported stays: the collector need not look through it again and again
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
-        info = _answer(from_line(line), dali, background)
-        answers.write(json.dumps(asdict(info), default=bytes.hex).encode() + b"\n")
+        infos = finish((look_at(path, background) for path in from_line(line)), dali)
+        answers.write(json.dumps([*map(asdict, infos)], default=bytes.hex).encode() + b"\n")
 
 
 if __name__ == "__main__":

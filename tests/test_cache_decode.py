@@ -7,7 +7,7 @@ import io
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,7 +17,7 @@ import numpy as np
 import oracle
 import pytest
 from numpy.typing import NDArray
-from pictures import decoder, encode, noise, png_bomb, store_as
+from pictures import coded, decoder, encode, folder, noise, png_bomb, store_as
 from PIL import Image, features
 from runs import Patch
 
@@ -25,9 +25,9 @@ from greyhound.cache import validate as module
 from greyhound.cache.decode import DecodeError, decode, downsample
 from greyhound.cache.machine import has_dali
 from greyhound.cache.picture import to_rgb
-from greyhound.cache.scan import FORMATS, ImageInfo
+from greyhound.cache.scan import FORMATS, TOGETHER, ImageInfo
 from greyhound.cache.stats import measure
-from greyhound.cache.validate import DaliDecoder, validate_image
+from greyhound.cache.validate import Asked, DaliDecoder, finish, validate_image
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
@@ -325,7 +325,7 @@ def test_a_long_file_that_is_no_picture_is_not_held_in_memory(tmp_path: Path) ->
         stream.write(b"\0\0\0\x20ftypmp42")
         stream.truncate(module.LONG + 5)
     tracemalloc.start()
-    look = module._answer(file, decoder())
+    (look,) = finish([module.look_at(file)], decoder())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
@@ -342,16 +342,48 @@ def test_the_probe_compares_pixels_and_recovers_after_every_bad_image() -> None:
     good = array(encode(PICTURE))
     for bad in (b"GIF89a" + bytes(50), b"\xff\xd8\xff" + bytes(50), encode(PICTURE)[:90]):
         with pytest.raises(DecodeError, match=r"^DALI: "):
-            decoder().check(array(bad), PICTURE)
-        decoder().check(good, PICTURE)
+            decoder().check([(array(bad), PICTURE)])
+        with pytest.raises(DecodeError, match=r"^DALI: "):
+            decoder().check([(good, PICTURE), (array(bad), PICTURE)])
+        decoder().check([(good, PICTURE)] * TOGETHER)
     shapes = r"DALI decodes to \(72, 96, 3\), OpenCV and libjpeg-turbo to \(71, 96, 3\)"
     with pytest.raises(DecodeError, match=shapes):
-        decoder().check(good, PICTURE[1:])
+        decoder().check([(good, PICTURE[1:])])
     spot = PICTURE.copy()
     spot[8:16, 40:48] ^= 128  # 0.9 % of the picture
     for other in (PICTURE[:, ::-1], spot):
         with pytest.raises(DecodeError, match="two decoders disagree by "):
-            decoder().check(good, other)
+            decoder().check([(good, PICTURE), (good, other)])
+
+
+class Picky(DaliDecoder):
+    """Refuses pictures of some widths. asked: the widths of those that it was asked about at once."""
+
+    def __init__(self, **refused: Exception) -> None:
+        super().__init__(False)
+        self.refused, self.asked = refused, list[list[int]]()
+
+    def check(self, asked: Sequence[Asked]) -> None:
+        self.asked.append([pixels.shape[1] for _, pixels in asked])
+        for width in self.asked[-1]:
+            if error := self.refused.get(f"of_{width}"):
+                raise error
+
+
+def test_dali_is_asked_about_several_files_and_refuses_one(tmp_path: Path, monkeypatch: Patch) -> None:
+    sizes = (20, 21, 22, 23)
+    images = {f"{width}.png": encode(coded(width, 10)) for width in sizes} | {"a.txt": b"no picture"}
+    root, picky = folder(tmp_path, images), Picky(of_21=DecodeError("no"), of_23=MemoryError())
+    names = ("20.png", "a.txt", "21.png", "22.png", "23.png")
+    looks = finish([module.look_at(root / name) for name in names], picky)
+    assert [look.width for look in looks] == [20, 0, 21, 22, 0]
+    assert [look.transcode for look in looks] == ["", "", "no", "", ""]
+    assert (looks[4].problem, looks[4].detail) == ("undecodable", "needs more memory than there is")
+    assert picky.asked == [[*sizes], *([width] for width in sizes)]
+    monkeypatch.setattr(module, "HELD", (20 + 21) * 10 * 3)
+    picky.asked.clear()
+    assert finish([module.look_at(root / name) for name in names], picky) == looks
+    assert picky.asked == [[20, 21], [20], [21], [22, 23], [22], [23]]
 
 
 @pytest.mark.parametrize(("levels", "apart"), [(3, 0.0), (4, 4.0), (20, 20.0)])

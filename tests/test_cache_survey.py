@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +24,7 @@ from runs import Patch
 from greyhound.cache import scan as module
 from greyhound.cache.nearby import THUMBNAIL
 from greyhound.cache.pack import Options, pack
+from greyhound.cache.place import to_line
 from greyhound.cache.scan import ImageInfo, ScanError, counted, scan
 from greyhound.cache.stats import least_and_most_detail, measure, sharpness
 from greyhound.cache.store import Pack
@@ -33,7 +34,7 @@ CHILD = """
 import os, time
 from greyhound.cache import validate
 
-def answer(path, probe, background, real=validate._answer):
+def look_at(path, background, real=validate.look_at):
     acts = {
         "abort": os.abort,
         "exit": lambda: os._exit(3),
@@ -44,10 +45,10 @@ def answer(path, probe, background, real=validate._answer):
     for name, act in acts.items():
         if path.name.startswith(name):
             act()
-    return real(path, probe, background)
+    return (yield from real(path, background))
 
 without = validate.DaliDecoder(False)
-validate.DaliDecoder, validate._answer = lambda _: without, answer
+validate.DaliDecoder, validate.look_at = lambda _: without, look_at
 validate.main()
 """
 """The child process, but for DALI's probe, which takes seconds to start, and with files that end it."""
@@ -113,14 +114,18 @@ def test_the_answers_come_in_the_order_of_the_files(tmp_path: Path, children: li
     assert progress == [(done, 16) for done in range(1, 17)]
 
 
-def test_a_file_that_kills_its_decoder_is_blamed_alone(tmp_path: Path, children: list[Any]) -> None:
+@pytest.mark.parametrize(("few", "started"), [(64, 4), (4, 5)], ids=["one by one", "together"])
+def test_a_file_that_kills_its_decoder_is_blamed_alone(
+    tmp_path: Path, children: list[Any], monkeypatch: Patch, few: int, started: int
+) -> None:
+    monkeypatch.setattr(module, "FEW", few)
     paths = files(tmp_path, "a.png", "abort.png", "b.png", "exit.png", "c.png", "abort2.png")
     looks = list(scan(paths, workers=1))
     assert widths(looks) == [10, 0, 12, 0, 14, 0]
     assert [look.problem for look in looks] == ["", "undecodable"] * 3
     assert looks[1].detail == "the file ended its decoder (exit status -6)"
     assert looks[3].detail == "the file ended its decoder (exit status 3)"
-    assert len(children) == 4
+    assert len(children) == started
     assert gone(children)
 
 
@@ -161,9 +166,11 @@ def test_what_ends_a_decoder_is_left_out_of_the_pack_and_named_on_the_page(
     assert gone(children)
 
 
+@pytest.mark.parametrize("few", [64, 2], ids=["one by one", "together"])
 def test_a_file_that_takes_for_ever_is_given_up(
-    tmp_path: Path, children: list[Any], monkeypatch: Patch
+    tmp_path: Path, children: list[Any], monkeypatch: Patch, few: int
 ) -> None:
+    monkeypatch.setattr(module, "FEW", few)
     monkeypatch.setattr(module, "TIMEOUT", 1.5)
     start = time.monotonic()
     looks = list(scan(files(tmp_path, "a.png", "hang.png", "b.png"), workers=1))
@@ -227,6 +234,23 @@ def test_a_child_that_was_killed_between_two_files_costs_none(
         assert widths([first, *looks]) == [10, 11, 12]
 
 
+def test_a_child_is_asked_about_several_of_many_files_at_once(
+    tmp_path: Path, children: list[Any], monkeypatch: Patch
+) -> None:
+    lines: list[int] = []
+
+    def written(paths: Sequence[Path]) -> bytes:
+        lines.append(len(paths))
+        return to_line(paths)
+
+    monkeypatch.setattr(module, "to_line", written)
+    for count, asked in ((63, [1] * 63), (70, [16, 16, 16, 16, 6])):
+        lines.clear()
+        paths = files(tmp_path, *[f"{place}.png" for place in range(count)])
+        assert widths(scan(paths, workers=1)) == list(range(10, 10 + count))
+        assert lines == asked
+
+
 @pytest.mark.parametrize(
     ("count", "small", "expected"), [(2, 1 << 20, 1), (3, 1 << 20, 1), (4, 1 << 20, 2), (3, 100, 2)]
 )
@@ -234,6 +258,7 @@ def test_a_few_small_files_start_one_child(
     tmp_path: Path, children: list[Any], monkeypatch: Patch, count: int, small: int, expected: int
 ) -> None:
     monkeypatch.setattr(module, "FEW", 4)
+    monkeypatch.setattr(module, "TOGETHER", 2)
     monkeypatch.setattr(module, "SMALL", small)
     monkeypatch.setattr(module, "available_cores", lambda: 2)
     paths = files(tmp_path, *[f"slow{place}.png" for place in range(count)])
