@@ -21,7 +21,7 @@ import numpy as np
 from greyhound.cache.cli import Stop, note
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import alone
-from greyhound.cache.options import OptionError, apply, options, read_word
+from greyhound.cache.options import OptionError, apply, options, read_word, without_none
 from greyhound.model.network import UnreachableError, WeightsError
 from greyhound.model.report import compare, report
 from greyhound.model.report.report import Group
@@ -175,6 +175,7 @@ def allowed(recipe: Recipe, fields: Sequence[Field], words: Words) -> bool:
 
 def read_value(kind: Any, name: str, word: str) -> Any:
     """A word as a value of a field. Raises OptionError."""
+    kind = without_none(kind)
     if kind is bool:
         return read_word(Literal["on", "off"], name, word) == "on"
     if get_origin(kind) is not tuple:

@@ -77,12 +77,11 @@ def options(value: Any, inline: Sequence[str] = (), place: tuple[str, ...] = ())
                 found += options(item, inline, (*path, str(index)))
         else:
             bare = bool(each.metadata.get("bare"))
-            kind = _without_none(hints[each.name])
-            found.append(Option(path, kind, held, docs.get(each.name, ""), bare))
+            found.append(Option(path, hints[each.name], held, docs.get(each.name, ""), bare))
     return found
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     """X of `X | None`: an option that is named has a value."""
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
@@ -154,7 +153,7 @@ class Parser(argparse.ArgumentParser):
 
     def add(self, option: Option, group: argparse._ActionsContainer, aliases: Sequence[str] = ()) -> None:
         """Add one option. The default is shown and not filled in, so that `read` tells what was named."""
-        flags, kind, default = [*aliases, f"--{option.name}"], option.kind, option.default
+        flags, kind, default = [*aliases, f"--{option.name}"], without_none(option.kind), option.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         said = "" if default in (None, "", (), Path()) else f" [{shown}]"
         more: dict[str, Any] = {"help": f"{option.help}{said}".replace("%", "%%")}
