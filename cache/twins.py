@@ -22,6 +22,7 @@ from greyhound.cache.files import DiskList, Series
 from greyhound.cache.nearby import (
     ALIKE,
     THUMBNAIL,
+    TINTS,
     WHOLE,
     WIDTH,
     Indices,
@@ -32,6 +33,7 @@ from greyhound.cache.nearby import (
     quantised,
     rank,
     slant,
+    tints,
 )
 from greyhound.cache.overlay import aligned_rmse, normalised_cross_correlation, unlike_share
 from greyhound.cache.scan import ImageInfo
@@ -148,16 +150,17 @@ def find_pairs(
 ) -> list[Pair]:
     """Near twins among thumbnails, each pair once, by index. closeup, crowded: as in `find_twins`."""
     brightness, contrast = np.empty((2, len(thumbnails)), np.float32)
-    waves = np.empty((len(thumbnails), WIDTH), np.int16)
+    waves, colours = (np.empty((len(thumbnails), width), np.int16) for width in (WIDTH, TINTS))
     for places in blocks(len(thumbnails), _PAIRS):
-        shades = luma(thumbnails[places])
+        pictures = thumbnails[places]
+        shades = luma(pictures)
         brightness[places], contrast[places] = shades.mean(axis=(1, 2)), shades.std(axis=(1, 2))
-        waves[places] = quantised(shades)
+        waves[places], colours[places] = quantised(shades), tints(pictures, shades)
     busy = np.flatnonzero(contrast >= FLAT)
     order = busy[np.argsort(brightness[busy], kind="stable")]
     found = _Found(thumbnails, waves if len(order) > WHOLE else None, closeup)
     many = 0
-    batches = candidates(order, brightness, waves, LOOKED_AT)
+    batches = candidates(order, brightness, waves, colours, LOOKED_AT)
     # products as small as these cost BLAS's threads several times as much in waiting for each other
     with (
         threadpool_limits(1, "blas"),

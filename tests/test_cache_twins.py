@@ -306,7 +306,9 @@ def test_in_a_large_set_cells_propose_nearly_all_that_comparing_all_finds(monkey
     whole = found_in(find_pairs(pictures))
     assert len(whole & {(place, place + 12_000) for place in range(2_000)}) > 1_800
     products: list[int] = []
-    monkeypatch.setattr(nearby, "_products", counted(nearby._products, products))
+    for name in ("_products", "_nearness"):
+        monkeypatch.setattr(nearby, name, counted(getattr(nearby, name), products))
+    monkeypatch.setattr(nearby, "_MEMBERS", 60)
     for room in (nearby, module):
         monkeypatch.setattr(room, "WHOLE", 1_000)
     found = found_in(find_pairs(pictures))
@@ -316,11 +318,77 @@ def test_in_a_large_set_cells_propose_nearly_all_that_comparing_all_finds(monkey
 
 
 def counted(work: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
-    def products(one: NDArray[Any], other: NDArray[Any]) -> Any:
+    def products(one: NDArray[Any], other: NDArray[Any], *lengths: NDArray[Any]) -> Any:
         counts.append(len(one) * len(other))
-        return work(one, other)
+        return work(one, other, *lengths)
 
     return products
+
+
+def test_each_picture_is_a_member_once_and_a_guest_where_its_nearer_and_farther_views_are(
+    monkeypatch: Patch,
+) -> None:
+    pictures = planted(3_000, 0)
+    shades = luma(pictures)
+    waves, colours = nearby.quantised(shades), nearby.tints(pictures, shades)
+    order = np.random.default_rng(0).permutation(3_000)
+    use_blocks_of(monkeypatch, _MEMBERS=40, _FORK=8, _BATCH=700)
+    cells = list(nearby._cells(order, order, waves, colours))
+    assert len(cells) > 30, "divided more than once"
+    assert sorted(np.concatenate([members for members, _ in cells])) == list(range(3_000))
+    rank = np.argsort(order)
+    for members, guests in cells:
+        assert (np.diff(rank[members]) > 0).all() and (np.diff(rank[guests]) > 0).all()
+        assert set(members) <= set(guests)
+    monkeypatch.setattr(nearby, "REACH", 0.0)
+    visits = sum(len(guests) for _, guests in nearby._cells(order, order, waves, colours))
+    monkeypatch.setattr(nearby, "_zoomed", lambda places: [places])
+    assert visits > 1.1 * sum(len(guests) for _, guests in nearby._cells(order, order, waves, colours))
+
+
+def test_a_zoom_moves_a_picture_to_where_its_crop_is() -> None:
+    pictures = fields(300, 5)
+    cut = crop_windows(16, (0.0, nearby.ZOOM))[3]
+    crops = np.einsum("ij,njkc,lk->nilc", cut, pictures, cut)
+    whole, part = (
+        nearby._placed(nearby.quantised(luma(each)), nearby.tints(each, luma(each)))
+        for each in (pictures, crops)
+    )
+    same, nearer, farther = nearby._zoomed(whole)
+    assert np.array_equal(same, whole)
+    assert np.abs(nearer + farther - 2 * whole).max() <= 1
+    left, now = (np.linalg.norm(part - each, axis=1) for each in (whole, nearer))
+    assert np.median(now / left) < 0.75
+
+
+def test_colours_from_afar() -> None:
+    pictures = fields(200, 6)
+    colours = nearby.tints(pictures, luma(pictures))
+    mirrored = nearby.tints(pictures[:, :, ::-1], luma(pictures[:, :, ::-1]))
+    assert np.abs(mirrored * ([1] * 12 + [-1] * 6) - colours).max() <= 1
+    vivid = np.concatenate([pictures[..., :2], pictures[::-1, ..., 2:]], axis=-1)
+    turned = vivid[:, :, ::-1]
+    assert nearby.are_tinted_alike(*(nearby.tints(each, luma(each)) for each in (vivid, turned))).all()
+    plain = np.broadcast_to(np.array([90, 100, 140], np.float32), (1, 16, 16, 3))
+    level = plain[0, 0, 0] @ [0.299, 0.587, 0.114]
+    expected = 4 * np.array([90 - level, 140 - level])
+    assert nearby.tints(plain, luma(plain))[0] == pytest.approx([*expected, *[0] * 16], abs=0.51)
+    for red, alike in ((0, True), (6, True), (10, False)):
+        other = pictures[:, :, ::-1] + np.array([red, 0, -red], np.float32)
+        both = nearby.are_tinted_alike(colours, nearby.tints(other, luma(other)))
+        assert (both == alike).all()
+
+
+def test_in_a_large_set_alone_other_colours_are_no_candidates(monkeypatch: Patch) -> None:
+    pictures = fields(300, 7) * 0.5 + 60
+    pictures = np.concatenate([pictures, pictures + np.array([20, -5, -25], np.float32)])
+    shades = luma(pictures)
+    brightness, waves = shades.mean(axis=(1, 2)), nearby.quantised(shades)
+    order, colours = np.argsort(brightness, kind="stable"), nearby.tints(pictures, shades)
+    for most, left in ((1_000, 300), (100, 0)):
+        monkeypatch.setattr(nearby, "WHOLE", most)
+        found = np.concatenate(list(nearby.candidates(order, brightness, waves, colours, 256)))
+        assert (np.abs(found[:, 0] - found[:, 1]) == 300).sum() == left
 
 
 def test_the_same_pairs_whatever_adds_them_up() -> None:
@@ -332,6 +400,14 @@ def test_the_same_pairs_whatever_adds_them_up() -> None:
     assert np.array_equal(even, parts[0] @ parts[0].T)
     assert np.array_equal(odd, parts[1] @ parts[1].T)
     assert np.abs(waves.astype(int) @ waves.astype(int).T).max() < 2**24
+    vivid = np.random.default_rng(0).integers(-1000, 1000, (len(waves), nearby.TINTS)).astype(np.int16)
+    places = nearby._placed(waves, vivid)
+    lengths = (places**2).sum(axis=1) / 2
+    assert np.array_equal(lengths * 2, (places.astype(int) ** 2).sum(axis=1))
+    assert lengths.max() < 2**23
+    near = nearby._nearness(places, places, lengths)
+    assert np.array_equal(near, nearby._nearness(*(each.astype(float) for each in (places, places, lengths))))
+    assert np.array_equal(places @ nearby._zoom(), places.astype(float) @ nearby._zoom().astype(float))
 
 
 def test_among_many_equal_pictures_the_search_stays_linear(monkeypatch: Patch) -> None:
