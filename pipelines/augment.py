@@ -97,7 +97,7 @@ class Augment:
         checks = {
             f"size is {self.size!r}; expected at least 1 pixel": isinstance(self.size, Integral)
             and self.size >= 1,
-            f"scale is {self.scale}; expected 0 < low <= high": _is_range(self.scale),
+            f"scale is {self.scale}; expected 0 < low <= high, finite": _is_range(self.scale),
             f"crop_scale is {self.crop_scale}; expected 0 < low <= high": _is_range(
                 self.crop_scale or (1, 1)
             ),

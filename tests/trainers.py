@@ -234,11 +234,12 @@ def grouped(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[Row]]:
 def draw(rows: Sequence[Row], file: Path) -> None:
     """Accuracy over core-seconds, a panel for each set: every split, and the mean of each trainer."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     groups = grouped(rows)
     sets = list(dict.fromkeys(name for name, _ in groups))
     figure = Figure(figsize=(4.5 * len(sets), 4), layout="constrained")
-    panels = dict(zip(sets, figure.subplots(1, len(sets), squeeze=False)[0], strict=True))
+    panels = dict(zip(sets, figure.subplots(1, len(sets), squeeze=False, sharex=True)[0], strict=True))
     for (name, method), some in groups.items():
         seconds, accuracy = [row.core_seconds for row in some], [row.accuracy for row in some]
         colour = f"C{NAMES.index(method)}"
@@ -246,8 +247,16 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         panels[name].scatter(fmean(seconds), fmean(accuracy), s=60, color=colour, label=method, marker="D")
     for name, panel in panels.items():
         panel.set(title=name, xscale="log", xlabel="core-seconds of the training", ylabel="test accuracy")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.grid(alpha=0.3)
-    panels[sets[0]].legend()
+    named = {
+        label: mark
+        for panel in panels.values()
+        for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named))
     figure.savefig(file, dpi=110)
 
 
