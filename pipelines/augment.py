@@ -98,7 +98,7 @@ class Augment:
             f"size is {self.size!r}; expected at least 1 pixel": isinstance(self.size, Integral)
             and self.size >= 1,
             f"scale is {self.scale}; expected 0 < low <= high, finite": _is_range(self.scale),
-            f"crop_scale is {self.crop_scale}; expected 0 < low <= high": _is_range(
+            f"crop_scale is {self.crop_scale}; expected 0 < low <= high, finite": _is_range(
                 self.crop_scale or (1, 1)
             ),
             f"rotation is {self.rotation}; expected 0..180 degrees": 0 <= self.rotation <= 180,

@@ -398,7 +398,7 @@ def test_a_training_is_followed_through_a_stop_and_after_its_end(
         train.train(job, lambda: next(asked))
     train.train(replace(job, resume=True, log=()), never)
     assert seen == sorted(seen)
-    assert set(seen) > {0, 12}
+    assert seen[-1] == 12 and len(set(seen)) > 2  # in a thread: how soon after the probe is not fixed
     evaluation.evaluate(evaluation.Job(run=tmp_path / "run", crops=1, resources=ONE_THREAD))
     run, found = Run(tmp_path / "run"), from_tensorboard(Run(tmp_path / "run"))
     assert found["valid/loss"][0] == (0, pytest.approx(run.read(PROBE)["valid_loss"]))

@@ -370,7 +370,8 @@ def test_mean_and_std_come_last_and_to_pixels_undoes_them() -> None:
     ("name", "values", "expected"),
     [
         ("size", [0], "at least 1 pixel"),
-        ("scale", [(0.0, 1.0), (1.2, 0.8)], "0 < low <= high"),
+        ("scale", [(0.0, 1.0), (1.2, 0.8), (1.0, math.inf)], "0 < low <= high, finite"),
+        ("crop_scale", [(0.0, 0.0), (2.0, 1.0), (math.inf, math.inf)], "0 < low <= high, finite"),
         ("rotation", [-1.0, math.nan], "0..180 degrees"),
         ("shear", [90.0], "0..<90 degrees"),
         ("flip", [1.5], "a probability"),

@@ -288,3 +288,10 @@ def test_a_resumed_run_takes_the_same_epochs_and_rate_again(recipe: Recipe) -> N
         once = with_epochs(recipe.phases, epochs)
         assert total_epochs(once) == epochs
         assert with_epochs(once, epochs) == once
+
+
+def test_crops_are_at_the_scale_of_what_the_weights_were_fitted_to() -> None:
+    for recipe in (FAST, FINE):
+        assert recipe.augment.crops().scale == (1.0, 1.0)
+    for recipe in (PAPER, DEMO):
+        assert recipe.augment.crops().scale == recipe.augment.scale
