@@ -1,8 +1,8 @@
 """Validate a file with every decoder that training may use: the child process of `scan`.
 
-Before it: places, one JSON line each on standard input. After it: an `ImageInfo`, one JSON line each. It runs
-apart from the packing, because a file may crash a decoder. It does without torch, because it starts often.
-Files come several at once: what DALI does for one costs as much as a small file's decoding.
+Before it: JSON lines on standard input, each of a few places. After it: a JSON line for each, of as many
+`ImageInfo`. It runs apart from the packing, because a file may crash a decoder. It does without torch,
+because it starts often. Files come several at once: asking DALI costs as much as decoding a small file.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from greyhound.model.tracking import (
 )
 from greyhound.pipelines.order import even_bounds
 from greyhound.recipe import Averaging, Checkpoints
+from greyhound.session import TrainContext
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # among those libraries
 
@@ -392,13 +393,18 @@ def test_a_training_is_followed_through_a_stop_and_after_its_end(
         logging(self, *arguments)
         seen.append(Run(tmp_path / "run").read(TRACKING)["tensorboard"]["step"])
 
+    def probe(context: TrainContext, fit: Callable[[TrainContext], None] = train.probe) -> None:
+        fit(context)
+        context.saver.wait()  # for the thread that logs: the first steps may be faster
+
     monkeypatch.setattr(Follower, "_log", look)
+    monkeypatch.setattr(train, "probe", probe)
     asked = iter([None] * 14 + [15] * 99)
     with pytest.raises(Stopped, match="training epoch"):
         train.train(job, lambda: next(asked))
     train.train(replace(job, resume=True, log=()), never)
     assert seen == sorted(seen)
-    assert seen[-1] == 12 and len(set(seen)) > 2  # in a thread: how soon after the probe is not fixed
+    assert set(seen) > {0, 12}
     evaluation.evaluate(evaluation.Job(run=tmp_path / "run", crops=1, resources=ONE_THREAD))
     run, found = Run(tmp_path / "run"), from_tensorboard(Run(tmp_path / "run"))
     assert found["valid/loss"][0] == (0, pytest.approx(run.read(PROBE)["valid_loss"]))
