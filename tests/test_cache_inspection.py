@@ -234,7 +234,8 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: Patch
 
     (tmp_path / "images").mkdir()
     peak(10)  # imports, and what is made once
-    few, many = peak(1_600), peak(3_200)
+    # of two: now and then a collection of garbage adds 8 MB to one
+    few, many = (min(peak(count), peak(count)) for count in (1_600, 3_200))
     assert len([*Rows(out / "survey.csv")]) == 3_200
     assert (many - few) / 1_600 < 320  # measured: 281 bytes
 
