@@ -40,8 +40,8 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     folders = [asked.out / f"fold-{index}" for index in range(count)]
     pack = open_pack(asked.pack, asked.resources, Fold(0, count, seed))
     if not (pack.families >= 0).any():
-        kept = "has no groups and no twins, so each image is dealt out by itself"
-        note(f"{pack.path} {kept}; if it is of an earlier version, or of --val 0 --test 0, pack again")
+        alone_in = "has no groups and no twins, so each image is dealt out by itself"
+        note(f"{pack.path} {alone_in}; where several show the same thing, pack with --group")
     described = {"folds": count, "pack": pack.header.digest, "recipe": asdict(asked.recipe)}
     with begun(run, FOLDS, described, asked.resume) as content:
         run.write(FOLDS, content)
@@ -52,7 +52,7 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
             results.append(train_into(train, options, stop, folder, asked.recipe).result)
         found = summary(results)
         run.write(FOLDS, content | found)
-        conclude(folders, found)
+        conclude(folders, found, CHOSEN if asked.recipe.trains else "")
     return 0
 
 
@@ -73,15 +73,15 @@ def summary(results: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def conclude(folders: Sequence[Path], found: dict[str, Any]) -> None:
-    """The page, and the closing lines."""
+def conclude(folders: Sequence[Path], found: dict[str, Any], chosen: str) -> None:
+    """The page, and the closing lines. chosen: what choosing does to them; "" where nothing was chosen."""
     low, high = found["interval"]
     lines = [
         f"all {found['n']:,} images, each validated once: acc = {found['accuracy']:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}), cross entropy = {found['cross_entropy']:.4f}",
         f"over {len(folders)} folds: mean acc = {found['mean']:.3f}, from {found['least']:.3f} to "
         f"{found['highest']:.3f}; {SHARED}",
-        CHOSEN,
+        *filter(None, [chosen]),
     ]
     sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
     page = compare.build(folders, folders[0].parent / PAGE, "Cross-validation", sentences)

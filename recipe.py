@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from greyhound.cache.cli import note
 from greyhound.cache.folds import Fold
 from greyhound.cache.options import Option, OptionError, Parser, apply_named, options
 from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs, with_epochs, with_lr
@@ -199,6 +200,46 @@ RECIPES: Final = {
 }
 
 
+_OF_STEPS: Final = (
+    "views", "batch-size", "micro-batch", "momentum", "weight-decay", "label-smoothing", "freeze-bn",
+    "select", "patience", "activation-checkpointing", "compile", "sync-batchnorm", "seed",
+    *(f"augment.{name}" for name in (
+        "rotation", "shear", "flip", "brightness", "contrast", "saturation", "hue", "randaugment",
+        "magnitude", "mixup", "cutmix",
+    )),
+)  # fmt: skip
+"""Flags that only a training which takes steps looks at."""
+
+
+def idle(recipe: Recipe, crops: bool = True) -> dict[str, str]:
+    """Flags that change no result of this recipe, and why not: another value would come to the same.
+
+    crops: whether the random crops of eval count as a result; else validation alone does.
+    """
+    augment, found = recipe.augment, dict[str, str]()
+    scaled = augment.fit == "crop" and augment.crop_scale
+    if not crops:
+        validation = "it is of eval's crops, and validation sees the centre window"
+        found["augment.crop-scale"] = validation
+    if not recipe.trains:
+        found |= dict.fromkeys(_OF_STEPS, "this recipe takes no steps; add --epochs 1")
+        if not crops:
+            found |= {"augment.scale": validation, "augment.placement": validation}
+        elif scaled:
+            found["augment.scale"] = "there are no epochs, and eval's crops have --augment.crop-scale"
+    if augment.fit != "crop":
+        found["augment.crop-scale"] = f"with --augment.fit {augment.fit} crops have --augment.scale"
+    if not augment.randaugment:
+        found["augment.magnitude"] = "it is RandAugment's; add --augment.randaugment 2"
+    if not recipe.averaging.steps:
+        found["averaging.rate"] = "nothing is averaged; add --averaging.steps 5"
+    if not recipe.linear_probe:
+        found["probe-grids"] = "there is no linear probe; add --linear-probe"
+    if recipe.normalise:
+        found |= dict.fromkeys(("augment.mean", "augment.std"), "--normalise sets it; add --no-normalise")
+    return found
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """When last.ckpt is written besides the end of each epoch and a signal, and how many are kept."""
@@ -334,9 +375,22 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
     epochs, lr = named.pop("epochs", None), named.pop("lr", None)
     read = apply_named(base, named, _INLINE, ("out",), "greyhound train")
     try:
-        return replace(read, recipe=stretched(read.recipe, epochs, lr))
+        read = replace(read, recipe=stretched(read.recipe, epochs, lr))
     except ValueError as error:
         raise OptionError(str(error)) from None
+    if os.environ.get("RANK", "0") == "0":
+        note_idle(read, [name.replace("_", "-") for name in named])
+    return read
+
+
+def note_idle(options: TrainOptions, named: Sequence[str]) -> None:
+    """Say which of the flags that were named change nothing."""
+    found = idle(options.recipe)
+    if options.folds or options.sweep:  # the seed deals out folds; both choose what a sweep tries next
+        found = {name: why for name, why in found.items() if name not in ("seed", "select")}
+    for why in dict.fromkeys(found.values()):
+        flags = [f"--{name}" for name in named if found.get(name) == why]
+        note(f"{' and '.join(flags)}: no effect here, {why}" if flags else "")
 
 
 def stretched(recipe: Recipe, epochs: int | None = None, lr: float | None = None) -> Recipe:

@@ -27,7 +27,7 @@ from greyhound.model.report import compare, report
 from greyhound.model.report.report import Group
 from greyhound.model.resume import differences
 from greyhound.model.run import EVALUATION, PACK, SWEEP, RecipeError, Run, RunError
-from greyhound.recipe import Recipe, TrainOptions, stretched
+from greyhound.recipe import ALIASES, Recipe, TrainOptions, idle, stretched
 from greyhound.session import open_device, open_pack, open_versions
 from greyhound.several import Train, begun, train_into
 
@@ -129,6 +129,7 @@ def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
     found: list[Field] = []
     for text in asked:
         name, _, after = text.partition("=")
+        name = next((field for field, flags in ALIASES.items() if f"--{name}" in flags), name)
         if name not in kinds or name in [field.name for field in found]:
             near = [each for each in kinds if each.endswith(f".{name}")] + get_close_matches(name, kinds)
             hint = f"did you mean {near[0]}?" if near else "see greyhound train --help"
@@ -154,7 +155,22 @@ def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
             except OptionError:
                 if not any(allowed(recipe, found, words) for words in combinations(found, each.name, word)):
                     raise
+    refuse_idle(recipe, found)
     return found
+
+
+def refuse_idle(recipe: Recipe, fields: Sequence[Field]) -> None:
+    """Refuse a field that no validation can tell of, beside whatever other field. Raises OptionError."""
+    for field in fields:
+        reasons = [
+            idle(changed(recipe, both, words), crops=False).get(field.name, "")
+            for other in fields
+            for both in [list({field.name: field, other.name: other}.values())]
+            for words in combinations(both, field.name, field.words[0])
+            if allowed(recipe, both, words)
+        ]
+        if reasons and all(reasons):
+            raise OptionError(f"--sweep {field.name}: all trials would come to the same, {reasons[0]}")
 
 
 def combinations(fields: Sequence[Field], name: str, word: str) -> Iterator[Words]:

@@ -49,7 +49,7 @@ def deal(
         Counter(label for rows in order for label in {labels[row] for row in rows}).values(), default=0
     )
     if not 2 <= count <= least:
-        most = f"2 to {least}" if least > 1 else "no folds"
+        most = "no folds" if least < 2 else "2" if least == 2 else f"2 to {least}"
         few = f"the smallest class has {least} images, those that stay together counted as one"
         raise UserError(f"--folds is {count}; expected {most}: {few}")
     folds, counts, sizes = [0] * len(labels), [Counter[int]() for _ in range(count)], [0] * count

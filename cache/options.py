@@ -126,13 +126,22 @@ class Parser(argparse.ArgumentParser):
         """No abbreviations: a flag that is added later must not change what an old command means."""
         shape = partial(argparse.HelpFormatter, max_help_position=36, width=WIDTH)
         super().__init__(prog, description=description, allow_abbrev=False, formatter_class=shape)
+        self._words: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        """Raises OptionError."""
+        """Raises OptionError, which says what a flag has where it has not as many words as it takes."""
+        flags, _, expected = message.removeprefix("argument ").partition(": expected ")
+        for flag in flags.split("/") if expected else ():
+            if flag in self._words:
+                after = self._words[self._words.index(flag) + 1 :]
+                found = " ".join(itertools.takewhile(lambda word: not word.startswith("--"), after))
+                values = expected.replace("argument", "value")
+                raise OptionError(f"{flag} is {found!r}; expected {values}; see {self.prog} --help")
         raise OptionError(f"{message}; see {self.prog} --help")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Only what was named is in the result. Raises OptionError."""
+        self._words = arguments
         found, unknown = self.parse_known_intermixed_args(arguments)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if flags:

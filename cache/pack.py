@@ -363,7 +363,7 @@ def _say(row: Excluded) -> str:
 def _say_long(kept: Sequence[Kept]) -> list[str]:
     """A note if more than a tenth of the images are longer than 2:1: a guess at where a crop misses much."""
     long = sum(max(info.width, info.height) > 2 * min(info.width, info.height) for _, info in kept)
-    cut = "training with --augment.fit crop, the default, sees only a part of each; consider pad or squash"
+    cut = "training with --augment.fit crop, the default, sees only a part of each; pad and squash show all"
     return [f"{long:,} of {len(kept):,} images are longer than 2:1; {cut}"] if 10 * long > len(kept) else []
 
 

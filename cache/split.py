@@ -360,6 +360,7 @@ def _missing(
     images = Counter(labels)
     units = Counter(label for each in stratified.families for label in {labels[row] for row in each.rows})
     there = {name: {labels[row] for row, at in enumerate(splits) if at == name} for name in SPLITS}
+    hinted = dict(shares)  # a hint must hold beside the one before it
     for split in SPLITS:
         asked = shares.get(split, None if any(stratified.given) else 0.0)
         lacking = sorted((images.keys() if asked is None else there["train"]) - there[split])
@@ -374,9 +375,10 @@ def _missing(
             for label, size in [*sizes.items()][:NAMED]
         ]
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-        why = _GIVEN if asked is None else _remedy(split, sizes, stratified, shares)
+        why, hinted = (_GIVEN, hinted) if asked is None else _remedy(split, sizes, stratified, hinted)
         if not why:
-            why = f"no --{split} gives them one, because "
+            beside = [f"--{name} {share:g}" for name, share in hinted.items() if share != shares[name]]
+            why = f"no --{split} gives them one{' beside '.join(['', *beside])}, because "
             if any(stratified.given):
                 why += "train, as you gave it, has none to spare"
             elif any(units[label] < size for label, size in sizes.items()):
@@ -398,29 +400,36 @@ _GIVEN: Final = "the split that you gave has none"
 
 
 def _remedy(
-    split: str, sizes: Mapping[int, int], stratified: _Stratified, shares: Mapping[str, float]
-) -> str:
+    split: str, sizes: Mapping[int, int], stratified: _Stratified, shares: dict[str, float]
+) -> tuple[str, dict[str, float]]:
     """The least share tried with which most of the classes that lack an image have one; "" if none does.
 
-    sizes: images of each of those classes, by label.
+    sizes: images of each of those classes, by label. No class may lack one in another split for it. Returns
+    also the shares with it.
     """
+
+    def labels(splits: Sequence[str], name: str) -> set[int]:
+        return {stratified.label(row) for row, at in enumerate(splits) if at == name}
+
+    now = stratified(shares)
     least = min((size for size in sizes.values() if size > 1), default=1)
     others = sum(share for name, share in shares.items() if name != split)
     tried = {-(-100 // least) / 100, 0.25, 0.3, 0.4, 0.5}
-    most, best = 0, ""
+    most, best, hinted = 0, "", shares
     for share in sorted(each for each in tried if shares[split] < each <= 0.5 and each + others < 1):
         found = stratified({**shares, split: share})
-        labels = {stratified.label(row) for row, at in enumerate(found) if at == split}
-        gained = len(labels.intersection(sizes))
-        if gained > most:
+        gained = len(labels(found, split).intersection(sizes))
+        if gained > most and all(
+            labels(found, name) >= labels(now, name) for name in shares if name != split
+        ):
             who = "each" if gained == len(sizes) else f"{gained:,} of them"
-            most, best = (
-                gained,
-                f"{shares[split]:g} of so few is none; pack with --{split} {share:g}, which gives {who} one",
+            most, hinted = gained, shares | {split: share}
+            best = (
+                f"{shares[split]:g} of so few is none; pack with --{split} {share:g}, which gives {who} one"
             )
         if most == len(sizes):
             break
-    return best
+    return best, hinted
 
 
 def _series(paths: Sequence[str], labels: Sequence[int]) -> str:

@@ -125,7 +125,5 @@ def say(calibration: dict[str, Any]) -> str:
     if calibration["why"]:
         return f"calibration: ECE {before['ece']:.3f}; temperature 1: {calibration['why']}"
     of = f"fitted on {calibration['images']} validation images"
-    errors = (
-        f"ECE {before['ece']:.3f}, {after['ece']:.3f} at temperature {calibration['temperature']:.2f} ({of})"
-    )
-    return f"calibration: {errors}; NLL {before['nll']:.4f}, {after['nll']:.4f}"
+    errors, losses = (f"{name.upper()} {before[name]:.4f}, then {after[name]:.4f}" for name in ("ece", "nll"))
+    return f"calibration by temperature {calibration['temperature']:.2f} ({of}): {errors}; {losses}"

@@ -89,10 +89,12 @@ def check_same(
 
 def other_recipe(folder: Run, then: dict[str, Any], asked: dict[str, Any]) -> str:
     """In which fields another recipe was asked for than the run's own, in words; empty where in none."""
-    found = "; ".join(f"{name} = {was}, not {now}" for name, was, now in differences(then, asked))
+    found = list(differences(then, asked))
     if not found:
         return ""
-    return f"{folder.folder / RECIPE} has {found}; resume with the same recipe, or --force recipe"
+    listed = "; ".join(f"{name} = {was}, not {now}" for name, was, now in found)
+    force = "" if any(name in _SETTLED for name, *_ in found) else ", or --force recipe"
+    return f"{folder.folder / RECIPE} has {listed}; resume with the same recipe{force}"
 
 
 def other_pack(folder: Run, pack: Path, digest: str) -> str:

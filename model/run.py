@@ -282,9 +282,8 @@ class Run:
         wanted = ("swa", "best", "last") if name == "auto" else (name,)
         there = [name for name in wanted if (self.folder / _FILES[name]).exists()]
         if not there:
-            raise RunError(
-                f"{self.folder} has no checkpoint {' or '.join(wanted)}; train first: greyhound train"
-            )
+            found = f"{self.folder} has no checkpoint {' or '.join(wanted)} yet"
+            raise RunError(f"{found}; wait for its training, or go on with it: greyhound train --resume")
         loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
         best = max(loaded, key=lambda name: score_of(loaded[name]))  # a tie goes to the average
         return best, loaded[best]

@@ -94,13 +94,12 @@ class Augment:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no image could have."""
+        crop_scale = self.crop_scale or self.scale
         checks = {
             f"size is {self.size!r}; expected at least 1 pixel": isinstance(self.size, Integral)
             and self.size >= 1,
-            f"scale is {self.scale}; expected 0 < low <= high, finite": _is_range(self.scale),
-            f"crop_scale is {self.crop_scale}; expected 0 < low <= high, finite": _is_range(
-                self.crop_scale or (1, 1)
-            ),
+            f"scale is {_say(self.scale)}; expected 0 < low <= high, finite": _is_range(self.scale),
+            f"crop-scale is {_say(crop_scale)}; expected 0 < low <= high, finite": _is_range(crop_scale),
             f"rotation is {self.rotation}; expected 0..180 degrees": 0 <= self.rotation <= 180,
             f"shear is {self.shear}; expected 0..<90 degrees": 0 <= self.shear < 90,
             f"flip is {self.flip}; expected a probability": 0 <= self.flip <= 1,
@@ -108,7 +107,7 @@ class Augment:
             f"randaugment is {self.randaugment}; expected 0..16 operations": self.randaugment in range(17),
             f"magnitude is {self.magnitude}; expected 0..30": 0 <= self.magnitude <= 30,
             f"fill is {self.fill}; expected 0..255": 0 <= self.fill <= 255,
-            f"std is {self.std}; expected positive numbers": min(self.std) > 0,
+            f"std is {_say(self.std)}; expected positive numbers": min(self.std) > 0,
         }
         for name in ("brightness", "contrast", "saturation"):
             checks[f"{name} is {getattr(self, name)}; expected 0..1"] = 0 <= getattr(self, name) <= 1
@@ -117,7 +116,7 @@ class Augment:
             checks[f"{name} is {alpha}; expected 0, or 0.001..1000"] = alpha == 0 or 0.001 <= alpha <= 1000
         for message, holds in checks.items():
             if not holds:
-                raise ValueError(f"augment: {message}")
+                raise ValueError(f"--augment.{message}")
 
     def crops(self) -> Augment:
         """The same images under random resized crops only: the views of test-time augmentation."""
@@ -140,6 +139,11 @@ class Augment:
         """The network's floats `[B, 3, S, S]` as pixels, uint8 `[B, S, S, 3]`: `mean` and `std` undone."""
         levels = images.transpose(0, 2, 3, 1) * np.array(self.std) + np.array(self.mean)
         return np.asarray(np.clip(np.rint(levels * 255), 0, 255), dtype=np.uint8)
+
+
+def _say(values: Sequence[float]) -> str:
+    """As on a command line."""
+    return " ".join(map(str, values))
 
 
 def _is_range(scale: tuple[float, float]) -> bool:

@@ -514,6 +514,7 @@ ALIKE = "gives them one, because images that look alike, or are of one group, st
         ([4, 4], 99, {}, ["val has no image of class 0 (4 images), class 1 (4 images): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 3], 99, {}, ["val has no image of class 1 (3 images): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),
         ([20, 1], 99, {}, [f"{split} has no image of class 1 (1 image): no --{split} gives them one, because they are too few" for split in ("val", "test")]),
+        ([20, 2], 99, {}, ["val has no image of class 1 (2 images): 0.1 of so few is none; pack with --val 0.3, which gives each one", "test has no image of class 1 (2 images): no --test gives them one beside --val 0.3, because they are too few"]),
         ([20, 4, 1], 99, {"test": 0}, ["val has no image of class 1 (4 images), class 2 (1 image): 0.1 of so few is none; pack with --val 0.25, which gives 1 of them one"]),
         ([20, 20], 1, {"val": 0.4, "test": 0.4}, [f"{split} has no image of class 0 (20 images, kept together), class 1 (20 images, kept together): no --{split} {ALIKE}" for split in ("val", "test")]),
         ([20, 20], 4, {"test": 0}, ["val has no image of class 0 (20 images, kept together in 4 sets), class 1 (20 images, kept together in 4 sets): 0.1 of so few is none; pack with --val 0.25, which gives each one"]),

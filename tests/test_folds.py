@@ -65,6 +65,8 @@ def test_more_folds_than_the_smallest_class_has_families_are_refused(count: int,
         UserError, match=f"--folds is {count}; expected {most}: the smallest class has 3 images"
     ):
         dealt([0] * 9 + [1] * 4, [ALONE] * 9 + [0, 0, ALONE, ALONE], count)
+    with pytest.raises(UserError, match="--folds is 3; expected 2: the smallest class has 2 images"):
+        dealt([0, 0, 1, 1], [ALONE] * 4, 3)
     with pytest.raises(UserError, match="--folds is 2; expected no folds: the smallest class has 1 images"):
         dealt([0, 0, 1], [ALONE] * 3, 2)
 
@@ -154,6 +156,7 @@ def test_folds_are_run_folders_and_their_sum_is_written_down(
     assert found["accuracy"] * 48 == pytest.approx(sum(each["accuracy"] * each["n"] for each in probes))
     assert [each["accuracy"] for each in found["results"]] == [each["accuracy"] for each in probes]
     page = (crossed / "folds.html").read_text()
+    assert "chose among" not in page  # there is one result a fold
     assert "no standard error" in page and "fold-2" in page and "validate other images each" in page
     alone = replace(tiny_job(grouped.path, tmp_path / "alone", recipe=PROBED), fold=Fold(1, 3, 0))
     assert train.train(alone, never) == 0

@@ -268,6 +268,7 @@ def test_the_page_of_a_full_run_has_every_section_and_misses_nothing(page: Page)
             "90.1 % | 81.1 % to 99.1 % | n = 720 | over 10 | taken for another class, crops together 6",
         ),
         ("result", f"{NOTE} Of the 4 class names 4 are ImageNet's, so it probably has. | all of it 6 min"),
+        ("result", "validation, which chose the weights; n = 363 97.2 %"),
         (
             "mistakes",
             "The 2 of 6 mistakes of 10 crops together with the highest loss | before any temperature | Afghan taken for borzoi , 98.7 % loss 4.12 | predictions.csv | loss 3.12",
@@ -681,6 +682,15 @@ def test_a_pack_without_test_images_is_to_be_evaluated_on_the_others(run: Path) 
     edit(run, "pack.json", splits={"train": 2540, "val": 363, "test": 0})
     assert "No test images in the pack" in (said := Page(run).text("result"))
     assert f"greyhound eval --run {run.name} --split val" in said
+
+
+def test_validation_chose_nothing_where_there_is_one_result(run: Path) -> None:
+    for name in ("metrics.jsonl", "swa.json"):
+        (run / name).unlink()
+    assert "validation; n = 363 90.0 %" in Page(run).text("result")
+    (run / "eval.json").unlink()
+    assert "Validation 90.0 % 95 % interval" in (said := Page(run).text("result"))
+    assert "flatters" not in said
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,9 @@ def test_numbers_that_no_image_could_have_are_refused(name: str, values: list[An
     for value in values:
         with pytest.raises(ValueError) as refusal:
             Augment(**{name: value})
-        assert str(refusal.value) == f"augment: {name} is {value}; expected {expected}"
+        said = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        flag = name.replace("_", "-")
+        assert str(refusal.value) == f"--augment.{flag} is {said}; expected {expected}"
 
 
 KINDS = (

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import TINY, tiny_job
+import torch
+from runs import ONE_THREAD, TINY, tiny_job
 
 from greyhound import begin, train
 from greyhound.cache.errors import UserError
 from greyhound.cache.options import WIDTH, OptionError, options
 from greyhound.cache.store import Pack
+from greyhound.eval import Job, evaluate
+from greyhound.model.checkpoint import fingerprint
+from greyhound.model.network import build
+from greyhound.model.run import Run
 from greyhound.model.schedule import total_epochs, with_epochs, with_lr
 from greyhound.recipe import (
     _INLINE,
@@ -26,8 +31,10 @@ from greyhound.recipe import (
     GROUPS,
     PAPER,
     RECIPES,
+    Averaging,
     Recipe,
     TrainOptions,
+    idle,
     read_options,
 )
 
@@ -243,6 +250,82 @@ def test_help_and_a_slip_import_nothing_slow() -> None:
         modules = re.findall(r"^import time:.*\| +([\w.]+)$", answer.stderr, re.MULTILINE)
         assert "greyhound.recipe" in modules
         assert not {name.partition(".")[0] for name in modules} & set(SLOW)
+
+
+# --- flags without effect -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fast --momentum 0.5 --augment.flip 0.2", "--momentum and --augment.flip: no effect here, this recipe takes no steps; add --epochs 1"),
+        ("fast --seed 3", "--seed: no effect here, this recipe takes no steps; add --epochs 1"),
+        ("fast --augment.scale 1 1.1", "--augment.scale: no effect here, there are no epochs, and eval's crops have --augment.crop-scale"),
+        ("fast --augment.fit pad --augment.crop-scale 1 1.1", "--augment.crop-scale: no effect here, with --augment.fit pad crops have --augment.scale"),
+        ("paper --augment.magnitude 3", "--augment.magnitude: no effect here, it is RandAugment's; add --augment.randaugment 2"),
+        ("fine --averaging.rate 0.1", "--averaging.rate: no effect here, nothing is averaged; add --averaging.steps 5"),
+        ("paper --probe-grids 0 3", "--probe-grids: no effect here, there is no linear probe; add --linear-probe"),
+        ("fine --augment.mean 0 0 0", "--augment.mean: no effect here, --normalise sets it; add --no-normalise"),
+        ("fast --momentum 0.5 --epochs 1", ""),
+        ("fast --seed 3 --folds 2", ""),
+        ("fast --size 96 --class-weights balanced --augment.crop-scale 1 1.1 --augment.fit crop", ""),
+        ("fast --augment.fit pad --augment.scale 1 1.1", ""),
+    ],
+)  # fmt: skip
+def test_a_flag_without_effect_is_said(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    read(f"{words} --out run")
+    assert capsys.readouterr().err == (f"note: {said}\n" if said else "")
+
+
+def test_of_several_processes_one_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("RANK", "1")
+    read("fast --seed 3 --out run")
+    assert not capsys.readouterr().err
+
+
+CHANGED: dict[str, Any] = {
+    "views": 2, "batch_size": 16, "micro_batch": 2, "momentum": 0.3, "weight_decay": 0.1, "label_smoothing": 0.2,
+    "freeze_bn": True, "select": "accuracy", "patience": 3, "activation_checkpointing": True, "seed": 9,
+    "compile": True, "sync_batchnorm": True,
+}  # fmt: skip
+"""Another value for each field of the recipe that `idle` may name where nothing takes steps."""
+
+
+def test_what_is_said_to_have_no_effect_has_none(colour_pack: Pack, tmp_path: Path) -> None:
+    base = replace(
+        TINY,
+        augment=replace(TINY.augment, crop_scale=(1.0, 1.0)),
+        select="loss",
+        linear_probe=True,
+        probe_grids=(0, 1),
+        phases=(),
+        averaging=Averaging(steps=0),
+    )
+    named = idle(base)
+    assert named.keys() <= {option.name for option in options(base)} | {"sync-batchnorm"}
+    fields = {name.replace("-", "_") for name in named}
+    of_augment = {name.partition(".")[2] for name in fields if name.startswith("augment.")}
+    other: dict[str, Any] = {
+        "rotation": 40.0, "shear": 3.0, "flip": 0.5, "brightness": 0.9, "contrast": 0.9, "saturation": 0.9,
+        "hue": 0.3, "randaugment": 3, "magnitude": 20, "mixup": 0.5, "cutmix": 0.5, "scale": (0.5, 2.0),
+    }  # fmt: skip
+    assert of_augment == other.keys()
+    assert {name for name in fields if "." not in name} == CHANGED.keys()
+    weights = build("test_efficientnet", 1000, "none")
+    torch.save(weights.state_dict(), tmp_path / "weights.pth")
+    base = replace(base, weights=str(tmp_path / "weights.pth"))
+    alone = {"compile", "sync_batchnorm"}  # each refuses one of the others
+    changes = {name: value for name, value in CHANGED.items() if name not in alone}
+    all_else = replace(base, **changes, augment=replace(base.augment, **other))
+    recipes = [base, all_else, replace(base, compile=True)]
+    seen = []
+    for index, recipe in enumerate(recipes):
+        out = tmp_path / str(index)
+        train.train(tiny_job(colour_pack.path, out, recipe=recipe), lambda: None)
+        evaluate(Job(out, crops=3, resources=ONE_THREAD))
+        result, (_, network) = Run(out).read("eval.json"), Run(out).network("auto", torch.device("cpu"))
+        seen.append((fingerprint(network.state_dict()), result["cross_entropy"], result["confusion"]))
+    assert seen[0] == seen[1] == seen[2]
 
 
 # --- going on -----------------------------------------------------------------------------------------------

@@ -19,14 +19,15 @@ from runs import FULL, TINY, Capture, Patch, batches_seen, never, tiny_job
 from greyhound import begin, several, train
 from greyhound.cache.cli import Stop, Stopped
 from greyhound.cache.errors import UserError
+from greyhound.cache.options import OptionError, options
 from greyhound.cache.store import Pack
 from greyhound.model.network import UnreachableError, WeightsError
 from greyhound.model.run import RecipeError, Run, RunError
 from greyhound.model.run_lock import run_lock
 from greyhound.model.schedule import Phase
 from greyhound.model.step import DivergedError
-from greyhound.recipe import FAST, FINE, Averaging, TrainOptions
-from greyhound.sweep import changed, propose, read_fields, sweep
+from greyhound.recipe import FAST, FINE, Averaging, Recipe, TrainOptions
+from greyhound.sweep import changed, propose, read_fields, read_value, sweep
 
 RATES = ("lr=1e-4..1e-1",)
 
@@ -73,7 +74,8 @@ def found(out: Path) -> dict[str, Any]:
         ("augment.flip=0..0.5", "augment.flip: 0 to 0.5, linear"),
         ("batch-size=4..64", "batch-size: 4 to 64, logarithmic"),
         ("freeze-bn=on,off", "freeze-bn: on or off"),
-        ("augment.crop-scale=1 1,1 1.25", "augment.crop-scale: 1 1 or 1 1.25"),
+        ("size=64,96", "augment.size: 64 or 96"),
+        ("probe-grids=0,0 4", "probe-grids: 0 or 0 4"),
         ("augment.scale=0.8 1.2,1 1.25", "augment.scale: 0.8 1.2 or 1 1.25"),
     ],
 )
@@ -114,6 +116,42 @@ def test_refused_fields(words: str, says: str) -> None:
     assert str(error.value) == says
 
 
+def test_a_value_may_be_of_a_field_that_is_left_open() -> None:
+    kind = next(each.kind for each in options(FAST) if each.name == "augment.crop-scale")
+    assert read_value(kind, "augment.crop-scale", "1 1.25") == (1, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "says"),
+    [
+        (FAST, "momentum=0.8,0.9", "momentum: all trials would come to the same, this recipe takes no steps; add --epochs 1"),
+        (FAST, "augment.scale=1,1.1 seed=1,2", "augment.scale: .* validation sees the centre window"),
+        (FINE, "lr=1e-3,1e-2 augment.crop-scale=1,1.1", "augment.crop-scale: .* validation sees the centre window"),
+        (FINE, "lr=1e-3,1e-2 augment.magnitude=5,9", "augment.magnitude: .* add --augment.randaugment 2"),
+        (FINE, "averaging.rate=1e-3,1e-2", "averaging.rate: .* nothing is averaged"),
+        (replace(FINE, linear_probe=False), "probe-grids=0,3", "probe-grids: .* there is no linear probe"),
+    ],
+)  # fmt: skip
+def test_a_field_that_no_trial_could_tell_of_is_refused(recipe: Recipe, words: str, says: str) -> None:
+    doubled = [word.replace("=1,1.1", "=1 1,1 1.1") for word in words.split()]
+    with pytest.raises(OptionError, match=f"^--sweep {says}"):
+        read_fields(recipe, doubled)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (FAST, "momentum=0.8,0.9 epochs=1,2"),
+        (FINE, "augment.magnitude=5,9 augment.randaugment=0,2"),
+        (FINE, "averaging.rate=1e-3,1e-2 averaging.steps=0,5"),
+        (FAST, "class-weights=none,balanced"),
+        (replace(FINE, phases=()), "seed=1,2 epochs=1,2"),
+    ],
+)
+def test_a_field_that_another_one_makes_tell_is_searched(recipe: Recipe, words: str) -> None:
+    assert len(read_fields(recipe, words.split())) == len(words.split())
+
+
 def test_a_rate_needs_epochs() -> None:
     with pytest.raises(
         UserError, match="lr = 1e-4: --lr is for epochs, and this recipe has none; add --epochs"
@@ -121,9 +159,14 @@ def test_a_rate_needs_epochs() -> None:
         read_fields(FAST, RATES)
 
 
-@pytest.mark.parametrize("words", ["epochs=1,2 lr=1e-4..1e-2", "micro-batch=8,16 freeze-bn=on,off"])
-def test_a_value_that_another_field_makes_possible_is_none_to_refuse(words: str) -> None:
-    base = replace(FAST, freeze_bn=False)
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (FAST, "epochs=1,2 lr=1e-4..1e-2"),
+        (replace(FINE, freeze_bn=False), "micro-batch=8,16 freeze-bn=on,off"),
+    ],
+)
+def test_a_value_that_another_field_makes_possible_is_none_to_refuse(base: Recipe, words: str) -> None:
     assert [field.name for field in read_fields(base, words.split())] == [
         word.partition("=")[0] for word in words.split()
     ]
@@ -310,7 +353,8 @@ def test_a_trial_of_a_recipe_that_these_classes_do_not_allow_fails_alone(
     colour_pack: Pack, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(begin, "draw_pictures", lambda *_: None)
-    recipe = replace(FULL, phases=(), averaging=Averaging(steps=0))
+    one = replace(FULL.phases[0], epochs=1)
+    recipe = replace(FULL, phases=(one,), averaging=Averaging(steps=0))
     asked = job(colour_pack, tmp_path / "s", "label-smoothing=0.1,0.9", recipe=recipe)
     assert sweep(asked, never, train.train) == 0
     states = {
