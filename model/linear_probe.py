@@ -67,7 +67,9 @@ class Solution:
         """For the log."""
         start = "the pretrained classifier" if self.from_pretrained else "zero"
         grid = f"stages on a {self.grid} x {self.grid} grid, " if self.grid else ""
-        return f"{grid}from {start}, penalty {self.penalty:g}, out of fold acc = {self.accuracy:.3f}"
+        ends = {PENALTIES[0]: " (the highest tried)", PENALTIES[-1]: " (the lowest tried)"}
+        penalty = f"penalty {self.penalty:g}{ends.get(self.penalty, '')}"
+        return f"{grid}from {start}, {penalty}, out of fold acc = {self.accuracy:.3f}"
 
 
 @torch.no_grad()

@@ -219,6 +219,9 @@ class Run:
         try:
             content = read_checked(path, todo)
         except (FileNotFoundError, NotADirectoryError):
+            if several := sorted(self.folder.glob(f"*/{RECIPE}")):
+                folders = f"{several[0].parent}" + f" and {len(several) - 1} more" * (len(several) > 1)
+                raise RunError(f"{self.folder} is a folder of runs, {folders}; name one of them") from None
             there = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(
                 f"{self.folder} {there}; expected a run folder, as made by: "

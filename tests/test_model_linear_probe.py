@@ -497,3 +497,15 @@ def test_a_rare_class_is_found_where_classes_weigh_the_same() -> None:
         recalls.append(float((head(rows.double()).argmax(1) == 1)[labels == 1].float().mean()))
     assert recalls[1] >= recalls[0] + 0.1
     assert recalls[1] >= 0.8
+
+
+def test_a_penalty_at_the_end_of_its_range_is_said() -> None:
+    said = [
+        str(linear_probe.Solution(0, penalty, False, 0.1, 0.9, torch.zeros(1, 2)))
+        for penalty in (linear_probe.PENALTIES[0], 3.0, linear_probe.PENALTIES[-1])
+    ]
+    assert said == [
+        "from zero, penalty 100000 (the highest tried), out of fold acc = 0.900",
+        "from zero, penalty 3, out of fold acc = 0.900",
+        "from zero, penalty 0.1 (the lowest tried), out of fold acc = 0.900",
+    ]

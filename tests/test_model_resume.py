@@ -118,7 +118,7 @@ def test_what_the_start_settled_is_refused_by_name_even_if_forced(
         match=r"momentum = 0.9, not 0.5; linear_probe = True, not False; resume with the same recipe$",
     ):
         resume(colour_pack, half, other)
-    with pytest.raises(RunError, match="momentum = 0.9, not 0.5; resume with the same recipe, or --force"):
+    with pytest.raises(RunError, match=r"momentum = 0.9, not 0.5; resume with the same recipe, or --force"):
         resume(colour_pack, half, replace(PROBED, momentum=0.5))
     assert (half / RECIPE).read_bytes() == (stopped / RECIPE).read_bytes()
 

@@ -51,6 +51,14 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: byt
     assert "\n" not in str(refusal.value)
 
 
+def test_of_a_folder_of_runs_one_is_to_be_named(tmp_path: Path) -> None:
+    for name in ("fold-1", "fold-0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.json").write_text("{}")
+    with pytest.raises(RunError, match=r"is a folder of runs, \S+fold-0 and 1 more; name one of them$"):
+        Run(tmp_path).read("recipe.json")
+
+
 def test_a_run_of_another_version_is_refused_by_what_it_lacks(run: Path) -> None:
     content = Run(run).read("pack.json")
     for name in ("beside", "background"):
