@@ -216,22 +216,25 @@ def child(method: str, images: str, weights: str, seed: str) -> int:
 
 
 def tabulate(rows: Sequence[Row]) -> list[str]:
-    """A Markdown table: for each set and method the mean over the splits, and the range; of ten crops the means."""
-    lines = [
-        "| set | trainer | splits | accuracy | cross entropy | ten crops | core-s, times `fast` | peak GB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    costs = relative_costs(rows)
+    """A Markdown table: for each set and method the mean over the splits, and the range; of ten crops the means.
+
+    The core-seconds are those of the same machine's `fast`, times so much, a column for each machine.
+    """
+    costs, machines = relative_costs(rows), sorted({row.machine for row in rows})
+    names = ["set", "trainer", "splits", "accuracy", "cross entropy", "ten crops", *machines, "peak GB"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for (name, method), some in grouped(rows).items():
         splits = {row.pack: row for row in some}.values()  # of one that ran on two machines, the last
         accuracy = [row.accuracy for row in splits]
         spread = f"{fmean(accuracy):.3f} ({min(accuracy):.3f} to {max(accuracy):.3f})"
-        times = [costs[row] for row in some if row in costs]
-        cost = f"{fmean(times):.1f} | " if times else " | "
-        cost += f"{max(row.memory for row in some) / 1e9:.1f}"
         entropy, tens = fmean(row.cross_entropy for row in splits), [tens_of(row) for row in splits]
         of_ten = ", ".join(f"{fmean(column):.3f}" for column in zip(*tens, strict=True)) if all(tens) else ""
-        lines.append(f"| {name} | {method} | {len(splits)} | {spread} | {entropy:.3f} | {of_ten} | {cost} |")
+        cells = [name, method, f"{len(splits)}", spread, f"{entropy:.3f}", of_ten]
+        for machine in machines:
+            times = [costs[row] for row in some if row.machine == machine and row in costs]
+            cells.append(f"{fmean(times):.1f}" if times else "")
+        cells.append(f"{max(row.memory for row in some) / 1e9:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -264,7 +267,7 @@ def grouped(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[Row]]:
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Accuracy over core-seconds, those of `fast` as one, a panel for each set: every split, and each trainer's mean."""
+    """Accuracy over core-seconds, those of `fast` as one, a panel for each set: every split, and means by machine."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -273,7 +276,11 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     sets = list(dict.fromkeys(name for name, _ in groups))
     figure = Figure(figsize=(4.5 * len(sets), 4), layout="constrained")
     panels = dict(zip(sets, figure.subplots(1, len(sets), squeeze=False, sharex=True)[0], strict=True))
-    for (name, method), some in groups.items():
+    for name, method, some in [
+        (*key, [row for row in group if row.machine == machine])
+        for key, group in groups.items()
+        for machine in dict.fromkeys(row.machine for row in group)
+    ]:
         cost, accuracy = [costs[row] for row in some], [row.accuracy for row in some]
         colour = f"C{NAMES.index(method)}"
         panels[name].scatter(cost, accuracy, s=12, color=colour, alpha=0.4, linewidths=0)
