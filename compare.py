@@ -28,7 +28,9 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse what cannot be compared. Raises ValueError."""
         if len(self.runs) < 2:
-            raise ValueError("name two run folders or more: greyhound compare RUN RUN --out compare.html")
+            inside = bool(self.runs) and any(self.runs[0].glob("*/recipe.json"))
+            runs = f"{self.runs[0]}/*" if inside else "RUN RUN"
+            raise ValueError(f"name two run folders or more: greyhound compare {runs} --out compare.html")
 
 
 if __name__ == "__main__":

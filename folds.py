@@ -17,7 +17,7 @@ from greyhound.cache.cli import Stop, note
 from greyhound.cache.folds import Fold
 from greyhound.cache.machine import alone
 from greyhound.model import metrics
-from greyhound.model.report import compare
+from greyhound.model.report import compare, report
 from greyhound.model.run import FOLDS, Run, RunError
 from greyhound.recipe import TrainOptions
 from greyhound.session import open_pack
@@ -40,8 +40,8 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     folders = [asked.out / f"fold-{index}" for index in range(count)]
     pack = open_pack(asked.pack, asked.resources, Fold(0, count, seed))
     if not (pack.families >= 0).any():
-        alone_in = "has no groups and no twins, so each image is dealt out by itself"
-        note(f"{pack.path} {alone_in}; where several show the same thing, pack with --group")
+        dealt = "has no groups and no twins, so each image is dealt out by itself"
+        note(f"{pack.path} {dealt}; where several show the same thing, pack with --group")
     described = {"folds": count, "pack": pack.header.digest, "recipe": asdict(asked.recipe)}
     with begun(run, FOLDS, described, asked.resume) as content:
         run.write(FOLDS, content)
@@ -52,7 +52,7 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
             results.append(train_into(train, options, stop, folder, asked.recipe).result)
         found = summary(results)
         run.write(FOLDS, content | found)
-        conclude(folders, found, CHOSEN if asked.recipe.trains else "")
+        conclude(folders, found)
     return 0
 
 
@@ -73,16 +73,17 @@ def summary(results: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def conclude(folders: Sequence[Path], found: dict[str, Any], chosen: str) -> None:
-    """The page, and the closing lines. chosen: what choosing does to them; "" where nothing was chosen."""
+def conclude(folders: Sequence[Path], found: dict[str, Any]) -> None:
+    """The page, and the closing lines."""
     low, high = found["interval"]
     lines = [
         f"all {found['n']:,} images, each validated once: acc = {found['accuracy']:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}), cross entropy = {found['cross_entropy']:.4f}",
         f"over {len(folders)} folds: mean acc = {found['mean']:.3f}, from {found['least']:.3f} to "
         f"{found['highest']:.3f}; {SHARED}",
-        *filter(None, [chosen]),
     ]
+    if any(map(report.has_chosen, folders)):
+        lines.append(CHOSEN)
     sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
     page = compare.build(folders, folders[0].parent / PAGE, "Cross-validation", sentences)
     print(*lines, f"page: {page}", NEXT, sep="\n")

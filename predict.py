@@ -165,6 +165,8 @@ def write_rows(job: Job, words: list[str], predictor: Predictor) -> None:
                 right += row.get("right") is True
         if unread == len(images):
             raise UserError(f"none of {unread:,} files could be read; the first: {first}")
+    if job.out:
+        print(f"{len(images):,} rows: {job.out}", file=sys.stderr)
     if labelled:
         say_accuracy(right, labelled)
     note(f"{unread:,} of {len(images):,} files could not be read; the column error says why" * bool(unread))

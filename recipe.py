@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from argparse import BooleanOptionalAction
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -200,35 +200,39 @@ RECIPES: Final = {
 }
 
 
+_OF_EPOCHS: Final = ("momentum", "weight-decay", "micro-batch", "compile", "patience")
+"""Flags that only epochs look at."""
 _OF_STEPS: Final = (
-    "views", "batch-size", "micro-batch", "momentum", "weight-decay", "label-smoothing", "freeze-bn",
-    "select", "patience", "activation-checkpointing", "compile", "sync-batchnorm", "seed",
+    "views", "batch-size", "label-smoothing", "freeze-bn", "select", "activation-checkpointing",
+    "sync-batchnorm", "seed",
     *(f"augment.{name}" for name in (
         "rotation", "shear", "flip", "brightness", "contrast", "saturation", "hue", "randaugment",
         "magnitude", "mixup", "cutmix",
     )),
 )  # fmt: skip
-"""Flags that only a training which takes steps looks at."""
+"""Flags that only epochs and averaging look at."""
 
 
 def idle(recipe: Recipe, crops: bool = True) -> dict[str, str]:
-    """Flags that change no result of this recipe, and why not: another value would come to the same.
+    """Flags of this recipe that change no result of it, and why not.
 
-    crops: whether the random crops of eval count as a result; else validation alone does.
+    crops: whether eval's random crops count as a result; else validation alone does.
     """
     augment, found = recipe.augment, dict[str, str]()
-    scaled = augment.fit == "crop" and augment.crop_scale
-    if not crops:
-        validation = "it is of eval's crops, and validation sees the centre window"
-        found["augment.crop-scale"] = validation
+    no_epochs, of_crops = "this recipe has no epochs; --epochs 1 would add one", "only eval's crops use it"
+    if not recipe.phases:
+        found |= dict.fromkeys(_OF_EPOCHS, no_epochs)
     if not recipe.trains:
-        found |= dict.fromkeys(_OF_STEPS, "this recipe takes no steps; add --epochs 1")
-        if not crops:
-            found |= {"augment.scale": validation, "augment.placement": validation}
-        elif scaled:
-            found["augment.scale"] = "there are no epochs, and eval's crops have --augment.crop-scale"
-    if augment.fit != "crop":
-        found["augment.crop-scale"] = f"with --augment.fit {augment.fit} crops have --augment.scale"
+        found |= dict.fromkeys(_OF_STEPS, no_epochs)
+    if recipe.weights == "none":
+        found.pop("seed", None)  # it draws the weights
+    if not crops:
+        of_eval = ("crop-scale",) if recipe.trains else ("crop-scale", "scale", "placement")
+        found |= dict.fromkeys((f"augment.{name}" for name in of_eval), of_crops)
+    elif augment.fit != "crop":
+        found["augment.crop-scale"] = f"with --augment.fit {augment.fit} crops use --augment.scale"
+    elif augment.crop_scale and not recipe.trains:
+        found["augment.scale"] = "there are no epochs, and eval's crops use --augment.crop-scale"
     if not augment.randaugment:
         found["augment.magnitude"] = "it is RandAugment's; add --augment.randaugment 2"
     if not recipe.averaging.steps:
@@ -379,18 +383,20 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
     except ValueError as error:
         raise OptionError(str(error)) from None
     if os.environ.get("RANK", "0") == "0":
-        note_idle(read, [name.replace("_", "-") for name in named])
+        note_idle(read, named)
     return read
 
 
-def note_idle(options: TrainOptions, named: Sequence[str]) -> None:
-    """Say which of the flags that were named change nothing."""
-    found = idle(options.recipe)
-    if options.folds or options.sweep:  # the seed deals out folds; both choose what a sweep tries next
-        found = {name: why for name, why in found.items() if name not in ("seed", "select")}
+def note_idle(options: TrainOptions, named: Mapping[str, object]) -> None:
+    """Say which of the recipe's flags that were named, with their values, change nothing."""
+    found = {} if options.sweep else idle(options.recipe)  # what a sweep changes may use them
+    if options.folds:
+        found.pop("seed", None)  # it deals out the folds
     for why in dict.fromkeys(found.values()):
-        flags = [f"--{name}" for name in named if found.get(name) == why]
-        note(f"{' and '.join(flags)}: no effect here, {why}" if flags else "")
+        flags = {name.replace("_", "-"): "--no-" if value is False else "--" for name, value in named.items()}
+        of_it = [f"{start}{flag}" for flag, start in flags.items() if found.get(flag) == why]
+        if of_it:
+            note(f"{', '.join(of_it)}: no effect here, {why}")
 
 
 def stretched(recipe: Recipe, epochs: int | None = None, lr: float | None = None) -> Recipe:

@@ -160,17 +160,16 @@ def read_fields(recipe: Recipe, asked: Sequence[str]) -> list[Field]:
 
 
 def refuse_idle(recipe: Recipe, fields: Sequence[Field]) -> None:
-    """Refuse a field that no validation can tell of, beside whatever other field. Raises OptionError."""
+    """Refuse a field that changes no validation, whatever the others are. Raises OptionError."""
     for field in fields:
-        reasons = [
-            idle(changed(recipe, both, words), crops=False).get(field.name, "")
-            for other in fields
-            for both in [list({field.name: field, other.name: other}.values())]
-            for words in combinations(both, field.name, field.words[0])
-            if allowed(recipe, both, words)
-        ]
-        if reasons and all(reasons):
-            raise OptionError(f"--sweep {field.name}: all trials would come to the same, {reasons[0]}")
+        why = ""
+        for words in combinations(fields, field.name, field.words[0]):
+            if allowed(recipe, fields, words):
+                why = idle(changed(recipe, fields, words), crops=False).get(field.name, "")
+                if not why:
+                    break
+        if why:
+            raise OptionError(f"--sweep {field.name}: every trial would validate the same; {why}")
 
 
 def combinations(fields: Sequence[Field], name: str, word: str) -> Iterator[Words]:

@@ -129,19 +129,26 @@ class Parser(argparse.ArgumentParser):
         self._words: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        """Raises OptionError, which says what a flag has where it has not as many words as it takes."""
+        """Raises OptionError. Of a flag with too few words it says which they are."""
         flags, _, expected = message.removeprefix("argument ").partition(": expected ")
-        for flag in flags.split("/") if expected else ():
-            if flag in self._words:
-                after = self._words[self._words.index(flag) + 1 :]
-                found = " ".join(itertools.takewhile(lambda word: not word.startswith("--"), after))
+        count = 1 if expected == "one argument" else int(expected[:1]) if expected[:1].isdigit() else 0
+        for place, word in enumerate(self._words):
+            flag, inline, value = word.partition("=")
+            after = itertools.takewhile(lambda each: not each.startswith("--"), self._words[place + 1 :])
+            found = [value] if inline else [*after]
+            if flag in flags.split("/") and len(found) < count:
+                said = f"is {' '.join(found)!r}" if found else "has no value"
                 values = expected.replace("argument", "value")
-                raise OptionError(f"{flag} is {found!r}; expected {values}; see {self.prog} --help")
+                raise OptionError(f"{flag} {said}; expected {values}; see {self.prog} --help")
         raise OptionError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's; it remembers the words for `error`."""
+        self._words = args
+        return super().parse_known_args(args, namespace)
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Only what was named is in the result. Raises OptionError."""
-        self._words = arguments
         found, unknown = self.parse_known_intermixed_args(arguments)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         if flags:

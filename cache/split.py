@@ -404,8 +404,8 @@ def _remedy(
 ) -> tuple[str, dict[str, float]]:
     """The least share tried with which most of the classes that lack an image have one; "" if none does.
 
-    sizes: images of each of those classes, by label. No class may lack one in another split for it. Returns
-    also the shares with it.
+    sizes: images of each of those classes, by label. A share that takes a class out of another split is
+    not taken. Returns also the shares with it.
     """
 
     def labels(splits: Sequence[str], name: str) -> set[int]:

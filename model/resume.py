@@ -56,12 +56,23 @@ def beside(path: Path, folder: Path) -> str:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every field in which `now` differs from `then`: its dotted name, the one value and the other."""
+    """Every field in which `now` differs from `then`: its dotted name, the one value and the other.
+
+    Phases are compared one by one where there are as many.
+    """
     for name, was in then.items():
-        if isinstance(was, dict) and isinstance(now.get(name), dict):
-            yield from differences(was, now[name], f"{place}{name}.")
+        before, after = _numbered(was), _numbered(now.get(name))
+        both = isinstance(before, dict) and isinstance(after, dict)
+        if both and (isinstance(was, dict) or len(before) == len(after)):
+            yield from differences(before, after, f"{place}{name}.")
         elif was != now.get(name):
             yield f"{place}{name}", was, now.get(name)
+
+
+def _numbered(value: Any) -> Any:
+    """Of a list of dicts a dict, by their numbers; anything else as it is."""
+    several = isinstance(value, list | tuple) and value and all(isinstance(each, dict) for each in value)
+    return {str(index): each for index, each in enumerate(value)} if several else value
 
 
 def check_same(

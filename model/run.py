@@ -219,7 +219,8 @@ class Run:
         try:
             content = read_checked(path, todo)
         except (FileNotFoundError, NotADirectoryError):
-            if several := sorted(self.folder.glob(f"*/{RECIPE}")):
+            several = sorted(self.folder.glob(f"*/{RECIPE}"))
+            if several and not (self.folder / RECIPE).exists():
                 folders = f"{several[0].parent}" + f" and {len(several) - 1} more" * (len(several) > 1)
                 raise RunError(f"{self.folder} is a folder of runs, {folders}; name one of them") from None
             there = f"has no {name}" if self.folder.is_dir() else "is no folder"
@@ -285,8 +286,10 @@ class Run:
         wanted = ("swa", "best", "last") if name == "auto" else (name,)
         there = [name for name in wanted if (self.folder / _FILES[name]).exists()]
         if not there:
-            found = f"{self.folder} has no checkpoint {' or '.join(wanted)} yet"
-            raise RunError(f"{found}; wait for its training, or go on with it: greyhound train --resume")
+            others = [other for other, file in _FILES.items() if (self.folder / file).exists()]
+            todo = f"wait for its training, or go on: greyhound train --resume --out {self.folder}"
+            todo = f"it has {' and '.join(others)}" if others else todo
+            raise RunError(f"{self.folder} has no checkpoint {' or '.join(wanted)}; {todo}")
         loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
         best = max(loaded, key=lambda name: score_of(loaded[name]))  # a tie goes to the average
         return best, loaded[best]

@@ -93,9 +93,9 @@ def refuse_other_content(out: Path) -> None:
     if out.is_dir() and any(
         not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()
     ):
-        several = any((out / name).exists() for name in (FOLDS, SWEEP))
-        found = "is of a command with --folds or --sweep" if several else "holds other files and no run"
-        raise RunError(f"{out} {found}; name a new or empty folder: --out")
+        if any(out.glob(f"*/{RECIPE}")):
+            raise RunError(f"{out} is a folder of runs; name a new folder in it: --out {out / 'NAME'}")
+        raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
 
 
 def clear_results(folder: Run) -> None:

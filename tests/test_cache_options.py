@@ -106,8 +106,11 @@ def test_only_what_was_named_is_read_and_what_the_dataclass_refuses_is_its_own_e
         ("--size 1.5", "--size is '1.5'; expected a whole number"),
         ("--kind firm", "--kind is 'firm'; expected soft or hard"),
         ("--words a c", "--words is 'c'; expected a or b"),
+        ("--scale 1 2 --scale 1", "--scale is '1'; expected 2 values; see tool --help"),
+        ("--scale=1", "--scale is '1'; expected 2 values; see tool --help"),
+        ("--scale", "--scale has no value; expected 2 values; see tool --help"),
         ("--scale 1", "--scale is '1'; expected 2 values; see tool --help"),
-        ("--size", "--size is ''; expected one value; see tool --help"),
+        ("--size", "--size has no value; expected one value; see tool --help"),
     ],
 )
 def test_a_slip_is_one_line(words: str, says: str) -> None:

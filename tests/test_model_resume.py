@@ -23,7 +23,7 @@ from greyhound.cache.store import Pack, PackError
 from greyhound.model import checkpoint
 from greyhound.model.checkpoint import CheckpointError, numbered
 from greyhound.model.report import report
-from greyhound.model.resume import other_versions
+from greyhound.model.resume import differences, other_versions
 from greyhound.model.run import (
     ADDED,
     ADDED_TO_AUGMENT,
@@ -102,6 +102,14 @@ def test_a_forced_recipe_is_obeyed(
     assert groups(state.optimizer) == groups(open_state(recipe, 3, state.device, 0.0).optimizer)
     written = Run(half).read(RECIPE)
     assert {name: written[name] for name in changed} == changed
+
+
+def test_phases_differ_field_by_field() -> None:
+    one, other = {"phases": [{"high": 1.0, "low": 0.5}]}, {"phases": [{"high": 2.0, "low": 0.5}]}
+    assert list(differences(one, other)) == [("phases.0.high", 1.0, 2.0)]
+    longer = {"phases": [*one["phases"], *other["phases"]]}
+    assert list(differences(one, longer)) == [("phases", one["phases"], longer["phases"])]
+    assert list(differences(longer, one)) == [("phases", longer["phases"], one["phases"])]
 
 
 def test_what_the_start_settled_is_refused_by_name_even_if_forced(

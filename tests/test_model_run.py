@@ -79,7 +79,7 @@ def test_a_pipe_among_its_files_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="has no checkpoint swa or best or last yet; wait for its training"):
+    with pytest.raises(RunError, match="has no checkpoint swa or best or last; wait for its training"):
         Run(tmp_path).load("auto")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -258,14 +259,18 @@ def test_help_and_a_slip_import_nothing_slow() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("fast --momentum 0.5 --augment.flip 0.2", "--momentum and --augment.flip: no effect here, this recipe takes no steps; add --epochs 1"),
-        ("fast --seed 3", "--seed: no effect here, this recipe takes no steps; add --epochs 1"),
-        ("fast --augment.scale 1 1.1", "--augment.scale: no effect here, there are no epochs, and eval's crops have --augment.crop-scale"),
-        ("fast --augment.fit pad --augment.crop-scale 1 1.1", "--augment.crop-scale: no effect here, with --augment.fit pad crops have --augment.scale"),
+        ("fast --momentum 0.5 --augment.flip 0.2", "--momentum, --augment.flip: no effect here, this recipe has no epochs; --epochs 1 would add one"),
+        ("fast --seed 3", "--seed: no effect here, this recipe has no epochs; --epochs 1 would add one"),
+        ("fast --augment.scale 1 1.1", "--augment.scale: no effect here, there are no epochs, and eval's crops use --augment.crop-scale"),
+        ("fast --augment.fit pad --augment.crop-scale 1 1.1", "--augment.crop-scale: no effect here, with --augment.fit pad crops use --augment.scale"),
         ("paper --augment.magnitude 3", "--augment.magnitude: no effect here, it is RandAugment's; add --augment.randaugment 2"),
         ("fine --averaging.rate 0.1", "--averaging.rate: no effect here, nothing is averaged; add --averaging.steps 5"),
         ("paper --probe-grids 0 3", "--probe-grids: no effect here, there is no linear probe; add --linear-probe"),
         ("fine --augment.mean 0 0 0", "--augment.mean: no effect here, --normalise sets it; add --no-normalise"),
+        ("fast --no-freeze-bn --micro-batch 0", "--no-freeze-bn, --micro-batch: no effect here, this recipe has no epochs; --epochs 1 would add one"),
+        ("fast --averaging.steps 2 --momentum 0.5 --views 2", "--momentum: no effect here, this recipe has no epochs; --epochs 1 would add one"),
+        ("fast --seed 3 --weights none", ""),
+        ("fast --momentum 0.5 --sweep epochs=1,2", ""),
         ("fast --momentum 0.5 --epochs 1", ""),
         ("fast --seed 3 --folds 2", ""),
         ("fast --size 96 --class-weights balanced --augment.crop-scale 1 1.1 --augment.fit crop", ""),
@@ -286,14 +291,15 @@ def test_of_several_processes_one_says_so(capsys: pytest.CaptureFixture[str], mo
 CHANGED: dict[str, Any] = {
     "views": 2, "batch_size": 16, "micro_batch": 2, "momentum": 0.3, "weight_decay": 0.1, "label_smoothing": 0.2,
     "freeze_bn": True, "select": "accuracy", "patience": 3, "activation_checkpointing": True, "seed": 9,
-    "compile": True, "sync_batchnorm": True,
 }  # fmt: skip
 """Another value for each field of the recipe that `idle` may name where nothing takes steps."""
 
 
 def test_what_is_said_to_have_no_effect_has_none(colour_pack: Pack, tmp_path: Path) -> None:
+    torch.save(build("test_efficientnet", 1000, "none").state_dict(), tmp_path / "weights.pth")
     base = replace(
         TINY,
+        weights=str(tmp_path / "weights.pth"),
         augment=replace(TINY.augment, crop_scale=(1.0, 1.0)),
         select="loss",
         linear_probe=True,
@@ -301,31 +307,34 @@ def test_what_is_said_to_have_no_effect_has_none(colour_pack: Pack, tmp_path: Pa
         phases=(),
         averaging=Averaging(steps=0),
     )
-    named = idle(base)
-    assert named.keys() <= {option.name for option in options(base)} | {"sync-batchnorm"}
-    fields = {name.replace("-", "_") for name in named}
+    averaged = replace(base, averaging=Averaging(steps=1, rate=1e-3), freeze_bn=True)
+    assert idle(base).keys() <= {option.name for option in options(base)}
+    fields = {name.replace("-", "_") for name in idle(base)}
     of_augment = {name.partition(".")[2] for name in fields if name.startswith("augment.")}
     other: dict[str, Any] = {
         "rotation": 40.0, "shear": 3.0, "flip": 0.5, "brightness": 0.9, "contrast": 0.9, "saturation": 0.9,
         "hue": 0.3, "randaugment": 3, "magnitude": 20, "mixup": 0.5, "cutmix": 0.5, "scale": (0.5, 2.0),
     }  # fmt: skip
     assert of_augment == other.keys()
-    assert {name for name in fields if "." not in name} == CHANGED.keys()
-    weights = build("test_efficientnet", 1000, "none")
-    torch.save(weights.state_dict(), tmp_path / "weights.pth")
-    base = replace(base, weights=str(tmp_path / "weights.pth"))
     alone = {"compile", "sync_batchnorm"}  # each refuses one of the others
-    changes = {name: value for name, value in CHANGED.items() if name not in alone}
-    all_else = replace(base, **changes, augment=replace(base.augment, **other))
-    recipes = [base, all_else, replace(base, compile=True)]
-    seen = []
-    for index, recipe in enumerate(recipes):
-        out = tmp_path / str(index)
+    assert {name for name in fields if "." not in name} == CHANGED.keys() | alone
+    of_epochs = {name.replace("-", "_") for name in idle(averaged) if "." not in name}
+    assert of_epochs == {"momentum", "weight_decay", "micro_batch", "patience", "compile"}
+
+    def result(recipe: Recipe, checkpoint: Literal["best", "swa"] = "best") -> tuple[str, float, Any]:
+        out = Path(tempfile.mkdtemp(dir=tmp_path)) / "run"
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), lambda: None)
-        evaluate(Job(out, crops=3, resources=ONE_THREAD))
-        result, (_, network) = Run(out).read("eval.json"), Run(out).network("auto", torch.device("cpu"))
-        seen.append((fingerprint(network.state_dict()), result["cross_entropy"], result["confusion"]))
-    assert seen[0] == seen[1] == seen[2]
+        evaluate(Job(out, crops=3, resources=ONE_THREAD, checkpoint=checkpoint))
+        found, (_, network) = Run(out).read("eval.json"), Run(out).network(checkpoint, torch.device("cpu"))
+        return fingerprint(network.state_dict()), found["cross_entropy"], found["confusion"]
+
+    expected = result(base)
+    assert result(replace(base, **CHANGED, augment=replace(base.augment, **other))) == expected
+    assert result(replace(base, compile=True)) == expected
+    assert result(replace(base, sync_batchnorm=True)) == expected
+    changed = {name: value for name, value in CHANGED.items() if name in of_epochs}
+    assert (again := result(averaged, "swa")) == result(replace(averaged, **changed), "swa")
+    assert again == result(replace(averaged, compile=True, micro_batch=0), "swa") != expected
 
 
 # --- going on -----------------------------------------------------------------------------------------------

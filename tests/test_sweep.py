@@ -124,9 +124,9 @@ def test_a_value_may_be_of_a_field_that_is_left_open() -> None:
 @pytest.mark.parametrize(
     ("recipe", "words", "says"),
     [
-        (FAST, "momentum=0.8,0.9", "momentum: all trials would come to the same, this recipe takes no steps; add --epochs 1"),
-        (FAST, "augment.scale=1,1.1 seed=1,2", "augment.scale: .* validation sees the centre window"),
-        (FINE, "lr=1e-3,1e-2 augment.crop-scale=1,1.1", "augment.crop-scale: .* validation sees the centre window"),
+        (FAST, "momentum=0.8,0.9", "momentum: every trial would validate the same; this recipe has no epochs; --epochs 1 would add one"),
+        (FAST, "augment.scale=1,1.1 seed=1,2", "augment.scale: .* only eval's crops use it"),
+        (FINE, "lr=1e-3,1e-2 augment.crop-scale=1,1.1", "augment.crop-scale: .* only eval's crops use it"),
         (FINE, "lr=1e-3,1e-2 augment.magnitude=5,9", "augment.magnitude: .* add --augment.randaugment 2"),
         (FINE, "averaging.rate=1e-3,1e-2", "averaging.rate: .* nothing is averaged"),
         (replace(FINE, linear_probe=False), "probe-grids=0,3", "probe-grids: .* there is no linear probe"),
@@ -146,6 +146,8 @@ def test_a_field_that_no_trial_could_tell_of_is_refused(recipe: Recipe, words: s
         (FINE, "averaging.rate=1e-3,1e-2 averaging.steps=0,5"),
         (FAST, "class-weights=none,balanced"),
         (replace(FINE, phases=()), "seed=1,2 epochs=1,2"),
+        (replace(FAST, weights="none"), "seed=1,2"),
+        (replace(FAST, freeze_bn=False), "micro-batch=8,16 freeze-bn=on,off epochs=1,2"),
     ],
 )
 def test_a_field_that_another_one_makes_tell_is_searched(recipe: Recipe, words: str) -> None:

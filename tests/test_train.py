@@ -388,8 +388,9 @@ def test_a_folder_of_other_things_is_not_trained_into(colour_pack: Pack, tmp_pat
     with pytest.raises(RunError, match="holds other files and no run; name a new or empty folder: --out"):
         train.train(tiny_job(colour_pack.path, tmp_path), never)
     assert [entry.name for entry in tmp_path.iterdir()] == ["photograph.jpg"]
-    (tmp_path / "sweep.json").write_text("{}")
-    with pytest.raises(RunError, match="is of a command with --folds or --sweep; name a new or empty folder"):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "recipe.json").write_text("{}")
+    with pytest.raises(RunError, match=r"is a folder of runs; name a new folder in it: --out \S+NAME"):
         train.train(tiny_job(colour_pack.path, tmp_path), never)
 
 

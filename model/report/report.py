@@ -32,6 +32,7 @@ from greyhound.model.report.figures import DRAWN
 from greyhound.model.report.stages import (
     AVERAGE,
     Stage,
+    chose,
     say_stages,
     say_stopped,
     spent,
@@ -153,6 +154,7 @@ def gather(run: Path) -> dict[str, Any]:
         "stages": found,
         "stopped": say_stopped(metrics, recipe.get("patience") or 0, planned, select),
         "kept": with_interval(found),
+        "chose": chose(probe, metrics, swa),
         "brought": say_stages(found, select),
         "select": select,
         "swa": swa,
@@ -282,6 +284,12 @@ def reached(run: Path) -> list[Stage]:
     """What the stages of a run reached so far. Raises RunError."""
     recipe, swa, probe = (read(run, name) for name in (RECIPE, SWA, PROBE))
     return stages(probe, read_epochs(run), swa, selects(recipe or {}))
+
+
+def has_chosen(run: Path) -> bool:
+    """Whether validation chose the weights of a run, see `stages.chose`. Raises RunError."""
+    probe, metrics, swa = (read(run, name) for name in (PROBE, METRICS, SWA))
+    return chose(probe, metrics or [], swa)
 
 
 def selects(recipe: Row) -> str:

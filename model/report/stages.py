@@ -66,6 +66,11 @@ def stages(probe: Row | None, metrics: Rows, swa: Row | None, select: str) -> li
     return [Stage(*each, each is best) for each in there]
 
 
+def chose(probe: Row | None, metrics: Rows, swa: Row | None) -> bool:
+    """Whether validation chose among several results: the probe's, each epoch's, the average's."""
+    return bool(probe) + len(metrics) + bool((swa or {}).get("after")) > 1
+
+
 def kept(reached: Sequence[Stage]) -> Stage | None:
     """The stage whose weights evaluation takes; None where there is none yet."""
     return next((stage for stage in reached if stage.best), None)
