@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import os
 import signal
 import subprocess
@@ -38,7 +39,9 @@ def predicted(run: Path, capsys: Capture, *paths: Path | str, **options: Any) ->
     capsys.readouterr()
     job = predict.Job(run=run, paths=tuple(map(str, paths)), resources=ONE_THREAD, **options)
     assert predict.main(job) == 0
-    return list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    out, err = capsys.readouterr()
+    assert not job.out or re.search(rf"^[\d,]+ rows: {re.escape(str(job.out))}$", err, re.MULTILINE)
+    return list(csv.DictReader(io.StringIO(out, newline="")))
 
 
 def test_every_file_has_a_row_in_order(
