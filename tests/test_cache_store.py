@@ -89,7 +89,7 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
     summary = json.loads(json.dumps(pack.summary()))
     assert len(summary.pop("digest")) == 64
     why = "no --val gives them one, because they are too few"
-    cut = "training with --augment.fit crop, the default, sees only a part of each; consider pad or squash"
+    cut = "training with --augment.fit crop, the default, sees only a part of each; pad and squash show all"
     assert summary == {
         "path": str(path),
         "seed": 3,
