@@ -144,7 +144,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse's; it remembers the words for `error`."""
-        self._words = args
+        self._words = args or ()
         return super().parse_known_args(args, namespace)
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:

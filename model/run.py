@@ -213,15 +213,22 @@ class Run:
 
     folder: Path
 
+    def inside(self) -> list[Path]:
+        """The run folders right below this one, where it is none itself."""
+        return (
+            []
+            if (self.folder / RECIPE).exists()
+            else sorted(p.parent for p in self.folder.glob(f"*/{RECIPE}"))
+        )
+
     def read(self, name: str) -> Any:
         """The JSON content of one file. Raises RunError."""
         path, todo = self.folder / name, "train again into another folder"
         try:
             content = read_checked(path, todo)
         except (FileNotFoundError, NotADirectoryError):
-            several = sorted(self.folder.glob(f"*/{RECIPE}"))
-            if several and not (self.folder / RECIPE).exists():
-                folders = f"{several[0].parent}" + f" and {len(several) - 1} more" * (len(several) > 1)
+            if several := self.inside():
+                folders = f"{several[0]}" + f" and {len(several) - 1} more" * (len(several) > 1)
                 raise RunError(f"{self.folder} is a folder of runs, {folders}; name one of them") from None
             there = f"has no {name}" if self.folder.is_dir() else "is no folder"
             raise RunError(

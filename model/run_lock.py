@@ -93,7 +93,7 @@ def refuse_other_content(out: Path) -> None:
     if out.is_dir() and any(
         not (entry.name in known or is_ours(intended(entry) or "")) for entry in out.iterdir()
     ):
-        if any(out.glob(f"*/{RECIPE}")):
+        if Run(out).inside():
             raise RunError(f"{out} is a folder of runs; name a new folder in it: --out {out / 'NAME'}")
         raise RunError(f"{out} holds other files and no run; name a new or empty folder: --out")
 

@@ -57,6 +57,9 @@ def test_of_a_folder_of_runs_one_is_to_be_named(tmp_path: Path) -> None:
         (tmp_path / name / "recipe.json").write_text("{}")
     with pytest.raises(RunError, match=r"is a folder of runs, \S+fold-0 and 1 more; name one of them$"):
         Run(tmp_path).read("recipe.json")
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(RunError, match=r"has no pack\.json; expected a run folder"):
+        Run(tmp_path).read("pack.json")
 
 
 def test_a_run_of_another_version_is_refused_by_what_it_lacks(run: Path) -> None:
