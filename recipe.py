@@ -76,6 +76,8 @@ class Recipe:
     """Augmentations of each image in a batch (Hoffer et al. 2020). Each counts as an image of the batch."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    max_grad_norm: float = 0.0
+    """A step's gradient is scaled down to this L2 norm, over all weights together; 0: never."""
     weight_decay: float = 0.0
     """L2 penalty on every weight, as in torch's SGD."""
     label_smoothing: float = 0.1
@@ -109,7 +111,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training could have. Raises ValueError."""
-        for name, low in {"batch_size": 1, "micro_batch": AUTO, "weight_decay": 0}.items():
+        least = {"batch_size": 1, "micro_batch": AUTO, "weight_decay": 0, "max_grad_norm": 0}
+        for name, low in least.items():
             _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
         for name in ("momentum", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
@@ -177,6 +180,7 @@ FAST: Final = replace(
     probe_grids=(0, 1, 4),
     freeze_bn=True,
     micro_batch=AUTO,
+    max_grad_norm=1.0,
     phases=(),
     averaging=Averaging(steps=0),
 )
@@ -200,7 +204,7 @@ RECIPES: Final = {
 }
 
 
-_OF_EPOCHS: Final = ("momentum", "weight-decay", "micro-batch", "compile", "patience")
+_OF_EPOCHS: Final = ("momentum", "max-grad-norm", "weight-decay", "micro-batch", "compile", "patience")
 """Flags that only epochs look at."""
 _OF_STEPS: Final = (
     "views", "batch-size", "label-smoothing", "freeze-bn", "select", "activation-checkpointing",
@@ -324,7 +328,8 @@ GROUPS: Final = {
     "network": ("linear-probe", "probe-grids", "freeze-bn", "normalise"),
     "augmentation": ("augment", "views"),
     "optimisation": (
-        "phases", "momentum", "weight-decay", "label-smoothing", "class-weights", "micro-batch", "averaging",
+        "phases", "momentum", "max-grad-norm", "weight-decay", "label-smoothing", "class-weights",
+        "micro-batch", "averaging",
     ),
     "evaluation": ("select", "patience"),
     "checkpoints": ("checkpoints", "force", "dry-run", "verify-determinism", "find-lr"),

@@ -196,7 +196,7 @@ def train_epoch(context: TrainContext, model: nn.Module, steps: int | None = Non
             shared = loss * ddp_loss_weight(len(labels), total * recipe.views)
             shared.backward()  # type: ignore[no-untyped-call]
             state.record(loss.detach(), len(labels) / recipe.views)  # several views count as one image
-        state.check_gradients()
+        state.clip_gradients(recipe.max_grad_norm)
         state.optimizer.step()
         state.advance(loader.position.epoch, loader.position.images)
         if context.saver.should_save() and state.images:  # every rank asks; an epoch's end saves by itself

@@ -145,10 +145,12 @@ class TrainState(Counters):
             return ""
         return f"train loss {float(self._losses) / self.images:.4f}"
 
-    def check_gradients(self) -> None:
-        """Note the batch if a gradient is not finite: its loss may be, and the next one has nan weights."""
-        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
-        self._note(nn.utils.get_total_norm(gradients, norm_type=1))
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale the gradient down to this L2 norm, over all weights together; 0: leave it as it is.
+
+        The batch is noted if a gradient is not finite: its loss may be, and the next one has nan weights.
+        """
+        self._note(nn.utils.clip_grad_norm_(self.network.parameters(), max_norm or math.inf))
 
     def _note(self, value: torch.Tensor) -> None:
         first = ~value.isfinite() & (self._diverged == NEVER)

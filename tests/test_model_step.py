@@ -74,11 +74,31 @@ class Root(nn.Module):
         return (images.mean((1, 2, 3))[:, None] * self.weight).sqrt()
 
 
-def test_a_gradient_that_is_not_finite_is_noted_at_its_own_batch() -> None:
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_is_noted_at_its_own_batch(max_norm: float) -> None:
     """Its loss is finite; the next one comes of weights that are not."""
     good, bad = (torch.full((4, 3, 2, 2), value) for value in (1.0, 0.0))
     batches = [(images, torch.tensor([0, 1, 0, 1])) for images in (good, good, bad, good)]
-    assert train_on(Root(), batches, 0.1).diverged == 8
+    assert train_on(Root(), batches, 0.1, max_grad_norm=max_norm).diverged == 8
+
+
+@pytest.mark.parametrize(("max_norm", "scale"), [(0, 1), (1.6, 1), (0.5, 0.5 / 2.5**0.5)])
+def test_a_long_gradient_is_scaled_down_and_a_short_one_left_alone(max_norm: float, scale: float) -> None:
+    network, weight = linear()
+    train_on(network, [(IMAGE, LABEL)], 1.0, max_grad_norm=max_norm)
+    whole = torch.tensor([[0.5, 1.0], [-0.5, -1.0]])  # its L2 norm is the root of 2.5
+    torch.testing.assert_close(weight.detach(), whole * scale, rtol=1e-5, atol=0)
+
+
+def test_it_is_the_gradient_of_the_step_that_is_scaled_and_not_of_its_parts() -> None:
+    """Parts of two images whose gradients are longer than their sum, which is short enough."""
+    (whole, weight), (parts, other) = linear(), linear()
+    images = torch.tensor([3.0, 0.0, 3.0, 0.0, -3.0, 0.5, -3.0, 0.5]).view(4, 2, 1, 1)
+    batch, recipe = (images, torch.tensor([0, 0, 0, 0])), {"freeze_bn": True, "max_grad_norm": 0.5}
+    train_on(whole, [batch], 1.0, freeze_bn=True)
+    train_on(parts, [batch], 1.0, micro_batch=2, **recipe)
+    assert 0 < weight.norm() < 0.5
+    torch.testing.assert_close(other, weight)
 
 
 def test_the_first_loss_that_is_not_finite_is_noted_and_no_later_one() -> None:

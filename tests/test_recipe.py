@@ -81,6 +81,7 @@ def test_paper_is_the_seeds_recipe_number_by_number() -> None:
     assert (augment.brightness, augment.contrast, augment.saturation, augment.hue) == (0.25, 0.25, 0.25, 0.1)
     assert (augment.mean, augment.std, augment.flip, PAPER.normalise) == ((0, 0, 0), (1, 1, 1), 0, False)
     assert not PAPER.linear_probe
+    assert [recipe.max_grad_norm for recipe, _ in RECIPES.values()] == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -289,8 +290,8 @@ def test_of_several_processes_one_says_so(capsys: pytest.CaptureFixture[str], mo
 
 
 CHANGED: dict[str, Any] = {
-    "views": 2, "batch_size": 16, "micro_batch": 2, "momentum": 0.3, "weight_decay": 0.1, "label_smoothing": 0.2,
-    "freeze_bn": True, "select": "accuracy", "patience": 3, "activation_checkpointing": True, "seed": 9,
+    "views": 2, "batch_size": 16, "micro_batch": 2, "momentum": 0.3, "max_grad_norm": 1.0, "weight_decay": 0.1,
+    "label_smoothing": 0.2, "freeze_bn": True, "select": "accuracy", "patience": 3, "activation_checkpointing": True, "seed": 9,
 }  # fmt: skip
 """Another value for each field of the recipe that `idle` may name where nothing takes steps."""
 
@@ -319,7 +320,7 @@ def test_what_is_said_to_have_no_effect_has_none(colour_pack: Pack, tmp_path: Pa
     alone = {"compile", "sync_batchnorm"}  # each refuses one of the others
     assert {name for name in fields if "." not in name} == CHANGED.keys() | alone
     of_epochs = {name.replace("-", "_") for name in idle(averaged) if "." not in name}
-    assert of_epochs == {"momentum", "weight_decay", "micro_batch", "patience", "compile"}
+    assert of_epochs == {"momentum", "max_grad_norm", "weight_decay", "micro_batch", "patience", "compile"}
 
     def result(recipe: Recipe, checkpoint: Literal["best", "swa"] = "best") -> tuple[str, float, Any]:
         out = Path(tempfile.mkdtemp(dir=tmp_path)) / "run"

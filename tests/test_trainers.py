@@ -43,3 +43,5 @@ def test_the_table_has_the_mean_over_splits_and_the_range(tmp_path: Path) -> Non
     ]
     draw(rows, tmp_path / "trainers.png")
     assert (tmp_path / "trainers.png").read_bytes().startswith(b"\x89PNG")
+    draw(rows[:2], tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists(), "no cost is relative to one of `fast`"

@@ -269,11 +269,16 @@ def grouped(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[Row]]:
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Accuracy over core-seconds, those of `fast` as one, a panel for each set: every split, and means by machine."""
+    """Accuracy over core-seconds, those of `fast` as one, a panel for each set: every split, and means by machine.
+
+    Without rows of `fast` there is nothing to draw, and no file.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     costs = relative_costs(rows)
+    if not costs:
+        return
     groups = grouped(list(costs))
     sets = list(dict.fromkeys(name for name, _ in groups))
     figure = Figure(figsize=(4.5 * len(sets), 4), layout="constrained")
