@@ -35,7 +35,7 @@ from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Loader, Position
 from greyhound.prediction import columns, expand, find, say_uncalibrated, to_row
-from greyhound.recipe import RECIPES, Recipe, TrainOptions, stretched
+from greyhound.recipe import RECIPES, Recipe, TrainOptions, note_idle, stretched
 from greyhound.session import normalised, open_device
 from greyhound.trained import Crops, open_calibrated, predict
 
@@ -232,6 +232,7 @@ def fit(
         resources=resources,
         resume=resume,
     )
+    note_idle(options, changes)
     train(options, lambda: None)
     return Run(options.out)
 

@@ -204,6 +204,7 @@ RECIPES: Final = {
 }
 
 
+_NO_EPOCHS: Final = "this recipe has no epochs; --epochs 1 would add one"
 _OF_EPOCHS: Final = ("momentum", "max-grad-norm", "weight-decay", "micro-batch", "compile", "patience")
 """Flags that only epochs look at."""
 _OF_STEPS: Final = (
@@ -215,6 +216,8 @@ _OF_STEPS: Final = (
     )),
 )  # fmt: skip
 """Flags that only epochs and averaging look at."""
+_OF_CHECKPOINTS: Final = ("checkpoints.minutes", "checkpoints.steps", "checkpoints.keep")
+"""Flags of checkpoints, which epochs alone write more than one of."""
 
 
 def idle(recipe: Recipe, crops: bool = True) -> dict[str, str]:
@@ -222,12 +225,11 @@ def idle(recipe: Recipe, crops: bool = True) -> dict[str, str]:
 
     crops: whether eval's random crops count as a result; else validation alone does.
     """
-    augment, found = recipe.augment, dict[str, str]()
-    no_epochs, of_crops = "this recipe has no epochs; --epochs 1 would add one", "only eval's crops use it"
+    augment, found, of_crops = recipe.augment, dict[str, str](), "only eval's crops use it"
     if not recipe.phases:
-        found |= dict.fromkeys(_OF_EPOCHS, no_epochs)
+        found |= dict.fromkeys(_OF_EPOCHS, _NO_EPOCHS)
     if not recipe.trains:
-        found |= dict.fromkeys(_OF_STEPS, no_epochs)
+        found |= dict.fromkeys(_OF_STEPS, _NO_EPOCHS)
     if recipe.weights == "none":
         found.pop("seed", None)  # it draws the weights
     if not crops:
@@ -393,8 +395,12 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
 
 
 def note_idle(options: TrainOptions, named: Mapping[str, object]) -> None:
-    """Say which of the recipe's flags that were named, with their values, change nothing."""
+    """Say which of the flags that were named, with their values, change nothing."""
     found = {} if options.sweep else idle(options.recipe)  # what a sweep changes may use them
+    if not options.sweep:
+        found["trials"] = "only --sweep uses it"
+        if not options.recipe.phases:
+            found |= dict.fromkeys(_OF_CHECKPOINTS, _NO_EPOCHS)
     if options.folds:
         found.pop("seed", None)  # it deals out the folds
     for why in dict.fromkeys(found.values()):

@@ -314,7 +314,9 @@ def test_pack_fit_open_and_evaluate(tmp_path: Path, colour_pack: Pack, capsys: C
         epochs=4,
         lr=0.01,
         averaging=TINY.averaging,
+        probe_grids=(0, 1),
     )
+    assert "note: --probe-grids: no effect here, there is no linear probe;" in capsys.readouterr().err
     recipe = greyhound.open_run(str(out)).recipe
     assert (recipe.augment, recipe.epochs, recipe.batch_size) == (SMALL, 4, 8)
     assert max(phase.high for phase in recipe.phases) == 0.01
