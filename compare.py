@@ -38,8 +38,17 @@ if __name__ == "__main__":
     end_quietly()
     JOB = read_or_exit(lambda: alone(read_options(Job, sys.argv[1:], "greyhound compare"), "compare"))
 
-from greyhound.cache.cli import run
+from greyhound.cache.cli import plain, run
 from greyhound.model.report import compare
 
+
+def main() -> None:
+    """Write the page; print its answer."""
+    page = compare.build(JOB.runs, JOB.out, "Runs side by side")
+    if page.verdict:
+        print(plain(page.verdict.replace("\N{NARROW NO-BREAK SPACE}", " ")))
+    print(f"page: {page.path}")
+
+
 if __name__ == "__main__":
-    run(lambda: print(f"page: {compare.build(JOB.runs, JOB.out, 'Runs side by side')}"))
+    run(main)

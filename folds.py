@@ -85,5 +85,5 @@ def conclude(folders: Sequence[Path], found: dict[str, Any]) -> None:
     if any(map(report.has_chosen, folders)):
         lines.append(CHOSEN)
     sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
-    page = compare.build(folders, folders[0].parent / PAGE, "Cross-validation", sentences)
+    page = compare.build(folders, folders[0].parent / PAGE, "Cross-validation", sentences).path
     print(*lines, f"page: {page}", NEXT, sep="\n")

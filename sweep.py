@@ -295,5 +295,5 @@ def conclude(run: Run, by: str, trials: Sequence[Any]) -> None:
     table = Group("Trials, the best first", columns=("trial", *words, f"validation {by}"), rows=rows)
     runs = [run.folder / name_of(index) for index in order]
     command = report.command(folder, EVALUATION, pack=report.read(folder, PACK))
-    page = compare.build(runs, run.folder / PAGE, "A sweep", [result, chosen, command, table])
+    page = compare.build(runs, run.folder / PAGE, "A sweep", [result, chosen, command, table]).path
     print(f"{result}\n{chosen}\npage: {page}\nnext: {command}")

@@ -174,8 +174,10 @@ def test_runs_of_other_packs_are_shown_and_not_ranked(tmp_path: Path) -> None:
     ]
     assert [(name, beyond) for name, _, _, beyond in found["classes"]] == [("b dog", False)]
     assert ("pack", ["0123456789ab", "f" * 12]) in found["settings"]
-    page = compare.build([one, other], tmp_path / "page.html", "Two").read_text()
+    page = compare.build([one, other], tmp_path / "page.html", "Two").path.read_text()
     assert "no run is called the best" in page and "has the highest" not in page
+    assert (found["verdict"], "McNemar" in page) == ("", False), "none was tested against another"
+    assert ('data-label="test accuracy"' in page, 'data-label="against' in page) == (True, False)
 
 
 def test_only_what_differs_is_a_setting(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_settings_that_look_alike_are_told_apart(tmp_path: Path) -> None:
 def test_what_may_be_chance_is_said_so_and_mixed_labels_are_no_plain_loss(tmp_path: Path) -> None:
     augment = RECIPE["augment"] | {"mixup": 0.2}
     runs = [a_run(tmp_path / "a", right(80)), a_run(tmp_path / "b", right(81), augment=augment)]
-    page = compare.build(runs, tmp_path / "page.html", "Two").read_text()
+    page = compare.build(runs, tmp_path / "page.html", "Two").path.read_text()
     assert "81.0\u202f%; against a that may be chance." in page
     assert "Training losses are of different settings here" in page
 
@@ -230,7 +232,7 @@ def test_classes_that_moved_most_come_first(tmp_path: Path) -> None:
 def test_runs_that_name_the_same_images_moved_no_class(tmp_path: Path) -> None:
     runs = [a_run(tmp_path / name, right(80)) for name in ("one", "other")]
     assert compare.gather(runs)["classes"] == []
-    page = compare.build(runs, tmp_path / "page.html", "Two").read_text()
+    page = compare.build(runs, tmp_path / "page.html", "Two").path.read_text()
     assert "<p>one and other name the same images right.</p>" in page
     assert "Classes that moved" not in page
 
@@ -243,7 +245,7 @@ def test_images_that_one_alone_names_right(tmp_path: Path) -> None:
         [f"{index}.jpg" for index in range(25)],
         [f"{index}.jpg" for index in range(90, 95)],
     )
-    page = compare.build([one, other], tmp_path / "page.html", "Two").read_text()
+    page = compare.build([one, other], tmp_path / "page.html", "Two").path.read_text()
     assert "25 images that one names right and other does not" in page
     assert '<li>1.jpg: <span class="quiet">a cat, it is b dog</span></li>' in page
     assert "and 15 more" in page
@@ -285,13 +287,16 @@ def test_a_run_in_the_making_or_without_epochs_has_dashes(tmp_path: Path) -> Non
     found = compare.gather([made, bare])
     assert "bare has no result yet: it ended, or still runs, before its first one." in found["notes"]
     assert (found["first"].name, found["best"]) == ("made", False)
-    page = compare.build([made, bare], tmp_path / "page.html", "Two").read_text()
+    page = compare.build([made, bare], tmp_path / "page.html", "Two").path.read_text()
     assert page.count("<img") == 3
+    assert 'data-label="time">–</td>' in page
     assert "Classes that moved" not in page, "there is nothing to move from"
     for run in (made, bare):
         for name in ("metrics.jsonl", "times.jsonl"):
             (run / name).unlink(missing_ok=True)
-    assert "No run trained an epoch" in compare.build([made, bare], tmp_path / "page.html", "Two").read_text()
+    page = compare.build([made, bare], tmp_path / "page.html", "Two").path.read_text()
+    assert "No run trained an epoch" in page
+    assert 'data-label="time"' not in page, "a column that is all dashes is left out"
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -305,7 +310,9 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_the_page_says_what_it_is_told_first(tmp_path: Path) -> None:
     runs = [a_run(tmp_path / name, right(80)) for name in ("<b>bold</b>", "two")]
     table = Group("Trials", columns=("trial", "lr"), rows=(("0", "0.1"),))
-    page = compare.build(runs, tmp_path / "page.html", "A <title>", ["Before & after.", table]).read_text()
+    page = compare.build(
+        runs, tmp_path / "page.html", "A <title>", ["Before & after.", table]
+    ).path.read_text()
     assert page.index("Before &amp; after.") < page.index("<h3>Trials</h3>") < page.index("What each reached")
     assert '<td role="cell" data-label="lr">0.1</td>' in page
     assert "<b>" not in page.replace("<b></b>", "")
@@ -332,7 +339,8 @@ def test_the_command_writes_the_page(here: Here, tmp_path: Path) -> None:
     for name, score in (("one", 80), ("two", 95)):
         a_run(tmp_path / name, right(score))
     answer = here("compare.py", "one", "two")
-    assert (answer.code, answer.out) == (0, "page: compare.html\n")
+    said = "two is the best: 95.0 % of its test images. Against every other run that is more than chance."
+    assert (answer.code, answer.out) == (0, f"{said}\npage: compare.html\n")
     assert "two is the best: 95.0" in (tmp_path / "compare.html").read_text()
 
 
@@ -341,7 +349,7 @@ def test_the_command_writes_the_page(here: Here, tmp_path: Path) -> None:
 def test_a_browser_shows_the_page_without_scrolling_sideways(tmp_path: Path) -> None:
     names = ("w" * 120, "<img src=x onerror=window.pwned=1>", "three", "four", "five", "six", "seven")
     runs = [a_run(tmp_path / name, right(80 + n), batch_size=n + 1) for n, name in enumerate(names)]
-    path = compare.build(runs, tmp_path / "page.html", "Seven")
+    path = compare.build(runs, tmp_path / "page.html", "Seven").path
     with browser(tmp_path / "profile", tmp_path / "downloads") as page:
         for width in (360, 1280):
             page.resize(width, 900)

@@ -94,9 +94,9 @@ def test_it_is_the_gradient_of_the_step_that_is_scaled_and_not_of_its_parts() ->
     """Parts of two images whose gradients are longer than their sum, which is short enough."""
     (whole, weight), (parts, other) = linear(), linear()
     images = torch.tensor([3.0, 0.0, 3.0, 0.0, -3.0, 0.5, -3.0, 0.5]).view(4, 2, 1, 1)
-    batch, recipe = (images, torch.tensor([0, 0, 0, 0])), {"freeze_bn": True, "max_grad_norm": 0.5}
+    batch = images, torch.tensor([0, 0, 0, 0])
     train_on(whole, [batch], 1.0, freeze_bn=True)
-    train_on(parts, [batch], 1.0, micro_batch=2, **recipe)
+    train_on(parts, [batch], 1.0, freeze_bn=True, micro_batch=2, max_grad_norm=0.5)
     assert 0 < weight.norm() < 0.5
     torch.testing.assert_close(other, weight)
 

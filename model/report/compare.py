@@ -25,7 +25,7 @@ from greyhound.model.report.charts import END, MIDDLE, data_uri
 from greyhound.model.report.figures import OVERLAID, curves
 from greyhound.model.report.report import Group, Row
 from greyhound.model.report.stages import Stage, kept, stages
-from greyhound.model.report.text import finite, flatten, scalar
+from greyhound.model.report.text import finite, flatten, percent, scalar
 from greyhound.model.run import (
     EVALUATION,
     METRICS,
@@ -115,13 +115,20 @@ class Difference:
     beyond: bool
 
 
-def build(runs: Sequence[Path], out: Path, title: str, extra: Sequence[str | Group] = ()) -> Path:
-    """Write the page about these run folders, whole or not at all. Its path. Raises RunError.
+class Page(NamedTuple):
+    """Where a page was written, and its answer in a sentence or two; "" where there is none."""
+
+    path: Path
+    verdict: str
+
+
+def build(runs: Sequence[Path], out: Path, title: str, extra: Sequence[str | Group] = ()) -> Page:
+    """Write the page about these run folders, whole or not at all. Raises RunError.
 
     extra: paragraphs and tables that stand before all else.
     """
     content = gather(runs) | {"title": title, "extra": extra}
-    return report.write_page("compare.html.jinja", content, out)
+    return Page(report.write_page("compare.html.jinja", content, out), content["verdict"])
 
 
 def gather(folders: Sequence[Path]) -> dict[str, Any]:
@@ -136,15 +143,18 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
         for run in ranked[1:]
         if run.digest == ranked[0].digest
     }
+    measure = "test" if on_test else "validation"
+    best = len(against) == len(runs) - 1 > 0 and all(each.beyond for each in against.values())
+    comparable = ranked and len({run.digest for run in runs}) == 1
     chosen = list(dict.fromkeys(run.name for run in (*ranked, *runs)))[:OVERLAID]
     shown = [run for run in runs if run.name in chosen]
     return {
         "runs": runs,
         "first": ranked[0] if ranked else None,
-        "comparable": len({run.digest for run in runs}) == 1,
-        "best": len(against) == len(runs) - 1 > 0 and all(each.beyond for each in against.values()),
+        "verdict": verdict(ranked[0].name, scores, against, measure, best) if comparable else "",
+        "best": best,
         "against": against,
-        "measure": "test" if on_test else "validation",
+        "measure": measure,
         "scores": scores,
         "notes": list(notes(runs)),
         "shown": shown,
@@ -159,6 +169,19 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
         "level_p": LEVEL / max(pairs, 1),
         "PATHS": PATHS,
     }
+
+
+def verdict(
+    first: str, scores: Mapping[str, Score], against: Mapping[str, Difference], measure: str, best: bool
+) -> str:
+    """Which run is ahead, and whether by more than chance."""
+    accuracy = percent(scores[first].accuracy)
+    if best:
+        found = f"{first} is the best: {accuracy} of its {measure} images."
+        return f"{found} Against every other run that is more than chance."
+    level = [name for name, found in against.items() if not found.beyond]
+    chance = f"; against {', '.join(level)} that may be chance" if level else ""
+    return f"{first} has the highest {measure} accuracy, {accuracy}{chance}."
 
 
 def names(folders: Sequence[Path]) -> list[str]:
