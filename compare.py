@@ -1,4 +1,4 @@
-"""Compare: run folders in, one page out that shows them side by side.
+"""Compare: run folders in, one page out that shows them side by side, and its answer on the terminal.
 
     greyhound compare runs/fast runs/fine --out compare.html
 

@@ -77,7 +77,7 @@ class Recipe:
     momentum: float = 0.9
     """Momentum of SGD."""
     max_grad_norm: float = 0.0
-    """A step's gradient is scaled down to this L2 norm, over all weights together; 0: never."""
+    """In epochs, a step's gradient is scaled down to this L2 norm, over all weights together; 0: never."""
     weight_decay: float = 0.0
     """L2 penalty on every weight, as in torch's SGD."""
     label_smoothing: float = 0.1
@@ -217,7 +217,7 @@ _OF_STEPS: Final = (
 )  # fmt: skip
 """Flags that only epochs and averaging look at."""
 _OF_CHECKPOINTS: Final = ("checkpoints.minutes", "checkpoints.steps", "checkpoints.keep")
-"""Flags of checkpoints, which epochs alone write more than one of."""
+"""Flags that only epochs look at: without them last.ckpt is written once."""
 
 
 def idle(recipe: Recipe, crops: bool = True) -> dict[str, str]:
@@ -389,18 +389,17 @@ def _read(arguments: Sequence[str], recipes: dict[str, Recipe], usual: str = "")
         read = replace(read, recipe=stretched(read.recipe, epochs, lr))
     except ValueError as error:
         raise OptionError(str(error)) from None
-    if os.environ.get("RANK", "0") == "0":
-        note_idle(read, named)
+    note_idle(read, named)
     return read
 
 
 def note_idle(options: TrainOptions, named: Mapping[str, object]) -> None:
-    """Say which of the flags that were named, with their values, change nothing."""
-    found = {} if options.sweep else idle(options.recipe)  # what a sweep changes may use them
-    if not options.sweep:
-        found["trials"] = "only --sweep uses it"
-        if not options.recipe.phases:
-            found |= dict.fromkeys(_OF_CHECKPOINTS, _NO_EPOCHS)
+    """Say which of the named flags change nothing; of several processes one says it. named: their values."""
+    if options.sweep or os.environ.get("RANK", "0") != "0":  # what a sweep changes may use them
+        return
+    found = idle(options.recipe) | {"trials": "only --sweep uses it"}
+    if not options.recipe.phases:
+        found |= dict.fromkeys(_OF_CHECKPOINTS, _NO_EPOCHS)
     if options.folds:
         found.pop("seed", None)  # it deals out the folds
     for why in dict.fromkeys(found.values()):

@@ -16,7 +16,7 @@ from greyhound.cache.cli import Stop, Stopped
 from greyhound.model.report import report
 from greyhound.model.report.stages import Stage, kept
 from greyhound.model.resume import differences
-from greyhound.model.run import RECIPE, RecipeError, Run, RunError
+from greyhound.model.run import RECIPE, RecipeError, Run, RunError, completed
 from greyhound.model.run_lock import refuse_other_content, run_lock
 from greyhound.recipe import Recipe, TrainOptions
 
@@ -36,6 +36,8 @@ def begun(run: Run, name: str, asked: Mapping[str, Any], resume: bool) -> Iterat
     with run_lock(run):
         trained = any(run.folder.glob(f"*/{RECIPE}"))  # else another command may begin anew
         then: dict[str, Any] = run.read(name) if path.exists() and (trained or resume) else described
+        if isinstance(then.get("recipe"), dict):
+            then = then | {"recipe": completed(then["recipe"])}
         if path.exists() and trained and not resume:
             raise RunError(f"{path} is there already; name another folder: --out, or go on: --resume")
         for field, was, now in differences({key: then.get(key) for key in described}, described):

@@ -167,7 +167,7 @@ def _brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-ADDED: Final = {"patience": 0}
+ADDED: Final = {"patience": 0, "max_grad_norm": 0.0}
 ADDED_TO_AUGMENT: Final = {"crop_scale": None, "randaugment": 0, "magnitude": 9, "mixup": 0.0, "cutmix": 0.0}
 """Fields that a recipe of an earlier version lacks, as they were then: off."""
 
@@ -339,11 +339,14 @@ def read_checked(path: Path, remedy: str) -> Any:
         raise RunError(f"{path} cannot be read ({found}); expected {expected}; {remedy}") from None
     if fault := first_error(path.name, content):
         raise RunError(f"{path}: {fault}; {remedy}")
-    if path.name == RECIPE:
-        content = {**ADDED, **content}
-        if isinstance(augment := content.get("augment"), dict):
-            content["augment"] = {**ADDED_TO_AUGMENT, **augment}
-    return content
+    return completed(content) if path.name == RECIPE else content
+
+
+def completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as a run folder holds it, with the fields that came later, each of which is off."""
+    augment = recipe.get("augment")
+    inside = {"augment": {**ADDED_TO_AUGMENT, **augment}} if isinstance(augment, dict) else {}
+    return {**ADDED, **recipe, **inside}
 
 
 def score_of(content: dict[str, Any]) -> float:

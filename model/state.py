@@ -148,7 +148,7 @@ class TrainState(Counters):
     def clip_gradients(self, max_norm: float) -> None:
         """Scale the gradient down to this L2 norm, over all weights together; 0: leave it as it is.
 
-        The batch is noted if a gradient is not finite: its loss may be, and the next one has nan weights.
+        The batch is noted if that norm is not finite: its loss may be, and the next one has nan weights.
         """
         self._note(nn.utils.clip_grad_norm_(self.network.parameters(), max_norm or math.inf))
 

@@ -197,6 +197,12 @@ def test_only_what_differs_is_a_setting(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_without_phases_keeps_its_column(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / "plain", right(80), phases=[]), a_run(tmp_path / "longer", right(80))]
+    page = compare.build(runs, tmp_path / "page.html", "Two").path.read_text()
+    assert '<td role="cell" data-label="plain">–</td><td role="cell" data-label="longer">0.004</td>' in page
+
+
 def test_settings_that_look_alike_are_told_apart(tmp_path: Path) -> None:
     """By the folders that differ, and by all digits."""
     files = ["/home/x/one/w.safetensors", "/home/x/two/w.safetensors", "auto"]

@@ -227,6 +227,22 @@ def test_folds_of_another_recipe_or_number_are_not_gone_on_with(grouped: Pack, t
             cross_validate(replace(options, resume=True, **changes), never, ended)
 
 
+def test_folds_begun_before_a_field_was_there_went_without_it(grouped: Pack, tmp_path: Path) -> None:
+    def ended(options: TrainOptions, stop: Stop) -> int:
+        raise Stopped("here")
+
+    options = replace(asked(grouped, tmp_path / "f"), recipe=FAST)
+    with pytest.raises(Stopped):
+        cross_validate(options, never, ended)
+    content = json.loads((tmp_path / "f" / "folds.json").read_text())
+    del content["recipe"]["max_grad_norm"]
+    (tmp_path / "f" / "folds.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"has recipe\.max_grad_norm = 0\.0, not 1\.0; resume with"):
+        cross_validate(replace(options, resume=True), never, ended)
+    with pytest.raises(Stopped):
+        cross_validate(replace(options, resume=True, recipe=replace(FAST, max_grad_norm=0.0)), never, ended)
+
+
 def test_folds_that_are_there_are_gone_on_with_or_left(
     crossed: Path, grouped: Pack, tmp_path: Path, monkeypatch: Patch
 ) -> None:

@@ -72,6 +72,9 @@ def test_it_leaves_a_curve_in_a_folder_that_a_training_then_takes(
     assert train.train(tiny_job(colour_pack.path, out, recipe=recipe), never) == 0
     assert (out / "find-lr.png").exists()
     assert BEFORE in (out / "report.html").read_text()
+    of = {name: value for name, value in found["of"].items() if name != "max_grad_norm"}
+    Run(out).write(FIND_LR, found | {"of": of})  # of an earlier version
+    assert BEFORE in report.build(out).read_text()
     Run(out).write(FIND_LR, found | {"of": found["of"] | {"network": "another"}})
     assert BEFORE not in report.build(out).read_text()
 

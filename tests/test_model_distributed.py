@@ -176,7 +176,7 @@ def gradients(images: int, frozen: bool) -> list[torch.Tensor]:
     learns = network()
     called = distributed.data_parallel(learns)
     examples = share(*batch(images), *weights_of(images))
-    smoothed: dict[str, Any] = {"label_smoothing": 0.1, "freeze_bn": frozen}
+    smoothed: dict[str, Any] = {"label_smoothing": 0.1, "freeze_bn": frozen, "max_grad_norm": 0.1}
     train_on(learns, [examples], 0.1, called=called, classes=3, whole=images, **smoothed)
     found = [parameter.grad.clone() for parameter in learns.parameters() if parameter.grad is not None]
     return found + [parameter.detach().clone() for parameter in learns.parameters()]

@@ -177,10 +177,10 @@ def verdict(
     """Which run is ahead, and whether by more than chance."""
     accuracy = percent(scores[first].accuracy)
     if best:
-        found = f"{first} is the best: {accuracy} of its {measure} images."
-        return f"{found} Against every other run that is more than chance."
-    level = [name for name, found in against.items() if not found.beyond]
-    chance = f"; against {', '.join(level)} that may be chance" if level else ""
+        ahead = f"{first} is the best: {accuracy} of its {measure} images."
+        return f"{ahead} Against every other run that is more than chance."
+    undecided = [name for name, found in against.items() if not found.beyond]
+    chance = f"; against {', '.join(undecided)} that may be chance" if undecided else ""
     return f"{first} has the highest {measure} accuracy, {accuracy}{chance}."
 
 

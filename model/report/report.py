@@ -72,6 +72,7 @@ from greyhound.model.run import (
     VERSIONS,
     Run,
     RunError,
+    completed,
     read_checked,
 )
 
@@ -134,7 +135,8 @@ def gather(run: Path) -> dict[str, Any]:
     mistakes = of_evaluation(read(run, MISTAKES), evaluation or {})
     images, labels = ((pack or {}).get("splits") or {}).get("train"), describe_labels(recipe)
     suffix = "-val" if shows == VALIDATION else ""
-    tested = (read(run, FIND_LR) or {}).get("of") == depends_on(recipe, (pack or {}).get("digest", ""))
+    of, digest = (read(run, FIND_LR) or {}).get("of"), (pack or {}).get("digest", "")
+    tested = of is not None and depends_on(completed(of), digest) == depends_on(recipe, digest)
     return {
         "run": run.resolve().name,
         "recipe": recipe,
