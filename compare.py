@@ -38,7 +38,7 @@ if __name__ == "__main__":
     end_quietly()
     JOB = read_or_exit(lambda: alone(read_options(Job, sys.argv[1:], "greyhound compare"), "compare"))
 
-from greyhound.cache.cli import plain, run
+from greyhound.cache.cli import note, plain, run
 from greyhound.model.report import compare
 
 
@@ -47,6 +47,8 @@ def main() -> None:
     page = compare.build(JOB.runs, JOB.out, "Runs side by side")
     if page.verdict:
         print(plain(page.verdict.replace("\N{NARROW NO-BREAK SPACE}", " ")))
+    for line in page.notes:
+        note(line)
     print(f"page: {page.path}")
 
 

@@ -279,7 +279,7 @@ def conclude(run: Run, by: str, trials: Sequence[Any]) -> None:
     folder, words = run.folder / name_of(best), trials[best]["parameters"]
     result = f"Best of {len(done)} trials: {folder.name}, {say(words)}; validation {by} {value:.4g}."
     level = sum(other == value for other, _ in done) - 1
-    result += f" {level} others reached the same." if level else ""
+    result += f" {level} other{'s' * (level > 1)} reached the same." if level else ""
     result += f" {len(failed)} failed." if failed else ""
     chosen = "The validation split chose it, which flatters: test it on other images, and it alone."
     order = [index for _, index in done]

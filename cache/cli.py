@@ -245,7 +245,10 @@ def from_json(kind: type[Value], content: Any, source: str, partly: bool = False
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        what = f"{first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        own = first["type"] == "value_error"  # of the dataclass, which says what it found
+        what = (
+            first["msg"].removeprefix("Value error, ") if own else f"{first['msg']}, not {first['input']!r}"
+        )
         raise ValueFormatError(f"{source}: {place + ': ' if place else ''}{what[:200]}") from None
     if not partly and (other := next(_other_keys(content, adapter.dump_python(value, mode="json")), "")):
         raise ValueFormatError(f"{source}: {other}, as this version of Greyhound writes it")

@@ -330,13 +330,15 @@ def test_the_page_says_what_it_is_told_first(tmp_path: Path) -> None:
     [
         ("one", "name two run folders or more: greyhound compare RUN RUN --out compare.html"),
         ("one one/../one", "one is named twice; expected different runs"),
-        ("one nowhere", "nowhere holds no run (no recipe.json); name the folder that greyhound train --out wrote"),
+        ("one nowhere", "nowhere is no folder; expected a run folder, as made by: greyhound train fast --pack PACK --out RUN"),
+        ("one several", "several is a folder of runs, several/fold-0; name one of them"),
         ("one two --out one", "one cannot be written (Is a directory)"),
     ],
 )  # fmt: skip
 def test_refusals(words: str, says: str, here: Here, tmp_path: Path) -> None:
     for name in ("one", "two"):
         a_run(tmp_path / name, right(80))
+    a_run(tmp_path / "several" / "fold-0", right(80))
     assert here("compare.py", *words.split()).error.strip() == says
     assert not list(tmp_path.glob("*.html"))
 
@@ -347,7 +349,22 @@ def test_the_command_writes_the_page(here: Here, tmp_path: Path) -> None:
     answer = here("compare.py", "one", "two")
     said = "two is the best: 95.0 % of its test images. Against every other run that is more than chance."
     assert (answer.code, answer.out) == (0, f"{said}\npage: compare.html\n")
-    assert "two is the best: 95.0" in (tmp_path / "compare.html").read_text()
+    page = (tmp_path / "compare.html").read_text()
+    assert "two is the best: 95.0" in page
+    assert ("McNemar" in page, "do not overlap" in page) == (True, False)
+    (tmp_path / "one" / "eval.json").unlink()
+    answer = here("compare.py", "one", "two", "--out", "more.html")
+    said = "one and two have the same validation accuracy, 70.0 %."
+    assert (answer.code, answer.out) == (0, f"{said}\npage: more.html\n")
+    assert answer.err.startswith("note: one was not evaluated")
+    page = (tmp_path / "more.html").read_text()
+    assert ("McNemar" in page, "do not overlap" in page) == (False, True)
+
+
+def test_runs_that_reach_the_same_are_said_to(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / name, right(n)) for name, n in (("a", 80), ("b", 81), ("c", 81))]
+    expected = "b and c have the same test accuracy, 81.0\u202f%; against a that may be chance."
+    assert compare.gather(runs)["verdict"] == expected
 
 
 @pytest.mark.browser

@@ -582,7 +582,7 @@ def test_a_value_of_another_kind_is_named(run: Path, name: str, change: dict[str
 
 def test_what_is_no_run_and_no_picture_is_refused(run: Path, tmp_path: Path) -> None:
     there = list(tmp_path.iterdir())
-    with pytest.raises(RunError, match=r"holds no run \(no recipe\.json\); name the folder"):
+    with pytest.raises(RunError, match="is no folder; expected a run folder"):
         report.build(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == there
     (run / "saliency.png").write_bytes(b"GIF89a")

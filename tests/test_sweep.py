@@ -290,9 +290,10 @@ def test_by_accuracy_the_highest_is_the_best(colour_pack: Pack, tmp_path: Path, 
 
 
 def test_trials_that_reach_the_same_are_said(colour_pack: Pack, tmp_path: Path, capsys: Capture) -> None:
-    sweep(job(colour_pack, tmp_path / "s", "augment.flip=0,0.5,1"), never, stub)
-    assert "trial-000, " in (said := capsys.readouterr().out.splitlines()[-4])
-    assert said.endswith(" 2 others reached the same.")
+    for flips, others in (("0,0.5,1", "2 others"), ("0,1", "1 other")):
+        sweep(job(colour_pack, tmp_path / flips, f"augment.flip={flips}"), never, stub)
+        assert "trial-000, " in (said := capsys.readouterr().out.splitlines()[-4])
+        assert said.endswith(f" {others} reached the same.")
 
 
 def interrupting(at: int, half: bool) -> Callable[[TrainOptions, Stop], int]:

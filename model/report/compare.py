@@ -116,10 +116,11 @@ class Difference:
 
 
 class Page(NamedTuple):
-    """Where a page was written, and its answer in a sentence or two; "" where there is none."""
+    """Where a page was written, its answer in a sentence or two, "" where there is none, and what to mind."""
 
     path: Path
     verdict: str
+    notes: list[str]
 
 
 def build(runs: Sequence[Path], out: Path, title: str, extra: Sequence[str | Group] = ()) -> Page:
@@ -128,7 +129,7 @@ def build(runs: Sequence[Path], out: Path, title: str, extra: Sequence[str | Gro
     extra: paragraphs and tables that stand before all else.
     """
     content = gather(runs) | {"title": title, "extra": extra}
-    return Page(report.write_page("compare.html.jinja", content, out), content["verdict"])
+    return Page(report.write_page("compare.html.jinja", content, out), content["verdict"], content["notes"])
 
 
 def gather(folders: Sequence[Path]) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
     }
     measure = "test" if on_test else "validation"
     best = len(against) == len(runs) - 1 > 0 and all(each.beyond for each in against.values())
-    comparable = ranked and len({run.digest for run in runs}) == 1
+    comparable = len(ranked) > 1 and len({run.digest for run in runs}) == 1
     chosen = list(dict.fromkeys(run.name for run in (*ranked, *runs)))[:OVERLAID]
     shown = [run for run in runs if run.name in chosen]
     return {
@@ -179,8 +180,11 @@ def verdict(
     if best:
         ahead = f"{first} is the best: {accuracy} of its {measure} images."
         return f"{ahead} Against every other run that is more than chance."
-    undecided = [name for name, found in against.items() if not found.beyond]
+    alike = [name for name, score in scores.items() if score.accuracy == scores[first].accuracy]
+    undecided = [name for name, found in against.items() if not found.beyond and name not in alike]
     chance = f"; against {', '.join(undecided)} that may be chance" if undecided else ""
+    if len(alike) > 1:
+        return f"{' and '.join(alike)} have the same {measure} accuracy, {accuracy}{chance}."
     return f"{first} has the highest {measure} accuracy, {accuracy}{chance}."
 
 

@@ -196,9 +196,9 @@ def read_epochs(run: Path) -> list[dict[str, Any]]:
 
 
 def require_recipe(run: Path, recipe: Any) -> None:
-    """Refuse a folder without a recipe: it holds no run. Raises RunError."""
+    """Refuse a folder without a recipe: it holds no run, or several. Raises RunError."""
     if recipe is None:
-        raise RunError(f"{run} holds no run (no {RECIPE}); name the folder that greyhound train --out wrote")
+        Run(run).read(RECIPE)  # which says what is there
 
 
 def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
