@@ -62,7 +62,10 @@ def with_grid(run: Path) -> Path:
 
 
 def windows(run: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random windows `[5, 3, S, S]` and the run's logits of them, BatchNorm as it was trained."""
+    """Random windows `[5, 3, S, S]` and the run's logits of them, BatchNorm as it was trained.
+
+    The same weights read elsewhere gave logits up to 4e-5 away on a Zen 3 (torch 2.14.1, 2026-11-30).
+    """
     _, built = Run(run).network("auto", torch.device("cpu"))
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -194,7 +197,7 @@ def test_timm_opens_the_folder_with_its_own_head(run: Path, tmp_path: Path) -> N
     images, expected = windows(run)
     loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(images), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded(images), expected, rtol=1e-4, atol=1e-4)
     seen = timm.data.resolve_model_data_config(loaded, use_test_size=True)
     assert list(seen["input_size"]) == [3, 32, 32] and seen["crop_pct"] == 1.0
     assert (seen["interpolation"], seen["crop_mode"]) == ("bilinear", "center")
@@ -222,7 +225,7 @@ def test_the_program_for_timm(grid: bool, run: Path, tmp_path: Path) -> None:
     seen = "print([name for name in sys.modules if name.startswith('greyhound')], network.training)"
     first, second = python(f"{program}{more}\n{seen}", tmp_path).splitlines()
     assert second == "[] False", "it needs torch and timm alone"
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, rtol=1e-4, atol=1e-4)
     bare = timm.create_model(f"local-dir:{home}", pretrained=True).eval()
     assert bare(images).shape == (5, bare.num_features if grid else 3)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(bare))
