@@ -209,12 +209,13 @@ def test_families_are_no_part_of_a_packs_digest_and_of_folds(
             opened()
 
 
+def ended(options: TrainOptions, stop: Stop) -> int:
+    """Stands for a training that a signal ends at once."""
+    raise Stopped("here")
+
+
 def test_folds_of_another_recipe_or_number_are_not_gone_on_with(grouped: Pack, tmp_path: Path) -> None:
     """Also where what is asked for is a plain preset, which stands for a run's own recipe elsewhere."""
-
-    def ended(options: TrainOptions, stop: Stop) -> int:
-        raise Stopped("here")
-
     options = replace(asked(grouped, tmp_path / "f"), recipe=replace(FAST, momentum=0.5))
     with pytest.raises(Stopped):
         cross_validate(options, never, ended)
@@ -228,9 +229,6 @@ def test_folds_of_another_recipe_or_number_are_not_gone_on_with(grouped: Pack, t
 
 
 def test_folds_begun_before_a_field_was_there_went_without_it(grouped: Pack, tmp_path: Path) -> None:
-    def ended(options: TrainOptions, stop: Stop) -> int:
-        raise Stopped("here")
-
     options = replace(asked(grouped, tmp_path / "f"), recipe=FAST)
     with pytest.raises(Stopped):
         cross_validate(options, never, ended)
