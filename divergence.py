@@ -17,7 +17,7 @@ from greyhound.model import distributed
 from greyhound.model.report import figures, report
 from greyhound.model.run import DIVERGED, DIVERGED_PICTURE, RunError
 from greyhound.model.state import NEVER
-from greyhound.model.step import LOWER_RATES, DivergedError
+from greyhound.model.step import DivergedError, remedy
 from greyhound.pipelines.loader import Position
 from greyhound.session import TrainContext
 
@@ -68,7 +68,7 @@ def _refuse(context: TrainContext) -> NoReturn:
     raise DivergedError(
         f"the loss or its gradient is not finite in epoch {found.epoch}, after {found.images} of {images} "
         f"images, at a learning rate of {rate:g}; the batch's rows of the pack are {_brief(rows)}, {picture} "
-        f"shows them{unmixed}; earlier checkpoints are kept: {LOWER_RATES}"
+        f"shows them{unmixed}; {remedy(recipe.max_grad_norm)}"
     )
 
 

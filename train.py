@@ -243,7 +243,7 @@ def end_epoch(context: TrainContext, row: dict[str, Any]) -> None:
     """
     recipe, state, saver = context.recipe, context.state, context.saver
     distributed.broadcast_from_main(
-        lambda: step.check_finite(row, max(phase.high for phase in recipe.phases))
+        lambda: step.check_finite(row, max(phase.high for phase in recipe.phases), recipe.max_grad_norm)
     )
     print(epoch_line(row), flush=True)
     state.judge(score(row, recipe.select))

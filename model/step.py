@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -134,21 +134,24 @@ def smoothed_cross_entropy(epsilon: float, classes: int) -> nn.CrossEntropyLoss:
     return nn.CrossEntropyLoss(label_smoothing=min(1.0, epsilon * classes / (classes - 1)))
 
 
-LOWER_RATES: Final = "train into another folder at a lower --lr"
-
-
 class DivergedError(RecipeError):
     """The loss or a gradient is not finite."""
 
 
-def check_finite(row: dict[str, Any], highest_rate: float) -> None:
+def remedy(max_grad_norm: float) -> str:
+    """What to do about a training that diverged; max_grad_norm: its recipe's."""
+    limit = "" if max_grad_norm else ", or with --max-grad-norm 1"
+    return f"earlier checkpoints are kept: train into another folder at a lower --lr{limit}"
+
+
+def check_finite(row: dict[str, Any], highest_rate: float, max_grad_norm: float) -> None:
     """Refuse a network whose validation loss is not finite; earlier checkpoints stay.
 
     Raises DivergedError.
     """
     if not math.isfinite(row["valid_loss"]):
         found = f"epoch {row['epoch']} has valid_loss = {row['valid_loss']} at rates up to {highest_rate:g}"
-        raise DivergedError(f"{found}: the network diverged; earlier checkpoints are kept: {LOWER_RATES}")
+        raise DivergedError(f"{found}: the network diverged; {remedy(max_grad_norm)}")
 
 
 def check_averaging(loss: float, rate: float) -> None:
