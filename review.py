@@ -159,7 +159,7 @@ def main(job: Job) -> int:
 def review(job: Job) -> Review:
     """Judge every image, rank them, describe the issues, and write it all down."""
     if find_spec("cleanlab") is None:
-        raise ReviewError("cleanlab is not installed, which finds wrong labels; pip install -e .[review]")
+        raise ReviewError("cleanlab is not installed, which finds wrong labels; pip install cleanlab")
     if not job.ranking.absolute().parent.is_dir():
         raise ReviewError(f"{job.ranking.parent} is no folder; make it, or name a file in another: --out")
     if job.survey:

@@ -116,9 +116,8 @@ class Refused(Exception):
 def serve(job: Job) -> int:
     """Open the run, listen, answer until a signal comes. The exit code."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise UserError(
-            f"{missing[0]} is not installed, which serves the page; pip install 'greyhound[serve]'"
-        )
+        todo = f"pip install {' '.join(missing)}"
+        raise UserError(f"{missing[0]} is not installed, which serves the page; {todo}")
     import uvicorn
 
     logging.getLogger("python_multipart").setLevel(

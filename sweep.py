@@ -92,8 +92,7 @@ def sweep(asked: TrainOptions, stop: Stop, train: Train) -> int:
     """Train trial after trial, and say which is the best. The exit code. Raises UserError, Stopped."""
     alone(asked, "--sweep")
     if find_spec("optuna") is None:
-        todo = "pip install 'greyhound[sweep]'"
-        raise UserError(f"optuna is not installed, which chooses what to try; {todo}")
+        raise UserError("optuna is not installed, which chooses what to try; pip install optuna")
     fields, by = read_fields(asked.recipe, asked.sweep), asked.recipe.select
     if asked.pack is None:
         raise RunError("a sweep needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")

@@ -23,7 +23,7 @@ from greyhound.model.run import LOCK
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-HISTORY = ("log.md", "glossary.md")
+HISTORY = ("log.md",)
 """Pages that also have names of long ago."""
 TODAY = [page for page in PAGES if page.name not in HISTORY]
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--max-restarts"}

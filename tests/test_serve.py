@@ -392,8 +392,8 @@ def test_a_port_that_is_taken_is_one_line(served: Served, here: Here) -> None:
 
 def test_without_its_packages_it_says_what_to_install(run: Path, monkeypatch: Patch, here: Here) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    error = here("serve.py", "--run", "run").error
-    assert error == "starlette is not installed, which serves the page; pip install 'greyhound[serve]'\n"
+    error, todo = here("serve.py", "--run", "run").error, "pip install starlette uvicorn python_multipart"
+    assert error == f"starlette is not installed, which serves the page; {todo}\n"
 
 
 @contextmanager

@@ -478,7 +478,7 @@ def test_a_sweep_goes_on_as_it_was_or_not_at_all(
     (out / "sweep.json").write_text('{"trials": 3}')
     assert refused(resume=True).startswith("TMP/s/sweep.json: sweep.trials is 3; expected a list")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert refused() == "optuna is not installed, which chooses what to try; pip install 'greyhound[sweep]'"
+    assert refused() == "optuna is not installed, which chooses what to try; pip install optuna"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert refused() == "--sweep is for one process; start it without torchrun"
