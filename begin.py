@@ -196,7 +196,7 @@ def own_recipe(out: Path) -> Recipe:
 
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe as computed on `device`: precision, mean and std chosen, fields without effect set to 0."""
+    """The recipe as computed on `device`: precision, micro-batch, mean and std chosen; no untrue note."""
     if recipe.weights != "auto" and recipe.note == PRETRAINED_NOTE:
         recipe = replace(recipe, note="")
     if recipe.precision == "auto":

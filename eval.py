@@ -136,7 +136,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             batches = trained.logits(pack, asked, resources, Crops(job.crops, at_once, job.seed))
             ids, logits = collect(batches, len(asked))
             labels = pack.labels[ids].astype("int64")
-            own = name in (EVALUATION, VALIDATION)
+            own = pack.header.digest == folder.read(PACK)["digest"]
             fitted = temperature(trained, job.crops, resources, pack.path if own else None)
             if not distributed.is_main():
                 return {}
@@ -178,7 +178,7 @@ def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDAr
         split: str = job.split
         if pack.header.digest != folder.read(PACK)["digest"]:
             trained = f"the pack that {job.run} was trained on; its split may hold training images"
-            note(f"{pack.path} is not {trained}")
+            distributed.on_main(note, f"{pack.path} is not {trained}")
             split = f"other-{split}"
         ids = pack.ids(job.split)
         if not len(ids):

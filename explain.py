@@ -67,7 +67,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.cli import from_json, note, run
+from greyhound.cache.cli import note, run
 from greyhound.cache.errors import UserError
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.tables import read_table
@@ -81,6 +81,7 @@ from greyhound.pipelines.augment import Augment, draw, noise
 from greyhound.pipelines.loader import Batch, Loader
 from greyhound.pipelines.order import epoch_order
 from greyhound.session import open_device, open_trained_pack
+from greyhound.trained import recipe_augment
 
 Boxes: TypeAlias = dict[str, list[tuple[float, float, float, float]]]
 """By path: left, top, right and bottom of each object in the image."""
@@ -100,7 +101,7 @@ def explain(job: Job) -> None:
         origin, network = folder.network(job.checkpoint, device)
         pack = open_trained_pack(folder, job.pack, job.resources)
         recipe = folder.read(RECIPE)
-        augment = from_json(Augment, recipe["augment"], f"{job.run / RECIPE}, augment").centre()
+        augment = recipe_augment(folder).centre()
         batch = draw_images(job, pack, augment, boxes)
         result, maps = look(job, network, batch)
         if "Grad-CAM" not in maps:

@@ -259,9 +259,9 @@ def _parquet(out: Path, names: Mapping[str, type]) -> Iterator[Callable[[Row], N
         parquet.ParquetWriter(stream, schema) as writer,
     ):
 
-        def write(row: Row, most: int = _GROUP) -> None:
+        def write(row: Row) -> None:
             rows.append(row)
-            if len(rows) >= most:
+            if len(rows) >= _GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows.clear()
 

@@ -302,9 +302,12 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself. Raises ValueError."""
+        names = ("dry_run", "verify_determinism", "find_lr")
+        flags = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
+        if len(flags) > 1:
+            raise ValueError(f"{' and '.join(flags)} do different things; leave out all but one")
         if (self.verify_determinism or self.find_lr) and self.resume:
-            flag = "--find-lr" if self.find_lr else "--verify-determinism"
-            raise ValueError(f"{flag} starts from the beginning; leave out --resume")
+            raise ValueError(f"{flags[0]} starts from the beginning; leave out --resume")
         if (self.sweep or self.folds) and self.starts_no_run:
             flag = "--sweep" if self.sweep else "--folds"
             raise ValueError(f"{flag} trains; leave out --dry-run, --verify-determinism and --find-lr")

@@ -57,6 +57,4 @@ def train_into(train: Train, options: TrainOptions, stop: Stop, folder: Path, re
     train(replace(options, out=folder, recipe=recipe, resume=resume, force=force), stop)
     if stage := kept(report.reached(folder)):
         return stage
-    raise RecipeError(
-        f"{folder} reached nothing: its recipe trains nothing; add --epochs 1 or --linear-probe"
-    )
+    raise RecipeError(f"{folder} was trained and has no results; remove it, and it is trained again")

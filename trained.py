@@ -54,6 +54,11 @@ class Crops:
     batch_size: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a count below 1. Raises ValueError."""
+        if self.count < 1:
+            raise ValueError(f"crops is {self.count}; expected at least 1")
+
 
 CENTRE: Final = Crops()
 

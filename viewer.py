@@ -5,7 +5,6 @@ Before it: a trained run, and a file that `scan` found sound. After it: serve an
 
 from __future__ import annotations
 
-import base64
 import io
 import zipfile
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack, PackError
 from greyhound.model import precision
 from greyhound.model.network import features_of
+from greyhound.model.report.charts import data_uri
 from greyhound.model.report.figures import overlay
 from greyhound.model.run import NEIGHBOURS, RunError
 from greyhound.model.saliency import normalise, saliency
@@ -203,8 +203,7 @@ def _keep(
 
 
 def _to_uri(pixels: NDArray[np.uint8]) -> str:
-    encoded = base64.b64encode(_encode(Image.fromarray(pixels), "PNG")).decode()
-    return f"data:image/png;base64,{encoded}"
+    return data_uri(_encode(Image.fromarray(pixels), "PNG"))
 
 
 def _encode(image: Image.Image, kind: str) -> bytes:

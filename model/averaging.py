@@ -35,7 +35,6 @@ def average(
     loss: Loss,
     rate: float,
     steps: int,
-    momentum: float = 0.0,
     forward: Forward = call,
     freeze_bn: bool = False,
     on_step: Callable[[int, float], None] | None = None,
@@ -50,7 +49,7 @@ def average(
     if steps < 1:
         raise ValueError(f"averaging over {steps} steps; expected at least 1")
     walker = deepcopy(network)
-    optimizer = torch.optim.SGD(walker.parameters(), lr=rate, momentum=momentum)
+    optimizer = torch.optim.SGD(walker.parameters(), lr=rate)
     averaged = AveragedModel(walker)
     for step in range(steps):
         value = full_batch_step(walker, passes(), images, loss, optimizer, forward, freeze_bn)

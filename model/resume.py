@@ -17,6 +17,8 @@ from greyhound.model.checkpoint import CorruptCheckpointError, kept, load, save
 from greyhound.model.run import (
     AVERAGED,
     BEST,
+    DIVERGED,
+    DIVERGED_PICTURE,
     LAST,
     METRICS,
     PACK,
@@ -180,8 +182,10 @@ def refuse_lost(folder: Run) -> None:
 
     best.ckpt is none of them, nor what eval and explain make of it: it is there once a probe is fitted.
     """
-    found = [name for name in (AVERAGED,) if (folder.folder / name).exists()]
-    if len(folder.rows(METRICS)) > 1:
+    found = [AVERAGED] if (folder.folder / AVERAGED).exists() else []
+    # A kill may leave the first epoch's row and no last.ckpt yet; behind a probe last.ckpt comes first.
+    without_checkpoint = 0 if folder.read(RECIPE).get("linear_probe") else 1
+    if len(folder.rows(METRICS)) > without_checkpoint:
         found.append(METRICS)
     if found:
         results = f"{folder.folder} has results ({', '.join(found)}) and no {LAST} to go on from"
@@ -207,8 +211,8 @@ def record_forced(
 
 
 def clear_end(folder: Run) -> None:
-    """Remove what comes after the last step, of a training that is not there: it will come again."""
-    for name in (SWA, AVERAGED):
+    """Remove what comes after the last step, of a training that is not there, and where it diverged."""
+    for name in (SWA, AVERAGED, DIVERGED, DIVERGED_PICTURE):
         (folder.folder / name).unlink(missing_ok=True)
 
 

@@ -297,7 +297,8 @@ class Run:
             todo = f"wait for its training, or go on: greyhound train --resume --out {self.folder}"
             todo = f"it has {' and '.join(others)}" if others else todo
             raise RunError(f"{self.folder} has no checkpoint {' or '.join(wanted)}; {todo}")
-        loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in there[:2]}
+        scored = [name for name in there if name != "last"] or there
+        loaded = {name: checkpoint.load(self.folder / _FILES[name]) for name in scored}
         best = max(loaded, key=lambda name: score_of(loaded[name]))  # a tie goes to the average
         return best, loaded[best]
 

@@ -391,6 +391,8 @@ def test_what_a_run_refuses(tmp_path: Path, run: Path, colour_pack: Pack) -> Non
         greyhound.fit("quick", colour_pack, tmp_path / "run")
     with pytest.raises(ValueError, match="--crops is 0"):
         greyhound.open_run(run).evaluate(crops=0)
+    with pytest.raises(ValueError, match="crops is 0; expected at least 1"):
+        next(iter(greyhound.open_run(run).predict(tmp_path, crops=0)))
 
 
 def test_a_run_is_resumed(tmp_path: Path, run: Path, colour_pack: Pack, capsys: Capture) -> None:

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import io
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,15 @@ def test_what_each_image_got_is_what_was_counted(run: Path, colour_pack: Pack) -
     evaluate(run, "eval-val.json", crops=2, split="val")
     assert len((run / "predictions-val.csv").read_text().splitlines()) == 1 + 6
     assert Run(run).read("mistakes.json") == shown, "of the test alone"
+
+
+def test_training_images_of_a_pack_that_moved_get_the_runs_temperature(
+    run: Path, colour_pack: Pack, tmp_path: Path
+) -> None:
+    Run(run).write("pack.json", Run(run).read("pack.json") | {"path": "/gone/p.arrow", "beside": ""})
+    moved = shutil.copy(colour_pack.path, tmp_path / "moved.arrow")
+    why = evaluate(run, "eval-train.json", split="train", pack=moved, crops=1)["calibration"]["why"]
+    assert why == "6 validation images are too few to fit a temperature, 50 are needed"
 
 
 def test_the_name_of_a_class_is_no_command_and_one_crop_is_central(run: Path, capsys: Capture) -> None:

@@ -580,6 +580,13 @@ def test_a_value_of_another_kind_is_named(run: Path, name: str, change: dict[str
         report.build(run)
 
 
+def test_a_corrupt_file_is_made_again_where_that_is_possible() -> None:
+    other = "train into another folder: greyhound train fast --pack PACK --out OTHER"
+    assert report.remedy(Path("r/recipe.json")) == other
+    assert report.remedy(Path("r/metrics.jsonl")) == f"put back what train wrote, or {other}"
+    assert report.remedy(Path("r/eval.json")) == "delete it, then: greyhound eval --run r"
+
+
 def test_what_is_no_run_and_no_picture_is_refused(run: Path, tmp_path: Path) -> None:
     there = list(tmp_path.iterdir())
     with pytest.raises(RunError, match="is no folder; expected a run folder"):

@@ -31,6 +31,7 @@ from greyhound.model.run import (
     BEST,
     CORRUPT,
     DIVERGED,
+    DIVERGED_PICTURE,
     LAST,
     METRICS,
     PACK,
@@ -254,6 +255,25 @@ def test_results_without_a_checkpoint_are_not_dropped(run: Path, colour_pack: Pa
     ):
         resume(colour_pack, run)
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_single_epoch_behind_a_probe_is_not_dropped(half: Path, colour_pack: Pack) -> None:
+    """One row alone may come before last.ckpt only where there is no probe."""
+    (half / DIVERGED).write_text("{}")
+    (half / DIVERGED_PICTURE).write_bytes(b"")
+    recipe = replace(PROBED, phases=(replace(PROBED.phases[0], epochs=1),))
+    job = replace(tiny_job(colour_pack.path, half, resume=True, recipe=recipe), force=("recipe",))
+    train.train(job, never)
+    assert len(Run(half).rows(METRICS)) == 1
+    assert not (half / DIVERGED).exists() and not (half / DIVERGED_PICTURE).exists(), (
+        "it did not diverge again"
+    )
+    for path in checkpoint.kept(half / LAST):
+        path.unlink()
+    best = (half / BEST).read_bytes()
+    with pytest.raises(RunError, match=r"has results \(metrics\.jsonl\) and no last\.ckpt to go on from"):
+        resume(colour_pack, half, recipe)
+    assert (half / BEST).read_bytes() == best
 
 
 def test_a_start_without_a_checkpoint_says_that_it_starts_anew(

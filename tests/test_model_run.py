@@ -99,6 +99,14 @@ def test_auto_takes_what_validated_best_of_what_is_there(tmp_path: Path) -> None
         assert Run(tmp_path).load("auto")[0] == taken
 
 
+def test_auto_needs_no_last_checkpoint_where_another_is(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "best.ckpt", {"network": {}, "score": 0.5})
+    (tmp_path / "last.ckpt").write_bytes(b"corrupt")
+    assert Run(tmp_path).load("auto")[0] == "best"
+    with pytest.raises(checkpoint.CorruptCheckpointError):
+        Run(tmp_path).load("last")
+
+
 def test_the_network_comes_back_in_evaluation_mode(tiny_run: Path) -> None:
     origin, network = Run(tiny_run).network("last", torch.device("cpu"))
     stored = checkpoint.load(tiny_run / "last.ckpt")["network"]

@@ -201,6 +201,7 @@ def test_a_folder_that_holds_a_run_is_refused_at_once(
         ("fast --out r --micro-batch 4 --no-freeze-bn", "--micro-batch needs frozen statistics; add --freeze-bn"),
         ("fast --out r --force pack", "--force is for a run that is resumed; expected --resume beside it"),
         ("fast --out r --resume --verify-determinism", "starts from the beginning; leave out --resume"),
+        ("fast --out r --dry-run --find-lr", "--dry-run and --find-lr do different things; leave out all but one"),
         ("--resume --out nowhere", "nowhere"),
     ],
 )  # fmt: skip

@@ -219,9 +219,12 @@ def command(run: Path, name: str, recipe: Any = None, pack: Any = None) -> str:
 
 def remedy(path: Path) -> str:
     """What to do about a corrupt file of a run folder."""
+    maker, other = command(path.parent, path.name), command(Path("OTHER"), RECIPE)
     if path.name in (RECIPE, PACK):
-        return f"train into another folder: {command(Path('OTHER'), RECIPE)}"
-    return f"delete it, then: {command(path.parent, path.name)}"
+        return f"train into another folder: {other}"
+    if maker.startswith("greyhound train"):  # --resume makes hardly any of its files again
+        return f"put back what train wrote, or train into another folder: {other}"
+    return f"delete it, then: {maker}"
 
 
 def picture(path: Path) -> str | None:
