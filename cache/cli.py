@@ -47,8 +47,9 @@ class ValueFormatError(UserError):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program's `main` and leave with its exit code.
 
-    A UserError is one line on standard error, exit code 2. Ctrl-C and the other `ENDINGS`: 128 and the
-    signal's number. Any other error is a bug: one line that names the file with its traceback, exit code 1.
+    A UserError, or a path that may not be read, is one line on standard error, exit code 2. Ctrl-C and the
+    other `ENDINGS`: 128 and the signal's number. Any other error is a bug: one line that names the file with
+    its traceback, exit code 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
@@ -68,6 +69,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if error.hung:
             sys.stdout.flush()
             os._exit(BAD_INPUT)
+        sys.exit(BAD_INPUT)
+    except PermissionError as error:  # of asking whether a path exists, in a folder that may not be entered
+        _complain(f"error: {error.filename or 'a file'}: permission denied; expected one that you may read")
         sys.exit(BAD_INPUT)
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="greyhound-", suffix=".log", delete=False) as file:

@@ -16,8 +16,6 @@ from typing import Final
 from greyhound.cache.collection import SPLIT_WORDS
 from greyhound.cache.store import PackError
 
-DEPTH: Final = 2
-"""Folders below the one that was named in which files are sought: data/train-0.parquet, train/0.tar."""
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -53,7 +51,7 @@ def are_splits(said: Sequence[str]) -> bool:
 
 def below(folder: Path, suffixes: Sequence[str]) -> DataFiles:
     """Every file with one of these endings in a folder, sorted, hidden ones left alone; perhaps none."""
-    files = [file for depth in range(DEPTH) for file in folder.glob("/".join(["*"] * (depth + 1)))]
+    files = [*folder.glob("*"), *folder.glob("*/*")]  # data/train-0.parquet, train/0.tar
     shown = [file for file in files if file.name.lower().endswith(tuple(suffixes)) and file.is_file()]
     names = {file.relative_to(folder).as_posix(): file for file in shown}
     seen = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))

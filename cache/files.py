@@ -87,15 +87,15 @@ def replacing_all(outs: Sequence[Path]) -> Iterator[list[Path]]:
 def remove_unfinished() -> None:
     """Remove what this process is writing: for where it must end on the spot."""
     for temporary in tuple(_unfinished):  # a thread may be changing it
-        if f".{os.getpid()}." in temporary.name:  # not what belongs to the process that forked this one
+        if f".{os.getpid()}." in f"{temporary.name}.":  # not what belongs to the process that forked this one
             with suppress(OSError):
                 temporary.unlink()
 
 
 def intended(file: Path) -> str | None:
     """The name that a temporary file was to take; None for any other file."""
-    found = re.fullmatch(r"\.(.+)\.\d+(\.\w+)", file.name)
-    return found[1] + found[2] if found else None
+    found = re.fullmatch(r"\.(.+?)\.\d+(\.[^.]+)?", file.name)
+    return found[1] + (found[2] or "") if found else None
 
 
 def sweep(folder: Path, is_ours: Callable[[str], bool]) -> None:

@@ -279,13 +279,13 @@ def find_images(tree: ImageFolder) -> Iterator[str]:
 
 
 def find_file(images: Path, path: str) -> Path:
-    """The file whose path `_text` writes as `path`."""
+    """The file whose path `as_text` writes as `path`."""
     file = images / raw_name(path)
     return file if file.exists() else images / path  # as a person writes it
 
 
 def raw_name(text: str) -> str:
-    """The name that `_text` writes so."""
+    """The name that `as_text` writes so."""
     written = text.encode("utf-8", "replace")
     return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), written))
 

@@ -136,7 +136,7 @@ def read(file: Path, label: str = "") -> Collection:
     """The images that a table names, below its folder or anywhere. Raises PackError."""
     images = Collector(str(file), str(file.absolute().parent))
     notes = _read(load(file, label), file.parent, "", label, images)
-    return _split_by_folders(images.collect(notes, f"as {file.name} says"))
+    return _split_by_folders(images.collect(notes, f"as {as_text(file.name)} says"))
 
 
 def read_folder(folder: Path, tables: Sequence[Table], label: str = "") -> Collection:

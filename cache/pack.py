@@ -42,7 +42,7 @@ from greyhound.cache.selection import (
     judge,
     match,
 )
-from greyhound.cache.shards import Shard, check_name_free, divide, shard_paths
+from greyhound.cache.shards import MAX_SHARDS, Shard, check_name_free, divide, shard_paths
 from greyhound.cache.source import SourceOptions, open_source
 from greyhound.cache.split import Assigned, Kept, Table, assign
 from greyhound.cache.store import Excluded, Header, PackError
@@ -86,7 +86,7 @@ class Options:
     source: SourceOptions = field(default_factory=SourceOptions)
 
     def __post_init__(self) -> None:
-        """Refuse shares that leave nothing to train on."""
+        """Refuse what no images can be packed by."""
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
             shares = f"val is {self.val} and test is {self.test}"
             raise PackError(f"{shares}; expected shares from 0, together below 1")
@@ -217,6 +217,7 @@ def transcode(data: bytes, background: str = WHITE) -> bytes:
 
 def _check_out(out: Path, shards: int) -> None:
     """Find out before the images are looked at, which takes long."""
+    divide(MAX_SHARDS, shards)  # refuses what is wrong for any number of images
     try:
         if out.is_dir():
             raise PackError(f"--out is the folder {out}; expected a file name, as in {out / 'images.arrow'}")

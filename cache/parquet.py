@@ -18,7 +18,7 @@ from greyhound.cache.collection import Collection, Collector
 from greyhound.cache.data_files import DataFiles
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import find_file
-from greyhound.cache.manifest import LABELS
+from greyhound.cache.manifest import LABELS, is_url
 from greyhound.cache.place import ByteRange, Place
 from greyhound.cache.store import PackError
 
@@ -88,7 +88,7 @@ def _add(
 ) -> None:
     """One image, its bytes at the end of the file; or where its path leads. Raises PackError, OSError."""
     data, path = _image(image)
-    there = find_file(home, path) if path and data is None else home
+    there = find_file(home, path) if path and data is None and not is_url(path) else home
     path = f"{name}-{path}" if path else name
     place: Place = ByteRange(Path(file.name), file.tell(), len(data or b""), path)
     if data is None and there.is_file():

@@ -82,12 +82,6 @@ def read_orientation(image: Image.Image) -> int:
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def turn_upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Stored pixels `[H, W, 3]` as a viewer shows them who heeds their EXIF orientation, 1..8."""
-    turn = _TURNS[orientation]
-    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
-
-
 def to_rgb(data: bytes, background: str = WHITE, around: int = 0) -> Picture:
     """The picture of a file. background: a colour, under what is transparent.
 

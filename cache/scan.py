@@ -119,16 +119,16 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """What `work` makes of each item, in so many threads, `most` ahead of the reader and no more."""
     ahead: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > most:
-                    yield ahead.popleft().result()
-            while ahead:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > most:
                 yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def counted(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Item]:

@@ -7,7 +7,6 @@ keeps its decision; the path tells equal copies apart.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -326,7 +325,7 @@ def _decision(row: Mapping[str, str], line: int, file: Path) -> Decision:
         raise PackError(f"{file} has {what} in line {line}; expected a path and 64 hexadecimal digits")
     if by not in deciders:
         raise PackError(f"{file} has {by[:80]!r} in the column by in line {line}; expected person or machine")
-    image, causes = Photograph(path.replace(os.sep, "/"), label, sha256), read_findings(row.get("causes"))
+    image, causes = Photograph(path, label, sha256), read_findings(row.get("causes"))
     return Decision(image, choices[choice], to, line, row.get("reason") or "", deciders[by], causes)
 
 

@@ -166,7 +166,7 @@ def check_name_free(pack: Path, count: int) -> None:
 
 
 def divide(images: int, shards: int) -> list[tuple[int, int]]:
-    """Cut so many rows into shards of equal numbers of images, but for one. Raises PackError."""
+    """Cut so many rows into shards whose sizes differ by one image at most. Raises PackError."""
     most = min(images, MAX_SHARDS)
     if not 1 <= shards <= most:
         raise PackError(f"shards is {shards}; expected 1 to {most}, at least an image in each")

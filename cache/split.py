@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from greyhound.cache.collection import SPLIT_WORDS
-from greyhound.cache.folder import NAMED, Sample
+from greyhound.cache.folder import NAMED, Sample, as_text
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import SPLITS, PackError
 from greyhound.cache.tables import read_table, unique_by_path
@@ -105,12 +105,10 @@ def assign(
     shares = {"test": asked.test, "val": asked.val}
     if drawn := not any(given):
         how = f"drawn by seed {asked.seed}: {asked.val:g} of each class for val, {asked.test:g} for test"
-        if not any(shares.values()):
-            return Assigned(["train"] * len(kept), [-1] * len(kept), how, tuple(notes))
     else:
         given = [split or "train" for split in given]
         _check_shared(given, [classes[source.label] for source, _ in kept])
-        how = f"as {table.file.name} says" if table and said else split_by
+        how = f"as {as_text(table.file.name)} says" if table and said else split_by
         shares = {} if "val" in given or not asked.val else {"val": asked.val}
         notes += _say_unused(asked, given, shares, how)
         how += (

@@ -1,7 +1,7 @@
 """Statistics of one image's pixels: luma, colour, tint, sharpness, hash. Pure functions.
 
 Before it: decoded pixels. After it: `ImageInfo` carries them, the survey judges by them, `twins` compares
-hashes.
+thumbnails.
 """
 
 from __future__ import annotations

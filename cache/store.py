@@ -218,7 +218,7 @@ class Pack:
         Raises PackError where there is no such row, or its bytes are corrupt or no longer decode.
         """
         from greyhound.cache.decode import DecodeError, decode
-        from greyhound.cache.picture import turn_upright
+        from greyhound.cache.stats import upright
 
         if not 0 <= index < len(self):
             raise PackError(f"{self.path} has no row {index}; expected 0 to {len(self) - 1}")
@@ -227,7 +227,7 @@ class Pack:
         except DecodeError as error:
             what = f"{self.describe(index)} no longer decodes ({error})"
             raise PackError(f"{self.path}: {what}; check the pack: greyhound verify {self.path}") from None
-        return turn_upright(pixels, int(self.orientations[index]))
+        return upright(pixels, int(self.orientations[index]))
 
     @contextmanager
     def naming_corrupt(self, ids: NDArray[np.int64]) -> Iterator[None]:

@@ -1,4 +1,5 @@
-"""Tables that a person brings, as an editor or Excel saved them: --exclude, --decisions, --split.
+"""Tables that a person brings, as an editor or Excel saved them: manifests, --exclude, --decisions,
+--split.
 
 Before it: a CSV file. After it: rows by column name. What is plain is taken: UTF-8 or UTF-16, columns divided
 by comma, semicolon or tab, a header in any case. What would have to be guessed is refused.
@@ -9,7 +10,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -37,8 +37,8 @@ class Line:
 
     @property
     def path(self) -> str:
-        """Relative to the packed folder, forward slashes."""
-        return self.cells["path"].replace(os.sep, "/")
+        """Relative to the packed folder."""
+        return self.cells["path"]
 
 
 def read_table(

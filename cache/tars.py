@@ -44,7 +44,7 @@ def read(data: DataFiles, label: str = "") -> Collection:
     for file, name, split in zip(data.files, data.names, splits, strict=True):
         try:
             with file.open("rb") as stream:
-                _read_one(stream, file, name, split, label, images, unused)
+                _read_one(stream, file, as_text(name), split, label, images, unused)
         except (tarfile.TarError, OSError, ValueError) as error:
             what = f"{file} is no whole tar ({' '.join(str(error).split())[:100]})"
             raise PackError(f"{what}; expected one that is not compressed: copy or write it again") from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 from collections import Counter
@@ -75,8 +76,8 @@ _LEAST_DRIVER: Final = {11: 450, 12: 525, 13: 580}
 class Facts:
     """What was learnt. cores: of all `processors` those that this process may use.
 
-    memory, shared_memory: bytes free; None where there is no shared memory. open_files: as many as allowed,
-    where known. versions: of packages, and `torch's CUDA` and `DALI's CUDA`. gpus: name and memory, as torch
+    memory, shared_memory: bytes free; None where there is no shared memory. open_files: as many as allowed.
+    versions: of packages, and `torch's CUDA` and `DALI's CUDA`. gpus: name and memory, as torch
     says. driver: its version, where known.
     """
 
@@ -85,7 +86,7 @@ class Facts:
     processors: int
     memory: int
     shared_memory: int | None
-    open_files: int | None
+    open_files: int
     versions: dict[str, str]
     gpus: tuple[str, ...]
     driver: str | None
@@ -110,19 +111,11 @@ def learn() -> Facts:
         processors=os.cpu_count() or 1,
         memory=available_memory(),
         shared_memory=shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None,
-        open_files=_open_files(),
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         versions=_versions(),
         gpus=tuple(map(_describe_gpu, gpus)),
         driver=kernel_driver(),
     )
-
-
-def _open_files() -> int | None:
-    with suppress(ModuleNotFoundError):  # Windows
-        import resource
-
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return None
 
 
 def _describe_gpu(place: int) -> str:
@@ -166,9 +159,8 @@ def _judge_machine(facts: Facts) -> Iterator[Finding]:
         advice = "the loader needs none, but NCCL and torch's DataLoader do: docker run --shm-size=8g"
         small, found = facts.shared_memory < 2**30, filesize.decimal(facts.shared_memory)
         yield _note_if(small, "shared memory", found, advice)
-    if facts.open_files is not None:
-        advice = f"raise it: ulimit -n {_LEAST_FILES}"
-        yield _note_if(facts.open_files < _LEAST_FILES, "open files", str(facts.open_files), advice)
+    advice = f"raise it: ulimit -n {_LEAST_FILES}"
+    yield _note_if(facts.open_files < _LEAST_FILES, "open files", str(facts.open_files), advice)
 
 
 def _note_if(holds: bool, about: str, found: str, advice: str) -> Finding:

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from limits import files_up_to
 from pictures import Drawn, draw
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -222,3 +223,18 @@ def test_an_empty_folder_is_filled_and_what_cannot_be_leaves_nothing_behind(tmp_
     with pytest.raises(demo.DemoError, match="is a file; expected"):
         demo.draw_demo(note, 2, 1)
     assert {*tmp_path.iterdir()} == {root, note} and note.read_text() == "mine"
+
+
+def test_a_link_to_an_empty_folder_is_filled_and_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    place, link = tmp_path / "disk" / "dogs", tmp_path / "dogs"
+    place.mkdir(parents=True)
+    link.symlink_to(place)
+    with (
+        files_up_to(100),
+        pytest.raises(demo.DemoError, match=r"dogs cannot be made \(File too large\); name"),
+    ):
+        demo.draw_demo(link, 2, 1)
+    assert {*tmp_path.iterdir()} == {place.parent, link} and not [*place.iterdir()]
+    demo.draw_demo(link, 2, 1)
+    assert link.is_symlink() and (place / "truth.csv").exists()
+    assert {*tmp_path.iterdir()} == {place.parent, link}

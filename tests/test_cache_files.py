@@ -50,8 +50,9 @@ def one_dead_one_alive(out: Path) -> Iterator[tuple[list[subprocess.Popen[str]],
             process.communicate()
 
 
-def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
-    out = tmp_path / "p[1].arrow"
+@pytest.mark.parametrize("name", ["p[1].arrow", "p", "v1.0-beta"])
+def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
     with one_dead_one_alive(out) as ((dead, alive), left):
         other = tmp_path / f".other.{dead.pid}.arrow"
         other.write_bytes(b"another pack's")

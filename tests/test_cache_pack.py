@@ -24,7 +24,6 @@ from PIL import Image, ImageOps, features
 from runs import Patch
 
 from greyhound.cache import pack as module
-from greyhound.cache import split as splitting
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import NO_LABEL, Sample, find_file, find_labelled, find_unlabelled
 from greyhound.cache.machine import has_dali
@@ -231,8 +230,8 @@ def near_twins(images: int, families: int, label: int = 0) -> list[tuple[Sample,
     return made
 
 
-def test_near_twins_stay_together(monkeypatch: Patch) -> None:
-    """A family that no split has room for is for training; where there is nothing to split, none are sought."""
+def test_near_twins_stay_together() -> None:
+    """A family that no split has room for is for training."""
     kept = near_twins(90, 30)
     for seed in range(5):
         splits = assign_splits(kept, Options(0.2, 0.3, seed))
@@ -242,7 +241,6 @@ def test_near_twins_stay_together(monkeypatch: Patch) -> None:
     splits = assign_splits(near_twins(30, 1) + near_twins(20, 20, label=1), Options(0.1, 0.2))
     assert count(splits[:30]) == (30, 0, 0)
     assert count(splits[30:]) == (14, 2, 4)
-    monkeypatch.setattr(splitting, "find_twins", lambda *_: pytest.fail("twins were sought"))
     assert assign_splits(near_twins(4, 2), Options(0, 0)) == ["train"] * 4
 
 
@@ -371,6 +369,23 @@ def test_what_a_list_excludes_keeps_its_reason_and_grayscale_can_be_kept(faulty:
     assert rows.keys() == {*why, "b/cut.jpg", "b/text.jpg", "loose.png"}
     assert rows["loose.png"].reason == "no class"
     assert rows["a/a_1.png"].thumbnail
+
+
+def test_a_pack_of_training_images_alone_keeps_its_twins_for_folds(tmp_path: Path) -> None:
+    files = {f"{'ab'[seed // 3]}/{seed}.png": noise(160, 120, seed) for seed in range(6)}
+    files |= {path.replace(".png", "-m.png"): pixels[:, ::-1] for path, pixels in files.items()}
+    root = folder(tmp_path / "images", {path: encode(pixels) for path, pixels in files.items()})
+    opened = pack_of(root, Options(val=0, test=0))
+    family = dict(zip(paths_of(opened), opened.families.tolist(), strict=True))
+    assert [*splits_of(opened)] == ["train"] * 12
+    assert len({*family.values()}) == 6 and -1 not in family.values()
+    assert all(family[path.replace("-m", "")] == found for path, found in family.items())
+
+
+def test_a_number_of_shards_that_no_pack_has_is_refused_at_once(root: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(module, "scan", lambda *_, **__: pytest.fail("images were looked at"))
+    with pytest.raises(PackError, match="shards is 0; expected 1 to"):
+        pack(root, root.parent / "p.arrow", Options(shards=0))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")

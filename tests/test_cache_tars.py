@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -382,6 +383,16 @@ def test_the_split_and_group_in_a_json_are_taken(root: Path) -> None:
     }
 
 
+def test_a_tar_and_a_table_whose_names_are_no_text_are_packed(root: Path) -> None:
+    home, out = root.parent / os.fsdecode(b"caf\xe9"), root.parent / "p.arrow"
+    pack(write_tar(home / os.fsdecode(b"\xe9.tar"), members("cls")), out)
+    assert Pack(out).image_path(0) == r"\xe9.tar/0/0000.png"
+    table = home / os.fsdecode(b"\xe9.csv")
+    table.write_text("path,label,split\n" + "".join(f"../images/{p},{label_of(p)},train\n" for p in DATA))
+    pack(table, out)
+    assert Pack(out).header.split_by.startswith(r"as \xe9.csv says")
+
+
 def test_parquet_that_numbers_its_classes_beside_one_that_names_them_is_refused(root: Path) -> None:
     home = root.parent / "set"
     home.mkdir()
@@ -396,8 +407,10 @@ def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
     labels: list[Any] = [label_of(path) for path in DATA]
     images += [{"bytes": None, "path": "x.jpg"}, {"bytes": DATA["no/0.png"], "path": "y/z.jpg"}]
     images += [{"bytes": b"", "path": "empty.jpg"}]
+    address = f"https://{'x' * 300}"  # longer than a file's name may be
+    images += [{"bytes": None, "path": address}]
     file = root.parent / "set.parquet"
-    pq.write_table(pa.table({"image": images, "label": [*labels, "no", None, "no"]}), file)
+    pq.write_table(pa.table({"image": images, "label": [*labels, "no", None, "no", "no"]}), file)
     header = pack(file, root.parent / "p")
     assert left_out(header) == {
         "set.parquet/000024-x.jpg": (
@@ -406,6 +419,10 @@ def test_what_parquet_cannot_give_is_left_out(root: Path) -> None:
         ),
         "set.parquet/000025-y/z.jpg": ("no label", ""),
         "set.parquet/000026-empty.jpg": ("undecodable", "the file is empty"),
+        f"set.parquet/000027-{address}": (
+            "missing file",
+            "the table holds no bytes of it, and its path is no file",
+        ),
     }
 
 

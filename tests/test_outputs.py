@@ -38,6 +38,19 @@ def contents(place: Path) -> dict[str, bytes]:
     return {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
 
 
+def test_a_folder_that_may_not_be_entered_is_one_line(ordinary: None, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0)
+    for line in (
+        ("cache/__main__.py", "info", "home/dogs.arrow"),
+        ("cache/__main__.py", "pack", "home/dogs", "--out", "p.arrow"),
+        ("cache/__main__.py", "demo", "home/dogs"),
+        ("train.py", "fast", "--pack", "home/dogs.arrow", "--out", "run"),
+    ):
+        answer = here(*line)
+        assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err
+        assert "home/dogs" in answer.err and "ermission denied" in answer.err
+
+
 def test_an_image_that_may_not_be_read_is_left_out_by_name(
     ordinary: None, run: Path, images: Path, here: Here, tmp_path: Path
 ) -> None:

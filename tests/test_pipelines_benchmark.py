@@ -16,7 +16,7 @@ import pytest
 import torch
 from engines import needs_dali
 from PIL import Image
-from runs import Here
+from runs import Here, Patch
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import measure, peers, rows, table
@@ -101,7 +101,7 @@ def burn(pack: Pack, workers: int) -> Iterator[int]:
 
 
 @pytest.mark.alone
-def test_core_time_includes_that_of_workers(colour_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_time_includes_that_of_workers(colour_pack: Pack, monkeypatch: Patch) -> None:
     monkeypatch.setitem(rows.ROWS, "burn", Row(burn, "ours"))
     taken = measure.sample("burn", colour_pack.path, 0.5)
     assert taken.core_ms_per_image == pytest.approx(10, rel=0.25)
@@ -116,17 +116,17 @@ def test_core_time_includes_that_of_workers(colour_pack: Pack, monkeypatch: pyte
     assert measure.core_seconds() - before >= 0.25, "also once it has ended"
 
 
-def test_a_result_is_the_median_and_its_spread_and_a_missing_package_is_named() -> None:
+def test_a_result_is_the_median_and_its_spread_and_a_missing_package_is_named(monkeypatch: Patch) -> None:
     samples = [Sample(10, 3.0, 100), Sample(30, 1.0, 300), Sample(20, 2.0, 200)]
     assert measure.summarise("x", samples) == Result("x", 20, 2.0, 200, (1.0, 3.0))
     assert rows.lacking(Row(burn, "ours", "no_such_module", "some-package")) == "pip install some-package"
     assert rows.lacking(Row(burn, "ours")) == ""
+    monkeypatch.setattr(rows, "has_dali", lambda: False)  # though other wheels are below nvidia
+    assert rows.lacking(rows.ROWS["dali-cpu-encoded"]) == "pip install nvidia-dali-cuda120"
 
 
 @needs_dali
-def test_engines_must_agree_to_be_timed(
-    colour_pack: Pack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_engines_must_agree_to_be_timed(colour_pack: Pack, monkeypatch: Patch, tmp_path: Path) -> None:
     def biased(pack: Pack, name: str, tier: str) -> torch.Tensor:
         return torch.full((1, 3, 4, 4), 0.5 if name == "threads" else 0.51)
 
@@ -145,9 +145,7 @@ def content(**costs: tuple[float, float, float]) -> dict[str, Any]:
     return {"machine": "m", "date": "2026-11-24", "data": "d", "rows": rows}
 
 
-def test_comparing_names_what_became_slower(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparing_names_what_became_slower(capsys: pytest.CaptureFixture[str], monkeypatch: Patch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     old = content(a=(1, 2, 3), b=(1, 2, 3), c=(4, 5, 6))
     new = content(a=(3.5, 4, 5), b=(2, 3, 4), c=(1, 2, 3))

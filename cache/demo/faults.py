@@ -98,19 +98,18 @@ def draw_demo(
     plans = plan_demo(classes, per_class, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft_folder = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+            draft = Path(scratch) / out.name
+            for folder in {Path(plan.path).parent for plan in plans}:
+                (draft / folder).mkdir(parents=True)
+            boxes = list(counted(_write_all(draft, plans, seed), len(plans), progress))
+            truth = ((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
+            _write_table(draft / "truth.csv", ("path", "label", "fault", "of", "detail"), truth)
+            places = ((p.path, *box) for p, box in zip(plans, boxes, strict=True) if box)
+            _write_table(draft / "boxes.csv", ("path", "left", "top", "right", "bottom"), places)
+            draft.rename(out.resolve())  # which may be an empty folder, or a link to one
     except OSError as error:
         raise DemoError(f"{out} cannot be made ({error.strerror}); name another folder") from None
-    with draft_folder as scratch:
-        draft = Path(scratch) / out.name
-        for folder in {Path(plan.path).parent for plan in plans}:
-            (draft / folder).mkdir(parents=True)
-        boxes = list(counted(_write_all(draft, plans, seed), len(plans), progress))
-        truth = ((p.path, _folder(p.breed), p.fault, p.of, p.detail) for p in plans)
-        _write_table(draft / "truth.csv", ("path", "label", "fault", "of", "detail"), truth)
-        places = ((p.path, *box) for p, box in zip(plans, boxes, strict=True) if box)
-        _write_table(draft / "boxes.csv", ("path", "left", "top", "right", "bottom"), places)
-        draft.rename(out)  # which may be an empty folder
     return Counter(plan.fault for plan in plans if plan.fault)
 
 

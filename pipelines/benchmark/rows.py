@@ -20,6 +20,7 @@ import torch
 
 from greyhound.cache.errors import UserError
 from greyhound.cache.folder import find_unlabelled
+from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import write_all
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import log2_reduction
@@ -133,6 +134,7 @@ ROWS: Final[dict[str, Row]] = {
 
 def lacking(row: Row) -> str:
     """What this machine lacks for a row, or nothing."""
-    if row.needs and find_spec(row.needs.partition(".")[0]) is None:
+    there = has_dali() if row.needs == _DALI[0] else not row.needs or find_spec(row.needs)
+    if not there:
         return f"pip install {row.package}"
     return "needs an NVIDIA GPU" if row.device == "gpu" and not torch.cuda.is_available() else ""
