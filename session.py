@@ -171,12 +171,20 @@ def trained_pack_path(run: Run) -> Path:
     """
     known = run.read(PACK)
     was, beside = Path(known["path"]), str(known["beside"])
-    if any(file.exists() for file in find(was)):
+    if _is_there(was):
         return was
     there = run.folder / beside
-    if beside and any(file.exists() for file in find(there)) and Pack(there).header.digest == known["digest"]:
+    if beside and _is_there(there) and Pack(there).header.digest == known["digest"]:
         return there
     raise RunError(f"the pack of {run.folder} is no longer at {was}; name it: --pack PACK")
+
+
+def _is_there(pack: Path) -> bool:
+    """Whether a pack lies there, in a folder that may be entered."""
+    try:
+        return any(file.exists() for file in find(pack))
+    except PermissionError:
+        return False
 
 
 def open_versions(engine: str, name: str, device: torch.device) -> dict[str, str]:

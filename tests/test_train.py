@@ -580,6 +580,17 @@ def test_a_run_and_its_pack_may_be_moved_together(run: Path, colour_pack: Pack, 
             session.open_trained_pack(Run(run), None, ONE_THREAD)
 
 
+def test_a_pack_beside_the_run_is_found_where_its_first_place_may_not_be_entered(
+    run: Path, colour_pack: Pack, ordinary: None
+) -> None:
+    (home := run.parent / "home").mkdir(mode=0)
+    shutil.copy(colour_pack.path, run.parent / "p.arrow")
+    Run(run).write(
+        "pack.json", Run(run).read("pack.json") | {"path": f"{home}/p.arrow", "beside": "../p.arrow"}
+    )
+    assert session.open_trained_pack(Run(run), None, ONE_THREAD).path.samefile(run.parent / "p.arrow")
+
+
 def test_resuming_a_finished_run_changes_nothing(
     tiny_run: Path, colour_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
