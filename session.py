@@ -176,7 +176,7 @@ def trained_pack_path(run: Run) -> Path:
     there = run.folder / beside
     if beside and _is_there(there) and Pack(there).header.digest == known["digest"]:
         return there
-    raise RunError(f"the pack of {run.folder} is no longer at {was}; name it: --pack PACK")
+    raise RunError(f"the pack of {run.folder} cannot be found at {was}; name it: --pack PACK")
 
 
 def _is_there(pack: Path) -> bool:

@@ -57,4 +57,6 @@ def train_into(train: Train, options: TrainOptions, stop: Stop, folder: Path, re
     train(replace(options, out=folder, recipe=recipe, resume=resume, force=force), stop)
     if stage := kept(report.reached(folder)):
         return stage
-    raise RecipeError(f"{folder} was trained and has no results; remove it, and it is trained again")
+    raise RecipeError(
+        f"{folder} was trained and has no results; put them back, or name another folder: --out"
+    )

@@ -47,7 +47,7 @@ class ValueFormatError(UserError):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a program's `main` and leave with its exit code.
 
-    A UserError, or a path that may not be read, is one line on standard error, exit code 2. Ctrl-C and the
+    A UserError, or a path that may not be used, is one line on standard error, exit code 2. Ctrl-C and the
     other `ENDINGS`: 128 and the signal's number. Any other error is a bug: one line that names the file with
     its traceback, exit code 1.
     """
@@ -70,10 +70,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             sys.stdout.flush()
             os._exit(BAD_INPUT)
         sys.exit(BAD_INPUT)
-    except PermissionError as error:  # of asking whether a path exists, in a folder that may not be entered
-        _complain(f"error: {error.filename or 'a file'}: permission denied; expected one that you may read")
-        sys.exit(BAD_INPUT)
     except Exception as error:
+        _refuse_forbidden(error)
         with tempfile.NamedTemporaryFile("w", prefix="greyhound-", suffix=".log", delete=False) as file:
             traceback.print_exc(file=file)
         _complain(f"unexpected {type(error).__name__}: {error} -- please report it with {file.name}")
@@ -98,6 +96,16 @@ def read_or_exit(read: Callable[[], Result]) -> Result:
         return read()
     except UserError as error:
         _complain(f"error: {error}")
+        sys.exit(BAD_INPUT)
+    except PermissionError as error:
+        _refuse_forbidden(error)
+        raise
+
+
+def _refuse_forbidden(error: Exception) -> None:
+    """End with one line where a path may not be used: asking whether it exists fails in a closed folder."""
+    if isinstance(error, PermissionError) and error.filename:
+        _complain(f"error: {error.filename}: {error.strerror}; expected one that you may use")
         sys.exit(BAD_INPUT)
 
 

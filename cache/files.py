@@ -95,7 +95,8 @@ def remove_unfinished() -> None:
 def intended(file: Path) -> str | None:
     """The name that a temporary file was to take; None for any other file."""
     found = re.fullmatch(r"\.(.+?)\.\d+(\.[^.]+)?", file.name)
-    return found[1] + (found[2] or "") if found else None
+    name, suffix = (found[1] + (found[2] or ""), found[2] or "") if found else ("", "")
+    return name if name and Path(name).suffix == suffix else None  # as `_temporary` names it
 
 
 def sweep(folder: Path, is_ours: Callable[[str], bool]) -> None:

@@ -54,8 +54,9 @@ def one_dead_one_alive(out: Path) -> Iterator[tuple[list[subprocess.Popen[str]],
 def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     with one_dead_one_alive(out) as ((dead, alive), left):
-        other = tmp_path / f".other.{dead.pid}.arrow"
+        other, copy = tmp_path / f".other.{dead.pid}.arrow", tmp_path / ".p[1].arrow.1"
         other.write_bytes(b"another pack's")
+        copy.write_bytes(b"a person's")
         with replacing_all([out]) as (temporary,):
             temporary.write_bytes(b"whole")
             assert not left[0].exists()
@@ -63,7 +64,7 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: 
         alive.communicate("")
         assert alive.returncode == 0
         assert out.read_bytes() == b"half", "the last one to end"
-    assert set(tmp_path.iterdir()) == {other, out}
+    assert set(tmp_path.iterdir()) == {other, copy, out}
 
 
 def test_a_folder_that_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:

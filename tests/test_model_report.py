@@ -585,6 +585,7 @@ def test_a_corrupt_file_is_made_again_where_that_is_possible() -> None:
     assert report.remedy(Path("r/recipe.json")) == other
     assert report.remedy(Path("r/metrics.jsonl")) == f"put back what train wrote, or {other}"
     assert report.remedy(Path("r/eval.json")) == "delete it, then: greyhound eval --run r"
+    assert report.remedy(Path("r/lr.png")) == "delete it: the report does without"
 
 
 def test_what_is_no_run_and_no_picture_is_refused(run: Path, tmp_path: Path) -> None:
@@ -814,7 +815,7 @@ def test_lists_are_cut_short_and_name_the_file_that_has_all(run: Path) -> None:
     ("text_", "shown"),
     [
         ("/home/anna/weights.pth", "weights.pth"),
-        ("the pack of /tmp/runs/dogs is no longer at /data/anna/p.arrow; name it", "the pack of dogs is no longer at p.arrow; name it"),
+        ("the pack of /tmp/runs/dogs cannot be found at /data/anna/p.arrow; name it", "the pack of dogs cannot be found at p.arrow; name it"),
         ("a/b/c.jpg", "a/b/c.jpg"),
         ("cannot open /home/me/My Photos/x.arrow", "cannot open x.arrow"),
         ("at /data/a.arrow, 1/2 and p.arrow of /a b/c, 1/2", "at a.arrow, 1/2 and p.arrow of c, 1/2"),

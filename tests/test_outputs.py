@@ -45,6 +45,8 @@ def test_a_folder_that_may_not_be_entered_is_one_line(ordinary: None, here: Here
         ("cache/__main__.py", "pack", "home/dogs", "--out", "p.arrow"),
         ("cache/__main__.py", "demo", "home/dogs"),
         ("train.py", "fast", "--pack", "home/dogs.arrow", "--out", "run"),
+        ("train.py", "fast", "--pack", "p.arrow", "--out", "home/dogs"),
+        ("train.py", "--resume", "--out", "home/dogs"),
     ):
         answer = here(*line)
         assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err

@@ -576,7 +576,7 @@ def test_a_run_and_its_pack_may_be_moved_together(run: Path, colour_pack: Pack, 
     shutil.copy(coded_pack.path, run.parent / "p.arrow")  # another one is there
     for beside in ("../p.arrow", "../none.arrow", ""):
         Run(run).write("pack.json", known | {"beside": beside})
-        with pytest.raises(RunError, match=r"is no longer at /gone/p\.arrow; name it: --pack PACK"):
+        with pytest.raises(RunError, match=r"cannot be found at /gone/p\.arrow; name it: --pack PACK"):
             session.open_trained_pack(Run(run), None, ONE_THREAD)
 
 

@@ -92,7 +92,7 @@ def test_without_the_pack_it_is_1_and_says_why(
     opened.run.write("pack.json", content | {"path": str(tmp_path / "gone.arrow"), "beside": ""})
     found = temperature(opened, 1, ONE_THREAD)
     assert found.temperature == 1
-    assert found.why.endswith(f"is no longer at {tmp_path / 'gone.arrow'}; name it: --pack PACK")
+    assert found.why.endswith(f"cannot be found at {tmp_path / 'gone.arrow'}; name it: --pack PACK")
     assert "has other classes than" in temperature(opened, 1, ONE_THREAD, coded_pack.path).why
     assert not (opened.run.folder / "calibration.json").exists()
     assert temperature(opened, 1, ONE_THREAD, colour_pack.path) == MADE

@@ -97,9 +97,10 @@ def draw_demo(
             raise DemoError(f"{out} is {found}; expected a new or empty folder: name another, or remove it")
     plans = plan_demo(classes, per_class, seed)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-            draft = Path(scratch) / out.name
+        place = out.resolve()  # of a link to an empty folder, perhaps on another disk
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
+            draft = Path(scratch) / place.name
             for folder in {Path(plan.path).parent for plan in plans}:
                 (draft / folder).mkdir(parents=True)
             boxes = list(counted(_write_all(draft, plans, seed), len(plans), progress))
@@ -107,9 +108,11 @@ def draw_demo(
             _write_table(draft / "truth.csv", ("path", "label", "fault", "of", "detail"), truth)
             places = ((p.path, *box) for p, box in zip(plans, boxes, strict=True) if box)
             _write_table(draft / "boxes.csv", ("path", "left", "top", "right", "bottom"), places)
-            draft.rename(out.resolve())  # which may be an empty folder, or a link to one
+            draft.rename(place)  # which may be an empty folder
+    except BrokenPipeError:  # of the progress: its reader has seen enough
+        raise
     except OSError as error:
-        raise DemoError(f"{out} cannot be made ({error.strerror}); name another folder") from None
+        raise DemoError(f"{out} cannot be made ({error.strerror or error}); name another folder") from None
     return Counter(plan.fault for plan in plans if plan.fault)
 
 

@@ -222,9 +222,13 @@ def remedy(path: Path) -> str:
     maker, other = command(path.parent, path.name), command(Path("OTHER"), RECIPE)
     if path.name in (RECIPE, PACK):
         return f"train into another folder: {other}"
-    if maker.startswith("greyhound train"):  # --resume makes hardly any of its files again
-        return f"put back what train wrote, or train into another folder: {other}"
-    return f"delete it, then: {maker}"
+    if not maker.startswith("greyhound train"):
+        return f"delete it, then: {maker}"
+    if path.suffix == ".png" or path.name == FIND_LR:
+        return "delete it: the report does without"
+    return (
+        f"put back what train wrote, or train into another folder: {other}"  # --resume does not make it again
+    )
 
 
 def picture(path: Path) -> str | None:
