@@ -22,6 +22,7 @@ from greyhound.model.run import (
     LAST,
     METRICS,
     PACK,
+    PROBE,
     RECIPE,
     SWA,
     THREADS,
@@ -184,7 +185,7 @@ def refuse_lost(folder: Run) -> None:
     """
     found = [AVERAGED] if (folder.folder / AVERAGED).exists() else []
     # A kill may leave the first epoch's row and no last.ckpt yet; behind a probe last.ckpt comes first.
-    without_checkpoint = 0 if folder.read(RECIPE).get("linear_probe") else 1
+    without_checkpoint = 0 if (folder.folder / PROBE).exists() else 1
     if len(folder.rows(METRICS)) > without_checkpoint:
         found.append(METRICS)
     if found:
