@@ -335,6 +335,8 @@ def read_checked(path: Path, remedy: str) -> Any:
         content = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise
+    except PermissionError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); make it readable") from None
     except (OSError, ValueError, RecursionError) as error:
         found, expected = " ".join(str(error).split()), "one JSON object a line" if lines else "JSON"
         raise RunError(f"{path} cannot be read ({found}); expected {expected}; {remedy}") from None

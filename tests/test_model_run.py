@@ -99,6 +99,15 @@ def test_auto_takes_what_validated_best_of_what_is_there(tmp_path: Path) -> None
         assert Run(tmp_path).load("auto")[0] == taken
 
 
+def test_a_file_that_may_not_be_read_is_no_reason_to_train_again(tmp_path: Path, ordinary: None) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "recipe.json").chmod(0)
+    with pytest.raises(
+        RunError, match=r"recipe\.json cannot be read \(Permission denied\); make it readable$"
+    ):
+        Run(tmp_path).read("recipe.json")
+
+
 def test_auto_needs_no_last_checkpoint_where_another_is(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "best.ckpt", {"network": {}, "score": 0.5})
     (tmp_path / "last.ckpt").write_bytes(b"corrupt")
