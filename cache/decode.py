@@ -106,3 +106,14 @@ def _decode_with_pillow(encoded: NDArray[np.uint8]) -> Pixels:
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise whatever their formats make them raise
         raise DecodeError(f"no decoder reads it: {error}") from None
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """A stored image `[H, W, 3]` as a viewer shows it; orientation: EXIF, 1..8."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

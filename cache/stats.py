@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from greyhound.cache.decode import LUMA, downsample, luma
+from greyhound.cache.decode import LUMA, downsample, luma, upright
 from greyhound.cache.nearby import THUMBNAIL, cosines
 
 GREY_SPREAD: Final = 6.0
@@ -209,14 +209,3 @@ def _reduced(pixels: NDArray[np.uint8], side: int) -> tuple[int, int]:
     height, width = pixels.shape[:2]
     scale = min(1, side / min(height, width))
     return round(width * scale), round(height * scale)
-
-
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A stored image `[H, W, 3]` as a viewer shows it; orientation: EXIF, 1..8."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)

@@ -217,8 +217,7 @@ class Pack:
 
         Raises PackError where there is no such row, or its bytes are corrupt or no longer decode.
         """
-        from greyhound.cache.decode import DecodeError, decode
-        from greyhound.cache.stats import upright
+        from greyhound.cache.decode import DecodeError, decode, upright
 
         if not 0 <= index < len(self):
             raise PackError(f"{self.path} has no row {index}; expected 0 to {len(self) - 1}")

@@ -1,5 +1,4 @@
-"""Tables that a person brings, as an editor or Excel saved them: manifests, --exclude, --decisions,
---split.
+"""Tables that a person brings, as an editor or Excel saved them: manifests, exclusions, decisions, splits.
 
 Before it: a CSV file. After it: rows by column name. What is plain is taken: UTF-8 or UTF-16, columns divided
 by comma, semicolon or tab, a header in any case. What would have to be guessed is refused.

@@ -226,9 +226,8 @@ def remedy(path: Path) -> str:
         return f"delete it, then: {maker}"
     if path.suffix == ".png" or path.name == FIND_LR:
         return "delete it: the report does without"
-    return (
-        f"put back what train wrote, or train into another folder: {other}"  # --resume does not make it again
-    )
+    # --resume makes it no more.
+    return f"put back what train wrote, or train into another folder: {other}"
 
 
 def picture(path: Path) -> str | None:
