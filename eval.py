@@ -130,6 +130,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             raise UserError("--images is for one process; start it without torchrun, or pack the images")
         resources = job.resources.shared(distributed.local_world_size())
         job, folder = replace(job, resources=resources), Run(job.run)
+        distributed.broadcast_from_main(folder.refuse_read_only)
         trained = open_trained(folder, job.checkpoint, resources)
         origin = trained.origin
         with open_images(job, folder, engine) as (pack, asked, name):

@@ -98,6 +98,7 @@ def explain(job: Job) -> None:
     with refusing_out_of_memory(f"{job.count} images at once", "lower --count, or use --device cpu"):
         boxes = read_boxes(job.boxes) if job.boxes else {}
         folder, (_, _, device) = Run(job.run), open_device(job.resources)
+        folder.refuse_read_only()
         origin, network = folder.network(job.checkpoint, device)
         pack = open_trained_pack(folder, job.pack, job.resources)
         recipe = folder.read(RECIPE)

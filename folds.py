@@ -16,6 +16,7 @@ import numpy as np
 from greyhound.cache.cli import Stop, note
 from greyhound.cache.folds import Fold
 from greyhound.cache.machine import alone
+from greyhound.cache.store import Pack
 from greyhound.model import metrics
 from greyhound.model.report import compare, report
 from greyhound.model.run import FOLDS, Run, RunError
@@ -26,9 +27,6 @@ from greyhound.several import Train, begun, train_into
 PAGE: Final = "folds.html"
 SHARED: Final = "folds share training images, so the spread over folds is no standard error"
 CHOSEN: Final = "where a fold chose among several results, it chose by the images that it is measured on here"
-NEXT: Final = (
-    "next: the same command without --folds, to another --out; greyhound eval tests what comes of it"
-)
 
 
 def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
@@ -53,6 +51,7 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
         found = summary(results)
         run.write(FOLDS, content | found)
         conclude(folders, found)
+        print(next_step(Pack(asked.pack)))
     return 0
 
 
@@ -73,6 +72,13 @@ def summary(results: Sequence[Any]) -> dict[str, Any]:
     }
 
 
+def next_step(pack: Pack) -> str:
+    """What to do with what was learnt, in words. pack: as it is without folds."""
+    pack_first = "" if len(pack.ids("val")) else "pack again, with --val 0.1 for example; then "
+    test = "; greyhound eval tests what comes of it" if len(pack.ids("test")) else ""
+    return f"next: {pack_first}the same command without --folds, to another --out{test}"
+
+
 def conclude(folders: Sequence[Path], found: dict[str, Any]) -> None:
     """The page, and the closing lines."""
     low, high = found["interval"]
@@ -86,4 +92,4 @@ def conclude(folders: Sequence[Path], found: dict[str, Any]) -> None:
         lines.append(CHOSEN)
     sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
     page = compare.build(folders, folders[0].parent / PAGE, "Cross-validation", sentences).path
-    print(*lines, f"page: {page}", NEXT, sep="\n")
+    print(*lines, f"page: {page}", sep="\n")

@@ -76,9 +76,22 @@ def expand(words: Sequence[str]) -> list[str]:
         there = word == STDIN or os.path.lexists(word)
         matches = [word] if there else _outermost(glob.glob(word, recursive=True))  # noqa: PTH207 - as typed
         if not matches:
+            _refuse_closed(word)
             raise UserError(f"there is no {word}; expected files, folders or patterns, or - for a list")
         found += matches
     return found
+
+
+def _refuse_closed(word: str) -> None:
+    """Refuse a path through a folder that may not be entered: nothing can be said of what is there."""
+    try:
+        os.lstat(word)
+    except PermissionError as error:
+        raise UserError(
+            f"{word} cannot be looked at ({error.strerror}); name files that you may read"
+        ) from None
+    except OSError:
+        return  # which has no such file
 
 
 def _outermost(matches: list[str]) -> list[str]:

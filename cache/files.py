@@ -32,6 +32,14 @@ class WriteError(UserError):
     """A file cannot be written."""
 
 
+def unwritable(path: Path, error: OSError) -> str:
+    """That a file cannot be written, why, and what to do, in words."""
+    remedies = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there")
+    remedies |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make its folder writable")
+    remedy = remedies.get(error.errno or 0, "name another place")
+    return f"{path} cannot be written ({error.strerror or error}); {remedy}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside `path`; it takes `path`'s place if the block ends well.

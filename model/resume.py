@@ -160,7 +160,7 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
     paths = kept(last)
     if not paths:
         refuse_lost(folder)
-        say(f"{folder.folder} has no checkpoint yet: the training starts anew")
+        say(f"{folder.folder} has no {LAST} yet: the training starts anew")
         return None
     if last not in paths:
         say(f"{last} is not there; looking at the one before it")
@@ -175,7 +175,9 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
         if path != last and repair:
             path.replace(last)
         return content
-    return load(paths[0])  # every one is corrupt: the newest is named
+    names = " and ".join(path.name for path in paths)
+    todo = "put one back, or train into another folder: --out"
+    raise CorruptCheckpointError(f"{folder.folder}: {names} cannot be gone on from; {todo}")
 
 
 def refuse_lost(folder: Run) -> None:

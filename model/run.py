@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from greyhound.cache.errors import UserError
-from greyhound.cache.files import replacing
+from greyhound.cache.files import replacing, unwritable
 from greyhound.model import checkpoint, distributed
 from greyhound.model.network import WeightsError, build
 
@@ -239,6 +240,13 @@ class Run:
             raise RunError(f"{path}: no {missing[0]}; {todo}")
         return content
 
+    def refuse_read_only(self) -> None:
+        """Refuse a folder that no result can be written to, before the work for it. Raises RunError."""
+        if self.folder.is_dir() and not os.access(self.folder, os.W_OK, effective_ids=True):
+            raise RunError(
+                f"{self.folder} may not be written to, where the result goes; make it writable, or copy it"
+            )
+
     def write(self, name: str, content: Any) -> None:
         """Write one JSON file, whole or not at all."""
         self.write_text(name, json.dumps(content, indent=1) + "\n")
@@ -251,9 +259,7 @@ class Run:
             with replacing(self.folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as error:
-            reason = error.strerror or error
-            found = f"{self.folder / name} cannot be written ({reason})"
-            raise RunError(f"{found}; name another place, or make room in this one") from None
+            raise RunError(unwritable(self.folder / name, error)) from None
 
     def rows(self, name: Rows) -> list[dict[str, Any]]:
         """One row an epoch: what it came to, or how long it took; or a row for some steps. Raises RunError.

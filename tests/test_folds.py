@@ -18,12 +18,12 @@ from greyhound.cache.errors import UserError
 from greyhound.cache.folds import ALONE, Fold, deal
 from greyhound.cache.pack import Options
 from greyhound.cache.split import Table
-from greyhound.cache.store import SPLITS, Pack
-from greyhound.folds import cross_validate, summary
+from greyhound.cache.store import SPLITS, Pack, PackError
+from greyhound.folds import cross_validate, next_step, summary
 from greyhound.model import metrics
 from greyhound.model.run import BEST, PACK, PROBE, Run, RunError
 from greyhound.recipe import FAST, Averaging, TrainOptions
-from greyhound.session import fold_of, open_trained_pack
+from greyhound.session import fold_of, open_pack, open_trained_pack
 
 PROBED = replace(FULL, phases=(), averaging=Averaging(steps=0))
 
@@ -122,6 +122,22 @@ def test_what_folds_came_to_by_hand() -> None:
     assert (found["accuracy"], found["cross_entropy"]) == pytest.approx((0.8, 1.75))
     assert found["interval"] == pytest.approx(metrics.wilson(32, 40))
     assert (found["mean"], found["least"], found["highest"]) == pytest.approx((0.7, 0.5, 0.9))
+
+
+def test_the_next_command_is_one_that_the_pack_allows(grouped: Pack, tmp_path: Path) -> None:
+    assert next_step(grouped) == (
+        "next: the same command without --folds, to another --out; greyhound eval tests what comes of it"
+    )
+    from greyhound.cache import pack
+
+    pack.pack(grouped.path.parent / "images", tmp_path / "p.arrow", Options(val=0, test=0))
+    opened = Pack(tmp_path / "p.arrow")
+    said = next_step(opened)
+    assert said == (
+        "next: pack again, with --val 0.1 for example; then the same command without --folds, to another --out"
+    )
+    with pytest.raises(PackError, match=r"pack again, with --val 0\.2"):
+        open_pack(opened.path, ONE_THREAD)
 
 
 @pytest.fixture(autouse=True)

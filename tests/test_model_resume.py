@@ -284,7 +284,7 @@ def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
         train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: signal.SIGTERM)
     (out / DIVERGED).write_text("{}")
     resume(colour_pack, out, PROBED)
-    assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
+    assert "has no last.ckpt yet: the training starts anew" in capsys.readouterr().err
     assert not (out / DIVERGED).exists()
 
 
@@ -296,7 +296,7 @@ def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
         path.unlink()
     assert (half / BEST).exists() and report.build(half).exists()
     resume(colour_pack, half, PROBED)
-    assert "has no checkpoint yet: the training starts anew" in capsys.readouterr().err
+    assert "has no last.ckpt yet: the training starts anew" in capsys.readouterr().err
 
 
 def test_images_that_are_damaged_no_longer_are_not_said_to_be(run: Path, colour_pack: Pack) -> None:
@@ -426,7 +426,9 @@ def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
 ) -> None:
     (run / LAST).unlink()
     flip(numbered(run / LAST, 1))
-    with pytest.raises(CheckpointError, match=r"last\.1\.ckpt is corrupt"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.1\.ckpt cannot be gone on from; put one back, or train into"
+    ):
         resume(colour_pack, run)
     assert (run / BEST).exists() and not (run / PROBE).exists()
 

@@ -47,6 +47,7 @@ def test_a_folder_that_may_not_be_entered_is_one_line(ordinary: None, here: Here
         ("train.py", "fast", "--pack", "home/dogs.arrow", "--out", "run"),
         ("train.py", "fast", "--pack", "p.arrow", "--out", "home/dogs"),
         ("train.py", "--resume", "--out", "home/dogs"),
+        ("predict.py", "--run", "run", "home/dogs/1.jpg"),
     ):
         answer = here(*line)
         assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err
@@ -81,10 +82,10 @@ def test_an_image_that_may_not_be_read_is_left_out_by_name(
         ("cache/__main__.py survey images --out run", "--out run is no folder that can be written to"),
         ("cache/__main__.py demo run/demo", "run/demo cannot be made (NO)"),
         ("train.py fast --pack PACK --out run/new SMALL", "run/new cannot be made or written (NO)"),
-        ("eval.py --run run --crops 1 --device cpu", "run/confusion.png cannot be written (NO)"),
-        ("eval.py --run run --images images --device cpu", "run/confusion-images.png cannot be written (NO)"),
+        ("eval.py --run run --crops 1 --device cpu", "run may not be written to, where the result goes; make it"),
+        ("eval.py --run run --images images --device cpu", "run may not be written to, where the result goes"),
         ("predict.py --run run images --out run/p.csv --device cpu", "run/p.csv cannot be written (NO)"),
-        ("explain.py --run run --device cpu", "run/saliency.png cannot be written (NO)"),
+        ("explain.py --run run --device cpu", "run may not be written to, where the result goes"),
         ("review.py --run run --out run/labels.json --device cpu", "run/labels.json cannot be written (NO)"),
     ],
 )  # fmt: skip
@@ -148,7 +149,7 @@ def test_a_report_that_finds_no_room_ends_no_training(
     answer = here("train.py", "fine", *arguments, "--no-linear-probe")
     assert answer.code == 2
     *notes, error = answer.err.splitlines()
-    said = "run/report.html cannot be written (No space left on device)"
+    said = "run/report.html cannot be written (No space left on device); make room there"
     assert notes == [f"note: no report yet: {said}"]
     assert error == f"error: {said}"
     assert {"last.ckpt", "best.ckpt", "metrics.jsonl"} <= set(contents(tmp_path / "run"))

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from greyhound.cache.files import replacing
+from greyhound.cache.files import replacing, unwritable
 from greyhound.model.run import RunError
 
 Pixels = NDArray[np.uint8]
@@ -219,7 +219,7 @@ def _save(figure: Figure, path: Path, **options: Any) -> None:
         with replacing(path) as temporary:
             _print(figure, temporary, **options)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror or error}); make room there") from None
+        raise RunError(unwritable(path, error)) from None
 
 
 def _print(figure: Figure, target: Path | io.BytesIO, dpi: int = _DOTS, **options: Any) -> None:

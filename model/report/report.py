@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from PIL import Image
 
-from greyhound.cache.files import replacing
+from greyhound.cache.files import replacing, unwritable
 from greyhound.model.lr_range import depends_on
 from greyhound.model.metrics import PAIRS, confused, confused_pairs
 from greyhound.model.network import in_imagenet
@@ -114,7 +114,7 @@ def write_page(template: str, content: Row, path: Path) -> Path:
         with replacing(path) as temporary:
             temporary.write_bytes(page.encode("utf-8", "replace"))  # a file's name may be invalid text
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror or error})") from None
+        raise RunError(unwritable(path, error)) from None
     return path
 
 
