@@ -16,7 +16,6 @@ import io
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -71,7 +70,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain, progress_bar, run
@@ -245,8 +243,7 @@ def show_mistakes(
 
     def show(place: int) -> dict[str, Any]:
         try:
-            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-                pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
+            pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
             thumbnail = encode_thumbnail(pixels, SIDE)
         except Exception:  # Pillow is stricter than the engines, or the pack was written to since
             thumbnail = ""

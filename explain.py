@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from greyhound.cache.cli import end_quietly, read_or_exit
+from greyhound.cache.machine import alone
 from greyhound.cache.options import read_options
 from greyhound.pipelines.engine import Resources
 
@@ -59,7 +60,7 @@ class Job:
 if __name__ == "__main__":
     # Ctrl-C ends the imports without a traceback. --help and a slip are answered before them.
     end_quietly()
-    JOB = read_or_exit(lambda: read_options(Job, sys.argv[1:], "greyhound explain"))
+    JOB = read_or_exit(lambda: alone(read_options(Job, sys.argv[1:], "greyhound explain"), "explain"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenMP; see model.precision
 
 import numpy as np

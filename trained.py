@@ -105,7 +105,7 @@ class Trained:
             distributed.on_main(note, loader.describe_corrupt())
             for batch in loader:
                 found = precision.forward(self.network, batch.flat()[0], self.bf16)
-                yield batch.ids.numpy(), found.view(len(batch.ids), crops.count, -1)
+                yield batch.ids.numpy(), found.view(len(batch.ids), crops.count, found.shape[-1])
 
 
 def collect(

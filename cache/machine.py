@@ -9,6 +9,8 @@ import importlib.util
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,7 +20,12 @@ from greyhound.cache.errors import UserError
 Job = TypeVar("Job")
 
 _GROUP: Final = Path("/sys/fs/cgroup")
-_MEMORY: Final = Path("/proc/meminfo")
+_OWN: Final = Path("/proc/self/cgroup")
+_MEMORY: Final = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""A control group's limit, its use, and files not used lately: of version 2, and of version 1."""
 _PROCESSOR: Final = Path("/proc/cpuinfo")
 
 
@@ -62,37 +69,49 @@ def alone(job: Job, command: str) -> Job:
 
 
 def _quota_in_cores() -> int:
-    """Cores that the control group's quota of time pays for, rounded up; the machine's where there is none.
+    """Cores that the control groups' quotas of time pay for, rounded up; the machine's where there is none.
 
     Sources: the kernel's cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD"; sched-bwc.rst, `cpu.cfs_quota_us`.
     """
-    try:
-        quota, period = _first_text("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us").split()
-        cores = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no control group, or "max": no quota
-        cores = 0
-    return cores if cores > 0 else os.cpu_count() or 1
-
-
-def _first_text(new: str, *old: str) -> str:
-    """What the control group's version 2 says in one file, or version 1 in others. Raises OSError."""
-    files = (new,) if (_GROUP / new).exists() else old
-    return " ".join((_GROUP / file).read_text() for file in files)
+    cores = os.cpu_count() or 1
+    for group in _groups("cpu"):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            with suppress(OSError, ValueError):  # no such file, or "max": no quota
+                quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
+                cores = min(cores, math.ceil(quota / period)) if quota > 0 else cores
+    return cores
 
 
 def available_memory() -> int:
-    """Bytes this process could still take: what is free, within what its container allows.
+    """Bytes this process could still take: what is free, within what each of its control groups allows.
 
-    Sources: `MemAvailable` of proc(5); `memory.max` and `memory.current` of cgroup-v2.rst. In version 1 the
-    page cache counts as used, so that the answer errs towards too little.
+    Files that a group has read and not used lately count as free: the kernel takes their memory back first.
+    Sources: `memory.max`, `memory.current`, `inactive_file` of cgroup-v2.rst; cgroup-v1/memory.rst.
     """
-    free = 2 * 2**30  # where the system does not say, as on macOS
-    if _MEMORY.exists():
-        lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    try:
-        limit = int(_first_text("memory.max", "memory/memory.limit_in_bytes"))
-        limit -= int(_first_text("memory.current", "memory/memory.usage_in_bytes"))
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return free
-    return max(0, min(free, limit))
+    import psutil  # not for --help, which this module is imported for too
+
+    free: int = psutil.virtual_memory().available
+    for group in _groups("memory"):
+        for limit, used, files in _MEMORY:
+            with suppress(OSError, ValueError):  # no such file, or "max": no limit
+                most, taken = (int((group / name).read_text()) for name in (limit, used))
+                free = min(free, most - taken + _statistics(group / "memory.stat").get(files, 0))
+    return max(0, free)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The control groups of this process, from its own to the outermost that is seen here.
+
+    Of version 2, and of a controller of version 1. Source: cgroups(7), "/proc/[pid]/cgroup".
+    """
+    lines = [line.split(":", 2) for line in _OWN.read_text().splitlines()] if _OWN.exists() else []
+    paths = {name: path for _, names, path in lines for name in names.split(",")}
+    for root, name in ((_GROUP, ""), (_GROUP / controller, controller)):
+        own = root / paths.get(name, "").lstrip("/")
+        yield from (each for each in (own, *own.parents) if each.is_relative_to(root))
+
+
+def _statistics(file: Path) -> dict[str, int]:
+    """The numbers of a memory.stat, by name; none where it is not there."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {name: int(number) for name, number in map(str.split, lines)}

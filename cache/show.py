@@ -55,7 +55,7 @@ def describe(opened: Pack, most: int | None) -> None:
     _print_table(str(opened.path), ("class", *SPLITS, "all"), rows)
     parts = f" in {header.shards} shards" if header.shards > 1 else ""
     size = f"{opened.nbytes / 1e6:,.1f} MB of original images{parts}"
-    Console().print(f"{size}; digest {header.digest[:16]}")
+    _say(f"{size}; digest {header.digest[:16]}")
     if header.split_by:
         _say(f"split: {header.split_by}")
     if np.ptp(opened.weights):
@@ -127,8 +127,8 @@ def _print_table(title: str, names: Sequence[str], rows: Sequence[tuple[object, 
     for column in shown.columns[1:]:
         column.justify = "right"
     for place, row in enumerate(rows):
-        shown.add_row(*(_plain(str(cell)) for cell in row), end_section=place == len(rows) - 2)
-    Console().print(shown)
+        shown.add_row(*(plain(str(cell)) for cell in row), end_section=place == len(rows) - 2)
+    _console().print(shown)
 
 
 def _list(opened: Pack, lines: Sequence[str], most: int | None) -> None:
@@ -140,9 +140,9 @@ def _list(opened: Pack, lines: Sequence[str], most: int | None) -> None:
 
 
 def _say(line: str) -> None:
-    Console().print(_plain(line), highlight=False, soft_wrap=True)
+    _console().print(plain(line), soft_wrap=True)
 
 
-def _plain(text: str) -> str:
-    """Text from a file name, with nothing in it for rich or a terminal to interpret."""
-    return plain(text).replace("[", r"\[")
+def _console() -> Console:
+    """Prints text as it is: a file's name may look like rich's marks."""
+    return Console(markup=False, emoji=False, highlight=False)

@@ -280,17 +280,15 @@ def main(job: Job) -> int:
 
 def show(findings: list[Finding]) -> None:
     """A table, below it what to do or why something is not known, and how many lines want a look."""
-    console, table = Console(), Table("about", "found", "")
+    console, table = Console(markup=False, emoji=False, highlight=False), Table("about", "found", "")
     for finding in findings:
         table.add_row(finding.about, finding.found, finding.verdict)
     console.print(table)
     for finding in findings:
         if finding.advice:
-            line = f"{finding.verdict}: {finding.about}: {finding.advice}"
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(f"{finding.verdict}: {finding.about}: {finding.advice}", soft_wrap=True)
     counts = Counter(finding.verdict for finding in findings)
-    summary = f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown"
-    console.print(summary, highlight=False)
+    console.print(f"{counts['problem']} problems, {counts['note']} notes, {counts['unknown']} unknown")
 
 
 if __name__ == "__main__":

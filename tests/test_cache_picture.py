@@ -23,7 +23,7 @@ from greyhound.cache.decode import decode, downsample, is_lossless_jpeg
 from greyhound.cache.errors import UserError
 from greyhound.cache.machine import has_dali
 from greyhound.cache.pack import Options, pack
-from greyhound.cache.picture import name_foreign, reads_heic, to_levels, to_rgb
+from greyhound.cache.picture import name_foreign, open_image, reads_heic, to_levels, to_rgb
 from greyhound.cache.scan import ImageInfo
 from greyhound.cache.store import Pack
 from greyhound.cache.thumbnail import make_thumbnail, read_closeup
@@ -269,6 +269,16 @@ def test_foreign_files_are_named(name: str, monkeypatch: Patch) -> None:
     assert name_foreign(data[:1024], Path(name).suffix) == kind
     look = look_at(data, Path(name).suffix)
     assert look.problem == (kind or ("" if name != "c.avif" else look.problem)) and (look.detail or not kind)
+
+
+def test_a_large_picture_is_opened_without_a_word(monkeypatch: Patch) -> None:
+    """Pillow warns from half of what it refuses; a warning is an error here."""
+    file = io.BytesIO(encode(RAMP))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 32 - 1)
+    assert open_image(file).size == (48, 32)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 32 // 2 - 1)
+    with pytest.raises(Image.DecompressionBombError):
+        open_image(file)
 
 
 @pytest.mark.skipif(not reads_heic(), reason="pillow-heif is not installed")

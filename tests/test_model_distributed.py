@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -34,6 +35,7 @@ from greyhound.model.schedule import Phase
 from greyhound.model.step import smoothed_cross_entropy, validate, weighted
 from greyhound.pipelines.loader import Batch, Loader
 from greyhound.recipe import Averaging
+from greyhound.trained import Crops, collect, open_trained
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -361,6 +363,24 @@ def test_two_ranks_evaluate_as_one_does(tiny_run: Path, tmp_path: Path) -> None:
     one, two = (Run(run).read(EVALUATION) for run in runs)
     assert one["n"] == two["n"] == 12
     assert all(one[name] == two[name] for name in ("confusion", "accuracy", "ensemble_accuracy"))
+
+
+def looked_at(run: Path, pack: Path, count: int) -> Any:
+    """Rows and logits of so many images, three crops each, four images a batch of two ranks; on rank 0."""
+    opened, of_three = open_trained(Run(run), "auto", ONE_THREAD), Crops(3, 6)
+    with distributed.process_group(CPU):
+        packed = Pack(pack)
+        found = opened.logits(packed, packed.ids("train")[:count], ONE_THREAD, of_three)
+        rows, logits = collect(found, count)
+    return rows.tolist(), logits.numpy()
+
+
+def test_a_rank_without_an_image_of_the_last_batch_goes_on(tiny_run: Path, colour_pack: Pack) -> None:
+    ((rows, logits), _) = on_ranks(2, looked_at, tiny_run, colour_pack.path, 5)
+    assert rows == colour_pack.ids("train")[:5].tolist()
+    ((alone, expected),) = on_ranks(1, looked_at, tiny_run, colour_pack.path, 5)
+    assert alone == rows
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------

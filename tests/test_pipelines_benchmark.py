@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 from engines import needs_dali
+from pictures import ALL_TRAIN, encode, folder, noise
 from PIL import Image
 from runs import Here, Patch
 
+from greyhound.cache.pack import pack
 from greyhound.cache.store import Pack
 from greyhound.pipelines.benchmark import measure, peers, rows, table
 from greyhound.pipelines.benchmark.measure import Result, Sample
@@ -45,6 +47,16 @@ def test_a_writer_takes_every_image_again_and_again(colour_pack: Pack, name: str
         pytest.importorskip(needs)
     stream = rows.ROWS[name].run(colour_pack, 1)
     assert list(islice(stream, 2)) == [count, count]
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_photograph_without_a_suffix_is_packed_again_too(tmp_path: Path) -> None:
+    """As its name was in the pack, whatever dots its folders have."""
+    files = {f"{'a.b' if n % 2 else 'c'}/{n}": encode(noise(40, 30, n)) for n in range(4)}
+    folder(tmp_path / "images", files)
+    pack(tmp_path / "images", tmp_path / "p.arrow", ALL_TRAIN)
+    stream = rows.packing(Pack(tmp_path / "p.arrow"), 1)
+    assert next(stream) == 5 * 4
     stream.close()  # type: ignore[attr-defined]
 
 

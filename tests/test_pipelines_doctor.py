@@ -15,7 +15,7 @@ import torch
 from engines import STREAMS
 from numpy.typing import NDArray
 from pictures import encode, noise, packed
-from runs import Here
+from runs import Capture, Here
 
 from greyhound.cache.store import Pack
 from greyhound.pipelines import decoded, doctor, threads
@@ -111,6 +111,13 @@ def test_the_command_and_exit_code_1_of_a_problem(here: Here, monkeypatch: pytes
     assert "unknown" in words.out
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
     assert here("pipelines/doctor.py").code == 1
+
+
+def test_what_an_error_says_is_no_mark(capsys: Capture) -> None:
+    """Paths in brackets of DALI's errors, and of folders, look like rich's marks; a class may be named :dog:."""
+    text = "[/opt/dali/dali/image/image_factory.cc:89] row 3 ('dogs [old]/:dog:.jpg')"
+    doctor.show([Finding("DALI", "stopped", "problem", text)])
+    assert text in capsys.readouterr().out
 
 
 Pixels = NDArray[np.uint8]

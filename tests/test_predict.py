@@ -323,9 +323,11 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: str, says: str, tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["x.jpg"]
 
 
-@pytest.mark.parametrize("program", ["predict", "export"])
+@pytest.mark.parametrize("program", ["predict", "export", "explain", "review", "serve"])
 def test_several_processes_are_refused(program: str, monkeypatch: Patch, here: Here) -> None:
-    words = {"predict": ["x.jpg"], "export": ["--out", "x.onnx"]}[program]
+    words = {"predict": ["x.jpg"], "export": ["--out", "x.onnx"], "review": ["--out", "x.json"]}.get(
+        program, []
+    )
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     said = here(f"{program}.py", "--run", "nowhere", *words).error

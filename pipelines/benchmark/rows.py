@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, Literal
 
 import numpy as np
@@ -96,7 +96,7 @@ def packing(pack: Pack, workers: int) -> Iterator[int]:
     with tempfile.TemporaryDirectory(prefix="greyhound-") as folder:
         place = Path(folder)
         for row in range(len(pack)):
-            file = place / f"{row}.{pack.image_path(row).rpartition('.')[2]}"
+            file = place / f"{row}{PurePath(pack.image_path(row)).suffix}"
             file.write_bytes(pack.encoded(row).data)
             for copy in range(1, _COPIES):
                 (place / f"{copy}-{file.name}").hardlink_to(file)
