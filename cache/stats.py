@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greyhound.cache.decode import LUMA, downsample, luma, upright
-from greyhound.cache.nearby import THUMBNAIL, cosines
+from greyhound.cache.nearby import THUMBNAIL
 
 GREY_SPREAD: Final = 6.0
 """Levels: an image has no colour when no place of it, averaged down, has a larger difference between its
@@ -66,7 +66,6 @@ def measure(pixels: NDArray[np.uint8], orientation: int = 1) -> dict[str, Any]:
         "sharpness": sharpness(shades),
         "detail_along": along,
         "detail_across": across,
-        "perceptual_hash": perceptual_hash(thumbnail),
         "thumbnail": thumbnail.tobytes(),
     }
 
@@ -163,14 +162,6 @@ def least_and_most_detail(shades: NDArray[np.float32]) -> tuple[float, float]:
     ways = np.stack([np.cos(angles) ** 2, np.sin(2 * angles), np.sin(angles) ** 2])
     variances = (ways * (spread @ ways)).sum(axis=0)
     return float(variances.min()), float(variances.max())
-
-
-def perceptual_hash(thumbnail: NDArray[np.uint8]) -> str:
-    """64 bits as 16 hexadecimal digits: which of the lowest 8 x 8 waves of luma are above their median."""
-    waves = cosines(8, len(thumbnail))
-    found = waves @ luma(thumbnail) @ waves.T
-    middle = np.sort(found, axis=None)[31:33].sum() / 2  # the median; numpy.median takes twice as long
-    return np.packbits(found > middle).tobytes().hex()
 
 
 def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

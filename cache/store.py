@@ -327,7 +327,6 @@ class Pack:
             },
             "transcoded": [{"path": path, "reason": reason} for path, reason in self.header.transcoded],
             "relabelled": [{"path": path, "from": a, "to": b} for path, a, b in self.header.relabelled],
-            "unmatched": len(self.header.lost),
             "lost": list(self.header.lost),
             "background": self.header.background,
         }

@@ -82,7 +82,6 @@ SCHEMAS: Final[dict[str, Any]] = {
         },
         "transcoded": [{"path": str, "reason": str}],
         "relabelled": [{"path": str, "from": str, "to": str}],
-        "unmatched": int,
         "lost": [str],
         "background": str,
     },

@@ -35,13 +35,12 @@ Noise: TypeAlias = Callable[[slice, int], torch.Tensor]
 class Saliency:
     """Of B images. gradient: float32 `[B, S, S]`, the largest |d loss / d input| of the three channels.
 
-    loss: float32 `[B]`, cross entropy. predictions: int64 `[B]`. probabilities: float32 `[B, K]`.
+    loss: float32 `[B]`, cross entropy. predictions: int64 `[B]`.
     """
 
     gradient: Maps
     loss: NDArray[np.float32]
     predictions: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
 
 
 def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Saliency:
@@ -61,7 +60,6 @@ def saliency(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
         gradient=_strongest(gradient),
         loss=losses.numpy(force=True),
         predictions=logits.argmax(dim=1).numpy(force=True),
-        probabilities=logits.softmax(dim=1).numpy(force=True),
     )
 
 

@@ -263,7 +263,7 @@ def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
         == ",".join(COLUMNS)
         == (
             "path,class,format,width,height,bytes,orientation,colourfulness,mean_luma,sharpness,sha256,"
-            "perceptual_hash,findings,of,verdict,causes,reason"
+            "findings,of,verdict,causes,reason"
         )
     )
     file = tmp_path / "other.csv"

@@ -104,7 +104,6 @@ def test_the_columns_the_splits_and_the_summary(path: Path) -> None:
         "excluded": {"total": 0, "reasons": {}, "images": []},
         "transcoded": [],
         "relabelled": [],
-        "unmatched": 0,
         "lost": [],
         "background": "#ffffff",
     }

@@ -117,7 +117,6 @@ def pack(classes: list[str], path: str) -> dict[str, Any]:
         "excluded": {"total": 2, "reasons": {"grayscale": 1, "truncated": 1}, "images": excluded},
         "transcoded": [{"path": path, "reason": "AVIF"}],
         "relabelled": [{"path": path, "from": classes[0], "to": classes[-1]}],
-        "unmatched": 2,
         "lost": [path, "b/gone.png"],
     }
 

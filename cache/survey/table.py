@@ -40,7 +40,6 @@ class Row:
     mean_luma: float = 0.0
     sharpness: float = 0.0
     sha256: str = ""
-    perceptual_hash: str = ""
     findings: tuple[Finding, ...] = ()
     of: str = ""
     causes: tuple[Finding, ...] = ()
@@ -123,6 +122,6 @@ def _row(cells: dict[str, str]) -> Row:
     findings = tuple(name for name in FINDINGS if name in cells["findings"].split(";"))
     numbers = {name: int(cells[name]) for name in ("width", "height", "bytes", "orientation")}
     figures = {name: float(cells[name]) for name in ("colourfulness", "mean_luma", "sharpness")}
-    words = {name: cells[name] for name in ("path", "format", "sha256", "perceptual_hash", "of", "reason")}
+    words = {name: cells[name] for name in ("path", "format", "sha256", "of", "reason")}
     known: dict[str, Any] = {**numbers, **figures, **words, "label": cells["class"], "findings": findings}
     return Row(causes=read_findings(cells["causes"]), **known)
