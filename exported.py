@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.errors import UserError, one_line
 from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import WHITE, scan
 from greyhound.prediction import ImageFile, Prediction, error_of
@@ -44,7 +44,7 @@ class Exported:
             pixels = to_rgb(image.file.read_bytes(), self.background).pixels  # scan has seen its size
             (found,) = self.session.run(["probabilities"], {"images": np.ascontiguousarray(pixels[None])})
         except Exception as error:  # whatever a decoder or the runtime raises is of this file
-            return Prediction(image, error=" ".join(f"unreadable ({error})".split()))
+            return Prediction(image, error=f"unreadable ({one_line(error)})")
         return Prediction(image, found[0].astype(np.float64))
 
 
@@ -64,7 +64,7 @@ def open_exported(file: Path) -> Exported:
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no error of its own for it
-        raise UserError(f"{file} is no ONNX file ({' '.join(str(error).split())[:100]}); {wanted}") from None
+        raise UserError(f"{file} is no ONNX file ({one_line(error)}); {wanted}") from None
     content = session.get_modelmeta().custom_metadata_map
     try:
         classes = json.loads(content["classes"])

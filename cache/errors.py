@@ -13,3 +13,8 @@ class UserError(Exception):
 
     hung: ClassVar[bool] = False
     """Whether some thread will never end: then the program leaves without waiting for it."""
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, on one line of at most so many characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.errors import UserError, one_line
 
 SPLITS: Final = ("train", "val", "test")
 _COLUMNS: Final = {
@@ -101,7 +101,7 @@ def other_index(path: Path) -> PackError:
 
 
 def _unreadable(path: Path, error: Exception) -> PackError:
-    reason = " ".join(str(error).split())[:120]
+    reason = one_line(error)
     return PackError(f"{path} is no readable pack ({reason}); pack the images again")
 
 

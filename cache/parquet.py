@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from greyhound.cache.collection import Collection, Collector
 from greyhound.cache.data_files import DataFiles
+from greyhound.cache.errors import one_line
 from greyhound.cache.files import WriteError
 from greyhound.cache.folder import find_file
 from greyhound.cache.manifest import LABELS, is_url
@@ -125,7 +126,7 @@ def _open(file: Path) -> pq.ParquetFile:
 
 
 def _unreadable(file: Path, error: Exception) -> PackError:
-    why = " ".join(str(error).split())[:150]
+    why = one_line(error)
     return PackError(f"{file} cannot be read ({why}); expected a whole Parquet file: copy it again")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from greyhound.cache.collection import Collection, LeftOut
+from greyhound.cache.errors import one_line
 from greyhound.cache.folder import NO_LABEL, Sample, find_labelled
 from greyhound.cache.store import Excluded, PackError
 
@@ -65,5 +66,5 @@ def _read_list(file: Path) -> list[str]:
         todo = f"pip install scipy, or pack {file.parent / IMAGES} for a split that is drawn"
         raise PackError(f"{file} is a list of MATLAB's, which scipy reads; {todo}") from None
     except Exception as error:  # scipy raises whatever a file makes it raise
-        why = " ".join(str(error).split())[:100] or type(error).__name__
+        why = one_line(error)
         raise PackError(f"{file} is no list of images ({why}); expected Stanford Dogs' own") from None

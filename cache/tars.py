@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 
 from greyhound.cache.collection import Collection, Collector
 from greyhound.cache.data_files import DataFiles
+from greyhound.cache.errors import one_line
 from greyhound.cache.folder import as_text, named_as_image
 from greyhound.cache.manifest import LABELS
 from greyhound.cache.place import ByteRange
@@ -46,7 +47,7 @@ def read(data: DataFiles, label: str = "") -> Collection:
             with file.open("rb") as stream:
                 _read_one(stream, file, as_text(name), split, label, images, unused)
         except (tarfile.TarError, OSError, ValueError) as error:
-            what = f"{file} is no whole tar ({' '.join(str(error).split())[:100]})"
+            what = f"{file} is no whole tar ({one_line(error)})"
             raise PackError(f"{what}; expected one that is not compressed: copy or write it again") from None
     said = ", ".join(f"{kind} ({count:,})" for kind, count in unused.most_common(10))
     notes += [f"members that are not used: {said}"] if said else []

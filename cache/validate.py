@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from greyhound.cache.cli import ENDINGS
 from greyhound.cache.decode import DecodeError, Pixels, decode
+from greyhound.cache.errors import one_line
 from greyhound.cache.machine import has_dali
 from greyhound.cache.picture import (
     FOREIGN,
@@ -126,7 +127,7 @@ def _look(data: bytes, suffix: str, background: str) -> Look:
     except MemoryError:
         raise
     except Exception as error:  # libraries raise whatever a format makes them raise
-        return _faulty(known, _one_line(error))
+        return _faulty(known, one_line(error))
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], background: str) -> Look:
     try:
         pixels = decode(encoded, strict=True)
     except DecodeError as error:
-        why = _one_line(error)
+        why = one_line(error)
         if known["format"] in JPEGS:
             return _faulty(known, why)
         info = _look_converted(data, known, why, background)  # Pillow reads on over damage
@@ -183,7 +184,7 @@ def _try_decoders(data: bytes, known: dict[str, Any], background: str) -> Look:
         measured = measure(pixels, known["orientation"])
         yield encoded, pixels
     except DecodeError as error:
-        return _look_converted(data, known, _one_line(error), background)
+        return _look_converted(data, known, one_line(error), background)
     return ImageInfo(**known, **measured)
 
 
@@ -192,7 +193,7 @@ def _look_converted(data: bytes, known: dict[str, Any], why: str, background: st
     try:
         picture = to_rgb(data, background)
     except Exception as unreadable:
-        return _faulty(known, _one_line(unreadable))
+        return _faulty(known, one_line(unreadable))
     height, width = picture.pixels.shape[:2]
     turned = known | {"orientation": 1, "width": width, "height": height}
     transcode = "; ".join(filter(None, (why, picture.changed)))
@@ -289,10 +290,6 @@ def _dali_reason(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line.startswith(("Error: ", "Failed", "Error in", "nvImageCodec"))]
     return (telling or [line for line in lines if line] or ["unknown error"])[-1][:200]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def look_at(path: Place, background: str = WHITE) -> Look:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.errors import UserError, one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -186,6 +186,7 @@ def _rendezvous(backend: str) -> bool:
         own_keys = dist.PrefixStore(f"attempt {restarts}", store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=own_keys, rank=mine, world_size=processes)
     except dist.DistError as error:
-        why = " ".join(str(error).split())
-        raise DistributedError(f"the processes of this training did not all come: {why}") from None
+        raise DistributedError(
+            f"the processes of this training did not all come: {one_line(error)}"
+        ) from None
     return restarts > 0

@@ -16,6 +16,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from greyhound.cache.errors import one_line
 from greyhound.model.network import eval_mode, preserve_state, set_train_mode
 from greyhound.model.precision import forward
 from greyhound.model.report.text import duration
@@ -111,8 +112,7 @@ def check_input_size(network: nn.Module, name: str, size: int, bf16: bool) -> No
         with eval_mode(network):
             forward(network, torch.zeros(1, 3, size, size, device=device), bf16)
     except Exception as error:  # networks have errors of their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        found = f"{name} does not take an image of {size} px ({reason})"
+        found = f"{name} does not take an image of {size} px ({one_line(error)})"
         raise RecipeError(f"{found}; choose another --size or --network") from None
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.errors import UserError, one_line
 from greyhound.model import checkpoint
 from greyhound.model.imports import import_timm
 
@@ -313,7 +313,7 @@ def _download(name: str, package: str | None) -> StateDict:
     try:
         network = timm.create_model(name, pretrained=True)
     except Exception as error:  # every library on the way to the hub has errors of its own
-        raise UnreachableError(_no_way(name, package, f"timm's hub failed: {_one_line(error)}")) from None
+        raise UnreachableError(_no_way(name, package, f"timm's hub failed: {one_line(error)}")) from None
     state: StateDict = network.state_dict()
     return state
 
@@ -370,7 +370,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        found = f"{path} cannot be read: {_one_line(error)}"
+        found = f"{path} cannot be read: {one_line(error)}"
         raise WeightsError(f"{found}; expected a safetensors file") from None
 
 
@@ -410,10 +410,6 @@ def _say_shape(tensor: torch.Tensor) -> str:
 
 def _first(items: list[str]) -> str:
     return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def licence(name: str, weights: str) -> str:

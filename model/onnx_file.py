@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.errors import UserError, one_line
 
 OUTPUT: Final = "probabilities"
 """float32 `[n, K]`, in the order of `classes`."""
@@ -65,7 +65,7 @@ def network_nodes(network: nn.Module, size: int, temperature: float, opset: int)
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = one_line(error.__cause__ or error)
         raise ExportError(f"torch cannot export this network: {reason}; --format safetensors can") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(loud)

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from greyhound.cache.errors import one_line
 from greyhound.model.network import preserve_state
 
 _PASSES: Final = 3
@@ -82,7 +83,7 @@ def compiled(network: nn.Module, counts: Iterable[int], size: int, bf16: bool) -
                 black = torch.zeros(count, 3, size, size, device=device).to(memory_format=torch.channels_last)
                 torch.autograd.grad(forward(called, black, bf16).sum(), learns, allow_unused=True)
     except Exception as error:  # compilers have errors of their own
-        return network, f"not compiled ({' '.join(str(error).split())[:200]}); the step runs as it is"
+        return network, f"not compiled ({one_line(error)}); the step runs as it is"
     return called, ""
 
 

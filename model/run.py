@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from torch import nn
 
-from greyhound.cache.errors import UserError
+from greyhound.cache.errors import UserError, one_line
 from greyhound.cache.files import replacing, unwritable
 from greyhound.model import checkpoint, distributed
 from greyhound.model.network import WeightsError, build
@@ -343,7 +343,7 @@ def read_checked(path: Path, remedy: str) -> Any:
     except PermissionError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); make it readable") from None
     except (OSError, ValueError, RecursionError) as error:
-        found, expected = " ".join(str(error).split()), "one JSON object a line" if lines else "JSON"
+        found, expected = one_line(error), "one JSON object a line" if lines else "JSON"
         raise RunError(f"{path} cannot be read ({found}); expected {expected}; {remedy}") from None
     if fault := first_error(path.name, content):
         raise RunError(f"{path}: {fault}; {remedy}")

@@ -51,6 +51,7 @@ from rich.table import Table
 
 from greyhound.cache.cli import run
 from greyhound.cache.decode import LUMA
+from greyhound.cache.errors import one_line
 from greyhound.cache.machine import available_cores, available_memory, describe_machine, installed
 from greyhound.cache.store import Pack
 from greyhound.pipelines.decoded import ImageCache
@@ -211,7 +212,7 @@ def torchvision_fault() -> str:
     try:
         import torchvision.ops  # noqa: F401
     except (ImportError, RuntimeError) as error:
-        return " ".join(str(error).split())[:120]
+        return one_line(error)
     return ""
 
 

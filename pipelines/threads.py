@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from greyhound.cache.decode import downsample
+from greyhound.cache.errors import one_line
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import Augment, draw, log2_reduction, spans, to_stored
 from greyhound.pipelines.engine import BatchSpec, EngineConfig, Stream, StreamError
@@ -147,7 +148,7 @@ def _finish(
         except cv2.error as error:
             if error.code == cv2.Error.StsNoMem:
                 raise MemoryError(error.err) from error
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error)
             raise StreamError(f"OpenCV stopped: {said}; --engine dali does the same") from error
     return spec, buffers.wrap(batch, len(spec.ids))
 
