@@ -32,6 +32,7 @@ from greyhound.recipe import AUTO, PRETRAINED_NOTE, RECIPES, Checkpoints, Recipe
 from greyhound.session import (
     TrainContext,
     fold_of,
+    is_own,
     normalised,
     open_device,
     open_loaders,
@@ -82,7 +83,7 @@ def opened(options: TrainOptions, stop: Stop) -> Iterator[tuple[TrainContext, bo
             restore(folder, content, state)
             if distributed.broadcast_from_main(lambda: own_recipe(options.out).epochs) < recipe.epochs:
                 state.bad_epochs = 0
-            if folder.read(PACK)["digest"] != pack.header.digest:
+            if not is_own(pack, folder):
                 state.restart_epoch()
         distributed.seed_per_rank()
         start = Position(state.epoch, state.images)
@@ -244,7 +245,7 @@ def resume_run(context: TrainContext, options: TrainOptions, used: dict[str, str
     if {"recipe", "pack"} & set(options.force):
         resume.invalidate_best(folder, note)
     longer = own_recipe(folder.folder).epochs < context.recipe.epochs
-    if longer or folder.read(PACK)["digest"] != pack.header.digest:
+    if longer or not is_own(pack, folder):
         # Before pack.json and recipe.json are replaced: last.ckpt counts images and epochs of theirs.
         context.saver.save_last(state)
         context.saver.wait()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from greyhound.cache.cli import end_quietly, read_or_exit
-from greyhound.cache.options import read_options
+from greyhound.cache.options import check_counts, check_seed, read_options
 from greyhound.pipelines.engine import Resources
 
 
@@ -53,11 +53,8 @@ class Job:
 
     def __post_init__(self) -> None:
         """Refuse contradictions. Raises ValueError."""
-        for flag, value in {"--crops": self.crops, "--batch-size": self.batch_size}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{flag} is {value}; expected at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
+        check_counts(crops=self.crops, batch_size=self.batch_size)
+        check_seed(self.seed)
         if self.images and (self.pack or self.split != "test"):
             raise ValueError("--images is a folder of its own; expected neither --pack nor --split beside it")
 
@@ -84,7 +81,7 @@ from greyhound.cache.thumbnail import encode_thumbnail
 from greyhound.model import calibration, distributed, metrics
 from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.run import EVALUATION, MISTAKES, PACK, VALIDATION, Run
-from greyhound.session import EVALUATED, open_device, open_trained_pack
+from greyhound.session import EVALUATED, is_own, open_device, open_trained_pack
 from greyhound.trained import Crops, collect, open_trained, temperature
 
 GALLERY: Final = 24
@@ -135,7 +132,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             batches = trained.logits(pack, asked, resources, Crops(job.crops, at_once, job.seed))
             ids, logits = collect(batches, len(asked))
             labels = pack.labels[ids].astype("int64")
-            own = pack.header.digest == folder.read(PACK)["digest"]
+            own = is_own(pack, folder)
             fitted = temperature(trained, job.crops, resources, pack.path if own else None)
             if not distributed.is_main():
                 return {}
@@ -175,7 +172,7 @@ def open_images(job: Job, folder: Run, engine: str) -> Iterator[tuple[Pack, NDAr
     if job.images is None:
         pack = open_trained_pack(folder, job.pack, job.resources)
         split: str = job.split
-        if pack.header.digest != folder.read(PACK)["digest"]:
+        if not is_own(pack, folder):
             trained = f"the pack that {job.run} was trained on; its split may hold training images"
             distributed.on_main(note, f"{pack.path} is not {trained}")
             split = f"other-{split}"

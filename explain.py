@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.machine import alone
-from greyhound.cache.options import read_options
+from greyhound.cache.options import check_counts, check_field, check_seed, read_options
 from greyhound.pipelines.engine import Resources
 
 
@@ -48,13 +48,9 @@ class Job:
 
     def __post_init__(self) -> None:
         """Refuse numbers that draw nothing. Raises ValueError."""
-        for name, value in (("count", self.count), ("copies", self.copies)):
-            if value < 1:
-                raise ValueError(f"--{name} is {value}; expected at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
-        if not 0 < self.noise <= 1:
-            raise ValueError(f"--noise is {self.noise}; expected a share above 0, at most 1")
+        check_counts(count=self.count, copies=self.copies)
+        check_seed(self.seed)
+        check_field("noise", self.noise, 0 < self.noise <= 1, "a share above 0, at most 1")
 
 
 if __name__ == "__main__":

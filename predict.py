@@ -19,7 +19,7 @@ from typing import Literal
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.machine import alone
-from greyhound.cache.options import read_options
+from greyhound.cache.options import check_counts, check_seed, read_options
 from greyhound.pipelines.engine import Resources
 
 
@@ -59,15 +59,8 @@ class Job:
             raise ValueError("name one network: --run RUN, or --model FILE.onnx")
         if not self.paths:
             raise ValueError("name the photographs: files, folders, patterns, or - for a list")
-        for flag, value in {
-            "--crops": self.crops,
-            "--batch-size": self.batch_size,
-            "--top": self.top,
-        }.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{flag} is {value}; expected at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
+        check_counts(crops=self.crops, batch_size=self.batch_size, top=self.top)
+        check_seed(self.seed)
         if self.out and self.out.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
             raise ValueError(f"--out is {self.out}; expected a name that ends in .csv, .jsonl or .parquet")
         changed = self.crops > 1 or self.batch_size or self.pack or self.seed or self.checkpoint != "auto"

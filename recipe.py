@@ -17,7 +17,15 @@ from typing import Final, Literal
 
 from greyhound.cache.cli import note
 from greyhound.cache.folds import Fold
-from greyhound.cache.options import Option, OptionError, Parser, apply_named, options
+from greyhound.cache.options import (
+    Option,
+    OptionError,
+    Parser,
+    apply_named,
+    check_counts,
+    check_seed,
+    options,
+)
 from greyhound.model.schedule import PAPER_PHASES, Phase, lr_at, total_epochs, with_epochs, with_lr
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.engine import Resources
@@ -35,11 +43,6 @@ AUTO: Final = -1
 def hidden(default: str) -> str:
     """A field that is recorded and no flag."""
     return field(default=default, metadata={"hidden": True})
-
-
-def _check(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,18 @@ class Recipe:
         """Refuse numbers that no training could have. Raises ValueError."""
         least = {"batch_size": 1, "micro_batch": AUTO, "weight_decay": 0, "max_grad_norm": 0}
         for name, low in least.items():
-            _check(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
+            check_field(name, getattr(self, name), low <= getattr(self, name) < math.inf, f"{low} or more")
         for name in ("momentum", "label_smoothing"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
-        _check(
+            check_field(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 to below 1")
+        check_field(
             "views", self.views, 1 <= self.views <= self.batch_size, f"1 to --batch-size, {self.batch_size}"
         )
-        _check("patience", self.patience, self.patience >= 0, "0 or more")
-        _check("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
-        _check("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
-        _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
+        check_field("patience", self.patience, self.patience >= 0, "0 or more")
+        check_field("averaging.steps", self.averaging.steps, self.averaging.steps >= 0, "0 or more")
+        check_field("averaging.rate", self.averaging.rate, 0 <= self.averaging.rate < math.inf, "0 or more")
+        check_seed(self.seed)
         known = self.probe_grids and all(0 <= grid <= 7 for grid in self.probe_grids)
-        _check("probe_grids", " ".join(map(str, self.probe_grids)), bool(known), "one or more of 0 to 7")
+        check_field("probe_grids", " ".join(map(str, self.probe_grids)), bool(known), "one or more of 0 to 7")
         if self.micro_batch > 0 and not self.freeze_bn:
             raise ValueError("--micro-batch needs frozen statistics; add --freeze-bn, or --micro-batch 0")
         if self.micro_batch > 0 and self.compile:
@@ -263,9 +266,9 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense. Raises ValueError."""
-        _check("checkpoints.minutes", self.minutes, 0 <= self.minutes < math.inf, "0 or more")
-        _check("checkpoints.steps", self.steps, self.steps >= 0, "0 or more")
-        _check("checkpoints.keep", self.keep, self.keep >= 1, "at least 1")
+        check_field("checkpoints.minutes", self.minutes, 0 <= self.minutes < math.inf, "0 or more")
+        check_field("checkpoints.steps", self.steps, self.steps >= 0, "0 or more")
+        check_field("checkpoints.keep", self.keep, self.keep >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,7 @@ class TrainOptions:
             raise ValueError(f"{flag} trains; leave out --dry-run, --verify-determinism and --find-lr")
         if self.sweep and self.folds:
             raise ValueError("--sweep and --folds both train several times; leave out one")
-        _check("trials", self.trials, self.trials >= 1, "at least 1")
+        check_counts(trials=self.trials)
         if self.force and not self.resume:
             raise ValueError("--force is for a run that is resumed; expected --resume beside it")
 

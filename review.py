@@ -114,11 +114,11 @@ from greyhound.model.dry_run import refusing_out_of_memory
 from greyhound.model.network import build, features_of, normalisation, pretrained_head
 from greyhound.model.precision import fuse_conv_bn, has_bf16
 from greyhound.model.report import figures
-from greyhound.model.run import PACK, RECIPE, Run, RunError
+from greyhound.model.run import RECIPE, Run, RunError
 from greyhound.model.saliency import normalise, saliency
 from greyhound.pipelines.augment import Augment
 from greyhound.pipelines.loader import Loader
-from greyhound.session import open_device, open_trained_pack
+from greyhound.session import is_own, open_device, open_trained_pack
 from greyhound.trained import recipe_augment
 
 Ids = NDArray[np.int64]
@@ -186,7 +186,7 @@ def open_pack(job: Job) -> Iterator[Pack]:
     """The pack to review; a folder of images is packed for as long as the block runs."""
     if job.run:
         opened = open_trained_pack(Run(job.run), job.pack, job.resources)
-        if opened.header.digest != Run(job.run).read(PACK)["digest"]:
+        if not is_own(opened, Run(job.run)):
             other = f"{opened.path} is not the pack that {job.run} was trained on"
             note(f"{other}; images that it was trained on may be among those ranked")
         yield opened

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from greyhound.cache.cli import end_quietly, read_or_exit
 from greyhound.cache.machine import alone
-from greyhound.cache.options import read_options
+from greyhound.cache.options import check_counts, check_field, read_options
 from greyhound.pipelines.engine import Resources
 
 LOOPBACK: Final = "127.0.0.1"
@@ -50,12 +50,9 @@ class Job:
 
     def __post_init__(self) -> None:
         """Refuse numbers that serve nothing. Raises ValueError."""
-        if not 0 <= self.port < 65536:
-            raise ValueError(f"--port is {self.port}; expected 0 to 65535")
-        if self.nearest < 0:
-            raise ValueError(f"--nearest is {self.nearest}; expected 0 or more")
-        if self.megabytes < 1:
-            raise ValueError(f"--megabytes is {self.megabytes}; expected at least 1")
+        check_field("port", self.port, 0 <= self.port < 65536, "0 to 65535")
+        check_field("nearest", self.nearest, self.nearest >= 0, "0 or more")
+        check_counts(megabytes=self.megabytes)
 
 
 if __name__ == "__main__":

@@ -144,16 +144,21 @@ def open_pack(path: Path, resources: Resources, fold: Fold | None = None) -> Pac
 def open_trained_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, or another one of the same classes. Raises RunError, PackError."""
     pack = Pack(path or trained_pack_path(run), resources.originals)
-    if (fold := fold_of(run)) and pack.header.digest == run.read(PACK)["digest"]:
+    if (fold := fold_of(run)) and is_own(pack, run):
         pack = Pack(pack.path, resources.originals, fold)
     pack.require_classes(run.read(PACK)["classes"], str(run.folder))
     return pack
 
 
+def is_own(pack: Pack, run: Run) -> bool:
+    """Whether it is the pack that a run was trained on, or a copy of it. Raises RunError."""
+    return bool(pack.header.digest == run.read(PACK)["digest"])
+
+
 def open_own_pack(run: Run, path: Path | None, resources: Resources) -> Pack:
     """The pack that a run was trained on, and no other. Raises RunError, PackError."""
     pack = open_trained_pack(run, path, resources)
-    if pack.header.digest != run.read(PACK)["digest"]:
+    if not is_own(pack, run):
         raise RunError(f"{pack.path} is not the pack that {run.folder} was trained on")
     return pack
 
@@ -174,7 +179,7 @@ def trained_pack_path(run: Run) -> Path:
     if _is_there(was):
         return was
     there = run.folder / beside
-    if beside and _is_there(there) and Pack(there).header.digest == known["digest"]:
+    if beside and _is_there(there) and is_own(Pack(there), run):
         return there
     raise RunError(f"the pack of {run.folder} cannot be found at {was}; name it: --pack PACK")
 

@@ -59,6 +59,11 @@ def say_numbers(names: Sequence[str]) -> list[str]:
     return []
 
 
+def label_order(name: str) -> tuple[str, str]:
+    """The key by which classes are sorted unless another order is asked for: without regard to case."""
+    return name.casefold(), name
+
+
 def in_order(names: Sequence[str], wanted: str, short: Mapping[str, str]) -> list[str]:
     """The names in the order that is `wanted`. Raises PackError.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from greyhound.cache.classes import say_alike
+from greyhound.cache.classes import label_order, say_alike
 from greyhound.cache.folder import MAX_CLASSES, NO_LABEL, SPLIT_FOLDERS, Sample
 from greyhound.cache.place import Place
 from greyhound.cache.store import SPLITS, Excluded, PackError
@@ -103,7 +103,7 @@ class Collector:
             raise PackError(f"{self.name} names no image that can be packed; {self._first_left_out()}")
         names = {label for _, label, *_ in self._places.values()}
         names |= {label for _, label, _ in self._left_out if label}
-        classes = tuple(sorted(names, key=lambda name: (name.casefold(), name)))
+        classes = tuple(sorted(names, key=label_order))
         if not 2 <= len(classes) <= MAX_CLASSES:
             few = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
             found = (

@@ -15,6 +15,6 @@ class UserError(Exception):
     """Whether some thread will never end: then the program leaves without waiting for it."""
 
 
-def one_line(error: BaseException, most: int = 200) -> str:
-    """What an error says, on one line of at most so many characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, on one line, cut short; its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

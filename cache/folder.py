@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from greyhound.cache.classes import say_alike
+from greyhound.cache.classes import label_order, say_alike
 from greyhound.cache.picture import UNREAD, named_as_read
 from greyhound.cache.place import Place
 from greyhound.cache.store import SPLITS, PackError
@@ -317,7 +317,7 @@ def is_shown(name: str) -> bool:
 
 
 def _order(folder: Path) -> tuple[str, str]:
-    return folder.name.casefold(), folder.name
+    return label_order(folder.name)
 
 
 def _split(folder: Path) -> str:

@@ -265,6 +265,23 @@ def _check_named(required: Sequence[str], named: Mapping[str, Any], prog: str) -
         raise OptionError(f"{flags} {'is' if len(missing) == 1 else 'are'} missing; see {prog} --help")
 
 
+def check_field(name: str, value: object, holds: bool, expected: str) -> None:
+    """Refuse the value of a field that does not hold what is expected. Raises ValueError."""
+    if not holds:
+        raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {expected}")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse a field below 1; None is not given. Raises ValueError."""
+    for name, count in counts.items():
+        check_field(name, count, count is None or count >= 1, "at least 1")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that draws nothing. Raises ValueError."""
+    check_field("seed", seed, 0 <= seed < 2**63, "0 to 2**63 - 1")
+
+
 def check_command(name: str, known: Sequence[str]) -> None:
     """Raises OptionError, with what it may have meant, where `name` is none of the known commands."""
     if name not in known:

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Final
 
+from greyhound.cache.classes import label_order
 from greyhound.cache.files import WriteError, folder_beside
 from greyhound.cache.folder import SPLIT_FOLDERS, as_text, is_shown, raw_name
 from greyhound.cache.scan import Progress, counted
@@ -34,7 +35,7 @@ def unpack(pack: Pack, out: Path, progress: Progress | None = None) -> None:
             for split in SPLITS:  # an empty one too: then a single one is seen to be a split
                 (made / split).mkdir(parents=True)
             listed = _class_folders(pack)
-            if listed != sorted(listed, key=lambda name: (name.casefold(), name)):
+            if listed != sorted(listed, key=label_order):
                 (made / CLASS_LIST).write_text(json.dumps([*map(as_text, listed)]), "utf-8")
             for row, place in counted(enumerate(export_paths(pack)), len(pack), progress):
                 file = made / place

@@ -249,7 +249,7 @@ def imagine(paths: Iterable[Path]) -> Generator[ImageInfo, None, None]:
 
 
 ROWS = [
-    Row("a/1.jpg", "a", "JPEG", 640, 480, 12345, 6, 31.5, 120.25, 88.0, "ab" * 32, "0f" * 8, ("grayscale", "dark"), "", ("grayscale",), "grayscale"),
+    Row("a/1.jpg", "a", "JPEG", 640, 480, 12345, 6, 31.5, 120.25, 88.0, "ab" * 32, ("grayscale", "dark"), "", ("grayscale",), "grayscale"),
     Row('b/<img onerror="x">\n,;.jpg', "b", findings=("near-duplicate",), of="a/1.jpg"),
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from greyhound.cache.classes import label_order
 from greyhound.cache.cli import plain
 from greyhound.cache.folder import Sample, find_file
 from greyhound.cache.pack import Options, write
@@ -131,7 +132,7 @@ def pack_surveyed(images: Path, survey: Path, out: Path, progress: Progress) -> 
     """Pack all valid images of the class folders, by what the survey found. Raises PackError."""
     unusable = {"undecodable", "truncated", "bomb"}
     rows = [row for row in Rows(survey / "survey.csv") if row.label and not unusable & set(row.findings)]
-    classes = sorted({row.label for row in rows}, key=lambda name: (name.casefold(), name))
+    classes = sorted({row.label for row in rows}, key=label_order)
     if len(classes) < 2:
         raise PackError(f"{survey} has {len(classes)} class folders with images; expected at least 2")
     numbers = {name: number for number, name in enumerate(classes)}

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from greyhound.cache.classes import label_order
 from greyhound.cache.cli import note, progress_bar
 from greyhound.cache.files import replacing_all
 from greyhound.cache.folder import find_file
@@ -200,7 +201,7 @@ def gather(rows: Iterable[Row], notes: Notes) -> Shown:
     known = [*suspects, *(row for row in rows if row.path in wanted)]
     places = {row.path: place for place, row in enumerate(known)}
     twins = [places.get(row.of) if row.of != row.path else None for row in known]
-    names = sorted(classes - {""}, key=lambda name: (name.casefold(), name))
+    names = sorted(classes - {""}, key=label_order)
     return Shown(known, twins, notes, len(suspects), more, counts[True], counts.total(), names)
 
 
