@@ -23,6 +23,7 @@ from greyhound.cache.options import (
     Parser,
     apply_named,
     check_counts,
+    check_field,
     check_seed,
     options,
 )
