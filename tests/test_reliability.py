@@ -37,6 +37,7 @@ from runs import (
     batches_seen,
     never,
     resume,
+    same_weights,
     tinted,
     tiny_job,
 )
@@ -48,7 +49,7 @@ from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack, PackError
 from greyhound.cache.validate import DaliDecoder, validate_image
 from greyhound.model import calibration, checkpoint
-from greyhound.model.checkpoint import FORMAT, CheckpointError, fingerprint, numbered, rotate
+from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
 from greyhound.model.report import report
 from greyhound.model.run import (
     AVERAGED,
@@ -132,11 +133,6 @@ def progress(path: Path) -> tuple[int, int]:
     """Where a checkpoint stands: its epoch, and the images of it."""
     found = checkpoint.load(path)["progress"]
     return found["epoch"], found["images"]
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = (checkpoint.load(path)["network"] for path in (one, other))
-    return fingerprint(first) == fingerprint(second)
 
 
 def test_checkpoints_on_the_way_change_nothing(colour_pack: Pack, tiny_run: Path, tmp_path: Path) -> None:
