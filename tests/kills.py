@@ -50,6 +50,8 @@ def kill(pack: Path, out: Path, phase: str, moment: int) -> None:
 def finish(pack: Path, out: Path) -> None:
     """Train and evaluate, or go on, to the end."""
     process, said = start(pack, out, "", 0)
+    if said != OVER:
+        process.kill()  # it may hang
     process.join()
     assert said == OVER, said
 

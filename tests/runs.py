@@ -22,6 +22,7 @@ from torch import nn
 from greyhound import begin, train
 from greyhound.cache.pack import Options
 from greyhound.cache.store import Pack
+from greyhound.model import checkpoint
 from greyhound.model.run import Run
 from greyhound.model.schedule import Phase
 from greyhound.model.state import CheckpointSaver, TrainState
@@ -107,6 +108,18 @@ def never() -> int | None:
 def resume(pack: Pack, out: Path, recipe: Recipe = TINY, **fields: Any) -> None:
     """Go on with a training of `tiny_job`, to its end. fields: of the job, such as force."""
     train.train(replace(tiny_job(pack.path, out, resume=True, recipe=recipe), **fields), never)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two checkpoints hold the same network, to the bit."""
+    first, second = (checkpoint.load(path)["network"] for path in (one, other))
+    return checkpoint.fingerprint(first) == checkpoint.fingerprint(second)
+
+
+def same_batch(one: Batch, other: Batch) -> bool:
+    """Whether two batches hold the same examples of the same rows, to the bit."""
+    pairs = zip(one.examples(), other.examples(), strict=True)
+    return one.ids.equal(other.ids) and all(a.equal(b) for a, b in pairs)
 
 
 @contextmanager

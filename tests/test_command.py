@@ -19,7 +19,10 @@ from greyhound import __main__ as command
 from greyhound.cache import cli
 
 # A recipe holds an Augment, beside which its arithmetic lies: train alone needs numpy, the first of these.
-SLOW = ("numpy", "torch", "PIL", "pyarrow", "pydantic", "rich", "matplotlib", "cv2", "multiprocessing")
+SLOW = (
+    *("numpy", "torch", "timm", "nvidia", "torchvision", "PIL", "pyarrow"),
+    *("pydantic", "rich", "matplotlib", "cv2", "multiprocessing"),
+)
 WATCHED = """
 import contextlib, io, json, runpy, sys
 for words in {lines!r}:

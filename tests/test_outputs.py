@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from limits import files_up_to
 from runs import SMALL, Here, Patch, never, tiny_job
 
 from greyhound import train
+from greyhound.cache.files import intended
 from greyhound.cache.store import Pack
 from greyhound.model.run import RunError
 
@@ -118,7 +121,7 @@ def test_a_run_that_may_not_be_written_is_not_resumed(ordinary: None, run: Path,
 def test_a_full_disk_costs_the_file_that_was_written(
     run: Path, images: Path, here: Here, program: str, names: tuple[str, ...]
 ) -> None:
-    """The smaller files before it are there; of it, what was there before."""
+    """Of the file, what was there before is left."""
     assert here(*program.split()).code == 0
     sizes = {name: (run / name).stat().st_size for name in names}
     assert sorted(sizes, key=lambda name: sizes[name]) == list(names)
@@ -129,6 +132,42 @@ def test_a_full_disk_costs_the_file_that_was_written(
             answer = here(*program.split())
         said = answer.error
         assert said.startswith(f"run/{name} cannot be written") and FULL_DISK in said
+        assert (run / name).read_bytes() == b"old"
+        assert set(contents(run)) == before, "no half file under any name"
+
+
+@contextmanager
+def no_room_for(name: str) -> Iterator[None]:
+    """The disk is full when it comes to the text of this file."""
+    writing = Path.write_text
+
+    def write(self: Path, data: str, encoding: str) -> int:
+        if intended(self) == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return writing(self, data, encoding)
+
+    with mock.patch.object(Path, "write_text", write):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        ("eval.py --run run --crops 2 --device cpu", ("predictions.csv", "mistakes.json", "eval.json")),
+        ("explain.py --run run --device cpu", ("saliency.json",)),
+    ],
+)
+def test_a_full_disk_costs_a_file_that_is_smaller_than_one_before(
+    run: Path, here: Here, program: str, names: tuple[str, ...]
+) -> None:
+    """No limit to a file's size would meet these: the picture is written before them."""
+    assert here(*program.split()).code == 0
+    for name in names:
+        (run / name).write_bytes(b"old")
+        before = set(contents(run))
+        with no_room_for(name):
+            error = here(*program.split()).error
+        assert error == f"run/{name} cannot be written (No space left on device); make room there\n"
         assert (run / name).read_bytes() == b"old"
         assert set(contents(run)) == before, "no half file under any name"
 

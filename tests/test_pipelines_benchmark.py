@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
             table.read(tmp_path / "b.json")
 
 
-def test_the_readmes_table_is_the_newest_benchmark_with_ratios_to_the_floor_and_to_the_seed() -> None:
+def test_the_documents_table_is_the_newest_benchmark_with_ratios_to_the_floor_and_to_the_seed() -> None:
     for kind in ("20", "packing-"):
         newest = max((ROOT / "docs" / "benchmarks").glob(f"{kind}*.json"))
         assert table.as_markdown(table.read(newest)) in (ROOT / "docs" / "benchmarks.md").read_text()

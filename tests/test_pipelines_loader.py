@@ -17,6 +17,7 @@ import pytest
 import torch
 from engines import believed, both, engine_threads, rotten_pack
 from pictures import identities
+from runs import same_batch
 
 from greyhound.cache import machine
 from greyhound.cache.store import Pack, PackError
@@ -40,10 +41,6 @@ def taken(pack: Pack, engine: Any, batches: int | None = None, **options: Any) -
     """The first batches of a loader, or all."""
     with open_loader(pack, engine, **options) as stream:
         return list(itertools.islice(stream, batches))
-
-
-def same(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("images", "labels", "ids"))
 
 
 def sizes(batches: list[Batch]) -> list[int]:
@@ -117,7 +114,7 @@ def test_training_is_endless_and_sees_every_image_once_an_epoch(coded_pack: Pack
             assert stream.position == Position(number)
             by_epoch.append(list(stream.epoch()))
     assert [len(epoch) for epoch in by_epoch] == [4, 4, 4]
-    assert all(map(same, batches[:12], itertools.chain(*by_epoch)))
+    assert all(map(same_batch, batches[:12], itertools.chain(*by_epoch)))
 
 
 def test_every_epoch_augments_anew_and_seeds_differ_but_not_batch_sizes(coded_pack: Pack) -> None:
@@ -143,7 +140,7 @@ def test_resuming_anywhere_gives_the_rest_of_the_stream(coded_pack: Pack, engine
     for done, position in enumerate(positions[:-1]):
         rest = taken(coded_pack, engine, 9 - done, start=position, **options)
         assert len(rest) == 9 - done
-        assert all(map(same, whole[done:], rest))
+        assert all(map(same_batch, whole[done:], rest))
 
 
 def test_the_position_is_where_the_consumer_stands_and_epoch_closes_the_epoch(coded_pack: Pack) -> None:

@@ -16,14 +16,24 @@ from numpy.typing import NDArray
 from pictures import BLUE_STEP
 from reads import RECIPE as SMALL_FINE
 from reads import host_reads, walk
-from runs import ONE_THREAD, TINY, Capture, Patch, batches_seen, never, tiny_context, tiny_job
+from runs import (
+    ONE_THREAD,
+    TINY,
+    Capture,
+    Patch,
+    batches_seen,
+    never,
+    same_batch,
+    same_weights,
+    tiny_context,
+    tiny_job,
+)
 from scipy import stats
 from torch.nn import functional
 
 from greyhound import begin, train
 from greyhound.cache.cli import Stopped
 from greyhound.cache.store import Pack
-from greyhound.model import checkpoint
 from greyhound.model.report import figures
 from greyhound.model.run import AVERAGED, LAST, METRICS
 from greyhound.model.schedule import Phase
@@ -53,12 +63,6 @@ def pixels(batch: Batch) -> NDArray[np.float32]:
     """`[B, K, S, S, 3]`."""
     images = batch.images if batch.images.ndim == 5 else batch.images[:, None]
     return images.permute(0, 1, 3, 4, 2).numpy()
-
-
-def same(one: Batch, other: Batch) -> bool:
-    assert one.shares is not None and other.shares is not None
-    pairs = zip(one.examples(), other.examples(), strict=True)
-    return one.ids.equal(other.ids) and all(a.equal(b) for a, b in pairs)
 
 
 # --- the draws ----------------------------------------------------------------------------------------------
@@ -209,17 +213,18 @@ def test_a_share_of_a_batch_mixes_among_itself_and_one_image_stays_as_it_is(
 @both
 def test_the_same_bits_for_any_threads_and_from_anywhere(coded_pack: Pack, engine: str) -> None:
     whole = taken(coded_pack, engine, RICH, 9)
+    assert all(batch.shares is not None for batch in whole)
     count = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert all(map(same, whole, taken(coded_pack, engine, RICH, 9, threads=3, prefetch=5)))
+        assert all(map(same_batch, whole, taken(coded_pack, engine, RICH, 9, threads=3, prefetch=5)))
     finally:
         torch.set_num_threads(count)
     done = 0
     for number, batch in enumerate(whole[:8]):
         done += len(batch.ids)
         rest = taken(coded_pack, engine, RICH, 8 - number, start=Position(*divmod(done, 20)))
-        assert all(map(same, whole[number + 1 :], rest))
+        assert all(map(same_batch, whole[number + 1 :], rest))
 
 
 def test_a_mixed_batch_lies_as_every_batch_does_and_leaves_the_engines_own_alone(coded_pack: Pack) -> None:
@@ -272,10 +277,7 @@ def test_a_resumed_run_is_the_run(mixed_run: Path, colour_pack: Pack, tmp_path: 
         )
     train.train(tiny_job(colour_pack.path, tmp_path / "run", resume=True, recipe=RECIPE), never)
     for name in (LAST, AVERAGED):
-        resumed, whole = (
-            checkpoint.load(folder / name)["network"] for folder in (tmp_path / "run", mixed_run)
-        )
-        assert all(torch.equal(resumed[key], whole[key]) for key in whole), name
+        assert same_weights(tmp_path / "run" / name, mixed_run / name), name
     assert (tmp_path / "run" / METRICS).read_bytes() == (mixed_run / METRICS).read_bytes()
 
 
@@ -301,14 +303,22 @@ def test_the_picture_shows_what_the_network_gets(
 ) -> None:
     """Of class images one after another, each with a share of the one above it; evaluation's column without."""
     sheets: dict[str, Any] = {}
+    calm = replace(
+        RICH, randaugment=0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )  # nothing is clipped
     monkeypatch.setattr(
         figures, "image_sheet", lambda path, sheet, _: sheets.update({path.parent.name: sheet})
     )
-    for name, augment in (("plain", replace(RICH, mixup=0.0, cutmix=0.0)), ("mixed", RICH)):
+    for name, augment in (("plain", replace(calm, mixup=0.0, cutmix=0.0)), ("mixed", calm)):
         with tiny_context(colour_pack, replace(RECIPE, augment=augment), out=tmp_path / name) as context:
             begin.draw_pictures(context)
     assert np.array_equal(sheets["plain"][:, 0], sheets["mixed"][:, 0])
     assert not np.array_equal(sheets["plain"][:, 1:], sheets["mixed"][:, 1:])
+    ids = colour_pack.ids("train")[::7]
+    for epoch in range(RECIPE.epochs):
+        plain, mixed = (sheets[name][:, 1 + epoch, None].astype(np.float32) for name in ("plain", "mixed"))
+        mixing = draw_mixing(calm, RECIPE.seed, epoch, ids)[:, None]
+        np.testing.assert_allclose(mixed, oracle.mix(plain, mixing), atol=1.01)  # levels, rounded twice
 
 
 def test_micro_batches_are_the_step(colour_pack: Pack) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import bits
 from soak import GROWTH, different, summarise, work
 
 from greyhound.cache.store import Pack
 from greyhound.model import checkpoint
-from greyhound.model.run import EVALUATION, LAST, METRICS, PROBE, SWA
+from greyhound.model.run import AVERAGED, BEST, EVALUATION, LAST, METRICS, PROBE, STEPS, SWA
 
 
 def memory(seconds: int, leak: float, noise: float = 6.0) -> list[float]:
@@ -57,9 +58,17 @@ def test_whatever_two_runs_do_not_have_in_common_is_named(colour_pack: Pack, tmp
     assert different(whole, copy) == []
     for name, key in ((PROBE, "valid_loss"), (SWA, "rate"), (EVALUATION, "n")):
         edit(name, key)
-    (copy / METRICS).write_text((copy / METRICS).read_text() + "\n")
-    content = checkpoint.load(copy / LAST)
-    next(iter(content["momentum"].values())).add_(1)
-    checkpoint.save(copy / LAST, content)
-    assert set(different(whole, copy)) == {METRICS, "momentum", PROBE, SWA, EVALUATION}
+    for name in (METRICS, STEPS):
+        (copy / name).write_text((copy / name).read_text() + "\n")
+    for name in (LAST, BEST, AVERAGED):
+        content = checkpoint.load(copy / name)
+        next(iter(content["network"].values())).add_(1)
+        if name == LAST:
+            next(iter(content["momentum"].values())).add_(1)
+        if name == BEST:
+            content["score"] += 1
+        checkpoint.save(copy / name, content)
+    (copy / ".left").touch()
+    named = {LAST, BEST, AVERAGED, METRICS, STEPS, PROBE, SWA, EVALUATION, "momentum", "best", "left"}
+    assert set(different(whole, copy)) == named == set(bits(whole)), "all that is compared"
     assert json.loads((whole / EVALUATION).read_text())["n"] == 12

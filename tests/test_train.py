@@ -31,6 +31,7 @@ from runs import (
     Here,
     batches_seen,
     never,
+    same_weights,
     tinted,
     tiny_context,
     tiny_job,
@@ -218,8 +219,7 @@ def test_a_resumed_run_is_the_run(
     place = r"(in epoch [012], after \d+ of 42 images|after the last epoch)"
     assert re.match(rf"resumed {place}\n", capsys.readouterr().out)
     for name in (LAST, AVERAGED, BEST):
-        resumed, whole = (checkpoint.load(folder / name)["network"] for folder in (out, tiny_run))
-        assert all(torch.equal(resumed[key], whole[key]) for key in whole), name
+        assert same_weights(out / name, tiny_run / name), name
     assert (out / METRICS).read_bytes() == (tiny_run / METRICS).read_bytes()
 
 
@@ -237,8 +237,7 @@ def test_a_start_that_reached_no_checkpoint_starts_anew(colour_pack: Pack, tmp_p
     assert Run(out).read(SWA)["after"]["n"] == 6
     whole = tmp_path / "whole"
     train.train(tiny_job(colour_pack.path, whole, recipe=recipe), never)
-    resumed, expected = (checkpoint.load(folder / AVERAGED)["network"] for folder in (out, whole))
-    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+    assert same_weights(out / AVERAGED, whole / AVERAGED)
 
 
 def test_micro_batches_are_the_step(colour_pack: Pack) -> None:
@@ -267,9 +266,8 @@ def test_a_probe_may_choose_a_grid_and_all_that_follows_takes_it(colour_pack: Pa
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(5))
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
     for name in (LAST, AVERAGED, BEST):
-        resumed, expected = (checkpoint.load(folder / name) for folder in (out, whole))
-        assert resumed["grid"] == expected["grid"] == 2
-        assert all(torch.equal(resumed["network"][key], value) for key, value in expected["network"].items())
+        assert [checkpoint.load(folder / name)["grid"] for folder in (out, whole)] == [2, 2]
+        assert same_weights(out / name, whole / name), name
     _, network = Run(out).network("swa", torch.device("cpu"))
     assert (
         network.get_parameter("classifier.weight").shape[1]
@@ -304,8 +302,7 @@ def test_random_numbers_of_the_network_go_on_where_they_stopped(
     with pytest.raises(Stopped):
         train.train(tiny_job(colour_pack.path, out, recipe=recipe), stop_after(4))
     train.train(tiny_job(colour_pack.path, out, resume=True, recipe=recipe), never)
-    resumed, whole = (checkpoint.load(folder / LAST)["network"] for folder in (out, tmp_path / "whole"))
-    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert same_weights(out / LAST, tmp_path / "whole" / LAST)
 
 
 def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
@@ -448,9 +445,8 @@ def test_a_step_that_diverged_pushes_out_no_sound_checkpoint(
     found = [checkpoint.load(path) for path in checkpoint.kept(out / LAST)]
     places = [(each["progress"]["epoch"], each["progress"]["images"]) for each in found]
     assert places == [(1, 7), (1, 0)]
-    best = checkpoint.load(out / BEST)
     assert all(value.isfinite().all() for value in found[1]["network"].values())
-    assert all(value.equal(best["network"][name]) for name, value in found[1]["network"].items())
+    assert same_weights(checkpoint.kept(out / LAST)[1], out / BEST)
 
 
 def test_one_pass_keeps_no_pixels_and_many_do(colour_pack: Pack) -> None:
@@ -498,22 +494,17 @@ def test_steps_of_one_image_that_batchnorm_cannot_take_are_refused(colour_pack: 
 
 
 def test_class_weights_are_resumed(tmp_path: Path, scan_in_process: None) -> None:
-    """Of a pack with three times as many images of one class; and they change what is learnt."""
+    """Of a pack with twice as many images of one class; and they change what is learnt."""
     images = {name: [tinted(k, 100 * k + n) for n in range(24 >> k)] for k, name in enumerate(("a", "b"))}
     pack = packed(tmp_path / "pack", images, Options(val=0.1, test=0)).path
     recipe = replace(FULL, class_weights="balanced")
-
-    def weights(name: str) -> dict[str, torch.Tensor]:
-        found: dict[str, torch.Tensor] = checkpoint.load(tmp_path / name / LAST)["network"]
-        return found
-
     train.train(tiny_job(pack, tmp_path / "whole", recipe=recipe), never)
     train.train(tiny_job(pack, tmp_path / "plain", recipe=FULL), never)
     with pytest.raises(Stopped):
         train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe), stop_after(8))
     train.train(tiny_job(pack, tmp_path / "parts", recipe=recipe, resume=True), never)
-    assert all(torch.equal(value, weights("parts")[key]) for key, value in weights("whole").items())
-    assert not torch.equal(weights("plain")["classifier.weight"], weights("whole")["classifier.weight"])
+    assert same_weights(tmp_path / "parts" / LAST, tmp_path / "whole" / LAST)
+    assert not same_weights(tmp_path / "plain" / LAST, tmp_path / "whole" / LAST)
 
 
 def test_weights_of_images_count_in_every_stage(tmp_path: Path, scan_in_process: None) -> None:
@@ -608,12 +599,6 @@ def test_a_run_is_never_overwritten(tiny_run: Path, colour_pack: Pack) -> None:
     ):
         train.train(tiny_job(colour_pack.path, tiny_run), never)
     assert (tiny_run / RECIPE).read_bytes() == before
-
-
-def test_resuming_with_another_recipe_says_what_differs(tiny_run: Path, colour_pack: Pack) -> None:
-    other = replace(TINY, batch_size=16)
-    with pytest.raises(RunError, match="batch_size = 8, not 16"):
-        train.train(tiny_job(colour_pack.path, tiny_run, resume=True, recipe=other), never)
 
 
 def test_resuming_with_another_pack_is_refused(tiny_run: Path, coded_pack: Pack, tmp_path: Path) -> None:
@@ -748,11 +733,8 @@ def test_a_checkpoint_of_another_network_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("", "error: no recipe is named; expected: greyhound train"),
-        ("fast", "error: --out is missing; see greyhound train --help"),
         ("fast --out x", "a training needs a pack: --pack PACK"),
         ("fast --pack nowhere.arrow --out x", "there is no pack at nowhere.arrow"),
-        ("fast --pack nowhere.arrow --out x --colour 1", "there is no flag --colour"),
         ("fast --pack nowhere.arrow --out x --prefetch 0", "prefetch is 0; expected at least 1"),
     ],
 )

@@ -14,6 +14,7 @@ from runs import NAMES, ONE_THREAD, Capture, Patch
 from greyhound.cache.store import Pack
 from greyhound.model import calibration, precision
 from greyhound.model.run import Run, RunError
+from greyhound.pipelines.loader import Loader
 from greyhound.trained import Crops, Trained, collect, open_trained, temperature
 
 MADE = calibration.Temperature(1.7, 6)
@@ -48,6 +49,11 @@ def test_what_was_opened_is_the_run(opened: Trained, run: Path, colour_pack: Pac
     rows, logits = collect(opened.logits(colour_pack, ids[::-1], ONE_THREAD, Crops(batch_size=5)), len(ids))
     assert rows.tolist() == sorted(ids.tolist())
     assert logits.shape == (12, 1, 3)
+    with Loader(colour_pack, opened.augment.centre(), ids, ONE_THREAD, batch_size=12, epochs=1) as loader:
+        (batch,) = loader
+    with torch.no_grad():
+        expected = network(batch.images)
+    torch.testing.assert_close(logits[:, 0], expected, rtol=1e-4, atol=1e-4)  # BatchNorm is folded in
     images = next(opened.logits(colour_pack, ids, ONE_THREAD, Crops(3, batch_size=7)))
     assert (images[0].tolist(), images[1].shape) == (ids[:2].tolist(), (2, 3, 3))
     assert not any(isinstance(each, torch.nn.BatchNorm2d) for each in opened.network.modules())
