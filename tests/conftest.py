@@ -76,11 +76,13 @@ def pytest_runtest_call() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """REQUIRE_GPU=1, which `make gpu-check` sets: a test for the GPU that is skipped has failed."""
+    """A skipped test for what must be there has failed: REQUIRE_GPU=1 is of `make gpu-check`, REQUIRE_BROWSER=1 of .ci/run."""
     report = yield
-    if os.environ.get("REQUIRE_GPU") == "1" and item.get_closest_marker("gpu") and report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"REQUIRE_GPU=1, and this was skipped: {report.longrepr}"
+    for marker in ("gpu", "browser"):
+        required = f"REQUIRE_{marker.upper()}"
+        if os.environ.get(required) == "1" and item.get_closest_marker(marker) and report.skipped:
+            report.outcome = "failed"
+            report.longrepr = f"{required}=1, and this was skipped: {report.longrepr}"
     return report
 
 
@@ -139,6 +141,12 @@ def images(tmp_path: Path, scan_in_process: None) -> Path:
     """Six pictures in the classes of the tiny run, in `images`, looked at in the test's own process."""
     names = [(f"{name}/{n}.jpg", k, n) for k, name in enumerate(NAMES) for n in (0, 1)]
     return folder(tmp_path / "images", {name: tinted(2 - k, 9 * k + n) for name, k, n in names})
+
+
+@pytest.fixture
+def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The files of the test module's DATA, path -> bytes, in `images`."""
+    return folder(tmp_path / "images", request.module.DATA)
 
 
 @pytest.fixture
