@@ -105,6 +105,8 @@ class Header:
             if int(metadata[_CHECKSUM]) != zlib.crc32(text):
                 raise ValueError("its checksum is another")
             version = json.loads(text)["format"]
+            if not isinstance(version, int):
+                raise TypeError("its version is no number")
             if version == FORMAT:
                 return _header().validate_json(text, strict=True)
         except (ValueError, KeyError, TypeError, RecursionError) as error:

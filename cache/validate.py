@@ -68,11 +68,6 @@ Look: TypeAlias = Generator[Asked, None, ImageInfo]
 """A look at one file. It goes on where DALI agrees; where not, a DecodeError is thrown into it."""
 
 
-def validate_image(data: bytes, dali: DaliDecoder, suffix: str = "", background: str = WHITE) -> ImageInfo:
-    """Look at one file's bytes with every decoder that training may use. suffix: how its name ends."""
-    return finish([_look(data, suffix, background)], dali)[0]
-
-
 def finish(looks: Iterable[Look], dali: DaliDecoder) -> list[ImageInfo]:
     """What each look finds, in order; DALI is asked about several files at once."""
     looks = list(looks)
@@ -108,7 +103,8 @@ def _ask(looks: Sequence[Look], waiting: dict[int, Asked], dali: DaliDecoder) ->
     return found
 
 
-def _look(data: bytes, suffix: str, background: str) -> Look:
+def look_into(data: bytes, suffix: str, background: str) -> Look:
+    """A look at a file's bytes. suffix: how its name ends."""
     sha256 = hashlib.sha256(data).hexdigest()
     known: dict[str, Any] = {"bytes": len(data), "crc32": zlib.crc32(data), "sha256": sha256}
     if not data:
@@ -299,7 +295,7 @@ def look_at(path: Place, background: str = WHITE) -> Look:
             return ImageInfo(problem="undecodable", detail="not a regular file")
         if length(path) > LONG and not _is_picture(path):
             return _skim(path)
-        return (yield from _look(path.read_bytes(), path.suffix, background))
+        return (yield from look_into(path.read_bytes(), path.suffix, background))
     except OSError as error:
         return ImageInfo(problem="unreadable", detail=error.strerror or str(error))
     except MemoryError:
@@ -342,7 +338,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
     cv2.setNumThreads(1)
-    Image.MAX_IMAGE_PIXELS = None  # `validate_image` refuses bombs itself, by what the header claims
+    Image.MAX_IMAGE_PIXELS = None  # `look_into` refuses bombs itself, by what the header claims
     dali, background = DaliDecoder(WITHOUT_DALI not in sys.argv), (*sys.argv[1:], WHITE)[0]
     gc.freeze()  # what was imported stays: the collector need not look through it again and again
     answers.write(b"ready\n")

@@ -142,6 +142,12 @@ def images(tmp_path: Path, scan_in_process: None) -> Path:
 
 
 @pytest.fixture
+def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The files of the test module's DATA, path -> bytes, in `images`."""
+    return folder(tmp_path / "images", request.module.DATA)
+
+
+@pytest.fixture
 def ordinary() -> Iterator[None]:
     """The test heeds the modes of files, also as root."""
     from limits import ordinary_user  # which not every system can do

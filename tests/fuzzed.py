@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import torch
-from pictures import coded, decoder, encode, packed
+from pictures import coded, decoder, encode, packed, validate_image
 from runs import TINY
 
 from greyhound import eval as evaluation
@@ -35,7 +35,6 @@ from greyhound.cache.pack import Options
 from greyhound.cache.split import read_split
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError
 from greyhound.cache.survey import table as survey
-from greyhound.cache.validate import validate_image
 from greyhound.model import checkpoint
 from greyhound.model import run as files
 from greyhound.model.checkpoint import CheckpointError

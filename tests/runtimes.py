@@ -6,9 +6,10 @@ installed, or too old, skips the test.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from greyhound.pipelines.onnx_window import INPUT
 
 Answer = Callable[[NDArray[np.uint8]], Any]
+HAS_OPENVINO: Final = importlib.util.find_spec("openvino") is not None
+HAS_OPENCV_5: Final = int(cv2.__version__.split(".")[0]) >= 5
+"""Whose DNN reads graphs of free sizes."""
 
 
 def in_onnxruntime(path: Path) -> Answer:
@@ -33,7 +37,7 @@ def in_openvino(path: Path) -> Answer:
 
 
 def in_opencv(path: Path) -> Answer:
-    if int(cv2.__version__.split(".")[0]) < 5:
+    if not HAS_OPENCV_5:
         pytest.skip("OpenCV's DNN reads graphs of free sizes since 5.0")
     network = cv2.dnn.readNetFromONNX(str(path))
 

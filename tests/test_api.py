@@ -148,10 +148,15 @@ def replace_colour(augment: Augment) -> Augment:
     return augment.crops()
 
 
-def test_training_can_be_asked_for_and_refused(coded_pack: Pack) -> None:
+def test_training_can_be_asked_for_and_refused(coded_pack: Pack, colour_pack: Pack) -> None:
     plain = greyhound.loader(coded_pack, augment=SMALL, training=False, resources=ONE_THREAD)
     assert labels_and_ids(plain)[1] == list(range(20))
     assert plain._source.augment == SMALL.centre()
+    rows = colour_pack.ids("val")
+    trains = greyhound.loader(colour_pack, "val", augment=SMALL, training=True, resources=ONE_THREAD)
+    assert trains._source.augment == SMALL
+    (batch,) = trains._source.epoch()
+    assert batch.ids.tolist() == epoch_order(rows, 0, 0).tolist() != rows.tolist()
 
 
 def test_views_follow_each_other(coded_pack: Pack) -> None:
@@ -340,15 +345,22 @@ def test_pack_fit_open_and_evaluate(tmp_path: Path, colour_pack: Pack, capsys: C
     assert accuracy == run.evaluate("val", 1, resources=ONE_THREAD)["accuracy"]
 
 
-def test_another_packs_evaluation_is_its_own(tmp_path: Path, run: Path) -> None:
+def test_another_packs_evaluation_is_its_own(tmp_path: Path, run: Path, capfd: Capture) -> None:
     from runs import tiny_pack
 
     pack = tiny_pack(tmp_path / "other")
     other = greyhound.pack_images(
         pack.path.parent / "images", tmp_path / "all.arrow", greyhound.PackOptions(val=0, test=0.5)
     )
-    found = greyhound.open_run(run).evaluate(crops=1, pack=other.path, resources=ONE_THREAD)
+    opened = greyhound.open_run(run)
+    opened.evaluate(crops=1, resources=ONE_THREAD)
+    before = (run / "eval.json").read_bytes()
+    assert "may hold training images" not in capfd.readouterr().err
+    found = opened.evaluate(crops=1, pack=other.path, resources=ONE_THREAD)
     assert (found["n"], found["data"]) == (30, str(other.path))
+    assert (run / "eval.json").read_bytes() == before
+    assert json.loads((run / "eval-other-test.json").read_text())["data"] == str(other.path)
+    assert "its split may hold training images" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

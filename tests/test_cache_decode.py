@@ -12,25 +12,23 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import cv2
 import numpy as np
 import oracle
 import pytest
+from engines import needs_dali
 from numpy.typing import NDArray
-from pictures import coded, decoder, encode, folder, noise, png_bomb, store_as
+from pictures import coded, decoder, encode, folder, noise, png_bomb, store_as, validate_image
 from PIL import Image, features
 from runs import Patch
 
 from greyhound.cache import validate as module
 from greyhound.cache.decode import DecodeError, decode, downsample
-from greyhound.cache.machine import has_dali
 from greyhound.cache.picture import to_rgb
 from greyhound.cache.scan import FORMATS, TOGETHER, ImageInfo
 from greyhound.cache.stats import measure
-from greyhound.cache.validate import Asked, DaliDecoder, finish, validate_image
+from greyhound.cache.validate import Asked, DaliDecoder, finish
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
-needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 PICTURE = noise(96, 72, 1)
 
 
@@ -121,10 +119,6 @@ def test_a_look_at_a_good_file() -> None:
     )
     assert abs(look.mean_luma - (PICTURE @ [0.299, 0.587, 0.114]).mean()) < 0.5
     assert look.colourfulness > 30
-
-
-def opencv_png(pixels: NDArray[Any]) -> bytes:
-    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 @pytest.mark.parametrize(

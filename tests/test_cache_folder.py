@@ -470,11 +470,9 @@ def test_a_persons_own_split(tmp_path: Path) -> None:
     header = pack(root, out, Options(val=0.25, test=0.25, table=read_split(file)))
     assert header.split_by.endswith("0.25 for test; images of a group together (4 groups)")
     opened = Pack(out)
-    assert [{opened.image_path(row)[2] for row in opened.ids(split)} for split in ("val", "test")] != [
-        set(),
-        set(),
-    ]
-    assert all(len(opened.ids(split)) == 2 for split in ("val", "test"))
+    for split in ("val", "test"):
+        held = [opened.image_path(row) for row in opened.ids(split)]
+        assert held == [f"a/{held[0][2]}.png", f"b/{held[0][2]}.png"], "one whole group"
 
 
 def test_a_table_of_splits_may_use_the_words_of_a_manifest(tmp_path: Path) -> None:

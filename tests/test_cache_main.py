@@ -232,8 +232,15 @@ def test_a_mistake_is_one_line_and_a_reader_that_has_seen_enough_is_none(
     assert done.stderr == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGTERM, os.kill)],
+    ids=["Ctrl-C", "the group is ended", "the parent alone is ended"],
+)
+def test_a_signal_while_decoders_run_leaves_nothing_and_says_nothing(
+    images: Path, tmp_path: Path, number: int, send: Callable[[int, int], None]
+) -> None:
+    """A terminal signals every process of the group, a system may signal packing alone."""
     many = Path(shutil.copytree(images, tmp_path / "many"))
     one = next(many.glob("*/*"))
     for copy in range(12_000):  # many seconds of work, so that the signal comes into the middle of it
@@ -244,7 +251,8 @@ def test_ctrl_c_leaves_nothing_and_says_nothing(images: Path, tmp_path: Path, nu
     deadline = time.monotonic() + 20
     while not _decoding(process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, number)  # as a terminal does: to every process of the group
+    assert _decoding(process.pid)
+    send(process.pid, number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (128 + number, b"", b"")
     with pytest.raises(ProcessLookupError):

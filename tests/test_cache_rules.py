@@ -82,7 +82,7 @@ LOST = {"undecodable", "truncated", "bomb"}  # one grey image of four is too man
 
 @pytest.fixture(autouse=True)
 def no_limit(monkeypatch: Patch) -> None:
-    """As in the child process: `examine` refuses bombs itself."""
+    """As in the child process: `look_into` refuses bombs itself."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
 
 

@@ -44,11 +44,6 @@ DEFAULT = Options()
 Rows = Counter[tuple[str, bytes, str]]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return folder(tmp_path / "images", DATA)
-
-
 def label_of(path: str) -> str:
     return path.split("/")[0]
 

@@ -312,8 +312,9 @@ def test_a_buffer_of_another_length_is_no_traceback(path: Path, tmp_path: Path, 
     """Found by the flips above: lengths in the file's own metadata that are no multiple of an offset's eight or four bytes."""
     data = path.read_bytes()
     for length in (6 * 8, 6 * 4):  # the offsets of five images, and of five paths
-        for found in re.finditer(re.escape(length.to_bytes(8, "little")), data):
-            start = found.start()
+        starts = [found.start() for found in re.finditer(re.escape(length.to_bytes(8, "little")), data)]
+        assert starts
+        for start in starts:
             try:
                 pack = Pack(copied(path, tmp_path / "p.arrow", start, bytes([data[start] ^ (1 << place)])))
                 assert pack.corrupt() == []

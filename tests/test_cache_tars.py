@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from limits import files_up_to
-from pictures import encode, folder, left_out, noise
+from pictures import encode, left_out, noise
 from runs import Patch
 from test_cache_source import DATA, FILES, label_of, refused, rows, rows_of
 
@@ -23,11 +23,6 @@ from greyhound.cache.source import SourceOptions
 from greyhound.cache.store import SPLITS, Pack, PackError
 
 pytestmark = pytest.mark.usefixtures("scan_in_process")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return folder(tmp_path / "images", DATA)
 
 
 def write_tar(file: Path, members: Sequence[tuple[str, bytes]], **options: Any) -> Path:

@@ -158,7 +158,7 @@ def started(command: list[str], tmp_path: Path, **streams: int) -> subprocess.Po
     return process  # type: ignore[no-any-return]
 
 
-def test_a_terminal_that_is_closed_ends_a_training_with_its_checkpoint(tmp_path: Path) -> None:
+def test_a_closed_terminal_stops_a_program_with_a_training_s_bar_which_still_writes(tmp_path: Path) -> None:
     """Writing to the terminal then fails."""
     ours, theirs = pty.openpty()
     process = started(["setsid", "--ctty"], tmp_path, stdin=theirs, stdout=theirs, stderr=theirs)

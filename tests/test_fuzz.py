@@ -57,6 +57,7 @@ def saying(key: str, value: object) -> Callable[[bytes], bytes]:
         ("index", lambda data: data[:13] + b"\xff" + data[14:]),
         ("index", lambda data: data[:5] + bytes(4) + data[9:]),
         ("index", lambda data: data[:14] + b"\0\0\xc0\x7f" + data[18:]),
+        ("header", lambda _: b'{"format": "x"}'),
         ("survey", cut_short),
         ("checkpoint", many_disks),
         ("checkpoint", saying("progress", {"epoch": "x"})),

@@ -71,7 +71,7 @@ BAD = {
     "bomb.png": png_that_claims(60_000, 60_000),
     "no-size.gif": b"GIF89a" + struct.pack("<HHBBB", 0, 0, 0, 0, 0) + b";",
     "half.jpg": tinted(0, 3)[:900],
-    "script.jpg": b"#!/bin/sh\ntouch /tmp/greyhound-was-here\n",
+    "script.jpg": b"#!/bin/sh\ntouch TRACE\n",
     "pickle.jpg": b"\x80\x04\x95cos\nsystem\n.",
 }
 SOUND = {
@@ -87,7 +87,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hostile") / "images"
     sound = {f"{SCRIPT}/{name}": tinted(0, index) for index, name in enumerate(NAMES)}
     more = {f"plain/{index}.jpg": tinted(2, 50 + index) for index in range(12)}
-    folder(root, sound | more | {f"plain/{name}": data for name, data in (BAD | SOUND).items()})
+    rest = {f"plain/{name}": data for name, data in (BAD | SOUND).items()}
+    rest["plain/script.jpg"] = rest["plain/script.jpg"].replace(b"TRACE", bytes(root.with_name("trace")))
+    folder(root, sound | more | rest)
     (root / "plain" / os.fsdecode(b"bytes\xff.jpg")).write_bytes(tinted(2, 99))
     (root / "plain" / "folder.jpg").mkdir()
     (root / "plain" / "loop").symlink_to(root)
@@ -107,7 +109,9 @@ def packed_hostile(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return out, result.stdout
 
 
-def test_every_sound_image_is_packed_and_every_other_named(packed_hostile: tuple[Path, str]) -> None:
+def test_every_sound_image_is_packed_and_every_other_named(
+    hostile: Path, packed_hostile: tuple[Path, str]
+) -> None:
     """And no name reaches the terminal as a command."""
     opened = Pack(packed_hostile[0])
     paths = {opened.image_path(row).rpartition("/")[2] for row in range(len(opened))}
@@ -117,7 +121,7 @@ def test_every_sound_image_is_packed_and_every_other_named(packed_hostile: tuple
     assert left_out["bomb.png"] == "bomb"
     assert left_out["half.jpg"] == "truncated"
     assert opened.corrupt() == []
-    assert not Path("/tmp/greyhound-was-here").exists()
+    assert not hostile.with_name("trace").exists()
     assert "\x1b" not in packed_hostile[1]
 
 

@@ -16,20 +16,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-NEIGHBOURS = [
-    "model",
-    "train",
-    "pipelines",
-    "eval",
-    "explain",
-    "review",
-    "session",
-    "recipe",
-    "begin",
-    "trained",
-    "predict",
-    "compare",
-]
+MODULES = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
+NEIGHBOURS = [*sorted(MODULES), "model", "pipelines"]
 """A user's own modules beside his images; `cache` is a package of his."""
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 SPY = "open({log!r}, 'a').write(__name__ + ' ')\nraise RuntimeError(__name__ + ' is not for import')\n"

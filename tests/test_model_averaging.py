@@ -1,4 +1,4 @@
-"""model/averaging.py: full-batch steps and their mean, the moving average, weights between two networks."""
+"""model/averaging.py: full-batch steps, the mean of their parameters, and BatchNorm refreshed for it."""
 
 from __future__ import annotations
 

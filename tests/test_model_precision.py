@@ -44,10 +44,16 @@ def test_forward_computes_in_bf16_only_if_asked_and_returns_float32(bf16: bool) 
     assert seen == [torch.bfloat16 if bf16 else torch.float32]
 
 
-def test_fast_kernels_are_switched_on() -> None:
-    precision.use_fast_kernels(torch.device("cpu"))
-    assert torch.backends.cudnn.benchmark
-    assert torch.get_float32_matmul_precision() == "high"
+def test_fast_kernels_are_switched_on(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        precision.use_fast_kernels(torch.device("cpu"))
+        assert torch.backends.cudnn.benchmark
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def small(dropout: float = 0.5) -> nn.Sequential:

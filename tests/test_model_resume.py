@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -393,20 +395,41 @@ def test_a_checkpoint_whose_progress_is_none_is_one_line(
         resume(colour_pack, run)
 
 
-def test_a_checkpoint_is_kept_or_replaced_at_every_moment(tmp_path: Path, monkeypatch: Patch) -> None:
-    """A kill while last.1.ckpt gets its successor leaves one of the two."""
-    path = tmp_path / LAST
-    for turn in range(3):
-        checkpoint.save(path, {"turn": turn})
-        checkpoint.rotate(path, 2)
+class Killed(BaseException):
+    """Of a process that does nothing more, as if by SIGKILL."""
 
-    def die(*_: object) -> None:
-        raise SystemExit("killed")
 
-    monkeypatch.setattr("greyhound.model.checkpoint.os.link", die)
-    with pytest.raises(SystemExit):
-        checkpoint.rotate(path, 2)
-    assert checkpoint.load(numbered(path, 1))["turn"] == 2
+def test_a_kill_before_any_call_of_rotating_leaves_the_last_two(tmp_path: Path, monkeypatch: Patch) -> None:
+    """From that call on every call fails, so that nothing is tidied up either."""
+    found = []
+    for moment in itertools.count(1):
+        path = tmp_path / str(moment) / LAST
+        for turn in range(4):
+            checkpoint.rotate(path, 3)
+            checkpoint.save(path, {"turn": turn})
+        with monkeypatch.context() as patched:
+            calls = itertools.count(1)
+            for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "link"), (os, "fsync")):
+                patched.setattr(owner, name, dying(getattr(owner, name), calls, moment))
+            try:
+                checkpoint.rotate(path, 3)
+                break
+            except Killed:
+                pass
+        found.append([checkpoint.load(each)["turn"] for each in checkpoint.kept(path)])
+    before, between, after = [3, 2, 1], [3, 2], [3, 3, 2]
+    assert found == [before, *[between] * 4, *[after] * 2]
+
+
+def dying(call: Callable[..., Any], calls: Iterator[int], moment: int) -> Callable[..., Any]:
+    """The call, until it is the time `moment`, from 1, that one of the calls is made."""
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if next(calls) >= moment:
+            raise Killed
+        return call(*arguments, **named)
+
+    return called
 
 
 def test_a_file_system_without_links_has_copies(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -25,7 +25,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import files_up_to
-from pictures import flip, flipped, folder
+from pictures import flip, flipped, folder, validate_image
 from runs import (
     FULL,
     ONE_THREAD,
@@ -47,7 +47,7 @@ from greyhound import eval as evaluation
 from greyhound.cache.cli import Stopped, ValueFormatError, from_json
 from greyhound.cache.machine import has_dali
 from greyhound.cache.store import Pack, PackError
-from greyhound.cache.validate import DaliDecoder, validate_image
+from greyhound.cache.validate import DaliDecoder
 from greyhound.model import calibration, checkpoint
 from greyhound.model.checkpoint import FORMAT, CheckpointError, numbered, rotate
 from greyhound.model.report import report
