@@ -30,7 +30,7 @@ from greyhound.cache import __main__ as room
 from greyhound.cache import selection
 from greyhound.cache.cli import ValueFormatError, from_json, read_or_exit
 from greyhound.cache.index import add_index
-from greyhound.cache.options import read_call, read_options
+from greyhound.cache.options import check_command, read_call, read_options
 from greyhound.cache.pack import Options
 from greyhound.cache.split import read_split
 from greyhound.cache.store import SCHEMA, SPLITS, Header, Pack, PackError
@@ -296,13 +296,20 @@ def _sound_members() -> dict[str, bytes]:
     return _members(last)
 
 
+def read_room(words: list[str]) -> None:
+    """As `greyhound pack` and its like do."""
+    name = next(iter(words), "pack")
+    check_command(name, list(room.COMMANDS))
+    read_call(room.COMMANDS[name], words[1:], name)
+
+
 COMMANDS: Final[tuple[Callable[[list[str]], object], ...]] = (
     recipe.read_options,
     lambda words: read_options(evaluation.Job, words, "eval"),
     lambda words: read_options(predict.Job, words, "predict"),
     lambda words: read_options(explain.Job, words, "explain"),
     lambda words: read_options(review.Job, words, "review"),
-    lambda words: read_call(room.COMMANDS[words[0]], words[1:], words[0]) if words[:1] else None,
+    read_room,
 )
 """Each program's parser, in the order in which the first byte of an input chooses one; nothing is done."""
 
