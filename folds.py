@@ -36,6 +36,7 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     if asked.pack is None:
         raise RunError("--folds needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
     folders = [asked.out / f"fold-{index}" for index in range(count)]
+    closing = next_step(Pack(asked.pack))
     pack = open_pack(asked.pack, asked.resources, Fold(0, count, seed))
     if not (pack.families >= 0).any():
         dealt = "has no groups and no twins, so each image is dealt out by itself"
@@ -51,7 +52,7 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
         found = summary(results)
         run.write(FOLDS, content | found)
         conclude(folders, found)
-        print(next_step(Pack(asked.pack)))
+        print(closing)
     return 0
 
 
@@ -74,7 +75,7 @@ def summary(results: Sequence[Any]) -> dict[str, Any]:
 
 def next_step(pack: Pack) -> str:
     """What to do with what was learnt, in words. pack: as it is without folds."""
-    pack_first = "" if len(pack.ids("val")) else "pack again, with --val 0.1 for example; then "
+    pack_first = "" if len(pack.ids("val")) else "pack again, with --val 0.2 for example; then "
     test = "; greyhound eval tests what comes of it" if len(pack.ids("test")) else ""
     return f"next: {pack_first}the same command without --folds, to another --out{test}"
 

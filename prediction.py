@@ -90,8 +90,8 @@ def _refuse_closed(word: str) -> None:
         raise UserError(
             f"{word} cannot be looked at ({error.strerror}); name files that you may read"
         ) from None
-    except OSError:
-        return  # which has no such file
+    except (OSError, ValueError):  # there is no such file, or there can be none
+        return
 
 
 def _outermost(matches: list[str]) -> list[str]:

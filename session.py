@@ -30,7 +30,7 @@ from greyhound.model.precision import fuse_conv_bn, use_fast_kernels
 from greyhound.model.run import PACK, THREADS, RecipeError, Run, RunError, versions
 from greyhound.model.state import CheckpointSaver, TrainState
 from greyhound.model.step import Loss, image_weights, smoothed_cross_entropy, validate, weighted
-from greyhound.pipelines.engine import Resources, default_cache_bytes, parse_bytes
+from greyhound.pipelines.engine import Resources
 from greyhound.pipelines.loader import Batch, Clock, Loader, Position, choose, torch_device
 from greyhound.recipe import Recipe
 
@@ -247,11 +247,10 @@ def open_loaders(
     recipe: Recipe, pack: Pack, resources: Resources, start: Position
 ) -> Iterator[tuple[Loader, Loader]]:
     """Training and validation, for as long as the block runs: they share the memory of the image cache."""
-    nbytes = parse_bytes(resources.cache_bytes) if resources.cache_bytes else default_cache_bytes()
-    of_training = replace(resources, cache_bytes=f"{nbytes}B")
-    with open_training(recipe, pack, of_training, start) as training:
-        of_validation = replace(resources, cache_bytes=f"{nbytes - training.plan.nbytes}B")
-        with open_evaluation(recipe, pack, of_validation, pack.ids("val")) as validation:
+    with open_training(recipe, pack, resources, start) as training:
+        if training.plan.left is not None:
+            resources = replace(resources, cache_bytes=f"{training.plan.left}B")
+        with open_evaluation(recipe, pack, resources, pack.ids("val")) as validation:
             for loader in (training, validation):
                 distributed.on_main(note, loader.describe_corrupt())
             yield training, validation

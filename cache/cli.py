@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -53,6 +54,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
+    # Pillow warns from 89 megapixels on; cache/validate.py decides how large a picture may be.
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     gc.freeze()  # what was imported stays
     gc.enable()
     try:

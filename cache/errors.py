@@ -17,4 +17,4 @@ class UserError(Exception):
 
 def one_line(error: BaseException) -> str:
     """What an error of another library says, on one line, cut short; its type where it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

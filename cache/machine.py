@@ -104,7 +104,7 @@ def _groups(controller: str) -> Iterator[Path]:
 
     Of version 2, and of a controller of version 1. Source: cgroups(7), "/proc/[pid]/cgroup".
     """
-    lines = [line.split(":", 2) for line in _OWN.read_text().splitlines()] if _OWN.exists() else []
+    lines = [line.split(":", 2) for line in _text(_OWN).splitlines()]
     paths = {name: path for _, names, path in lines for name in names.split(",")}
     for root, name in ((_GROUP, ""), (_GROUP / controller, controller)):
         own = root / paths.get(name, "").lstrip("/")
@@ -112,6 +112,14 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _statistics(file: Path) -> dict[str, int]:
-    """The numbers of a memory.stat, by name; none where it is not there."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return {name: int(number) for name, number in map(str.split, lines)}
+    """The numbers of a memory.stat, by name; none where it cannot be read."""
+    pairs = [line.split() for line in _text(file).splitlines()]
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+
+
+def _text(file: Path) -> str:
+    """What a file of the kernel says; nothing where it cannot be read."""
+    try:
+        return os.fsdecode(file.read_bytes())
+    except OSError:
+        return ""

@@ -7,7 +7,6 @@ and close-ups. What both engines decode to these very pixels is packed as it is;
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -48,12 +47,8 @@ class Picture:
 
 
 def open_image(file: Any) -> Image.Image:
-    """Open with Pillow, and pillow-heif where it is installed. Raises what they raise.
-
-    Pillow warns of pictures from 89 megapixels on; how large one may be is decided elsewhere.
-    """
-    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-        return Image.open(file, formats=[*FORMATS, "HEIF"] if reads_heic() else FORMATS)
+    """Open with Pillow, and pillow-heif where it is installed. Raises what they raise."""
+    return Image.open(file, formats=[*FORMATS, "HEIF"] if reads_heic() else FORMATS)
 
 
 @cache

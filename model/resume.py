@@ -168,16 +168,16 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
         try:
             content = load(path)
         except CorruptCheckpointError as error:
-            say(f"{error}; looking at the one before it")
+            say(f"{error}; looking at the one before it" if path != paths[-1] else str(error))
             continue
         if path != last:
             say(f"going on from {path.name}")
         if path != last and repair:
             path.replace(last)
         return content
-    names = " and ".join(path.name for path in paths)
-    todo = "put one back, or train into another folder: --out"
-    raise CorruptCheckpointError(f"{folder.folder}: {names} cannot be gone on from; {todo}")
+    names = ", ".join(path.name for path in paths)
+    todo = "put back a copy of one, or train into another folder: --out"
+    raise CorruptCheckpointError(f"{folder.folder} has no checkpoint that can be read ({names}); {todo}")
 
 
 def refuse_lost(folder: Run) -> None:

@@ -242,9 +242,8 @@ class Run:
     def refuse_read_only(self) -> None:
         """Refuse a folder that no result can be written to, before the work for it. Raises RunError."""
         if self.folder.is_dir() and not os.access(self.folder, os.W_OK, effective_ids=True):
-            raise RunError(
-                f"{self.folder} may not be written to, where the result goes; make it writable, or copy it"
-            )
+            found = f"the result goes into {self.folder}, which may not be written to"
+            raise RunError(f"{found}; make it writable, or copy it")
 
     def write(self, name: str, content: Any) -> None:
         """Write one JSON file, whole or not at all."""

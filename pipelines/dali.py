@@ -15,6 +15,7 @@ import torch
 import torch.utils.dlpack
 from numpy.typing import NDArray
 
+from greyhound.cache.errors import one_line
 from greyhound.cache.store import Pack
 from greyhound.pipelines.augment import MAX_LOG2_REDUCTION, spans
 from greyhound.pipelines.decoded import no_longer_decodes
@@ -191,7 +192,7 @@ def _explain(
     if bad:
         found = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         return no_longer_decodes(pack, found)
-    said, remedy = " ".join(str(error).split()), "--engine threads does the same on the CPU"
-    if "memory" in said or "bad_alloc" in said:
+    said, remedy = one_line(error), "--engine threads does the same on the CPU"
+    if "memory" in str(error) or "bad_alloc" in str(error):
         remedy = f"lower the batch size, {config.batch_size} images of {config.views} views, or --prefetch"
-    return StreamError(f"DALI stopped, though every image of the batch decodes: {said[:300]}; {remedy}")
+    return StreamError(f"DALI stopped, though every image of the batch decodes: {said}; {remedy}")

@@ -26,10 +26,14 @@ from greyhound.pipelines.engine import (
 
 @dataclass(frozen=True)
 class Plan:
-    """Which rows are kept decoded. kept: bool `[rows of the pack]`. nbytes: of them all. why: one line."""
+    """Which rows are kept decoded. kept: bool `[rows of the pack]`. nbytes: of them all. why: one line.
+
+    left: bytes that another stream may take; None where this one asked for none.
+    """
 
     kept: NDArray[np.bool_]
     nbytes: int
+    left: int | None
     why: str
 
 
@@ -88,7 +92,7 @@ def plan(
     """
     kept = np.zeros(len(pack), dtype=bool)
     if why := _why_encoded(name, passes, engine):
-        return Plan(kept, 0, f"image cache: encoded, {why}")
+        return Plan(kept, 0, None, f"image cache: encoded, {why}")
     rows, first = np.unique(ids, return_index=True)
     sizes = decoded_sizes(pack, rows, log2_reduction[first])
     free = default_cache_bytes() if cache_bytes is None else cache_bytes
@@ -97,10 +101,14 @@ def plan(
     nbytes, there = int(sizes[fitting].sum()), filesize.decimal(free)
     if name == "decoded" and not fitting.all():
         needed = filesize.decimal(int(sizes.sum()))
-        remedy = "raise --cache-bytes, or choose --image-cache auto, which keeps as many as fit"
-        raise ResourcesError(f"decoded, {len(rows)} images take {needed}, and {there} are there; {remedy}")
-    why = f"{fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {there}"
-    return Plan(kept, nbytes, f"image cache: {'decoded' if fitting.any() else 'encoded'}, {why}")
+        shared = "training and validation share --cache-bytes"
+        remedy = f"{shared}: raise it, or choose --image-cache auto, which keeps as many as fit"
+        raise ResourcesError(f"decoded, {len(rows)} images take {needed}, and {there} are left; {remedy}")
+    kind = "decoded" if fitting.any() else "encoded"
+    why = (
+        f"image cache: {kind}, {fitting.sum()} of {len(rows)} images in {filesize.decimal(nbytes)} of {there}"
+    )
+    return Plan(kept, nbytes, free - nbytes, why)
 
 
 def _why_encoded(name: ImageCacheName, passes: int | None, engine: EngineChosen) -> str:

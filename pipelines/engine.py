@@ -83,7 +83,8 @@ class Resources:
     """Corrupt images of the pack. error: stop. skip: find them all at the start, train on others of their
     classes in their place, evaluate without them, and say so."""
     cache_bytes: str = ""
-    """Memory of each process for decoded originals, such as 4GB; default: half of what is free."""
+    """Memory of each process for decoded originals, such as 4GB; default: half of what is free, divided among
+    the processes."""
     timeout: float = 600.0
     """Seconds without a batch after which the loader counts as hanging and the program ends; 0: no limit."""
 

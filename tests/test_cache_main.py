@@ -248,7 +248,7 @@ def test_a_signal_while_decoders_run_leaves_nothing_and_says_nothing(
     line = [sys.executable, "-m", "cache", "pack", str(many), "--out", str(tmp_path / "out" / "p.arrow")]
     pipe = subprocess.PIPE
     process = subprocess.Popen(line, cwd=ROOT, stdout=pipe, stderr=pipe, start_new_session=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not _decoding(process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert _decoding(process.pid)

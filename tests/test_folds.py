@@ -16,7 +16,7 @@ from greyhound import begin, train
 from greyhound.cache.cli import Stop, Stopped
 from greyhound.cache.errors import UserError
 from greyhound.cache.folds import ALONE, Fold, deal
-from greyhound.cache.pack import Options
+from greyhound.cache.pack import Options, pack
 from greyhound.cache.split import Table
 from greyhound.cache.store import SPLITS, Pack, PackError
 from greyhound.folds import cross_validate, next_step, summary
@@ -81,9 +81,7 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> Pack:
         for n, data in enumerate(files):
             series = f"1_{n}" if n < 3 else f"2_{n - 3}" if n < 5 else f"{n}_0"
             (root / "images" / name / f"{series}.jpg").write_bytes(data)
-    from greyhound.cache import pack
-
-    pack.pack(root / "images", root / "pack.arrow", Options(val=0.1, test=0.2, group=r"[^/]*/\d+_"))
+    pack(root / "images", root / "pack.arrow", Options(val=0.1, test=0.2, group=r"[^/]*/\d+_"))
     return Pack(root / "pack.arrow")
 
 
@@ -128,13 +126,11 @@ def test_the_next_command_is_one_that_the_pack_allows(grouped: Pack, tmp_path: P
     assert next_step(grouped) == (
         "next: the same command without --folds, to another --out; greyhound eval tests what comes of it"
     )
-    from greyhound.cache import pack
-
-    pack.pack(grouped.path.parent / "images", tmp_path / "p.arrow", Options(val=0, test=0))
+    pack(grouped.path.parent / "images", tmp_path / "p.arrow", Options(val=0, test=0))
     opened = Pack(tmp_path / "p.arrow")
     said = next_step(opened)
     assert said == (
-        "next: pack again, with --val 0.1 for example; then the same command without --folds, to another --out"
+        "next: pack again, with --val 0.2 for example; then the same command without --folds, to another --out"
     )
     with pytest.raises(PackError, match=r"pack again, with --val 0\.2"):
         open_pack(opened.path, ONE_THREAD)
@@ -203,11 +199,9 @@ def test_a_fold_is_resumed_as_that_fold(crossed: Path, grouped: Pack) -> None:
 @pytest.fixture(scope="module")
 def ungrouped(grouped: Pack, tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The same images in the same splits, without groups."""
-    from greyhound.cache import pack
-
     splits = {grouped.image_path(row): split for split in SPLITS for row in grouped.ids(split).tolist()}
     path = tmp_path_factory.mktemp("ungrouped") / "pack.arrow"
-    pack.pack(grouped.path.parent / "images", path, Options(table=Table(Path("t.csv"), splits, {})))
+    pack(grouped.path.parent / "images", path, Options(table=Table(Path("t.csv"), splits, {})))
     return Pack(path)
 
 
@@ -276,9 +270,9 @@ def test_what_a_pack_does_not_say_is_said(
     def stop(*_: object) -> int:
         raise Stopped("here")
 
-    for pack, said in ((grouped, False), (colour_pack, True)):
+    for each, said in ((grouped, False), (colour_pack, True)):
         with pytest.raises(Stopped):
-            cross_validate(asked(pack, tmp_path / str(said)), never, stop)
+            cross_validate(asked(each, tmp_path / str(said)), never, stop)
         assert ("has no groups and no twins" in capsys.readouterr().err) == said
     with pytest.raises(UserError, match="--folds is 99; expected 2 to 16"):
         cross_validate(asked(colour_pack, tmp_path / "out", folds=99), never, stop)

@@ -450,7 +450,7 @@ def test_where_only_a_numbered_checkpoint_is_left_and_damaged_it_is_named(
     (run / LAST).unlink()
     flip(numbered(run / LAST, 1))
     with pytest.raises(
-        CheckpointError, match=r"last\.1\.ckpt cannot be gone on from; put one back, or train into"
+        CheckpointError, match=r"has no checkpoint that can be read \(last\.1\.ckpt\); put back a copy"
     ):
         resume(colour_pack, run)
     assert (run / BEST).exists() and not (run / PROBE).exists()

@@ -85,10 +85,10 @@ def test_an_image_that_may_not_be_read_is_left_out_by_name(
         ("cache/__main__.py survey images --out run", "--out run is no folder that can be written to"),
         ("cache/__main__.py demo run/demo", "run/demo cannot be made (NO)"),
         ("train.py fast --pack PACK --out run/new SMALL", "run/new cannot be made or written (NO)"),
-        ("eval.py --run run --crops 1 --device cpu", "run may not be written to, where the result goes; make it"),
-        ("eval.py --run run --images images --device cpu", "run may not be written to, where the result goes"),
+        ("eval.py --run run --crops 1 --device cpu", "the result goes into run, which may not be written to; make it"),
+        ("eval.py --run run --images images --device cpu", "the result goes into run, which may not be written to"),
         ("predict.py --run run images --out run/p.csv --device cpu", "run/p.csv cannot be written (NO)"),
-        ("explain.py --run run --device cpu", "run may not be written to, where the result goes"),
+        ("explain.py --run run --device cpu", "the result goes into run, which may not be written to"),
         ("review.py --run run --out run/labels.json --device cpu", "run/labels.json cannot be written (NO)"),
     ],
 )  # fmt: skip

@@ -110,8 +110,8 @@ def test_encoded_says_why_and_what_does_not_fit_is_said_with_its_size(pack: Pack
         found = planned(pack, name, None, passes)
         assert not found.kept.any()
         assert found.why == f"image cache: encoded, {why}"
-    sizes = r"decoded, 6 images take \d\d\.\d kB, and 100 bytes are there; "
-    with pytest.raises(ValueError, match=sizes + "raise --cache-bytes, or choose --image-cache auto"):
+    sizes = r"decoded, 6 images take \d\d\.\d kB, and 100 bytes are left; training and validation share "
+    with pytest.raises(ValueError, match=sizes + "--cache-bytes: raise it, or choose --image-cache auto"):
         planned(pack, "decoded", 100)
 
 

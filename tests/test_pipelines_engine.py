@@ -162,11 +162,11 @@ def test_a_training_whose_loader_hangs_ends_with_one_line(
     leave = mock.Mock(side_effect=SystemExit(42))  # to be told from an orderly end
     monkeypatch.setattr(os, "_exit", leave)
     at_row(monkeypatch, int(colour_pack.ids("train")[8]), released.wait)
-    arguments = ["paper", "--pack", str(colour_pack.path), "--out", "run", "--timeout", "1", *SMALL]
+    arguments = ["paper", "--pack", str(colour_pack.path), "--out", "run", "--timeout", "3", *SMALL]
     answer = here("train.py", *arguments)
     assert answer.code == 42, answer.err
     leave.assert_called_once_with(2)
-    assert answer.err.startswith("error: no batch came for 1 s")
+    assert answer.err.startswith("error: no batch came for 3 s")
     assert len(answer.err.splitlines()) == 1
     with FileLock(tmp_path / "run" / LOCK).acquire(timeout=0):
         assert (tmp_path / "run" / "augmented.png").exists(), "the folder is let go of"

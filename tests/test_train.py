@@ -61,7 +61,8 @@ from greyhound.model.run import (
     RunError,
 )
 from greyhound.model.schedule import Phase
-from greyhound.pipelines.engine import Resources, ResourcesError
+from greyhound.pipelines.decoded import Plan
+from greyhound.pipelines.engine import ImageCacheName, Resources, ResourcesError
 from greyhound.pipelines.loader import Batch
 from greyhound.pipelines.order import epoch_order
 from greyhound.recipe import FAST, PAPER, RECIPES, Averaging, Checkpoints, TrainOptions
@@ -317,7 +318,7 @@ def test_a_checkpoint_that_nobody_can_go_on_from_is_one_line(
 def test_a_tier_that_does_not_fit_leaves_no_folder(colour_pack: Pack, tmp_path: Path) -> None:
     resources = Resources(device="cpu", threads=1, image_cache="decoded", cache_bytes="1kB")
     job = replace(tiny_job(colour_pack.path, tmp_path / "run"), resources=resources)
-    with pytest.raises(ResourcesError, match="raise --cache-bytes, or choose --image-cache auto"):
+    with pytest.raises(ResourcesError, match="share --cache-bytes: raise it, or choose --image-cache auto"):
         train.train(job, never)
     assert not (tmp_path / "run").exists()
 
@@ -798,3 +799,20 @@ def test_a_dry_run_writes_nothing_however_often_checkpoints_are_due(
     answer = here("train.py", "fine", *words)
     assert (answer.code, answer.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_and_validation_share_the_memory_of_the_image_cache(colour_pack: Pack) -> None:
+    def planned(cache_bytes: int, image_cache: ImageCacheName = "auto") -> tuple[Plan, Plan]:
+        resources = replace(ONE_THREAD, image_cache=image_cache, cache_bytes=f"{cache_bytes}B")
+        with tiny_context(colour_pack, TINY, resources) as context:
+            return context.training.plan, context.validation.plan
+
+    train, val = (plan.nbytes for plan in planned(10**9))
+    first, second = planned(train + val // 2)
+    assert first.nbytes == train and first.kept.sum() == len(colour_pack.ids("train"))
+    assert 0 < second.kept.sum() < len(colour_pack.ids("val"))
+    assert first.nbytes + second.nbytes <= train + val // 2
+    with pytest.raises(
+        ResourcesError, match="and 0 bytes are left; training and validation share --cache-bytes"
+    ):
+        planned(train, "decoded")
