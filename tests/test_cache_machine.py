@@ -85,6 +85,9 @@ def test_memory_is_what_is_free_and_what_the_container_allows(
     statistics = Path(limit).with_name("memory.stat")
     folder(group, {limit: b"50000", usage: b"45000", str(statistics): f"anon 7\n{files} 40000\n".encode()})
     assert machine.available_memory() == 45_000
+    for strange in (b"anon\n", f"{files} many\n".encode(), b"\xff\xfe"):
+        folder(group, {str(statistics): strange})
+        assert machine.available_memory() == 5_000, "the limit holds"
 
 
 def test_the_limits_of_every_group_above_count(half_a_million_free: None, group: Path) -> None:
@@ -99,7 +102,7 @@ def test_the_limits_of_every_group_above_count(half_a_million_free: None, group:
     assert machine.available_cores() == 3
     folder(group / "slice" / "job" / "step", {"memory.max": b"30000\n", "cpu.max": b"200000 100000\n"})
     assert (machine.available_memory(), machine.available_cores()) == (20_000, 2)
-    (group / "own").write_text("0::/of/another/mount\n")
+    (group / "own").write_bytes(b"0::/of/another/caf\xe9\n")
     assert (machine.available_memory(), machine.available_cores()) == (500_000, 64)
 
 
