@@ -332,7 +332,7 @@ def test_the_page_says_what_it_is_told_first(tmp_path: Path) -> None:
         ("one one/../one", "one is named twice; expected different runs"),
         ("one nowhere", "nowhere is no folder; expected a run folder, as made by: greyhound train fast --pack PACK --out RUN"),
         ("one several", "several is a folder of runs, several/fold-0; name one of them"),
-        ("one two --out one", "one cannot be written (Is a directory)"),
+        ("one two --out one", "one cannot be written (Is a directory); name another place"),
     ],
 )  # fmt: skip
 def test_refusals(words: str, says: str, here: Here, tmp_path: Path) -> None:

@@ -181,11 +181,17 @@ def test_a_checkpoint_of_a_newer_version_is_not_passed_over(run: Path, colour_pa
     assert (run / LAST).read_bytes() == before
 
 
-def test_where_every_checkpoint_is_damaged_the_newest_is_named(run: Path, colour_pack: Pack) -> None:
+def test_where_every_checkpoint_is_damaged_each_is_named(
+    run: Path, colour_pack: Pack, capsys: Capture
+) -> None:
     for age in range(2):
         numbered(run / LAST, age).write_bytes(b"PK\x03\x04 nothing more")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt is truncated"):
+    says = r"run has no checkpoint that can be read \(last\.ckpt, last\.1\.ckpt\); put back a copy of one, or train"
+    with pytest.raises(CheckpointError, match=says):
         resume(colour_pack, run)
+    newest, before = capsys.readouterr().err.splitlines()
+    assert "last.ckpt is truncated" in newest and newest.endswith("; looking at the one before it")
+    assert "last.1.ckpt is truncated" in before and not before.endswith("before it")
 
 
 def test_what_a_killed_process_left_is_swept(run: Path, colour_pack: Pack) -> None:
