@@ -16,6 +16,7 @@ import io
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts OpenM
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from greyhound.cache.classes import class_of
 from greyhound.cache.cli import note, plain, progress_bar, run
@@ -240,7 +242,8 @@ def show_mistakes(
 
     def show(place: int) -> dict[str, Any]:
         try:
-            pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                pixels = to_rgb(pack.encoded(int(ids[place])).tobytes(), around=SIDE).pixels
             thumbnail = encode_thumbnail(pixels, SIDE)
         except Exception:  # Pillow is stricter than the engines, or the pack was written to since
             thumbnail = ""

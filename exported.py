@@ -7,6 +7,7 @@ RGB pixels of any size go in.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from greyhound.cache.errors import UserError, one_line
 from greyhound.cache.picture import to_rgb
@@ -41,7 +43,8 @@ class Exported:
 
     def _look(self, image: ImageFile) -> Prediction:
         try:
-            pixels = to_rgb(image.file.read_bytes(), self.background).pixels  # scan has seen its size
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                pixels = to_rgb(image.file.read_bytes(), self.background).pixels  # scan has seen its size
             (found,) = self.session.run(["probabilities"], {"images": np.ascontiguousarray(pixels[None])})
         except Exception as error:  # whatever a decoder or the runtime raises is of this file
             return Prediction(image, error=f"unreadable ({one_line(error)})")

@@ -75,7 +75,7 @@ def summary(results: Sequence[Any]) -> dict[str, Any]:
 
 def next_step(pack: Pack) -> str:
     """What to do with what was learnt, in words. pack: as it is without folds."""
-    pack_first = "" if len(pack.ids("val")) else "pack again, with --val 0.2 for example; then "
+    pack_first = "" if len(pack.ids("val")) else "pack again into another file, with --val and --test; then "
     test = "; greyhound eval tests what comes of it" if len(pack.ids("test")) else ""
     return f"next: {pack_first}the same command without --folds, to another --out{test}"
 

@@ -160,7 +160,7 @@ def latest_checkpoint(folder: Run, repair: bool, say: Say) -> dict[str, Any] | N
     paths = kept(last)
     if not paths:
         refuse_lost(folder)
-        say(f"{folder.folder} has no {LAST} yet: the training starts anew")
+        say(f"{folder.folder} has no {LAST}: the training starts anew")
         return None
     if last not in paths:
         say(f"{last} is not there; looking at the one before it")

@@ -130,7 +130,8 @@ def test_the_next_command_is_one_that_the_pack_allows(grouped: Pack, tmp_path: P
     opened = Pack(tmp_path / "p.arrow")
     said = next_step(opened)
     assert said == (
-        "next: pack again, with --val 0.2 for example; then the same command without --folds, to another --out"
+        "next: pack again into another file, with --val and --test; then "
+        "the same command without --folds, to another --out"
     )
     with pytest.raises(PackError, match=r"pack again, with --val 0\.2"):
         open_pack(opened.path, ONE_THREAD)

@@ -286,7 +286,7 @@ def test_a_start_without_a_checkpoint_says_that_it_starts_anew(
         train.train(tiny_job(colour_pack.path, out, recipe=PROBED), lambda: signal.SIGTERM)
     (out / DIVERGED).write_text("{}")
     resume(colour_pack, out, PROBED)
-    assert "has no last.ckpt yet: the training starts anew" in capsys.readouterr().err
+    assert "has no last.ckpt: the training starts anew" in capsys.readouterr().err
     assert not (out / DIVERGED).exists()
 
 
@@ -298,7 +298,7 @@ def test_a_head_that_was_looked_at_is_no_sign_of_a_checkpoint(
         path.unlink()
     assert (half / BEST).exists() and report.build(half).exists()
     resume(colour_pack, half, PROBED)
-    assert "has no last.ckpt yet: the training starts anew" in capsys.readouterr().err
+    assert "has no last.ckpt: the training starts anew" in capsys.readouterr().err
 
 
 def test_images_that_are_damaged_no_longer_are_not_said_to_be(run: Path, colour_pack: Pack) -> None:
