@@ -36,7 +36,7 @@ def cross_validate(asked: TrainOptions, stop: Stop, train: Train) -> int:
     if asked.pack is None:
         raise RunError("--folds needs a pack: --pack PACK, made by: greyhound pack IMAGES --out PACK")
     folders = [asked.out / f"fold-{index}" for index in range(count)]
-    closing = next_step(Pack(asked.pack))
+    closing = next_step(Pack(asked.pack))  # before the folds: the pack may be gone behind them
     pack = open_pack(asked.pack, asked.resources, Fold(0, count, seed))
     if not (pack.families >= 0).any():
         dealt = "has no groups and no twins, so each image is dealt out by itself"

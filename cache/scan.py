@@ -59,9 +59,9 @@ class ImageInfo:
 
     width, height: pixels, after EXIF rotation. From mean_luma to detail_across: see `stats.measure`; luma is
     0..255, luma_low and luma_high are the 5th and 95th percentile, blown is the share of white pixels. mode:
-    Pillow's, as stored. thumbnail: RGB `[16, 16, 3]`, the upright
-    picture without regard to its aspect ratio, b"" where nothing decodes. crc32, sha256: of the file's bytes.
-    transcode: why it is packed as PNG, "" where it is packed as it is. transparent: some pixels are.
+    Pillow's, as stored. thumbnail: RGB `[16, 16, 3]`, the upright picture without regard to its aspect ratio,
+    b"" where nothing decodes. crc32, sha256: of the file's bytes. transcode: why it is packed as PNG, ""
+    where it is packed as it is. transparent: some pixels are.
     """
 
     format: str = ""

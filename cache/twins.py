@@ -1,6 +1,6 @@
 """Twins: the same file again, or the same picture re-encoded, resized, cropped or mirrored.
 
-Before it: `ImageInfo`s, with their hashes and thumbnails. After it: `survey.findings` shows those that are
+Before it: `ImageInfo`s, with their digests and thumbnails. After it: `survey.findings` shows those that are
 the same picture beyond doubt, and `pack` never lets a split separate any. `nearby` proposes pairs whose
 thumbnails are alike from afar. They are aligned, and must differ by little. Close-ups of those that remain
 must be alike in detail.
